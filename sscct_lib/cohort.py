@@ -1,0 +1,242 @@
+"""Who is in the study: exclusions, follow-up, horizon labels and folds split by patient."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from lifelines import KaplanMeierFitter
+from numpy.typing import NDArray
+from sklearn.model_selection import StratifiedGroupKFold
+
+from sscct_lib.study import Study, StudyError
+from sscct_lib.tables import COHORT, covariates
+
+DAYS_PER_YEAR = 365.25
+
+
+@dataclass(frozen=True)
+class FlowStep:
+    """One box of the flow diagram.
+
+    Attributes
+    ----------
+    label
+        What the box says.
+    n_scans, n_patients
+        Scans and patients that it holds.
+    excluded
+        Whether these were left out here.
+    """
+
+    label: str
+    n_scans: int
+    n_patients: int
+    excluded: bool
+
+
+def label_name(horizon_years: float) -> str:
+    """Name the cohort's label column of a horizon, for example `label_3y`."""
+    return f"label_{horizon_years:g}y"
+
+
+def horizon_labels(
+    followup_years: NDArray[np.float64],
+    event_observed: NDArray[np.bool_],
+    horizon_years: float,
+    labels: str = "censored_unknown",
+) -> pd.arrays.IntegerArray:
+    """Tell who died within a horizon.
+
+    Parameters
+    ----------
+    followup_years
+        From the scan to death or last contact, years, shape (n,).
+    event_observed
+        Whether the follow-up ends with death, shape (n,).
+    horizon_years
+        Years after the scan.
+    labels
+        `censored_unknown`: alive and followed for less than the horizon is unknown. `as_published`: it is 0.
+
+    Returns
+    -------
+    pandas.arrays.IntegerArray
+        1 died at or before the horizon, 0 alive then, missing when unknown, shape (n,).
+    """
+    died = event_observed & (followup_years <= horizon_years)
+    unknown = ~event_observed & (followup_years < horizon_years)
+    if labels == "as_published":
+        unknown = np.zeros_like(unknown)
+    return pd.arrays.IntegerArray(died.astype(np.int8), mask=unknown)
+
+
+def censoring_weights(
+    followup_years: NDArray[np.float64],
+    event_observed: NDArray[np.bool_],
+    horizon_years: float,
+) -> NDArray[np.float64]:
+    """Weigh scans whose state at the horizon is known, so that they stand for the unknown ones too.
+
+    Inverse probability of censoring weights: 1 / G(t-) for a death at t within the horizon, 1 / G(horizon) for a
+    scan followed beyond it, 0 for an unknown one; G is the Kaplan-Meier estimate of remaining uncensored.
+
+    Parameters
+    ----------
+    followup_years
+        From the scan to death or last contact, years, shape (n,).
+    event_observed
+        Whether the follow-up ends with death, shape (n,).
+    horizon_years
+        Years after the scan.
+
+    Returns
+    -------
+    numpy.ndarray
+        Weights, shape (n,); their sum is near n.
+
+    References
+    ----------
+    Graf E, Schmoor C, Sauerbrei W, Schumacher M. Assessment and comparison of prognostic classification schemes
+    for survival data. Stat Med 1999;18:2529-45.
+    """
+    censoring = KaplanMeierFitter().fit(followup_years, event_observed=~event_observed)
+    died = event_observed & (followup_years <= horizon_years)
+    beyond = followup_years > horizon_years
+    # G(t-): a patient censored on the day of a death was still at risk that day.
+    just_before = np.nextafter(np.minimum(followup_years, horizon_years), -np.inf)
+    times = np.where(died, just_before, horizon_years)
+    uncensored = censoring.survival_function_at_times(times).to_numpy(dtype=float)
+    return np.divide(1.0, uncensored, out=np.zeros(len(times)), where=(died | beyond) & (uncensored > 0))
+
+
+def select(manifest: pd.DataFrame, images: pd.DataFrame) -> tuple[pd.DataFrame, list[FlowStep]]:
+    """Leave out the scans that cannot be studied, and count them.
+
+    Parameters
+    ----------
+    manifest
+        From `manifest.read_manifest`.
+    images
+        One row a scan (schema `IMAGES`): which could be read.
+
+    Returns
+    -------
+    kept : pandas.DataFrame
+        Rows of `manifest` that can be read and have follow-up, with `followup_years`.
+    flow : list of FlowStep
+        The boxes of the flow diagram, in order.
+    """
+    status = images.set_index("scan_id")["status"].reindex(manifest["scan_id"]).to_numpy()
+    rows = manifest.assign(followup_years=(manifest["last_contact_day"] - manifest["scan_day"]) / DAYS_PER_YEAR)
+    unreadable = pd.Series(status != "ok", index=rows.index)
+    no_followup = rows["followup_years"].isna() & ~unreadable
+    # A scan on the day of last contact carries no information about survival.
+    zero_followup = (rows["followup_years"] == 0).fillna(False).astype(bool) & ~unreadable
+    kept = rows[~(unreadable | no_followup | zero_followup)]
+    flow = [
+        _step("Scans in the manifest", rows, False),
+        _step("Image could not be used", rows[unreadable], True),
+        _step("No follow-up", rows[no_followup], True),
+        _step("Last contact on the day of the scan", rows[zero_followup], True),
+        _step("Scans in the cohort", kept, False),
+    ]
+    return kept, flow
+
+
+def _step(label: str, rows: pd.DataFrame, excluded: bool) -> FlowStep:
+    return FlowStep(label, len(rows), rows["patient_id"].nunique(), excluded)
+
+
+def check_can_be_modelled(kept: pd.DataFrame, study: Study) -> None:
+    """Refuse a cohort on which no model can be cross-validated.
+
+    Parameters
+    ----------
+    kept
+        From `select`.
+    study
+        The study; `cohort.n_folds` and `horizons_years` matter.
+
+    Raises
+    ------
+    StudyError
+        If there are fewer patients, or fewer patients who died within the longest horizon, than folds.
+    """
+    n_folds = study.settings.cohort.n_folds
+    longest = max(study.settings.horizons_years)
+    n_patients = kept["patient_id"].nunique()
+    died = (kept["event_observed"] == 1) & (kept["followup_years"] <= longest)
+    n_died = kept.loc[died.fillna(False), "patient_id"].nunique()
+    if n_patients < n_folds or n_died < n_folds:
+        raise StudyError(
+            f"{study.manifest_path}: {n_patients} patient(s) with follow-up, of whom {n_died} died within "
+            f"{longest:g} years. Cross-validation in {n_folds} folds by patient needs at least {n_folds} of each. "
+            "Add patients, or lower cohort.n_folds in study.yaml. The first stages need no follow-up: "
+            "`sscct run STUDY --until 02_segmentation_qa`."
+        )
+
+
+def horizons_without_deaths(kept: pd.DataFrame, study: Study) -> list[float]:
+    """Name the horizons before which nobody died: nothing can be estimated there."""
+    return [
+        horizon
+        for horizon in study.settings.horizons_years
+        if not ((kept["event_observed"] == 1) & (kept["followup_years"] <= horizon)).fillna(False).any()
+    ]
+
+
+def build_cohort(kept: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """Label the scans and split the patients into folds.
+
+    Folds hold whole patients, and are stratified by whether a patient's first scan is followed by death within
+    the longest horizon.
+
+    Parameters
+    ----------
+    kept
+        From `select`; may be empty.
+    study
+        The study: horizons, labels, folds and seed.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Schema `COHORT`.
+    """
+    followup = kept["followup_years"].to_numpy(dtype=float)
+    event = kept["event_observed"].eq(1).to_numpy(dtype=bool)
+    cohort = kept[["scan_id", "patient_id", "scan_day", *covariates()]].copy()
+    cohort.insert(3, "followup_years", followup)
+    cohort.insert(4, "event_observed", event)
+    cohort.insert(5, "fold", assign_folds(cohort, study))
+    for horizon in study.settings.horizons_years:
+        cohort[label_name(horizon)] = horizon_labels(followup, event, horizon, study.settings.labels)
+    return COHORT.validate(cohort.reset_index(drop=True))
+
+
+def assign_folds(cohort: pd.DataFrame, study: Study) -> NDArray[np.int64]:
+    """Split scans into folds by patient, with similar shares of deaths.
+
+    Parameters
+    ----------
+    cohort
+        `patient_id`, `followup_years`, `event_observed`; one row a scan.
+    study
+        The study: number of folds, longest horizon and seed.
+
+    Returns
+    -------
+    numpy.ndarray
+        The fold of each scan, 0 to n_folds - 1, shape (n,). All 0 where there are fewer patients than folds.
+    """
+    n_folds = study.settings.cohort.n_folds
+    folds = np.zeros(len(cohort), dtype=np.int64)
+    if cohort["patient_id"].nunique() < n_folds:
+        return folds
+    longest = max(study.settings.horizons_years)
+    died = cohort["event_observed"] & (cohort["followup_years"] <= longest)
+    ever = died.groupby(cohort["patient_id"]).transform("any")
+    splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=study.settings.seed)
+    for fold, (_, tested) in enumerate(splitter.split(cohort, ever, cohort["patient_id"])):
+        folds[tested] = fold
+    return folds

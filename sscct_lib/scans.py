@@ -1,0 +1,177 @@
+"""One function applied to many scans: each result written atomically, finished ones skipped, bad ones set aside."""
+
+import ast
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from joblib import Parallel, delayed
+
+from sscct_lib.study import Study, fingerprint
+from sscct_lib.tables import atomic
+
+log = logging.getLogger(__name__)
+
+Record = dict[str, Any]
+ScanFunction = Callable[[Study, Mapping[str, Any]], Record]
+
+
+class ScanError(ValueError):
+    """One scan cannot be used; the message says what was found, what was expected and how to mend it."""
+
+
+@cache
+def code_files(module: str) -> tuple[Path, ...]:
+    """List the source files that a module of `sscct_lib` rests on, itself among them.
+
+    Parameters
+    ----------
+    module
+        Its name, for example `lungs`.
+
+    Returns
+    -------
+    tuple of Path
+        Sorted paths, found by following the `sscct_lib` imports.
+    """
+    found: set[Path] = set()
+    waiting = [module]
+    while waiting:
+        path = Path(__file__).with_name(f"{waiting.pop()}.py")
+        if path in found or not path.is_file():
+            continue
+        found.add(path)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module == "sscct_lib":
+                waiting += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sscct_lib."):
+                waiting.append(str(node.module).split(".")[1])
+    return tuple(sorted(found))
+
+
+@cache
+def code_hash(module: str) -> str:
+    """Hash the source on which a module of `sscct_lib` rests, so that an edit makes its results stale."""
+    digest = hashlib.sha256()
+    for path in code_files(module):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def file_state(path: Path) -> list[Any]:
+    """Tell a file's size and time of change (ns), cheaply, or that it is missing."""
+    if not path.is_file():
+        return ["missing"]
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns]
+
+
+def process(
+    study: Study,
+    stage: str,
+    function: ScanFunction,
+    rows: pd.DataFrame,
+    settings: Any,
+    inputs: Callable[[Mapping[str, Any]], list[Path]],
+    n_jobs: int = 1,
+    folder: Path | None = None,
+) -> pd.DataFrame:
+    """Apply a function to every scan that is not yet finished.
+
+    Parameters
+    ----------
+    study
+        The study and run.
+    stage
+        Name of the module of `sscct_lib` that holds `function`: its source is part of what "finished" means.
+    function
+        Takes the study and a row; returns plain values, one for each column of the stage's table. It writes
+        its own files atomically, before it returns.
+    rows
+        One row a scan, with `scan_id` and `patient_id`.
+    settings
+        The settings that `function` uses; when they change, the results are made again.
+    inputs
+        Gives the files that `function` reads for a row; when one changes, that result is made again.
+    n_jobs
+        Processes that share the scans.
+    folder
+        Where the records lie, one JSON file a scan; by default `runs/<run>/records/<stage>/`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a scan, in the order of `rows`: `scan_id`, `patient_id`, `status`, `reason` and what
+        `function` returned. A scan that fails has `status` "failed" and its reason; the rest go on.
+    """
+    folder = folder or study.run / "records" / stage
+    done = Parallel(n_jobs=n_jobs)(
+        delayed(_process_one)(study, stage, function, row, settings, inputs(row), folder)
+        for row in rows.to_dict("records")
+    )
+    n_failed = sum(record["status"] == "failed" for record in done)
+    log.info("%s: %d scans, %d set aside", stage, len(done), n_failed)
+    first = ["scan_id", "patient_id", "status", "reason"]
+    frame = pd.DataFrame(done)
+    return frame.reindex(columns=first + [name for name in frame.columns if name not in first])
+
+
+def _process_one(
+    study: Study,
+    stage: str,
+    function: ScanFunction,
+    row: Mapping[str, Any],
+    settings: Any,
+    inputs: list[Path],
+    folder: Path,
+) -> Record:
+    path = folder / f"{row['scan_id']}.json"
+    key = fingerprint(stage, code_hash(stage), settings, dict(row), [file_state(file) for file in inputs])
+    finished = _read_record(path)
+    if finished is not None and finished["key"] == key:
+        return dict(finished["record"])
+    identity = {"scan_id": row["scan_id"], "patient_id": row["patient_id"]}
+    try:
+        record = {**identity, "status": "ok", "reason": "", **function(study, row)}
+    except ScanError as error:
+        record = {**identity, "status": "failed", "reason": str(error)}
+    except Exception as error:
+        # Not our own verdict on the data, so it is tried again at the next run: no record is kept.
+        log.exception("%s: scan %s failed unexpectedly", stage, row["scan_id"])
+        return {**identity, "status": "failed", "reason": f"unexpected {type(error).__name__}: {error}"}
+    with atomic(path) as partial:
+        partial.write_text(json.dumps({"key": key, "record": record}), encoding="utf-8")
+    return record
+
+
+def _read_record(path: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) and {"key", "record"} <= content.keys() else None
+
+
+def shard(rows: pd.DataFrame, index: int, size: int) -> pd.DataFrame:
+    """Take the scans of one shard.
+
+    Parameters
+    ----------
+    rows
+        One row a scan.
+    index
+        Number of the shard, from 0.
+    size
+        Scans in a shard.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Rows `index * size` to `(index + 1) * size`.
+    """
+    return rows.iloc[index * size : (index + 1) * size]

@@ -1,0 +1,259 @@
+"""A study: its typed settings, and where a run keeps things.
+
+A study is a folder with `study.yaml`, `data_manifest.csv` and `runs/<name>/`.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+SETTINGS_FILE = "study.yaml"
+MANIFEST_FILE = "data_manifest.csv"
+
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+
+
+class StudyError(ValueError):
+    """Something is wrong with the study as a whole; the message says what, where and how to mend it."""
+
+
+class Section(BaseModel):
+    """A part of `study.yaml`: names that are not known are refused, and nothing changes after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DemoSettings(Section):
+    """The embedded synthetic cohort; a study of real scans has no such section."""
+
+    n_patients: Count = Field(64, description="patients to make")
+    spacing_mm: Positive = Field(3.0, description="voxel side of the synthetic scans, mm")
+
+
+class ImageSettings(Section):
+    """How a scan is read."""
+
+    spacing_mm: Positive = Field(2.0, description="isotropic voxel side to which every scan is resampled, mm")
+
+
+class CohortSettings(Section):
+    """How the cohort is split."""
+
+    n_folds: Annotated[int, Field(ge=2)] = Field(5, description="cross-validation folds, split by patient")
+
+
+class LungSettings(Section):
+    """How lungs are found and judged."""
+
+    method: Literal["threshold", "provided"] = Field(
+        "threshold", description="threshold: from the CT; provided: the manifest's lung_mask"
+    )
+    volume_l: tuple[Positive, Positive] = Field((1.0, 9.0), description="plausible volume of both lungs, litres")
+    left_share: tuple[Positive, Positive] = Field(
+        (0.3, 0.6), description="plausible share of the left lung in the volume of both"
+    )
+    mean_hu: tuple[float, float] = Field((-920.0, -450.0), description="plausible mean density, HU")
+    max_border_share: Positive = Field(
+        0.02, description="share of lung voxels on the border of the volume above which the lung is called cut"
+    )
+
+
+class RadiomicsSettings(Section):
+    """PyRadiomics settings; the names are PyRadiomics' own where it has one."""
+
+    spacing_mm: Positive = Field(2.0, description="isotropic voxel side at which features are computed, mm")
+    bin_width: Positive = Field(25.0, description="width of a grey-level bin, HU")
+    hu_range: tuple[float, float] = Field((-1024.0, 600.0), description="densities are clipped to this range, HU")
+
+
+class TabularSettings(Section):
+    """Models on tables of features."""
+
+    n_inner_folds: Annotated[int, Field(ge=2)] = Field(3, description="folds inside the training patients")
+
+
+class NetworkSettings(Section):
+    """One deep model."""
+
+    size: Count = Field(96, description="side of the cube that the network sees, voxels")
+    epochs: Count = Field(50, description="passes over the training scans")
+    batch_size: Count = Field(4, description="scans in a step")
+    learning_rate: Positive = Field(4e-4, description="of AdamW")
+    feature_size: int = Field(48, description="width of the Swin Transformer; the other networks have none")
+    weights: Path | None = Field(None, description="file of pretrained weights; none: from scratch")
+    weights_sha256: str | None = Field(None, description="SHA-256 that the weight file must have")
+
+
+class DeepSettings(Section):
+    """The deep models and what they see."""
+
+    hu_range: tuple[float, float] = Field(
+        (-1024.0, 600.0), description="densities mapped to 0..1; background is the lower bound"
+    )
+    resnet18: NetworkSettings = NetworkSettings()
+    densenet121: NetworkSettings = NetworkSettings()
+    swin: NetworkSettings = NetworkSettings()
+
+
+class HorizonSettings(Section):
+    """How risks are judged."""
+
+    n_bootstrap: Count = Field(1000, description="bootstrap samples of patients behind each interval")
+
+
+class Settings(Section):
+    """Everything that `study.yaml` may say."""
+
+    title: str = Field("Untitled study", description="shown on the front page of the book")
+    seed: int = Field(2026, ge=0, description="every random number follows from it")
+    horizons_years: tuple[Positive, ...] = Field((1.0, 3.0, 5.0), min_length=1, description="years after the scan")
+    labels: Literal["censored_unknown", "as_published"] = Field(
+        "censored_unknown",
+        description="a scan followed for less than the horizon, alive, is unknown; as_published counts it as alive",
+    )
+    shard_size: Count = Field(32, description="scans that one job handles")
+    demo: DemoSettings | None = None
+    images: ImageSettings = ImageSettings()
+    cohort: CohortSettings = CohortSettings()
+    lungs: LungSettings = LungSettings()
+    radiomics: RadiomicsSettings = RadiomicsSettings()
+    tabular: TabularSettings = TabularSettings()
+    deep: DeepSettings = DeepSettings()
+    horizons: HorizonSettings = HorizonSettings()
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study folder, its settings, and one named run of it.
+
+    Attributes
+    ----------
+    folder
+        The study folder.
+    settings
+        The content of `study.yaml`, with the overrides of this run.
+    run_name
+        The run; its files lie in `runs/<run_name>/`.
+    """
+
+    folder: Path
+    settings: Settings
+    run_name: str = "main"
+
+    @property
+    def manifest_path(self) -> Path:
+        """The manifest, one row a scan."""
+        return self.folder / MANIFEST_FILE
+
+    @property
+    def run(self) -> Path:
+        """The folder of this run."""
+        return self.folder / "runs" / self.run_name
+
+    def table(self, name: str) -> Path:
+        """Path of a table of this run, for example `cohort` or `predictions/03_radiomics`."""
+        return self.run / "tables" / f"{name}.parquet"
+
+    def image(self, scan_id: str) -> Path:
+        """The scan in the study's orientation and spacing, int16 HU."""
+        return self.run / "images" / f"{scan_id}.nii.gz"
+
+    def mask(self, scan_id: str) -> Path:
+        """The scan's lung mask on the grid of `image`: 0 outside, 1 right lung, 2 left lung."""
+        return self.run / "masks" / f"{scan_id}.nii.gz"
+
+    @property
+    def models(self) -> Path:
+        """Folder of the trained models of this run."""
+        return self.run / "models"
+
+
+def load_study(folder: str | Path, run_name: str = "main", **overrides: Any) -> Study:
+    """Read a study's settings.
+
+    Parameters
+    ----------
+    folder
+        The study folder; it holds `study.yaml`.
+    run_name
+        Which run of the study: letters, digits, `_` and `-`.
+    **overrides
+        Settings that this run changes: `section={"name": value}`, or `name=value` at the top level. A value
+        of None means "as in `study.yaml`".
+
+    Returns
+    -------
+    Study
+        The study with validated settings.
+
+    Raises
+    ------
+    StudyError
+        If `study.yaml` is missing, is not YAML, or has an unknown or impossible value; each is named.
+    """
+    path = Path(folder) / SETTINGS_FILE
+    if not path.is_file():
+        raise StudyError(f"{path} is missing. A study folder needs one; `sscct demo FOLDER` makes an example.")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise StudyError(f"{path} is not readable YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise StudyError(f"{path}: expected `name: value` lines, found a {type(content).__name__}.")
+    try:
+        RunNameHolder(name=run_name)
+        settings = Settings.model_validate(_merge(content, overrides))
+    except ValidationError as error:
+        raise StudyError(f"{path}:\n{_violations(error)}") from error
+    return Study(Path(folder), settings, run_name)
+
+
+class RunNameHolder(Section):
+    """Validates the name of a run, which becomes the name of a folder."""
+
+    name: RunName
+
+
+def _merge(content: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(content)
+    for name, value in overrides.items():
+        if isinstance(value, dict):
+            merged[name] = _merge(merged.get(name) or {}, value)
+        elif value is not None:
+            merged[name] = value
+    return merged
+
+
+def _violations(error: ValidationError) -> str:
+    return "\n".join(
+        f"  {'.'.join(str(part) for part in item['loc'])}: {item['msg']}; found {item.get('input')!r}"
+        for item in error.errors()
+    )
+
+
+def fingerprint(*parts: Any) -> str:
+    """Hash settings and other plain values, so that a result can tell whether it is still current.
+
+    Parameters
+    ----------
+    *parts
+        Values that JSON can write, pydantic models or paths.
+
+    Returns
+    -------
+    str
+        16 hexadecimal digits of a SHA-256.
+    """
+
+    def plain(value: Any) -> Any:
+        return value.model_dump(mode="json") if isinstance(value, BaseModel) else str(value)
+
+    text = json.dumps(parts, default=plain, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,364 @@
+"""The tables that stages hand to each other: their schemas, and writing that never leaves half a file."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pandas as pd
+import pandera.pandas as pa
+
+from sscct_lib.study import Study, StudyError
+
+ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+SEXES = ["female", "male"]
+SUBTYPES = ["limited", "diffuse", "sine", "overlap"]
+CAUSES = ["lung", "other", "unknown"]
+
+
+def column(
+    dtype: Any,
+    meaning: str,
+    unit: str = "",
+    checks: Any = None,
+    required: bool = True,
+    nullable: bool = False,
+) -> pa.Column:
+    """Describe a column, with the unit that the data dictionary shows."""
+    return pa.Column(
+        dtype,
+        checks,
+        nullable=nullable,
+        required=required,
+        coerce=True,
+        description=meaning,
+        metadata={"unit": unit},
+    )
+
+
+def between(low: float, high: float, words: str) -> pa.Check:
+    """Check a range; `words` says in an error message what was expected."""
+    return pa.Check.in_range(low, high, error=words)
+
+
+def _ids() -> dict[str, pa.Column]:
+    pattern = pa.Check.str_matches(
+        ID_PATTERN, error="1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or digit"
+    )
+    return {
+        "scan_id": column(str, "the scan, unique in the study; no hospital number", checks=pattern),
+        "patient_id": column(str, "the patient, the same for all scans of one; no hospital number", checks=pattern),
+    }
+
+
+def covariates() -> dict[str, pa.Column]:
+    """Clinical and scanner columns, all optional, that go from the manifest to the cohort unchanged."""
+    def optional(
+        dtype: Any, meaning: str, unit: str = "", checks: Any = None
+    ) -> pa.Column:
+        return column(dtype, meaning, unit, checks, required=False, nullable=True)
+
+    return {
+        "age_years": optional(float, "age at the scan", "years", between(0, 120, "a number from 0 to 120")),
+        "sex": optional(str, "sex", checks=pa.Check.isin(SEXES, error=" or ".join(SEXES))),
+        "ssc_subtype": optional(
+            str, "skin subtype of systemic sclerosis", checks=pa.Check.isin(SUBTYPES, error=", ".join(SUBTYPES))
+        ),
+        "fvc_percent": optional(
+            float, "forced vital capacity near the scan", "% predicted", between(5, 200, "a number from 5 to 200")
+        ),
+        "dlco_percent": optional(
+            float, "diffusing capacity for CO near the scan", "% predicted", between(2, 200, "a number from 2 to 200")
+        ),
+        "cause_of_death": optional(
+            str, "why the patient died; empty when alive", checks=pa.Check.isin(CAUSES, error=", ".join(CAUSES))
+        ),
+        "manufacturer": optional(str, "maker of the scanner"),
+        "kernel": optional(str, "reconstruction kernel"),
+        "slice_thickness_mm": optional(
+            float, "slice thickness", "mm", between(0.1, 20, "a number from 0.1 to 20")
+        ),
+    }
+
+
+MANIFEST = pa.DataFrameSchema(
+    {
+        **_ids(),
+        "scan_date": column("datetime64[ns]", "date of the scan", "YYYY-MM-DD", required=False),
+        "scan_day": column(
+            "Int64", "day of the scan, counted from the patient's first", "days", pa.Check.ge(0, error="0 or more"),
+            required=False,
+        ),
+        "image": column(str, "NIfTI file of the scan, relative to the study folder"),
+        "lung_mask": column(
+            str, "NIfTI file of the lungs on the same grid: 1 right, 2 left", required=False, nullable=True
+        ),
+        "sha256": column(
+            str, "SHA-256 of the image file, verified when present",
+            checks=pa.Check.str_matches(r"^[0-9a-fA-F]{64}$", error="64 hexadecimal digits"),
+            required=False, nullable=True,
+        ),
+        "last_contact_date": column(
+            "datetime64[ns]", "last day on which the patient's state is known; empty: no follow-up", "YYYY-MM-DD",
+            required=False, nullable=True,
+        ),
+        "last_contact_day": column(
+            "Int64", "the same as a day, counted from the patient's first scan", "days",
+            pa.Check.ge(0, error="0 or more"), required=False, nullable=True,
+        ),
+        "event_observed": column(
+            "Int64", "state on that day: 1 died, 0 alive; empty: no follow-up",
+            checks=pa.Check.isin([0, 1], error="0 (alive) or 1 (died)"), nullable=True,
+        ),
+        **covariates(),
+    },
+    name="manifest",
+)
+
+COHORT = pa.DataFrameSchema(
+    {
+        **_ids(),
+        "scan_day": column(int, "day of the scan, counted from the patient's first", "days"),
+        "followup_years": column(float, "from the scan to death or last contact", "years", pa.Check.ge(0)),
+        "event_observed": column(bool, "whether the follow-up ends with death"),
+        "fold": column(int, "cross-validation fold in which the patient is tested", checks=pa.Check.ge(0)),
+        r"^label_.+y$": pa.Column(
+            "Int8", nullable=True, regex=True, coerce=True, metadata={"unit": ""},
+            description="1 died within the years named, 0 alive then, empty unknown",
+        ),
+        **covariates(),
+    },
+    name="cohort",
+    strict=True,
+    unique=["scan_id"],
+)
+
+
+def _record() -> dict[str, pa.Column]:
+    return {
+        **_ids(),
+        "status": column(
+            str, "ok, or failed: the scan was set aside", checks=pa.Check.isin(["ok", "failed"])
+        ),
+        "reason": column(str, "why it was set aside; empty when it was not"),
+    }
+
+
+IMAGES = pa.DataFrameSchema(
+    {
+        **_record(),
+        "spacing_mm": column(str, "voxel sides as acquired, x y z", "mm", nullable=True),
+        "size": column(str, "voxels as acquired, x y z", nullable=True),
+        "sha256": column(str, "SHA-256 of the file that was read", nullable=True),
+    },
+    name="images",
+    unique=["scan_id"],
+)
+
+LUNGS = pa.DataFrameSchema(
+    {
+        **_record(),
+        "verdict": column(
+            str, "pass, review or fail; empty when the scan was set aside", nullable=True,
+            checks=pa.Check.isin(["pass", "review", "fail"]),
+        ),
+        "findings": column(str, "what the verdict rests on, in words", nullable=True),
+        "volume_l": column(float, "volume of both lungs", "litres", nullable=True),
+        "left_share": column(float, "share of the left lung in the volume", nullable=True),
+        "n_components": column("Int64", "separate pieces of the mask", nullable=True),
+        "border_share": column(float, "share of lung voxels on the border of the volume", nullable=True),
+        "mean_hu": column(float, "mean density of the lungs", "HU", nullable=True),
+        "high_attenuation_share": column(float, "share of lung from -600 to -250 HU", nullable=True),
+        "low_attenuation_share": column(float, "share of lung below -950 HU", nullable=True),
+    },
+    name="lungs",
+    unique=["scan_id"],
+)
+
+RADIOMICS = pa.DataFrameSchema(
+    {
+        **_record(),
+        r"^(original|qct)_.+$": pa.Column(
+            float, nullable=True, regex=True, coerce=True, metadata={"unit": ""},
+            description="a feature; `original_` by PyRadiomics under its own name, `qct_` quantitative CT",
+        ),
+    },
+    name="radiomics",
+    unique=["scan_id"],
+)
+
+PREDICTIONS = pa.DataFrameSchema(
+    {
+        "model": column(str, "name of the model as tables and figures show it"),
+        "horizon_years": column(float, "years after the scan", "years", pa.Check.gt(0)),
+        **_ids(),
+        "fold": column(int, "fold in which the scan was tested; the model never saw its patient"),
+        "risk": column(
+            float, "predicted probability of death within the horizon", checks=between(0, 1, "a number from 0 to 1")
+        ),
+        "risk_sd": column(
+            float, "spread of the risk over the members of the model; empty for a single model", nullable=True
+        ),
+    },
+    name="predictions",
+    strict=True,
+    unique=["model", "horizon_years", "scan_id"],
+)
+
+PERFORMANCE = pa.DataFrameSchema(
+    {
+        "model": column(str, "name of the model"),
+        "horizon_years": column(float, "years after the scan", "years"),
+        "metric": column(str, "what was measured"),
+        "estimate": column(float, "the estimate; empty when it cannot be estimated", nullable=True),
+        "ci_low": column(float, "lower end of the 95 % interval by bootstrap of patients", nullable=True),
+        "ci_high": column(float, "upper end of the same", nullable=True),
+        "n_scans": column(int, "scans that were judged"),
+        "n_patients": column(int, "their patients"),
+        "n_events": column(int, "scans followed by death within the horizon"),
+        "n_unknown": column(int, "scans whose state at the horizon is unknown"),
+        "note": column(str, "why there is no estimate; empty when there is one"),
+    },
+    name="performance",
+    strict=True,
+    unique=["model", "horizon_years", "metric"],
+)
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Write a file so that it appears whole or not at all.
+
+    Parameters
+    ----------
+    path
+        The file to be made; its folder is made when missing.
+
+    Yields
+    ------
+    Path
+        A partial file in the same folder, with the same suffixes, to write to. It takes the place of `path`
+        when the block ends, and is removed when the block raises.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".partial-{uuid4().hex[:8]}-{path.name}")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_table(frame: pd.DataFrame, path: Path, schema: pa.DataFrameSchema) -> pd.DataFrame:
+    """Validate a table and write it as Parquet.
+
+    Parameters
+    ----------
+    frame
+        The table.
+    path
+        The Parquet file.
+    schema
+        One of the schemas of this module.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The table as written, with the schema's column types.
+    """
+    valid = schema.validate(frame.reset_index(drop=True), lazy=True)
+    with atomic(path) as partial:
+        valid.to_parquet(partial, index=False)
+    return valid
+
+
+def read_table(path: Path, schema: pa.DataFrameSchema, made_by: str) -> pd.DataFrame:
+    """Read a table that another stage wrote.
+
+    Parameters
+    ----------
+    path
+        The Parquet file.
+    schema
+        The schema that it must fulfil.
+    made_by
+        The stage that writes it, for the message when it is missing.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The validated table.
+
+    Raises
+    ------
+    StudyError
+        If the file is missing, unreadable, or does not fulfil the schema.
+    """
+    if not path.is_file():
+        raise StudyError(f"{path} is missing. Run `{made_by}` first; it writes this table.")
+    try:
+        return schema.validate(pd.read_parquet(path), lazy=True)
+    except (OSError, ValueError, pa.errors.SchemaErrors) as error:
+        raise StudyError(
+            f"{path} is not a valid {schema.name} table. Delete it and run `{made_by}` again.\n{error}"
+        ) from error
+
+
+def read_predictions(study: Study) -> pd.DataFrame:
+    """Read the out-of-fold predictions of every model of a run.
+
+    Parameters
+    ----------
+    study
+        The study and run.
+
+    Returns
+    -------
+    pandas.DataFrame
+        All tables in the run's `tables/predictions/`, one under the other (schema `PREDICTIONS`).
+
+    Raises
+    ------
+    StudyError
+        If there is none, or two tables predict with the same model.
+    """
+    paths = sorted(study.table("predictions/x").parent.glob("[!.]*.parquet"))
+    if not paths:
+        raise StudyError(f"{study.run} has no predictions yet. Run `03_radiomics` or `04_deep_models` first.")
+    frames = [read_table(path, PREDICTIONS, path.stem) for path in paths]
+    predictions = pd.concat(frames, ignore_index=True)
+    repeated = predictions.duplicated(["model", "horizon_years", "scan_id"])
+    if repeated.any():
+        names = ", ".join(sorted(predictions.loc[repeated, "model"].unique()))
+        raise StudyError(f"Two prediction tables in {paths[0].parent} hold the same model: {names}.")
+    return predictions
+
+
+def data_dictionary(schema: pa.DataFrameSchema) -> pd.DataFrame:
+    """List the columns of a schema with their meaning.
+
+    Parameters
+    ----------
+    schema
+        One of the schemas of this module.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a column: `column`, `type`, `unit`, `required`, `expected`, `meaning`.
+    """
+    rows = []
+    for name, spec in schema.columns.items():
+        rows.append(
+            {
+                "column": name,
+                "type": str(spec.dtype),
+                "unit": (spec.metadata or {}).get("unit", ""),
+                "required": "yes" if spec.required else "no",
+                "expected": "; ".join(str(check.error) for check in spec.checks if check.error),
+                "meaning": spec.description or "",
+            }
+        )
+    return pd.DataFrame(rows)
