@@ -106,7 +106,21 @@ def censoring_weights(
     just_before = np.nextafter(np.minimum(followup_years, horizon_years), -np.inf)
     times = np.where(died, just_before, horizon_years)
     uncensored = censoring.survival_function_at_times(times).to_numpy(dtype=float)
-    return np.divide(1.0, uncensored, out=np.zeros(len(times)), where=(died | beyond) & (uncensored > 0))
+    weights = np.zeros(len(times))
+    np.divide(1.0, uncensored, out=weights, where=(died | beyond) & (uncensored > 0))
+    return weights
+
+
+def with_followup_years(manifest: pd.DataFrame) -> pd.DataFrame:
+    """Add `followup_years`, from the scan to death or last contact; NaN without follow-up."""
+    days = (manifest["last_contact_day"] - manifest["scan_day"]).astype("Float64")
+    return manifest.assign(followup_years=(days / DAYS_PER_YEAR).to_numpy(dtype=float, na_value=np.nan))
+
+
+def followed(manifest: pd.DataFrame) -> pd.DataFrame:
+    """Keep the scans with follow-up after the day of the scan; that day alone tells nothing about survival."""
+    rows = with_followup_years(manifest)
+    return rows[rows["followup_years"] > 0]
 
 
 def select(manifest: pd.DataFrame, images: pd.DataFrame) -> tuple[pd.DataFrame, list[FlowStep]]:
@@ -127,11 +141,10 @@ def select(manifest: pd.DataFrame, images: pd.DataFrame) -> tuple[pd.DataFrame, 
         The boxes of the flow diagram, in order.
     """
     status = images.set_index("scan_id")["status"].reindex(manifest["scan_id"]).to_numpy()
-    rows = manifest.assign(followup_years=(manifest["last_contact_day"] - manifest["scan_day"]) / DAYS_PER_YEAR)
+    rows = with_followup_years(manifest)
     unreadable = pd.Series(status != "ok", index=rows.index)
     no_followup = rows["followup_years"].isna() & ~unreadable
-    # A scan on the day of last contact carries no information about survival.
-    zero_followup = (rows["followup_years"] == 0).fillna(False).astype(bool) & ~unreadable
+    zero_followup = (rows["followup_years"] == 0) & ~unreadable
     kept = rows[~(unreadable | no_followup | zero_followup)]
     flow = [
         _step("Scans in the manifest", rows, False),
@@ -165,8 +178,8 @@ def check_can_be_modelled(kept: pd.DataFrame, study: Study) -> None:
     n_folds = study.settings.cohort.n_folds
     longest = max(study.settings.horizons_years)
     n_patients = kept["patient_id"].nunique()
-    died = (kept["event_observed"] == 1) & (kept["followup_years"] <= longest)
-    n_died = kept.loc[died.fillna(False), "patient_id"].nunique()
+    died = kept["event_observed"].eq(1).fillna(False) & (kept["followup_years"] <= longest)
+    n_died = kept.loc[died.astype(bool), "patient_id"].nunique()
     if n_patients < n_folds or n_died < n_folds:
         raise StudyError(
             f"{study.manifest_path}: {n_patients} patient(s) with follow-up, of whom {n_died} died within "
@@ -178,11 +191,8 @@ def check_can_be_modelled(kept: pd.DataFrame, study: Study) -> None:
 
 def horizons_without_deaths(kept: pd.DataFrame, study: Study) -> list[float]:
     """Name the horizons before which nobody died: nothing can be estimated there."""
-    return [
-        horizon
-        for horizon in study.settings.horizons_years
-        if not ((kept["event_observed"] == 1) & (kept["followup_years"] <= horizon)).fillna(False).any()
-    ]
+    died = kept.loc[kept["event_observed"].eq(1).fillna(False).astype(bool), "followup_years"]
+    return [horizon for horizon in study.settings.horizons_years if not (died <= horizon).any()]
 
 
 def build_cohort(kept: pd.DataFrame, study: Study) -> pd.DataFrame:
@@ -204,7 +214,7 @@ def build_cohort(kept: pd.DataFrame, study: Study) -> pd.DataFrame:
         Schema `COHORT`.
     """
     followup = kept["followup_years"].to_numpy(dtype=float)
-    event = kept["event_observed"].eq(1).to_numpy(dtype=bool)
+    event = kept["event_observed"].to_numpy(dtype=bool, na_value=False)
     cohort = kept[["scan_id", "patient_id", "scan_day", *covariates()]].copy()
     cohort.insert(3, "followup_years", followup)
     cohort.insert(4, "event_observed", event)
@@ -240,3 +250,103 @@ def assign_folds(cohort: pd.DataFrame, study: Study) -> NDArray[np.int64]:
     for fold, (_, tested) in enumerate(splitter.split(cohort, ever, cohort["patient_id"])):
         folds[tested] = fold
     return folds
+
+
+def characteristics(cohort: pd.DataFrame) -> pd.DataFrame:
+    """Describe the patients at their first scan in the cohort: the paper's Table 1.
+
+    Parameters
+    ----------
+    cohort
+        Schema `COHORT`, at least one row.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a characteristic or category; columns: missing values, all patients, patients who were alive and
+        patients who had died at last contact. Numbers are median [quartiles] or count (%).
+    """
+    if cohort.empty:
+        return pd.DataFrame(columns=["Missing", "Overall"])
+    from tableone import TableOne
+
+    first = cohort.sort_values("scan_day").groupby("patient_id", sort=True).head(1)
+    n_scans = cohort.groupby("patient_id")["scan_id"].count()
+    patients = pd.DataFrame(
+        {
+            "At last contact": np.where(first["event_observed"], "died", "alive"),
+            "Age, years": first["age_years"],
+            "Sex": first["sex"],
+            "Subtype": first["ssc_subtype"],
+            "FVC, % predicted": first["fvc_percent"],
+            "DLCO, % predicted": first["dlco_percent"],
+            "Follow-up, years": first["followup_years"],
+            "Scans": first["patient_id"].map(n_scans),
+        }
+    ).dropna(axis="columns", how="all")
+    names = [name for name in patients.columns if name != "At last contact"]
+    categorical = [name for name in ("Sex", "Subtype") if name in names]
+    numbers = [name for name in names if name not in categorical]
+    table = TableOne(
+        patients, columns=names, categorical=categorical, nonnormal=numbers, groupby="At last contact", pval=False,
+        decimals=1,
+    )  # fmt: skip
+    described: pd.DataFrame = table.tableone
+    return described
+
+
+def label_counts(cohort: pd.DataFrame, horizons_years: tuple[float, ...]) -> pd.DataFrame:
+    """Count died, alive and unknown at each horizon.
+
+    Parameters
+    ----------
+    cohort
+        Schema `COHORT`.
+    horizons_years
+        Years after the scan.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a horizon: scans died, alive, unknown; patients with a scan followed by death; share of deaths
+        among all scans, as published (%).
+    """
+    rows = []
+    for horizon in horizons_years:
+        label = cohort[label_name(horizon)]
+        died = label.eq(1).fillna(False).astype(bool)
+        rows.append(
+            {
+                "Horizon, years": f"{horizon:g}",
+                "Scans": len(cohort),
+                "Died": int(died.sum()),
+                "Alive": int(label.eq(0).fillna(False).sum()),
+                "Unknown": int(label.isna().sum()),
+                "Patients who died": cohort.loc[died, "patient_id"].nunique(),
+                "Died, % of all scans": round(100 * died.mean(), 1) if len(cohort) else np.nan,
+            }
+        )
+    return pd.DataFrame(rows).set_index("Horizon, years")
+
+
+def fold_counts(cohort: pd.DataFrame, horizons_years: tuple[float, ...]) -> pd.DataFrame:
+    """Count scans, patients and deaths in each fold.
+
+    Parameters
+    ----------
+    cohort
+        Schema `COHORT`.
+    horizons_years
+        Years after the scan.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a fold: patients, scans, and scans followed by death within each horizon.
+    """
+    folds = cohort.groupby("fold")
+    counts = pd.DataFrame({"Patients": folds["patient_id"].nunique(), "Scans": folds.size()})
+    for horizon in horizons_years:
+        died = cohort[label_name(horizon)].eq(1).fillna(False)
+        counts[f"Died within {horizon:g} y"] = died.groupby(cohort["fold"]).sum().astype(int)
+    return counts.rename_axis("Fold")

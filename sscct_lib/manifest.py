@@ -55,6 +55,16 @@ def unknown_columns(study: Study) -> list[str]:
     return [name for name in _read_csv(study.manifest_path).columns if name not in MANIFEST.columns]
 
 
+def files_missing(study: Study, manifest: pd.DataFrame) -> list[str]:
+    """Say for each scan whose files are not there which file it is."""
+    return [
+        f"{scan_id}: {name} is not in {study.folder}"
+        for column in ("image", "lung_mask")
+        for scan_id, name in zip(manifest["scan_id"], manifest[column], strict=True)
+        if isinstance(name, str) and not (study.folder / name).is_file()
+    ]
+
+
 def _read_csv(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise StudyError(f"{path} is missing: a study needs a manifest with one row a scan.")
@@ -64,8 +74,8 @@ def _read_csv(path: Path) -> pd.DataFrame:
         raise StudyError(f"{path} is not a comma-separated table in UTF-8: {error}") from error
     if raw.empty:
         raise StudyError(f"{path} has no rows: expected one row a scan below the header.")
-    raw = raw.apply(lambda cells: cells.str.strip())
-    return raw.mask(raw == "")
+    stripped: pd.DataFrame = raw.apply(lambda cells: cells.str.strip())
+    return stripped.mask(stripped == "")
 
 
 Violation = tuple[int | None, str, str, str]  # line, column, found, expected
@@ -135,9 +145,10 @@ def _across_columns(valid: pd.DataFrame, raw: pd.DataFrame, folder: Path) -> lis
     violations: list[Violation] = []
 
     def add(rows: "pd.Series[bool]", name: str, expected: str) -> None:
-        for index in valid.index[rows.fillna(False)]:
-            found = raw[name].loc[index]
-            violations.append((int(index) + HEADER_LINES, name, repr(found), expected))
+        violations.extend(
+            (int(index) + HEADER_LINES, name, repr(raw[name].loc[index]), expected)
+            for index in valid.index[rows.fillna(False).astype(bool)]
+        )
 
     add(valid.duplicated("scan_id", keep="first"), "scan_id", "a scan_id that no other row has")
     for name in ("image", "lung_mask"):
@@ -168,7 +179,12 @@ def _across_scans(valid: pd.DataFrame, raw: pd.DataFrame) -> list[Violation]:
         differing = days.groupby("patient_id")[name].transform("nunique") > 1
         column = name if name in raw else "last_contact_date"
         violations += [
-            (int(index) + HEADER_LINES, column, repr(raw[column].loc[index]), "the same in all scans of a patient")
+            (
+                int(index) + HEADER_LINES,
+                column,
+                repr(raw[column].loc[index]),
+                "the same in all scans of a patient",
+            )
             for index in days.index[differing]
         ]
     return violations

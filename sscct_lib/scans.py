@@ -40,18 +40,24 @@ def code_files(module: str) -> tuple[Path, ...]:
         Sorted paths, found by following the `sscct_lib` imports.
     """
     found: set[Path] = set()
-    waiting = [module]
+    waiting = [Path(__file__).with_name(f"{module}.py")]
     while waiting:
-        path = Path(__file__).with_name(f"{waiting.pop()}.py")
-        if path in found or not path.is_file():
-            continue
-        found.add(path)
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.module == "sscct_lib":
-                waiting += [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sscct_lib."):
-                waiting.append(str(node.module).split(".")[1])
+        path = waiting.pop()
+        if path not in found and path.is_file():
+            found.add(path)
+            waiting += imported_rooms(path.read_text(encoding="utf-8"))
     return tuple(sorted(found))
+
+
+def imported_rooms(source: str) -> list[Path]:
+    """List the files of the `sscct_lib` modules that Python source imports, wherever the import stands."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module == "sscct_lib":
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sscct_lib."):
+            names.append(str(node.module).split(".")[1])
+    return [Path(__file__).with_name(f"{name}.py") for name in names]
 
 
 @cache
@@ -111,14 +117,17 @@ def process(
     """
     folder = folder or study.run / "records" / stage
     done = Parallel(n_jobs=n_jobs)(
-        delayed(_process_one)(study, stage, function, row, settings, inputs(row), folder)
-        for row in rows.to_dict("records")
+        delayed(_process_one)(study, stage, function, row, settings, inputs(row), folder) for row in _plain_rows(rows)
     )
     n_failed = sum(record["status"] == "failed" for record in done)
     log.info("%s: %d scans, %d set aside", stage, len(done), n_failed)
     first = ["scan_id", "patient_id", "status", "reason"]
     frame = pd.DataFrame(done)
     return frame.reindex(columns=first + [name for name in frame.columns if name not in first])
+
+
+def _plain_rows(rows: pd.DataFrame) -> list[Record]:
+    return [{str(name): value for name, value in row.items()} for row in rows.to_dict("records")]
 
 
 def _process_one(

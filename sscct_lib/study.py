@@ -55,13 +55,16 @@ class LungSettings(Section):
     method: Literal["threshold", "provided"] = Field(
         "threshold", description="threshold: from the CT; provided: the manifest's lung_mask"
     )
-    volume_l: tuple[Positive, Positive] = Field((1.0, 9.0), description="plausible volume of both lungs, litres")
+    volume_l: tuple[Positive, Positive] = Field(
+        (1.0, 9.0), description="plausible volume of both lungs, litres"
+    )
     left_share: tuple[Positive, Positive] = Field(
         (0.3, 0.6), description="plausible share of the left lung in the volume of both"
     )
     mean_hu: tuple[float, float] = Field((-920.0, -450.0), description="plausible mean density, HU")
     max_border_share: Positive = Field(
-        0.02, description="share of lung voxels on the border of the volume above which the lung is called cut"
+        0.02,
+        description="share of lung voxels on the border of the volume above which the lung is called cut",
     )
 
 
@@ -70,7 +73,9 @@ class RadiomicsSettings(Section):
 
     spacing_mm: Positive = Field(2.0, description="isotropic voxel side at which features are computed, mm")
     bin_width: Positive = Field(25.0, description="width of a grey-level bin, HU")
-    hu_range: tuple[float, float] = Field((-1024.0, 600.0), description="densities are clipped to this range, HU")
+    hu_range: tuple[float, float] = Field(
+        (-1024.0, 600.0), description="densities are clipped to this range, HU"
+    )
 
 
 class TabularSettings(Section):
@@ -113,7 +118,9 @@ class Settings(Section):
 
     title: str = Field("Untitled study", description="shown on the front page of the book")
     seed: int = Field(2026, ge=0, description="every random number follows from it")
-    horizons_years: tuple[Positive, ...] = Field((1.0, 3.0, 5.0), min_length=1, description="years after the scan")
+    horizons_years: tuple[Positive, ...] = Field(
+        (1.0, 3.0, 5.0), min_length=1, description="years after the scan"
+    )
     labels: Literal["censored_unknown", "as_published"] = Field(
         "censored_unknown",
         description="a scan followed for less than the horizon, alive, is unknown; as_published counts it as alive",
@@ -200,7 +207,9 @@ def load_study(folder: str | Path, run_name: str = "main", **overrides: Any) -> 
     """
     path = Path(folder) / SETTINGS_FILE
     if not path.is_file():
-        raise StudyError(f"{path} is missing. A study folder needs one; `sscct demo FOLDER` makes an example.")
+        raise StudyError(
+            f"{path} is missing. A study folder needs one; `sscct demo FOLDER` makes an example."
+        )
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:

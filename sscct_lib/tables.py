@@ -49,31 +49,42 @@ def _ids() -> dict[str, pa.Column]:
     )
     return {
         "scan_id": column(str, "the scan, unique in the study; no hospital number", checks=pattern),
-        "patient_id": column(str, "the patient, the same for all scans of one; no hospital number", checks=pattern),
+        "patient_id": column(
+            str, "the patient, the same for all scans of one; no hospital number", checks=pattern
+        ),
     }
 
 
 def covariates() -> dict[str, pa.Column]:
     """Clinical and scanner columns, all optional, that go from the manifest to the cohort unchanged."""
-    def optional(
-        dtype: Any, meaning: str, unit: str = "", checks: Any = None
-    ) -> pa.Column:
+
+    def optional(dtype: Any, meaning: str, unit: str = "", checks: Any = None) -> pa.Column:
         return column(dtype, meaning, unit, checks, required=False, nullable=True)
 
     return {
         "age_years": optional(float, "age at the scan", "years", between(0, 120, "a number from 0 to 120")),
         "sex": optional(str, "sex", checks=pa.Check.isin(SEXES, error=" or ".join(SEXES))),
         "ssc_subtype": optional(
-            str, "skin subtype of systemic sclerosis", checks=pa.Check.isin(SUBTYPES, error=", ".join(SUBTYPES))
+            str,
+            "skin subtype of systemic sclerosis",
+            checks=pa.Check.isin(SUBTYPES, error=", ".join(SUBTYPES)),
         ),
         "fvc_percent": optional(
-            float, "forced vital capacity near the scan", "% predicted", between(5, 200, "a number from 5 to 200")
+            float,
+            "forced vital capacity near the scan",
+            "% predicted",
+            between(5, 200, "a number from 5 to 200"),
         ),
         "dlco_percent": optional(
-            float, "diffusing capacity for CO near the scan", "% predicted", between(2, 200, "a number from 2 to 200")
+            float,
+            "diffusing capacity for CO near the scan",
+            "% predicted",
+            between(2, 200, "a number from 2 to 200"),
         ),
         "cause_of_death": optional(
-            str, "why the patient died; empty when alive", checks=pa.Check.isin(CAUSES, error=", ".join(CAUSES))
+            str,
+            "why the patient died; empty when alive",
+            checks=pa.Check.isin(CAUSES, error=", ".join(CAUSES)),
         ),
         "manufacturer": optional(str, "maker of the scanner"),
         "kernel": optional(str, "reconstruction kernel"),
@@ -88,7 +99,10 @@ MANIFEST = pa.DataFrameSchema(
         **_ids(),
         "scan_date": column("datetime64[ns]", "date of the scan", "YYYY-MM-DD", required=False),
         "scan_day": column(
-            "Int64", "day of the scan, counted from the patient's first", "days", pa.Check.ge(0, error="0 or more"),
+            "Int64",
+            "day of the scan, counted from the patient's first",
+            "days",
+            pa.Check.ge(0, error="0 or more"),
             required=False,
         ),
         "image": column(str, "NIfTI file of the scan, relative to the study folder"),
@@ -96,21 +110,32 @@ MANIFEST = pa.DataFrameSchema(
             str, "NIfTI file of the lungs on the same grid: 1 right, 2 left", required=False, nullable=True
         ),
         "sha256": column(
-            str, "SHA-256 of the image file, verified when present",
+            str,
+            "SHA-256 of the image file, verified when present",
             checks=pa.Check.str_matches(r"^[0-9a-fA-F]{64}$", error="64 hexadecimal digits"),
-            required=False, nullable=True,
+            required=False,
+            nullable=True,
         ),
         "last_contact_date": column(
-            "datetime64[ns]", "last day on which the patient's state is known; empty: no follow-up", "YYYY-MM-DD",
-            required=False, nullable=True,
+            "datetime64[ns]",
+            "last day on which the patient's state is known; empty: no follow-up",
+            "YYYY-MM-DD",
+            required=False,
+            nullable=True,
         ),
         "last_contact_day": column(
-            "Int64", "the same as a day, counted from the patient's first scan", "days",
-            pa.Check.ge(0, error="0 or more"), required=False, nullable=True,
+            "Int64",
+            "the same as a day, counted from the patient's first scan",
+            "days",
+            pa.Check.ge(0, error="0 or more"),
+            required=False,
+            nullable=True,
         ),
         "event_observed": column(
-            "Int64", "state on that day: 1 died, 0 alive; empty: no follow-up",
-            checks=pa.Check.isin([0, 1], error="0 (alive) or 1 (died)"), nullable=True,
+            "Int64",
+            "state on that day: 1 died, 0 alive; empty: no follow-up",
+            checks=pa.Check.isin([0, 1], error="0 (alive) or 1 (died)"),
+            nullable=True,
         ),
         **covariates(),
     },
@@ -125,7 +150,11 @@ COHORT = pa.DataFrameSchema(
         "event_observed": column(bool, "whether the follow-up ends with death"),
         "fold": column(int, "cross-validation fold in which the patient is tested", checks=pa.Check.ge(0)),
         r"^label_.+y$": pa.Column(
-            "Int8", nullable=True, regex=True, coerce=True, metadata={"unit": ""},
+            "Int8",
+            nullable=True,
+            regex=True,
+            coerce=True,
+            metadata={"unit": ""},
             description="1 died within the years named, 0 alive then, empty unknown",
         ),
         **covariates(),
@@ -161,7 +190,9 @@ LUNGS = pa.DataFrameSchema(
     {
         **_record(),
         "verdict": column(
-            str, "pass, review or fail; empty when the scan was set aside", nullable=True,
+            str,
+            "pass, review or fail; empty when the scan was set aside",
+            nullable=True,
             checks=pa.Check.isin(["pass", "review", "fail"]),
         ),
         "findings": column(str, "what the verdict rests on, in words", nullable=True),
@@ -181,7 +212,11 @@ RADIOMICS = pa.DataFrameSchema(
     {
         **_record(),
         r"^(original|qct)_.+$": pa.Column(
-            float, nullable=True, regex=True, coerce=True, metadata={"unit": ""},
+            float,
+            nullable=True,
+            regex=True,
+            coerce=True,
+            metadata={"unit": ""},
             description="a feature; `original_` by PyRadiomics under its own name, `qct_` quantitative CT",
         ),
     },
@@ -196,7 +231,9 @@ PREDICTIONS = pa.DataFrameSchema(
         **_ids(),
         "fold": column(int, "fold in which the scan was tested; the model never saw its patient"),
         "risk": column(
-            float, "predicted probability of death within the horizon", checks=between(0, 1, "a number from 0 to 1")
+            float,
+            "predicted probability of death within the horizon",
+            checks=between(0, 1, "a number from 0 to 1"),
         ),
         "risk_sd": column(
             float, "spread of the risk over the members of the model; empty for a single model", nullable=True

@@ -1,0 +1,96 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # The cohort
+#
+# Whom does this study speak of? This chapter counts the scans that came in and those that were left out, with the
+# reason; describes the patients; shows how long they were followed; and says for each scan whether the patient was
+# alive 1, 3 and 5 years later. A scan whose patient was not followed that long is *unknown*, never "alive".
+
+# %% tags=["parameters"]
+study_dir: str = ".."  # the study folder
+run_name: str = "main"  # which run of the study
+n_folds: int = None  # cross-validation folds, split by patient; none: as in study.yaml
+horizons_years: list = None  # years after the scan at which risk is judged; none: as in study.yaml
+labels: str = None  # censored_unknown or as_published; none: as in study.yaml
+
+# %% tags=["hide-input"]
+from myst_nb import glue
+
+from sscct_lib import cohort as cohorts
+from sscct_lib import figures, horizons
+from sscct_lib.images import prepare_scans
+from sscct_lib.manifest import read_manifest
+from sscct_lib.study import load_study
+from sscct_lib.tables import COHORT, IMAGES, write_table
+
+study = load_study(study_dir, run_name, horizons_years=horizons_years, labels=labels, cohort={"n_folds": n_folds})
+
+# %% [markdown]
+# ## Scans that came in, and scans that stayed
+#
+# Each row of the manifest is one CT scan. A scan is set aside when its image cannot be used, or when nothing is
+# known of the patient after the scan.
+
+# %% tags=["hide-input"]
+manifest = read_manifest(study)
+images = write_table(prepare_scans(study, manifest, n_jobs=-1), study.table("images"), IMAGES)
+kept, flow = cohorts.select(manifest, images)
+cohort = write_table(cohorts.build_cohort(kept, study), study.table("cohort"), COHORT)
+
+# %% [markdown]
+# Read the diagram from top to bottom; boxes to the right were left out.
+
+# %% tags=["hide-input"]
+figures.flow_diagram(flow)
+
+# %% tags=["hide-input"]
+glue("n_scans", len(cohort), display=False)
+glue("n_patients", cohort["patient_id"].nunique(), display=False)
+glue("n_scans_manifest", len(manifest), display=False)
+images.loc[images["status"] == "failed", ["scan_id", "reason"]]
+
+# %% [markdown]
+# ## The patients
+#
+# One line a characteristic, at each patient's first scan in the cohort; "Missing" counts the patients for whom it is
+# not known.
+
+# %% tags=["hide-input"]
+cohorts.characteristics(cohort)
+
+# %% [markdown]
+# ## Follow-up
+#
+# The curve shows the share of scans still under observation, as if nobody had died (reverse Kaplan-Meier); the
+# numbers below it are the scans still followed. Where it falls, less is known.
+
+# %% tags=["hide-input"]
+figures.followup_curve(horizons.followup_curve(cohort))
+
+# %% [markdown]
+# ## Alive or not at each horizon
+#
+# For each horizon: scans followed by death within that time, scans known to be alive then, and scans of which we do
+# not know. The last column shows what the share of deaths would be if the unknown were counted as alive, as is
+# presumably done in the published study.
+
+# %% tags=["hide-input"]
+cohorts.label_counts(cohort, study.settings.horizons_years)
+
+# %% [markdown]
+# ## Folds
+#
+# Models are trained on some patients and tested on the others. All scans of a patient are in the same fold, so no
+# model is ever tested on a patient it has seen.
+
+# %% tags=["hide-input"]
+cohorts.fold_counts(cohort, study.settings.horizons_years)

@@ -1,0 +1,252 @@
+"""The command line `sscct`."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+    rich_markup_mode="markdown",
+    help="""
+Predict 1-, 3- and 5-year mortality of patients with systemic sclerosis from chest CT.
+
+A **study** is a folder with `study.yaml` (settings), `data_manifest.csv` (one row a scan) and
+`runs/NAME/` (tables, models, executed notebooks, the book).
+
+Try it on synthetic patients: `sscct demo my_demo`, then `sscct run my_demo`.
+
+Use your own scans: `sscct ingest DICOM_DIR --clinical clinical.csv my_study`, then `sscct check my_study`
+and `sscct run my_study`.
+""",
+)
+
+StudyFolder = Annotated[Path, typer.Argument(help="The study folder.", metavar="STUDY")]
+RunOption = Annotated[
+    str, typer.Option("--run", help="Name of the run; its results lie in runs/NAME/.", metavar="NAME")
+]
+
+
+def _stop(error: Exception) -> NoReturn:
+    typer.secho(f"Error: {error}", fg="red", err=True)
+    raise typer.Exit(1)
+
+
+@app.callback()
+def _configure() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+
+
+@app.command()
+def demo(
+    study: Annotated[Path, typer.Argument(help="Folder to make the demo study in.", metavar="STUDY")],
+    jobs: Annotated[int, typer.Option(help="Scans made at a time; -1: as many as there are cores.")] = -1,
+) -> None:
+    """Make the demo study: synthetic patients whose true risk is known.
+
+    Writes `study.yaml` when there is none, `data_manifest.csv`, the scans and, kept apart in `truth/`, what is
+    true of them. Scans that are already there are kept.
+    """
+    from sscct_lib.notebooks import PROJECT
+    from sscct_lib.phantom import write_demo
+    from sscct_lib.study import SETTINGS_FILE, StudyError, load_study
+    from sscct_lib.tables import atomic
+
+    try:
+        if not (study / SETTINGS_FILE).exists():
+            with atomic(study / SETTINGS_FILE) as partial:
+                partial.write_bytes((PROJECT / SETTINGS_FILE).read_bytes())
+        loaded = load_study(study)
+        write_demo(loaded, n_jobs=jobs)
+    except StudyError as error:
+        _stop(error)
+    typer.echo(f"The demo study is in {study}. Next: sscct run {study}")
+
+
+@app.command()
+def ingest(
+    source: Annotated[Path, typer.Argument(help="Folder of DICOM series or NIfTI files, of any depth.")],
+    study: StudyFolder,
+    clinical: Annotated[
+        Path | None,
+        typer.Option(help="CSV with follow-up and clinical values; see the data dictionary of the book."),
+    ] = None,
+    key: Annotated[
+        Path | None,
+        typer.Option(help="File with the secret from which study ids are made; keep it outside the study."),
+    ] = None,
+) -> None:
+    """Turn DICOM series or NIfTI files into a study with its manifest.
+
+    Patients get study ids, dates become days since a patient's first scan. A series that cannot be used is
+    listed with its reason, and the others go on.
+    """
+    from sscct_lib.ingest import ingest as ingest_folder
+    from sscct_lib.study import StudyError
+
+    try:
+        outcome = ingest_folder(source, clinical, study, key)
+    except StudyError as error:
+        _stop(error)
+    typer.echo(outcome.to_string(index=False))
+    typer.echo(f"Next: sscct check {study}")
+
+
+@app.command()
+def check(study: StudyFolder, run: RunOption = "main") -> None:
+    """Validate a manifest and its files before any work is done.
+
+    Every violation of the manifest is reported with file, row and column. Then each image is looked for, and
+    it is said whether the cohort is large enough to train models.
+    """
+    from sscct_lib import study as studies
+    from sscct_lib.cohort import check_can_be_modelled, followed, horizons_without_deaths
+    from sscct_lib.manifest import files_missing, read_manifest, unknown_columns
+
+    try:
+        loaded = studies.load_study(study, run)
+        manifest = read_manifest(loaded)
+        typer.echo(f"{len(manifest)} scans of {manifest['patient_id'].nunique()} patients; the manifest is valid.")
+        for name in unknown_columns(loaded):
+            typer.echo(f"Column {name} is not one of the manifest's; it is ignored.")
+        missing = files_missing(loaded, manifest)
+        if loaded.settings.demo is None:
+            for line in missing:
+                typer.echo(line)
+        kept = followed(manifest)
+        check_can_be_modelled(kept, loaded)
+        for horizon in horizons_without_deaths(kept, loaded):
+            typer.echo(f"Nobody died within {horizon:g} year(s): nothing can be estimated at that horizon.")
+    except studies.StudyError as error:
+        _stop(error)
+    if missing and loaded.settings.demo is None:
+        _stop(studies.StudyError(f"{len(missing)} file(s) are missing; `sscct run` would set these scans aside."))
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def run(
+    context: typer.Context,
+    study: StudyFolder,
+    run: RunOption = "main",
+    cores: Annotated[int, typer.Option(help="Processor cores to use.")] = os.cpu_count() or 1,
+    until: Annotated[str | None, typer.Option(help="Stop after this notebook, for example 02_segmentation_qa.")] = None,
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("--parameter", "-p", help="NOTEBOOK.NAME=VALUE, for example 05_horizons.n_bootstrap=200."),
+    ] = None,
+) -> None:
+    """Run all stages: read, mask and measure the scans, run the five notebooks, build the book.
+
+    Finished work is kept: a stopped run goes on where it was, and a change of a setting, a table or the library
+    makes again what depends on it and nothing else. Further options go to Snakemake, for example
+    `--profile` or `--dry-run`.
+    """
+    from sscct_lib.cohort import check_can_be_modelled, followed
+    from sscct_lib.manifest import read_manifest
+    from sscct_lib.notebooks import NOTEBOOKS, PROJECT
+    from sscct_lib.study import StudyError, load_study
+
+    try:
+        loaded = load_study(study, run)
+        if until is not None and until not in NOTEBOOKS:
+            raise StudyError(f"--until {until}: expected one of {', '.join(NOTEBOOKS)}.")
+        manifest = read_manifest(loaded)
+        if until not in NOTEBOOKS[:2]:
+            check_can_be_modelled(followed(manifest), loaded)
+        given = _parse_parameters(parameter or [], NOTEBOOKS)
+    except StudyError as error:
+        _stop(error)
+    targets = [f"runs/{run}/notebooks/{until}.ipynb"] if until else []
+    sscct = f"{sys.executable} -m sscct_lib.cli"
+    command = [
+        sys.executable, "-m", "snakemake", *targets, "--snakefile", str(PROJECT / "workflow" / "Snakefile"),
+        "--directory", str(study), "--cores", str(cores), "--keep-going", "--rerun-incomplete",
+        "--quiet", "all", *context.args,
+        "--config", f"run={run}", f"sscct={sscct}", f"parameters={json.dumps(given)}",
+    ]  # fmt: skip
+    code = subprocess.run(command, check=False).returncode
+    if code != 0:
+        _stop(StudyError("The run is not complete. What is finished is kept; mend the cause above and run again."))
+    if until is None:
+        typer.echo(f"The book: {(loaded.run / 'book' / 'html' / 'index.html').resolve()}")
+
+
+def _parse_parameters(texts: list[str], notebooks: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """Turn `NOTEBOOK.NAME=VALUE` to values; numbers, lists and true/false as YAML reads them."""
+    import yaml
+
+    from sscct_lib.study import StudyError
+
+    given: dict[str, dict[str, Any]] = {}
+    for text in texts:
+        place, equals, value = text.partition("=")
+        notebook, dot, name = place.partition(".")
+        if not (equals and dot) or notebook not in notebooks:
+            raise StudyError(
+                f"--parameter {text}: expected NOTEBOOK.NAME=VALUE, NOTEBOOK one of {', '.join(notebooks)}."
+            )
+        given.setdefault(notebook, {})[name] = yaml.safe_load(value)
+    return given
+
+
+@app.command()
+def book(study: StudyFolder, run: RunOption = "main") -> None:
+    """Render the book from the executed notebooks of a run."""
+    from sscct_lib.book import build_book
+    from sscct_lib.study import StudyError, load_study
+
+    try:
+        index = build_book(load_study(study, run))
+    except StudyError as error:
+        _stop(error)
+    typer.echo(f"The book: {index.resolve()}")
+
+
+@app.command(hidden=True)
+def shard(stage: str, study: Path, index: Annotated[int, typer.Option()], run: RunOption = "main") -> None:
+    """Make the per-scan results of one shard (called by the workflow)."""
+    import SimpleITK as sitk  # noqa: N813
+
+    from sscct_lib.notebooks import write_provenance
+    from sscct_lib.scans import code_hash
+    from sscct_lib.stages import PER_SCAN_STAGES, run_shard
+    from sscct_lib.study import StudyError, load_study
+
+    if stage not in PER_SCAN_STAGES:
+        _stop(StudyError(f"{stage}: expected one of {', '.join(PER_SCAN_STAGES)}."))
+    # One core a job: the workflow runs as many jobs as there are cores.
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    try:
+        loaded = load_study(study, run)
+        run_shard(loaded, stage, index)
+        write_provenance(loaded, f"{stage}_{index:04d}", code_hash(stage), {})
+    except StudyError as error:
+        _stop(error)
+
+
+@app.command(hidden=True)
+def notebook(
+    name: str, study: Path, run: RunOption = "main", parameters: Annotated[str, typer.Option()] = "{}"
+) -> None:
+    """Execute one notebook (called by the workflow)."""
+    from sscct_lib.notebooks import notebook_code_hash, run_notebook, write_provenance
+    from sscct_lib.study import StudyError, load_study
+
+    try:
+        loaded = load_study(study, run)
+        given = json.loads(parameters)
+        run_notebook(loaded, name, given)
+        write_provenance(loaded, name, notebook_code_hash(name), given)
+    except StudyError as error:
+        _stop(error)
+
+
+if __name__ == "__main__":
+    app()
