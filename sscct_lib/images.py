@@ -1,0 +1,301 @@
+"""From a scan's file to the geometry of the study: LPS, isotropic, int16 Hounsfield units.
+
+Arrays are [z, y, x]: x grows to the patient's left, y to posterior, z to the head.
+"""
+
+import gzip
+import hashlib
+import math
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from sscct_lib.scans import Record, ScanError, process
+from sscct_lib.study import Study
+from sscct_lib.tables import IMAGES, atomic
+
+AIR_HU = -1024
+"""Outside the scanned field, and the least value that a prepared scan holds."""
+
+SIDE_VOXELS = (8, 4096)
+SPACING_MM = (0.1, 20.0)
+MOST_VOXELS = 1_500_000_000
+WARMEST_AIR_HU = -500  # every chest CT has air in it; where nothing is this low, the values are not HU
+CHUNK_BYTES = 1 << 22
+
+
+def read_scan(path: Path, sha256: str | None = None) -> sitk.Image:
+    """Read a CT volume and verify that it can be used.
+
+    Parameters
+    ----------
+    path
+        NIfTI or NRRD file.
+    sha256
+        SHA-256 that the file must have; None: not compared.
+
+    Returns
+    -------
+    SimpleITK.Image
+        The scan as acquired, axes permuted and flipped to LPS, int16 HU, not below -1024 (lower values are
+        padding). An oblique scan keeps its small rotation in the direction matrix.
+
+    Raises
+    ------
+    ScanError
+        If the file is missing, empty, truncated, damaged, or not what `sha256` says; if it is not a
+        three-dimensional volume of plausible size with one finite value a voxel; or if all values are the
+        same or none is as low as air.
+    """
+    if sha256 is not None:
+        _compare_checksum(path, sha256)
+    image = _to_hounsfield(read_volume(path), path.name)
+    oriented: sitk.Image = sitk.DICOMOrient(image, "LPS")
+    return oriented
+
+
+def read_volume(path: Path) -> sitk.Image:
+    """Read a whole 3-D volume of any pixel type; `read_scan` tells the errors.
+
+    Parameters
+    ----------
+    path
+        NIfTI or NRRD file.
+
+    Returns
+    -------
+    SimpleITK.Image
+        The volume as stored.
+    """
+    if not path.is_file():
+        raise ScanError(f"{path.name} is missing. Put the file there, or correct its path in the manifest.")
+    if path.stat().st_size == 0:
+        raise ScanError(f"{path.name} is empty (0 bytes). Copy the file again from its source.")
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise ScanError(f"{path.name} is damaged or no NIfTI or NRRD image: {_last_line(error)}") from error
+    _check_header(reader, path.name)
+    _check_complete(reader, path)
+    try:
+        image: sitk.Image = reader.Execute()
+    except RuntimeError as error:
+        raise ScanError(f"{path.name} is truncated or damaged: {_last_line(error)}") from error
+    return image
+
+
+def _compare_checksum(path: Path, expected: str) -> None:
+    if path.is_file() and (found := checksum(path)) != expected.lower():
+        raise ScanError(
+            f"{path.name} has SHA-256 {found[:12]}…, the manifest says {expected[:12].lower()}…: it is not the "
+            "file that was listed. Copy it again, or correct the manifest."
+        )
+
+
+def checksum(path: Path) -> str:
+    """Hash a file's content with SHA-256; 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _last_line(error: RuntimeError) -> str:
+    """Keep the part of an ITK message that tells the cause; the rest names paths and source lines."""
+    return str(error).strip().splitlines()[-1].split("ERROR:")[-1].split(":")[-1].strip(' "')
+
+
+def _check_header(reader: sitk.ImageFileReader, name: str) -> None:
+    size, spacing = reader.GetSize(), reader.GetSpacing()
+    found = " x ".join(str(side) for side in size)
+    if len(size) != 3:
+        raise ScanError(f"{name} has {len(size)} dimensions ({found}), expected 3: one volume a file.")
+    if reader.GetNumberOfComponents() != 1:
+        raise ScanError(f"{name} has {reader.GetNumberOfComponents()} values a voxel, expected 1.")
+    low, high = SIDE_VOXELS
+    if min(size) < low or max(size) > high or math.prod(size) > MOST_VOXELS:
+        raise ScanError(f"{name} has {found} voxels, expected {low} to {high} a side: no chest CT volume.")
+    low_mm, high_mm = SPACING_MM
+    if min(spacing) < low_mm or max(spacing) > high_mm:
+        sides = " x ".join(f"{side:g}" for side in spacing)
+        raise ScanError(f"{name} has voxels of {sides} mm, expected {low_mm:g} to {high_mm:g}: check its header.")
+
+
+def _check_complete(reader: sitk.ImageFileReader, path: Path) -> None:
+    """Compare a NIfTI file with the length that its header announces: ITK reads missing voxels as 0."""
+    if not reader.HasMetaDataKey("vox_offset"):
+        return
+    n_bytes = math.prod(reader.GetSize()) * int(reader.GetMetaData("bitpix")) // 8
+    expected = int(float(reader.GetMetaData("vox_offset"))) + n_bytes
+    try:
+        found = _content_length(path)
+    except (EOFError, OSError, zlib.error) as error:
+        raise ScanError(f"{path.name} is truncated or damaged ({error}). Copy it again from its source.") from error
+    if found < expected:
+        raise ScanError(
+            f"{path.name} is truncated: {found:,} bytes of content, its header announces {expected:,}. "
+            "Copy it again from its source."
+        )
+
+
+def _content_length(path: Path) -> int:
+    with path.open("rb") as file:
+        if file.read(2) != b"\x1f\x8b":
+            return path.stat().st_size
+    length = 0
+    with gzip.open(path) as content:
+        while chunk := content.read(CHUNK_BYTES):
+            length += len(chunk)
+    return length
+
+
+def _to_hounsfield(image: sitk.Image, name: str) -> sitk.Image:
+    values = sitk.GetArrayViewFromImage(image)
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        n_bad = int(values.size - np.isfinite(values).sum())
+        raise ScanError(f"{name} has {n_bad:,} voxels that are not finite numbers, expected none.")
+    lowest, highest = float(values.min()), float(values.max())
+    if lowest == highest:
+        raise ScanError(f"{name} is empty: every voxel is {lowest:g}.")
+    if lowest > WARMEST_AIR_HU:
+        raise ScanError(
+            f"{name} has {lowest:g} as its lowest value, expected air near -1000 HU: were rescale slope and "
+            "intercept applied?"
+        )
+    if values.dtype.kind == "f":
+        rounded = sitk.GetImageFromArray(np.rint(values))
+        rounded.CopyInformation(image)
+        image = rounded
+    hounsfield: sitk.Image = sitk.Clamp(image, sitk.sitkInt16, AIR_HU, np.iinfo(np.int16).max)
+    return hounsfield
+
+
+def resample(image: sitk.Image, spacing_mm: float) -> sitk.Image:
+    """Resample a scan to isotropic voxels along the patient's axes.
+
+    Linear interpolation; along an axis that becomes coarser, the triangle grows with the new spacing, so that
+    fine structures are averaged instead of aliased (as in Pillow and torch's `antialias=True`). The volume keeps
+    its outer faces, to within half a voxel. An oblique scan is first turned to the axes; what lies outside
+    becomes -1024 HU.
+
+    Parameters
+    ----------
+    image
+        In LPS, from `read_scan`.
+    spacing_mm
+        Side of the new voxels, mm.
+
+    Returns
+    -------
+    SimpleITK.Image
+        int16 HU with identity direction.
+    """
+    image = _along_axes(image)
+    if np.allclose(image.GetSpacing(), spacing_mm, rtol=1e-4):
+        return image
+    spacing = np.array(image.GetSpacing())
+    size = np.maximum(np.rint(np.array(image.GetSize()) * spacing / spacing_mm), 1).astype(int)
+    across, down, up = (
+        _axis_weights(n, int(m), spacing_mm / step) for n, m, step in zip(image.GetSize(), size, spacing, strict=True)
+    )
+    values = sitk.GetArrayViewFromImage(image)
+    planes = np.stack([down @ plane.astype(np.float32) @ across.T for plane in values])
+    resampled = np.rint(np.tensordot(up, planes, axes=1)).astype(np.int16)
+    result = sitk.GetImageFromArray(resampled)
+    result.SetSpacing([spacing_mm] * 3)
+    result.SetOrigin((np.array(image.GetOrigin()) + (spacing_mm - spacing) / 2).tolist())
+    return result
+
+
+def _axis_weights(n_old: int, n_new: int, factor: float) -> NDArray[np.float32]:
+    """Weigh the old samples of an axis for each new one, shape (n_new, n_old), rows summing to 1."""
+    centres = (np.arange(n_new) + 0.5) * factor - 0.5
+    distance = np.abs(np.clip(centres, 0, n_old - 1)[:, None] - np.arange(n_old))
+    weights = np.maximum(1 - distance / max(factor, 1.0), 0)
+    weights /= weights.sum(axis=1, keepdims=True)
+    return np.asarray(weights, dtype=np.float32)
+
+
+def _along_axes(image: sitk.Image) -> sitk.Image:
+    """Turn an oblique volume to the patient's axes, on a grid that holds all of it."""
+    if np.allclose(image.GetDirection(), np.eye(3).ravel(), atol=1e-4):
+        image = sitk.Image(image)
+        image.SetDirection(np.eye(3).ravel().tolist())
+        return image
+    spacing = np.array(image.GetSpacing())
+    far = np.array(image.GetSize()) - 1.0
+    corners = np.array([image.TransformContinuousIndexToPhysicalPoint((far * c).tolist()) for c in np.ndindex(2, 2, 2)])
+    size = np.ceil(np.ptp(corners, axis=0) / spacing - 1e-6).astype(int) + 1
+    frame = [size.tolist(), sitk.Transform(), sitk.sitkLinear, corners.min(axis=0).tolist(), spacing.tolist()]
+    return sitk.Resample(image, *frame, np.eye(3).ravel().tolist(), AIR_HU, sitk.sitkInt16)
+
+
+def resample_mask(mask: sitk.Image, reference: sitk.Image) -> sitk.Image:
+    """Bring a mask onto the grid of a scan by nearest neighbour.
+
+    Parameters
+    ----------
+    mask
+        Labels, on any grid.
+    reference
+        The scan.
+
+    Returns
+    -------
+    SimpleITK.Image
+        uint8 labels on the grid of `reference`; 0 outside the old grid.
+    """
+    return sitk.Resample(mask, reference, sitk.Transform(), sitk.sitkNearestNeighbor, 0, sitk.sitkUInt8)
+
+
+def load_array(path: Path) -> NDArray[Any]:
+    """Read a volume that the study wrote, as an array [z, y, x]; ScanError when it is missing or damaged."""
+    return np.asarray(sitk.GetArrayFromImage(read_volume(path)))
+
+
+def write_image(image: sitk.Image, path: Path) -> None:
+    """Write a volume compressed, whole or not at all."""
+    with atomic(path) as partial:
+        sitk.WriteImage(image, str(partial), useCompression=True, compressionLevel=1)
+
+
+def prepare_scans(study: Study, rows: pd.DataFrame, n_jobs: int = 1) -> pd.DataFrame:
+    """Verify scans and bring them to the orientation and spacing of the study.
+
+    Parameters
+    ----------
+    study
+        The study and run; `images.spacing_mm` matters. Writes `study.image(scan_id)`.
+    rows
+        Rows of the manifest: `scan_id`, `patient_id`, `image`, `sha256`.
+    n_jobs
+        Processes that share the scans.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Schema `IMAGES`, one row a scan; unusable scans have status "failed" and a reason.
+    """
+    names = ["scan_id", "patient_id", "image", "sha256"]
+    done = process(
+        study, "images", _prepare, rows.reindex(columns=names), study.settings.images,
+        lambda row: [study.folder / row["image"]], n_jobs,
+    )  # fmt: skip
+    return IMAGES.validate(done.reindex(columns=list(IMAGES.columns)))
+
+
+def _prepare(study: Study, row: Mapping[str, Any]) -> Record:
+    path = study.folder / row["image"]
+    image = read_scan(path, row["sha256"] if isinstance(row["sha256"], str) else None)
+    write_image(resample(image, study.settings.images.spacing_mm), study.image(row["scan_id"]))
+    return {
+        "spacing_mm": " ".join(f"{side:.4g}" for side in image.GetSpacing()),
+        "size": " ".join(str(side) for side in image.GetSize()),
+        "sha256": checksum(path),
+    }
