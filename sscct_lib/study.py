@@ -76,6 +76,7 @@ class RadiomicsSettings(Section):
     hu_range: tuple[float, float] = Field(
         (-1024.0, 600.0), description="densities are clipped to this range, HU"
     )
+    peel_mm: Positive = Field(15.0, description="depth of the peel below the surface of the lungs, mm")
 
 
 class TabularSettings(Section):

@@ -211,6 +211,7 @@ LUNGS = pa.DataFrameSchema(
 RADIOMICS = pa.DataFrameSchema(
     {
         **_record(),
+        "settings_hash": column(str, "settings and versions behind the features, hashed", nullable=True),
         r"^(original|qct)_.+$": pa.Column(
             float,
             nullable=True,
