@@ -4,7 +4,7 @@ import logging
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813
+import SimpleITK as sitk
 from numpy.typing import NDArray
 from radiomics import getFeatureClasses, imageoperations
 
