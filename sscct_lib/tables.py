@@ -97,13 +97,13 @@ def covariates() -> dict[str, pa.Column]:
 MANIFEST = pa.DataFrameSchema(
     {
         **_ids(),
-        "scan_date": column("datetime64[ns]", "date of the scan", "YYYY-MM-DD", required=False),
+        "scan_date": column("datetime64[ns]", "date of the scan", "YYYY-MM-DD", required=False, nullable=True),
         "scan_day": column(
             "Int64",
             "day of the scan, counted from the patient's first",
             "days",
             pa.Check.ge(0, error="0 or more"),
-            required=False,
+            required=False, nullable=True,
         ),
         "image": column(str, "NIfTI file of the scan, relative to the study folder"),
         "lung_mask": column(
@@ -257,7 +257,7 @@ PERFORMANCE = pa.DataFrameSchema(
         "n_patients": column(int, "their patients"),
         "n_events": column(int, "scans followed by death within the horizon"),
         "n_unknown": column(int, "scans whose state at the horizon is unknown"),
-        "note": column(str, "why there is no estimate; empty when there is one"),
+        "note": column(str, "why there is no estimate or interval, or which part of the scans was judged"),
     },
     name="performance",
     strict=True,

@@ -1,0 +1,245 @@
+"""The tables behind the curves of notebook 05: ROC, calibration in risk groups, survival by risk group."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from sscct_lib.bootstrap import (
+    Flags,
+    Floats,
+    Outcome,
+    curve_interval,
+    horizon_outcome,
+    kaplan_meier,
+)
+from sscct_lib.metrics import observed_risk
+
+TERTILES = ("low risk", "middle risk", "high risk")
+
+
+def roc_curve(risk: Floats, outcome: Outcome, n_points: int = 101) -> pd.DataFrame:
+    """Sensitivity at each false-positive share, weighted for censoring, with a pointwise band.
+
+    Parameters
+    ----------
+    risk
+        Predicted risk of each scan, shape (n,).
+    outcome
+        From `bootstrap.horizon_outcome`.
+    n_points
+        False-positive shares from 0 to 1 at which the curve is given.
+
+    Returns
+    -------
+    pandas.DataFrame
+        `false_positive`, `sensitivity`, `ci_low`, `ci_high` (95 % by bootstrap of patients).
+
+    References
+    ----------
+    Hung H, Chiang CT. Estimation methods for time-dependent AUC models with survival data. Can J Stat
+    2010;38:8-26.
+    """
+    grid = np.linspace(0, 1, n_points)
+    order = np.argsort(-risk, kind="stable")
+    # Only the last scan of a group with equal risk is a point that a threshold can reach.
+    ends = np.append(np.flatnonzero(np.diff(risk[order])), len(risk) - 1)
+    died = (outcome.weights * outcome.died)[:, order].cumsum(axis=1)[:, ends]
+    alive = (outcome.weights * outcome.alive)[:, order].cumsum(axis=1)[:, ends]
+    samples = np.full((len(died), n_points), np.nan)
+    for sample, (above, falsely_above) in enumerate(zip(died, alive, strict=True)):
+        if above[-1] > 0 and falsely_above[-1] > 0:
+            x = np.append(0.0, falsely_above / falsely_above[-1])
+            samples[sample] = np.interp(grid, x, np.append(0.0, above / above[-1]))
+    low, high = curve_interval(samples)
+    return pd.DataFrame({"false_positive": grid, "sensitivity": samples[0], "ci_low": low, "ci_high": high})
+
+
+def quantile_groups(risk: Floats, n_groups: int) -> np.ndarray:
+    """Split scans into groups of about equal size by risk; equal risks stay together.
+
+    Parameters
+    ----------
+    risk
+        Predicted risk of each scan, shape (n,).
+    n_groups
+        Groups wanted; there are fewer when many risks are equal.
+
+    Returns
+    -------
+    numpy.ndarray
+        Group of each scan, 0 the lowest risk, shape (n,).
+    """
+    cuts = np.quantile(risk, np.arange(1, n_groups) / n_groups)
+    return np.unique(np.searchsorted(cuts, risk, side="left"), return_inverse=True)[1]
+
+
+def calibration_groups(
+    risk: Floats,
+    cohort: pd.DataFrame,
+    horizon_years: float,
+    counts: Floats,
+    n_groups: int = 5,
+    presumed: bool = False,
+) -> pd.DataFrame:
+    """Compare predicted with observed risk in groups of rising risk.
+
+    Parameters
+    ----------
+    risk
+        Predicted probability of death within the horizon, shape (n,).
+    cohort
+        Schema `COHORT`, the same scans in the same order.
+    horizon_years
+        Years after the scan.
+    counts
+        From `bootstrap.patient_weights`, shape (n_samples + 1, n).
+    n_groups
+        Groups of about equal size.
+    presumed
+        Count an unknown scan as alive.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a group: `predicted` (mean risk), `observed` (Kaplan-Meier within the group) with `ci_low` and
+        `ci_high` (95 %, see `proportion_interval`), `n_scans`, `n_patients`, `n_events`.
+    """
+    groups = quantile_groups(risk, n_groups)
+    followup = cohort["followup_years"].to_numpy(dtype=float)
+    event = cohort["event_observed"].to_numpy(dtype=bool)
+    rows = []
+    for group in np.unique(groups):
+        inside = groups == group
+        outcome = horizon_outcome(followup[inside], event[inside], horizon_years, counts[:, inside], presumed)
+        patients = cohort["patient_id"][inside]
+        samples = observed_risk(outcome)
+        if not _reaches(followup[inside], event[inside], horizon_years) and not presumed:
+            samples = np.full_like(samples, np.nan)
+        low, high = proportion_interval(samples, patients[outcome.died | outcome.alive].nunique())
+        rows.append(
+            {
+                "predicted": risk[inside].mean(),
+                "observed": samples[0],
+                "ci_low": low,
+                "ci_high": high,
+                "n_scans": int(inside.sum()),
+                "n_patients": patients.nunique(),
+                "n_events": int(outcome.died.sum()),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _reaches(followup: Floats, event: Flags, horizon_years: float) -> bool:
+    """Tell whether Kaplan-Meier knows the horizon: somebody is followed to it, or the last one followed died."""
+    return bool(followup.max() >= horizon_years or event[followup == followup.max()].all())
+
+
+def proportion_interval(samples: Floats, n_patients: int) -> tuple[float, float]:
+    """Interval of an observed risk that stays honest when nobody in a group died.
+
+    The bootstrap gives the variance, and with it the number of independent patients that would have the same one;
+    Wilson's interval for that many patients is within 0..1 and has width even where the bootstrap has none.
+
+    Parameters
+    ----------
+    samples
+        The observed risk in row 0 and its resamples, shape (n_samples + 1,).
+    n_patients
+        Patients whose state is known: the number used where all resamples agree, and the most that is used.
+
+    Returns
+    -------
+    low, high : float
+        95 % interval; NaN when nobody's state is known.
+
+    References
+    ----------
+    Rothman KJ. Estimation of confidence limits for the cumulative probability of survival in life table analysis.
+    J Chronic Dis 1978;31:557-60.
+    """
+    share = samples[0]
+    if n_patients == 0 or not np.isfinite(share):
+        return np.nan, np.nan
+    variance = np.nanvar(samples[1:])
+    n_effective = min(share * (1 - share) / variance, n_patients) if variance > 0 else n_patients
+    z2 = 1.959963984540054**2
+    centre = (share + z2 / (2 * n_effective)) / (1 + z2 / n_effective)
+    half = np.sqrt(z2 * (share * (1 - share) + z2 / (4 * n_effective)) / n_effective) / (1 + z2 / n_effective)
+    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+
+
+def survival_by_group(
+    groups: Sequence[str] | np.ndarray, cohort: pd.DataFrame, counts: Floats, until_years: float
+) -> pd.DataFrame:
+    """Kaplan-Meier curves of groups of scans, with bands by bootstrap of patients.
+
+    Parameters
+    ----------
+    groups
+        Name of each scan's group, shape (n,).
+    cohort
+        Schema `COHORT`, the same scans in the same order.
+    counts
+        From `bootstrap.patient_weights`, shape (n_samples + 1, n).
+    until_years
+        Where the curves end.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A step curve a group, at each death and each whole year: `group`, `years`, `survival`, `ci_low`,
+        `ci_high` (95 %; all three NaN after the end of the group's follow-up), `at_risk` (scans followed to
+        that time), `n_scans`, `n_patients`, `n_events` (deaths up to `until_years`).
+    """
+    names = np.asarray(groups)
+    frames = []
+    for name in dict.fromkeys(names):
+        inside = names == name
+        rows = cohort[inside]
+        followup = rows["followup_years"].to_numpy(dtype=float)
+        event = rows["event_observed"].to_numpy(dtype=bool)
+        at = _curve_times(followup, event, until_years)
+        samples = kaplan_meier(followup, event, counts[:, inside], at)
+        samples[:, at > followup.max()] = np.nan
+        low, high = curve_interval(samples)
+        frames.append(
+            pd.DataFrame(
+                {
+                    "group": name,
+                    "years": at,
+                    "survival": samples[0],
+                    "ci_low": low,
+                    "ci_high": high,
+                    "at_risk": [int((followup >= years).sum()) for years in at],
+                    "n_scans": len(rows),
+                    "n_patients": rows["patient_id"].nunique(),
+                    "n_events": int((event & (followup <= until_years)).sum()),
+                }
+            )
+        )
+    return pd.concat(frames, ignore_index=True)
+
+
+def _curve_times(followup: Floats, event: Flags, until_years: float) -> Floats:
+    end = min(until_years, followup.max())
+    deaths = followup[event & (followup <= end)]
+    return np.unique(np.concatenate([deaths, np.arange(np.floor(until_years) + 1), [end]]))
+
+
+def tertile_names(risk: Floats) -> np.ndarray:
+    """Name each scan's third of the risks.
+
+    Parameters
+    ----------
+    risk
+        Predicted risk of each scan, shape (n,).
+
+    Returns
+    -------
+    numpy.ndarray
+        One of `TERTILES` a scan, shape (n,); only `middle risk` when all risks are equal.
+    """
+    cuts = np.quantile(risk, [1 / 3, 2 / 3])
+    return np.array(TERTILES)[np.where(cuts[0] == cuts[1], 1, np.searchsorted(cuts, risk, side="left"))]
