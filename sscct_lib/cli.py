@@ -148,6 +148,7 @@ def run(
     makes again what depends on it and nothing else. Further options go to Snakemake, for example
     `--profile` or `--dry-run`.
     """
+    from sscct_lib.book import front_page
     from sscct_lib.cohort import check_can_be_modelled, followed
     from sscct_lib.manifest import read_manifest
     from sscct_lib.notebooks import NOTEBOOKS, PROJECT
@@ -175,7 +176,7 @@ def run(
     if code != 0:
         _stop(StudyError("The run is not complete. What is finished is kept; mend the cause above and run again."))
     if until is None:
-        typer.echo(f"The book: {(loaded.run / 'book' / 'html' / 'index.html').resolve()}")
+        typer.echo(f"The book: {front_page(loaded).resolve()}")
 
 
 def _parse_parameters(texts: list[str], notebooks: tuple[str, ...]) -> dict[str, dict[str, Any]]:
@@ -212,7 +213,7 @@ def book(study: StudyFolder, run: RunOption = "main") -> None:
 @app.command(hidden=True)
 def shard(stage: str, study: Path, index: Annotated[int, typer.Option()], run: RunOption = "main") -> None:
     """Make the per-scan results of one shard (called by the workflow)."""
-    import SimpleITK as sitk  # noqa: N813
+    import SimpleITK as sitk
 
     from sscct_lib.notebooks import write_provenance
     from sscct_lib.scans import code_hash

@@ -1,5 +1,6 @@
 """The manifest: one row a scan. Reading it finds every violation and names each with file, row and column."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +39,11 @@ def read_manifest(study: Study) -> pd.DataFrame:
     """
     path = study.manifest_path
     raw = _read_csv(path)
-    violations = _missing_columns(raw)
+    missing = _missing_columns(raw)
     known = raw[[name for name in raw.columns if name in MANIFEST.columns]]
     valid, typed_wrong = _typed(known)
-    violations += typed_wrong
-    if valid is not None:
+    violations = missing + typed_wrong
+    if valid is not None and not missing:
         violations += _across_columns(valid, raw, study.folder)
     if violations:
         raise StudyError(_report(path, violations))
@@ -69,8 +70,11 @@ def _read_csv(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise StudyError(f"{path} is missing: a study needs a manifest with one row a scan.")
     try:
-        raw = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        with warnings.catch_warnings():
+            # Rows longer than the header would lose cells with no more than a warning.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            raw = pd.read_csv(path, dtype=str, index_col=False, keep_default_na=False, encoding="utf-8-sig")
+    except (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise StudyError(f"{path} is not a comma-separated table in UTF-8: {error}") from error
     if raw.empty:
         raise StudyError(f"{path} has no rows: expected one row a scan below the header.")
@@ -146,7 +150,7 @@ def _across_columns(valid: pd.DataFrame, raw: pd.DataFrame, folder: Path) -> lis
 
     def add(rows: "pd.Series[bool]", name: str, expected: str) -> None:
         violations.extend(
-            (int(index) + HEADER_LINES, name, repr(raw[name].loc[index]), expected)
+            (int(index) + HEADER_LINES, name, _shown(raw[name].loc[index]), expected)
             for index in valid.index[rows.fillna(False).astype(bool)]
         )
 
@@ -188,6 +192,10 @@ def _across_scans(valid: pd.DataFrame, raw: pd.DataFrame) -> list[Violation]:
             for index in days.index[differing]
         ]
     return violations
+
+
+def _shown(cell: object) -> str:
+    return repr(cell) if isinstance(cell, str) else "an empty cell"
 
 
 def _leaves(folder: Path, text: object) -> bool:

@@ -1,0 +1,48 @@
+# make book   install, make the demo study, run the notebooks, render the book
+# make test   install, check style and types, run all tests (make test-quick: only the quick ones)
+# make lab    open JupyterLab with the notebooks
+PYTHON ?= python3.11
+BIN := .venv/bin
+
+.PHONY: book test test-quick lab lint install clean
+.DEFAULT_GOAL := book
+
+book: .venv/.installed
+	@$(BIN)/sscct demo .
+	@$(BIN)/sscct run .
+
+test: .venv/.installed-test lint
+	@$(BIN)/python -m pytest
+
+test-quick: .venv/.installed-test
+	@$(BIN)/python -m pytest -m "not slow"
+
+lint: .venv/.installed-test
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+lab: .venv/.installed
+	@$(BIN)/jupyter lab --notebook-dir=. --LabApp.default_url=/lab/tree/notebooks
+
+install: .venv/.installed
+
+# PyRadiomics 3.0.1 builds only on Python 3.11, with numpy already there and without build isolation.
+.venv/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || { \
+	  echo "Python 3.11 is needed; '$(PYTHON)' is $$($(PYTHON) --version 2>/dev/null || echo 'not there'). Get it with: conda env create -f environment.yml, or uv python install 3.11, or your system's packages (apt install python3.11-venv, brew install python@3.11); then: make book PYTHON=/path/to/python3.11"; \
+	  exit 1; }
+	@echo "Installing packages into .venv (a few minutes, once)"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt numpy setuptools wheel
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation pyradiomics
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation --editable .
+	@touch $@
+
+.venv/.installed-test: .venv/.installed
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation --editable ".[test]"
+	@touch $@
+
+clean:
+	rm -rf runs scans truth .snakemake

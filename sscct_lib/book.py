@@ -1,0 +1,225 @@
+"""Assemble the executed notebooks of a run with the prose chapters, and render the Jupyter Book."""
+
+import hashlib
+import html
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pandera.pandas as pa
+import yaml
+
+from sscct_lib import tables
+from sscct_lib.notebooks import NOTEBOOKS, PROJECT
+from sscct_lib.study import MANIFEST_FILE, SETTINGS_FILE, Settings, Study, StudyError
+from sscct_lib.tables import atomic
+
+DEMO_NOTICE = "Synthetic patients: this is the demo study. No number in it speaks of a real person."
+
+
+def build_book(study: Study) -> Path:
+    """Render the book of a run.
+
+    Parameters
+    ----------
+    study
+        The study and run; its notebooks must have been executed.
+
+    Returns
+    -------
+    Path
+        The front page, see `front_page`.
+
+    Raises
+    ------
+    StudyError
+        If a notebook was not executed, or the book has a broken link, a missing number or any other warning.
+    """
+    missing = [name for name in NOTEBOOKS if not (study.run / "notebooks" / f"{name}.ipynb").is_file()]
+    if missing:
+        raise StudyError(f"{study.run} lacks executed notebooks: {', '.join(missing)}. `sscct run` makes them.")
+    source = study.run / "book" / "source"
+    _assemble(study, source)
+    log = study.run / "logs" / "book.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    build = [sys.executable, "-m", "jupyter_book.cli.main", "build", str(source), "-n", "-W", "--keep-going", "-q"]
+    with log.open("w", encoding="utf-8") as stream:
+        code = subprocess.run(
+            [*build, "--path-output", str(study.run / "book")], stdout=stream, stderr=subprocess.STDOUT, check=False
+        ).returncode
+    if code != 0:
+        lines = log.read_text(encoding="utf-8").strip().splitlines()
+        raise StudyError("The book has faults:\n" + "\n".join(lines[-20:]))
+    return front_page(study)
+
+
+def front_page(study: Study) -> Path:
+    """Tell where the rendered book of a run begins."""
+    return study.run / "book" / "_build" / "html" / "index.html"
+
+
+def _config(study: Study) -> str:
+    config = yaml.safe_load((PROJECT / "_config.yml").read_text(encoding="utf-8"))
+    config["title"] = study.settings.title
+    if study.settings.demo is not None:
+        config["html"]["announcement"] = DEMO_NOTICE
+    return str(yaml.safe_dump(config, sort_keys=False))
+
+
+def _assemble(study: Study, source: Path) -> None:
+    """Bring chapters, executed notebooks and generated pages together; unchanged files keep their times."""
+    for path in sorted((PROJECT / "book").rglob("*")):
+        if path.is_file():
+            _copy_if_changed(path, source / path.relative_to(PROJECT / "book"))
+    for name in NOTEBOOKS:
+        _copy_if_changed(study.run / "notebooks" / f"{name}.ipynb", source / "notebooks" / f"{name}.ipynb")
+    _write_if_changed(source / "_config.yml", _config(study))
+    _write_if_changed(source / "run.md", run_page(study))
+    _write_if_changed(source / "data_dictionary.md", data_dictionary_page())
+
+
+def _copy_if_changed(origin: Path, target: Path) -> None:
+    if target.is_file() and target.read_bytes() == origin.read_bytes():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy2(origin, target)
+
+
+def _write_if_changed(path: Path, text: str) -> None:
+    if path.is_file() and path.read_text(encoding="utf-8") == text:
+        return
+    with atomic(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def run_page(study: Study) -> str:
+    """Write the page that tells what made this run, in MyST Markdown.
+
+    Parameters
+    ----------
+    study
+        The study and run.
+
+    Returns
+    -------
+    str
+        Commit, seed, manifest, wall time and peak memory of each stage, package versions and all settings.
+    """
+    provenance = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((study.run / "provenance").glob("*"))]
+    commits = sorted({record["git_commit"] for record in provenance})
+    versions = {name: text for record in provenance for name, text in record["versions"].items()}
+    given = {record["stage"]: record["parameters"] for record in provenance if record["parameters"]}
+    facts = {
+        "Study": study.settings.title,
+        "Run": study.run_name,
+        "Commit of the project": ", ".join(commits) or "unknown",
+        "Seed": str(study.settings.seed),
+        "SHA-256 of the manifest": _sha256(study.folder / MANIFEST_FILE),
+        "Notebook parameters given": json.dumps(given) if given else "none",
+    }
+    return "\n\n".join(
+        [
+            "# How this run was made",
+            "Everything that is needed to make the same numbers again.",
+            _markdown_table(pd.DataFrame(list(facts.items()), columns=["What", "Value"])),
+            "## Time and memory",
+            "Each row sums the jobs of a stage as they last ran; the peak is that of the largest job. Work that was "
+            "already finished when a job ran is not in it.",
+            _markdown_table(stage_costs(study)),
+            "## Package versions",
+            _markdown_table(pd.DataFrame(sorted(versions.items()), columns=["Package", "Version"])),
+            "## Settings",
+            f"All settings of the run, defaults among them (`{SETTINGS_FILE}` says what differs from the defaults).",
+            "```yaml\n" + yaml.safe_dump(study.settings.model_dump(mode="json"), sort_keys=False) + "```",
+        ]
+    )
+
+
+def stage_costs(study: Study) -> pd.DataFrame:
+    """Sum what the workflow measured of each stage.
+
+    Parameters
+    ----------
+    study
+        The study and run.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a stage: jobs, seconds in all, seconds of the longest job, and peak memory in MB.
+    """
+    rows = []
+    for path in sorted((study.run / "benchmarks").glob("*.tsv")):
+        measured = pd.read_csv(path, sep="\t", na_values="-").iloc[-1]
+        stage = path.stem.rsplit("_", 1)[0] if path.stem[-4:].isdigit() else path.stem
+        rows.append({"Stage": stage, "s": float(measured["s"]), "mb": float(measured["max_rss"])})
+    if not rows:
+        return pd.DataFrame(columns=["Stage", "Jobs", "Seconds", "Longest job, s", "Peak, MB"])
+    stages = pd.DataFrame(rows).groupby("Stage", sort=True)
+    costs = pd.DataFrame(
+        {
+            "Jobs": stages.size(),
+            "Seconds": stages["s"].sum().round(1),
+            "Longest job, s": stages["s"].max().round(1),
+            "Peak, MB": stages["mb"].max().round(0),
+        }
+    )
+    return costs.reset_index()
+
+
+def data_dictionary_page() -> str:
+    """Write the page that explains every column of every table, in MyST Markdown."""
+    schemas: list[tuple[str, pa.DataFrameSchema]] = [
+        ("The manifest, written by you: one row a scan", tables.MANIFEST),
+        ("images: what was read, one row a scan", tables.IMAGES),
+        ("cohort: a scan kept in the study", tables.COHORT),
+        ("lungs: a scan's mask and its quality", tables.LUNGS),
+        ("radiomics: a scan's features", tables.RADIOMICS),
+        ("predictions: model × horizon × scan", tables.PREDICTIONS),
+        ("performance: model × horizon × metric", tables.PERFORMANCE),
+    ]
+    parts = [
+        "# Data dictionary",
+        "Every table that goes from one stage to the next, column by column. A study brings the first, "
+        f"`{MANIFEST_FILE}`, as comma-separated text; the others are Parquet files in `runs/NAME/tables/`.",
+        "The time of a scan is either `scan_date` or `scan_day`, and that of last contact either `last_contact_date` "
+        "or `last_contact_day`. Inside the study only days since a patient's first scan are kept.",
+    ]
+    for title, schema in schemas:
+        parts += [f"## {title}", _markdown_table(tables.data_dictionary(schema))]
+    parts += ["## Settings of study.yaml", _markdown_table(_settings_dictionary())]
+    return "\n\n".join(parts)
+
+
+def _settings_dictionary() -> pd.DataFrame:
+    rows: list[dict[str, str]] = []
+
+    def add(model: type, prefix: str) -> None:
+        for name, field in model.model_fields.items():  # type: ignore[attr-defined]
+            default = field.default
+            if hasattr(default, "model_fields"):
+                add(type(default), f"{prefix}{name}.")
+            else:
+                rows.append({"setting": prefix + name, "default": str(default), "meaning": field.description or ""})
+
+    add(Settings, "")
+    return pd.DataFrame(rows)
+
+
+def _markdown_table(frame: pd.DataFrame) -> str:
+    """Write a table as HTML with its cells escaped; Markdown pipes would break on the text of checks."""
+    if frame.empty:
+        return "None."
+    head = "".join(f"<th>{html.escape(str(name))}</th>" for name in frame.columns)
+    body = "\n".join(
+        "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>"
+        for row in frame.itertuples(index=False)
+    )
+    return f'<table class="table">\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>'
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,53 @@
+"""Small studies on disk for the tests."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import SimpleITK as sitk
+
+from sscct_lib.study import Study, load_study
+
+
+@pytest.fixture
+def manifest_frame() -> pd.DataFrame:
+    """Return a valid manifest of three patients with four scans, as text."""
+    return pd.DataFrame(
+        {
+            "scan_id": ["a1", "a2", "b1", "c1"],
+            "patient_id": ["a", "a", "b", "c"],
+            "scan_date": ["2015-01-01", "2016-01-01", "2014-05-05", "2017-03-01"],
+            "image": [f"scans/{name}.nii.gz" for name in ("a1", "a2", "b1", "c1")],
+            "last_contact_date": ["2018-01-01", "2018-01-01", "2020-05-05", "2017-09-01"],
+            "event_observed": ["1", "1", "0", "0"],
+            "age_years": ["50", "51", "60.5", ""],
+            "sex": ["female", "female", "male", "female"],
+        }
+    )
+
+
+@pytest.fixture
+def study_of(tmp_path: Path):
+    """Return a function that writes a study folder with a manifest and gives the study."""
+
+    def make(manifest: pd.DataFrame, settings: str = "title: test\ncohort: {n_folds: 2}\n") -> Study:
+        (tmp_path / "study.yaml").write_text(settings)
+        manifest.to_csv(tmp_path / "data_manifest.csv", index=False)
+        return load_study(tmp_path)
+
+    return make
+
+
+@pytest.fixture
+def write_image():
+    """Return a function that writes an array [z, y, x] as an int16 NIfTI file."""
+
+    def write(path: Path, array: np.ndarray, spacing_mm: float = 4.0) -> Path:
+        image = sitk.GetImageFromArray(array.astype(np.int16))
+        image.SetSpacing((spacing_mm,) * 3)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sitk.WriteImage(image, str(path))
+        return path
+
+    return write
