@@ -1,11 +1,12 @@
 """Every plot of the book, in one style. Figures draw tables; they compute nothing statistical."""
 
-from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle, pairwise
 from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt  # noqa: F401  notebooks show Figure objects only once pyplot has been loaded
+import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -17,6 +18,7 @@ Colour = tuple[float, float, float]
 INK = "#222222"
 GREY = "#767676"
 PALE = "#f2f4f7"
+PERCENT = "{x:.0%}"
 WIDTH = 7.0  # inches; with 12-point letters still readable when a phone shows the figure 360 pixels wide
 
 STYLE: Any = {
@@ -39,8 +41,8 @@ STYLE: Any = {
 styled = mpl.rc_context(STYLE)
 """Decorator that draws a figure in the style of the book."""
 
-# Colours of the palette in the order in which neighbours differ most, also in grey.
-_PALETTE: list[Colour] = [sns.color_palette("colorblind")[i] for i in (0, 1, 2, 3, 4, 5, 9, 6, 8, 7)]
+# In the order in which neighbours differ most, also in grey.
+PALETTE: list[Colour] = [sns.color_palette("colorblind")[i] for i in (0, 1, 2, 3, 4, 5, 9, 6, 8, 7)]
 _DASHES: list[Any] = ["-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (7, 2, 1.5, 2))]
 
 
@@ -80,7 +82,7 @@ def model_colours(models: Iterable[str]) -> dict[str, Colour]:
         Red, green and blue, 0 to 1, by model. A model named in `MODEL_ORDER` has the same colour in every
         figure.
     """
-    return {model: _PALETTE[i % len(_PALETTE)] for model, i in _slots(models).items()}
+    return {model: PALETTE[i % len(PALETTE)] for model, i in _slots(models).items()}
 
 
 def model_dashes(models: Iterable[str]) -> dict[str, Any]:
@@ -162,3 +164,119 @@ def _box(axis: Axes, step: FlowStep, x: float, y: float) -> None:
 
 def _arrow(axis: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
     axis.annotate("", xy=end, xytext=start, arrowprops={"arrowstyle": "-|>", "color": INK, "lw": 1})
+
+
+@styled
+def followup_curve(curve: pd.DataFrame) -> Figure:
+    """Draw the share of patients still followed, with numbers at risk.
+
+    Parameters
+    ----------
+    curve
+        From `horizons.followup_curve`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    figure, axes = new_figure(4.2)
+    axis: Axes = axes[0, 0]
+    if curve.empty:
+        return _nothing(figure, axis, "No scan with follow-up")
+    n_patients, n_deaths = int(curve["n_patients"].iloc[0]), int(curve["n_deaths"].iloc[0])
+    axis.fill_between(curve["years"], curve["ci_low"], curve["ci_high"], step="post", color=GREY, alpha=0.25, lw=0)
+    axis.step(curve["years"], curve["still_followed"], where="post", color=INK)
+    axis.set(ylim=(0, 1.02), ylabel="Patients still followed")
+    axis.set_title(f"{counted(n_patients, 'patient')}, {counted(n_deaths, 'death')}", loc="left")
+    axis.yaxis.set_major_formatter(PERCENT)
+    _at_risk(axis, {"patients": curve}, {"patients": INK})
+    return figure
+
+
+@styled
+def kaplan_meier_by_group(curves: pd.DataFrame, title: str = "") -> Figure:
+    """Draw survival of groups of scans, with bands and the numbers still at risk below.
+
+    Parameters
+    ----------
+    curves
+        From `curves.survival_by_group`; groups in the order of the legend.
+    title
+        Which model made the groups.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    groups = {str(name): rows for name, rows in curves.groupby("group", sort=False)}
+    figure, axes = new_figure(4.4 + 0.25 * len(groups))
+    axis: Axes = axes[0, 0]
+    colours = dict(zip(groups, sns.color_palette("colorblind", len(groups)), strict=True))
+    for (name, rows), dash in zip(groups.items(), cycle(_DASHES)):
+        first = rows.iloc[0]
+        label = f"{name}: {counted(int(first['n_events']), 'death')} in {counted(int(first['n_scans']), 'scan')}"
+        shown = rows.dropna(subset="survival")
+        axis.step(shown["years"], shown["survival"], where="post", color=colours[name], ls=dash, lw=2, label=label)
+        axis.fill_between(
+            shown["years"], shown["ci_low"], shown["ci_high"], step="post", color=colours[name], alpha=0.15, lw=0
+        )
+    axis.set(ylim=(0, 1.02), ylabel="Alive")
+    axis.set_title(title, loc="left")
+    axis.yaxis.set_major_formatter(PERCENT)
+    axis.legend(loc="lower left")
+    _at_risk(axis, groups, colours)
+    return figure
+
+
+def _at_risk(axis: Axes, groups: dict[str, pd.DataFrame], colours: Mapping[str, Any]) -> None:
+    """Write the numbers followed to each whole year under the axis, one row a group."""
+    last = max(rows["years"].max() for rows in groups.values())
+    step = max(1, int(last // 8))
+    years = range(0, int(last) + 1, step)
+    axis.set(xlim=(0, last), xlabel="Years after the scan", xticks=list(years))
+    transform = axis.get_xaxis_transform()
+    axis.text(0, -0.24, "At risk", transform=transform, ha="left", va="center", fontsize=11, weight="bold")
+    for row, (name, rows) in enumerate(groups.items()):
+        height = -0.24 - 0.07 * (row + 1)
+        axis.text(
+            -0.04, height, name, transform=axis.transAxes, ha="right", va="center", fontsize=11, color=colours[name]
+        )
+        at_risk = rows.set_index("years")["at_risk"]
+        for year in years:
+            number = int(at_risk.get(float(year), 0))
+            axis.text(year, height, f"{number:,}", transform=transform, ha="center", va="center", fontsize=11)
+
+
+def _nothing(figure: Figure, axis: Axes, words: str) -> Figure:
+    axis.axis("off")
+    axis.text(0.5, 0.5, words, transform=axis.transAxes, ha="center", va="center")
+    return figure
+
+
+def estimate_text(estimate: float, low: float, high: float) -> str:
+    """Write an estimate with its interval, for example `0.77 (0.70 to 0.83)`.
+
+    Parameters
+    ----------
+    estimate, low, high
+        The estimate and its interval; NaN when there is none.
+
+    Returns
+    -------
+    str
+        Two decimals; `not estimable` without an estimate.
+    """
+    if pd.isna(estimate):
+        return "not estimable"
+    return f"{estimate:.2f} (no interval)" if pd.isna(low) else f"{estimate:.2f} ({low:.2f} to {high:.2f})"
+
+
+def years_text(horizon: float) -> str:
+    """Write a horizon, for example `1 year` and `3 years`."""
+    return "1 year" if horizon == 1 else f"{horizon:g} years"
+
+
+def counts_text(row: pd.Series) -> str:
+    """Write the denominators of a row of the performance table."""
+    scans, patients = counted(int(row["n_scans"]), "scan"), counted(int(row["n_patients"]), "patient")
+    return f"{scans} of {patients}, {int(row['n_events'])} followed by death"

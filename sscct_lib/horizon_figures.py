@@ -1,0 +1,180 @@
+"""The plots of notebook 05: discrimination, calibration, and risk by what happened."""
+
+from textwrap import fill
+from typing import Any
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from sscct_lib.figures import (
+    GREY,
+    INK,
+    PALETTE,
+    PERCENT,
+    counts_text,
+    estimate_text,
+    model_colours,
+    model_dashes,
+    new_figure,
+    styled,
+    years_text,
+)
+
+
+@styled
+def roc_curves(curves: pd.DataFrame, performance: pd.DataFrame) -> Figure:
+    """Draw ROC curves of all models, a panel a horizon, with each AUC and its interval.
+
+    Parameters
+    ----------
+    curves
+        From `curves.roc_curve`, with columns `model` and `horizon_years`; a row whose `ci_low` is NaN has no band.
+    performance
+        Schema `PERFORMANCE`; its `auc` rows give the order of the legend, best first.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    auc = performance[performance["metric"] == "auc"]
+    horizons = sorted(auc["horizon_years"].unique())
+    colours, dashes = model_colours(auc["model"]), model_dashes(auc["model"])
+    panel = max(3.1, 0.5 + 0.22 * auc["model"].nunique())
+    figure, axes = new_figure(panel * len(horizons), len(horizons))
+    for axis, horizon in zip(axes[:, 0], horizons, strict=True):
+        rows = auc[auc["horizon_years"] == horizon].sort_values("estimate", ascending=False)
+        axis.plot([0, 1], [0, 1], color=GREY, lw=1, ls=":")
+        for row in rows.itertuples():
+            shown = curves[(curves["model"] == row.model) & (curves["horizon_years"] == horizon)]
+            style = {"color": colours[row.model], "ls": dashes[row.model], "lw": 1.8}
+            axis.plot(shown["false_positive"], shown["sensitivity"], **style, label=_auc_label(row))
+            axis.fill_between(
+                shown["false_positive"], shown["ci_low"], shown["ci_high"], color=style["color"], alpha=0.15, lw=0
+            )
+        axis.set(xlim=(0, 1), ylim=(0, 1.01), aspect="equal", ylabel="Sensitivity")
+        axis.set_title(f"{years_text(horizon)}: {counts_text(rows.iloc[0])}", loc="left")
+        axis.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), title="AUC (95 % interval)", alignment="left")
+    axes[-1, 0].set_xlabel("1 - specificity")
+    return figure
+
+
+def _auc_label(row: Any) -> str:
+    if pd.isna(row.estimate):
+        return f"{row.model}: not estimable"
+    return f"{row.model}: {estimate_text(row.estimate, row.ci_low, row.ci_high)}"
+
+
+@styled
+def calibration_plot(groups: pd.DataFrame, title: str = "") -> Figure:
+    """Draw observed against predicted risk in groups of rising risk, a panel a horizon.
+
+    Parameters
+    ----------
+    groups
+        From `curves.calibration_groups`, with column `horizon_years`.
+    title
+        The model.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    horizons = sorted(groups["horizon_years"].unique())
+    figure, axes = new_figure(3.4, 1, len(horizons))
+    for axis, horizon in zip(axes[0], horizons, strict=True):
+        rows = groups[groups["horizon_years"] == horizon]
+        known = rows.dropna(subset="observed")
+        top = min(1.0, 1.08 * max(rows["predicted"].max(), known["ci_high"].max(), 0.05))
+        axis.plot([0, 1], [0, 1], color=GREY, lw=1, ls=":")
+        error = [known["observed"] - known["ci_low"], known["ci_high"] - known["observed"]]
+        axis.errorbar(known["predicted"], known["observed"], yerr=error, fmt="o", color=INK, capsize=3, ms=5, lw=1.2)
+        axis.set(xlim=(0, top), ylim=(-0.02 * top, top), xlabel="Predicted", aspect="equal")
+        axis.xaxis.set_major_formatter(PERCENT)
+        axis.yaxis.set_major_formatter(PERCENT)
+        axis.locator_params(nbins=4)
+        axis.set_title(
+            f"{years_text(horizon)}\n{int(rows['n_events'].sum())} followed by death", loc="left", fontsize=11
+        )
+    axes[0, 0].set_ylabel("Observed")
+    figure.suptitle(title, x=0.02, ha="left", fontsize=13)
+    return figure
+
+
+@styled
+def performance_forest(performance: pd.DataFrame, published: pd.DataFrame) -> Figure:
+    """Draw the AUC of every model at every horizon, with what another cohort's study published beside it.
+
+    Parameters
+    ----------
+    performance
+        Schema `PERFORMANCE`; its `auc` rows are drawn.
+    published
+        `horizons.PUBLISHED`: `model`, `horizon_years`, `auc_low`, `auc_high`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    auc = performance[performance["metric"] == "auc"]
+    horizons = sorted(auc["horizon_years"].unique())
+    models = list(dict.fromkeys(auc["model"]))
+    others = list(dict.fromkeys(published["model"]))
+    colours = model_colours(models)
+    n_rows = len(models) + len(others)
+    figure, axes = new_figure(1.5 + 0.34 * n_rows, 1, len(horizons), sharex=True, sharey=True)
+    for axis, horizon in zip(axes[0], horizons, strict=True):
+        at = auc[auc["horizon_years"] == horizon].set_index("model")
+        for y, model in enumerate(models):
+            row = at.loc[model]
+            axis.plot([row["ci_low"], row["ci_high"]], [y, y], color=colours[model], lw=2)
+            axis.plot(row["estimate"], y, "o", color=colours[model], ms=6)
+            if pd.isna(row["estimate"]):
+                axis.text(0.5, y, " not estimable", va="center", fontsize=10, color=GREY)
+        for y, row in enumerate(_at_horizon(published, others, horizon), start=len(models)):
+            axis.plot([row["auc_low"], row["auc_high"]], [y, y], "-o", color=INK, mfc="white", lw=1, ms=6)
+        axis.axvline(0.5, color=GREY, lw=1, ls=":")
+        axis.axhline(len(models) - 0.5, color=GREY, lw=0.6)
+        first = at.iloc[0]
+        axis.set_title(f"{years_text(horizon)}\n{int(first['n_events'])} of {int(first['n_scans'])} scans", fontsize=11)
+        axis.set_xlabel("AUC")
+    names = [*models, *(f"another cohort: {fill(name, 26)}" for name in others)]
+    axes[0, 0].set(yticks=range(n_rows), yticklabels=names, ylim=(n_rows - 0.5, -0.5))
+    return figure
+
+
+def _at_horizon(published: pd.DataFrame, names: list[str], horizon: float) -> list[pd.Series]:
+    at = published[published["horizon_years"] == horizon].set_index("model")
+    return [row for _, row in at.reindex(names).iterrows()]
+
+
+@styled
+def risk_distribution(risks: pd.DataFrame) -> Figure:
+    """Draw predicted risks by what happened, a panel a horizon.
+
+    Parameters
+    ----------
+    risks
+        One row a scan and horizon: `horizon_years`, `risk`, `state` (`died`, `alive` or `unknown`).
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    horizons = sorted(risks["horizon_years"].unique())
+    states = ["died", "alive", "unknown"]
+    colours = dict(zip(states, [PALETTE[3], PALETTE[0], "#b5b5b5"], strict=True))
+    figure, axes = new_figure(1.2 + 1.5 * len(horizons), len(horizons), sharex=True)
+    for axis, horizon in zip(axes[:, 0], horizons, strict=True):
+        rows = risks[risks["horizon_years"] == horizon]
+        sns.stripplot(
+            rows, x="risk", y="state", order=states, hue="state", hue_order=states, palette=colours,
+            jitter=0.3, size=4, alpha=0.7, legend=False, ax=axis,
+        )  # fmt: skip
+        numbers = rows["state"].value_counts()
+        axis.set_yticks(range(3), [f"{state} ({numbers.get(state, 0)})" for state in states])
+        axis.set(xlim=(-0.01, 1.01), ylabel="", xlabel="")
+        axis.set_title(f"State at {years_text(horizon)}", loc="left")
+    axes[-1, 0].set_xlabel("Predicted risk of death")
+    axes[-1, 0].xaxis.set_major_formatter(PERCENT)
+    return figure
