@@ -1,0 +1,69 @@
+"""Features named as a reader would name them."""
+
+import re
+
+CLINICAL_WORDS = {
+    "age_years": "age",
+    "fvc_percent": "forced vital capacity",
+    "dlco_percent": "diffusing capacity",
+    "sex": "sex",
+    "ssc_subtype": "skin subtype",
+}
+CLASS_WORDS = {
+    "firstorder": "density histogram",
+    "shape": "shape",
+    "glcm": "texture of neighbours",
+    "glrlm": "texture of runs",
+    "glszm": "texture of zones",
+    "gldm": "texture of dependence",
+    "ngtdm": "texture of contrast",
+}
+MEASURE_WORDS = {
+    "volume_l": "lung volume",
+    "mean_hu": "mean density",
+    "sd_hu": "spread of density",
+    "skewness": "skewness of density",
+    "kurtosis": "kurtosis of density",
+    "high_attenuation_share": "share of dense lung",
+    "low_attenuation_share": "share of emphysema-like lung",
+}
+REGION_WORDS = {
+    "lower_minus_upper": ", lower minus upper zones",
+    "peel_minus_core": ", peel minus core",
+    "upper": " in the upper zones",
+    "middle": " in the middle zones",
+    "lower": " in the lower zones",
+    "peel": " in the peel",
+    "core": " in the core",
+}
+
+
+def in_words(feature: str) -> str:
+    """Name a feature as a reader would.
+
+    Parameters
+    ----------
+    feature
+        A column of a feature table, or a column that a pipeline made of one.
+
+    Returns
+    -------
+    str
+        For example `share of dense lung in the lower zones`; PyRadiomics' features keep their own words.
+    """
+    if feature.startswith("missingindicator_"):
+        return f"{in_words(feature.removeprefix('missingindicator_'))}: not measured"
+    if feature in CLINICAL_WORDS:
+        return CLINICAL_WORDS[feature]
+    for name in ("sex", "ssc_subtype"):
+        if feature.startswith(f"{name}_"):
+            return f"{CLINICAL_WORDS[name]}: {feature.removeprefix(f'{name}_')}"
+    if feature.startswith("original_"):
+        _, kind, name = feature.split("_", 2)
+        return f"{re.sub(r'(?<=[a-z])(?=[A-Z])', ' ', name).lower()} ({CLASS_WORDS[kind]})"
+    measure = feature.removeprefix("qct_")
+    for suffix, words in REGION_WORDS.items():
+        if measure.endswith(f"_{suffix}"):
+            return f"{MEASURE_WORDS[measure.removesuffix(f'_{suffix}')]}{words}"
+    percentile = re.fullmatch(r"p(\d+)_hu", measure)
+    return f"density, {int(percentile[1])}th percentile" if percentile else MEASURE_WORDS[measure]
