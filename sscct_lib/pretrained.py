@@ -1,0 +1,142 @@
+"""Pretrained weights: verified by SHA-256, matched tensor by tensor, refused when they fill too little."""
+
+import hashlib
+import pickle
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from sscct_lib.study import StudyError
+
+LEAST_SHARE = 0.9
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where the weights of an encoder come from.
+
+    Attributes
+    ----------
+    file, sha256
+        Name and SHA-256 of the file.
+    n_matched, n_expected
+        Tensors of the encoder that the file filled, and that the encoder has.
+    n_unexpected
+        Tensors of the file that the encoder has no place for.
+    """
+
+    file: str
+    sha256: str
+    n_matched: int
+    n_expected: int
+    n_unexpected: int
+
+    @property
+    def words(self) -> str:
+        """The provenance in words, for tables."""
+        return f"{self.file}, {self.n_matched} of {self.n_expected} tensors, SHA-256 {self.sha256[:12]}…"
+
+    def plain(self) -> dict[str, Any]:
+        """As values that JSON can write."""
+        return asdict(self)
+
+
+def load_weights(encoder: nn.Module, path: Path, sha256: str | None) -> Weights:
+    """Fill an encoder with pretrained weights.
+
+    Understood are files whose tensors lie bare, under `state_dict` or under `model`; names with `module.`,
+    `encoder.`, `backbone.` or `swinViT.` before them; `mlp.fc1`/`mlp.fc2`; torchvision's names of dense layers;
+    and 2D kernels, which are inflated: repeated along depth and divided by it, colours summed.
+
+    Parameters
+    ----------
+    encoder
+        From one of the constructors; changed in place.
+    path
+        A `.safetensors` file, or one that `torch.load(weights_only=True)` reads.
+    sha256
+        SHA-256 that the file must have.
+
+    Returns
+    -------
+    Weights
+        What was loaded.
+
+    Raises
+    ------
+    StudyError
+        If the file is missing or unreadable, has another SHA-256 or none is given, or fills less than 90 % of
+        the encoder's tensors.
+
+    References
+    ----------
+    Carreira J, Zisserman A. Quo vadis, action recognition? CVPR 2017 (inflation of 2D kernels).
+    """
+    digest = _verified(path, sha256)
+    source = {_our_name(name): tensor for name, tensor in _read_tensors(path).items()}
+    target = {name: tensor for name, tensor in encoder.state_dict().items() if tensor.is_floating_point()}
+    fitted = {name: _inflate(source[name], tensor.shape) for name, tensor in target.items() if name in source}
+    matched = {name: tensor for name, tensor in fitted.items() if tensor.shape == target[name].shape}
+    n_floating = sum(tensor.is_floating_point() for tensor in source.values())
+    weights = Weights(path.name, digest, len(matched), len(target), n_floating - len(matched))
+    if len(matched) < LEAST_SHARE * len(target):
+        missing = [name for name in target if name not in matched][:3]
+        raise StudyError(
+            f"{path.name} fills {len(matched)} of the {len(target)} tensors of the encoder; at least "
+            f"{LEAST_SHARE:.0%} are needed to call it pretrained. Missing, for example: {', '.join(missing)}. "
+            f"The file holds, for example: {', '.join(list(source)[:3])}."
+        )
+    encoder.load_state_dict(matched, strict=False)
+    return weights
+
+
+def _verified(path: Path, sha256: str | None) -> str:
+    if not path.is_file():
+        raise StudyError(f"{path} is missing: put the weight file there, or remove `weights` to train from scratch.")
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if sha256 is None:
+        raise StudyError(f"weights_sha256 is missing for {path.name}: compare with its source, then set {digest}.")
+    if digest != sha256.lower():
+        raise StudyError(f"{path.name} has SHA-256 {digest}; expected {sha256.lower()}. Fetch the file again.")
+    return digest
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            content: Any = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise StudyError(f"{path.name} is not a file of weights only: {error}") from error
+    for wrapper in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+    tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, dict) else {}
+    if not tensors:
+        raise StudyError(f"{path.name} holds no named tensors, at the top nor under `state_dict` or `model`.")
+    return tensors
+
+
+def _our_name(name: str) -> str:
+    """Translate a published tensor name to MONAI's."""
+    name = re.sub(r"^((module|encoder|backbone|swinViT)\.)+", "", name)
+    name = name.replace(".mlp.fc1.", ".mlp.linear1.").replace(".mlp.fc2.", ".mlp.linear2.")
+    name = re.sub(r"(denselayer\d+)\.(norm|conv)\.?([12])\.", r"\1.layers.\2\3.", name)
+    return re.sub(r"^(patch_embed|layers[1-4])\.", r"vit.\1.", name)
+
+
+def _inflate(tensor: Tensor, shape: torch.Size) -> Tensor:
+    """Make a 3D kernel (O, I, D, H, W) of a 2D one (O, I, H, W); leave any other tensor as it is."""
+    if tensor.dim() == 4 and len(shape) == 5:
+        if shape[1] == 1:
+            tensor = tensor.sum(dim=1, keepdim=True)
+        tensor = tensor.unsqueeze(2).repeat(1, 1, shape[2], 1, 1) / shape[2]
+    return tensor

@@ -1,0 +1,179 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lifelines import KaplanMeierFitter
+from monai.networks.nets.resnet import resnet18
+from monai.networks.nets.swin_unetr import SwinUNETR
+from torch.nn import functional
+
+from sscct_lib import networks
+from sscct_lib.study import NetworkSettings, StudyError
+
+HORIZONS = (1.0, 3.0, 5.0)
+TINY = {
+    "resnet18": NetworkSettings(size=16),
+    "densenet121": NetworkSettings(size=32),
+    "swin": NetworkSettings(size=32, feature_size=12, window_size=4),
+}
+
+
+def targets(followup, event):
+    followup, event = np.asarray(followup, dtype=float), np.asarray(event, dtype=bool)
+    return [torch.from_numpy(part) for part in networks.hazard_targets(followup, event, HORIZONS)]
+
+
+@pytest.mark.parametrize("name", list(TINY))
+def test_every_parameter_gets_a_gradient(name):
+    torch.manual_seed(0)
+    network = networks.build(name, TINY[name], 3)
+    side = TINY[name].size
+    network(torch.rand(2, 1, side, side, side)).square().sum().backward()
+    without = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert without == []
+
+
+@pytest.mark.parametrize(("name", "millions"), [("resnet18", 33.0), ("densenet121", 11.2)])
+def test_encoders_have_the_published_number_of_parameters(name, millions):
+    network = networks.build(name, TINY[name], 3)
+    assert sum(p.numel() for p in network.encoder.parameters()) / 1e6 == pytest.approx(millions, abs=0.1)
+
+
+def test_resnet_agrees_with_monai_and_lets_gradient_through_the_shortcut():
+    torch.manual_seed(0)
+    reference = resnet18(
+        spatial_dims=3, n_input_channels=1, conv1_t_stride=2, shortcut_type="A", feed_forward=False
+    ).eval()
+    encoder, _ = networks.build_resnet18()
+    encoder.load_state_dict(reference.state_dict())
+    encoder.eval()
+    volume = torch.rand(1, 1, 33, 32, 30)
+    torch.testing.assert_close(encoder(volume), reference(volume))
+
+    shortcut = networks.ZeroPadShortcut(4, 2)
+    x = torch.rand(1, 2, 5, 4, 3, requires_grad=True)
+    y = shortcut(x)
+    assert y.shape == (1, 4, 3, 2, 2)
+    torch.testing.assert_close(y[:, :2], functional.avg_pool3d(x, 1, 2))
+    assert not y[:, 2:].any()
+    y.sum().backward()
+    assert x.grad.sum() == 2 * 3 * 2 * 2
+
+
+def test_swin_is_the_encoder_of_swinunetr():
+    torch.manual_seed(0)
+    reference = SwinUNETR(in_channels=1, out_channels=2, feature_size=12).eval()
+    encoder, n_features = networks.build_swin(feature_size=12)
+    encoder.vit.load_state_dict(reference.swinViT.state_dict())
+    encoder.eval()
+    volume = torch.rand(1, 1, 32, 32, 32)
+    expected = reference.swinViT(volume, True)[4].mean(dim=(2, 3, 4))
+    assert expected.shape == (1, n_features)
+    torch.testing.assert_close(encoder(volume), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "message"),
+    [
+        ("swin", {"size": 48}, r"deep.swin.size is 48.*divide by 32.*for example 64"),
+        ("swin", {"size": 32, "feature_size": 10}, "feature_size is 10; expected a multiple of 12"),
+        ("densenet121", {"size": 16}, "at least 32 voxels"),
+        ("resnet50", {}, "Unknown network 'resnet50'; expected one of resnet18, densenet121, swin"),
+    ],
+)
+def test_impossible_settings_are_named(name, changed, message):
+    with pytest.raises(StudyError, match=message):
+        networks.build(name, NetworkSettings(**changed), 3)
+
+
+@pytest.mark.parametrize("size", [17, 21, 40])
+def test_odd_sizes_that_a_network_allows_work(size):
+    network = networks.build("resnet18", NetworkSettings(size=size), 2).eval()
+    assert network(torch.rand(1, 1, size, size, size)).shape == (1, 2)
+
+
+def test_names_say_when_there_are_no_weights():
+    assert networks.display_name("swin", NetworkSettings()) == "Swin Transformer (from scratch)"
+    assert networks.display_name("swin", NetworkSettings(weights="a.pt")) == "Swin Transformer"
+
+
+def test_targets_by_hand():
+    died, survived = targets([0.5, 1.0, 1.0, 2.0, 4.0, 6.0, 6.0], [1, 1, 0, 0, 1, 1, 0])
+    assert died.tolist() == [[1, 0, 0], [1, 0, 0], [0, 0, 0], [0, 0, 0], [0, 0, 1], [0, 0, 0], [0, 0, 0]]
+    assert survived.tolist() == [[0, 0, 0], [0, 0, 0], [1, 0, 0], [1, 0.5, 0], [1, 1, 0], [1, 1, 1], [1, 1, 1]]
+
+
+def test_loss_by_hand():
+    hazards = torch.tensor([[0.1, 0.2, 0.3]])
+    logits = torch.logit(hazards).expand(3, 3)
+    losses = networks.hazard_losses(logits, *targets([2.0, 2.0, 4.5], [1, 0, 0]))
+    expected = -torch.log(torch.tensor([0.9 * 0.2, 0.9 * 0.8**0.5, 0.9 * 0.8 * 0.7**0.75]))
+    torch.testing.assert_close(losses, expected)
+
+
+def fitted_risks(followup, event):
+    """Maximise the likelihood with the same hazards for every scan."""
+    died, survived = targets(followup, event)
+    logits = torch.zeros(1, 3, requires_grad=True)
+    optimiser = torch.optim.LBFGS([logits], max_iter=200, tolerance_grad=1e-9, line_search_fn="strong_wolfe")
+
+    def closure():
+        optimiser.zero_grad()
+        loss = networks.hazard_losses(logits.expand(len(died), 3), died, survived).mean()
+        loss.backward()
+        return loss
+
+    optimiser.step(closure)
+    return networks.risks(logits.detach())[0].numpy()
+
+
+def test_without_censoring_inside_intervals_the_likelihood_gives_kaplan_meier():
+    rng = np.random.default_rng(1)
+    time = rng.exponential(6, 400)
+    censored_at = rng.choice([1.0, 3.0, 5.0, 7.0], 400)
+    event = time <= censored_at
+    followup = np.minimum(time, censored_at)
+    km = KaplanMeierFitter().fit(followup, event)
+    expected = 1 - km.survival_function_at_times(HORIZONS).to_numpy()
+    np.testing.assert_allclose(fitted_risks(followup, event), expected, atol=1e-4)
+
+
+def test_with_censoring_the_likelihood_gives_the_actuarial_estimate_near_the_truth():
+    rng = np.random.default_rng(2)
+    time, censored_at = rng.exponential(6, 20_000), rng.uniform(0, 8, 20_000)
+    event, followup = time <= censored_at, np.minimum(time, censored_at)
+    died, survived = networks.hazard_targets(followup, event, HORIZONS)
+    hazard = died.sum(0) / (died.sum(0) + survived.sum(0))
+    fitted = fitted_risks(followup, event)
+    np.testing.assert_allclose(fitted, 1 - np.cumprod(1 - hazard), atol=1e-4)
+    np.testing.assert_allclose(fitted, 1 - np.exp(-np.array(HORIZONS) / 6), atol=0.02)
+
+
+def test_base_hazards_are_the_actuarial_ones_and_never_zero():
+    died, survived = networks.hazard_targets(np.array([0.5, 6.0, 6.0]), np.array([True, False, False]), HORIZONS)
+    np.testing.assert_allclose(networks.base_hazards(died, survived), [1.5 / 4, 0.5 / 3, 0.5 / 3])
+    network = networks.HazardNetwork(torch.nn.Flatten(), 8, 3)
+    network.start_at(networks.base_hazards(died, survived))
+    logits = network(torch.zeros(1, 1, 2, 2, 2))
+    np.testing.assert_allclose(networks.risks(logits)[0, 0].item(), 1.5 / 4, rtol=1e-6)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.floats(-60, 60), min_size=3, max_size=3))
+def test_risks_are_probabilities_in_order(logits):
+    risks = networks.risks(torch.tensor([logits]))[0]
+    assert (risks >= 0).all()
+    assert (risks <= 1).all()
+    assert (risks.diff() >= 0).all()
+
+
+def test_risks_of_known_hazards():
+    logits = torch.logit(torch.tensor([[0.1, 0.2, 0.5]], dtype=torch.float64))
+    np.testing.assert_allclose(networks.risks(logits)[0], [0.1, 0.28, 0.64])
+
+
+def test_followup_after_the_censoring_time_changes_the_loss():
+    logits = torch.zeros(2, 3)
+    earlier, later = networks.hazard_losses(logits, *targets([1.5, 2.5], [0, 0])).tolist()
+    assert later - earlier == pytest.approx(0.5 * np.log(2))
