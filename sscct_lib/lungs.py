@@ -1,0 +1,183 @@
+"""Lung masks: found in the CT, or taken from the manifest; labelled right and left, and judged.
+
+Labels are 1 in the right lung and 2 in the left one, whole lungs with their vessels and disease, without
+trachea, main bronchi and mediastinum.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from sscct_lib.airspace import find_lungs
+from sscct_lib.images import read_scan, read_volume, resample, resample_mask, write_image
+from sscct_lib.lung_qa import judge, measure
+from sscct_lib.scans import Record, ScanError, process
+from sscct_lib.study import Study
+from sscct_lib.tables import LUNGS
+
+RIGHT, LEFT = 1, 2
+WORK_SPACING_MM = 2.0
+"""Anatomy is found on voxels of at least this side; a finer scan then gets its mask refined at the surface."""
+
+SAME_GRID_MM = 0.1
+
+
+def segment_scans(study: Study, rows: pd.DataFrame, n_jobs: int = 1) -> pd.DataFrame:
+    """Find and judge the lungs of prepared scans.
+
+    Parameters
+    ----------
+    study
+        The study and run; the section `lungs` matters. Writes `study.mask(scan_id)`, uint8, on the grid of the
+        prepared scan: 0 outside, 1 right lung, 2 left lung.
+    rows
+        `scan_id`, `patient_id` and, for the method `provided`, `lung_mask`: path relative to the study folder.
+        Their scans went through `images.prepare_scans`.
+    n_jobs
+        Processes that share the scans.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Schema `LUNGS`, one row a scan: measures, `verdict` (pass, review or fail) and `findings` in words. A scan
+        without a prepared image or with an unusable mask has status "failed" and its reason.
+    """
+    provided = study.settings.lungs.method == "provided"
+    names = ["scan_id", "patient_id", *(["lung_mask", "image"] if provided else [])]
+    done = process(
+        study,
+        "lungs",
+        _segment,
+        rows.reindex(columns=names),
+        study.settings.lungs,
+        lambda row: [study.image(row["scan_id"]), *_mask_files(study, row)],
+        n_jobs,
+    )
+    return LUNGS.validate(done.reindex(columns=list(LUNGS.columns)))
+
+
+def _mask_files(study: Study, row: Mapping[str, Any]) -> list[Any]:
+    return [study.folder / row["lung_mask"]] if isinstance(row.get("lung_mask"), str) else []
+
+
+def _segment(study: Study, row: Mapping[str, Any]) -> Record:
+    scan_id = row["scan_id"]
+    if not study.image(scan_id).is_file():
+        raise ScanError("no prepared image: the scan was set aside when it was read, or `images` has not run.")
+    image = read_volume(study.image(scan_id))
+    settings = study.settings.lungs
+    mask = _provided(study, row, image) if settings.method == "provided" else threshold_mask(image)
+    write_image(mask, study.mask(scan_id))
+    measures = measure(image, mask)
+    verdict, findings = judge(measures, settings)
+    return {**measures, "verdict": verdict, "findings": findings}
+
+
+def threshold_mask(image: sitk.Image) -> sitk.Image:
+    """Find the lungs of a scan from its densities alone.
+
+    Parameters
+    ----------
+    image
+        Prepared scan: LPS, isotropic, int16 HU.
+
+    Returns
+    -------
+    SimpleITK.Image
+        uint8 on the grid of `image`: 0 outside, 1 right lung, 2 left lung.
+
+    Raises
+    ------
+    ScanError
+        If there is no body, or no lung in it.
+    """
+    spacing_mm = image.GetSpacing()[0]
+    work = image if spacing_mm >= WORK_SPACING_MM * 0.75 else resample(image, WORK_SPACING_MM)
+    labels = find_lungs(sitk.GetArrayFromImage(work).astype(np.float32), work.GetSpacing()[0])
+    mask = sitk.GetImageFromArray(labels)
+    mask.CopyInformation(work)
+    return mask if work is image else _refine(mask, image)
+
+
+def _refine(mask: sitk.Image, image: sitk.Image) -> sitk.Image:
+    """Carry a mask to a finer grid with smooth surfaces: each label's share of a voxel, interpolated."""
+    right, left = (
+        sitk.GetArrayFromImage(
+            sitk.Resample(mask == label, image, sitk.Transform(), sitk.sitkLinear, 0, sitk.sitkFloat32)
+        )
+        for label in (RIGHT, LEFT)
+    )
+    labels = np.where(right + left >= 0.5, np.where(left > right, LEFT, RIGHT), 0).astype(np.uint8)
+    fine = sitk.GetImageFromArray(labels)
+    fine.CopyInformation(image)
+    return fine
+
+
+def _provided(study: Study, row: Mapping[str, Any], image: sitk.Image) -> sitk.Image:
+    """Read the manifest's mask, compare its grid with the scan's, and bring it to the study's grid."""
+    if not isinstance(row["lung_mask"], str):
+        raise ScanError("lungs.method is `provided`, and the manifest's lung_mask is empty for this scan.")
+    path = study.folder / row["lung_mask"]
+    mask = read_volume(path)
+    scan = read_scan(study.folder / row["image"])
+    mask = sitk.DICOMOrient(mask, "LPS")
+    if mask.GetSize() != scan.GetSize():
+        raise ScanError(
+            f"{path.name} has {_sides(mask)} voxels, its scan has {_sides(scan)} (x, y, z in LPS order): the mask "
+            "must lie on the grid of the scan."
+        )
+    if not np.allclose(mask.GetOrigin(), scan.GetOrigin(), atol=SAME_GRID_MM) or not np.allclose(
+        mask.GetSpacing(), scan.GetSpacing(), rtol=1e-3
+    ):
+        raise ScanError(f"{path.name} lies elsewhere in space than its scan: origin or voxel sides differ.")
+    values = np.unique(sitk.GetArrayViewFromImage(mask))
+    if not np.isin(values, (0, RIGHT, LEFT)).all():
+        shown = ", ".join(f"{value:g}" for value in values[:10])
+        raise ScanError(f"{path.name} has values {shown}; expected 0 outside, 1 right lung, 2 left lung.")
+    return resample_mask(mask, image)
+
+
+def _sides(image: sitk.Image) -> str:
+    return " x ".join(str(side) for side in image.GetSize())
+
+
+def load_lungs(study: Study, scan_id: str) -> tuple[sitk.Image, sitk.Image]:
+    """Load a prepared scan with its lung mask.
+
+    Parameters
+    ----------
+    study
+        The study and run.
+    scan_id
+        The scan.
+
+    Returns
+    -------
+    image : SimpleITK.Image
+        LPS, isotropic, int16 HU.
+    mask : SimpleITK.Image
+        uint8 on the same grid: 0 outside, 1 right lung, 2 left lung.
+
+    Raises
+    ------
+    ScanError
+        If either file is missing or damaged, the two differ in size, or the mask is empty.
+    """
+    image, mask = read_volume(study.image(scan_id)), read_volume(study.mask(scan_id))
+    if image.GetSize() != mask.GetSize():
+        raise ScanError(
+            f"the mask has {_sides(mask)} voxels, the scan {_sides(image)}. Run `02_segmentation_qa` again."
+        )
+    if not sitk.GetArrayViewFromImage(mask).any():
+        raise ScanError("the lung mask is empty.")
+    return image, mask
+
+
+def lung_values(image: sitk.Image, mask: sitk.Image) -> NDArray[np.int16]:
+    """Give the densities inside the lungs, HU, shape (n_voxels,)."""
+    inside = sitk.GetArrayViewFromImage(mask) > 0
+    return np.asarray(sitk.GetArrayViewFromImage(image)[inside])
