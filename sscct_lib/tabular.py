@@ -29,6 +29,9 @@ MODELS = {
 }
 """The feature groups that each model sees."""
 
+FOLDER = "tabular"  # within the folder of models
+TRUSTED_TYPES = ["numpy.dtype"]  # beside scikit-learn's and numpy's own, which skops trusts
+
 
 @dataclass(frozen=True)
 class CrossValidation:
@@ -212,7 +215,7 @@ def save_models(table: pd.DataFrame, study: Study, n_jobs: int = 1) -> pd.DataFr
     table
         From `join`.
     study
-        The study; `study.models` receives `<model>.skops` and the model card `<model>.json`.
+        The study; `study.models` receives `tabular/<model>.skops` and the model card `tabular/<model>.json`.
     n_jobs
         Processes that share the fits; -1 for all cores.
 
@@ -231,7 +234,7 @@ def save_models(table: pd.DataFrame, study: Study, n_jobs: int = 1) -> pd.DataFr
         made = {f"{horizon:g}": result.pipeline for horizon, result in fits.items() if isinstance(result, Fit)}
         described = [{"model": model, "horizon_years": horizon, **_describe(fits[horizon])} for horizon in fits]
         rows += described
-        path = study.models / f"{_slug(model)}.skops"
+        path = study.models / FOLDER / f"{_slug(model)}.skops"
         with atomic(path) as partial:
             skops.io.dump(made, partial)
         card = {
@@ -268,7 +271,7 @@ def predict_risks(models: Path, features: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     models
-        A folder that `save_models` filled.
+        The folder of trained models of a run, `study.models`.
     features
         Schema `RADIOMICS`, with clinical columns of schema `COHORT` where they are known.
 
@@ -283,11 +286,11 @@ def predict_risks(models: Path, features: pd.DataFrame) -> pd.DataFrame:
     StudyError
         If there is no model, a file is damaged, or the features were made with other settings.
     """
-    cards = sorted(models.glob("[!.]*.json"))
+    cards = sorted((models / FOLDER).glob("[!.]*.json"))
     usable = features[features["status"] == "ok"] if "status" in features else features
-    results = [frame for card in cards for frame in _predict_with(card, usable)]
     if not cards:
         raise StudyError(f"{models} holds no trained model. Run `03_radiomics` first; it trains and saves them.")
+    results = [frame for card in cards for frame in _predict_with(card, usable)]
     return never_falling(_stack(results, ["model", "horizon_years", "scan_id", "risk", "n_missing"]))
 
 
@@ -341,7 +344,7 @@ def load_model(card_path: Path) -> tuple[dict[str, Any], dict[str, Pipeline]]:
         raise StudyError(f"{card_path.stem}: the model or its card cannot be read ({error}). {again}") from error
     if sha256(content).hexdigest() != card["sha256"]:
         raise StudyError(f"{path} is not the file that {card_path.name} describes. {again}")
-    unknown = skops.io.get_untrusted_types(data=content)
+    unknown = sorted(set(skops.io.get_untrusted_types(data=content)) - set(TRUSTED_TYPES))
     if unknown:
         raise StudyError(f"{path} holds types that are not trusted: {', '.join(unknown)}. {again}")
-    return card, skops.io.loads(content, trusted=[])
+    return card, skops.io.loads(content, trusted=TRUSTED_TYPES)
