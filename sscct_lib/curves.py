@@ -12,8 +12,12 @@ from sscct_lib.bootstrap import (
     curve_interval,
     horizon_outcome,
     kaplan_meier,
+    patient_weights,
 )
+from sscct_lib.comparison import best
+from sscct_lib.horizons import aligned_risk, cohort_outcome, not_estimable
 from sscct_lib.metrics import observed_risk
+from sscct_lib.study import Settings
 
 TERTILES = ("low risk", "middle risk", "high risk")
 
@@ -53,6 +57,61 @@ def roc_curve(risk: Floats, outcome: Outcome, n_points: int = 101) -> pd.DataFra
             samples[sample] = np.interp(grid, x, np.append(0.0, above / above[-1]))
     low, high = curve_interval(samples)
     return pd.DataFrame({"false_positive": grid, "sensitivity": samples[0], "ci_low": low, "ci_high": high})
+
+
+def roc_curves(
+    predictions: pd.DataFrame, cohort: pd.DataFrame, performance: pd.DataFrame, settings: Settings
+) -> pd.DataFrame:
+    """ROC curves of every model at every horizon; the best of a horizon has a band.
+
+    Parameters
+    ----------
+    predictions
+        Schema `PREDICTIONS`.
+    cohort
+        Schema `COHORT`.
+    performance
+        From `horizons.evaluate` with the same predictions; says which AUC is best.
+    settings
+        Of the study.
+
+    Returns
+    -------
+    pandas.DataFrame
+        As `roc_curve`, with `model` and `horizon_years`; `ci_low` and `ci_high` are NaN without a band.
+    """
+    counts = study_counts(cohort, settings)
+    frames = []
+    for horizon in settings.horizons_years:
+        top = best(performance, horizon)
+        for model in dict.fromkeys(predictions["model"]):
+            risk = aligned_risk(predictions, cohort, model, horizon)
+            judged = np.isfinite(risk)
+            samples = counts if top is not None and top["model"] == model else counts[:1]
+            outcome = cohort_outcome(cohort[judged], horizon, samples[:, judged], settings.labels)
+            if not not_estimable(outcome):
+                curve = roc_curve(risk[judged], outcome)
+                frames.append(curve.assign(model=model, horizon_years=horizon))
+    columns = ["false_positive", "sensitivity", "ci_low", "ci_high", "model", "horizon_years"]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
+
+
+def study_counts(cohort: pd.DataFrame, settings: Settings) -> Floats:
+    """Draw the patients of a study's bootstrap samples.
+
+    Parameters
+    ----------
+    cohort
+        Schema `COHORT`.
+    settings
+        Of the study: `horizons.n_bootstrap` and `seed`.
+
+    Returns
+    -------
+    numpy.ndarray
+        As `bootstrap.patient_weights`.
+    """
+    return patient_weights(cohort["patient_id"], settings.horizons.n_bootstrap, settings.seed)
 
 
 def quantile_groups(risk: Floats, n_groups: int) -> np.ndarray:
@@ -171,7 +230,11 @@ def proportion_interval(samples: Floats, n_patients: int) -> tuple[float, float]
 
 
 def survival_by_group(
-    groups: Sequence[str] | np.ndarray, cohort: pd.DataFrame, counts: Floats, until_years: float
+    groups: Sequence[str] | np.ndarray,
+    cohort: pd.DataFrame,
+    counts: Floats,
+    until_years: float,
+    order: Sequence[str],
 ) -> pd.DataFrame:
     """Kaplan-Meier curves of groups of scans, with bands by bootstrap of patients.
 
@@ -185,6 +248,8 @@ def survival_by_group(
         From `bootstrap.patient_weights`, shape (n_samples + 1, n).
     until_years
         Where the curves end.
+    order
+        Names of the groups in the order of the table; a name without scans is left out.
 
     Returns
     -------
@@ -195,8 +260,10 @@ def survival_by_group(
     """
     names = np.asarray(groups)
     frames = []
-    for name in dict.fromkeys(names):
+    for name in order:
         inside = names == name
+        if not inside.any():
+            continue
         rows = cohort[inside]
         followup = rows["followup_years"].to_numpy(dtype=float)
         event = rows["event_observed"].to_numpy(dtype=bool)

@@ -101,15 +101,32 @@ def model_dashes(models: Iterable[str]) -> dict[str, Any]:
     return {model: _DASHES[(i // 2) % len(_DASHES)] for model, i in _slots(models).items()}
 
 
-MODEL_ORDER: tuple[str, ...] = ()
+MODEL_ORDER = (
+    "Clinical",
+    "Radiomics",
+    "ResNet-18",
+    "DenseNet-121",
+    "Swin Transformer",
+    "Quantitative CT",
+    "All features",
+)
 """Models whose colours are fixed, because several pages of the book show them."""
 
 
 def _slots(models: Iterable[str]) -> dict[str, int]:
-    known = {model: i for i, model in enumerate(MODEL_ORDER)}
-    others = sorted(set(models) - set(known))
-    slots = known | {model: len(known) + i for i, model in enumerate(others)}
-    return {model: slots[model] for model in dict.fromkeys(models)}
+    """Give models their places in the palette; `ResNet-18 (from scratch)` alone takes the place of `ResNet-18`."""
+    names = list(dict.fromkeys(models))
+    fixed = {name: i for i, name in enumerate(MODEL_ORDER)}
+    slots = {name: fixed[name] for name in names if name in fixed}
+    others = []
+    for name in sorted(set(names) - set(slots)):
+        slot = fixed.get(name.split(" (")[0])
+        if slot is None or slot in slots.values():
+            others.append(name)
+        else:
+            slots[name] = slot
+    slots |= {name: len(MODEL_ORDER) + i for i, name in enumerate(others)}
+    return {name: slots[name] for name in names}
 
 
 def counted(n: int, noun: str) -> str:
@@ -168,7 +185,7 @@ def _arrow(axis: Axes, start: tuple[float, float], end: tuple[float, float]) -> 
 
 @styled
 def followup_curve(curve: pd.DataFrame) -> Figure:
-    """Draw the share of patients still followed, with numbers at risk.
+    """Draw the share of scans still followed, with numbers at risk.
 
     Parameters
     ----------
@@ -183,13 +200,14 @@ def followup_curve(curve: pd.DataFrame) -> Figure:
     axis: Axes = axes[0, 0]
     if curve.empty:
         return _nothing(figure, axis, "No scan with follow-up")
-    n_patients, n_deaths = int(curve["n_patients"].iloc[0]), int(curve["n_deaths"].iloc[0])
+    first = curve.iloc[0]
+    scans, patients = counted(int(first["n_scans"]), "scan"), counted(int(first["n_patients"]), "patient")
     axis.fill_between(curve["years"], curve["ci_low"], curve["ci_high"], step="post", color=GREY, alpha=0.25, lw=0)
     axis.step(curve["years"], curve["still_followed"], where="post", color=INK)
-    axis.set(ylim=(0, 1.02), ylabel="Patients still followed")
-    axis.set_title(f"{counted(n_patients, 'patient')}, {counted(n_deaths, 'death')}", loc="left")
+    axis.set(ylim=(0, 1.02), ylabel="Still followed")
+    axis.set_title(f"{scans} of {patients}, {int(first['n_events'])} followed by death", loc="left")
     axis.yaxis.set_major_formatter(PERCENT)
-    _at_risk(axis, {"patients": curve}, {"patients": INK})
+    _at_risk(axis, {"scans": curve}, {"scans": INK})
     return figure
 
 
@@ -231,52 +249,24 @@ def kaplan_meier_by_group(curves: pd.DataFrame, title: str = "") -> Figure:
 def _at_risk(axis: Axes, groups: dict[str, pd.DataFrame], colours: Mapping[str, Any]) -> None:
     """Write the numbers followed to each whole year under the axis, one row a group."""
     last = max(rows["years"].max() for rows in groups.values())
-    step = max(1, int(last // 8))
-    years = range(0, int(last) + 1, step)
+    years = range(0, int(last) + 1, max(1, int(last // 8)))
     axis.set(xlim=(0, last), xlabel="Years after the scan", xticks=list(years))
-    transform = axis.get_xaxis_transform()
-    axis.text(0, -0.24, "At risk", transform=transform, ha="left", va="center", fontsize=11, weight="bold")
-    for row, (name, rows) in enumerate(groups.items()):
-        height = -0.24 - 0.07 * (row + 1)
-        axis.text(
-            -0.04, height, name, transform=axis.transAxes, ha="right", va="center", fontsize=11, color=colours[name]
+
+    def write(text: str, year: float, row: int, **style: Any) -> None:
+        below = (-26 if style.get("ha") == "right" else 0, -52 - 15 * row)
+        axis.annotate(
+            text, (year, 0), below, axis.get_xaxis_transform(), "offset points", va="center", fontsize=11, **style
         )
+
+    write("At risk", 0, 0, ha="left", weight="bold")
+    for row, (name, rows) in enumerate(groups.items(), start=1):
+        write(name, 0, row, ha="right", color=colours[name])
         at_risk = rows.set_index("years")["at_risk"]
         for year in years:
-            number = int(at_risk.get(float(year), 0))
-            axis.text(year, height, f"{number:,}", transform=transform, ha="center", va="center", fontsize=11)
+            write(f"{int(at_risk.get(float(year), 0)):,}", year, row, ha="center")
 
 
 def _nothing(figure: Figure, axis: Axes, words: str) -> Figure:
     axis.axis("off")
     axis.text(0.5, 0.5, words, transform=axis.transAxes, ha="center", va="center")
     return figure
-
-
-def estimate_text(estimate: float, low: float, high: float) -> str:
-    """Write an estimate with its interval, for example `0.77 (0.70 to 0.83)`.
-
-    Parameters
-    ----------
-    estimate, low, high
-        The estimate and its interval; NaN when there is none.
-
-    Returns
-    -------
-    str
-        Two decimals; `not estimable` without an estimate.
-    """
-    if pd.isna(estimate):
-        return "not estimable"
-    return f"{estimate:.2f} (no interval)" if pd.isna(low) else f"{estimate:.2f} ({low:.2f} to {high:.2f})"
-
-
-def years_text(horizon: float) -> str:
-    """Write a horizon, for example `1 year` and `3 years`."""
-    return "1 year" if horizon == 1 else f"{horizon:g} years"
-
-
-def counts_text(row: pd.Series) -> str:
-    """Write the denominators of a row of the performance table."""
-    scans, patients = counted(int(row["n_scans"]), "scan"), counted(int(row["n_patients"]), "patient")
-    return f"{scans} of {patients}, {int(row['n_events'])} followed by death"

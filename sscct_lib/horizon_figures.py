@@ -1,6 +1,5 @@
 """The plots of notebook 05: discrimination, calibration, and risk by what happened."""
 
-from textwrap import fill
 from typing import Any
 
 import pandas as pd
@@ -12,14 +11,13 @@ from sscct_lib.figures import (
     INK,
     PALETTE,
     PERCENT,
-    counts_text,
-    estimate_text,
+    counted,
     model_colours,
     model_dashes,
     new_figure,
     styled,
-    years_text,
 )
+from sscct_lib.metrics import estimate_text, years_text
 
 
 @styled
@@ -47,13 +45,14 @@ def roc_curves(curves: pd.DataFrame, performance: pd.DataFrame) -> Figure:
         axis.plot([0, 1], [0, 1], color=GREY, lw=1, ls=":")
         for row in rows.itertuples():
             shown = curves[(curves["model"] == row.model) & (curves["horizon_years"] == horizon)]
-            style = {"color": colours[row.model], "ls": dashes[row.model], "lw": 1.8}
+            banded = shown["ci_low"].notna().any()
+            style = {"color": colours[row.model], "ls": dashes[row.model], "lw": 2.4 if banded else 1.2}
             axis.plot(shown["false_positive"], shown["sensitivity"], **style, label=_auc_label(row))
             axis.fill_between(
                 shown["false_positive"], shown["ci_low"], shown["ci_high"], color=style["color"], alpha=0.15, lw=0
             )
         axis.set(xlim=(0, 1), ylim=(0, 1.01), aspect="equal", ylabel="Sensitivity")
-        axis.set_title(f"{years_text(horizon)}: {counts_text(rows.iloc[0])}", loc="left")
+        axis.set_title(f"{years_text(horizon)}: {_counts(rows.iloc[0])}", loc="left")
         axis.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), title="AUC (95 % interval)", alignment="left")
     axes[-1, 0].set_xlabel("1 - specificity")
     return figure
@@ -63,6 +62,11 @@ def _auc_label(row: Any) -> str:
     if pd.isna(row.estimate):
         return f"{row.model}: not estimable"
     return f"{row.model}: {estimate_text(row.estimate, row.ci_low, row.ci_high)}"
+
+
+def _counts(row: pd.Series) -> str:
+    scans, patients = counted(int(row["n_scans"]), "scan"), counted(int(row["n_patients"]), "patient")
+    return f"{scans} of {patients}, {int(row['n_events'])} followed by death"
 
 
 @styled
@@ -81,7 +85,7 @@ def calibration_plot(groups: pd.DataFrame, title: str = "") -> Figure:
     matplotlib.figure.Figure
     """
     horizons = sorted(groups["horizon_years"].unique())
-    figure, axes = new_figure(3.4, 1, len(horizons))
+    figure, axes = new_figure(3.1, 1, len(horizons))
     for axis, horizon in zip(axes[0], horizons, strict=True):
         rows = groups[groups["horizon_years"] == horizon]
         known = rows.dropna(subset="observed")
@@ -138,7 +142,7 @@ def performance_forest(performance: pd.DataFrame, published: pd.DataFrame) -> Fi
         first = at.iloc[0]
         axis.set_title(f"{years_text(horizon)}\n{int(first['n_events'])} of {int(first['n_scans'])} scans", fontsize=11)
         axis.set_xlabel("AUC")
-    names = [*models, *(f"another cohort: {fill(name, 26)}" for name in others)]
+    names = [*models, *(f"{name}\n(another cohort)" for name in others)]
     axes[0, 0].set(yticks=range(n_rows), yticklabels=names, ylim=(n_rows - 0.5, -0.5))
     return figure
 

@@ -1,16 +1,20 @@
-"""Judging every model at every horizon: the performance table, differences between models, follow-up."""
-
-from collections.abc import Sequence
+"""Judging every model at every horizon: the performance table, and how long scans were followed."""
 
 import numpy as np
 import pandas as pd
 import pandera.pandas as pa
-from lifelines import KaplanMeierFitter
-from lifelines.utils import median_survival_times
 
-from sscct_lib.bootstrap import Floats, Outcome, horizon_outcome, interval, patient_weights
+from sscct_lib.bootstrap import (
+    Floats,
+    Outcome,
+    curve_interval,
+    horizon_outcome,
+    interval,
+    kaplan_meier,
+    patient_weights,
+)
 from sscct_lib.metrics import METRICS
-from sscct_lib.study import StudyError
+from sscct_lib.study import Settings, StudyError
 from sscct_lib.tables import PERFORMANCE, PREDICTIONS
 
 
@@ -77,10 +81,7 @@ def _some(rows: pd.DataFrame, column: str) -> str:
 def evaluate(
     predictions: pd.DataFrame,
     cohort: pd.DataFrame,
-    horizons_years: Sequence[float],
-    labels: str = "censored_unknown",
-    n_bootstrap: int = 1000,
-    seed: int = 2026,
+    settings: Settings,
 ) -> pd.DataFrame:
     """Judge every model at every horizon on the scans that it predicted.
 
@@ -90,14 +91,9 @@ def evaluate(
         Schema `PREDICTIONS`.
     cohort
         Schema `COHORT`.
-    horizons_years
-        Years after the scan.
-    labels
-        `censored_unknown`, or `as_published`: an unknown scan counts as alive.
-    n_bootstrap
-        Bootstrap samples of patients behind each interval.
-    seed
-        Of the bootstrap.
+    settings
+        Of the study: `horizons_years`, `labels` (`as_published` counts an unknown scan as alive),
+        `horizons.n_bootstrap` (samples of patients behind each interval) and `seed`.
 
     Returns
     -------
@@ -110,16 +106,16 @@ def evaluate(
         See `check_predictions`.
     """
     valid = check_predictions(predictions, cohort)
-    counts = patient_weights(cohort["patient_id"], n_bootstrap, seed)
+    counts = patient_weights(cohort["patient_id"], settings.horizons.n_bootstrap, settings.seed)
     outcomes: dict[tuple[float, bytes], Outcome] = {}
     rows = []
     for model in dict.fromkeys(valid["model"]):
-        for horizon in horizons_years:
+        for horizon in settings.horizons_years:
             risk = aligned_risk(valid, cohort, model, horizon)
             judged = np.isfinite(risk)
             key = (horizon, judged.tobytes())
             if key not in outcomes:
-                outcomes[key] = cohort_outcome(cohort[judged], horizon, counts[:, judged], labels)
+                outcomes[key] = cohort_outcome(cohort[judged], horizon, counts[:, judged], settings.labels)
             measured = _measure(risk[judged], outcomes[key])
             counted = _counts(cohort[judged], outcomes[key])
             note = _coverage_note(judged)
@@ -232,102 +228,77 @@ def _coverage_note(judged: np.ndarray) -> str:
     return "" if judged.all() or not judged.any() else f"judged on {judged.sum()} of {len(judged)} scans"
 
 
-PUBLISHED = pd.DataFrame(
-    [
-        ("best of ResNet-18, DenseNet-121 and Swin Transformer", 1.0, 0.769, 0.769, 2125, 181),
-        ("best of ResNet-18, DenseNet-121 and Swin Transformer", 3.0, 0.801, 0.801, 2125, 326),
-        ("best of ResNet-18, DenseNet-121 and Swin Transformer", 5.0, 0.709, 0.709, 2125, 428),
-        ("radiomics, lowest to highest", 1.0, 0.682, 0.723, 2125, 181),
-        ("radiomics, lowest to highest", 3.0, 0.682, 0.723, 2125, 326),
-        ("radiomics, lowest to highest", 5.0, 0.682, 0.723, 2125, 428),
-    ],
-    columns=["model", "horizon_years", "auc_low", "auc_high", "n_scans", "n_events"],
-)
-"""AUC published for another cohort: 2,125 scans of the Northwestern Scleroderma Registry, arXiv 2509.23530. No
-intervals, patients or folds were published; the radiomics range is over all horizons. Scans followed for less than
-the horizon were presumed alive."""
-
-
-def followup_curve(cohort: pd.DataFrame) -> pd.DataFrame:
-    """Share of patients still followed, by the reverse Kaplan-Meier method: death ends the chance to be followed.
+def followup_curve(cohort: pd.DataFrame, n_bootstrap: int = 1000, seed: int = 2026) -> pd.DataFrame:
+    """Share of scans still followed, by the reverse Kaplan-Meier method: death ends the chance to be followed.
 
     Parameters
     ----------
     cohort
         Schema `COHORT`; may be empty.
+    n_bootstrap
+        Bootstrap samples of patients behind the band.
+    seed
+        Of the bootstrap.
 
     Returns
     -------
     pandas.DataFrame
-        A step curve of patients from their first scan: `years`, `still_followed` with `ci_low` and `ci_high`
-        (95 %, log-log), `at_risk` (followed just before that time), `n_patients` and `n_deaths` of the cohort.
-        No rows for an empty cohort.
+        A step curve at each end of follow-up and each whole year: `years`, `still_followed`, `ci_low`, `ci_high`
+        (95 %), `at_risk` (scans followed to that time), `n_scans`, `n_patients`, `n_events` (scans followed by
+        death). No rows for an empty cohort.
 
     References
     ----------
     Schemper M, Smith TL. A note on quantifying follow-up in studies of failure time. Control Clin Trials
     1996;17:343-6.
     """
-    columns = ["years", "still_followed", "ci_low", "ci_high", "at_risk", "n_patients", "n_deaths"]
-    if cohort.empty:
-        return pd.DataFrame(columns=columns, dtype=float)
-    first = first_scans(cohort)
-    fitted = KaplanMeierFitter().fit(first["followup_years"], ~first["event_observed"])
-    bounds = fitted.confidence_interval_.to_numpy()
-    curve = pd.DataFrame(
+    years, samples = _reverse_kaplan_meier(cohort, n_bootstrap, seed)
+    low, high = curve_interval(samples)
+    followup = cohort["followup_years"].to_numpy(dtype=float)
+    return pd.DataFrame(
         {
-            "years": fitted.survival_function_.index,
-            "still_followed": fitted.survival_function_.iloc[:, 0].to_numpy(),
-            "ci_low": bounds[:, 0],
-            "ci_high": bounds[:, 1],
+            "years": years,
+            "still_followed": samples[0],
+            "ci_low": low,
+            "ci_high": high,
+            "at_risk": [int((followup >= year).sum()) for year in years],
+            "n_scans": len(cohort),
+            "n_patients": cohort["patient_id"].nunique(),
+            "n_events": int(cohort["event_observed"].sum()),
         }
     )
-    years = np.arange(np.floor(first["followup_years"].max()) + 1)
-    curve = curve.merge(pd.DataFrame({"years": years}), how="outer", on="years").sort_values("years").ffill()
-    curve["at_risk"] = [(first["followup_years"] >= year).sum() for year in curve["years"]]
-    return curve.assign(n_patients=len(first), n_deaths=int(first["event_observed"].sum()))[columns]
 
 
-def first_scans(cohort: pd.DataFrame) -> pd.DataFrame:
-    """Take each patient's first scan.
-
-    Parameters
-    ----------
-    cohort
-        Schema `COHORT`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row a patient.
-    """
-    return cohort.sort_values("scan_day", kind="stable").drop_duplicates("patient_id")
-
-
-def followup_summary(cohort: pd.DataFrame) -> pd.DataFrame:
-    """Median follow-up by the reverse Kaplan-Meier method, of patients from their first scan.
+def median_followup(cohort: pd.DataFrame, n_bootstrap: int = 1000, seed: int = 2026) -> tuple[float, float, float]:
+    """Median follow-up of the scans by the reverse Kaplan-Meier method.
 
     Parameters
     ----------
     cohort
         Schema `COHORT`; may be empty.
+    n_bootstrap
+        Bootstrap samples of patients behind the interval.
+    seed
+        Of the bootstrap.
 
     Returns
     -------
-    pandas.DataFrame
-        One row: `median_years` with `ci_low` and `ci_high` (95 %, inverted pointwise interval; infinite or NaN
-        where not reached), `n_patients`, `n_deaths`, `n_scans`.
+    median, low, high : float
+        Years, with a 95 % interval; NaN where half of the scans are still followed at the end.
     """
-    row = {"median_years": np.nan, "ci_low": np.nan, "ci_high": np.nan, "n_patients": 0, "n_deaths": 0}
-    if not cohort.empty:
-        first = first_scans(cohort)
-        fitted = KaplanMeierFitter().fit(first["followup_years"], ~first["event_observed"])
-        low, high = median_survival_times(fitted.confidence_interval_).to_numpy().ravel()
-        row |= {
-            "median_years": float(fitted.median_survival_time_),
-            "ci_low": float(low),
-            "ci_high": float(high),
-            "n_patients": len(first),
-            "n_deaths": int(first["event_observed"].sum()),
-        }
-    return pd.DataFrame([row | {"n_scans": len(cohort)}])
+    years, samples = _reverse_kaplan_meier(cohort, n_bootstrap, seed)
+    if not len(years):
+        return np.nan, np.nan, np.nan
+    halved = samples <= 0.5
+    medians = np.where(halved.any(axis=1), years[halved.argmax(axis=1)], np.nan)
+    return float(medians[0]), *interval(medians)
+
+
+def _reverse_kaplan_meier(cohort: pd.DataFrame, n_bootstrap: int, seed: int) -> tuple[Floats, Floats]:
+    followup = cohort["followup_years"].to_numpy(dtype=float)
+    if not len(followup):
+        return followup, np.ones((n_bootstrap + 1, 0))
+    years = np.unique(np.concatenate([followup, np.arange(np.floor(followup.max()) + 1)]))
+    ended = ~cohort["event_observed"].to_numpy(dtype=bool)
+    counts = patient_weights(cohort["patient_id"], n_bootstrap, seed)
+    return years, kaplan_meier(followup, ended, counts, years)

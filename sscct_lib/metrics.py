@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import numpy as np
+import pandas as pd
 
 from sscct_lib.bootstrap import Floats, Outcome
 
@@ -141,3 +142,37 @@ METRICS: dict[str, Metric] = {
     "observed_expected": observed_expected,
 }
 """Every metric of the performance table: (risk, outcome) to one value a sample."""
+
+
+def estimate_text(estimate: float, low: float, high: float) -> str:
+    """Write an estimate with its interval, for example `0.77 (0.70 to 0.83)`.
+
+    Parameters
+    ----------
+    estimate, low, high
+        The estimate and its interval; NaN when there is none.
+
+    Returns
+    -------
+    str
+        Two decimals; `not estimable` without an estimate.
+    """
+    if pd.isna(estimate):
+        return "not estimable"
+    return f"{estimate:.2f} (no interval)" if pd.isna(low) else f"{estimate:.2f} ({low:.2f} to {high:.2f})"
+
+
+def years_text(horizon: float) -> str:
+    """Write a horizon.
+
+    Parameters
+    ----------
+    horizon
+        Years after the scan.
+
+    Returns
+    -------
+    str
+        For example `1 year` or `3 years`.
+    """
+    return "1 year" if horizon == 1 else f"{horizon:g} years"
