@@ -93,6 +93,7 @@ class NetworkSettings(Section):
     batch_size: Count = Field(4, description="scans in a step")
     learning_rate: Positive = Field(4e-4, description="of AdamW")
     feature_size: int = Field(48, description="width of the Swin Transformer; the other networks have none")
+    window_size: Count = Field(7, description="side of the Swin Transformer's attention windows, patches")
     weights: Path | None = Field(None, description="file of pretrained weights; none: from scratch")
     weights_sha256: str | None = Field(None, description="SHA-256 that the weight file must have")
 
