@@ -41,7 +41,8 @@ def _stop(error: Exception) -> NoReturn:
 
 @app.callback()
 def _configure() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("sscct_lib").setLevel(logging.INFO)
 
 
 @app.command()
@@ -170,7 +171,7 @@ def run(
         sys.executable, "-m", "snakemake", *targets, "--snakefile", str(PROJECT / "workflow" / "Snakefile"),
         "--directory", str(study), "--cores", str(cores), "--keep-going", "--rerun-incomplete",
         "--quiet", "all", *context.args,
-        "--config", f"run={run}", f"sscct={sscct}", f"parameters={json.dumps(given)}",
+        "--config", f"run={json.dumps(run)}", f"sscct={sscct}", f"parameters={json.dumps(given)}",
     ]  # fmt: skip
     code = subprocess.run(command, check=False).returncode
     if code != 0:

@@ -1,0 +1,52 @@
+"""One tiny study, run end to end once for all tests of this folder."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from sscct_lib.cli import app
+from sscct_lib.study import Study, load_study
+
+TINY = """
+title: Tiny study (synthetic patients)
+seed: 7
+shard_size: 8
+demo: {n_patients: 16, spacing_mm: 5.0}
+images: {spacing_mm: 5.0}
+cohort: {n_folds: 2}
+radiomics: {spacing_mm: 5.0}
+tabular: {n_inner_folds: 2}
+deep:
+  resnet18: {size: 32, epochs: 1}
+  densenet121: {size: 32, epochs: 1}
+  swin: {size: 32, epochs: 1, feature_size: 12}
+horizons: {n_bootstrap: 50}
+"""
+
+
+def sscct(*arguments: str):
+    """Call the command line in this process."""
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> Study:
+    """Make the tiny study and run all of it; no test may change it."""
+    folder = tmp_path_factory.mktemp("tiny") / "study"
+    folder.mkdir()
+    (folder / "study.yaml").write_text(TINY)
+    made = sscct("demo", folder)
+    assert made.exit_code == 0, made.output
+    ran = sscct("run", folder, "--cores", "2")
+    assert ran.exit_code == 0, ran.output
+    return load_study(folder)
+
+
+@pytest.fixture
+def copied(finished: Study, tmp_path: Path) -> Study:
+    """Copy the finished study, with file times, for tests that change it."""
+    folder = tmp_path / "copy"
+    shutil.copytree(finished.folder, folder, copy_function=shutil.copy2)
+    return load_study(folder)

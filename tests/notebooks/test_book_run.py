@@ -1,0 +1,162 @@
+"""The workflow, the notebooks and the book on a tiny study, as a batch user runs them."""
+
+import re
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+
+from sscct_lib.book import front_page
+from sscct_lib.notebooks import NOTEBOOKS
+from sscct_lib.study import load_study
+from sscct_lib.tables import COHORT, LUNGS, PERFORMANCE, RADIOMICS, read_predictions, read_table
+
+from .conftest import sscct
+
+pytestmark = pytest.mark.slow
+
+
+def times(study) -> dict[str, int]:
+    """Tell when each stage last finished."""
+    return {path.stem: path.stat().st_mtime_ns for path in (study.run / "provenance").glob("*.json")}
+
+
+def remade(study, before) -> set[str]:
+    return {stage for stage, time in times(study).items() if before.get(stage) != time}
+
+
+def test_every_table_fulfils_its_schema(finished):
+    cohort = read_table(finished.table("cohort"), COHORT, "01_cohort")
+    read_table(finished.table("lungs"), LUNGS, "02_segmentation_qa")
+    read_table(finished.table("radiomics"), RADIOMICS, "03_radiomics")
+    performance = read_table(finished.table("performance"), PERFORMANCE, "05_horizons")
+    predictions = read_predictions(finished)
+    assert set(predictions["scan_id"]) <= set(cohort["scan_id"])
+    assert set(performance["model"]) >= set(predictions["model"])
+    assert sum("(from scratch)" in model for model in predictions["model"].unique()) == 3
+
+
+def test_predictions_are_out_of_fold_and_risks_rise_with_the_horizon(finished):
+    cohort = read_table(finished.table("cohort"), COHORT, "01_cohort")
+    predictions = read_predictions(finished)
+    folds = predictions.merge(cohort[["scan_id", "fold"]], on="scan_id", suffixes=("", "_cohort"))
+    assert (folds["fold"] == folds["fold_cohort"]).all()
+    assert cohort.groupby("patient_id")["fold"].nunique().max() == 1
+    wide = predictions.pivot(index=["model", "scan_id"], columns="horizon_years", values="risk")
+    assert (wide.diff(axis=1).iloc[:, 1:] >= -1e-9).all().all()
+
+
+def test_the_book_shows_every_notebook_and_no_machine_path(finished):
+    pages = front_page(finished).parent
+    assert "Synthetic patients" in front_page(finished).read_text()
+    for name in NOTEBOOKS:
+        assert (pages / "notebooks" / f"{name}.html").is_file()
+    for page in pages.rglob("*.html"):
+        assert str(finished.folder.parent) not in page.read_text(), page
+
+
+def test_run_page_tells_what_made_it(finished):
+    text = (front_page(finished).parent / "run.html").read_text()
+    for words in ("Seed", "Commit of the project", "05_horizons", "Peak, MB", "torch", "bin_width"):
+        assert words in text
+
+
+def test_a_second_run_makes_nothing_again(copied):
+    before = times(copied)
+    assert sscct("run", copied.folder).exit_code == 0
+    assert remade(copied, before) == set()
+
+
+def test_a_changed_parameter_makes_again_what_depends_on_it(copied):
+    before = times(copied)
+    ran = sscct("run", copied.folder, "-p", "05_horizons.n_bootstrap=20")
+    assert ran.exit_code == 0, ran.output
+    assert remade(copied, before) == {"05_horizons"}
+
+
+def test_a_changed_setting_makes_again_what_depends_on_it(copied):
+    before = times(copied)
+    settings = copied.folder / "study.yaml"
+    settings.write_text(settings.read_text().replace("n_inner_folds: 2", "n_inner_folds: 3"))
+    assert sscct("run", copied.folder).exit_code == 0
+    assert remade(copied, before) == {"03_radiomics", "05_horizons"}
+
+
+def test_a_removed_table_is_made_again(copied):
+    before = times(copied)
+    copied.table("performance").unlink()
+    assert sscct("run", copied.folder).exit_code == 0
+    assert remade(copied, before) == {"05_horizons"}
+    assert copied.table("performance").is_file()
+
+
+def test_an_unknown_parameter_is_refused_with_the_known_ones(finished, capfd):
+    ran = sscct("run", finished.folder, "--run", "other", "--until", "01_cohort", "-p", "01_cohort.n_fold=3")
+    assert ran.exit_code == 1
+    assert re.search(r"no parameter n_fold; it has .*n_folds", capfd.readouterr().err)
+
+
+def test_a_failing_notebook_names_the_cell_and_leaves_its_partial_copy(copied, capfd):
+    ran = sscct("run", copied.folder, "-p", "05_horizons.n_bootstrap=-1")
+    assert ran.exit_code == 1
+    assert re.search(r"Notebook 05_horizons failed in cell \d+", capfd.readouterr().err)
+    partial = nbformat.read(copied.run / "logs" / "05_horizons.partial.ipynb", as_version=4)
+    outputs = [output for cell in partial.cells for output in cell.get("outputs", [])]
+    assert any(output["output_type"] == "error" for output in outputs)
+
+
+def test_a_damaged_scan_is_set_aside_counted_and_the_rest_go_on(copied, tmp_path):
+    settings = (copied.folder / "study.yaml").read_text()
+    (copied.folder / "study.yaml").write_text(re.sub(r"demo:.*\n", "", settings))
+    manifest = pd.read_csv(copied.manifest_path)
+    damaged, missing = copied.folder / manifest.loc[0, "image"], copied.folder / manifest.loc[1, "image"]
+    damaged.write_bytes(damaged.read_bytes()[:1000])
+    missing.unlink()
+    ran = sscct("run", copied.folder, "--until", "01_cohort")
+    assert ran.exit_code == 0, ran.output
+    images = pd.read_parquet(copied.table("images")).set_index("scan_id")
+    failed = images[images["status"] == "failed"]
+    assert sorted(failed.index) == sorted(manifest.loc[:1, "scan_id"])
+    cohort = read_table(copied.table("cohort"), COHORT, "01_cohort")
+    assert not set(failed.index) & set(cohort["scan_id"])
+    executed = (copied.run / "notebooks" / "01_cohort.ipynb").read_text()
+    for reason in failed["reason"]:
+        assert reason[:30] in executed
+
+
+def test_a_bad_manifest_stops_before_any_work(copied, capfd):
+    manifest = pd.read_csv(copied.manifest_path)
+    manifest.loc[1, "scan_id"] = manifest.loc[0, "scan_id"]
+    manifest.to_csv(copied.manifest_path, index=False)
+    before = times(copied)
+    ran = sscct("run", copied.folder)
+    assert ran.exit_code == 1
+    assert "row 3, column scan_id" in ran.output
+    assert remade(copied, before) == set()
+
+
+def test_notebooks_run_alone_from_the_tables_of_the_one_before(finished, tmp_path):
+    """As an analyst does in JupyterLab: each notebook by hand in its own order, from a study outside the project."""
+    assert [path.stem for path in sorted((finished.run / "notebooks").glob("*.ipynb"))] == list(NOTEBOOKS)
+    for name in NOTEBOOKS:
+        executed = nbformat.read(finished.run / "notebooks" / f"{name}.ipynb", as_version=4)
+        assert executed.metadata.papermill.exception is None
+        assert len(executed.cells) > 5
+
+
+def test_two_workers_and_one_give_the_same_tables(finished, tmp_path):
+    folder = tmp_path / "again"
+    folder.mkdir()
+    (folder / "study.yaml").write_bytes((finished.folder / "study.yaml").read_bytes())
+    assert sscct("demo", folder, "--jobs", "1").exit_code == 0
+    assert sscct("run", folder, "--cores", "1", "--until", "03_radiomics").exit_code == 0
+    again = load_study(folder)
+    for name in ("cohort", "lungs", "radiomics", "predictions/03_radiomics"):
+        pd.testing.assert_frame_equal(pd.read_parquet(again.table(name)), pd.read_parquet(finished.table(name)))
+
+
+def test_paths_of_the_tests_are_not_in_git():
+    ignored = (Path(__file__).parents[2] / ".gitignore").read_text()
+    for folder in ("/runs/", "/scans/", "/truth/"):
+        assert folder in ignored
