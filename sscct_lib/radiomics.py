@@ -10,10 +10,13 @@ import pandas as pd
 import SimpleITK as sitk
 from scipy import ndimage
 
+from sscct_lib.lungs import load_lungs
 from sscct_lib.quantitative import quantitative_ct
 from sscct_lib.scans import ScanError, process
 from sscct_lib.study import RadiomicsSettings, Study, fingerprint
+from sscct_lib.tables import RADIOMICS
 from sscct_lib.texture import Hu, Region, pyradiomics_features
+from sscct_lib.wording import in_words
 
 
 def extract_scans(study: Study, rows: pd.DataFrame, n_jobs: int = 1) -> pd.DataFrame:
@@ -31,8 +34,8 @@ def extract_scans(study: Study, rows: pd.DataFrame, n_jobs: int = 1) -> pd.DataF
     Returns
     -------
     pandas.DataFrame
-        One row a scan: `scan_id`, `patient_id`, `status`, `reason`, `settings_hash` and the features of
-        `extract`. A scan that cannot be used has `status` "failed", a reason, and empty features.
+        Schema `RADIOMICS`, one row a scan. A scan that cannot be used has `status` "failed", a reason, and
+        empty features.
     """
     rows = rows[["scan_id", "patient_id"]]
 
@@ -40,22 +43,13 @@ def extract_scans(study: Study, rows: pd.DataFrame, n_jobs: int = 1) -> pd.DataF
         return [study.image(row["scan_id"]), study.mask(row["scan_id"])]
 
     settings = [study.settings.radiomics, study.settings.images]
-    return process(study, "radiomics", _extract_one, rows, settings, inputs, n_jobs)
+    done = process(study, "radiomics", _extract_one, rows, settings, inputs, n_jobs)
+    return RADIOMICS.validate(done if "settings_hash" in done else done.assign(settings_hash=None))
 
 
 def _extract_one(study: Study, row: Mapping[str, Any]) -> dict[str, Any]:
-    image = _read(study.image(row["scan_id"]), "image", "02_segmentation_qa")
-    lungs = _read(study.mask(row["scan_id"]), "lung mask", "02_segmentation_qa")
+    image, lungs = load_lungs(study, row["scan_id"])
     return {"settings_hash": settings_hash(study), **extract(image, lungs, study.settings.radiomics)}
-
-
-def _read(path: Path, what: str, made_by: str) -> sitk.Image:
-    if not path.is_file():
-        raise ScanError(f"the {what} {path.name} is missing; run `{made_by}` again, it writes it")
-    try:
-        return sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        raise ScanError(f"the {what} {path.name} cannot be read; delete it and run `{made_by}` again") from error
 
 
 def settings_hash(study: Study) -> str:
@@ -198,3 +192,28 @@ def resample(image: sitk.Image, lungs: sitk.Image, spacing_mm: float) -> tuple[s
     filt.SetDefaultPixelValue(0)
     filt.SetInterpolator(sitk.sitkNearestNeighbor)
     return resampled, filt.Execute(lungs)
+
+
+def describe(features: pd.DataFrame) -> pd.DataFrame:
+    """Summarise the quantitative CT measures of a feature table.
+
+    Parameters
+    ----------
+    features
+        Schema `RADIOMICS`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a measure: `measure` in words, `median`, `p10` and `p90` over scans, `n_scans` that have it.
+    """
+    measures = features[features["status"] == "ok"].filter(regex="^qct_")
+    return pd.DataFrame(
+        {
+            "measure": [in_words(str(name)) for name in measures],
+            "median": measures.median().to_numpy(),
+            "p10": measures.quantile(0.1).to_numpy(),
+            "p90": measures.quantile(0.9).to_numpy(),
+            "n_scans": measures.notna().sum().to_numpy(),
+        }
+    )

@@ -20,6 +20,7 @@ from sscct_lib import elastic_net
 from sscct_lib.elastic_net import CLINICAL_CATEGORIES, CLINICAL_NUMBERS, Fit, NotEstimableError
 from sscct_lib.study import Study, StudyError
 from sscct_lib.tables import PREDICTIONS, atomic
+from sscct_lib.wording import in_words
 
 MODELS = {
     "Clinical": ("clinical",),
@@ -195,6 +196,35 @@ def never_falling(predictions: pd.DataFrame) -> pd.DataFrame:
     """
     ordered = predictions.sort_values(["model", "horizon_years", "scan_id"], ignore_index=True)
     return ordered.assign(risk=ordered.groupby(["model", "scan_id"])["risk"].cummax())
+
+
+def leading_features(result: CrossValidation, model: str, horizon_years: float, n: int = 12) -> pd.DataFrame:
+    """Find the features that weigh most in a model.
+
+    Parameters
+    ----------
+    result
+        From `cross_validate`.
+    model
+        A name in `MODELS`.
+    horizon_years
+        Years after the scan.
+    n
+        Features to keep.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a feature and fold, the heaviest feature first: `feature` in words, `fold`, `coefficient` (log
+        odds ratio per standard deviation; 0 where the fold did not choose it).
+    """
+    table = result.coefficients
+    table = table[(table["model"] == model) & (table["horizon_years"] == horizon_years)]
+    # A column that one fold lacks, such as "not measured", weighs nothing there.
+    wide = table.pivot_table(index="feature", columns="fold", values="coefficient").fillna(0.0)
+    heaviest = wide.mean(axis=1).abs().nlargest(n).index
+    shown = wide.loc[heaviest].rename(index=in_words)
+    return shown.reset_index().melt("feature", var_name="fold", value_name="coefficient")
 
 
 def _one_settings_hash(table: pd.DataFrame) -> str:

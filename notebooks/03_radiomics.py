@@ -1,0 +1,109 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Radiomics: numbers from the lungs, and risks from the numbers
+#
+# A CT scan is reduced to numbers: how dense the lungs are, where, and how their texture varies. Simple models turn
+# these numbers, and what the clinic knows, into the risk of death within each horizon. Every risk on this page is
+# *out of fold*: it comes from a model that never saw any scan of that patient.
+
+# %% tags=["parameters"]
+study_dir: str = ".."  # the study folder
+run_name: str = "main"  # which run of the study
+spacing_mm: float = None  # voxel side at which features are computed, mm; none: as in study.yaml
+bin_width: float = None  # width of a grey-level bin, HU; none: as in study.yaml
+n_inner_folds: int = None  # folds inside the training patients, for tuning; none: as in study.yaml
+
+# %% tags=["hide-input"]
+from myst_nb import glue
+
+from sscct_lib import feature_figures, radiomics, tabular
+from sscct_lib.study import load_study
+from sscct_lib.tables import COHORT, LUNGS, PREDICTIONS, RADIOMICS, read_table, write_table
+
+study = load_study(
+    study_dir,
+    run_name,
+    radiomics={"spacing_mm": spacing_mm, "bin_width": bin_width},
+    tabular={"n_inner_folds": n_inner_folds},
+)
+cohort = read_table(study.table("cohort"), COHORT, "01_cohort")
+lungs = read_table(study.table("lungs"), LUNGS, "02_segmentation_qa")
+
+# %% [markdown]
+# ## Features
+#
+# Features are computed for every scan whose lung mask passed, or is up for review. `original_...` are the 107 features
+# of PyRadiomics, under its own names; `qct_...` is quantitative CT.
+
+# %% tags=["hide-input"]
+usable = lungs[(lungs["status"] == "ok") & lungs["verdict"].isin(["pass", "review"])]
+features = radiomics.extract_scans(study, usable, n_jobs=-1)
+features = write_table(features, study.table("radiomics"), RADIOMICS)
+n_failed = int((features["status"] == "failed").sum())
+glue("n_scans_features", len(features) - n_failed, display=False)
+glue("n_scans_features_failed", n_failed, display=False)
+features.loc[features["status"] == "failed", ["scan_id", "reason"]]
+
+# %% [markdown]
+# Quantitative CT over all scans: half of the scans lie below the median, one in ten below `p10`, one in ten above
+# `p90`. Shares are fractions of the lung; densities are in HU.
+
+# %% tags=["hide-input"]
+radiomics.describe(features).round(3)
+
+# %% [markdown]
+# ## Models
+#
+# Four models see different columns: clinical values (age, sex, skin subtype, FVC, DLCO), quantitative CT, PyRadiomics'
+# features, or all of them. Each is an elastic-net logistic regression at each horizon. A scan whose patient was not
+# followed to the horizon is unknown: it is not counted as alive, and the scans of known state stand for it with
+# larger weights. Filling in missing values, scaling and tuning happen inside the training patients.
+
+# %% tags=["hide-input"]
+table = tabular.join(cohort, features)
+result = tabular.cross_validate(table, study, n_jobs=-1)
+predictions = write_table(result.predictions, study.table("predictions/03_radiomics"), PREDICTIONS)
+glue("n_scans_tabular", len(table), display=False)
+glue("n_patients_tabular", table["patient_id"].nunique(), display=False)
+
+# %% [markdown]
+# What could not be fitted, or was fitted with less than planned, is listed here; an empty list is good news.
+
+# %% tags=["hide-input"]
+result.notes.reset_index(drop=True)
+
+# %% [markdown]
+# Out-of-fold risks, averaged over scans. How good they are is the subject of the chapter on horizons.
+
+# %% tags=["hide-input"]
+predictions.pivot_table(index="model", columns="horizon_years", values="risk").round(3)
+
+# %% [markdown]
+# ## What the model with all features weighs
+#
+# Each dot is one fold, the tick is their mean, the bar their range. A bar that reaches zero is a feature on which the
+# folds do not agree. Features that say nearly the same share their weight, so a small weight does not mean an
+# unimportant feature.
+
+# %% tags=["hide-input"]
+horizon = sorted(study.settings.horizons_years)[len(study.settings.horizons_years) // 2]
+leading = tabular.leading_features(result, "All features", horizon)
+feature_figures.feature_weights(leading, f"All features, death within {horizon:g} years")
+
+# %% [markdown]
+# ## Models for new scans
+#
+# The same models, now fitted on all scans and saved with a model card; `sscct predict` uses them. The columns count
+# the scans and patients on which each was trained, the deaths among them, and the scans left out as unknown.
+
+# %% tags=["hide-input"]
+tabular.save_models(table, study, n_jobs=-1)
