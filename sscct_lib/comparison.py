@@ -183,3 +183,151 @@ def holm(p: pd.Series) -> pd.Series:
     ordered = p.dropna().sort_values()
     factors = np.arange(len(ordered), 0, -1)
     return (ordered * factors).cummax().clip(upper=1).reindex(p.index)
+
+
+def reference_model(predictions: pd.DataFrame, settings: Settings) -> str:
+    """Name the model to compare with: the study's reference, or the first model when that made no predictions.
+
+    Parameters
+    ----------
+    predictions
+        Schema `PREDICTIONS`.
+    settings
+        Of the study; `horizons.reference` names it.
+
+    Returns
+    -------
+    str
+    """
+    names = predictions["model"].unique()
+    return settings.horizons.reference if settings.horizons.reference in names else str(names[0])
+
+
+def differences_side_by_side(table: pd.DataFrame, metric: str = "auc") -> pd.DataFrame:
+    """Lay differences out as readers compare them: a row a model, two columns a horizon.
+
+    Parameters
+    ----------
+    table
+        From `differences`.
+    metric
+        Which metric.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Differences with intervals as text, and corrected p values; index `model`.
+    """
+    rows = table[table["metric"] == metric]
+    columns = {}
+    for horizon in sorted(rows["horizon_years"].unique()):
+        at = rows[rows["horizon_years"] == horizon].set_index("model")
+        texts = [estimate_text(*values) for values in at[["difference", "ci_low", "ci_high"]].to_numpy()]
+        columns[years_text(horizon)] = pd.Series(texts, index=at.index)
+        columns[f"p_holm, {years_text(horizon)}"] = at["p_holm"].map("{:.2f}".format, na_action="ignore")
+    return pd.DataFrame(columns).reindex(rows["model"].unique()).fillna("")
+
+
+def remarks(performance: pd.DataFrame) -> pd.DataFrame:
+    """List what could not be estimated, and models that cover only some scans.
+
+    Parameters
+    ----------
+    performance
+        Schema `PERFORMANCE`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        `model`, `horizon`, `note`; no rows when there is nothing to remark.
+    """
+    noted = performance[performance["note"] != ""]
+    noted = noted.assign(horizon=[years_text(horizon) for horizon in noted["horizon_years"]])
+    return noted[["model", "horizon", "note"]].drop_duplicates(ignore_index=True)
+
+
+def beside_published(performance: pd.DataFrame) -> pd.DataFrame:
+    """Put the best AUC of this study beside what was published for another cohort.
+
+    Parameters
+    ----------
+    performance
+        Schema `PERFORMANCE`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a horizon: `this cohort`, its `model`, `scans followed by death`, and the same of the other cohort.
+    """
+    rows = []
+    for horizon in sorted(performance["horizon_years"].unique()):
+        top = best(performance, horizon)
+        row = {"horizon": years_text(horizon), "best AUC here": "not estimable", "model": "", "deaths here": ""}
+        if top is not None:
+            row["best AUC here"] = estimate_text(top["estimate"], top["ci_low"], top["ci_high"])
+            row["model"] = top["model"]
+            row["deaths here"] = f"{top['n_events']} of {top['n_scans']} scans ({top['n_unknown']} unknown)"
+        for other in PUBLISHED[PUBLISHED["horizon_years"] == horizon].itertuples():
+            low, high = f"{other.auc_low:.3f}", f"{other.auc_high:.3f}"
+            row[f"another cohort: {other.model}"] = low if low == high else f"{low} to {high}"
+            row["deaths there"] = f"{other.n_events} of {other.n_scans:,} scans"
+        rows.append(row)
+    return pd.DataFrame(rows).fillna("").set_index("horizon")
+
+
+def best_at_longest(performance: pd.DataFrame, settings: Settings) -> str:
+    """Name the model with the highest AUC at the longest horizon at which any can be estimated.
+
+    Parameters
+    ----------
+    performance
+        Schema `PERFORMANCE`.
+    settings
+        Of the study.
+
+    Returns
+    -------
+    str
+        The first model when no AUC can be estimated.
+    """
+    for horizon in sorted(settings.horizons_years, reverse=True):
+        top = best(performance, horizon)
+        if top is not None:
+            return str(top["model"])
+    return str(performance["model"].iloc[0])
+
+
+def headline_numbers(performance: pd.DataFrame, cohort: pd.DataFrame, settings: Settings) -> dict[str, int | str]:
+    """Collect the numbers that prose elsewhere in the book quotes.
+
+    Parameters
+    ----------
+    performance
+        Schema `PERFORMANCE`.
+    cohort
+        Schema `COHORT`.
+    settings
+        Of the study.
+
+    Returns
+    -------
+    dict
+        `n_scans`, `n_patients`, `n_models`, and for each horizon, for example `3y`: `n_deaths_3y`, `n_unknown_3y`,
+        `best_model_3y` and `best_auc_3y` (as text with interval).
+    """
+    numbers: dict[str, int | str] = {
+        "n_scans": len(cohort),
+        "n_patients": int(cohort["patient_id"].nunique()),
+        "n_models": int(performance["model"].nunique()),
+    }
+    for horizon in settings.horizons_years:
+        outcome = cohort_outcome(cohort, horizon, np.ones((1, len(cohort))), settings.labels)
+        top = best(performance, horizon)
+        name = f"{horizon:g}y"
+        numbers[f"n_deaths_{name}"] = int(outcome.died.sum())
+        numbers[f"n_unknown_{name}"] = int((~outcome.died & ~outcome.alive).sum())
+        numbers[f"best_model_{name}"] = "no model" if top is None else str(top["model"])
+        numbers[f"best_auc_{name}"] = (
+            "not estimable" if top is None else estimate_text(top["estimate"], top["ci_low"], top["ci_high"])
+        )
+    return numbers

@@ -17,7 +17,7 @@ from sscct_lib.bootstrap import (
 from sscct_lib.comparison import best
 from sscct_lib.horizons import aligned_risk, cohort_outcome, not_estimable
 from sscct_lib.metrics import observed_risk
-from sscct_lib.study import Settings
+from sscct_lib.study import Settings, StudyError
 
 TERTILES = ("low risk", "middle risk", "high risk")
 
@@ -310,3 +310,107 @@ def tertile_names(risk: Floats) -> np.ndarray:
     """
     cuts = np.quantile(risk, [1 / 3, 2 / 3])
     return np.array(TERTILES)[np.where(cuts[0] == cuts[1], 1, np.searchsorted(cuts, risk, side="left"))]
+
+
+def calibration(predictions: pd.DataFrame, cohort: pd.DataFrame, model: str, settings: Settings) -> pd.DataFrame:
+    """Predicted and observed risk of a model in groups of rising risk, at every horizon.
+
+    Parameters
+    ----------
+    predictions
+        Schema `PREDICTIONS`.
+    cohort
+        Schema `COHORT`.
+    model
+        Name of the model.
+    settings
+        Of the study; `horizons.n_risk_groups` says how many groups.
+
+    Returns
+    -------
+    pandas.DataFrame
+        As `calibration_groups`, with `horizon_years`; no rows for a horizon without predictions.
+    """
+    counts = study_counts(cohort, settings)
+    frames = [
+        calibration_groups(
+            risk[judged],
+            cohort[judged],
+            horizon,
+            counts[:, judged],
+            settings.horizons.n_risk_groups,
+            settings.labels == "as_published",
+        ).assign(horizon_years=horizon)
+        for horizon, risk, judged in _judged(predictions, cohort, model, settings)
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
+def risk_states(predictions: pd.DataFrame, cohort: pd.DataFrame, model: str, settings: Settings) -> pd.DataFrame:
+    """Predicted risks of a model beside what happened, at every horizon.
+
+    Parameters
+    ----------
+    predictions
+        Schema `PREDICTIONS`.
+    cohort
+        Schema `COHORT`.
+    model
+        Name of the model.
+    settings
+        Of the study: horizons and labels.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a scan and horizon: `horizon_years`, `scan_id`, `risk`, `state` (`died`, `alive`, `unknown`).
+    """
+    frames = []
+    for horizon, risk, judged in _judged(predictions, cohort, model, settings):
+        outcome = cohort_outcome(cohort[judged], horizon, np.ones((1, judged.sum())), settings.labels)
+        state = np.select([outcome.died, outcome.alive], ["died", "alive"], "unknown")
+        scan_id = cohort["scan_id"][judged].to_numpy()
+        frames.append(
+            pd.DataFrame({"horizon_years": horizon, "scan_id": scan_id, "risk": risk[judged], "state": state})
+        )
+    return pd.concat(frames, ignore_index=True)
+
+
+def survival_by_tertile(
+    predictions: pd.DataFrame, cohort: pd.DataFrame, model: str, settings: Settings
+) -> pd.DataFrame:
+    """Kaplan-Meier curves of thirds of the scans by a model's risk at its longest horizon.
+
+    Parameters
+    ----------
+    predictions
+        Schema `PREDICTIONS`.
+    cohort
+        Schema `COHORT`.
+    model
+        Name of the model.
+    settings
+        Of the study; the curves end at the longest horizon.
+
+    Returns
+    -------
+    pandas.DataFrame
+        As `survival_by_group`, with the groups `TERTILES`.
+    """
+    horizon, risk, judged = _judged(predictions, cohort, model, settings)[-1]
+    counts = study_counts(cohort, settings)[:, judged]
+    return survival_by_group(tertile_names(risk[judged]), cohort[judged], counts, horizon, TERTILES)
+
+
+def _judged(
+    predictions: pd.DataFrame, cohort: pd.DataFrame, model: str, settings: Settings
+) -> list[tuple[float, Floats, Flags]]:
+    """List, for each horizon with predictions of a model, its risks and which scans they cover."""
+    aligned = [
+        (horizon, aligned_risk(predictions, cohort, model, horizon)) for horizon in sorted(settings.horizons_years)
+    ]
+    found = [(horizon, risk, np.isfinite(risk)) for horizon, risk in aligned if np.isfinite(risk).any()]
+    if not found:
+        known = ", ".join(dict.fromkeys(predictions["model"]))
+        raise StudyError(f"No model named {model!r} has predictions at the study's horizons; there are {known}.")
+    return found

@@ -153,13 +153,15 @@ def _at_horizon(published: pd.DataFrame, names: list[str], horizon: float) -> li
 
 
 @styled
-def risk_distribution(risks: pd.DataFrame) -> Figure:
+def risk_distribution(risks: pd.DataFrame, title: str = "") -> Figure:
     """Draw predicted risks by what happened, a panel a horizon.
 
     Parameters
     ----------
     risks
         One row a scan and horizon: `horizon_years`, `risk`, `state` (`died`, `alive` or `unknown`).
+    title
+        The model.
 
     Returns
     -------
@@ -179,6 +181,6 @@ def risk_distribution(risks: pd.DataFrame) -> Figure:
         axis.set_yticks(range(3), [f"{state} ({numbers.get(state, 0)})" for state in states])
         axis.set(xlim=(-0.01, 1.01), ylabel="", xlabel="")
         axis.set_title(f"State at {years_text(horizon)}", loc="left")
-    axes[-1, 0].set_xlabel("Predicted risk of death")
+    axes[-1, 0].set_xlabel(f"Risk of death predicted by {title}" if title else "Predicted risk of death")
     axes[-1, 0].xaxis.set_major_formatter(PERCENT)
     return figure

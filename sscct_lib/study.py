@@ -113,6 +113,8 @@ class HorizonSettings(Section):
     """How risks are judged."""
 
     n_bootstrap: Count = Field(1000, description="bootstrap samples of patients behind each interval")
+    n_risk_groups: Annotated[int, Field(ge=2)] = Field(4, description="groups of a calibration plot")
+    reference: str = Field("Clinical", description="model that the others are compared with")
 
 
 class Settings(Section):

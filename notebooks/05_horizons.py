@@ -1,0 +1,135 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Risk of death at 1, 3 and 5 years: every model side by side
+#
+# Every model predicted each scan without having seen that patient. Here we ask four things of those predictions: do
+# patients who died have higher predicted risks than those who lived (discrimination), do as many die as predicted
+# (calibration), how large is the error of the risks overall, and how do patients fare whom a model calls at low,
+# middle and high risk. A scan of a patient who was not followed to the horizon is *unknown*, and is never counted as
+# alive. Each number carries a 95 % interval that treats the scans of one patient as belonging together.
+
+# %% tags=["parameters"]
+study_dir: str = ".."  # the study folder
+run_name: str = "main"  # which run of the study
+n_bootstrap: int = None  # bootstrap samples of patients behind each interval; none: as in study.yaml
+reference: str = None  # model that the others are compared with; none: as in study.yaml
+shown_model: str = None  # model whose calibration and risk groups are drawn; none: highest AUC at the longest horizon
+
+# %% tags=["hide-input"]
+from IPython.display import Markdown
+from myst_nb import glue
+
+from sscct_lib import comparison, curves, figures, horizon_figures, horizons
+from sscct_lib.study import load_study
+from sscct_lib.tables import COHORT, PERFORMANCE, read_predictions, read_table, write_table
+
+study = load_study(study_dir, run_name, horizons={"n_bootstrap": n_bootstrap, "reference": reference})
+settings = study.settings
+cohort = read_table(study.table("cohort"), COHORT, "01_cohort")
+predictions = read_predictions(study)
+
+# %% [markdown]
+# ## Which model tells apart those who die from those who live?
+#
+# The AUC is the chance that, of two scans, the one followed by death within the horizon has the higher predicted risk:
+# 0.5 is a coin, 1 is perfect. Look at how wide the intervals are before looking at which model leads.
+
+# %% tags=["hide-input"]
+performance = write_table(horizons.evaluate(predictions, cohort, settings), study.table("performance"), PERFORMANCE)
+headline = comparison.side_by_side(performance, "auc")
+headline  # noqa: B018
+
+# %% tags=["hide-input"]
+comparison.remarks(performance)
+
+# %% [markdown]
+# The open marks are what a study of *another* cohort published for its networks and its radiomics models; it gave no
+# intervals. They show the order of size to expect and cannot be compared point by point.
+
+# %% tags=["hide-input"]
+horizon_figures.performance_forest(performance, comparison.PUBLISHED)
+
+# %% tags=["hide-input"]
+comparison.beside_published(performance)
+
+# %% [markdown]
+# ## ROC curves
+#
+# For each horizon: the share of deaths found (sensitivity) against the share of survivors wrongly flagged. The curve of
+# the model with the highest AUC has its 95 % band; being picked for its AUC flatters it.
+
+# %% tags=["hide-input"]
+horizon_figures.roc_curves(curves.roc_curves(predictions, cohort, performance, settings), performance)
+
+# %% [markdown]
+# ## Is one model better than another?
+#
+# Each model minus the reference model, on the same scans and in the same bootstrap samples. An interval that holds 0
+# says that this cohort cannot tell the two apart. `p_holm` is corrected for the number of comparisons.
+
+# %% tags=["hide-input"]
+compared_with = comparison.reference_model(predictions, settings)
+differences = comparison.differences(predictions, cohort, compared_with, settings)
+Markdown(f"Reference: **{compared_with}**")
+
+# %% tags=["hide-input"]
+comparison.differences_side_by_side(differences, "auc")
+
+# %% [markdown]
+# ## Do as many die as predicted?
+#
+# Each point is a group of scans with similar predicted risk; on the dotted line, as many died as predicted. Below it
+# the model predicts too many deaths, above it too few.
+
+# %% tags=["hide-input"]
+shown = shown_model or comparison.best_at_longest(performance, settings)
+horizon_figures.calibration_plot(curves.calibration(predictions, cohort, shown, settings), shown)
+
+# %% [markdown]
+# For all models: observed over expected deaths. 1 is right on average; 0.5 means that half as many died as predicted.
+
+# %% tags=["hide-input"]
+comparison.side_by_side(performance, "observed_expected")
+
+# %% [markdown]
+# ## How large is the error of the risks?
+#
+# The Brier score is the mean squared distance between risk and outcome, so lower is better. The scaled score below it
+# is easier to read: 0 is no better than giving everybody the same risk, 1 is perfect, below 0 is worse than useless.
+
+# %% tags=["hide-input"]
+comparison.side_by_side(performance, "brier")
+
+# %% tags=["hide-input"]
+comparison.side_by_side(performance, "scaled_brier")
+
+# %% [markdown]
+# ## What happens to patients at low, middle and high risk?
+#
+# Scans are split into thirds by predicted risk. The curves should part, with the high-risk third lowest; the numbers
+# below are the scans still followed.
+
+# %% tags=["hide-input"]
+figures.kaplan_meier_by_group(
+    curves.survival_by_tertile(predictions, cohort, shown, settings), f"Thirds by the risk of {shown}"
+)
+
+# %% [markdown]
+# Each dot is a scan. A useful model moves the upper row of each panel, the patients who died, to the right.
+
+# %% tags=["hide-input"]
+horizon_figures.risk_distribution(curves.risk_states(predictions, cohort, shown, settings), shown)
+
+# %% tags=["remove-cell"]
+for name, value in comparison.headline_numbers(performance, cohort, settings).items():
+    glue(name, value, display=False)
+glue("headline", headline, display=False)
