@@ -89,7 +89,7 @@ class NetworkSettings(Section):
     """One deep model."""
 
     size: Count = Field(96, description="side of the cube that the network sees, voxels")
-    epochs: Count = Field(50, description="passes over the training scans")
+    epochs: Count = Field(50, description="passes over the training patients; each shows one scan of every patient")
     batch_size: Count = Field(4, description="scans in a step")
     learning_rate: Positive = Field(4e-4, description="of AdamW")
     feature_size: int = Field(48, description="width of the Swin Transformer; the other networks have none")
@@ -103,6 +103,9 @@ class DeepSettings(Section):
 
     hu_range: tuple[float, float] = Field(
         (-1024.0, 600.0), description="densities mapped to 0..1; background is the lower bound"
+    )
+    networks: tuple[Literal["resnet18", "densenet121", "swin"], ...] = Field(
+        ("resnet18", "densenet121", "swin"), min_length=1, description="which are trained"
     )
     resnet18: NetworkSettings = NetworkSettings()
     densenet121: NetworkSettings = NetworkSettings()

@@ -1,0 +1,309 @@
+"""Deep models: trained fold by fold, saved with a card, and used for out-of-fold and for new predictions."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from joblib import Parallel, cpu_count, delayed
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+
+from sscct_lib.fitting import Examples, mean_loss, predict, risk_without_image, train
+from sscct_lib.networks import (
+    TITLES,
+    HazardNetwork,
+    base_hazards,
+    build,
+    check_size,
+    display_name,
+    hazard_targets,
+)
+from sscct_lib.pretrained import load_weights
+from sscct_lib.scans import code_hash
+from sscct_lib.study import NetworkSettings, Study, StudyError, fingerprint
+from sscct_lib.tables import PREDICTIONS, atomic
+from sscct_lib.tensors import cube_path, make_cubes
+
+log = logging.getLogger(__name__)
+
+
+def cross_validate(study: Study, cohort: pd.DataFrame, networks: Sequence[str], n_jobs: int = 1) -> pd.DataFrame:
+    """Predict each scan with networks that never saw its patient; train those that are not yet trained.
+
+    Each fold's model is saved in `study.models / "deep"` when it is finished, and found there by a later call
+    with the same settings, code, scans and outcomes, so that a stopped run goes on where it was.
+
+    Parameters
+    ----------
+    study
+        The study and run: section `deep`, horizons, labels and seed.
+    cohort
+        Schema `COHORT`, the scans with usable lungs. Patients of one fold are tested by a model that is trained
+        on those of the other folds.
+    networks
+        Which: `resnet18`, `densenet121`, `swin`.
+    n_jobs
+        Models trained at the same time; each gets its share of the cores.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Schema `PREDICTIONS`; a scan whose cube cannot be made has no row, and the log says why.
+
+    Raises
+    ------
+    StudyError
+        If a setting is impossible, a fold has no deaths to learn from, or a training fails.
+    """
+    for name in networks:
+        check_size(name, _settings(study, name))
+    tasks = []
+    for name in networks:
+        examples, key = _examples(study, cohort, name, n_jobs)
+        folds = sorted(set(examples.table["fold"]))
+        _check_folds(examples, folds)
+        _forget_other_folds(study, name, folds)
+        tasks += [(name, examples, fold, key) for fold in folds]
+    threads = max(1, cpu_count() // n_jobs)
+    frames = Parallel(n_jobs=n_jobs)(delayed(_one_fold)(study, *task, threads) for task in tasks)
+    predictions = pd.concat(frames, ignore_index=True)
+    order = ["model", "horizon_years", "scan_id"]
+    return PREDICTIONS.validate(predictions.sort_values(order, ignore_index=True)[list(PREDICTIONS.columns)])
+
+
+def _settings(study: Study, network_name: str) -> NetworkSettings:
+    settings: NetworkSettings = getattr(study.settings.deep, network_name)
+    return settings
+
+
+def _examples(study: Study, cohort: pd.DataFrame, network_name: str, n_jobs: int) -> tuple[Examples, str]:
+    """Make the cubes of a network, and a key that changes with all that its training depends on."""
+    settings, hu_range = _settings(study, network_name), study.settings.deep.hu_range
+    cubes = make_cubes(study, cohort, settings.size, hu_range, n_jobs)
+    failed = cubes[cubes["status"] != "ok"]
+    for row in failed.itertuples():
+        log.warning("%s: scan %s has no prediction: %s", network_name, row.scan_id, row.reason)
+    kept = cubes["status"].eq("ok").to_numpy()
+    table = cohort[kept].reset_index(drop=True)
+    if table.empty:
+        raise StudyError(f"No scan of the cohort has usable lungs for {TITLES[network_name]}; see the log.")
+    followup = table["followup_years"].to_numpy(dtype=float)
+    event = table["event_observed"].to_numpy(dtype=bool)
+    if study.settings.labels == "as_published":
+        followup = np.where(event, followup, np.inf)
+    died, survived = hazard_targets(followup, event, study.settings.horizons_years)
+    paths = [cube_path(study, scan_id, settings.size, hu_range) for scan_id in table["scan_id"]]
+    key = fingerprint(
+        code_hash("training"),
+        [version("torch"), version("monai")],
+        network_name,
+        settings,
+        hu_range,
+        study.settings.horizons_years,
+        study.settings.seed,
+        table[["scan_id", "patient_id", "fold"]].to_dict("list"),
+        cubes.loc[kept, "cube_sha256"].tolist(),
+        [died.tolist(), survived.tolist()],
+    )
+    return Examples(table[["scan_id", "patient_id", "fold"]], paths, died, survived), key
+
+
+def _check_folds(examples: Examples, folds: list[int]) -> None:
+    if len(folds) < 2:
+        raise StudyError(f"Cross-validation needs patients in at least 2 folds, found fold(s) {folds}.")
+    for fold in folds:
+        training = examples.table["fold"].ne(fold).to_numpy()
+        patients = examples.table.loc[training, "patient_id"].nunique()
+        if patients < 2 or not examples.died[training].any():
+            raise StudyError(
+                f"Fold {fold} cannot be tested: outside it there are {patients} patient(s) and "
+                f"{int(examples.died[training].sum())} scan(s) followed by death within the longest horizon; "
+                "training needs at least 2 patients and 1 death. Add patients, or lower cohort.n_folds."
+            )
+
+
+def _one_fold(study: Study, network_name: str, examples: Examples, fold: int, key: str, threads: int) -> pd.DataFrame:
+    """Train the model of a fold, or find it, and predict the fold's scans."""
+    torch.set_num_threads(threads)
+    tested = examples.take(np.flatnonzero(examples.table["fold"] == fold))
+    training = examples.take(np.flatnonzero(examples.table["fold"] != fold))
+    path = _model_path(study, network_name, fold)
+    card = _read_card(path.with_suffix(".json"))
+    if card is None or card["key"] != key or not path.is_file() or _sha256(path) != card["sha256"]:
+        card = _train_and_save(study, network_name, training, tested, fold, key)
+    else:
+        log.info("%s, fold %d: found trained", TITLES[network_name], fold)
+    network = _load_model(path, card)
+    return _frame(card, tested.table, predict(network, tested.paths))
+
+
+def _frame(card: Mapping[str, Any], scans: pd.DataFrame, risk: NDArray[np.float64]) -> pd.DataFrame:
+    rows = [
+        scans.assign(model=card["model"], horizon_years=horizon, risk=risk[:, k], risk_sd=np.nan)
+        for k, horizon in enumerate(card["horizons_years"])
+    ]
+    return pd.concat(rows, ignore_index=True)
+
+
+def _train_and_save(
+    study: Study, network_name: str, training: Examples, tested: Examples, fold: int, key: str
+) -> dict[str, Any]:
+    settings = _settings(study, network_name)
+    seed = int(fingerprint(study.settings.seed, network_name, fold), 16) % 2**32
+    torch.manual_seed(seed)
+    network = build(network_name, settings, len(study.settings.horizons_years))
+    weights = None
+    if settings.weights is not None:
+        weights = load_weights(network.encoder, study.folder / settings.weights, settings.weights_sha256)
+    network.start_at(base_hazards(training.died, training.survived))
+    where = f"{TITLES[network_name]}, fold {fold}"
+    history = train(network, training, settings, seed, where)
+    path = _model_path(study, network_name, fold)
+    with atomic(path) as partial:
+        save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, partial)
+    card = {
+        "model": display_name(network_name, settings),
+        "network": network_name,
+        "fold": fold,
+        "key": key,
+        "sha256": _sha256(path),
+        "settings": settings.model_dump(mode="json"),
+        "hu_range": list(study.settings.deep.hu_range),
+        "horizons_years": list(study.settings.horizons_years),
+        "labels": study.settings.labels,
+        "seed": seed,
+        "weights": weights.words if weights else "none (from scratch)",
+        "n_parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "n_scans": len(training.table),
+        "n_patients": int(training.table["patient_id"].nunique()),
+        "n_deaths": [int(n) for n in training.died.sum(axis=0)],
+        "loss": history,
+        "loss_tested": mean_loss(tested, predict(network, tested.paths)),
+        "loss_tested_without_image": mean_loss(tested, risk_without_image(training, len(tested.paths))),
+        "versions": {name: version(name) for name in ("sscct", "torch", "monai")},
+        "limits": "Research only. Not validated outside the study it was trained on.",
+    }
+    with atomic(path.with_suffix(".json")) as partial:
+        partial.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    return card
+
+
+def _model_path(study: Study, network_name: str, fold: int) -> Path:
+    return study.models / "deep" / f"{network_name}_fold{fold}.safetensors"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_card(path: Path) -> dict[str, Any] | None:
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return card if isinstance(card, dict) and {"key", "sha256", "network"} <= card.keys() else None
+
+
+def _cards(study: Study, network_name: str) -> list[dict[str, Any]]:
+    paths = sorted((study.models / "deep").glob(f"{network_name}_fold*.json"))
+    return sorted((card for path in paths if (card := _read_card(path))), key=lambda card: int(card["fold"]))
+
+
+def _forget_other_folds(study: Study, network_name: str, folds: list[int]) -> None:
+    """Remove models of folds that no longer exist, so that they do not join the predictions of new scans."""
+    for card in _cards(study, network_name):
+        if card["fold"] not in folds:
+            path = _model_path(study, network_name, card["fold"])
+            path.with_suffix(".json").unlink()
+            path.unlink(missing_ok=True)
+
+
+def _load_model(path: Path, card: Mapping[str, Any]) -> HazardNetwork:
+    if not path.is_file() or _sha256(path) != card["sha256"]:
+        raise StudyError(f"{path.name} is missing or not the file of its card. Run `04_deep_models` again.")
+    settings = NetworkSettings.model_validate(card["settings"])
+    network = build(card["network"], settings, len(card["horizons_years"]))
+    network.load_state_dict(load_file(path))
+    return network.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def predict_risks(trained: Study, network_name: str, study: Study, scans: pd.DataFrame) -> pd.DataFrame:
+    """Predict the risks of new scans with the models of all folds.
+
+    Parameters
+    ----------
+    trained
+        The study and run whose models predict.
+    network_name
+        `resnet18`, `densenet121` or `swin`.
+    study
+        The study and run that holds the scans: images and lung masks are made.
+    scans
+        `scan_id`, `patient_id`; one row a scan.
+
+    Returns
+    -------
+    pandas.DataFrame
+        `model`, `horizon_years`, `scan_id`, `patient_id`, `risk` (mean over the fold models) and `risk_sd` (their
+        standard deviation). A scan whose cube cannot be made has no row, and the log says why.
+
+    Raises
+    ------
+    StudyError
+        If there are no models, or models of different trainings.
+    """
+    cards = _cards(trained, network_name)
+    if not cards or len({card["key"] for card in cards}) > 1:
+        state = "has no" if not cards else "holds differently trained"
+        raise StudyError(f"{trained.models} {state} models of {network_name}. Run `04_deep_models` to its end.")
+    size, hu_range = int(cards[0]["settings"]["size"]), tuple(cards[0]["hu_range"])
+    cubes = make_cubes(study, scans, size, hu_range)
+    for row in cubes[cubes["status"] != "ok"].itertuples():
+        log.warning("%s: scan %s has no prediction: %s", network_name, row.scan_id, row.reason)
+    table = cubes.loc[cubes["status"] == "ok", ["scan_id", "patient_id"]].reset_index(drop=True)
+    paths = [cube_path(study, scan_id, size, hu_range) for scan_id in table["scan_id"]]
+    models = [_load_model(_model_path(trained, network_name, card["fold"]), card) for card in cards]
+    members = np.stack([predict(model, paths) for model in models])
+    rows = _frame(cards[0], table, members.mean(axis=0))
+    return rows.assign(risk_sd=members.std(axis=0, ddof=1).T.ravel())
+
+
+def model_table(study: Study) -> pd.DataFrame:
+    """List the deep models of a run, one row a fold: name, weights, size, parameters, counts and losses."""
+    cards = [card for name in TITLES for card in _cards(study, name)]
+    rows = [
+        {
+            "model": card["model"],
+            "weights": card["weights"],
+            "fold": card["fold"],
+            "size": card["settings"]["size"],
+            "n_parameters": card["n_parameters"],
+            "n_patients": card["n_patients"],
+            "n_scans": card["n_scans"],
+            "n_deaths": sum(card["n_deaths"]),
+            "loss_tested": card["loss_tested"],
+            "loss_tested_without_image": card["loss_tested_without_image"],
+        }
+        for card in cards
+    ]
+    return pd.DataFrame(rows)
+
+
+def learning_curves(study: Study) -> pd.DataFrame:
+    """Give the training loss of every deep model of a run: `model`, `fold`, `epoch`, `loss`."""
+    return pd.DataFrame(
+        [
+            {"model": card["model"], "fold": card["fold"], "epoch": epoch, "loss": loss}
+            for name in TITLES
+            for card in _cards(study, name)
+            for epoch, loss in enumerate(card["loss"], start=1)
+        ]
+    )
