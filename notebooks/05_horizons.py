@@ -28,7 +28,7 @@ shown_model: str = None  # model whose calibration and risk groups are drawn; no
 from IPython.display import Markdown
 from myst_nb import glue
 
-from sscct_lib import comparison, curves, figures, horizon_figures, horizons
+from sscct_lib import comparison, curves, figures, horizon_figures, horizons, summary
 from sscct_lib.study import load_study
 from sscct_lib.tables import COHORT, PERFORMANCE, read_predictions, read_table, write_table
 
@@ -45,21 +45,22 @@ predictions = read_predictions(study)
 
 # %% tags=["hide-input"]
 performance = write_table(horizons.evaluate(predictions, cohort, settings), study.table("performance"), PERFORMANCE)
-headline = comparison.side_by_side(performance, "auc")
+headline = summary.side_by_side(performance, "auc")
 headline  # noqa: B018
 
 # %% tags=["hide-input"]
-comparison.remarks(performance)
+remarks = summary.remarks(performance)
+remarks if len(remarks) else Markdown("Every model predicted every scan at every horizon.")
 
 # %% [markdown]
 # The open marks are what a study of *another* cohort published for its networks and its radiomics models; it gave no
 # intervals. They show the order of size to expect and cannot be compared point by point.
 
 # %% tags=["hide-input"]
-horizon_figures.performance_forest(performance, comparison.PUBLISHED)
+horizon_figures.performance_forest(performance, summary.PUBLISHED)
 
 # %% tags=["hide-input"]
-comparison.beside_published(performance)
+summary.beside_published(performance)
 
 # %% [markdown]
 # ## ROC curves
@@ -82,7 +83,7 @@ differences = comparison.differences(predictions, cohort, compared_with, setting
 Markdown(f"Reference: **{compared_with}**")
 
 # %% tags=["hide-input"]
-comparison.differences_side_by_side(differences, "auc")
+summary.differences_side_by_side(differences, "auc")
 
 # %% [markdown]
 # ## Do as many die as predicted?
@@ -91,14 +92,14 @@ comparison.differences_side_by_side(differences, "auc")
 # the model predicts too many deaths, above it too few.
 
 # %% tags=["hide-input"]
-shown = shown_model or comparison.best_at_longest(performance, settings)
+shown = shown_model or summary.best_at_longest(performance, settings)
 horizon_figures.calibration_plot(curves.calibration(predictions, cohort, shown, settings), shown)
 
 # %% [markdown]
 # For all models: observed over expected deaths. 1 is right on average; 0.5 means that half as many died as predicted.
 
 # %% tags=["hide-input"]
-comparison.side_by_side(performance, "observed_expected")
+summary.side_by_side(performance, "observed_expected")
 
 # %% [markdown]
 # ## How large is the error of the risks?
@@ -107,10 +108,10 @@ comparison.side_by_side(performance, "observed_expected")
 # is easier to read: 0 is no better than giving everybody the same risk, 1 is perfect, below 0 is worse than useless.
 
 # %% tags=["hide-input"]
-comparison.side_by_side(performance, "brier")
+summary.side_by_side(performance, "brier", decimals=3)
 
 # %% tags=["hide-input"]
-comparison.side_by_side(performance, "scaled_brier")
+summary.side_by_side(performance, "scaled_brier")
 
 # %% [markdown]
 # ## What happens to patients at low, middle and high risk?
@@ -129,7 +130,22 @@ figures.kaplan_meier_by_group(
 # %% tags=["hide-input"]
 horizon_figures.risk_distribution(curves.risk_states(predictions, cohort, shown, settings), shown)
 
+# %% [markdown]
+# ## How good could any model be?
+#
+# In the simulated demo study we know the risk with which each patient really died. Even that risk does not reach an AUC
+# of 1: who dies within a year is partly chance. It is the ceiling for the models above, on the same scans. A study of
+# real patients has no such table.
+
+# %% tags=["hide-input"]
+truth = comparison.true_risks(study, cohort)
+ceiling = horizons.evaluate(truth, cohort, settings)
+summary.side_by_side(ceiling, "auc") if len(truth) else Markdown("Not known for this study.")
+
+# %% tags=["hide-input"]
+summary.side_by_side(ceiling, "brier", decimals=3) if len(truth) else Markdown("")
+
 # %% tags=["remove-cell"]
-for name, value in comparison.headline_numbers(performance, cohort, settings).items():
+for name, value in summary.headline_numbers(performance, cohort, settings).items():
     glue(name, value, display=False)
 glue("headline", headline, display=False)

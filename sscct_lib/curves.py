@@ -14,10 +14,10 @@ from sscct_lib.bootstrap import (
     kaplan_meier,
     patient_weights,
 )
-from sscct_lib.comparison import best
 from sscct_lib.horizons import aligned_risk, cohort_outcome, not_estimable
 from sscct_lib.metrics import observed_risk
 from sscct_lib.study import Settings, StudyError
+from sscct_lib.summary import best
 
 TERTILES = ("low risk", "middle risk", "high risk")
 

@@ -5,7 +5,7 @@ from itertools import cycle, pairwise
 from typing import Any
 
 import matplotlib as mpl
-import matplotlib.pyplot as plt  # noqa: F401  notebooks show Figure objects only once pyplot has been loaded
+import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
@@ -64,7 +64,8 @@ def new_figure(height: float, n_rows: int = 1, n_columns: int = 1, **subplots: A
     axes : numpy.ndarray of matplotlib.axes.Axes
         Always two-dimensional, shape (n_rows, n_columns).
     """
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    figure = plt.figure(figsize=(WIDTH, height), layout="constrained")
+    plt.close(figure)  # else a notebook shows it twice: as the cell's value, and as pyplot's open figure
     return figure, figure.subplots(n_rows, n_columns, squeeze=False, **subplots)
 
 

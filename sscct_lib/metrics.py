@@ -144,22 +144,26 @@ METRICS: dict[str, Metric] = {
 """Every metric of the performance table: (risk, outcome) to one value a sample."""
 
 
-def estimate_text(estimate: float, low: float, high: float) -> str:
+def estimate_text(estimate: float, low: float, high: float, decimals: int = 2) -> str:
     """Write an estimate with its interval, for example `0.77 (0.70 to 0.83)`.
 
     Parameters
     ----------
     estimate, low, high
         The estimate and its interval; NaN when there is none.
+    decimals
+        Digits after the point.
 
     Returns
     -------
     str
-        Two decimals; `not estimable` without an estimate.
+        `not estimable` without an estimate.
     """
     if pd.isna(estimate):
         return "not estimable"
-    return f"{estimate:.2f} (no interval)" if pd.isna(low) else f"{estimate:.2f} ({low:.2f} to {high:.2f})"
+    if pd.isna(low):
+        return f"{estimate:.{decimals}f} (no interval)"
+    return f"{estimate:.{decimals}f} ({low:.{decimals}f} to {high:.{decimals}f})"
 
 
 def years_text(horizon: float) -> str:

@@ -1,0 +1,208 @@
+"""The tables that readers see: models side by side, beside what was published, and the numbers of the prose."""
+
+import numpy as np
+import pandas as pd
+
+from sscct_lib.horizons import cohort_outcome
+from sscct_lib.metrics import estimate_text, years_text
+from sscct_lib.study import Settings
+
+DENOMINATORS = "scans followed by death"
+
+
+def side_by_side(performance: pd.DataFrame, metric: str = "auc", decimals: int = 2) -> pd.DataFrame:
+    """Lay a metric out as readers compare it: a row a model, a column a horizon.
+
+    Parameters
+    ----------
+    performance
+        Schema `PERFORMANCE`.
+    metric
+        Which metric.
+    decimals
+        Digits after the point.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Estimates with intervals as text, index `model`; the first row, `DENOMINATORS`, says of how many scans.
+    """
+    rows = performance[performance["metric"] == metric]
+    columns = {}
+    for horizon in sorted(rows["horizon_years"].unique()):
+        at = rows[rows["horizon_years"] == horizon].set_index("model")
+        most = at.sort_values("n_scans").iloc[-1]
+        counted = f"{most['n_events']} of {most['n_scans']:,} ({most['n_unknown']:,} unknown)"
+        texts = [
+            estimate_text(*values, decimals=decimals) for values in at[["estimate", "ci_low", "ci_high"]].to_numpy()
+        ]
+        columns[years_text(horizon)] = pd.Series([counted, *texts], index=[DENOMINATORS, *at.index])
+    return pd.DataFrame(columns).reindex([DENOMINATORS, *rows["model"].unique()]).rename_axis("model")
+
+
+def best(performance: pd.DataFrame, horizon_years: float, metric: str = "auc") -> pd.Series | None:
+    """Name the model with the highest value of a metric; the choice flatters it, so show the others too.
+
+    Parameters
+    ----------
+    performance
+        Schema `PERFORMANCE`.
+    horizon_years
+        Years after the scan.
+    metric
+        Which metric; higher is better.
+
+    Returns
+    -------
+    pandas.Series or None
+        Its row; None when nothing can be estimated at this horizon.
+    """
+    rows = performance[(performance["metric"] == metric) & (performance["horizon_years"] == horizon_years)]
+    rows = rows.dropna(subset="estimate")
+    return None if rows.empty else rows.iloc[int(rows["estimate"].argmax())]
+
+
+def best_at_longest(performance: pd.DataFrame, settings: Settings) -> str:
+    """Name the model with the highest AUC at the longest horizon at which any can be estimated.
+
+    Parameters
+    ----------
+    performance
+        Schema `PERFORMANCE`.
+    settings
+        Of the study.
+
+    Returns
+    -------
+    str
+        The first model when no AUC can be estimated.
+    """
+    for horizon in sorted(settings.horizons_years, reverse=True):
+        top = best(performance, horizon)
+        if top is not None:
+            return str(top["model"])
+    return str(performance["model"].iloc[0])
+
+
+def remarks(performance: pd.DataFrame) -> pd.DataFrame:
+    """List what could not be estimated, and models that cover only some scans.
+
+    Parameters
+    ----------
+    performance
+        Schema `PERFORMANCE`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        `model`, `horizon`, `note`; no rows when there is nothing to remark.
+    """
+    noted = performance[performance["note"] != ""]
+    noted = noted.assign(horizon=[years_text(horizon) for horizon in noted["horizon_years"]])
+    return noted[["model", "horizon", "note"]].drop_duplicates(ignore_index=True)
+
+
+PUBLISHED = pd.DataFrame(
+    [
+        ("best of three networks", 1.0, 0.769, 0.769, 2125, 181),
+        ("best of three networks", 3.0, 0.801, 0.801, 2125, 326),
+        ("best of three networks", 5.0, 0.709, 0.709, 2125, 428),
+        ("radiomics, range", 1.0, 0.682, 0.723, 2125, 181),
+        ("radiomics, range", 3.0, 0.682, 0.723, 2125, 326),
+        ("radiomics, range", 5.0, 0.682, 0.723, 2125, 428),
+    ],
+    columns=["model", "horizon_years", "auc_low", "auc_high", "n_scans", "n_events"],
+)
+"""AUC published for another cohort: 2,125 scans of the Northwestern Scleroderma Registry, arXiv 2509.23530. The
+networks are ResNet-18, DenseNet-121 and Swin Transformer; the radiomics range is over all horizons. No intervals,
+patients or folds were published; scans followed for less than the horizon were presumably counted as alive."""
+
+
+def beside_published(performance: pd.DataFrame) -> pd.DataFrame:
+    """Put the best AUC of this study beside what was published for another cohort.
+
+    Parameters
+    ----------
+    performance
+        Schema `PERFORMANCE`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a horizon: `this cohort`, its `model`, `scans followed by death`, and the same of the other cohort.
+    """
+    rows = []
+    for horizon in sorted(performance["horizon_years"].unique()):
+        top = best(performance, horizon)
+        row = {"horizon": years_text(horizon), "best AUC here": "not estimable", "model": "", "deaths here": ""}
+        if top is not None:
+            row["best AUC here"] = estimate_text(top["estimate"], top["ci_low"], top["ci_high"])
+            row["model"] = top["model"]
+            row["deaths here"] = f"{top['n_events']} of {top['n_scans']} scans ({top['n_unknown']} unknown)"
+        for other in PUBLISHED[PUBLISHED["horizon_years"] == horizon].itertuples():
+            low, high = f"{other.auc_low:.3f}", f"{other.auc_high:.3f}"
+            row[f"another cohort: {other.model}"] = low if low == high else f"{low} to {high}"
+            row["deaths there"] = f"{other.n_events} of {other.n_scans:,} scans"
+        rows.append(row)
+    return pd.DataFrame(rows).fillna("").set_index("horizon")
+
+
+def differences_side_by_side(table: pd.DataFrame, metric: str = "auc") -> pd.DataFrame:
+    """Lay differences out as readers compare them: a row a model, two columns a horizon.
+
+    Parameters
+    ----------
+    table
+        From `differences`.
+    metric
+        Which metric.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Differences with intervals as text, and corrected p values; index `model`.
+    """
+    rows = table[table["metric"] == metric]
+    columns = {}
+    for horizon in sorted(rows["horizon_years"].unique()):
+        at = rows[rows["horizon_years"] == horizon].set_index("model")
+        texts = [estimate_text(*values) for values in at[["difference", "ci_low", "ci_high"]].to_numpy()]
+        columns[years_text(horizon)] = pd.Series(texts, index=at.index)
+        columns[f"p_holm, {years_text(horizon)}"] = at["p_holm"].map("{:.2f}".format, na_action="ignore")
+    return pd.DataFrame(columns).reindex(rows["model"].unique()).fillna("")
+
+
+def headline_numbers(performance: pd.DataFrame, cohort: pd.DataFrame, settings: Settings) -> dict[str, int | str]:
+    """Collect the numbers that prose elsewhere in the book quotes.
+
+    Parameters
+    ----------
+    performance
+        Schema `PERFORMANCE`.
+    cohort
+        Schema `COHORT`.
+    settings
+        Of the study.
+
+    Returns
+    -------
+    dict
+        `n_scans`, `n_patients`, `n_models`, and for each horizon, for example `3y`: `n_deaths_3y`, `n_unknown_3y`,
+        `best_model_3y` and `best_auc_3y` (as text with interval).
+    """
+    numbers: dict[str, int | str] = {
+        "n_scans": len(cohort),
+        "n_patients": int(cohort["patient_id"].nunique()),
+        "n_models": int(performance["model"].nunique()),
+    }
+    for horizon in settings.horizons_years:
+        outcome = cohort_outcome(cohort, horizon, np.ones((1, len(cohort))), settings.labels)
+        top = best(performance, horizon)
+        name = f"{horizon:g}y"
+        numbers[f"n_deaths_{name}"] = int(outcome.died.sum())
+        numbers[f"n_unknown_{name}"] = int((~outcome.died & ~outcome.alive).sum())
+        numbers[f"best_model_{name}"] = "no model" if top is None else str(top["model"])
+        numbers[f"best_auc_{name}"] = (
+            "not estimable" if top is None else estimate_text(top["estimate"], top["ci_low"], top["ci_high"])
+        )
+    return numbers
