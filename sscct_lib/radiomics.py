@@ -161,7 +161,7 @@ def check_region(hu: Hu, region: Region, bin_width: float) -> None:
 
 
 def resample(image: sitk.Image, lungs: sitk.Image, spacing_mm: float) -> tuple[sitk.Image, sitk.Image]:
-    """Bring a scan and its mask to an isotropic spacing: linear for densities, nearest voxel for labels.
+    """Bring a scan and its mask to an isotropic spacing, both linearly; a voxel gets the label that weighs most.
 
     Parameters
     ----------
@@ -190,7 +190,7 @@ def resample(image: sitk.Image, lungs: sitk.Image, spacing_mm: float) -> tuple[s
     filt.SetInterpolator(sitk.sitkLinear)
     resampled = filt.Execute(image)
     filt.SetDefaultPixelValue(0)
-    filt.SetInterpolator(sitk.sitkNearestNeighbor)
+    filt.SetInterpolator(sitk.sitkLabelLinear)
     return resampled, filt.Execute(lungs)
 
 

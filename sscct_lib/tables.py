@@ -215,6 +215,7 @@ RADIOMICS = pa.DataFrameSchema(
         r"^(original|qct)_.+$": pa.Column(
             float,
             nullable=True,
+            required=False,
             regex=True,
             coerce=True,
             metadata={"unit": ""},
