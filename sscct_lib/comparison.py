@@ -163,17 +163,18 @@ def true_risks(study: Study, cohort: pd.DataFrame) -> pd.DataFrame:
         If the file lacks a scan of the cohort.
     """
     path = study.folder / "truth" / "truth.csv"
+    none = pd.DataFrame(columns=list(PREDICTIONS.columns))
     if not path.is_file():
-        return pd.DataFrame(columns=list(PREDICTIONS.columns))
+        return none
     truth = pd.read_csv(path).set_index("scan_id")
     missing = cohort.loc[~cohort["scan_id"].isin(truth.index), "scan_id"]
     if len(missing):
         raise StudyError(f"{path} lacks {len(missing)} scan(s) of the cohort, for example {missing.iloc[0]}.")
-    frames = [pd.DataFrame(columns=list(PREDICTIONS.columns))]
+    frames = []
     for horizon in study.settings.horizons_years:
         name = f"true_risk_{horizon:g}y"
         if name in truth:
             risk = truth.loc[cohort["scan_id"], name].to_numpy()
             columns = {"model": TRUE_RISK, "horizon_years": horizon, "risk": risk, "risk_sd": np.nan}
             frames.append(cohort[["scan_id", "patient_id", "fold"]].assign(**columns))
-    return PREDICTIONS.validate(pd.concat(frames, ignore_index=True))
+    return PREDICTIONS.validate(pd.concat(frames, ignore_index=True)) if frames else none

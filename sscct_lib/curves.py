@@ -93,7 +93,7 @@ def roc_curves(
                 curve = roc_curve(risk[judged], outcome)
                 frames.append(curve.assign(model=model, horizon_years=horizon))
     columns = ["false_positive", "sensitivity", "ci_low", "ci_high", "model", "horizon_years"]
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns, dtype=float)
 
 
 def study_counts(cohort: pd.DataFrame, settings: Settings) -> Floats:

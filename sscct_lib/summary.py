@@ -33,9 +33,7 @@ def side_by_side(performance: pd.DataFrame, metric: str = "auc", decimals: int =
         at = rows[rows["horizon_years"] == horizon].set_index("model")
         most = at.sort_values("n_scans").iloc[-1]
         counted = f"{most['n_events']} of {most['n_scans']:,} ({most['n_unknown']:,} unknown)"
-        texts = [
-            estimate_text(*values, decimals=decimals) for values in at[["estimate", "ci_low", "ci_high"]].to_numpy()
-        ]
+        texts = [estimate_text(row.estimate, row.ci_low, row.ci_high, decimals) for row in at.itertuples()]
         columns[years_text(horizon)] = pd.Series([counted, *texts], index=[DENOMINATORS, *at.index])
     return pd.DataFrame(columns).reindex([DENOMINATORS, *rows["model"].unique()]).rename_axis("model")
 

