@@ -41,6 +41,9 @@ class ImageSettings(Section):
     """How a scan is read."""
 
     spacing_mm: Positive = Field(2.0, description="isotropic voxel side to which every scan is resampled, mm")
+    kernel: Literal["soft", "sharp"] = Field(
+        "soft", description="reconstruction that `sscct ingest` takes where an examination has both"
+    )
 
 
 class CohortSettings(Section):

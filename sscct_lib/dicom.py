@@ -1,0 +1,290 @@
+"""DICOM series: found in folders of any depth, and judged from their headers.
+
+Messages about a series never name a file, since file names of an export may hold names of patients.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.errors import InvalidDicomError
+
+from sscct_lib.scans import ScanError
+
+CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
+ENHANCED_CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2.1"
+
+FEWEST_SLICES = 20
+THORAX_MM = 150.0  # a shorter stack holds no whole thorax
+AXIAL_COSINE = 0.85  # a gantry tilts by up to 30 degrees
+SAME_POSITION_MM = 0.01
+
+HEADER_TAGS = [
+    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription",
+    "Modality", "ImageType", "PatientID", "PatientSex", "PatientAge", "PatientPosition", "StudyDate", "SeriesDate",
+    "AcquisitionDate", "ContentDate", "AcquisitionNumber", "InstanceNumber", "Manufacturer", "ConvolutionKernel",
+    "SliceThickness", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns",
+    "NumberOfFrames", "RescaleSlope", "RescaleIntercept", "PixelPaddingValue", "PixelRepresentation",
+    "BurnedInAnnotation", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One slice: where its pixels are, and where it lies in the patient.
+
+    Attributes
+    ----------
+    path
+        The DICOM file.
+    index
+        Frame in the file, from 0.
+    header
+        Header of the file.
+    position
+        Centre of the first pixel, LPS mm, shape (3,).
+    axes
+        Directions along a row and along a column, shape (2, 3).
+    pixel_mm
+        Distance of pixels along a row and along a column.
+    """
+
+    path: Path
+    index: int
+    header: Any
+    position: NDArray[np.float64]
+    axes: NDArray[np.float64]
+    pixel_mm: tuple[float, float]
+
+    @property
+    def normal(self) -> NDArray[np.float64]:
+        """Direction across the slice."""
+        return np.cross(*self.axes)
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        """What all slices of one volume have in common."""
+        plane = tuple(np.round(self.axes.ravel(), 3) + 0.0)
+        pixel = tuple(round(side, 4) for side in self.pixel_mm)
+        return int(self.header.Rows), int(self.header.Columns), plane, pixel
+
+
+@dataclass
+class Series:
+    """Files with one SeriesInstanceUID.
+
+    Attributes
+    ----------
+    headers
+        Header and path of each file.
+    """
+
+    headers: list[tuple[Any, Path]] = field(default_factory=list)
+
+    def values(self, name: str) -> list[str]:
+        """Give all values of a header field of the first file as text."""
+        value = self.headers[0][0].get(name, None)
+        parts = value if isinstance(value, pydicom.multival.MultiValue) else [] if value is None else [value]
+        return [str(part).strip() for part in parts]
+
+    def get(self, name: str) -> str:
+        """Give the first value of a header field of the first file as text; empty when there is none."""
+        values = self.values(name)
+        return values[0] if values else ""
+
+    @property
+    def n_slices(self) -> int:
+        """Slices, frames of multi-frame files counted."""
+        return sum(int(header.get("NumberOfFrames", None) or 1) for header, _ in self.headers)
+
+    @property
+    def kind(self) -> str:
+        """What the series is, for lists: `CT`, `localizer`, or another modality."""
+        if "LOCALIZER" in (part.upper() for part in self.values("ImageType")):
+            return "localizer"
+        return self.get("Modality") or "unknown modality"
+
+
+def find_series(source: Path) -> tuple[list[Series], int]:
+    """Read the headers of all DICOM files below a folder and group them by series.
+
+    Parameters
+    ----------
+    source
+        Folder of any depth.
+
+    Returns
+    -------
+    series : list of Series
+        In the order of their identifiers, so that two runs agree.
+    n_other : int
+        Files that are not DICOM.
+    """
+    found: dict[tuple[str, str], Series] = {}
+    n_other = 0
+    for path in sorted(path for path in source.rglob("*") if path.is_file() and not path.name.startswith(".")):
+        header = _read_header(path)
+        if header is None:
+            n_other += 1
+            continue
+        key = (str(header.get("StudyInstanceUID", "")), str(header.SeriesInstanceUID))
+        found.setdefault(key, Series()).headers.append((header, path))
+    return [found[key] for key in sorted(found)], n_other
+
+
+def read_headers(files: Iterable[Path]) -> Series:
+    """Read the headers of the files of one series."""
+    return Series([(pydicom.dcmread(path, specific_tags=HEADER_TAGS, stop_before_pixels=True), path) for path in files])
+
+
+def _read_header(path: Path) -> Any:
+    """Read what is needed of a DICOM header; None for another file, a DICOMDIR, or a file without an image."""
+    try:
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=HEADER_TAGS)
+    except (InvalidDicomError, OSError, EOFError, ValueError, NotImplementedError):
+        return None
+    return header if "SeriesInstanceUID" in header else None
+
+
+def why_unusable(series: Series) -> str:
+    """Say from the headers why a series is no chest CT; empty when it may be one."""
+    if series.kind != "CT":
+        return f"{series.kind}, not a CT volume"
+    if series.get("SOPClassUID") not in (CT_IMAGE, ENHANCED_CT_IMAGE):
+        return "CT, but no CT images (a report, a screenshot or a dose sheet)"
+    try:
+        frames, _ = stack(series)
+    except ScanError as error:
+        return str(error)
+    if abs(frames[0].normal[2]) < AXIAL_COSINE:
+        return "not axial: a coronal or sagittal reformation"
+    if len(frames) < FEWEST_SLICES:
+        return f"{len(frames)} slices, expected at least {FEWEST_SLICES}"
+    if (length := length_mm(frames)) < THORAX_MM:
+        return f"{length:.0f} mm long, expected at least {THORAX_MM:.0f} mm for a whole thorax"
+    return ""
+
+
+def length_mm(frames: list[Frame]) -> float:
+    """Distance from the first slice to the last, mm."""
+    return float(abs((frames[-1].position - frames[0].position) @ frames[0].normal))
+
+
+def step_mm(frames: list[Frame]) -> float:
+    """Median distance between neighbouring slices, mm."""
+    positions = np.array([frame.position @ frames[0].normal for frame in frames])
+    return float(np.median(np.diff(positions)))
+
+
+def stack(series: Series) -> tuple[list[Frame], list[str]]:
+    """Choose the slices of a series that form one volume, and order them along their normal.
+
+    Parameters
+    ----------
+    series
+        Of CT images.
+
+    Returns
+    -------
+    frames : list of Frame
+        From the first to the last along the normal of the slices; for axial ones from feet to head.
+    notes : list of str
+        What was left out, in words.
+
+    Raises
+    ------
+    ScanError
+        If slices have no geometry.
+    """
+    frames, notes = _distinct(series)
+    common, n_common = Counter(frame.shape for frame in frames).most_common(1)[0]
+    if n_common < len(frames):
+        notes.append(f"{len(frames) - n_common} slice(s) of another size or orientation left out")
+        frames = [frame for frame in frames if frame.shape == common]
+    normal = frames[0].normal
+
+    def along(frame: Frame) -> float:
+        return round(float(frame.position @ normal) / SAME_POSITION_MM) * SAME_POSITION_MM
+
+    if len({along(frame) for frame in frames}) < len(frames):
+        frames = _one_acquisition(frames, notes)
+    ordered = sorted(frames, key=lambda frame: (along(frame), int(frame.header.get("InstanceNumber", None) or 0)))
+    single = [next(same) for _, same in groupby(ordered, key=along)]
+    if len(single) < len(ordered):
+        notes.append(f"{len(ordered) - len(single)} slice(s) at the place of another left out")
+    return single, notes
+
+
+def _distinct(series: Series) -> tuple[list[Frame], list[str]]:
+    by_uid = {str(header.get("SOPInstanceUID", path)): (header, path) for header, path in reversed(series.headers)}
+    files = list(reversed(by_uid.values()))
+    n_duplicates = len(series.headers) - len(files)
+    notes = [f"{n_duplicates} duplicate file(s) left out"] if n_duplicates else []
+    return [frame for header, path in files for frame in _frames(header, path)], notes
+
+
+def _frames(header: Any, path: Path) -> list[Frame]:
+    """List the slices of a file: one, or one for each frame of an enhanced multi-frame file."""
+    per_frame = header.get("PerFrameFunctionalGroupsSequence", None)
+    try:
+        if per_frame is None:
+            return [_frame(path, 0, header, header, header, header)]
+        shared = header.SharedFunctionalGroupsSequence[0]
+        return [_enhanced_frame(path, index, header, groups, shared) for index, groups in enumerate(per_frame)]
+    except (AttributeError, TypeError, ValueError, IndexError) as error:
+        raise ScanError("slices without position, orientation or pixel spacing: no volume can be made") from error
+
+
+def _enhanced_frame(path: Path, index: int, header: Any, groups: Any, shared: Any) -> Frame:
+    def group(name: str) -> Any:
+        return (groups if name in groups else shared)[name].value[0]
+
+    return _frame(
+        path,
+        index,
+        header,
+        group("PlanePositionSequence"),
+        group("PlaneOrientationSequence"),
+        group("PixelMeasuresSequence"),
+    )
+
+
+def _frame(path: Path, index: int, header: Any, position: Any, orientation: Any, measures: Any) -> Frame:
+    axes = np.array(orientation.ImageOrientationPatient, dtype=float).reshape(2, 3)
+    axes = axes / np.linalg.norm(axes, axis=1, keepdims=True)
+    between_rows, between_columns = (float(side) for side in measures.PixelSpacing)
+    return Frame(
+        path,
+        index,
+        header,
+        np.array(position.ImagePositionPatient, dtype=float).reshape(3),
+        axes,
+        (between_columns, between_rows),
+    )
+
+
+def _one_acquisition(frames: list[Frame], notes: list[str]) -> list[Frame]:
+    """Where a series passes over the thorax more than once, keep the pass with most slices."""
+    passes: dict[str, list[Frame]] = {}
+    for frame in frames:
+        passes.setdefault(str(frame.header.get("AcquisitionNumber", None)), []).append(frame)
+    if len(passes) == 1:
+        return frames
+    longest = max(passes.values(), key=len)
+    notes.append(f"{len(passes)} acquisitions in one series; the one with most slices ({len(longest)}) was taken")
+    return longest
+
+
+def count_kinds(series: Iterable[Series]) -> str:
+    """Say what was found, for example `3 MR series, 1 localizer`."""
+    kinds = Counter(one.kind for one in series)
+    return ", ".join(
+        f"{n} {kind}{'s' if n > 1 and kind == 'localizer' else ''}" if kind == "localizer" else f"{n} {kind} series"
+        for kind, n in kinds.most_common()
+    )

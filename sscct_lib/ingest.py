@@ -1,0 +1,332 @@
+"""From a hospital's export to a study: chest CT series chosen, de-identified and listed in a manifest.
+
+No identifier, date or free text of the source reaches the study. Ids are keyed hashes whose key lies outside the
+study; dates become days since the patient's first scan; of the headers only maker, kernel, slice thickness, age and
+sex are kept.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import SimpleITK as sitk
+
+from sscct_lib.clinical import attach, empty_clinical, read_clinical
+from sscct_lib.dicom import Series, count_kinds, find_series, read_headers, stack, step_mm, why_unusable
+from sscct_lib.dicom_volume import read_series
+from sscct_lib.images import checksum, read_scan, write_image
+from sscct_lib.pseudonyms import patient_code, read_key, scan_code
+from sscct_lib.scans import Record, process
+from sscct_lib.series_choice import known_kernel, known_manufacturer, preference, why_behind
+from sscct_lib.study import SETTINGS_FILE, Study, StudyError, load_study
+from sscct_lib.tables import atomic, covariates
+
+VOLUME_SUFFIXES = (".nii", ".nii.gz", ".nrrd")
+DATE_IN_NAME = re.compile(r"(?<!\d)(\d{4})-?(\d{2})-?(\d{2})(?!\d)")
+NEW_STUDY = "# Settings of this study; every other setting has a default.\ntitle: My study\n"
+MANIFEST_COLUMNS = ["scan_id", "patient_id", "scan_day", "image", "sha256", "last_contact_day", "event_observed"]
+
+
+@dataclass
+class Candidate:
+    """A series or a NIfTI file as it was found.
+
+    Attributes
+    ----------
+    patient, visit, date
+        The hospital's identifiers and date; they stay in memory.
+    kind
+        `CT`, `localizer`, another modality, or `NIfTI`.
+    files
+        Where it is.
+    status, reason
+        What becomes of it: `scan`, `not chosen` or `set aside`, and why.
+    preference
+        From `series_choice.preference`; the least is the best.
+    header
+        Values that may be kept.
+    """
+
+    patient: str
+    visit: str
+    date: pd.Timestamp | None
+    kind: str
+    files: list[str]
+    n_slices: int | None = None
+    step_mm: float | None = None
+    status: str = "not chosen"
+    reason: str = ""
+    preference: tuple[Any, ...] = ()
+    header: dict[str, Any] = field(default_factory=dict)
+
+
+def ingest(
+    source: Path, clinical: Path | None, study_folder: Path, key_file: Path | None = None, n_jobs: int = 1
+) -> pd.DataFrame:
+    """Turn DICOM series or NIfTI files into a study with its manifest.
+
+    For each examination (StudyInstanceUID) the best chest series is taken. A series can be used when it is CT,
+    axial, no localizer, and a stack of at least 20 slices and 150 mm. Among several, in this order: supine before
+    prone; not expiratory; original before derived; at least 200 mm long; thinnest, where all up to 1.5 mm count
+    alike; kernel as `images.kernel` says; smaller steps; more slices. When the best one cannot be read, the next
+    is tried.
+
+    NIfTI and NRRD files: the patient is the folder directly below `source`, or the file's name (without a date in
+    it) for a file in `source` itself; the date is the first YYYY-MM-DD or YYYYMMDD in the path.
+
+    A stopped run resumes: a finished scan is not read again while its source stays the same.
+
+    Parameters
+    ----------
+    source
+        Folder of any depth.
+    clinical
+        CSV of follow-up and clinical values, see `clinical.read_clinical` and `clinical.attach`; None: none.
+    study_folder
+        Receives `scans/<scan_id>.nii.gz`, `data_manifest.csv`, `study.yaml` when there is none, and
+        `ingest/report.csv`, which is also returned.
+    key_file
+        Secret from which ids are made, at least 32 characters; made when missing, readable by its owner alone.
+        By default `<study>.key` beside the study folder.
+    n_jobs
+        Processes that share the scans.
+
+    Returns
+    -------
+    pandas.DataFrame
+        What became of each series, in study ids: `patient_id`, `scan_id`, `kind`, `n_slices`, `step_mm`, `kernel`,
+        `status` (scan, not chosen, set aside, no scans) and `reason`.
+
+    Raises
+    ------
+    StudyError
+        If nothing in `source` can be used (the message says what was found), the clinical table has violations,
+        the key is unfit, or the study already lists scans that `source` lacks.
+    """
+    if not source.is_dir():
+        raise StudyError(f"{source} is no folder: expected one with DICOM series or NIfTI files.")
+    table = None if clinical is None else read_clinical(clinical)
+    study = _study(study_folder)
+    candidates = _find(source, study)
+    key = read_key(key_file or study_folder.resolve().with_suffix(".key"), study_folder)
+    scans = _in_days(_visits(candidates, key, table))
+    _refuse_to_drop(study, scans)
+    written = _write_scans(study, scans, n_jobs)
+    report = _report(candidates, written, table, key)
+    if written.empty:
+        raise StudyError(f"{source}: no series could be read.\n{report.to_string(index=False)}")
+    manifest = written.assign(image="scans/" + written["scan_id"] + ".nii.gz", patient_id=written["patient_code"])
+    with atomic(study.manifest_path) as partial:
+        manifest[[*MANIFEST_COLUMNS, *covariates()]].to_csv(partial, index=False)
+    with atomic(study_folder / "ingest" / "report.csv") as partial:
+        report.to_csv(partial, index=False)
+    return report
+
+
+def _study(folder: Path) -> Study:
+    if not (folder / SETTINGS_FILE).exists():
+        with atomic(folder / SETTINGS_FILE) as partial:
+            partial.write_text(NEW_STUDY, encoding="utf-8")
+    return load_study(folder)
+
+
+def _find(source: Path, study: Study) -> list[Candidate]:
+    """List everything that could be a scan; StudyError when nothing can be used."""
+    volumes = sorted(path for path in source.rglob("*") if path.name.endswith(VOLUME_SUFFIXES) and path.is_file())
+    series, n_other = find_series(source)
+    candidates = [_from_series(one, study.settings.images.kernel) for one in series]
+    candidates += [_from_volume(path, source) for path in volumes]
+    if all(candidate.reason for candidate in candidates):
+        others = f"{n_other - len(volumes)} other file(s)" if n_other > len(volumes) else ""
+        found = ", ".join(filter(None, (count_kinds(series), others))) or "no files"
+        reasons = sorted({candidate.reason for candidate in candidates if candidate.kind == "CT"})
+        because = f" The CT series cannot be used: {'; '.join(reasons)}." if reasons else ""
+        raise StudyError(f"{source} has no chest CT series; found {found}.{because}")
+    return candidates
+
+
+def _from_series(series: Series, kernel: str) -> Candidate:
+    candidate = Candidate(
+        patient=series.get("PatientID"),
+        visit=series.get("StudyInstanceUID"),
+        date=_date(series),
+        kind=series.kind,
+        files=[str(path) for _, path in series.headers],
+        n_slices=series.n_slices,
+        header=_allowed(series),
+        reason=why_unusable(series),
+    )
+    if not candidate.reason and not candidate.patient:
+        candidate.reason = "no PatientID: it cannot be told whose scan it is"
+    if candidate.reason:
+        candidate.status = "set aside"
+        return candidate
+    frames, _ = stack(series)
+    candidate.step_mm = round(step_mm(frames), 2)
+    candidate.preference = preference(series, frames, kernel)
+    return candidate
+
+
+def _allowed(series: Series) -> dict[str, Any]:
+    """Keep the header values that may enter a study, none of them free text."""
+    years = re.fullmatch(r"(\d{3})Y", series.get("PatientAge"))
+    thickness = series.get("SliceThickness")
+    return {
+        "manufacturer": known_manufacturer(series.get("Manufacturer")),
+        "kernel": known_kernel(series.get("ConvolutionKernel")),
+        "slice_thickness_mm": float(thickness) if thickness else None,
+        "age_years": float(years.group(1)) if years else None,
+        "sex": {"F": "female", "M": "male"}.get(series.get("PatientSex").upper()),
+        "burned_in": series.get("BurnedInAnnotation").upper() == "YES",
+    }
+
+
+def _date(series: Series) -> pd.Timestamp | None:
+    for name in ("AcquisitionDate", "StudyDate", "SeriesDate", "ContentDate"):
+        date = pd.to_datetime(series.get(name), format="%Y%m%d", errors="coerce")
+        if pd.notna(date):
+            return date
+    return None
+
+
+def _from_volume(path: Path, source: Path) -> Candidate:
+    inside = path.relative_to(source)
+    stem = path.name.removesuffix(".gz").rsplit(".", 1)[0]
+    patient = inside.parts[0] if len(inside.parts) > 1 else DATE_IN_NAME.sub("", stem).strip(" _-.")
+    written = DATE_IN_NAME.search(str(inside))
+    date = pd.to_datetime("-".join(written.groups()), errors="coerce") if written else None
+    return Candidate(patient or stem, str(inside), None if pd.isna(date) else date, "NIfTI", [str(path)])
+
+
+def _visits(candidates: list[Candidate], key: bytes, table: pd.DataFrame | None) -> pd.DataFrame:
+    """List the examinations that have a usable series: candidates (best first), date and clinical values."""
+    groups: dict[tuple[str, str], list[Candidate]] = {}
+    for candidate in candidates:
+        if not candidate.reason:
+            groups.setdefault((candidate.patient, candidate.visit), []).append(candidate)
+    rows = []
+    for (patient, visit), group in groups.items():
+        group.sort(key=lambda candidate: candidate.preference)
+        kept = {name: group[0].header.get(name) for name in covariates()}
+        ids = {"scan_id": scan_code(key, patient, visit), "patient_code": patient_code(key, patient)}
+        rows.append({**ids, "patient_id": patient, "scan_date": group[0].date, "candidates": group, **kept})
+    visits = pd.DataFrame(rows)
+    visits["scan_date"] = pd.to_datetime(visits["scan_date"])
+    visits["age_years"] = visits["age_years"].astype(float)
+    return attach(visits, empty_clinical() if table is None else table)
+
+
+def _in_days(visits: pd.DataFrame) -> pd.DataFrame:
+    """Replace dates by days since the patient's first scan; what has no place in time is set aside."""
+    by_patient = visits.groupby("patient_code")["scan_date"]
+    alone = by_patient.transform("size") == 1
+    undated = visits["scan_date"].isna() & ~alone
+    for candidate in visits.loc[undated, "candidates"].explode():
+        candidate.status, candidate.reason = "set aside", "no scan date, and the patient has other scans"
+    first = by_patient.transform("min")
+    days = visits.assign(
+        scan_day=(visits["scan_date"] - first).dt.days.where(visits["scan_date"].notna(), 0).astype("Int64"),
+        last_contact_day=(pd.to_datetime(visits["last_contact_date"]) - first).dt.days.astype("Int64"),
+    )
+    # Without a scan date nothing can be counted to the last contact.
+    days.loc[days["last_contact_day"].isna(), "event_observed"] = pd.NA
+    return days[~undated].drop(columns=["scan_date", "last_contact_date"]).sort_values(["patient_code", "scan_day"])
+
+
+def _refuse_to_drop(study: Study, scans: pd.DataFrame) -> None:
+    """Protect a manifest that lists scans which this source would not bring back."""
+    if study.manifest_path.is_file():
+        listed = pd.read_csv(study.manifest_path, dtype=str)
+        lost = set(listed.get("scan_id", [])) - set(scans["scan_id"])
+        if lost:
+            raise StudyError(
+                f"{study.manifest_path} lists {len(lost)} scan(s) that are not in the source. Ingest all folders at "
+                "once from one folder above them, or choose a new study folder."
+            )
+
+
+def _write_scans(study: Study, scans: pd.DataFrame, n_jobs: int) -> pd.DataFrame:
+    """Read the best series of each examination, and the next best where that fails; returns the scans written."""
+    waiting, written = scans, []
+    for attempt in range(int(scans["candidates"].map(len).max()) if len(scans) else 0):
+        waiting = waiting[waiting["candidates"].map(len) > attempt]
+        chosen = [group[attempt] for group in waiting["candidates"]]
+        done = _write_choice(study, waiting, chosen, attempt + 1, n_jobs)
+        for candidate, status, reason in zip(chosen, done["status"], done["reason"], strict=True):
+            candidate.status, candidate.reason = ("scan" if status == "ok" else "set aside"), reason
+        ok = (done["status"] == "ok").to_numpy()
+        extra = done.loc[ok].reindex(columns=["scan_id", "sha256", "notes"])
+        written.append(waiting[ok].merge(extra, on="scan_id", how="left"))
+        waiting = waiting[~ok]
+    return pd.concat(written, ignore_index=True) if written else scans
+
+
+def _write_choice(
+    study: Study, waiting: pd.DataFrame, chosen: list[Candidate], attempt: int, n_jobs: int
+) -> pd.DataFrame:
+    records = study.folder / "ingest" / "records" / f"choice_{attempt}"
+    for scan_id in waiting["scan_id"]:
+        if not _scan_path(study, scan_id).is_file():
+            (records / f"{scan_id}.json").unlink(missing_ok=True)
+    rows = pd.DataFrame({"scan_id": waiting["scan_id"].to_list(), "patient_id": waiting["patient_code"].to_list()})
+    rows["files"] = [candidate.files for candidate in chosen]
+    sources = {row["scan_id"]: [Path(file) for file in row["files"]] for row in rows.to_dict("records")}
+    return process(study, "ingest", _write_scan, rows, None, lambda row: sources[row["scan_id"]], n_jobs, records)
+
+
+def _write_scan(study: Study, row: Mapping[str, Any]) -> Record:
+    files = [Path(file) for file in row["files"]]
+    if files[0].name.endswith(VOLUME_SUFFIXES):
+        image, notes = read_scan(files[0]), list[str]()
+        for name in image.GetMetaDataKeys():  # a NIfTI header has room for free text
+            image.EraseMetaData(name)
+    else:
+        volume, notes = read_series(read_headers(files))
+        image = sitk.DICOMOrient(volume, "LPS")
+    path = _scan_path(study, row["scan_id"])
+    write_image(image, path)
+    return {"sha256": checksum(path), "notes": "; ".join(notes)}
+
+
+def _scan_path(study: Study, scan_id: str) -> Path:
+    return study.folder / "scans" / f"{scan_id}.nii.gz"
+
+
+def _report(candidates: list[Candidate], written: pd.DataFrame, table: pd.DataFrame | None, key: bytes) -> pd.DataFrame:
+    """Say what became of each series, and which patients of the clinical table have no scan."""
+    remarks = {
+        row["scan_id"]: [row["notes"], "" if row["in_clinical"] else "no row in the clinical table: no follow-up"]
+        for row in written.to_dict("records")
+    }
+    best = {row["scan_id"]: row["candidates"] for row in written.to_dict("records")}
+    rows = []
+    for one in candidates:
+        scan_id = scan_code(key, one.patient, one.visit)
+        reasons = [one.reason, *(remarks[scan_id] if one.status == "scan" else [])]
+        if one.status == "not chosen":
+            chosen = next(other for other in best[scan_id] if other.status == "scan")
+            reasons = [why_behind(one.preference, chosen.preference)]
+        if one.header.get("burned_in"):
+            reasons.append("the header says that text is burned into the pixels: look before sharing")
+        rows.append(
+            {
+                "patient_id": patient_code(key, one.patient) if one.patient else "",
+                "scan_id": scan_id if one.status == "scan" else "",
+                "kind": one.kind,
+                "n_slices": one.n_slices,
+                "step_mm": one.step_mm,
+                "kernel": one.header.get("kernel"),
+                "status": one.status,
+                "reason": "; ".join(filter(None, reasons)),
+            }
+        )
+    seen = {one.patient for one in candidates if one.status == "scan"}
+    absent = [] if table is None else [patient for patient in table["patient_id"].unique() if patient not in seen]
+    rows += [
+        {"patient_id": patient_code(key, patient), "status": "no scans", "reason": "in the clinical table only"}
+        for patient in absent
+    ]
+    return pd.DataFrame(rows).astype({"n_slices": "Int64"})
