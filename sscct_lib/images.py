@@ -27,7 +27,7 @@ SIDE_VOXELS = (8, 4096)
 SPACING_MM = (0.1, 20.0)
 MOST_VOXELS = 1_500_000_000
 WARMEST_AIR_HU = -500  # every chest CT has air in it; where nothing is this low, the values are not HU
-CHUNK_BYTES = 1 << 22
+GZIP_MAGIC = b"\x1f\x8b"
 
 
 def read_scan(path: Path, sha256: str | None = None) -> sitk.Image:
@@ -82,13 +82,13 @@ def read_volume(path: Path) -> sitk.Image:
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
-        raise ScanError(f"{path.name} is damaged or no NIfTI or NRRD image: {_last_line(error)}") from error
+        raise ScanError(f"{path.name} is damaged, or no NIfTI or NRRD image. Copy it again from its source.") from error
     _check_header(reader, path.name)
-    _check_complete(reader, path)
+    _check_nifti(reader, path)
     try:
         image: sitk.Image = reader.Execute()
     except RuntimeError as error:
-        raise ScanError(f"{path.name} is truncated or damaged: {_last_line(error)}") from error
+        raise ScanError(f"{path.name} is truncated or damaged. Copy it again from its source.") from error
     return image
 
 
@@ -104,11 +104,6 @@ def checksum(path: Path) -> str:
     """Hash a file's content with SHA-256; 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _last_line(error: RuntimeError) -> str:
-    """Keep the part of an ITK message that tells the cause; the rest names paths and source lines."""
-    return str(error).strip().splitlines()[-1].split("ERROR:")[-1].split(":")[-1].strip(' "')
 
 
 def _check_header(reader: sitk.ImageFileReader, name: str) -> None:
@@ -127,39 +122,38 @@ def _check_header(reader: sitk.ImageFileReader, name: str) -> None:
         raise ScanError(f"{name} has voxels of {sides} mm, expected {low_mm:g} to {high_mm:g}: check its header.")
 
 
-def _check_complete(reader: sitk.ImageFileReader, path: Path) -> None:
-    """Compare a NIfTI file with the length that its header announces: ITK reads missing voxels as 0."""
+def _check_nifti(reader: sitk.ImageFileReader, path: Path) -> None:
+    """Look at a NIfTI file's bytes: ITK reads missing voxels, and those that are no number, as 0."""
     if not reader.HasMetaDataKey("vox_offset"):
         return
-    n_bytes = math.prod(reader.GetSize()) * int(reader.GetMetaData("bitpix")) // 8
-    expected = int(float(reader.GetMetaData("vox_offset"))) + n_bytes
+    start, bits = int(float(reader.GetMetaData("vox_offset"))), int(reader.GetMetaData("bitpix"))
+    expected = start + math.prod(reader.GetSize()) * bits // 8
     try:
-        found = _content_length(path)
+        with path.open("rb") as file:
+            compressed = file.read(2) == GZIP_MAGIC
+        content = gzip.decompress(path.read_bytes()) if compressed else path.read_bytes()
     except (EOFError, OSError, zlib.error) as error:
         raise ScanError(f"{path.name} is truncated or damaged ({error}). Copy it again from its source.") from error
-    if found < expected:
+    if len(content) < expected:
         raise ScanError(
-            f"{path.name} is truncated: {found:,} bytes of content, its header announces {expected:,}. "
+            f"{path.name} is truncated: {len(content):,} bytes of content, its header announces {expected:,}. "
             "Copy it again from its source."
         )
+    if reader.GetPixelID() in (sitk.sitkFloat32, sitk.sitkFloat64):
+        order = "<" if content[:1] != b"\x00" else ">"  # the first bytes hold the number 348 or 540
+        _check_finite(np.frombuffer(content[start:expected], f"{order}f{bits // 8}"), path.name)
 
 
-def _content_length(path: Path) -> int:
-    with path.open("rb") as file:
-        if file.read(2) != b"\x1f\x8b":
-            return path.stat().st_size
-    length = 0
-    with gzip.open(path) as content:
-        while chunk := content.read(CHUNK_BYTES):
-            length += len(chunk)
-    return length
+def _check_finite(values: NDArray[Any], name: str) -> None:
+    n_bad = int(values.size - np.isfinite(values).sum())
+    if n_bad:
+        raise ScanError(f"{name} has {n_bad:,} voxels that are not finite numbers, expected none.")
 
 
 def _to_hounsfield(image: sitk.Image, name: str) -> sitk.Image:
     values = sitk.GetArrayViewFromImage(image)
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        n_bad = int(values.size - np.isfinite(values).sum())
-        raise ScanError(f"{name} has {n_bad:,} voxels that are not finite numbers, expected none.")
+    if values.dtype.kind == "f":
+        _check_finite(values, name)
     lowest, highest = float(values.min()), float(values.max())
     if lowest == highest:
         raise ScanError(f"{name} is empty: every voxel is {lowest:g}.")
