@@ -1,6 +1,7 @@
 """Fitting one network: the training loop, its augmentation, and prediction."""
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import OneCycleLR
+from torch.optim.swa_utils import update_bn
 
 from sscct_lib.networks import HazardNetwork, base_hazards, hazard_losses, risks
 from sscct_lib.study import NetworkSettings, StudyError
@@ -85,6 +87,13 @@ def train(network: HazardNetwork, training: Examples, settings: NetworkSettings,
     generator = torch.Generator().manual_seed(seed)
     scans_of = [group.to_numpy() for _, group in training.table.reset_index().groupby("patient_id")["index"]]
     n_batches = max(1, len(scans_of) // settings.batch_size)
+
+    def batches() -> Iterator[tuple[Examples, Tensor]]:
+        drawn = rng.permutation([rng.choice(rows) for rows in scans_of])
+        for rows in np.array_split(drawn, n_batches):
+            batch = training.take(rows)
+            yield batch, augment(load_cubes(batch.paths), generator).to(device)
+
     optimiser = AdamW(network.parameters(), settings.learning_rate, weight_decay=WEIGHT_DECAY, fused=True)
     schedule = OneCycleLR(
         optimiser, settings.learning_rate, settings.epochs * n_batches, pct_start=WARM_UP, cycle_momentum=False
@@ -92,11 +101,8 @@ def train(network: HazardNetwork, training: Examples, settings: NetworkSettings,
     history = []
     try:
         for epoch in range(settings.epochs):
-            drawn = rng.permutation([rng.choice(rows) for rows in scans_of])
             losses = []
-            for rows in np.array_split(drawn, n_batches):
-                batch = training.take(rows)
-                volumes = augment(load_cubes(batch.paths), generator).to(device)
+            for batch, volumes in batches():
                 died, survived = (torch.from_numpy(part).to(device) for part in (batch.died, batch.survived))
                 loss = hazard_losses(network(volumes), died, survived)
                 _check_finite(loss, volumes, batch, f"{where}, epoch {epoch + 1}")
@@ -108,6 +114,8 @@ def train(network: HazardNetwork, training: Examples, settings: NetworkSettings,
                 losses += loss.tolist()
             history.append(float(np.mean(losses)))
             log.info("%s: epoch %d of %d, loss %.3f", where, epoch + 1, settings.epochs, history[-1])
+        # The running averages of batch normalisation lag behind the weights, much so after few steps.
+        update_bn((volumes for _, volumes in batches()), network)
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise StudyError(
             f"{where}: memory ran out with size {settings.size} and batch_size {settings.batch_size}. "

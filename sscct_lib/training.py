@@ -4,14 +4,16 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from joblib import Parallel, cpu_count, delayed
+from joblib import cpu_count, effective_n_jobs
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
@@ -33,6 +35,8 @@ from sscct_lib.tensors import cube_path, make_cubes
 
 log = logging.getLogger(__name__)
 
+Task = tuple[str, Examples, int, str]  # network, scans, fold, key
+
 
 def cross_validate(study: Study, cohort: pd.DataFrame, networks: Sequence[str], n_jobs: int = 1) -> pd.DataFrame:
     """Predict each scan with networks that never saw its patient; train those that are not yet trained.
@@ -50,7 +54,8 @@ def cross_validate(study: Study, cohort: pd.DataFrame, networks: Sequence[str], 
     networks
         Which: `resnet18`, `densenet121`, `swin`.
     n_jobs
-        Models trained at the same time; each gets its share of the cores.
+        Models trained at the same time, -1 for as many as there are cores, which they share evenly. With a GPU
+        one after the other.
 
     Returns
     -------
@@ -64,18 +69,27 @@ def cross_validate(study: Study, cohort: pd.DataFrame, networks: Sequence[str], 
     """
     for name in networks:
         check_size(name, _settings(study, name))
-    tasks = []
+    tasks: list[Task] = []
     for name in networks:
         examples, key = _examples(study, cohort, name, n_jobs)
         folds = sorted(set(examples.table["fold"]))
         _check_folds(examples, folds)
         _forget_other_folds(study, name, folds)
         tasks += [(name, examples, fold, key) for fold in folds]
-    threads = max(1, cpu_count() // n_jobs)
-    frames = Parallel(n_jobs=n_jobs)(delayed(_one_fold)(study, *task, threads) for task in tasks)
-    predictions = pd.concat(frames, ignore_index=True)
+    predictions = pd.concat(_run(study, tasks, n_jobs), ignore_index=True)
     order = ["model", "horizon_years", "scan_id"]
     return PREDICTIONS.validate(predictions.sort_values(order, ignore_index=True)[list(PREDICTIONS.columns)])
+
+
+def _run(study: Study, tasks: list[Task], n_jobs: int) -> list[pd.DataFrame]:
+    """Train and predict, in processes of their own: a network keeps the interpreter busy between kernels."""
+    workers = 1 if torch.cuda.is_available() else min(effective_n_jobs(n_jobs), len(tasks))
+    threads = max(1, cpu_count() // workers)
+    if workers == 1:
+        return [_one_fold(study, *task, threads) for task in tasks]
+    # Not joblib: it restarts a worker whose memory grew, as a training's does.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        return [job.result() for job in [pool.submit(_one_fold, study, *task, threads) for task in tasks]]
 
 
 def _settings(study: Study, network_name: str) -> NetworkSettings:
@@ -277,11 +291,25 @@ def predict_risks(trained: Study, network_name: str, study: Study, scans: pd.Dat
 
 
 def model_table(study: Study) -> pd.DataFrame:
-    """List the deep models of a run, one row a fold: name, weights, size, parameters, counts and losses."""
+    """List the deep models of a run, one row a fold.
+
+    Parameters
+    ----------
+    study
+        The study and run.
+
+    Returns
+    -------
+    pandas.DataFrame
+        `model`, `network`, `weights`, `fold`, `size` (voxels a side), `n_parameters`; of the training `n_patients`,
+        `n_scans`, `n_deaths`; `loss_tested` on the fold's patients and `loss_tested_without_image`, when every
+        scan of theirs gets the risks of the training patients.
+    """
     cards = [card for name in TITLES for card in _cards(study, name)]
     rows = [
         {
             "model": card["model"],
+            "network": card["network"],
             "weights": card["weights"],
             "fold": card["fold"],
             "size": card["settings"]["size"],
@@ -295,6 +323,39 @@ def model_table(study: Study) -> pd.DataFrame:
         for card in cards
     ]
     return pd.DataFrame(rows)
+
+
+def summary(models: pd.DataFrame) -> pd.DataFrame:
+    """Put the folds of each deep model in one row, for readers.
+
+    Parameters
+    ----------
+    models
+        From `model_table`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a model: where it started, its parameters, the side of its cube, and counts of its trainings; a
+        range where folds differ.
+    """
+
+    def told(values: "pd.Series[int]") -> str:
+        low, high = values.min(), values.max()
+        return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+    titles = {
+        "weights": "Weights",
+        "n_parameters": "Parameters",
+        "size": "Side, voxels",
+        "n_patients": "Training patients",
+        "n_scans": "Training scans",
+        "n_deaths": "Scans followed by death",
+    }
+    folds = models.groupby("model", sort=False)
+    table = folds[list(titles)[1:]].agg(told)
+    table.insert(0, "weights", folds["weights"].first())
+    return table.rename(columns=titles).rename_axis("Model")
 
 
 def learning_curves(study: Study) -> pd.DataFrame:

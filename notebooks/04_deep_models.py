@@ -1,0 +1,106 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Deep models: networks that look at the lungs
+#
+# Three networks, ResNet-18, DenseNet-121 and Swin Transformer, each look at the lungs of a scan and give the risk of
+# death within each horizon. No feature is chosen by hand: what matters must be learned from the scans. Every risk on
+# this page is *out of fold*: it comes from a model that never saw any scan of that patient.
+
+# %% tags=["parameters"]
+study_dir: str = ".."  # the study folder
+run_name: str = "main"  # which run of the study
+networks: list = None  # which of resnet18, densenet121, swin; none: as in study.yaml
+hu_range: list = None  # densities that the networks see as 0 and 1, HU; none: as in study.yaml
+
+# %% tags=["hide-input"]
+import numpy as np
+from myst_nb import glue
+
+from sscct_lib import deep_figures, tensors, training
+from sscct_lib.study import load_study
+from sscct_lib.tables import COHORT, LUNGS, PREDICTIONS, read_table, write_table
+
+study = load_study(study_dir, run_name, deep={"networks": networks, "hu_range": hu_range})
+deep = study.settings.deep
+cohort = read_table(study.table("cohort"), COHORT, "01_cohort")
+lungs = read_table(study.table("lungs"), LUNGS, "02_segmentation_qa")
+usable = lungs.loc[(lungs["status"] == "ok") & lungs["verdict"].isin(["pass", "review"]), "scan_id"]
+cohort = cohort[cohort["scan_id"].isin(usable)].reset_index(drop=True)
+
+# %% [markdown]
+# ## Training
+#
+# Patients are divided into folds; each model is trained on the patients of the other folds and tested on its own.
+# In every epoch it sees one scan of each training patient, drawn anew, so that patients with many scans do not count
+# more. A patient who left the study alive counts as alive up to that day, and as unknown after it. The risks of a
+# scan cannot fall from one horizon to the next.
+#
+# A trained model is kept: when this page is run again with the same data and settings, only what is missing is
+# trained.
+
+# %% tags=["hide-input"]
+predictions = training.cross_validate(study, cohort, deep.networks, n_jobs=-1)
+predictions = write_table(predictions, study.table("predictions/04_deep_models"), PREDICTIONS)
+models = training.model_table(study)
+models = models[models["network"].isin(deep.networks)]
+glue("n_scans_deep", predictions["scan_id"].nunique(), display=False)
+glue("n_patients_deep", predictions["patient_id"].nunique(), display=False)
+
+# %% [markdown]
+# ## What a network sees
+#
+# The picture shows one scan as a network receives it: cropped to the lungs, everything outside them black, and
+# resized to a cube. Look at how much of a pattern survives the size: the coarser the cube, the more a network must
+# rely on how dense the lungs are and where.
+
+# %% tags=["hide-input"]
+network = deep.networks[0]
+size = getattr(deep, network).size
+scan_id = cohort["scan_id"].iloc[0]
+cube = np.load(tensors.cube_path(study, scan_id, size, deep.hu_range))
+deep_figures.network_input(cube, f"Scan {scan_id} as {training.TITLES[network]} sees it, {size} voxels a side")
+
+# %% [markdown]
+# ## The models
+#
+# `weights` says where a network started. `none (from scratch)` means random numbers, and the name of the model says
+# so in every table and figure: nothing was learned elsewhere. Pretrained weights are a file named in `study.yaml`
+# with its SHA-256, and are refused when they fill less than 90 % of the network.
+
+# %% tags=["hide-input"]
+training.summary(models)
+
+# %% [markdown]
+# ## How they learned
+#
+# Look at the dots: each is the loss on the patients of one fold, whom the model never saw, and lower is better. Dots
+# below the dashed line mean that the image told something; dots far above the ends of the training lines mean that
+# the model knows its own patients better than others.
+
+# %% tags=["hide-input"]
+deep_figures.learning_curves(training.learning_curves(study), models)
+
+# %% [markdown]
+# ## Predictions
+#
+# Out-of-fold risks, averaged over scans. How good they are is the subject of the chapter on horizons.
+
+# %% tags=["hide-input"]
+predictions.pivot_table(index="model", columns="horizon_years", values="risk").round(3)
+
+# %% [markdown]
+# ```{note}
+# In the demo study the networks are trained small and briefly, so that this page is made in minutes without a
+# graphics card: coarse cubes, few epochs, no pretrained weights, a few dozen patients. It shows that everything
+# works, and how the results are read; it does not show what such networks can do. The same code trains at full size:
+# see the section `deep` of `study.yaml`.
+# ```

@@ -1,0 +1,94 @@
+"""Figures of the deep models: what a network sees, and how it learned. They draw tables and compute nothing."""
+
+from itertools import chain
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from sscct_lib.figures import GREY, INK, counted, model_colours, new_figure, styled
+
+
+@styled
+def network_input(cube: NDArray[np.float16], title: str = "") -> Figure:
+    """Draw what a network sees of one scan in three planes, as radiologists look at them.
+
+    Parameters
+    ----------
+    cube
+        From `tensors.lung_cube`, 0 to 1, [z, y, x] in LPS.
+    title
+        Which scan and size.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    middle, quarter = cube.shape[0] // 2, cube.shape[2] // 4
+    planes = {
+        "axial": cube[middle],
+        "coronal": cube[::-1, middle],
+        "sagittal, right lung": cube[::-1, :, quarter],
+    }
+    figure, axes = new_figure(2.9, 1, 3)
+    for axis, (name, plane) in zip(axes[0], planes.items(), strict=True):
+        drawn = axis.imshow(plane.astype(float), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        axis.set_title(name, fontsize=12)
+        axis.axis("off")
+    figure.colorbar(drawn, ax=axes[0].tolist(), shrink=0.8, label="input", ticks=[0, 0.5, 1])
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+    return figure
+
+
+@styled
+def learning_curves(curves: pd.DataFrame, models: pd.DataFrame) -> Figure:
+    """Draw the loss of each model while it learns, and on the patients it never saw.
+
+    Parameters
+    ----------
+    curves
+        From `training.learning_curves`.
+    models
+        From `training.model_table`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        A panel a model: a line a fold, a dot for the held-out patients of the fold, and a dashed line, the mean
+        over folds, for the held-out loss when every scan gets the risks of the training patients.
+    """
+    names = list(models["model"].unique())
+    colours = model_colours(names)
+    figure, axes = new_figure(3.4, 1, len(names), sharey=True)
+    for axis, name in zip(chain(*axes), names, strict=True):
+        one, rows = curves[curves["model"] == name], models[models["model"] == name]
+        for _, fold in one.groupby("fold"):
+            axis.plot(fold["epoch"], fold["loss"], color=colours[name], lw=1.5)
+        last = one["epoch"].max()
+        axis.scatter([last] * len(rows), rows["loss_tested"], color=INK, zorder=3, s=28)
+        axis.axhline(rows["loss_tested_without_image"].mean(), color=GREY, ls=(0, (5, 2)), lw=1.5)
+        title, _, weights = name.partition(" (")
+        axis.set_title(title + (f"\n({weights}" if weights else ""), fontsize=11.5)
+        axis.set(xlabel="Epoch", xlim=(1, max(2, last) + 0.4))
+        axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    first: Axes = axes[0, 0]
+    first.set(ylabel="Loss per scan")
+    _explain(first, models)
+    return figure
+
+
+def _explain(axis: Axes, models: pd.DataFrame) -> None:
+    folds = models["fold"].nunique()
+    handles = [
+        axis.plot([], [], color=GREY, lw=1.5)[0],
+        axis.scatter([], [], color=INK, s=28),
+        axis.plot([], [], color=GREY, ls=(0, (5, 2)), lw=1.5)[0],
+    ]
+    labels = [f"training, {counted(folds, 'fold')}", "patients never seen", "the same without the image"]
+    figure = axis.figure
+    assert isinstance(figure, Figure)
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=10.5, handlelength=1.6)

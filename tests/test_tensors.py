@@ -1,0 +1,101 @@
+import numpy as np
+import pandas as pd
+import pytest
+import SimpleITK as sitk
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sscct_lib import tensors
+from sscct_lib.images import write_image
+from sscct_lib.study import Settings, Study
+
+HU_RANGE = (-1024.0, 600.0)
+
+
+def box(shape=(12, 14, 16)):
+    mask = np.zeros(shape, dtype=np.uint8)
+    mask[2:10, 3:11, 4:8] = 1
+    mask[2:10, 3:11, 10:12] = 2
+    return mask
+
+
+def test_outside_is_the_lower_bound_and_the_window_is_linear():
+    mask = box()
+    image = np.where(mask == 1, -212, 500).astype(np.int16)
+    image[mask == 2] = 900
+    cube = tensors.lung_cube(image, mask, 8, HU_RANGE)
+    assert cube.shape == (8, 8, 8)
+    assert cube.dtype == np.float16
+    np.testing.assert_array_equal(cube[:, :, :4], 0.5)  # -212 HU is the middle of the window
+    np.testing.assert_array_equal(cube[:, :, 4:6], 0)  # between the lungs, whatever is there
+    np.testing.assert_array_equal(cube[:, :, 6:], 1)  # above the window
+    assert tensors.lung_cube(np.full_like(image, -2000), mask, 8, HU_RANGE).max() == 0
+
+
+def test_body_outside_the_box_of_the_lungs_changes_nothing():
+    mask = box()
+    rng = np.random.default_rng(0)
+    image = rng.integers(-1000, 0, mask.shape).astype(np.int16)
+    other = np.where(mask > 0, image, 400).astype(np.int16)
+    padded, padded_mask = (np.pad(a, 3) for a in (other, mask))
+    np.testing.assert_array_equal(
+        tensors.lung_cube(image, mask, 16, HU_RANGE), tensors.lung_cube(padded, padded_mask, 16, HU_RANGE)
+    )
+
+
+def test_axes_are_kept_in_order():
+    gradient = np.mgrid[0:20, 0:30, 0:40].astype(np.float32)
+    for axis in range(3):
+        cube = tensors.resize(gradient[axis], 16)
+        lines = np.moveaxis(cube, axis, 0).reshape(16, -1)
+        assert (np.diff(lines, axis=0) > 0).all()
+        np.testing.assert_allclose(lines.std(axis=1), 0, atol=1e-3)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.tuples(*[st.integers(4, 40)] * 3), st.integers(8, 24), st.floats(0, 1))
+def test_resizing_keeps_constants(shape, size, value):
+    cube = tensors.resize(np.full(shape, value, dtype=np.float32), size)
+    np.testing.assert_allclose(cube, value, atol=1e-6)
+
+
+def test_getting_coarser_averages():
+    checker = (np.indices((32, 32, 32)).sum(0) % 2).astype(np.float32)
+    inner = tensors.resize(checker, 8)[1:-1, 1:-1, 1:-1]
+    np.testing.assert_allclose(inner, 0.5, atol=0.02)
+
+
+def write_scan(study, scan_id, image, mask):
+    for array, path in ((image, study.image(scan_id)), (mask, study.mask(scan_id))):
+        write_image(sitk.GetImageFromArray(array), path)
+
+
+@pytest.fixture
+def study(tmp_path):
+    return Study(tmp_path, Settings())
+
+
+def test_cubes_are_made_once_and_again_when_lost_or_changed(study):
+    mask = box()
+    image = np.where(mask > 0, -800, 40).astype(np.int16)
+    write_scan(study, "a", image, mask)
+    write_scan(study, "empty", image, np.zeros_like(mask))
+    scans = pd.DataFrame({"scan_id": ["a", "empty", "gone"], "patient_id": ["p", "p", "q"]})
+    made = tensors.make_cubes(study, scans, 8, HU_RANGE).set_index("scan_id")
+    assert made["status"].to_dict() == {"a": "ok", "empty": "failed", "gone": "failed"}
+    assert "mask is empty" in made.loc["empty", "reason"]
+    assert "missing" in made.loc["gone", "reason"]
+    path = tensors.cube_path(study, "a", 8, HU_RANGE)
+    first = path.stat().st_mtime_ns
+    tensors.make_cubes(study, scans, 8, HU_RANGE)
+    assert path.stat().st_mtime_ns == first
+    other = tensors.make_cubes(study, scans[:1], 8, (-1000.0, 200.0))
+    assert other["cube_sha256"][0] != made.loc["a", "cube_sha256"]
+    path.unlink()
+    again = tensors.make_cubes(study, scans, 8, HU_RANGE)
+    assert path.is_file()
+    assert again["cube_sha256"][0] == made.loc["a", "cube_sha256"]
+    batch = tensors.load_cubes([path, path])
+    assert batch.shape == (2, 1, 8, 8, 8)
+    assert batch.dtype == torch.float32

@@ -1,0 +1,248 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import SimpleITK as sitk
+import torch
+
+from sscct_lib import networks, training
+from sscct_lib.images import write_image
+from sscct_lib.study import DeepSettings, NetworkSettings, Settings, Study, StudyError
+
+TINY = NetworkSettings(size=32, feature_size=12, window_size=4, epochs=1, batch_size=6, learning_rate=3e-3)
+N = 12  # scans, two of each patient
+
+
+def study_in(folder, swin=TINY, **changed):
+    return Study(folder, Settings(deep=DeepSettings(networks=("swin",), swin=swin), **changed))
+
+
+def write_scan(study, scan_id, level):
+    mask = np.zeros((10, 12, 14), dtype=np.uint8)
+    mask[2:8, 2:10, 2:6], mask[2:8, 2:10, 8:12] = 1, 2
+    image = np.where(mask > 0, level, 40) + np.random.default_rng(3).integers(-30, 30, mask.shape)
+    write_image(sitk.GetImageFromArray(image.astype(np.int16)), study.image(scan_id))
+    write_image(sitk.GetImageFromArray(mask), study.mask(scan_id))
+
+
+def make_cohort(study):
+    died = np.arange(N) // 2 % 2 == 0
+    for i in range(N):
+        write_scan(study, f"s{i}", -450 if died[i] else -850)
+    return pd.DataFrame(
+        {
+            "scan_id": [f"s{i}" for i in range(N)],
+            "patient_id": [f"p{i // 2}" for i in range(N)],
+            "followup_years": np.where(died, 0.5 + np.arange(N) % 5, 7.0),
+            "event_observed": died,
+            "fold": np.repeat([0, 1, 0], 4),
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    study = study_in(tmp_path_factory.mktemp("trained"))
+    cohort = make_cohort(study)
+    return study, cohort, training.cross_validate(study, cohort, ["swin"])
+
+
+def states(study):
+    return {path.name: path.stat().st_mtime_ns for path in (study.models / "deep").iterdir()}
+
+
+def test_every_scan_is_predicted_once_at_each_horizon(trained):
+    _, cohort, predictions = trained
+    assert len(predictions) == N * 3
+    assert set(predictions["model"]) == {"Swin Transformer (from scratch)"}
+    wide = predictions.pivot_table(index="scan_id", columns="horizon_years", values="risk")
+    assert set(wide.index) == set(cohort["scan_id"])
+    assert (wide.diff(axis=1).iloc[:, 1:] >= 0).all(axis=None)
+    folds = predictions.drop_duplicates("scan_id").set_index("scan_id")["fold"]
+    assert folds.to_dict() == cohort.set_index("scan_id")["fold"].to_dict()
+
+
+def test_a_model_never_sees_its_fold(tmp_path, monkeypatch):
+    study = study_in(tmp_path)
+    cohort = make_cohort(study)
+    seen = []
+
+    def noting(network, examples, settings, seed, where):
+        seen.append((where, set(examples.table["patient_id"])))
+        return [0.0]
+
+    monkeypatch.setattr(training, "train", noting)
+    training.cross_validate(study, cohort, ["swin"])
+    patients = {fold: set(rows["patient_id"]) for fold, rows in cohort.groupby("fold")}
+    assert seen == [("Swin Transformer, fold 0", patients[1]), ("Swin Transformer, fold 1", patients[0])]
+
+
+def test_outcomes_of_the_tested_fold_change_nothing_there(trained, tmp_path):
+    _, cohort, predictions = trained
+    study = study_in(tmp_path)
+    make_cohort(study)
+    tested = cohort["fold"] == 0
+    turned = cohort.assign(
+        event_observed=cohort["event_observed"] ^ tested,
+        followup_years=cohort["followup_years"].where(~tested, 2.0),
+    )
+    other = training.cross_validate(study, turned, ["swin"])
+    pd.testing.assert_frame_equal(predictions[predictions["fold"] == 0], other[other["fold"] == 0])
+    assert not predictions[predictions["fold"] == 1].equals(other[other["fold"] == 1])
+
+
+def test_finished_folds_are_found_and_lost_ones_trained_again_to_the_same(trained):
+    study, cohort, predictions = trained
+    before = states(study)
+    pd.testing.assert_frame_equal(training.cross_validate(study, cohort, ["swin"]), predictions)
+    assert states(study) == before
+    # As after a kill between the two files of fold 1.
+    (study.models / "deep" / "swin_fold1.json").unlink()
+    pd.testing.assert_frame_equal(training.cross_validate(study, cohort, ["swin"]), predictions)
+    after = states(study)
+    assert {name for name in after if after[name] != before[name]} == {"swin_fold1.json", "swin_fold1.safetensors"}
+    # A damaged model file is not believed.
+    path = study.models / "deep" / "swin_fold0.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(StudyError, match=r"swin_fold0.safetensors is missing or not the file of its card"):
+        training.predict_risks(study, "swin", study, cohort)
+    pd.testing.assert_frame_equal(training.cross_validate(study, cohort, ["swin"]), predictions)
+
+
+def key_of(study, cohort):
+    return training._examples(study, cohort, "swin", 1)[1]
+
+
+def test_what_training_depends_on_makes_models_stale(trained):
+    study, cohort, _ = trained
+    key = key_of(study, cohort)
+    assert key_of(study, cohort.assign(age_years=50.0)) == key
+    assert key_of(study, cohort.assign(fold=1 - cohort["fold"] % 2)) != key
+    assert key_of(study, cohort.assign(followup_years=cohort["followup_years"] / 2)) != key
+    assert key_of(study, cohort[2:]) != key
+    for settings in (
+        study.settings.model_copy(update={"seed": 1}),
+        study.settings.model_copy(update={"horizons_years": (1.0, 3.0)}),
+        study_in(study.folder, swin=TINY.model_copy(update={"epochs": 3})).settings,
+    ):
+        assert key_of(Study(study.folder, settings), cohort) != key
+
+
+def test_counting_censored_as_alive_is_possible(trained):
+    study, cohort, _ = trained
+    censored = cohort.assign(event_observed=False, followup_years=0.5)
+    known, _ = training._examples(study, censored, "swin", 1)
+    assert known.survived.sum() == pytest.approx(N * 0.5)
+    published = Study(study.folder, study.settings.model_copy(update={"labels": "as_published"}))
+    alive, _ = training._examples(published, censored, "swin", 1)
+    assert alive.survived.sum() == N * 3
+
+
+def test_new_scans_get_the_mean_and_spread_of_the_folds(trained, tmp_path):
+    study, _, predictions = trained
+    new = study_in(tmp_path)
+    write_scan(new, "new", -700)
+    write_scan(new, "s0", -450)
+    scans = pd.DataFrame({"scan_id": ["new", "s0", "gone"], "patient_id": ["n", "p0", "g"]})
+    risks = training.predict_risks(study, "swin", new, scans)
+    assert list(risks["scan_id"]) == ["new", "s0"] * 3
+    assert (risks["risk_sd"] > 0).all()
+    members = [
+        training.predict(
+            training._load_model(training._model_path(study, "swin", fold), card),
+            [training.cube_path(new, "new", 32, study.settings.deep.hu_range)],
+        )[0]
+        for fold, card in enumerate(training._cards(study, "swin"))
+    ]
+    rows = risks[risks["scan_id"] == "new"]
+    np.testing.assert_allclose(rows["risk"], np.mean(members, axis=0))
+    np.testing.assert_allclose(rows["risk_sd"], np.std(members, axis=0, ddof=1))
+    # The fold's own model gave the out-of-fold risk, so it must lie within the members' range.
+    own = predictions.query("scan_id == 's0' and horizon_years == 5")["risk"].item()
+    assert abs(own - risks.query("scan_id == 's0' and horizon_years == 5")["risk"].item()) < 0.5
+    assert training.predict_risks(study, "swin", new, scans[2:]).empty
+
+
+def test_predicting_without_models_says_what_to_run(trained, tmp_path):
+    study, cohort, _ = trained
+    with pytest.raises(StudyError, match=r"has no models of resnet18\. Run `04_deep_models`"):
+        training.predict_risks(study, "resnet18", study, cohort)
+
+
+def test_models_of_folds_that_no_longer_exist_are_removed(tmp_path, monkeypatch):
+    study = study_in(tmp_path)
+    cohort = make_cohort(study)
+    monkeypatch.setattr(training, "train", lambda *arguments: [0.0])
+    training.cross_validate(study, cohort.assign(fold=np.arange(N) // 2 % 3), ["swin"])
+    assert len(states(study)) == 6
+    training.cross_validate(study, cohort, ["swin"])
+    assert sorted(states(study)) == [f"swin_fold{i}.{end}" for i in range(2) for end in ("json", "safetensors")]
+
+
+def test_cards_tables_and_curves(trained):
+    study, cohort, _ = trained
+    card = json.loads((study.models / "deep" / "swin_fold0.json").read_text())
+    assert card["n_scans"] == 4
+    assert card["n_patients"] == 2
+    assert sum(card["n_deaths"]) == cohort[cohort["fold"] == 1]["event_observed"].sum()
+    assert card["weights"] == "none (from scratch)"
+    assert not any(scan in json.dumps(card) for scan in ("s0", "s5"))  # no scan is named in what one may share
+    table = training.model_table(study)
+    assert list(table["fold"]) == [0, 1]
+    network = networks.build("swin", TINY, 3)
+    assert table["n_parameters"][0] == sum(p.numel() for p in network.parameters())
+    assert len(training.learning_curves(study)) == 2 * TINY.epochs
+
+
+def test_pretrained_weights_are_loaded_and_named(tmp_path):
+    torch.manual_seed(9)
+    encoder, _ = networks.build_swin(12, 4)
+    torch.save({"state_dict": encoder.state_dict()}, tmp_path / "w.pt")
+    digest = training._sha256(tmp_path / "w.pt")
+    tuned = TINY.model_copy(update={"weights": "w.pt", "weights_sha256": digest, "learning_rate": 1e-9})
+    study = study_in(tmp_path, swin=NetworkSettings.model_validate(tuned.model_dump()))
+    predictions = training.cross_validate(study, make_cohort(study), ["swin"])
+    assert set(predictions["model"]) == {"Swin Transformer"}
+    card = training._cards(study, "swin")[0]
+    assert card["weights"].startswith("w.pt, ")
+    loaded = training._load_model(training._model_path(study, "swin", 0), card).encoder.state_dict()
+    torch.testing.assert_close(loaded, encoder.state_dict(), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"event_observed": [False] * 4 + [True] * 4 + [False] * 4}, r"Fold 1 cannot be tested.*0 scan\(s\)"),
+        ({"fold": 0}, r"at least 2 folds, found fold\(s\) \[0\]"),
+        ({"patient_id": "p"}, r"Fold 0 cannot be tested: outside it there are 1 patient"),
+    ],
+)
+def test_folds_that_cannot_be_learned_are_named(trained, change, message):
+    study, cohort, _ = trained
+    with pytest.raises(StudyError, match=message):
+        training.cross_validate(study, cohort.assign(**change), ["swin"])
+
+
+def test_no_usable_lungs_and_impossible_size(trained, tmp_path):
+    cohort = trained[1]
+    with pytest.raises(StudyError, match="No scan of the cohort has usable lungs for Swin Transformer"):
+        training.cross_validate(study_in(tmp_path), cohort, ["swin"])
+    with pytest.raises(StudyError, match="divide by 32"):
+        training.cross_validate(study_in(tmp_path, swin=NetworkSettings(size=40)), cohort, ["swin"])
+
+
+@pytest.mark.slow
+def test_processes_and_resnet_and_densenet(trained):
+    study, cohort, _ = trained
+    small = NetworkSettings(size=32, epochs=1, batch_size=4)
+    deep = DeepSettings(resnet18=small.model_copy(update={"size": 16}), densenet121=small, swin=TINY)
+    both = Study(study.folder, Settings(deep=deep), "both")
+    for scan_id in cohort["scan_id"]:
+        for old, new in ((study.image, both.image), (study.mask, both.mask)):
+            new(scan_id).parent.mkdir(parents=True, exist_ok=True)
+            new(scan_id).write_bytes(old(scan_id).read_bytes())
+    predictions = training.cross_validate(both, cohort, list(networks.TITLES), n_jobs=2)
+    assert predictions.groupby("model").size().to_dict() == {
+        f"{title} (from scratch)": N * 3 for title in networks.TITLES.values()
+    }
