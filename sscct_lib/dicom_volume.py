@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import SimpleITK as sitk
 from numpy.typing import NDArray
+from pydicom.pixels.utils import get_expected_length
 from scipy import ndimage
 
 from sscct_lib.dicom import Frame, Series, stack, step_mm
@@ -92,9 +94,14 @@ def _decoded(frames: list[Frame]) -> tuple[list[Frame], NDArray[np.int16]]:
 
 
 def _decode(path: Path) -> NDArray[Any] | None:
+    """Decode a file to Hounsfield units, shape (frames, rows, columns); None when it is cut short or damaged."""
     try:
+        item = pydicom.dcmread(path)
+        # GDCM fills what is missing at the end of uncompressed pixels with whatever it has.
+        if not item.file_meta.TransferSyntaxUID.is_compressed and len(item.PixelData) < get_expected_length(item):
+            return None
         values = sitk.GetArrayFromImage(sitk.ReadImage(str(path), imageIO="GDCMImageIO"))
-    except RuntimeError:
+    except (RuntimeError, AttributeError, EOFError, OSError, ValueError):
         return None
     return np.asarray(values if values.ndim == 3 else values[None])
 

@@ -258,8 +258,8 @@ def _write_scans(study: Study, scans: pd.DataFrame, n_jobs: int) -> pd.DataFrame
         for candidate, status, reason in zip(chosen, done["status"], done["reason"], strict=True):
             candidate.status, candidate.reason = ("scan" if status == "ok" else "set aside"), reason
         ok = (done["status"] == "ok").to_numpy()
-        extra = done.loc[ok].reindex(columns=["scan_id", "sha256", "notes"])
-        written.append(waiting[ok].merge(extra, on="scan_id", how="left"))
+        told = done.reindex(columns=["sha256", "notes"])[ok]
+        written.append(waiting[ok].assign(sha256=told["sha256"].to_numpy(), notes=told["notes"].to_numpy()))
         waiting = waiting[~ok]
     return pd.concat(written, ignore_index=True) if written else scans
 
