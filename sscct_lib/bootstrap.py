@@ -1,23 +1,65 @@
-"""Resampling whole patients, and what every resample needs: survival curves and censoring weights.
+"""Resampling whole patients, and what every resample needs: survival curves, censoring weights and intervals.
 
-All samples are worked on at once. An array of weights has one row a sample and one column a scan; its first row
-is all ones, so that the estimate and its resamples come from the same lines of code.
+All samples are worked on at once. An array of counts has one row a sample and one column a scan; its first row is
+all ones, so that the estimate and its resamples come from the same lines of code.
 """
 
 from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import t as student_t
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
+Scale = Literal["plain", "logit", "log"]
 
 MIN_ESTIMABLE_SHARE = 0.9
 """Share of resamples in which a quantity must be estimable for its interval to be shown."""
 
 
-def patient_weights(patient_id: ArrayLike, n_samples: int, seed: int) -> Floats:
-    """Draw patients with replacement, each with all of his or her scans.
+@dataclass(frozen=True)
+class Resamples:
+    """Bootstrap samples of patients, each with all of his or her scans.
+
+    Attributes
+    ----------
+    patient
+        Number of the patient of each scan, shape (n,).
+    counts
+        How often each scan is in each sample, shape (n_samples + 1, n). Row 0 is the study itself: all ones.
+    """
+
+    patient: NDArray[np.int64]
+    counts: Floats
+
+    def of(self, scans: Flags) -> "Resamples":
+        """Keep some scans, in the same samples.
+
+        Parameters
+        ----------
+        scans
+            Which scans to keep, shape (n,).
+
+        Returns
+        -------
+        Resamples
+        """
+        return Resamples(self.patient[scans], self.counts[:, scans])
+
+    def study_only(self) -> "Resamples":
+        """Keep row 0 only, for an estimate without interval.
+
+        Returns
+        -------
+        Resamples
+        """
+        return Resamples(self.patient, self.counts[:1])
+
+
+def resample_patients(patient_id: ArrayLike, n_samples: int, seed: int) -> Resamples:
+    """Draw patients with replacement.
 
     Parameters
     ----------
@@ -30,19 +72,18 @@ def patient_weights(patient_id: ArrayLike, n_samples: int, seed: int) -> Floats:
 
     Returns
     -------
-    numpy.ndarray
-        How often each scan is in each sample, shape (n_samples + 1, n). Row 0 is the study itself: all ones.
+    Resamples
 
     References
     ----------
     Davison AC, Hinkley DV. Bootstrap methods and their application. Cambridge University Press 1997, ch. 3.8.
     """
     patients, position = np.unique(np.asarray(patient_id), return_inverse=True)
-    weights = np.ones((n_samples + 1, len(position)))
+    counts = np.ones((n_samples + 1, len(position)))
     if len(patients):
         shares = np.full(len(patients), 1 / len(patients))
-        weights[1:] = np.random.default_rng(seed).multinomial(len(patients), shares, n_samples)[:, position]
-    return weights
+        counts[1:] = np.random.default_rng(seed).multinomial(len(patients), shares, n_samples)[:, position]
+    return Resamples(position.astype(np.int64), counts)
 
 
 def kaplan_meier(time: Floats, event: Flags, weights: Floats, at: ArrayLike) -> Floats:
@@ -82,28 +123,51 @@ class Outcome:
 
     Attributes
     ----------
+    followup_years, event_observed
+        Follow-up from the scan, and whether it ends with death, shape (n,).
+    horizon_years
+        Years after the scan.
     died, alive
         Whether a scan is known to be followed by death within the horizon, or by life beyond it, shape (n,).
         Neither: unknown.
-    counts
-        How often each scan is in each sample, shape (n_samples + 1, n).
+    resamples
+        The bootstrap samples of the same scans.
     weights
-        `counts` times the inverse probability of remaining uncensored; 0 for an unknown scan, same shape.
+        Counts of the resamples times the inverse probability of remaining uncensored; 0 for an unknown scan,
+        shape (n_samples + 1, n).
     """
 
+    followup_years: Floats
+    event_observed: Flags
+    horizon_years: float
     died: Flags
     alive: Flags
-    counts: Floats
+    resamples: Resamples
     weights: Floats
 
     @property
-    def events_and_survivors(self) -> bool:
-        """Whether the study itself holds both, without which nothing can be discriminated."""
-        return bool(self.died.any() and self.alive.any())
+    def counts(self) -> Floats:
+        """How often each scan is in each sample, shape (n_samples + 1, n)."""
+        return self.resamples.counts
+
+    @property
+    def unknown(self) -> Flags:
+        """Scans whose state at the horizon is not known, shape (n,)."""
+        return ~(self.died | self.alive)
+
+    @property
+    def degrees_of_freedom(self) -> int:
+        """Patients in the rarer state, less one: what limits how well a spread can be known."""
+        patient = self.resamples.patient
+        return min(len(np.unique(patient[self.died])), len(np.unique(patient[self.alive]))) - 1
 
 
 def horizon_outcome(
-    followup_years: Floats, event_observed: Flags, horizon_years: float, counts: Floats, presumed: bool = False
+    followup_years: Floats,
+    event_observed: Flags,
+    horizon_years: float,
+    resamples: Resamples,
+    presumed: bool = False,
 ) -> Outcome:
     """Weigh the scans whose state at a horizon is known, in every sample with its own censoring distribution.
 
@@ -120,8 +184,8 @@ def horizon_outcome(
         Whether the follow-up ends with death, shape (n,).
     horizon_years
         Years after the scan.
-    counts
-        From `patient_weights`, shape (n_samples + 1, n).
+    resamples
+        From `resample_patients`, of the same scans.
     presumed
         Count an unknown scan as alive, each scan once, as the published study did.
 
@@ -137,9 +201,10 @@ def horizon_outcome(
     Satten GA, Datta S. The Kaplan-Meier estimator as an inverse-probability-of-censoring weighted average.
     Am Stat 2001;55:207-10.
     """
+    counts = resamples.counts
     died = event_observed & (followup_years <= horizon_years)
     if presumed:
-        return Outcome(died, ~died, counts, counts)
+        return Outcome(followup_years, event_observed, horizon_years, died, ~died, resamples, counts)
     alive = (followup_years > horizon_years) | (~event_observed & (followup_years == horizon_years))
     # A censored scan leaves just after the deaths of its day, so it is still at risk for them.
     leaves = np.where(event_observed, followup_years, np.nextafter(followup_years, np.inf))
@@ -148,50 +213,94 @@ def horizon_outcome(
     uncensored = kaplan_meier(leaves, ~event_observed, counts, times)
     weights = np.zeros_like(counts)
     weights[:, needed] = np.divide(counts[:, needed], uncensored, out=np.zeros_like(uncensored), where=uncensored > 0)
-    return Outcome(died, alive, counts, weights)
+    return Outcome(followup_years, event_observed, horizon_years, died, alive, resamples, weights)
 
 
-def interval(samples: Floats, level: float = 0.95) -> tuple[float, float]:
-    """Take the percentile interval of an estimate.
+class Interval(NamedTuple):
+    """A 95 % interval; NaN with the reason where there is none."""
+
+    low: float
+    high: float
+    note: str = ""
+
+
+def interval(samples: Floats, degrees_of_freedom: float, scale: Scale = "plain") -> Interval:
+    """Interval of an estimate: its bootstrap standard error times a quantile of Student's t.
+
+    On the logit or log scale (by the delta method) the interval stays within the bounds of the quantity and is
+    about as often missed below as above. The benchmark of coverage shows that percentile intervals are too narrow
+    for cohorts of 40 to 200 patients, and that these are not.
 
     Parameters
     ----------
     samples
         The estimate in row 0 and its resamples, shape (n_samples + 1,).
-    level
-        Coverage.
+    degrees_of_freedom
+        `Outcome.degrees_of_freedom`: patients in the rarer state, less one.
+    scale
+        `logit` for a quantity between 0 and 1, `log` for a positive one.
+
+    Returns
+    -------
+    Interval
+
+    References
+    ----------
+    Efron B, Tibshirani RJ. An introduction to the bootstrap. Chapman & Hall 1993, ch. 12. Pepe MS. The statistical
+    evaluation of medical tests for classification and prediction. Oxford 2003, ch. 5 (logit scale of an AUC).
+    """
+    estimate, resamples = float(samples[0]), samples[1:][np.isfinite(samples[1:])]
+    if not np.isfinite(estimate):
+        return Interval(np.nan, np.nan)
+    if degrees_of_freedom < 1:
+        return Interval(np.nan, np.nan, "no interval: fewer than two patients died, or survived")
+    if len(resamples) < max(2, MIN_ESTIMABLE_SHARE * len(samples[1:])):
+        return Interval(np.nan, np.nan, "no interval: too many resamples without deaths or survivors")
+    half = float(student_t.ppf(0.975, degrees_of_freedom) * resamples.std())
+    slope = {"plain": 1.0, "log": estimate, "logit": estimate * (1 - estimate)}[scale]
+    if half == 0 or slope <= 0:
+        return Interval(np.nan, np.nan, "no interval: the estimate is at its bound, or resamples do not differ")
+    low, high = -half / slope, half / slope
+    if scale == "plain":
+        return Interval(estimate + low, estimate + high)
+    if scale == "log":
+        return Interval(float(estimate * np.exp(low)), float(estimate * np.exp(high)))
+    odds = estimate / (1 - estimate) * np.exp([low, high])
+    return Interval(float(odds[0] / (1 + odds[0])), float(odds[1] / (1 + odds[1])))
+
+
+def percentile_interval(samples: Floats) -> tuple[float, float]:
+    """Percentile interval, for what has no better scale.
+
+    Parameters
+    ----------
+    samples
+        The estimate in row 0 and its resamples, shape (n_samples + 1,).
 
     Returns
     -------
     low, high : float
-        NaN where the estimate is NaN, or fewer than `MIN_ESTIMABLE_SHARE` of the resamples are estimable.
-
-    References
-    ----------
-    Efron B, Tibshirani RJ. An introduction to the bootstrap. Chapman & Hall 1993, ch. 13.
+        95 % interval; NaN where the estimate is NaN, or too few resamples are estimable.
     """
     resamples = samples[1:][np.isfinite(samples[1:])]
-    if not np.isfinite(samples[0]) or len(resamples) < MIN_ESTIMABLE_SHARE * len(samples[1:]) or not len(resamples):
+    if not np.isfinite(samples[0]) or len(resamples) < max(1, MIN_ESTIMABLE_SHARE * len(samples[1:])):
         return np.nan, np.nan
-    low, high = np.quantile(resamples, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(resamples, [0.025, 0.975])
     return float(low), float(high)
 
 
-def curve_interval(samples: Floats, level: float = 0.95) -> tuple[Floats, Floats]:
-    """Take the pointwise percentile interval of a curve.
+def curve_interval(samples: Floats) -> tuple[Floats, Floats]:
+    """Pointwise percentile interval of a curve.
 
     Parameters
     ----------
     samples
         The curve in row 0 and its resamples, shape (n_samples + 1, k).
-    level
-        Coverage at each point.
 
     Returns
     -------
     low, high : numpy.ndarray
-        Shape (k,).
+        95 % at each point, shape (k,).
     """
-    bounds = [interval(column, level) for column in samples.T]
-    low, high = np.array(bounds, dtype=float).reshape(-1, 2).T
+    low, high = np.array([percentile_interval(column) for column in samples.T], dtype=float).reshape(-1, 2).T
     return low, high

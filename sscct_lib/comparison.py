@@ -2,9 +2,10 @@
 
 import numpy as np
 import pandas as pd
+from scipy.stats import t as student_t
 
-from sscct_lib.bootstrap import Floats, interval, patient_weights
-from sscct_lib.horizons import aligned_risk, check_predictions, cohort_outcome, not_estimable
+from sscct_lib.bootstrap import Floats, interval
+from sscct_lib.horizons import aligned_risk, check_predictions, cohort_outcome, not_estimable, study_resamples
 from sscct_lib.metrics import METRICS
 from sscct_lib.study import Settings, Study, StudyError
 from sscct_lib.tables import PREDICTIONS
@@ -38,7 +39,7 @@ def differences(
     -------
     pandas.DataFrame
         One row a metric, horizon and model: `difference` (model minus reference) with `ci_low` and `ci_high`
-        (95 %), `p` (two-sided, by inverting the percentile interval), `p_holm` (over all rows of the metric),
+        (95 %), `p` (two-sided, of the same t statistic), `p_holm` (over all rows of the metric),
         `n_scans`, `n_patients`, `n_events`, `n_unknown`.
 
     Raises
@@ -54,7 +55,7 @@ def differences(
     names = list(dict.fromkeys(valid["model"]))
     if reference not in names:
         raise StudyError(f"No model named {reference!r} to compare with; there are {', '.join(names)}.")
-    counts = patient_weights(cohort["patient_id"], settings.horizons.n_bootstrap, settings.seed)
+    resamples = study_resamples(cohort, settings)
     rows = []
     for horizon in settings.horizons_years:
         known = aligned_risk(valid, cohort, reference, horizon)
@@ -63,18 +64,25 @@ def differences(
                 continue
             risk = aligned_risk(valid, cohort, model, horizon)
             both = np.isfinite(risk) & np.isfinite(known)
-            outcome = cohort_outcome(cohort[both], horizon, counts[:, both], settings.labels)
+            outcome = cohort_outcome(cohort[both], horizon, resamples.of(both), settings.labels)
             where = {
                 "model": model, "horizon_years": horizon,
                 "n_scans": int(both.sum()), "n_patients": cohort["patient_id"][both].nunique(),
-                "n_events": int(outcome.died.sum()), "n_unknown": int((~outcome.died & ~outcome.alive).sum()),
+                "n_events": int(outcome.died.sum()), "n_unknown": int(outcome.unknown.sum()),
             }  # fmt: skip
             for metric in metrics:
-                samples = np.full(len(counts), np.nan)
+                samples = np.full(len(resamples.counts), np.nan)
                 if not not_estimable(outcome):
-                    samples = METRICS[metric](risk[both], outcome) - METRICS[metric](known[both], outcome)
-                low, high = interval(samples)
-                measured = {"difference": samples[0], "ci_low": low, "ci_high": high, "p": two_sided_p(samples)}
+                    samples = METRICS[metric].measure(risk[both], outcome) - METRICS[metric].measure(
+                        known[both], outcome
+                    )
+                low, high, _ = interval(samples, outcome.degrees_of_freedom)
+                measured = {
+                    "difference": samples[0],
+                    "ci_low": low,
+                    "ci_high": high,
+                    "p": two_sided_p(samples, outcome.degrees_of_freedom),
+                }
                 rows.append({"metric": metric, **where, **measured})
     order = ["metric", "model", "horizon_years", "difference", "ci_low", "ci_high", "p"]
     table = pd.DataFrame(rows, columns=[*order, "n_scans", "n_patients", "n_events", "n_unknown"])
@@ -82,28 +90,25 @@ def differences(
     return table.sort_values(["metric", "horizon_years"], kind="stable", ignore_index=True)
 
 
-def two_sided_p(samples: Floats) -> float:
-    """Two-sided p value of "no difference": the level at which the percentile interval just reaches 0.
+def two_sided_p(samples: Floats, degrees_of_freedom: float) -> float:
+    """Two-sided p value of "no difference": the level at which `bootstrap.interval` just reaches 0.
 
     Parameters
     ----------
     samples
         The difference in row 0 and its resamples, shape (n_samples + 1,).
+    degrees_of_freedom
+        As for the interval.
 
     Returns
     -------
     float
-        At least 2 / (n_samples + 1); NaN where `bootstrap.interval` gives none.
-
-    References
-    ----------
-    Davison AC, Hinkley DV. Bootstrap methods and their application. Cambridge University Press 1997, ch. 4-5.
+        NaN where `bootstrap.interval` gives none.
     """
-    if not np.isfinite(interval(samples)[0]):
+    if not np.isfinite(interval(samples, degrees_of_freedom).low):
         return np.nan
-    resamples = samples[1:][np.isfinite(samples[1:])]
-    tail = min((resamples <= 0).sum(), (resamples >= 0).sum())
-    return float(min(1.0, 2 * (tail + 1) / (len(resamples) + 1)))
+    spread = np.nanstd(samples[1:])
+    return float(2 * student_t.sf(abs(samples[0]) / spread, degrees_of_freedom))
 
 
 def holm(p: pd.Series) -> pd.Series:

@@ -9,12 +9,13 @@ from sscct_lib.bootstrap import (
     Flags,
     Floats,
     Outcome,
+    Resamples,
     curve_interval,
     horizon_outcome,
     kaplan_meier,
-    patient_weights,
+    resample_patients,
 )
-from sscct_lib.horizons import aligned_risk, cohort_outcome, not_estimable
+from sscct_lib.horizons import aligned_risk, cohort_outcome, not_estimable, study_resamples
 from sscct_lib.metrics import observed_risk
 from sscct_lib.study import Settings, StudyError
 from sscct_lib.summary import best
@@ -80,38 +81,20 @@ def roc_curves(
     pandas.DataFrame
         As `roc_curve`, with `model` and `horizon_years`; `ci_low` and `ci_high` are NaN without a band.
     """
-    counts = study_counts(cohort, settings)
+    resamples = study_resamples(cohort, settings)
     frames = []
     for horizon in settings.horizons_years:
         top = best(performance, horizon)
         for model in dict.fromkeys(predictions["model"]):
             risk = aligned_risk(predictions, cohort, model, horizon)
             judged = np.isfinite(risk)
-            samples = counts if top is not None and top["model"] == model else counts[:1]
-            outcome = cohort_outcome(cohort[judged], horizon, samples[:, judged], settings.labels)
+            samples = resamples if top is not None and top["model"] == model else resamples.study_only()
+            outcome = cohort_outcome(cohort[judged], horizon, samples.of(judged), settings.labels)
             if not not_estimable(outcome):
                 curve = roc_curve(risk[judged], outcome)
                 frames.append(curve.assign(model=model, horizon_years=horizon))
     columns = ["false_positive", "sensitivity", "ci_low", "ci_high", "model", "horizon_years"]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns, dtype=float)
-
-
-def study_counts(cohort: pd.DataFrame, settings: Settings) -> Floats:
-    """Draw the patients of a study's bootstrap samples.
-
-    Parameters
-    ----------
-    cohort
-        Schema `COHORT`.
-    settings
-        Of the study: `horizons.n_bootstrap` and `seed`.
-
-    Returns
-    -------
-    numpy.ndarray
-        As `bootstrap.patient_weights`.
-    """
-    return patient_weights(cohort["patient_id"], settings.horizons.n_bootstrap, settings.seed)
 
 
 def quantile_groups(risk: Floats, n_groups: int) -> np.ndarray:
@@ -137,7 +120,7 @@ def calibration_groups(
     risk: Floats,
     cohort: pd.DataFrame,
     horizon_years: float,
-    counts: Floats,
+    resamples: Resamples,
     n_groups: int = 5,
     presumed: bool = False,
 ) -> pd.DataFrame:
@@ -151,8 +134,8 @@ def calibration_groups(
         Schema `COHORT`, the same scans in the same order.
     horizon_years
         Years after the scan.
-    counts
-        From `bootstrap.patient_weights`, shape (n_samples + 1, n).
+    resamples
+        Bootstrap samples of the same scans.
     n_groups
         Groups of about equal size.
     presumed
@@ -170,7 +153,7 @@ def calibration_groups(
     rows = []
     for group in np.unique(groups):
         inside = groups == group
-        outcome = horizon_outcome(followup[inside], event[inside], horizon_years, counts[:, inside], presumed)
+        outcome = horizon_outcome(followup[inside], event[inside], horizon_years, resamples.of(inside), presumed)
         patients = cohort["patient_id"][inside]
         samples = observed_risk(outcome)
         if not _reaches(followup[inside], event[inside], horizon_years) and not presumed:
@@ -232,7 +215,7 @@ def proportion_interval(samples: Floats, n_patients: int) -> tuple[float, float]
 def survival_by_group(
     groups: Sequence[str] | np.ndarray,
     cohort: pd.DataFrame,
-    counts: Floats,
+    resamples: Resamples,
     until_years: float,
     order: Sequence[str],
 ) -> pd.DataFrame:
@@ -244,8 +227,8 @@ def survival_by_group(
         Name of each scan's group, shape (n,).
     cohort
         Schema `COHORT`, the same scans in the same order.
-    counts
-        From `bootstrap.patient_weights`, shape (n_samples + 1, n).
+    resamples
+        Bootstrap samples of the same scans.
     until_years
         Where the curves end.
     order
@@ -268,7 +251,7 @@ def survival_by_group(
         followup = rows["followup_years"].to_numpy(dtype=float)
         event = rows["event_observed"].to_numpy(dtype=bool)
         at = _curve_times(followup, event, until_years)
-        samples = kaplan_meier(followup, event, counts[:, inside], at)
+        samples = kaplan_meier(followup, event, resamples.counts[:, inside], at)
         samples[:, at > followup.max()] = np.nan
         low, high = curve_interval(samples)
         frames.append(
@@ -331,13 +314,13 @@ def calibration(predictions: pd.DataFrame, cohort: pd.DataFrame, model: str, set
     pandas.DataFrame
         As `calibration_groups`, with `horizon_years`; no rows for a horizon without predictions.
     """
-    counts = study_counts(cohort, settings)
+    resamples = study_resamples(cohort, settings)
     frames = [
         calibration_groups(
             risk[judged],
             cohort[judged],
             horizon,
-            counts[:, judged],
+            resamples.of(judged),
             settings.horizons.n_risk_groups,
             settings.labels == "as_published",
         ).assign(horizon_years=horizon)
@@ -366,8 +349,9 @@ def risk_states(predictions: pd.DataFrame, cohort: pd.DataFrame, model: str, set
         One row a scan and horizon: `horizon_years`, `scan_id`, `risk`, `state` (`died`, `alive`, `unknown`).
     """
     frames = []
+    resamples = resample_patients(cohort["patient_id"], 0, 0)
     for horizon, risk, judged in _judged(predictions, cohort, model, settings):
-        outcome = cohort_outcome(cohort[judged], horizon, np.ones((1, judged.sum())), settings.labels)
+        outcome = cohort_outcome(cohort[judged], horizon, resamples.of(judged), settings.labels)
         state = np.select([outcome.died, outcome.alive], ["died", "alive"], "unknown")
         scan_id = cohort["scan_id"][judged].to_numpy()
         frames.append(
@@ -398,8 +382,8 @@ def survival_by_tertile(
         As `survival_by_group`, with the groups `TERTILES`.
     """
     horizon, risk, judged = _judged(predictions, cohort, model, settings)[-1]
-    counts = study_counts(cohort, settings)[:, judged]
-    return survival_by_group(tertile_names(risk[judged]), cohort[judged], counts, horizon, TERTILES)
+    resamples = study_resamples(cohort, settings).of(judged)
+    return survival_by_group(tertile_names(risk[judged]), cohort[judged], resamples, horizon, TERTILES)
 
 
 def _judged(

@@ -42,7 +42,7 @@ styled = mpl.rc_context(STYLE)
 """Decorator that draws a figure in the style of the book."""
 
 # In the order in which neighbours differ most, also in grey.
-PALETTE: list[Colour] = [sns.color_palette("colorblind")[i] for i in (0, 1, 2, 3, 4, 5, 9, 6, 8, 7)]
+PALETTE: list[Colour] = [sns.color_palette("colorblind")[i] for i in (0, 1, 2, 3, 4, 5, 9, 6, 7)] + [(0.45, 0.4, 0.0)]
 _DASHES: list[Any] = ["-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (7, 2, 1.5, 2))]
 
 

@@ -17,7 +17,7 @@ from sscct_lib.figures import (
     new_figure,
     styled,
 )
-from sscct_lib.metrics import estimate_text, years_text
+from sscct_lib.summary import estimate_text, years_text
 
 
 @styled

@@ -7,11 +7,13 @@ import pandera.pandas as pa
 from sscct_lib.bootstrap import (
     Floats,
     Outcome,
+    Resamples,
     curve_interval,
     horizon_outcome,
     interval,
     kaplan_meier,
-    patient_weights,
+    percentile_interval,
+    resample_patients,
 )
 from sscct_lib.metrics import METRICS
 from sscct_lib.study import Settings, StudyError
@@ -106,7 +108,7 @@ def evaluate(
         See `check_predictions`.
     """
     valid = check_predictions(predictions, cohort)
-    counts = patient_weights(cohort["patient_id"], settings.horizons.n_bootstrap, settings.seed)
+    resamples = study_resamples(cohort, settings)
     outcomes: dict[tuple[float, bytes], Outcome] = {}
     rows = []
     for model in dict.fromkeys(valid["model"]):
@@ -115,7 +117,7 @@ def evaluate(
             judged = np.isfinite(risk)
             key = (horizon, judged.tobytes())
             if key not in outcomes:
-                outcomes[key] = cohort_outcome(cohort[judged], horizon, counts[:, judged], settings.labels)
+                outcomes[key] = cohort_outcome(cohort[judged], horizon, resamples.of(judged), settings.labels)
             measured = _measure(risk[judged], outcomes[key])
             counted = _counts(cohort[judged], outcomes[key])
             note = _coverage_note(judged)
@@ -128,6 +130,23 @@ def evaluate(
                     }
                 )  # fmt: skip
     return PERFORMANCE.validate(pd.DataFrame(rows, columns=list(PERFORMANCE.columns)))
+
+
+def study_resamples(cohort: pd.DataFrame, settings: Settings) -> Resamples:
+    """Draw the patients of a study's bootstrap samples.
+
+    Parameters
+    ----------
+    cohort
+        Schema `COHORT`.
+    settings
+        Of the study: `horizons.n_bootstrap` and `seed`.
+
+    Returns
+    -------
+    bootstrap.Resamples
+    """
+    return resample_patients(cohort["patient_id"], settings.horizons.n_bootstrap, settings.seed)
 
 
 def aligned_risk(predictions: pd.DataFrame, cohort: pd.DataFrame, model: str, horizon_years: float) -> Floats:
@@ -153,7 +172,7 @@ def aligned_risk(predictions: pd.DataFrame, cohort: pd.DataFrame, model: str, ho
     return rows.set_index("scan_id")["risk"].reindex(cohort["scan_id"]).to_numpy(dtype=float)
 
 
-def cohort_outcome(cohort: pd.DataFrame, horizon_years: float, counts: Floats, labels: str) -> Outcome:
+def cohort_outcome(cohort: pd.DataFrame, horizon_years: float, resamples: Resamples, labels: str) -> Outcome:
     """State of a cohort's scans at a horizon.
 
     Parameters
@@ -162,8 +181,8 @@ def cohort_outcome(cohort: pd.DataFrame, horizon_years: float, counts: Floats, l
         `followup_years` and `event_observed`, one row a scan.
     horizon_years
         Years after the scan.
-    counts
-        From `bootstrap.patient_weights`, shape (n_samples + 1, n).
+    resamples
+        Of the same scans.
     labels
         `censored_unknown` or `as_published`.
 
@@ -175,7 +194,7 @@ def cohort_outcome(cohort: pd.DataFrame, horizon_years: float, counts: Floats, l
         cohort["followup_years"].to_numpy(dtype=float),
         cohort["event_observed"].to_numpy(dtype=bool),
         horizon_years,
-        counts,
+        resamples,
         presumed=labels == "as_published",
     )
 
@@ -186,10 +205,17 @@ def _measure(risk: Floats, outcome: Outcome) -> dict[str, tuple[float, float, fl
         return dict.fromkeys(METRICS, (np.nan, np.nan, np.nan, f"not estimable: {why}"))
     measured = {}
     for name, metric in METRICS.items():
-        samples = metric(risk, outcome)
-        low, high = interval(samples)
-        lacking = "" if np.isfinite(low) else "no interval: too few patients died or survived for resampling"
-        measured[name] = (float(samples[0]), low, high, lacking)
+        samples = metric.measure(risk, outcome)
+        if np.isfinite(samples[0]):
+            bounds = interval(samples, outcome.degrees_of_freedom, metric.scale)
+            measured[name] = (float(samples[0]), *bounds)
+        else:
+            measured[name] = (
+                np.nan,
+                np.nan,
+                np.nan,
+                "not estimable: the risks separate the outcomes, or are all equal",
+            )
     return measured
 
 
@@ -220,7 +246,7 @@ def _counts(judged: pd.DataFrame, outcome: Outcome) -> dict[str, int]:
         "n_scans": len(judged),
         "n_patients": judged["patient_id"].nunique(),
         "n_events": int(outcome.died.sum()),
-        "n_unknown": int((~outcome.died & ~outcome.alive).sum()),
+        "n_unknown": int(outcome.unknown.sum()),
     }
 
 
@@ -291,7 +317,7 @@ def median_followup(cohort: pd.DataFrame, n_bootstrap: int = 1000, seed: int = 2
         return np.nan, np.nan, np.nan
     halved = samples <= 0.5
     medians = np.where(halved.any(axis=1), years[halved.argmax(axis=1)], np.nan)
-    return float(medians[0]), *interval(medians)
+    return float(medians[0]), *percentile_interval(medians)
 
 
 def _reverse_kaplan_meier(cohort: pd.DataFrame, n_bootstrap: int, seed: int) -> tuple[Floats, Floats]:
@@ -300,5 +326,5 @@ def _reverse_kaplan_meier(cohort: pd.DataFrame, n_bootstrap: int, seed: int) -> 
         return followup, np.ones((n_bootstrap + 1, 0))
     years = np.unique(np.concatenate([followup, np.arange(np.floor(followup.max()) + 1)]))
     ended = ~cohort["event_observed"].to_numpy(dtype=bool)
-    counts = patient_weights(cohort["patient_id"], n_bootstrap, seed)
-    return years, kaplan_meier(followup, ended, counts, years)
+    resamples = resample_patients(cohort["patient_id"], n_bootstrap, seed)
+    return years, kaplan_meier(followup, ended, resamples.counts, years)

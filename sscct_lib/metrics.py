@@ -1,11 +1,12 @@
 """Measures of how good risks at a horizon are, each in all bootstrap samples at once."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
-import pandas as pd
 
-from sscct_lib.bootstrap import Floats, Outcome
+from sscct_lib.bootstrap import Floats, Outcome, Scale
+from sscct_lib.calibration import calibration_intercept, calibration_slope
 
 
 def horizon_auc(risk: Floats, outcome: Outcome) -> Floats:
@@ -133,50 +134,163 @@ def _ratio(numerator: Floats, denominator: Floats) -> Floats:
     return missing
 
 
-Metric = Callable[[Floats, Outcome], Floats]
+def complete_case_auc(risk: Floats, outcome: Outcome) -> Floats:
+    """AUC of the scans whose state at the horizon is known, unweighted: biased, shown for comparison.
+
+    Parameters
+    ----------
+    risk
+        Predicted risk of each scan, shape (n,).
+    outcome
+        From `bootstrap.horizon_outcome`.
+
+    Returns
+    -------
+    numpy.ndarray
+        In each sample, shape (n_samples + 1,).
+    """
+    return horizon_auc(risk, replace(outcome, weights=outcome.counts))
+
+
+def presumed_alive_auc(risk: Floats, outcome: Outcome) -> Floats:
+    """AUC when every unknown scan counts as alive, as presumably in the published study: biased, for comparison.
+
+    Parameters
+    ----------
+    risk
+        Predicted risk of each scan, shape (n,).
+    outcome
+        From `bootstrap.horizon_outcome`.
+
+    Returns
+    -------
+    numpy.ndarray
+        In each sample, shape (n_samples + 1,).
+    """
+    return horizon_auc(risk, replace(outcome, alive=~outcome.died, weights=outcome.counts))
+
+
+def average_precision(risk: Floats, outcome: Outcome) -> Floats:
+    """Area under the precision-recall curve, weighted for censoring; compare it with the observed risk.
+
+    Parameters
+    ----------
+    risk
+        Predicted risk of each scan, shape (n,).
+    outcome
+        From `bootstrap.horizon_outcome`.
+
+    Returns
+    -------
+    numpy.ndarray
+        Mean, over deaths, of the share of deaths among scans with at least that risk, shape (n_samples + 1,).
+
+    References
+    ----------
+    Yuan Y, Zhou QM, Li B, Cai H, Chow EJ, Armstrong GT. A threshold-free summary index of prediction accuracy for
+    censored time to event data. Stat Med 2018;37:1671-81.
+    """
+    order = np.argsort(-risk, kind="stable")
+    died = (outcome.weights * outcome.died)[:, order]
+    above = outcome.weights[:, order].cumsum(axis=1)
+    ends = np.append(np.flatnonzero(np.diff(risk[order])), len(risk) - 1)
+    found = died.cumsum(axis=1)[:, ends]
+    precision = np.divide(found, above[:, ends], out=np.zeros_like(found), where=above[:, ends] > 0)
+    newly = np.diff(found, axis=1, prepend=0)
+    return _ratio((precision * newly).sum(axis=1), found[:, -1])
+
+
+def uno_c(risk: Floats, outcome: Outcome) -> Floats:
+    """Uno's C: concordance of risk and time of death up to the horizon, weighted for censoring.
+
+    Parameters
+    ----------
+    risk
+        Predicted risk of each scan, shape (n,).
+    outcome
+        From `bootstrap.horizon_outcome`.
+
+    Returns
+    -------
+    numpy.ndarray
+        In each sample, shape (n_samples + 1,).
+
+    References
+    ----------
+    Uno H, Cai T, Pencina MJ, D'Agostino RB, Wei LJ. On the C-statistics for evaluating overall adequacy of risk
+    prediction procedures with censored survival data. Stat Med 2011;30:1105-17.
+    """
+    inverse = np.divide(outcome.weights, outcome.counts, out=np.zeros_like(outcome.weights), where=outcome.counts > 0)
+    return _concordance(risk, outcome, inverse[:, outcome.died] ** 2)
+
+
+def harrell_c(risk: Floats, outcome: Outcome) -> Floats:
+    """Harrell's C up to the horizon: the same concordance without weights; it depends on who was censored.
+
+    Parameters
+    ----------
+    risk
+        Predicted risk of each scan, shape (n,).
+    outcome
+        From `bootstrap.horizon_outcome`.
+
+    Returns
+    -------
+    numpy.ndarray
+        In each sample, shape (n_samples + 1,).
+
+    References
+    ----------
+    Harrell FE, Califf RM, Pryor DB, Lee KL, Rosati RA. Evaluating the yield of medical tests. JAMA 1982;247:2543-6.
+    """
+    return _concordance(risk, outcome, np.ones((len(outcome.counts), int(outcome.died.sum()))))
+
+
+def _concordance(risk: Floats, outcome: Outcome, pair_weights: Floats) -> Floats:
+    """Concordance over pairs of a death and a scan known to be alive at that time."""
+    died = np.flatnonzero(outcome.died)
+    time, dead_risk = outcome.followup_years[died][:, None], risk[died][:, None]
+    # Alive at the time of a death: followed longer, or censored on the day of the death.
+    later = (outcome.followup_years > time) | ((outcome.followup_years == time) & ~outcome.event_observed)
+    concordant = later * ((dead_risk > risk) + 0.5 * (dead_risk == risk))
+    each = outcome.counts[:, died] * pair_weights
+    pairs = (each * (outcome.counts @ later.T.astype(float))).sum(axis=1)
+    return _ratio((each * (outcome.counts @ concordant.T)).sum(axis=1), pairs)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A column of the evaluation.
+
+    Attributes
+    ----------
+    measure
+        Takes (risk, outcome) and gives one value a sample.
+    scale
+        Scale on which its interval is made.
+    meaning
+        In words, with what is good.
+    """
+
+    measure: Callable[[Floats, Outcome], Floats]
+    scale: Scale
+    meaning: str
+
 
 METRICS: dict[str, Metric] = {
-    "auc": horizon_auc,
-    "brier": brier_score,
-    "scaled_brier": scaled_brier_score,
-    "observed_expected": observed_expected,
+    "auc": Metric(horizon_auc, "logit", "cumulative/dynamic AUC, weighted for censoring; 0.5 useless, 1 perfect"),
+    "auc_complete_cases": Metric(complete_case_auc, "logit", "AUC of the scans with known state; biased"),
+    "auc_presumed_alive": Metric(presumed_alive_auc, "logit", "AUC with unknown counted as alive; biased"),
+    "uno_c": Metric(uno_c, "logit", "Uno's concordance up to the horizon"),
+    "harrell_c": Metric(harrell_c, "logit", "Harrell's concordance up to the horizon"),
+    "average_precision": Metric(
+        average_precision, "logit", "area under the precision-recall curve; useless: the observed risk"
+    ),
+    "observed_risk": Metric(lambda _, outcome: observed_risk(outcome), "logit", "Kaplan-Meier risk of death"),
+    "brier": Metric(brier_score, "logit", "Brier score, weighted for censoring; 0 perfect"),
+    "scaled_brier": Metric(scaled_brier_score, "plain", "1 - Brier / Brier of the same risk for all; 1 perfect"),
+    "observed_expected": Metric(observed_expected, "log", "observed over predicted deaths; 1 right"),
+    "calibration_intercept": Metric(calibration_intercept, "plain", "shift of the logit; 0 right"),
+    "calibration_slope": Metric(calibration_slope, "plain", "slope of the logit; 1 right, below 1 too extreme"),
 }
-"""Every metric of the performance table: (risk, outcome) to one value a sample."""
-
-
-def estimate_text(estimate: float, low: float, high: float, decimals: int = 2) -> str:
-    """Write an estimate with its interval, for example `0.77 (0.70 to 0.83)`.
-
-    Parameters
-    ----------
-    estimate, low, high
-        The estimate and its interval; NaN when there is none.
-    decimals
-        Digits after the point.
-
-    Returns
-    -------
-    str
-        `not estimable` without an estimate.
-    """
-    if pd.isna(estimate):
-        return "not estimable"
-    if pd.isna(low):
-        return f"{estimate:.{decimals}f} (no interval)"
-    return f"{estimate:.{decimals}f} ({low:.{decimals}f} to {high:.{decimals}f})"
-
-
-def years_text(horizon: float) -> str:
-    """Write a horizon.
-
-    Parameters
-    ----------
-    horizon
-        Years after the scan.
-
-    Returns
-    -------
-    str
-        For example `1 year` or `3 years`.
-    """
-    return "1 year" if horizon == 1 else f"{horizon:g} years"
+"""Every metric of the performance table."""

@@ -1,10 +1,9 @@
 """The tables that readers see: models side by side, beside what was published, and the numbers of the prose."""
 
-import numpy as np
 import pandas as pd
 
+from sscct_lib.bootstrap import resample_patients
 from sscct_lib.horizons import cohort_outcome
-from sscct_lib.metrics import estimate_text, years_text
 from sscct_lib.study import Settings
 
 DENOMINATORS = "scans followed by death"
@@ -194,13 +193,51 @@ def headline_numbers(performance: pd.DataFrame, cohort: pd.DataFrame, settings: 
         "n_models": int(performance["model"].nunique()),
     }
     for horizon in settings.horizons_years:
-        outcome = cohort_outcome(cohort, horizon, np.ones((1, len(cohort))), settings.labels)
+        outcome = cohort_outcome(cohort, horizon, resample_patients(cohort["patient_id"], 0, 0), settings.labels)
         top = best(performance, horizon)
         name = f"{horizon:g}y"
         numbers[f"n_deaths_{name}"] = int(outcome.died.sum())
-        numbers[f"n_unknown_{name}"] = int((~outcome.died & ~outcome.alive).sum())
+        numbers[f"n_unknown_{name}"] = int(outcome.unknown.sum())
         numbers[f"best_model_{name}"] = "no model" if top is None else str(top["model"])
         numbers[f"best_auc_{name}"] = (
             "not estimable" if top is None else estimate_text(top["estimate"], top["ci_low"], top["ci_high"])
         )
     return numbers
+
+
+def estimate_text(estimate: float, low: float, high: float, decimals: int = 2) -> str:
+    """Write an estimate with its interval, for example `0.77 (0.70 to 0.83)`.
+
+    Parameters
+    ----------
+    estimate, low, high
+        The estimate and its interval; NaN when there is none.
+    decimals
+        Digits after the point.
+
+    Returns
+    -------
+    str
+        `not estimable` without an estimate.
+    """
+    if pd.isna(estimate):
+        return "not estimable"
+    if pd.isna(low):
+        return f"{estimate:.{decimals}f} (no interval)"
+    return f"{estimate:.{decimals}f} ({low:.{decimals}f} to {high:.{decimals}f})"
+
+
+def years_text(horizon: float) -> str:
+    """Write a horizon.
+
+    Parameters
+    ----------
+    horizon
+        Years after the scan.
+
+    Returns
+    -------
+    str
+        For example `1 year` or `3 years`.
+    """
+    return "1 year" if horizon == 1 else f"{horizon:g} years"

@@ -3,7 +3,9 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import t as student_t
 
+from sscct_lib.bootstrap import interval
 from sscct_lib.comparison import TRUE_RISK, differences, holm, reference_model, true_risks, two_sided_p
 from sscct_lib.horizons import evaluate
 from sscct_lib.study import Settings, Study, StudyError
@@ -67,10 +69,14 @@ def test_holm_by_hand():
     pd.testing.assert_series_equal(holm(p), expected)
 
 
-def test_p_of_a_mean_is_near_the_z_test():
-    resamples = np.random.default_rng(0).normal(1.96, 1.0, 200_000)
-    assert two_sided_p(np.append(1.96, resamples)) == pytest.approx(0.05, abs=0.002)
-    assert two_sided_p(np.append(0.0, -np.abs(resamples))) <= 1e-4
+def test_p_agrees_with_the_interval():
+    """The 95 % interval reaches 0 exactly where p is 0.05."""
+    resamples = np.random.default_rng(0).normal(0, 1, 5000)
+    edge = student_t.ppf(0.975, 30) * resamples.std()
+    samples = np.append(edge, edge + resamples)
+    assert two_sided_p(samples, 30) == pytest.approx(0.05)
+    assert interval(samples, 30).low == pytest.approx(0, abs=1e-9)
+    assert np.isnan(two_sided_p(samples, 0))
 
 
 def test_true_risks_of_a_simulated_study(tmp_path, cohort):

@@ -8,7 +8,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import roc_curve as sklearn_roc_curve
 
 from sscct_lib import curves
-from sscct_lib.bootstrap import horizon_outcome, patient_weights
+from sscct_lib.bootstrap import horizon_outcome, resample_patients
 from sscct_lib.horizons import evaluate
 from sscct_lib.study import StudyError
 from tests.test_horizons import FEW, make_cohort, make_predictions
@@ -18,7 +18,7 @@ def test_roc_without_censoring_equals_scikit_learn():
     rng = np.random.default_rng(0)
     risk = rng.integers(0, 12, 300) / 12
     followup = rng.exponential(5 - 3 * risk)
-    outcome = horizon_outcome(followup, np.ones(300, bool), 3.0, np.ones((1, 300)))
+    outcome = horizon_outcome(followup, np.ones(300, bool), 3.0, resample_patients(np.arange(300), 0, 0))
     x, y, _ = sklearn_roc_curve(outcome.died, risk, drop_intermediate=False)
     curve = curves.roc_curve(risk, outcome, n_points=1001)
     np.testing.assert_allclose(curve["sensitivity"], np.interp(curve["false_positive"], x, y), atol=1e-12)
@@ -41,8 +41,8 @@ def test_area_under_the_weighted_roc_is_the_auc():
 def test_survival_by_group_equals_lifelines():
     cohort = make_cohort()
     groups = curves.tertile_names(cohort["marker"].to_numpy())
-    counts = patient_weights(cohort["patient_id"], 50, seed=0)
-    table = curves.survival_by_group(groups, cohort, counts, 5.0, curves.TERTILES)
+    resamples = resample_patients(cohort["patient_id"], 50, seed=0)
+    table = curves.survival_by_group(groups, cohort, resamples, 5.0, curves.TERTILES)
     assert table["group"].unique().tolist() == list(curves.TERTILES)
     for name, rows in table.groupby("group"):
         inside = cohort[groups == name]
@@ -57,8 +57,8 @@ def test_survival_by_group_equals_lifelines():
 def test_at_risk_at_the_end_of_follow_up_is_not_zero():
     """All are followed to exactly 5 years: 5 years is where they are all still at risk."""
     cohort = make_cohort(20).assign(followup_years=5.0, event_observed=False)
-    counts = patient_weights(cohort["patient_id"], 5, seed=0)
-    table = curves.survival_by_group(["all"] * len(cohort), cohort, counts, 5.0, ["all"])
+    resamples = resample_patients(cohort["patient_id"], 5, seed=0)
+    table = curves.survival_by_group(["all"] * len(cohort), cohort, resamples, 5.0, ["all"])
     assert table.set_index("years").loc[5.0, "at_risk"] == len(cohort)
 
 
@@ -66,8 +66,8 @@ def test_calibration_of_the_true_risk_is_on_the_line():
     cohort = make_cohort(4000, seed=3)
     cohort = cohort[cohort["scan_id"].str.endswith("-1")].reset_index(drop=True)
     risk = 1 - np.exp(-0.15 * 3 * np.exp(cohort["marker"].to_numpy()))
-    counts = patient_weights(cohort["patient_id"], 100, seed=0)
-    table = curves.calibration_groups(risk, cohort, 3.0, counts, n_groups=5)
+    resamples = resample_patients(cohort["patient_id"], 100, seed=0)
+    table = curves.calibration_groups(risk, cohort, 3.0, resamples, n_groups=5)
     assert (table["observed"] - table["predicted"]).abs().max() < 0.05
     inside = (table["ci_low"] <= table["predicted"]) & (table["predicted"] <= table["ci_high"])
     assert inside.sum() >= 4
@@ -76,8 +76,8 @@ def test_calibration_of_the_true_risk_is_on_the_line():
 
 def test_a_group_without_deaths_has_an_interval_with_width():
     cohort = make_cohort(30).assign(event_observed=False, followup_years=4.0)
-    counts = patient_weights(cohort["patient_id"], 100, seed=0)
-    row = curves.calibration_groups(np.full(len(cohort), 0.1), cohort, 3.0, counts, n_groups=4).iloc[0]
+    resamples = resample_patients(cohort["patient_id"], 100, seed=0)
+    row = curves.calibration_groups(np.full(len(cohort), 0.1), cohort, 3.0, resamples, n_groups=4).iloc[0]
     assert row["observed"] == 0
     # Wilson's upper bound of 0 of n: z^2 / (n + z^2)
     assert row["ci_high"] == pytest.approx(3.8415 / (30 + 3.8415), abs=1e-4)
@@ -85,14 +85,14 @@ def test_a_group_without_deaths_has_an_interval_with_width():
 
 def test_a_group_not_followed_to_the_horizon_is_unknown():
     cohort = make_cohort(30).assign(event_observed=False, followup_years=2.0)
-    counts = patient_weights(cohort["patient_id"], 20, seed=0)
-    row = curves.calibration_groups(np.full(len(cohort), 0.1), cohort, 3.0, counts).iloc[0]
+    resamples = resample_patients(cohort["patient_id"], 20, seed=0)
+    row = curves.calibration_groups(np.full(len(cohort), 0.1), cohort, 3.0, resamples).iloc[0]
     assert np.isnan([row["observed"], row["ci_low"], row["ci_high"]]).all()
 
 
 def test_proportion_interval_of_independent_patients_is_wilsons():
     died = np.arange(200) < 30
-    samples = patient_weights(np.arange(200), 4000, seed=0) @ died / 200
+    samples = resample_patients(np.arange(200), 4000, seed=0).counts @ died / 200
     expected = binomtest(30, 200).proportion_ci(method="wilson")
     assert curves.proportion_interval(samples, 200) == pytest.approx((expected.low, expected.high), abs=0.003)
 

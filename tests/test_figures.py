@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from sscct_lib import curves, figures, horizon_figures, summary
-from sscct_lib.bootstrap import patient_weights
+from sscct_lib.bootstrap import resample_patients
 from sscct_lib.cohort import FlowStep
 from sscct_lib.horizons import evaluate, followup_curve
 from tests.test_horizons import FEW, make_cohort, make_predictions
@@ -70,8 +70,8 @@ def test_followup_of_nobody_says_so():
 
 def test_kaplan_meier_prints_numbers_at_risk_of_each_group(cohort):
     groups = curves.tertile_names(cohort["marker"].to_numpy())
-    counts = patient_weights(cohort["patient_id"], 50, seed=0)
-    table = curves.survival_by_group(groups, cohort, counts, 5.0, curves.TERTILES)
+    resamples = resample_patients(cohort["patient_id"], 50, seed=0)
+    table = curves.survival_by_group(groups, cohort, resamples, 5.0, curves.TERTILES)
     figure = figures.kaplan_meier_by_group(table)
     below = [text for text in figure.findobj(mpl.text.Annotation) if text.get_text().isdigit()]
     shown = {}

