@@ -1,7 +1,7 @@
 # make book   install, make the demo study, run the notebooks, render the book
 # make test   install, check style and types, run all tests (make test-quick: only the quick ones)
 # make lab    open JupyterLab with the notebooks
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3.11)
 BIN := .venv/bin
 
 .PHONY: book test test-quick lab lint install clean

@@ -62,6 +62,8 @@ def run_notebook(study: Study, name: str, parameters: Mapping[str, Any]) -> Path
             parameters={**parameters, "study_dir": ".", "run_name": study.run_name},
             cwd=str(study.folder),
             progress_bar=False,
+            # The kernel's warnings about its own transport are not the user's concern.
+            extra_arguments=["--IPKernelApp.log_level=40"],
         )
     except PapermillExecutionError as error:
         raise StudyError(

@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -116,9 +117,13 @@ def process(
         `function` returned. A scan that fails has `status` "failed" and its reason; the rest go on.
     """
     folder = folder or study.run / "records" / stage
-    done = Parallel(n_jobs=n_jobs)(
-        delayed(_process_one)(study, stage, function, row, settings, inputs(row), folder) for row in _plain_rows(rows)
+    jobs = [_Job(study, stage, function, row, settings, inputs(row), folder) for row in _plain_rows(rows)]
+    found = [job.finished() for job in jobs]
+    # Workers are started only when there is work: a finished study is read in this process.
+    made = iter(
+        Parallel(n_jobs=n_jobs)(delayed(job.run)() for job, record in zip(jobs, found, strict=True) if record is None)
     )
+    done = [next(made) if record is None else record for record in found]
     n_failed = sum(record["status"] == "failed" for record in done)
     log.info("%s: %d scans, %d set aside", stage, len(done), n_failed)
     first = ["scan_id", "patient_id", "status", "reason"]
@@ -130,32 +135,45 @@ def _plain_rows(rows: pd.DataFrame) -> list[Record]:
     return [{str(name): value for name, value in row.items()} for row in rows.to_dict("records")]
 
 
-def _process_one(
-    study: Study,
-    stage: str,
-    function: ScanFunction,
-    row: Mapping[str, Any],
-    settings: Any,
-    inputs: list[Path],
-    folder: Path,
-) -> Record:
-    path = folder / f"{row['scan_id']}.json"
-    key = fingerprint(stage, code_hash(stage), settings, dict(row), [file_state(file) for file in inputs])
-    finished = _read_record(path)
-    if finished is not None and finished["key"] == key:
-        return dict(finished["record"])
-    identity = {"scan_id": row["scan_id"], "patient_id": row["patient_id"]}
-    try:
-        record = {**identity, "status": "ok", "reason": "", **function(study, row)}
-    except ScanError as error:
-        record = {**identity, "status": "failed", "reason": str(error)}
-    except Exception as error:
-        # Not our own verdict on the data, so it is tried again at the next run: no record is kept.
-        log.exception("%s: scan %s failed unexpectedly", stage, row["scan_id"])
-        return {**identity, "status": "failed", "reason": f"unexpected {type(error).__name__}: {error}"}
-    with atomic(path) as partial:
-        partial.write_text(json.dumps({"key": key, "record": record}), encoding="utf-8")
-    return record
+@dataclass(frozen=True)
+class _Job:
+    """One function on one scan."""
+
+    study: Study
+    stage: str
+    function: ScanFunction
+    row: Record
+    settings: Any
+    inputs: list[Path]
+    folder: Path
+
+    @property
+    def path(self) -> Path:
+        return self.folder / f"{self.row['scan_id']}.json"
+
+    @property
+    def key(self) -> str:
+        files = [file_state(file) for file in self.inputs]
+        return fingerprint(self.stage, code_hash(self.stage), self.settings, self.row, files)
+
+    def finished(self) -> Record | None:
+        content = _read_record(self.path)
+        return dict(content["record"]) if content is not None and content["key"] == self.key else None
+
+    def run(self) -> Record:
+        identity = {"scan_id": self.row["scan_id"], "patient_id": self.row["patient_id"]}
+        key = self.key
+        try:
+            record = {**identity, "status": "ok", "reason": "", **self.function(self.study, self.row)}
+        except ScanError as error:
+            record = {**identity, "status": "failed", "reason": str(error)}
+        except Exception as error:
+            # Not our own verdict on the data, so it is tried again at the next run: no record is kept.
+            log.exception("%s: scan %s failed unexpectedly", self.stage, self.row["scan_id"])
+            return {**identity, "status": "failed", "reason": f"unexpected {type(error).__name__}: {error}"}
+        with atomic(self.path) as partial:
+            partial.write_text(json.dumps({"key": key, "record": record}), encoding="utf-8")
+        return record
 
 
 def _read_record(path: Path) -> dict[str, Any] | None:
