@@ -6,13 +6,15 @@ disease at a later scan holds all of the disease at an earlier one, and honeycom
 in the ground-glass.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from sscct_lib.anatomy import REGION, Floats, Thorax
+from sscct_lib.anatomy import Thorax
+from sscct_lib.smooth import Floats
 
 GROUND_GLASS, RETICULATION, HONEYCOMBING, EMPHYSEMA = 1, 2, 3, 4
 LESIONS = {
@@ -21,66 +23,54 @@ LESIONS = {
     "honeycombing": HONEYCOMBING,
     "emphysema": EMPHYSEMA,
 }
+LOBULE_MM, CYST_MM = 9.0, 6.5
 
 
 @dataclass(frozen=True)
-class Extent:
-    """Shares of the lungs that each pattern covers; the patterns do not overlap."""
+class DiseaseMaps:
+    """Where disease comes first in a patient.
 
-    ground_glass: float
-    reticulation: float
-    honeycombing: float
-    emphysema: float
-
-
-def disease_scores(thorax: Thorax, seed: int, number: int) -> tuple[Floats, Floats]:
-    """Map where disease comes first.
-
-    Parameters
+    Attributes
     ----------
-    thorax
-        The patient's anatomy.
-    seed, number
-        Of the study and the patient; they decide how basal, subpleural and patchy this patient's disease is.
-
-    Returns
-    -------
-    interstitial, emphysema : numpy.ndarray
-        Scores on the coarse grid, higher where disease comes earlier.
+    interstitial, emphysema
+        Scores on the coarse grid of the thorax, higher where disease comes earlier.
+    lobules, cysts
+        Middles of lung lobules and of honeycomb cysts, the same at every scan.
     """
-    rng = np.random.default_rng([seed, number, 3])
-    basal, rim, back, patchy = rng.uniform((1.0, 0.9, 0.3, 0.15), (2.2, 1.6, 0.9, 0.45))
-    grid = thorax.z, thorax.y, thorax.x
-    depth = -np.minimum(thorax.fields["lung_right"], thorax.fields["lung_left"])
-    height, posterior = thorax.fields["height"], thorax.y[None, :, None] / thorax.build.half_depth
-    patches = patchy * thorax.noise["patchy"](*grid) + 0.6 * patchy * thorax.noise["mottled"](*grid)
-    interstitial = rim * np.exp(-np.clip(depth, 0, None) / 14.0) - basal * height + back * posterior + patches
-    emphysema = 1.5 * height + 0.6 * thorax.noise["mottled"](*grid) + 0.3 * np.clip(depth / 15.0, 0, 1)
-    return interstitial.astype(np.float32), emphysema.astype(np.float32)
+
+    interstitial: Floats
+    emphysema: Floats
+    lobules: cKDTree
+    cysts: cKDTree
 
 
-def thresholds(score: Floats, shares: list[float]) -> list[float]:
-    """Scores above which lie the given shares (nested, of all voxels in `score`); infinite for a share of 0."""
-    counts = [min(round(share * len(score)), len(score) - 1) for share in shares]
-    ordered = np.partition(score, [len(score) - 1 - n for n in counts]) if len(score) else score
-    return [float(ordered[len(score) - 1 - n]) if n else np.inf for n in counts]
+@dataclass(frozen=True)
+class LungVoxels:
+    """The voxels of a scan's lungs and their rim.
 
+    Attributes
+    ----------
+    hu
+        Healthy parenchyma, HU, shape (n,).
+    positions
+        x, y, z in the patient, mm, shape (n, 3).
+    interstitial, emphysema
+        Scores, shape (n,).
+    texture
+        Fine noise of unit variance, shape (n,).
+    in_mask
+        Voxels that count as lung; the others are its rim, shape (n,).
+    spacing_mm
+        Voxel side; walls thinner than it fade.
+    """
 
-def cells(seed: int, number: int, length_mm: float) -> cKDTree:
-    """Scatter the middles of lung lobules or cysts, about `length_mm` apart, the same at every scan of a patient."""
-    rng = np.random.default_rng([seed, number, 4, int(length_mm * 10)])
-    low = np.array([-150.0, -120.0, -10.0])
-    high = np.array([150.0, 120.0, REGION["z"][1] - 40])
-    ticks = [np.arange(a, b, length_mm) for a, b in zip(low, high, strict=True)]
-    points = np.stack(np.meshgrid(*ticks, indexing="ij"), axis=-1).reshape(-1, 3)
-    return cKDTree(points + rng.uniform(-0.45, 0.45, points.shape) * length_mm)
-
-
-def ramp(values: Floats, threshold: float, width: float) -> Floats:
-    """Rise from 0 to 1 over `width` around a threshold."""
-    if not np.isfinite(threshold):
-        return np.zeros_like(values)
-    return np.asarray(np.clip((values - threshold) / width + 0.5, 0, 1))
+    hu: Floats
+    positions: Floats
+    interstitial: Floats
+    emphysema: Floats
+    texture: Floats
+    in_mask: NDArray[np.bool_]
+    spacing_mm: float
 
 
 @dataclass(frozen=True)
@@ -92,9 +82,9 @@ class Lesions:
     hu
         Parenchyma with disease, HU, shape (n,).
     labels
-        0 none, else the numbers of `LESIONS`, shape (n,).
+        0 none, else the numbers of `LESIONS`; 0 on the rim, shape (n,).
     fibrosis_score
-        Score above which the lung is fibrotic.
+        Score above which the lung is fibrotic; infinite where there is no fibrosis.
     """
 
     hu: Floats
@@ -102,78 +92,132 @@ class Lesions:
     fibrosis_score: float
 
 
-def draw_lesions(
-    hu: Floats, positions: Floats, scores: tuple[Floats, Floats], extent: Extent, trees: dict[str, cKDTree],
-    spacing_mm: float, texture: Floats, in_mask: NDArray[np.bool_],
-) -> Lesions:  # fmt: skip
+def map_disease(thorax: Thorax, seed: int, number: int) -> DiseaseMaps:
+    """Decide how basal, subpleural and patchy a patient's disease is.
+
+    Parameters
+    ----------
+    thorax
+        The patient's anatomy.
+    seed, number
+        Of the study and the patient.
+
+    Returns
+    -------
+    DiseaseMaps
+        In a third of the patients the lung right under the pleura is spared, as in non-specific interstitial
+        pneumonia.
+    """
+    rng = np.random.default_rng([seed, number, 3])
+    basal, rim, back, patchy = rng.uniform((1.0, 0.9, 0.3, 0.18), (2.2, 1.6, 0.9, 0.45))
+    spared = 1.2 * rim * (rng.random() < 0.33)
+    grid = thorax.z, thorax.y, thorax.x
+    depth = np.clip(-np.minimum(thorax.fields["lung_right"], thorax.fields["lung_left"]), 0, None)
+    height, posterior = thorax.fields["height"], thorax.y[None, :, None] / thorax.build.half_depth
+    mottled = thorax.noise["mottled"](*grid)
+    patches = patchy * (thorax.noise["patchy"](*grid) + 0.6 * mottled)
+    interstitial = rim * np.exp(-depth / 14.0) - spared * np.exp(-depth / 4.0)
+    interstitial = interstitial - basal * height + back * posterior + patches
+    emphysema = 1.5 * height + 0.6 * mottled + 0.3 * np.clip(depth / 15.0, 0, 1)
+    return DiseaseMaps(
+        interstitial.astype(np.float32),
+        emphysema.astype(np.float32),
+        _cells(thorax, np.random.default_rng([seed, number, 4, 0]), LOBULE_MM),
+        _cells(thorax, np.random.default_rng([seed, number, 4, 1]), CYST_MM),
+    )
+
+
+def _cells(thorax: Thorax, rng: np.random.Generator, length_mm: float) -> cKDTree:
+    """Scatter points over the lungs, about `length_mm` apart."""
+    build = thorax.build
+    width, depth = build.half_width + 15, build.half_depth + 20
+    box = ((-width, width), (-depth, depth + 10), (-15.0, build.height + 15))
+    ticks = [np.arange(low, high, length_mm) for low, high in box]
+    points = np.stack(np.meshgrid(*ticks, indexing="ij"), axis=-1).reshape(-1, 3)
+    return cKDTree(points + rng.uniform(-0.45, 0.45, points.shape) * length_mm)
+
+
+def thresholds(score: Floats, shares: list[float]) -> list[float]:
+    """Find the scores above which lie the given shares of voxels; infinite for a share of 0."""
+    if not len(score):
+        return [np.inf] * len(shares)
+    counts = [min(round(share * len(score)), len(score) - 1) for share in shares]
+    ordered = np.partition(score, [len(score) - 1 - n for n in counts])
+    return [float(ordered[len(score) - 1 - n]) if n else np.inf for n in counts]
+
+
+def ramp(values: Floats, threshold: float, width: float) -> Floats:
+    """Rise from 0 to 1 over `width` around a threshold."""
+    if not np.isfinite(threshold):
+        return np.zeros_like(values)
+    return np.asarray(np.clip((values - threshold) / width + 0.5, 0, 1))
+
+
+def draw_lesions(lung: LungVoxels, extent: Mapping[str, float], maps: DiseaseMaps) -> Lesions:
     """Add disease to healthy parenchyma.
 
     Parameters
     ----------
-    hu
-        Healthy parenchyma, HU, shape (n,).
-    positions
-        Of the voxels in the patient, x, y, z in mm, shape (n, 3).
-    scores
-        Interstitial and emphysema scores of the voxels, each of shape (n,).
+    lung
+        The voxels.
     extent
-        How much of each pattern.
-    trees
-        `lobules` and `cysts`, from `cells`.
-    spacing_mm
-        Voxel side; walls thinner than a voxel fade.
-    texture
-        Fine noise of unit variance, shape (n,).
-    in_mask
-        Voxels that count as lung, of which the shares are taken; the others are its rim, shape (n,).
+        Share of the lungs that each pattern of `LESIONS` covers; the patterns do not overlap.
+    maps
+        Of the patient.
 
     Returns
     -------
     Lesions
         Densities and labels; each pattern covers exactly its share of the voxels, to the nearest voxel.
     """
-    interstitial, emphysema = scores
-    honey = extent.honeycombing
-    fibrosis = honey + extent.reticulation
-    disease = fibrosis + extent.ground_glass
-    cuts = thresholds(interstitial[in_mask], [honey, fibrosis, disease])
-    labels = np.zeros(len(hu), dtype=np.uint8)
-    for cut, label in zip(reversed(cuts), (GROUND_GLASS, RETICULATION, HONEYCOMBING), strict=True):
-        labels[interstitial > cut] = label
-    hu = _emphysema(hu.copy(), positions, emphysema, extent.emphysema, (labels == 0) & in_mask, labels, trees)
-    glass = ramp(interstitial, cuts[2], 0.22)
-    fibrous = ramp(interstitial, cuts[1], 0.15)
-    hu += glass * (185 + 45 * texture) + fibrous * (90 + 35 * texture)
-    near = np.flatnonzero(fibrous > 0)
-    if len(near):
-        gaps = np.asarray(trees["lobules"].query(positions[near], k=2)[0])
-        wall = _wall(gaps[:, 1] - gaps[:, 0], 1.5, spacing_mm)
-        hu[near] += fibrous[near] * wall * 330
-    combed = np.flatnonzero(ramp(interstitial, cuts[0], 0.1) > 0)
-    if len(combed):
-        gaps = np.asarray(trees["cysts"].query(positions[combed], k=2)[0])
-        wall = _wall(gaps[:, 1] - gaps[:, 0], 2.0, spacing_mm)
-        share = ramp(interstitial, cuts[0], 0.1)[combed]
-        hu[combed] += share * (-930 + 830 * wall - hu[combed])
-    return Lesions(np.minimum(hu, 40), labels, cuts[1])
+    score = lung.interstitial
+    fibrosis = extent["honeycombing"] + extent["reticulation"]
+    nested = [extent["honeycombing"], fibrosis, fibrosis + extent["ground_glass"]]
+    honey_cut, fibrosis_cut, disease_cut = thresholds(score[lung.in_mask], nested)
+    labels = np.zeros(len(score), dtype=np.uint8)
+    labels[score > disease_cut] = GROUND_GLASS
+    labels[score > fibrosis_cut] = RETICULATION
+    labels[score > honey_cut] = HONEYCOMBING
+    hu = lung.hu.copy()
+    _emphysema(hu, lung, extent["emphysema"], labels, maps.lobules)
+    fibrous = ramp(score, fibrosis_cut, 0.15)
+    hu += ramp(score, disease_cut, 0.22) * (185 + 45 * lung.texture) + fibrous * (85 + 35 * lung.texture)
+    _septa(hu, lung, fibrous, maps.lobules)
+    _honeycomb(hu, lung, ramp(score, honey_cut, 0.10), maps.cysts)
+    labels[~lung.in_mask] = 0
+    return Lesions(np.minimum(hu, 40), labels, fibrosis_cut)
 
 
-def _wall(gap: NDArray[np.float64], thickness_mm: float, spacing_mm: float) -> Floats:
-    """Share of a voxel that a wall between two cells fills; `gap` is the difference of distances to the two."""
-    width = max(thickness_mm, spacing_mm)
-    return np.asarray(np.clip(1.2 - gap / width, 0, 1) * min(1.0, 1.3 * thickness_mm / width), dtype=np.float32)
+def _septa(hu: Floats, lung: LungVoxels, share: Floats, lobules: cKDTree) -> None:
+    """Thicken the walls between lobules: reticulation."""
+    at = np.flatnonzero(share > 0)
+    if len(at):
+        uneven = np.clip(0.7 + 0.35 * lung.texture[at], 0.15, 1.3)
+        hu[at] += share[at] * uneven * _walls(lung, at, lobules, 1.5) * 340
 
 
-def _emphysema(
-    hu: Floats, positions: Floats, score: Floats, share: float, free_voxels: NDArray[np.bool_],
-    labels: NDArray[np.uint8], trees: dict[str, cKDTree],
-) -> Floats:  # fmt: skip
-    free = np.flatnonzero(free_voxels)
-    wanted = min(share * len(hu) / max(len(free), 1), 1.0)
-    (cut,) = thresholds(score[free], [wanted])
-    inside = free[score[free] > cut]
-    if len(inside):
-        labels[inside] = EMPHYSEMA
-        near = trees["lobules"].query(positions[inside], k=1)[0]
-        hu[inside] += np.clip(1.4 - near / 6.0, 0.25, 1).astype(np.float32) * (-985 - hu[inside])
-    return hu
+def _honeycomb(hu: Floats, lung: LungVoxels, share: Floats, cysts: cKDTree) -> None:
+    """Replace lung by air cysts with thick walls."""
+    at = np.flatnonzero(share > 0)
+    if len(at):
+        hu[at] += share[at] * (-930 + 830 * _walls(lung, at, cysts, 2.0) - hu[at])
+
+
+def _walls(lung: LungVoxels, at: NDArray[np.int64], cells: cKDTree, thickness_mm: float) -> Floats:
+    """Share of each voxel that the walls between cells fill."""
+    nearest = np.asarray(cells.query(lung.positions[at], k=2)[0])
+    width = max(thickness_mm, lung.spacing_mm)
+    filled = np.clip(1.2 - (nearest[:, 1] - nearest[:, 0]) / width, 0, 1) * min(1.0, 1.3 * thickness_mm / width)
+    return np.asarray(filled, dtype=np.float32)
+
+
+def _emphysema(hu: Floats, lung: LungVoxels, share: float, labels: NDArray[np.uint8], lobules: cKDTree) -> None:
+    """Hollow out the middles of lobules in lung that is free of other disease."""
+    free = np.flatnonzero((labels == 0) & lung.in_mask)
+    wanted = min(share * int(lung.in_mask.sum()) / max(len(free), 1), 1.0)
+    (cut,) = thresholds(lung.emphysema[free], [wanted])
+    at = free[lung.emphysema[free] > cut]
+    labels[at] = EMPHYSEMA
+    if len(at):
+        near = np.asarray(lobules.query(lung.positions[at], k=1)[0], dtype=np.float32)
+        hu[at] += np.clip(1.5 - near / 5.0, 0.2, 1) * (-985 - hu[at])

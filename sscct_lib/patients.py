@@ -19,19 +19,20 @@ YEARS_SIMULATED = 45
 TRUE_HORIZONS = (1, 3, 5)
 MOST_SCANS = 8
 FIRST_YEAR, LAST_ENROLMENT, LAST_YEAR = 2004.0, 2021.0, 2022.0
-LOST_PER_YEAR = 0.26
+LOST_PER_YEAR = 0.22
+DROPOUT_EFFECT = 5.0  # log hazard ratio of being lost, per whole lung of fibrosis, where drop-out is informative
 LARGEST_EXTENT = 0.75  # share of the lungs that disease can reach
 
 # Natural logarithms of hazard ratios; see `lung_hazard` and `other_hazard`.
-LUNG_BASELINE = 0.018  # deaths from lung disease per year, woman of 55 without fibrosis
+LUNG_BASELINE = 0.0088  # deaths from lung disease per year, woman of 55 without fibrosis
 LUNG_EFFECTS = {
-    "fibrosis_per_10": 0.70,
+    "fibrosis_per_10": 0.90,
     "age_per_10": 0.50,
     "male": 0.20,
     "hypertension": 0.60,
     "rate": 0.25,
 }
-OTHER_BASELINE = 0.006
+OTHER_BASELINE = 0.008
 OTHER_EFFECTS = {"age_per_10": 0.70, "male": 0.25}
 
 
@@ -242,7 +243,12 @@ def simulate(patient: Patient, settings: DemoSettings, seed: int) -> Course:
     death = float(np.interp(rng.exponential(), cumulative, grid, right=np.inf))
     step = min(int(death * STEPS_PER_YEAR), len(steps) - 1) if np.isfinite(death) else 0
     cause = "lung" if rng.random() < lung[step] / (lung[step] + other[step]) else "other"
-    end = min(LAST_YEAR - patient.first_year, float(rng.exponential(1 / LOST_PER_YEAR)))
+    lost = np.full(len(steps), LOST_PER_YEAR)
+    if settings.informative_dropout:
+        lost *= np.exp(DROPOUT_EFFECT * (state["fibrosis"] - 0.08))
+    staying = np.concatenate([[0.0], np.cumsum(lost) / STEPS_PER_YEAR])
+    loss = float(np.interp(rng.exponential(), staying, grid, right=np.inf))
+    end = min(LAST_YEAR - patient.first_year, loss)
     last_day = max(int(min(death, end) * DAYS_PER_YEAR), 1)
     scan_days = _scan_days(patient, last_day, rng)
     return Course(scan_days, last_day, cause if death <= end else "", cumulative)
@@ -254,7 +260,7 @@ def _scan_days(patient: Patient, last_day: int, rng: np.random.Generator) -> NDA
     days = [0]
     while len(days) < wanted:
         fibrosis = latent_state(patient, np.array([days[-1] / DAYS_PER_YEAR]))["fibrosis"][0]
-        mean_years = 0.17 + 0.72 * np.exp(-10 * fibrosis)
+        mean_years = 0.13 + 0.80 * np.exp(-9 * fibrosis)
         day = days[-1] + max(int(rng.gamma(3.0, mean_years / 3.0) * DAYS_PER_YEAR), 30)
         if day >= last_day:
             break

@@ -3,39 +3,21 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
-from scipy.spatial import cKDTree
 
-from sscct_lib.anatomy import Floats, Thorax, Tree, axis_weights, lobes, make_thorax, spread
-from sscct_lib.disease import Extent, cells, disease_scores, draw_lesions
+from sscct_lib.acquisition import Protocol, acquire
+from sscct_lib.anatomy import Thorax, lobes, make_thorax
+from sscct_lib.disease import DiseaseMaps, Lesions, LungVoxels, draw_lesions, map_disease
+from sscct_lib.skeleton import draw_bones, draw_shoulders, draw_table
+from sscct_lib.smooth import Floats, Ints, cover, linear_taps, mix, smooth_max, spread
+from sscct_lib.trees import Tree, draw_tubes
 
-FIELD_MM = (340.0, 290.0)  # x and y that a scan covers
-MARGIN_MM = 28.0  # above and below the lungs
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """How a scan was taken.
-
-    Attributes
-    ----------
-    blur_mm
-        Standard deviation of the point spread in the axial plane.
-    noise_hu
-        Standard deviation of noise.
-    slice_thickness_mm
-        Of the reconstruction.
-    inspiration
-        Height of the lungs, 1 at full inspiration of healthy lungs.
-    """
-
-    blur_mm: float
-    noise_hu: float
-    slice_thickness_mm: float
-    inspiration: float
+FIELD_MM = (356.0, 300.0)  # x and y that a scan covers
+FIELD_CENTRE_Y = 6.0
+MARGIN_MM = 26.0  # above and below the lungs
 
 
 @dataclass(frozen=True)
@@ -67,41 +49,33 @@ class Volume:
 
 
 @lru_cache(maxsize=2)
-def _patient(seed: int, number: int, female: bool) -> tuple[Thorax, tuple[Floats, Floats], dict[str, cKDTree]]:
+def _patient(seed: int, number: int, female: bool) -> tuple[Thorax, DiseaseMaps]:
     """Everything that the scans of a patient share."""
     thorax = make_thorax(seed, number, female)
-    trees = {"lobules": cells(seed, number, 9.0), "cysts": cells(seed, number, 6.5)}
-    return thorax, disease_scores(thorax, seed, number), trees
+    return thorax, map_disease(thorax, seed, number)
 
 
-def cover(distance: Floats, spacing_mm: float) -> Floats:
-    """Share of a voxel inside a surface, from the distance of its middle (negative inside)."""
-    return np.asarray(np.clip(0.5 - distance / spacing_mm, 0, 1))
+class _Grid:
+    """The voxels of one scan, and the patient's maps brought onto them."""
 
-
-def _mix(hu: Floats, value: Floats | float, share: Floats) -> None:
-    hu += share * (value - hu)
-
-
-class Grid:
-    """The voxels of one scan, and maps of the patient brought onto them."""
-
-    def __init__(self, thorax: Thorax, spacing_mm: float, inspiration: float):
-        self.thorax, self.spacing, self.inspiration = thorax, spacing_mm, inspiration
-        self.height = thorax.build.height
-        low = self.height * (1 - inspiration) - MARGIN_MM
+    def __init__(self, thorax: Thorax, spacing_mm: float, protocol: Protocol):
+        self.thorax, self.size = thorax, spacing_mm
+        self.inspiration, self.height = protocol.inspiration, thorax.build.height
+        low = self.height * (1 - protocol.inspiration) - MARGIN_MM
+        low += protocol.missed_mm + (MARGIN_MM if protocol.missed_mm else 0.0)
+        starts = (low, FIELD_CENTRE_Y - FIELD_MM[1] / 2, -FIELD_MM[0] / 2)
+        lengths = (self.height - low + MARGIN_MM, FIELD_MM[1], FIELD_MM[0])
         self.z, self.y, self.x = (
-            (start + spacing_mm * np.arange(round(length / spacing_mm))).astype(np.float32)
-            for start, length in (
-                (low, self.height - low + MARGIN_MM),
-                (-FIELD_MM[1] / 2 + 4, FIELD_MM[1]),
-                (-FIELD_MM[0] / 2, FIELD_MM[0]),
-            )
+            (start + spacing_mm * (0.5 + np.arange(max(round(length / spacing_mm), 1)))).astype(np.float32)
+            for start, length in zip(starts, lengths, strict=True)
         )
         # A shallower breath lifts everything below the apex in proportion.
-        self.z_body = (self.height - (self.height - self.z) / inspiration).astype(np.float32)
-        pairs = ((thorax.z, self.z_body), (thorax.y, self.y), (thorax.x, self.x))
-        self._weights = [axis_weights(knots, at) for knots, at in pairs]
+        self.z_body = (self.height - (self.height - self.z) / protocol.inspiration).astype(np.float32)
+        self._taps = (
+            linear_taps(thorax.z, self.z_body),
+            linear_taps(thorax.y, self.y),
+            linear_taps(thorax.x, self.x),
+        )
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -109,54 +83,42 @@ class Grid:
         return len(self.z), len(self.y), len(self.x)
 
     def onto(self, field: Floats | str) -> Floats:
-        """Bring a coarse map (or the name of one) onto the voxels."""
-        return spread(self.thorax.fields[field] if isinstance(field, str) else field, *self._weights)
+        """Bring a coarse map, or the name of one, onto the voxels."""
+        return spread(self.thorax.fields[field] if isinstance(field, str) else field, self._taps)
 
-    def noise(self, name: str) -> Floats:
-        """Evaluate one of the patient's random fields on the voxels."""
+    def noise_of_body(self, name: str) -> Floats:
+        """One of the patient's random fields on the voxels."""
         return self.thorax.noise[name](self.z_body, self.y, self.x)
 
+    def covered(self, name: str, grown_mm: float = 0.0) -> Floats:
+        """Share of each voxel that an organ fills, grown or (negative) shrunk."""
+        return cover(self.onto(name) - grown_mm, self.size)
 
-def draw_tubes(grid: Grid, tree: Tree, radius: Floats) -> Floats:
-    """Share of each voxel that tubes fill: a thin tube fills a part of the voxels that it passes."""
-    size = grid.spacing
-    scale = np.array([1.0, 1.0, grid.inspiration], dtype=np.float32)
-    shift = np.array([0.0, 0.0, grid.height * (1 - grid.inspiration)], dtype=np.float32)
-    origin = np.array([grid.x[0], grid.y[0], grid.z[0]], dtype=np.float32)
-    start, end = ((ends * scale + shift - origin) / size for ends in (tree.start, tree.end))
-    out = np.zeros(grid.shape, dtype=np.float32)
-    steps = np.maximum(np.ceil(np.linalg.norm(end - start, axis=1) / 0.6), 1).astype(np.int64)
-    which = np.repeat(np.arange(len(steps)), steps)
-    first = np.repeat(np.cumsum(steps) - steps, steps)
-    along = ((np.arange(len(which)) - first) / steps[which]).astype(np.float32)[:, None]
-    middle = start[which] + along * (end - start)[which]
-    reach = radius[which] / size
-    nearest = np.rint(middle).astype(np.int64)
-    for half in np.unique(np.ceil(reach + 0.5).astype(int)):
-        mine = np.ceil(reach + 0.5).astype(int) == half
-        ticks = np.arange(-half, half + 1)
-        offsets = np.stack(np.meshgrid(ticks, ticks, ticks, indexing="ij"), axis=-1).reshape(-1, 3)
-        at = nearest[mine][:, None, :] + offsets
-        distance = np.linalg.norm(at - middle[mine][:, None, :], axis=2)
-        thin = np.minimum(np.pi * reach[mine] ** 2, 1.0)[:, None]
-        share = thin * np.clip(np.maximum(reach[mine], 0.5)[:, None] - distance + 0.5, 0, 1)
-        inside = (share > 0) & ((at >= 0) & (at < np.array(grid.shape)[::-1])).all(axis=2)
-        np.maximum.at(out, (at[inside][:, 2], at[inside][:, 1], at[inside][:, 0]), share[inside])
-    return out
+    def tubes(self, tree: Tree, radius: Floats) -> Floats:
+        """Share of each voxel that the branches of a tree fill."""
+        ends = []
+        for at in (tree.start, tree.end):
+            z = self.height - (self.height - at[:, 2]) * self.inspiration
+            ends.append(np.stack([at[:, 0] - self.x[0], at[:, 1] - self.y[0], z - self.z[0]], axis=1) / self.size)
+        return draw_tubes(ends[0], ends[1], radius, self.shape, self.size)
 
 
 def render(
-    seed: int, number: int, female: bool, state: Mapping[str, float], protocol: Protocol, spacing_mm: float,
+    patient: tuple[int, int, bool],
+    state: Mapping[str, Any],
+    protocol: Protocol,
+    spacing_mm: float,
     noise_seed: list[int],
-) -> Volume:  # fmt: skip
+) -> Volume:
     """Make a scan.
 
     Parameters
     ----------
-    seed, number, female
-        The study's seed, the patient's number and sex: they decide the anatomy.
+    patient
+        The study's seed, the patient's number, and whether it is a woman: they decide the anatomy.
     state
-        The latent state at the scan: shares of the lungs per pattern, and `hypertension`.
+        The latent state at the scan: `ground_glass`, `reticulation`, `honeycombing`, `emphysema` (shares of the
+        lungs), `fibrosis` and `hypertension`.
     protocol
         How the scan was taken.
     spacing_mm
@@ -169,167 +131,148 @@ def render(
     Volume
         The scan and its true masks.
     """
-    thorax, scores, trees = _patient(seed, number, female)
-    grid = Grid(thorax, spacing_mm, protocol.inspiration)
-    hu = _body(grid)
-    _mediastinum(grid, hu, state)
+    thorax, maps = _patient(*patient)
+    grid = _Grid(thorax, spacing_mm, protocol)
+    body = grid.onto("body")
+    hu = _body(grid, body)
+    _organs(grid, hu, state, protocol)
+    draw_bones(hu, thorax, grid.onto, spacing_mm)
+    draw_shoulders(hu, thorax, (grid.z_body, grid.y, grid.x), spacing_mm)
+    airway = grid.onto("central_airway")
     right, left = grid.onto("lung_right"), grid.onto("lung_left")
-    airway = grid.onto("tracheal")
-    lungs = np.zeros(grid.shape, dtype=np.uint8)
-    lungs[(right < 0) & (airway > 1.0)] = 1
-    lungs[(left < 0) & (airway > 1.0)] = 2
+    outside = airway > 1.0
+    in_right, in_left = (right < 0) & outside, (left < 0) & outside
+    lungs = in_right + np.uint8(2) * in_left
     oblique, horizontal = grid.onto("oblique"), grid.onto("horizontal")
-    lobe = lobes(lungs == 1, lungs == 2, oblique, horizontal)
-    lesions = _lungs(grid, hu, (right, left), (oblique, horizontal), lungs, scores, trees, state, protocol)
-    _mix(hu, 30.0, cover(airway - 1.6, spacing_mm))
-    _mix(hu, -1000.0, cover(airway, spacing_mm))
-    noisy = _acquire(hu, protocol, spacing_mm, np.random.default_rng(noise_seed))
+    distance = np.minimum(right, left)
+    at = np.flatnonzero(distance < spacing_mm)
+    values, lesions = _lungs(grid, at, (oblique, horizontal), lungs, maps, state, protocol)
+    flat = hu.reshape(-1)
+    flat[at] += cover(distance.reshape(-1)[at], spacing_mm) * (values - flat[at])
+    near = np.flatnonzero(airway < spacing_mm + 1.6)
+    for distance_mm, density in ((airway.reshape(-1)[near] - 1.6, 30.0), (airway.reshape(-1)[near], -1000.0)):
+        flat[near] += cover(distance_mm, spacing_mm) * (density - flat[near])
+    scanned = acquire(hu, body, protocol, spacing_mm, np.random.default_rng(noise_seed))
     origin = (float(grid.x[0]), float(grid.y[0]), float(grid.z[0]))
-    return Volume(noisy, lungs, lobe, lesions, origin, spacing_mm)
+    return Volume(scanned, lungs, lobes(in_right, in_left, oblique, horizontal), lesions, origin, spacing_mm)
 
 
-def _body(grid: Grid) -> Floats:
-    """Skin, fat, muscle and bones; whatever is inside the rib cage is fat so far."""
-    size = grid.spacing
-    body, cavity = grid.onto("body"), grid.onto("cavity")
+def _body(grid: _Grid, body: Floats) -> Floats:
+    """Table, skin, fat and muscle; whatever is inside the rib cage is fat so far."""
     hu = np.full(grid.shape, -1000.0, dtype=np.float32)
-    _mix(hu, -15.0, cover(body, size))
-    _mix(hu, -102.0, cover(body + 2.0, size))
-    _mix(hu, 48.0, cover(grid.onto("muscle"), size))
-    _mix(hu, -78.0, cover(cavity + 1.0, size))
-    _bones(grid, hu, cavity, body)
+    inside = np.flatnonzero((body < 0).any(axis=(0, 2)))
+    if len(inside):
+        draw_table(hu, float(grid.y[inside[-1]]), (grid.y, grid.x), grid.size)
+    mix(hu, -20.0, cover(body, grid.size))
+    mix(hu, -104.0, cover(body + 2.0, grid.size))
+    # Sheets of fat part the muscles.
+    sheets = np.clip(1 - np.abs(grid.noise_of_body("patchy")) / 0.10, 0, 1)
+    mix(hu, 50.0 - 95.0 * sheets, grid.covered("muscle"))
+    cavity = grid.onto("cavity")
+    mix(hu, 50.0, cover(cavity - 11.0, grid.size) * cover(body + 3.0, grid.size))
+    mix(hu, -85.0, cover(cavity + 1.0, grid.size))
     return hu
 
 
-def _bone(hu: Floats, at: NDArray[np.int64], distance: Floats, size: float, marrow: float, cortex: float) -> None:
-    """Draw bone on flat voxels: a dense shell about 1.5 mm thick around marrow."""
-    flat = hu.reshape(-1)
-    values = flat[at]
-    values += cover(distance, size) * (cortex - values)
-    values += cover(distance + 1.8, size) * (marrow - values)
-    flat[at] = values
+def _organs(grid: _Grid, hu: Floats, state: Mapping[str, Any], protocol: Protocol) -> None:
+    """Heart, great vessels, oesophagus, and what lies under the diaphragm."""
+    blood = {"heart": 44.0, "great": 46.0, "pulmonary": 46.0}
+    if protocol.contrast:
+        blood = {"heart": 165.0, "great": 190.0, "pulmonary": 225.0}
+    inside = grid.covered("cavity", -2.0)
+    _abdomen(grid, hu, inside)
+    hypertension = float(state["hypertension"])
+    mix(hu, blood["heart"], grid.covered("heart", 3.0 * hypertension))
+    mix(hu, blood["great"], grid.covered("great"))
+    # The pulmonary artery of the mean radius of 13 mm grows to 17 mm in severe hypertension.
+    mix(hu, blood["pulmonary"], grid.covered("pulmonary", 4.0 * hypertension))
+    # Fibrosis and a wide, air-filled oesophagus go together in systemic sclerosis.
+    wide = -1.0 + 7.0 * min(1.0, 0.2 + 2.2 * float(state["fibrosis"]))
+    gullet = grid.onto("oesophagus") - wide
+    mix(hu, 42.0, cover(gullet, grid.size))
+    mix(hu, -940.0, cover(gullet + 6.5, grid.size))
 
 
-def _bones(grid: Grid, hu: Floats, cavity: Floats, body: Floats) -> None:
-    size, h = grid.spacing, grid.height
-    k = grid.thorax.build.half_width / 125
-    t, angle = grid.onto("height").reshape(-1), np.abs(grid.onto("angle")).reshape(-1) / np.pi
-    px, sy = grid.onto("spine_x").reshape(-1), grid.onto("spine_y").reshape(-1)
-    shell, skin = cavity.reshape(-1), body.reshape(-1)
-    at = np.flatnonzero((shell > -2) & (shell < 40) & (skin < -3) & (t > -0.12) & (t < 1.08))
-    tt, aa, cc = t[at], angle[at], shell[at]
-    phase = (tt + 0.30 * aa**1.2) * 10.2
-    beside = np.abs(phase % 1 - 0.5) * (h / 10.2) * 0.85
-    rib = (np.sqrt(((cc - 6.0) / 4.4) ** 2 + (beside / 6.2) ** 2) - 1) * 4.4
-    gone = (phase < 1) | (phase > 12) | (aa > 0.95)
-    rib = np.where(gone, 20.0, rib)
-    bony = aa < 0.72
-    _bone(hu, at[bony], rib[bony], size, 190.0, 560.0)
-    _bone(hu, at[~bony], rib[~bony], size, 95.0, 120.0)
-    plate = np.maximum(np.abs(cc - 22 - 6 * np.cos(9 * aa)) - 2.8, (np.abs(aa - 0.34) - 0.16 * (1.05 - tt)) * 300)
-    plate = np.maximum(plate, (np.abs(tt - 0.76) - 0.2) * h)
-    _bone(hu, at, plate, size, 250.0, 500.0)
-    front = np.maximum(np.abs(px[at]) - (17 - 9 * np.clip(0.8 - tt, 0, 1)), np.abs(cc - 7.0) - 5.0)
-    front = np.maximum(np.maximum(front, (np.abs(tt - 0.62) - 0.26) * h), (0.8 - aa) * 100)
-    _bone(hu, at, front, size, 160.0, 420.0)
-    near = np.flatnonzero((np.abs(px) < 45) & (sy > -24) & (sy < 75) & (skin < -2))
-    vx, vy, level = np.abs(px[near]), sy[near], t[near] * h / 24.0
-    off = np.abs(level % 1 - 0.5)
-    vertebra = np.sqrt((vx / 1.12) ** 2 + vy**2) - 17.0 * k + 3 * np.clip(0.3 - off, 0, 1)
-    disc = off > 0.40
-    _bone(hu, near[~disc], vertebra[~disc], size, 170.0, 400.0)
-    _bone(hu, near[disc], vertebra[disc], size, 80.0, 90.0)
-    ring = np.abs(np.sqrt((vx / 1.15) ** 2 + (vy - 24 * k) ** 2) - 10.5) - 3.0
-    transverse = np.maximum(np.maximum(np.abs(vy - 25 - 0.25 * vx) - 4.0, vx - 34), (off - 0.2) * 24)
-    spine_off = np.abs((level + 0.022 * vy) % 1 - 0.5)
-    spinous = np.maximum(np.maximum(vx - 3.5, np.abs(vy - 48) - 15), (spine_off - 0.30) * 24)
-    _bone(hu, near, np.minimum(np.minimum(ring, transverse), spinous), size, 240.0, 460.0)
-
-
-def _mediastinum(grid: Grid, hu: Floats, state: Mapping[str, float]) -> None:
-    """Heart, great vessels, oesophagus and what lies under the diaphragm."""
-    size = grid.spacing
-    inside = cover(grid.onto("cavity") + 2.0, size)
-    for side, organ in (("right", 58.0), ("left", 48.0)):
-        under = cover(-grid.onto(f"diaphragm_{side}"), size)
-        half = (grid.x < 0) if side == "right" else (grid.x >= 0)
-        _mix(hu, organ, inside * under * half[None, None, :])
-    _mix(hu, 44.0, cover(grid.onto("heart"), size))
-    swollen = 3.2 * float(state["hypertension"])
-    vessels = np.minimum(grid.onto("great"), grid.onto("pulmonary") - swollen)
-    _mix(hu, 46.0, cover(vessels, size))
-    widening = 9.0 * min(1.0, 0.25 + float(state["fibrosis"]) * 2)
-    tube = grid.onto("oesophagus") - widening * 0.6
-    _mix(hu, 40.0, cover(tube, size))
-    _mix(hu, -930.0, cover(tube + 8.0, size))
+def _abdomen(grid: _Grid, hu: Floats, inside: Floats) -> None:
+    """Liver, spleen, stomach and fat under the two diaphragms, each a muscle 3 mm thick."""
+    right, left = grid.onto("diaphragm_right"), grid.onto("diaphragm_left")
+    is_right = (grid.x < 0)[None, None, :]
+    under = np.where(is_right, -right, -left)
+    mix(hu, 46.0, inside * cover(under, grid.size))
+    mix(hu, -95.0, inside * cover(under + 3.0, grid.size))
+    slope = 0.6 * grid.y[None, :, None] - 0.8 * (grid.z_body[:, None, None] - 0.12 * grid.height)
+    liver = smooth_max(under + 3.0, 0.65 * (grid.x[None, None, :] - 34.0 + slope), 12.0)
+    mix(hu, 60.0, inside * cover(liver, grid.size))
+    left_only = np.maximum(under + 4.0, -liver + 3.0)
+    mix(hu, 52.0, inside * cover(np.maximum(grid.onto("spleen"), left_only), grid.size))
+    stomach = np.maximum(grid.onto("stomach"), left_only)
+    mix(hu, 38.0, inside * cover(stomach, grid.size))
+    if grid.thorax.build.stomach_gas:
+        # The patient lies on the back: gas rises to the front.
+        gas = np.maximum(stomach + 4.0, grid.y[None, :, None] + 22.0)
+        mix(hu, -960.0, inside * cover(gas, grid.size))
 
 
 def _lungs(
-    grid: Grid, hu: Floats, distances: tuple[Floats, Floats], fissures: tuple[Floats, Floats], lungs: NDArray[np.uint8],
-    scores: tuple[Floats, Floats], trees: dict[str, cKDTree], state: Mapping[str, float], protocol: Protocol,
-) -> NDArray[np.uint8]:  # fmt: skip
-    """Fill the lungs with parenchyma, disease, vessels and airways; gives the lesion labels."""
-    size = grid.spacing
-    distance = np.minimum(*distances)
-    at = np.flatnonzero(distance < size)
+    grid: _Grid,
+    at: Ints,
+    fissures: tuple[Floats, Floats],
+    lungs: NDArray[np.uint8],
+    maps: DiseaseMaps,
+    state: Mapping[str, Any],
+    protocol: Protocol,
+) -> tuple[Floats, NDArray[np.uint8]]:
+    """Parenchyma, disease, fissures, vessels and airways on the flat voxels `at`; and the lesion labels."""
+    size = grid.size
     iz, iy, ix = np.unravel_index(at, grid.shape)
     positions = np.stack([grid.x[ix], grid.y[iy], grid.z_body[iz]], axis=1)
-    fine = grid.noise("fine").reshape(-1)[at]
+    fine, mottled = (grid.noise_of_body(name).reshape(-1)[at] for name in ("fine", "mottled"))
     gravity = positions[:, 1] / grid.thorax.build.half_depth
-    parenchyma = -1000 + 118 / protocol.inspiration + 26 * gravity + 18 * fine
-    maps = [grid.onto(score) for score in scores]
-    names = ("ground_glass", "reticulation", "honeycombing", "emphysema")
-    extent = Extent(**{name: float(state[name]) for name in names})
-    # Shares are of the lungs as labelled; the rim of partial voxels follows its neighbours.
-    in_mask = lungs.reshape(-1)[at] > 0
+    healthy = -1000 + 118 / grid.inspiration + 30 * gravity + 20 * fine + 12 * mottled
+    interstitial = grid.onto(maps.interstitial)
     drawn = draw_lesions(
-        parenchyma.astype(np.float32), positions, (maps[0].reshape(-1)[at], maps[1].reshape(-1)[at]), extent,
-        trees, size, fine, in_mask,
-    )  # fmt: skip
-    lesions = np.zeros(grid.shape, dtype=np.uint8)
-    lesions.reshape(-1)[at[in_mask]] = drawn.labels[in_mask]
-    values = drawn.hu
-    oblique, horizontal = (np.abs(field).reshape(-1)[at] for field in fissures)
-    middle = (grid.x[ix] < 0) & (fissures[0].reshape(-1)[at] > 0)
-    fissure = np.maximum(cover(oblique - 0.4, size), np.where(middle, cover(horizontal - 0.4, size), 0))
-    values += fissure * 0.8 / size * (-250 - values)
-    thorax = grid.thorax
-    tubes = np.maximum(
-        draw_tubes(grid, thorax.arteries, thorax.arteries.radius * (1 + 0.25 * float(state["hypertension"]))),
-        draw_tubes(grid, thorax.veins, thorax.veins.radius),
+        LungVoxels(
+            hu=healthy.astype(np.float32),
+            positions=positions,
+            interstitial=interstitial.reshape(-1)[at],
+            emphysema=grid.onto(maps.emphysema).reshape(-1)[at],
+            texture=fine,
+            in_mask=lungs.reshape(-1)[at] > 0,
+            spacing_mm=size,
+        ),
+        state,
+        maps,
     )
-    values += tubes.reshape(-1)[at] * (35 - values)
-    _airways(grid, values, at, maps[0], drawn.fibrosis_score)
-    flat = hu.reshape(-1)
-    flat[at] += cover(distance.reshape(-1)[at], size) * (values - flat[at])
-    return lesions
+    lesions = np.zeros(grid.shape, dtype=np.uint8)
+    lesions.reshape(-1)[at] = drawn.labels
+    oblique, horizontal = (field.reshape(-1)[at] for field in fissures)
+    middle = (grid.x[ix] < 0) & (oblique > 0)
+    sheet = np.maximum(cover(np.abs(oblique), size), np.where(middle, cover(np.abs(horizontal), size), 0))
+    values = drawn.hu
+    values += sheet * min(1.0, 0.9 / size) * (-250 - values)
+    arteries, veins = grid.thorax.arteries, grid.thorax.veins
+    wide = 1 + 0.25 * float(state["hypertension"])
+    vessels = np.maximum(grid.tubes(arteries, arteries.radius * wide), grid.tubes(veins, veins.radius))
+    values += vessels.reshape(-1)[at] * ((170 if protocol.contrast else 38) - values)
+    _airways(grid, values, at, interstitial, drawn)
+    return values, lesions
 
 
-def _airways(grid: Grid, values: Floats, at: NDArray[np.int64], score: Floats, fibrosis_score: float) -> None:
-    """Draw airway walls and lumens; those in fibrosis are pulled wide (traction bronchiectasis)."""
+def _airways(grid: _Grid, values: Floats, at: Ints, interstitial: Floats, drawn: Lesions) -> None:
+    """Draw airway walls and lumens; fibrosis pulls those within it wide (traction bronchiectasis)."""
     tree = grid.thorax.airways
     middle = (tree.start + tree.end) / 2
     z = grid.height - (grid.height - middle[:, 2]) * grid.inspiration
-    index = [
-        np.clip(np.rint((along - axis[0]) / grid.spacing), 0, len(axis) - 1).astype(int)
+    where = tuple(
+        np.clip(np.rint((along - axis[0]) / grid.size), 0, len(axis) - 1).astype(int)
         for along, axis in ((z, grid.z), (middle[:, 1], grid.y), (middle[:, 0], grid.x))
-    ]
-    local = score[tuple(index)]
-    pulled = np.clip((local - fibrosis_score) / 0.3 + 0.7, 0, 1) if np.isfinite(fibrosis_score) else 0 * local
-    radius = (tree.radius * (1 + 0.9 * pulled)).astype(np.float32)
-    shown = radius > 0.75
+    )
+    pulled = np.zeros(len(middle), dtype=np.float32)
+    if np.isfinite(drawn.fibrosis_score):
+        pulled = np.clip((interstitial[where] - drawn.fibrosis_score) / 0.3 + 0.7, 0, 1)
+    lumen = tree.radius * (1 + 0.9 * pulled)
+    shown = lumen > 0.8
     kept = Tree(tree.start[shown], tree.end[shown], tree.radius[shown])
-    lumen = radius[shown]
-    wall = draw_tubes(grid, kept, lumen * 1.15 + 0.5).reshape(-1)[at]
-    values += wall * 0.75 * (0 - values)
-    values += draw_tubes(grid, kept, lumen).reshape(-1)[at] * (-985 - values)
-
-
-def _acquire(hu: Floats, protocol: Protocol, spacing_mm: float, rng: np.random.Generator) -> NDArray[np.int16]:
-    """Blur by the point spread and the slice thickness, add noise of the kernel's texture."""
-    axial, along = protocol.blur_mm / spacing_mm, protocol.slice_thickness_mm / 2.8 / spacing_mm
-    blurred = gaussian_filter(hu, (along, axial, axial), mode="nearest", truncate=3.0)
-    noise = rng.standard_normal(hu.shape, dtype=np.float32)
-    noise = gaussian_filter(noise, (0.0, 0.6, 0.6), mode="wrap", truncate=2.0)
-    blurred += noise * (protocol.noise_hu / noise.std())
-    return np.clip(np.rint(blurred), -1024, 3000).astype(np.int16)
+    wall = grid.tubes(kept, lumen[shown] * 1.15 + 0.45).reshape(-1)[at]
+    values += 0.7 * wall * (0 - values)
+    values += grid.tubes(kept, lumen[shown]).reshape(-1)[at] * (-985 - values)

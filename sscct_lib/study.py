@@ -31,10 +31,20 @@ class Section(BaseModel):
 
 
 class DemoSettings(Section):
-    """The embedded synthetic cohort; a study of real scans has no such section."""
+    """The embedded synthetic cohort; a study of real scans has no such section.
 
-    n_patients: Count = Field(64, description="patients to make")
-    spacing_mm: Positive = Field(3.0, description="voxel side of the synthetic scans, mm")
+    The published study's size is `n_patients: 640`, `n_scans: 2125`, `spacing_mm: 2.0`.
+    """
+
+    n_patients: Annotated[int, Field(ge=1, le=5000)] = Field(64, description="patients to make, at most")
+    n_scans: Count | None = Field(None, description="stop at this many scans; none: all scans of all patients")
+    spacing_mm: Annotated[float, Field(ge=0.8, le=10)] = Field(
+        3.0, description="voxel side of the synthetic scans, mm"
+    )
+    confounded_scanner: bool = Field(
+        False, description="sicker patients are scanned on one scanner, with its sharp kernel"
+    )
+    informative_dropout: bool = Field(False, description="sicker patients are lost to follow-up sooner")
 
 
 class ImageSettings(Section):

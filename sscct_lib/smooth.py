@@ -1,0 +1,115 @@
+"""Geometry of the synthetic thorax: distance fields, random fields, and bringing either onto the grid of a scan.
+
+A distance field holds, for each point, the distance to a surface in mm, negative inside. Volumes are [z, y, x].
+Nothing here uses a linear-algebra library, so that sums are the same for any number of threads.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.interpolate import BSpline
+
+Floats = NDArray[np.floating[Any]]
+Ints = NDArray[np.int64]
+Taps = tuple[Ints, Floats]  # for each target point, the first source index and the weights of it and the following
+
+REGION = {"x": (-220.0, 220.0), "y": (-168.0, 176.0), "z": (-80.0, 330.0)}  # mm, where anatomy is defined
+
+
+def linear_taps(knots: Floats, at: Floats) -> Taps:
+    """Weights of linear interpolation from evenly spaced knots, clamped at the ends."""
+    position = np.clip((at - knots[0]) / (knots[1] - knots[0]), 0, len(knots) - 1.001)
+    low = position.astype(np.int64)
+    return low, np.stack([1 - (position - low), position - low], axis=1).astype(np.float32)
+
+
+def spread(values: Floats, taps: tuple[Taps, Taps, Taps]) -> Floats:
+    """Interpolate a volume onto the grid that three taps (of z, y, x) describe."""
+    for axis in (2, 1, 0):
+        first, weights = taps[axis]
+        shape = [1, 1, 1]
+        shape[axis] = len(first)
+        total = np.take(values, first, axis=axis)
+        total *= weights[:, 0].reshape(shape)
+        for step in range(1, weights.shape[1]):
+            total += np.take(values, first + step, axis=axis) * weights[:, step].reshape(shape)
+        values = total
+    return values
+
+
+class SmoothNoise:
+    """A random field of unit variance whose details are about `length_mm` wide, the same at every spacing.
+
+    Cubic B-splines with random coefficients.
+    """
+
+    def __init__(self, rng: np.random.Generator, length_mm: float):
+        self._length = length_mm
+        shape = [int((REGION[name][1] - REGION[name][0]) / length_mm) + 5 for name in "zyx"]
+        self._values = rng.standard_normal(shape, dtype=np.float32)
+
+    def __call__(self, z: Floats, y: Floats, x: Floats) -> Floats:
+        """Evaluate on a grid given by its axes, mm; shape (len(z), len(y), len(x))."""
+        return spread(self._values, (self._taps(0, z), self._taps(1, y), self._taps(2, x)))
+
+    def _taps(self, axis: int, at: Floats) -> Taps:
+        n = self._values.shape[axis]
+        position = np.clip((at - REGION["zyx"[axis]][0]) / self._length, 0, n - 4.001).astype(float)
+        first = position.astype(np.int64)
+        # Within a knot interval the four weights depend on the fraction alone.
+        weights = BSpline.design_matrix(position - first + 3, np.arange(8.0), 3).toarray()
+        weights /= np.sqrt((weights**2).sum(axis=1, keepdims=True))
+        return first, weights.astype(np.float32)
+
+
+def smooth_max(a: Floats, b: Floats, width: float) -> Floats:
+    """Take the larger of two distances, with a rounded edge about `width` mm wide (an intersection)."""
+    h = np.clip(0.5 + 0.5 * (a - b) / width, 0, 1)
+    return np.asarray(b + (a - b) * h + width * h * (1 - h), dtype=np.float32)
+
+
+def smooth_min(a: Floats, b: Floats, width: float) -> Floats:
+    """Take the smaller of two distances, with a rounded groove about `width` mm wide (a union)."""
+    return -smooth_max(-a, -b, width)
+
+
+Point = tuple[float, float, float]
+
+
+def ellipsoid(x: Floats, y: Floats, z: Floats, centre: Point, axes: Point) -> Floats:
+    """Distance field of an ellipsoid, exact in sign and near the surface where the axes are alike."""
+    u = [(c - m) / s for c, m, s in zip((x, y, z), centre, axes, strict=True)]
+    r = np.sqrt(u[0] ** 2 + u[1] ** 2 + u[2] ** 2)
+    return np.asarray((r - 1) * min(axes), dtype=np.float32)
+
+
+def tube(x: Floats, y: Floats, z: Floats, points: NDArray[np.float64], radii: NDArray[np.float64]) -> Floats:
+    """Distance field of a tube along points (n, 3) with radii (n,); 30 mm and more are not told apart."""
+    far = 30.0
+    out = np.full(x.shape, far, dtype=np.float32)
+    reach = far + float(radii.max())
+    near = np.ones(x.shape, dtype=bool)
+    for along, low, high in zip((x, y, z), points.min(axis=0), points.max(axis=0), strict=True):
+        near &= (along > low - reach) & (along < high + reach)
+    at = np.flatnonzero(near)
+    where = np.stack([along.reshape(-1)[at] for along in (x, y, z)])
+    best = np.full(len(at), far, dtype=np.float32)
+    for p, q, r, s in zip(points[:-1], points[1:], radii[:-1], radii[1:], strict=True):
+        d = (q - p).astype(np.float32)
+        off = where - p.astype(np.float32)[:, None]
+        t = np.clip((off[0] * d[0] + off[1] * d[1] + off[2] * d[2]) / float((d**2).sum()), 0, 1)
+        gap = np.sqrt(((off - t * d[:, None]) ** 2).sum(axis=0))
+        np.minimum(best, gap - (r + (s - r) * t), out=best)
+    out.reshape(-1)[at] = best
+    return out
+
+
+def cover(distance: Floats, spacing_mm: float) -> Floats:
+    """Share of a voxel inside a surface, from the distance of the voxel's middle."""
+    return np.asarray(np.clip(0.5 - distance / spacing_mm, 0, 1))
+
+
+def mix(hu: Floats, value: Floats | float, share: Floats) -> None:
+    """Replace a share of each voxel by something of another density, in place."""
+    hu += share * (value - hu)
