@@ -15,7 +15,7 @@ from sscct_lib.quantitative import quantitative_ct
 from sscct_lib.scans import ScanError, process
 from sscct_lib.study import RadiomicsSettings, Study, fingerprint
 from sscct_lib.tables import RADIOMICS
-from sscct_lib.texture import Hu, Region, pyradiomics_features
+from sscct_lib.texture import Hu, Mask, pyradiomics_features
 from sscct_lib.wording import in_words
 
 
@@ -129,7 +129,7 @@ def check_grid(image: sitk.Image, lungs: sitk.Image) -> None:
         raise ScanError("the image holds voxels that are not a number; export the scan again")
 
 
-def check_region(hu: Hu, region: Region, bin_width: float) -> None:
+def check_region(hu: Hu, region: Mask, bin_width: float) -> None:
     """Refuse a region in which texture has no meaning.
 
     Parameters

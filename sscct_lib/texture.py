@@ -1,90 +1,272 @@
-"""PyRadiomics' features of one region, without its overhead."""
+"""PyRadiomics' features without its overhead: its formulas, given our matrices and surface measures.
+
+PyRadiomics' feature classes each bin the image again, and hold tables as large as their largest possible entry. Here
+a region is binned once, its matrices are counted in compiled loops (`matrices`, `surface`) over the grey levels that
+occur, and the classes of PyRadiomics compute the features from them.
+"""
 
 import logging
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
-from radiomics import getFeatureClasses, imageoperations
+from radiomics import imageoperations
+from radiomics.firstorder import RadiomicsFirstOrder
+from radiomics.glcm import RadiomicsGLCM
+from radiomics.gldm import RadiomicsGLDM
+from radiomics.glrlm import RadiomicsGLRLM
+from radiomics.glszm import RadiomicsGLSZM
+from radiomics.ngtdm import RadiomicsNGTDM
+from radiomics.shape import RadiomicsShape
+
+from sscct_lib import matrices, surface
 
 Hu = NDArray[np.int16]
-Region = NDArray[np.bool_]
+Mask = NDArray[np.bool_]
 
-FEATURE_CLASSES = {name: cls for name, cls in getFeatureClasses().items() if name != "shape2D"}
+# PyRadiomics' classes, and ours that inherit from them, log every fallback; a user hears of bad scans in other ways.
+for _name in ("radiomics", __name__):
+    logging.getLogger(_name).setLevel(logging.ERROR)
 
-# PyRadiomics tells of every fallback on its own logger; what concerns a user reaches him as a ScanError.
-logging.getLogger("radiomics").setLevel(logging.ERROR)
+
+@dataclass(frozen=True)
+class Region:
+    """A region of an image, binned.
+
+    Attributes
+    ----------
+    values
+        Densities of its voxels, shape (n_voxels,).
+    mask
+        Cut to its bounding box, with a layer of zeros around, shape (z, y, x).
+    ranks
+        Grey rank of each voxel on the same grid, 0 outside: 1 for the lowest grey level that occurs, and so on.
+    grey
+        Grey level of each rank, shape (n_ranks,).
+    spacing_zyx
+        Voxel sides, mm.
+    """
+
+    values: NDArray[Any]
+    mask: Mask
+    ranks: NDArray[np.uint16]
+    grey: NDArray[np.int64]
+    spacing_zyx: tuple[float, float, float]
+
+    @cached_property
+    def counts(self) -> NDArray[np.int64]:
+        """Voxels of each rank, shape (n_ranks,)."""
+        return np.bincount(self.ranks.ravel(), minlength=len(self.grey) + 1)[1:]
+
+    @cached_property
+    def steps(self) -> NDArray[np.int64]:
+        """Steps to neighbours in the flattened volume, shape (13,)."""
+        return matrices.offsets(self.ranks.shape)
+
+    @cached_property
+    def neighbours(self) -> tuple[NDArray[Any], ...]:
+        """What `matrices.neighbours` gives: pairs, dependence, difference."""
+        found: tuple[NDArray[Any], ...] = matrices.neighbours(self.ranks.ravel(), self.steps, self.grey.astype(float))
+        return found
 
 
-def pyradiomics_features(hu: Hu, region: Region, spacing_zyx: tuple[float, ...], bin_width: float) -> dict[str, float]:
+def make_region(hu: NDArray[Any], mask: Mask, spacing_zyx: tuple[float, float, float], bin_width: float) -> Region:
+    """Cut out and bin a region.
+
+    Parameters
+    ----------
+    hu
+        Densities, HU, shape (z, y, x).
+    mask
+        The region, not empty, shape (z, y, x).
+    spacing_zyx
+        Voxel sides, mm.
+    bin_width
+        Width of a grey-level bin, HU; bins are aligned with 0 HU, the lowest that occurs is grey level 1.
+
+    Returns
+    -------
+    Region
+    """
+    box = tuple(
+        slice(int(where[0]), int(where[-1]) + 1)
+        for where in (np.flatnonzero(mask.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1)))
+    )
+    mask = mask[box]
+    values = hu[box][mask]
+    grey, rank = _ranks(values, bin_width)
+    padded = np.pad(mask, 1)
+    ranks = np.zeros(padded.shape, dtype=np.uint16)
+    ranks[padded] = rank
+    return Region(values, padded, ranks, grey, spacing_zyx)
+
+
+def _ranks(values: NDArray[Any], bin_width: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    low, high = values.min(), values.max()
+    # PyRadiomics' own edges, which need only the extremes; it hands all voxels to Python's slow min and max.
+    edges = imageoperations.getBinEdges(np.array([low, high]), binWidth=bin_width)
+    if np.issubdtype(values.dtype, np.integer):
+        # Whole numbers between the extremes are few: they are binned once, and each voxel looks its own up.
+        index = (values - low).astype(np.intp)
+        occurs = np.bincount(index, minlength=int(high) - int(low) + 1) > 0
+        level = np.digitize(np.arange(int(low), int(high) + 1), edges)
+        grey = np.unique(level[occurs])
+        return grey, (np.searchsorted(grey, level) + 1)[index]
+    grey, rank = np.unique(np.digitize(values, edges), return_inverse=True)
+    return grey, rank + 1
+
+
+class _OnRegion:
+    """Gives a class of PyRadiomics a `Region` in place of images that it would crop, pad and bin itself."""
+
+    def __init__(self, region: Region) -> None:
+        self.region = region
+        # The voxel counts only for its spacing; everything else comes from the region.
+        voxel = sitk.Image(1, 1, 1, sitk.sitkUInt8)
+        voxel.SetSpacing(region.spacing_zyx[::-1])
+        super().__init__(voxel, voxel)  # type: ignore[call-arg]
+
+    def _initSegmentBasedCalculation(self) -> None:  # noqa: N802  PyRadiomics' own names
+        """Nothing is to be prepared."""
+
+    def _applyBinning(self, matrix: Any) -> Any:  # noqa: N802
+        self.coefficients: dict[str, Any] = {
+            "grayLevels": self.region.grey,
+            "Ng": int(self.region.grey[-1]),
+        }
+        return matrix
+
+
+class _FirstOrder(_OnRegion, RadiomicsFirstOrder):  # type: ignore[misc]
+    def _initCalculation(self, voxelCoordinates: None = None) -> None:  # noqa: N802, N803
+        self.targetVoxelArray = self.region.values.astype(float).reshape(1, -1)
+        self.coefficients["p_i"] = (self.region.counts / self.region.counts.sum()).reshape(1, -1)
+
+
+class _GLCM(_OnRegion, RadiomicsGLCM):  # type: ignore[misc]
+    def _calculateMatrix(self, voxelCoordinates: None = None) -> NDArray[np.float64]:  # noqa: N802, N803
+        pairs = self.region.neighbours[0].astype(float)
+        pairs += pairs.transpose(0, 2, 1)
+        pairs = pairs[pairs.any(axis=(1, 2))]
+        pairs /= pairs.sum(axis=(1, 2), keepdims=True)
+        return np.ascontiguousarray(pairs.transpose(1, 2, 0))[None]
+
+
+class _GLDM(_OnRegion, RadiomicsGLDM):  # type: ignore[misc]
+    def _calculateMatrix(self, voxelCoordinates: None = None) -> NDArray[np.float64]:  # noqa: N802, N803
+        dependence = self.region.neighbours[1].astype(float)
+        occurs = dependence.any(axis=0)
+        dependence = dependence[None, :, occurs]
+        self.coefficients |= {
+            "Nz": dependence.sum(axis=(1, 2)),
+            "pd": dependence.sum(axis=1),
+            "pg": dependence.sum(axis=2),
+            "ivector": self.region.grey.astype(float),
+            "jvector": np.flatnonzero(occurs) + 1.0,
+        }
+        return dependence
+
+
+class _NGTDM(_OnRegion, RadiomicsNGTDM):  # type: ignore[misc]
+    def _calculateMatrix(self, voxelCoordinates: None = None) -> NDArray[np.float64]:  # noqa: N802, N803
+        columns = self.region.counts, self.region.neighbours[2], self.region.grey
+        return np.stack(columns, axis=1).astype(float)[None]
+
+
+class _GLRLM(_OnRegion, RadiomicsGLRLM):  # type: ignore[misc]
+    def _calculateMatrix(self, voxelCoordinates: None = None) -> NDArray[np.float64]:  # noqa: N802, N803
+        region = self.region
+        longest = max(region.ranks.shape) - 2
+        counts = matrices.runs(region.ranks.ravel(), region.steps, len(region.grey), longest)
+        counts = counts[:, :, [_shares_lines(region, direction) for direction in range(len(region.steps))]]
+        self.coefficients["Nr"] = counts.sum(axis=(0, 1))[None].astype(float)
+        return counts[None].astype(float)
+
+
+class _GLSZM(_OnRegion, RadiomicsGLSZM):  # type: ignore[misc]
+    def _calculateMatrix(self, voxelCoordinates: None = None) -> NDArray[np.float64]:  # noqa: N802, N803
+        rank, size = matrices.zones(self.region.ranks.ravel(), self.region.steps)
+        self.sizes, column = np.unique(size, return_inverse=True)
+        counts = np.zeros((1, len(self.region.grey), len(self.sizes)))
+        np.add.at(counts[0], (rank - 1, column), 1)
+        return counts
+
+    def _calculateCoefficients(self) -> None:  # noqa: N802
+        by_size = self.P_glszm.sum(axis=1)
+        self.coefficients |= {
+            "Np": (by_size * self.sizes).sum(axis=1),
+            "Nz": by_size.sum(axis=1),
+            "ps": by_size,
+            "pg": self.P_glszm.sum(axis=2),
+            "ivector": self.region.grey.astype(float),
+            "jvector": self.sizes.astype(float),
+        }
+
+
+class _Shape(_OnRegion, RadiomicsShape):  # type: ignore[misc]
+    def _initSegmentBasedCalculation(self) -> None:  # noqa: N802
+        mask, sides = self.region.mask, self.region.spacing_zyx
+        self.pixelSpacing = np.array(sides)
+        self.labelledVoxelCoordinates = (self.region.values,)  # only their number is asked for
+        self.SurfaceArea, self.Volume = surface.area_and_volume(mask, sides)
+        self.diameters = surface.diameters(mask, sides)
+        self.eigenValues = surface.principal_variances(mask, sides)
+
+
+def _shares_lines(region: Region, direction: int) -> bool:
+    """Tell whether two voxels of the region lie on one line of a direction; PyRadiomics leaves it out if not."""
+    if region.neighbours[0][direction].any():
+        return True
+    step = matrices.DIRECTIONS[direction]
+    axis = int(np.flatnonzero(step)[0])
+    voxels = np.argwhere(region.mask)
+    starts = voxels - voxels[:, [axis]] * step[axis] * step
+    return len(np.unique(starts, axis=0)) < len(starts)
+
+
+CLASSES = {
+    "firstorder": _FirstOrder,
+    "glcm": _GLCM,
+    "gldm": _GLDM,
+    "glrlm": _GLRLM,
+    "glszm": _GLSZM,
+    "ngtdm": _NGTDM,
+    "shape": _Shape,
+}
+
+
+def pyradiomics_features(
+    hu: NDArray[Any], mask: Mask, spacing_zyx: tuple[float, float, float], bin_width: float
+) -> dict[str, float]:
     """Compute PyRadiomics' features of a region on the original image.
 
     Parameters
     ----------
     hu
-        Densities, HU, shape (z, y, x), cut to the bounding box of the region.
-    region
-        The region, shape (z, y, x).
+        Densities, HU, shape (z, y, x).
+    mask
+        The region, more than a line of voxels, shape (z, y, x).
     spacing_zyx
-        Voxel sides, mm, in the order of the axes.
+        Voxel sides, mm.
     bin_width
         Width of a grey-level bin, HU; bins are aligned with 0 HU.
 
     Returns
     -------
     dict
-        107 features `original_<class>_<feature>` of the classes firstorder, glcm, gldm, glrlm, glszm, ngtdm
-        and shape.
+        107 features `original_<class>_<feature>`, equal to PyRadiomics' to about 1e-12.
 
     References
     ----------
     van Griethuysen JJM, et al. Computational radiomics system to decode the radiographic phenotype.
     Cancer Res 2017;77:e104-7.
     """
-    image, mask = sitk.GetImageFromArray(hu), sitk.GetImageFromArray(region.astype(np.uint8))
-    for volume in (image, mask):
-        volume.SetSpacing(spacing_zyx[::-1])
-    bins = discretise(hu, region, bin_width)
-    features = {}
-    for name, cls in FEATURE_CLASSES.items():
-        calculator = _with_bins(cls, bins)(image, mask, binWidth=bin_width)
-        for feature, value in calculator.execute().items():
-            features[f"original_{name}_{feature}"] = float(value)
-    return features
-
-
-def discretise(hu: Hu, region: Region, bin_width: float) -> NDArray[np.int64]:
-    """Sort densities into grey-level bins as PyRadiomics does.
-
-    Parameters
-    ----------
-    hu
-        Densities, HU, shape (z, y, x).
-    region
-        The region, shape (z, y, x).
-    bin_width
-        Width of a bin, HU.
-
-    Returns
-    -------
-    numpy.ndarray
-        1 for the bin of the lowest density in the region, and so on; 0 outside the region; shape (z, y, x).
-    """
-    values = hu[region]
-    # PyRadiomics' own edges, which need only the extremes; it hands all voxels to Python's slow min and max.
-    edges = imageoperations.getBinEdges(np.array([values.min(), values.max()]), binWidth=bin_width)
-    bins = np.zeros(hu.shape, dtype=np.int64)
-    bins[region] = np.digitize(values, edges)
-    return bins
-
-
-def _with_bins(cls: type[Any], bins: NDArray[np.int64]) -> type[Any]:
-    """Make a PyRadiomics class that takes grey levels as they are, for it would bin the image again."""
-
-    def apply_binning(self: Any, matrix: NDArray[Any]) -> NDArray[np.int64]:
-        levels = np.unique(bins[self.maskArray])
-        self.coefficients.update(grayLevels=levels, Ng=int(levels[-1]))
-        return bins
-
-    return type(cls.__name__, (cls,), {"_applyBinning": apply_binning, "__module__": cls.__module__})
+    region = make_region(hu, mask, spacing_zyx, bin_width)
+    return {
+        f"original_{name}_{feature}": float(value)
+        for name, cls in CLASSES.items()
+        for feature, value in cls(region).execute().items()  # type: ignore[attr-defined]
+    }
