@@ -88,12 +88,16 @@ summary.differences_side_by_side(differences, "auc")
 # %% [markdown]
 # ## Do as many die as predicted?
 #
-# Each point is a group of scans with similar predicted risk; on the dotted line, as many died as predicted. Below it
-# the model predicts too many deaths, above it too few.
+# Each point is a group of scans with similar predicted risk, the grey curve the same without groups. On the dotted
+# line, as many died as predicted; below it the model predicts too many deaths, above it too few.
 
 # %% tags=["hide-input"]
 shown = shown_model or summary.best_at_longest(performance, settings)
-horizon_figures.calibration_plot(curves.calibration(predictions, cohort, shown, settings), shown)
+horizon_figures.calibration_plot(
+    curves.calibration(predictions, cohort, shown, settings),
+    curves.smooth_calibration(predictions, cohort, shown, settings),
+    shown,
+)
 
 # %% [markdown]
 # For all models: observed over expected deaths. 1 is right on average; 0.5 means that half as many died as predicted.

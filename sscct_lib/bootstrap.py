@@ -135,6 +135,8 @@ class Outcome:
     weights
         Counts of the resamples times the inverse probability of remaining uncensored; 0 for an unknown scan,
         shape (n_samples + 1, n).
+    presumed
+        Whether unknown scans were counted as alive.
     """
 
     followup_years: Floats
@@ -144,6 +146,7 @@ class Outcome:
     alive: Flags
     resamples: Resamples
     weights: Floats
+    presumed: bool = False
 
     @property
     def counts(self) -> Floats:
@@ -154,6 +157,27 @@ class Outcome:
     def unknown(self) -> Flags:
         """Scans whose state at the horizon is not known, shape (n,)."""
         return ~(self.died | self.alive)
+
+    def of(self, scans: Flags) -> "Outcome":
+        """Keep some scans, weighed anew with their own censoring.
+
+        Parameters
+        ----------
+        scans
+            Which scans to keep, shape (n,).
+
+        Returns
+        -------
+        Outcome
+        """
+        followup, event = self.followup_years[scans], self.event_observed[scans]
+        return horizon_outcome(followup, event, self.horizon_years, self.resamples.of(scans), self.presumed)
+
+    @property
+    def reaches_horizon(self) -> bool:
+        """Whether Kaplan-Meier knows the horizon: a scan is followed to it, or the last ones followed died."""
+        last = self.followup_years == self.followup_years.max(initial=0)
+        return bool(self.alive.any() or self.event_observed[last].all())
 
     @property
     def degrees_of_freedom(self) -> int:
@@ -204,7 +228,7 @@ def horizon_outcome(
     counts = resamples.counts
     died = event_observed & (followup_years <= horizon_years)
     if presumed:
-        return Outcome(followup_years, event_observed, horizon_years, died, ~died, resamples, counts)
+        return Outcome(followup_years, event_observed, horizon_years, died, ~died, resamples, counts, True)
     alive = (followup_years > horizon_years) | (~event_observed & (followup_years == horizon_years))
     # A censored scan leaves just after the deaths of its day, so it is still at risk for them.
     leaves = np.where(event_observed, followup_years, np.nextafter(followup_years, np.inf))

@@ -11,13 +11,13 @@ from sscct_lib.bootstrap import (
     Outcome,
     Resamples,
     curve_interval,
-    horizon_outcome,
     kaplan_meier,
     resample_patients,
 )
-from sscct_lib.horizons import aligned_risk, cohort_outcome, not_estimable, study_resamples
+from sscct_lib.calibration import smooth_observed
+from sscct_lib.horizons import aligned_risk, cohort_outcome, judged_risks, not_estimable, study_resamples
 from sscct_lib.metrics import observed_risk
-from sscct_lib.study import Settings, StudyError
+from sscct_lib.study import Settings
 from sscct_lib.summary import best
 
 TERTILES = ("low risk", "middle risk", "high risk")
@@ -116,49 +116,35 @@ def quantile_groups(risk: Floats, n_groups: int) -> np.ndarray:
     return np.unique(np.searchsorted(cuts, risk, side="left"), return_inverse=True)[1]
 
 
-def calibration_groups(
-    risk: Floats,
-    cohort: pd.DataFrame,
-    horizon_years: float,
-    resamples: Resamples,
-    n_groups: int = 5,
-    presumed: bool = False,
-) -> pd.DataFrame:
+def calibration_groups(risk: Floats, outcome: Outcome, n_groups: int = 4) -> pd.DataFrame:
     """Compare predicted with observed risk in groups of rising risk.
 
     Parameters
     ----------
     risk
         Predicted probability of death within the horizon, shape (n,).
-    cohort
-        Schema `COHORT`, the same scans in the same order.
-    horizon_years
-        Years after the scan.
-    resamples
-        Bootstrap samples of the same scans.
+    outcome
+        From `bootstrap.horizon_outcome`.
     n_groups
         Groups of about equal size.
-    presumed
-        Count an unknown scan as alive.
 
     Returns
     -------
     pandas.DataFrame
-        One row a group: `predicted` (mean risk), `observed` (Kaplan-Meier within the group) with `ci_low` and
-        `ci_high` (95 %, see `proportion_interval`), `n_scans`, `n_patients`, `n_events`.
+        One row a group: `predicted` (mean risk), `observed` (Kaplan-Meier within the group; NaN when nobody is
+        followed that long) with `ci_low` and `ci_high` (95 %, see `proportion_interval`), `n_scans`, `n_patients`,
+        `n_events`.
     """
     groups = quantile_groups(risk, n_groups)
-    followup = cohort["followup_years"].to_numpy(dtype=float)
-    event = cohort["event_observed"].to_numpy(dtype=bool)
     rows = []
     for group in np.unique(groups):
         inside = groups == group
-        outcome = horizon_outcome(followup[inside], event[inside], horizon_years, resamples.of(inside), presumed)
-        patients = cohort["patient_id"][inside]
-        samples = observed_risk(outcome)
-        if not _reaches(followup[inside], event[inside], horizon_years) and not presumed:
+        within = outcome.of(inside)
+        samples = observed_risk(within)
+        if not within.reaches_horizon:
             samples = np.full_like(samples, np.nan)
-        low, high = proportion_interval(samples, patients[outcome.died | outcome.alive].nunique())
+        patient = within.resamples.patient
+        low, high = proportion_interval(samples, len(np.unique(patient[~within.unknown])))
         rows.append(
             {
                 "predicted": risk[inside].mean(),
@@ -166,16 +152,11 @@ def calibration_groups(
                 "ci_low": low,
                 "ci_high": high,
                 "n_scans": int(inside.sum()),
-                "n_patients": patients.nunique(),
-                "n_events": int(outcome.died.sum()),
+                "n_patients": len(np.unique(patient)),
+                "n_events": int(within.died.sum()),
             }
         )
     return pd.DataFrame(rows)
-
-
-def _reaches(followup: Floats, event: Flags, horizon_years: float) -> bool:
-    """Tell whether Kaplan-Meier knows the horizon: somebody is followed to it, or the last one followed died."""
-    return bool(followup.max() >= horizon_years or event[followup == followup.max()].all())
 
 
 def proportion_interval(samples: Floats, n_patients: int) -> tuple[float, float]:
@@ -315,18 +296,47 @@ def calibration(predictions: pd.DataFrame, cohort: pd.DataFrame, model: str, set
         As `calibration_groups`, with `horizon_years`; no rows for a horizon without predictions.
     """
     resamples = study_resamples(cohort, settings)
-    frames = [
-        calibration_groups(
-            risk[judged],
-            cohort[judged],
-            horizon,
-            resamples.of(judged),
-            settings.horizons.n_risk_groups,
-            settings.labels == "as_published",
-        ).assign(horizon_years=horizon)
-        for horizon, risk, judged in _judged(predictions, cohort, model, settings)
-    ]
+    frames = []
+    for horizon, risk, judged in judged_risks(predictions, cohort, model, settings):
+        outcome = cohort_outcome(cohort[judged], horizon, resamples.of(judged), settings.labels)
+        groups = calibration_groups(risk[judged], outcome, settings.horizons.n_risk_groups)
+        frames.append(groups.assign(horizon_years=horizon))
     return pd.concat(frames, ignore_index=True)
+
+
+def smooth_calibration(predictions: pd.DataFrame, cohort: pd.DataFrame, model: str, settings: Settings) -> pd.DataFrame:
+    """Observed risk as a smooth function of predicted risk, with a band, at every horizon.
+
+    Parameters
+    ----------
+    predictions
+        Schema `PREDICTIONS`.
+    cohort
+        Schema `COHORT`.
+    model
+        Name of the model.
+    settings
+        Of the study.
+
+    Returns
+    -------
+    pandas.DataFrame
+        `horizon_years`, `predicted` (from the 2nd to the 98th percentile of the risks), `observed`, `ci_low`,
+        `ci_high` (95 %, by bootstrap of patients); no rows at a horizon at which nothing can be estimated.
+    """
+    resamples = study_resamples(cohort, settings)
+    frames = [pd.DataFrame(columns=["horizon_years", "predicted", "observed", "ci_low", "ci_high"], dtype=float)]
+    for horizon, risk, judged in judged_risks(predictions, cohort, model, settings):
+        outcome = cohort_outcome(cohort[judged], horizon, resamples.of(judged), settings.labels)
+        lowest, highest = np.quantile(risk[judged], [0.02, 0.98])
+        at = np.linspace(lowest, highest, 40)
+        if not_estimable(outcome) or at[0] == at[-1]:
+            continue
+        samples = smooth_observed(risk[judged], outcome, at)
+        low, high = curve_interval(samples)
+        columns = {"predicted": at, "observed": samples[0], "ci_low": low, "ci_high": high}
+        frames.append(pd.DataFrame({"horizon_years": horizon, **columns}))
+    return pd.concat(frames[1:] or frames, ignore_index=True)
 
 
 def risk_states(predictions: pd.DataFrame, cohort: pd.DataFrame, model: str, settings: Settings) -> pd.DataFrame:
@@ -350,7 +360,7 @@ def risk_states(predictions: pd.DataFrame, cohort: pd.DataFrame, model: str, set
     """
     frames = []
     resamples = resample_patients(cohort["patient_id"], 0, 0)
-    for horizon, risk, judged in _judged(predictions, cohort, model, settings):
+    for horizon, risk, judged in judged_risks(predictions, cohort, model, settings):
         outcome = cohort_outcome(cohort[judged], horizon, resamples.of(judged), settings.labels)
         state = np.select([outcome.died, outcome.alive], ["died", "alive"], "unknown")
         scan_id = cohort["scan_id"][judged].to_numpy()
@@ -381,20 +391,6 @@ def survival_by_tertile(
     pandas.DataFrame
         As `survival_by_group`, with the groups `TERTILES`.
     """
-    horizon, risk, judged = _judged(predictions, cohort, model, settings)[-1]
+    horizon, risk, judged = judged_risks(predictions, cohort, model, settings)[-1]
     resamples = study_resamples(cohort, settings).of(judged)
     return survival_by_group(tertile_names(risk[judged]), cohort[judged], resamples, horizon, TERTILES)
-
-
-def _judged(
-    predictions: pd.DataFrame, cohort: pd.DataFrame, model: str, settings: Settings
-) -> list[tuple[float, Floats, Flags]]:
-    """List, for each horizon with predictions of a model, its risks and which scans they cover."""
-    aligned = [
-        (horizon, aligned_risk(predictions, cohort, model, horizon)) for horizon in sorted(settings.horizons_years)
-    ]
-    found = [(horizon, risk, np.isfinite(risk)) for horizon, risk in aligned if np.isfinite(risk).any()]
-    if not found:
-        known = ", ".join(dict.fromkeys(predictions["model"]))
-        raise StudyError(f"No model named {model!r} has predictions at the study's horizons; there are {known}.")
-    return found

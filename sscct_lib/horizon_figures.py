@@ -70,13 +70,15 @@ def _counts(row: pd.Series) -> str:
 
 
 @styled
-def calibration_plot(groups: pd.DataFrame, title: str = "") -> Figure:
-    """Draw observed against predicted risk in groups of rising risk, a panel a horizon.
+def calibration_plot(groups: pd.DataFrame, smooth: pd.DataFrame, title: str = "") -> Figure:
+    """Draw observed against predicted risk, in groups of rising risk and as a smooth curve, a panel a horizon.
 
     Parameters
     ----------
     groups
-        From `curves.calibration_groups`, with column `horizon_years`.
+        From `curves.calibration`.
+    smooth
+        From `curves.smooth_calibration`.
     title
         The model.
 
@@ -91,6 +93,9 @@ def calibration_plot(groups: pd.DataFrame, title: str = "") -> Figure:
         known = rows.dropna(subset="observed")
         top = min(1.0, 1.08 * max(rows["predicted"].max(), known["ci_high"].max(), 0.05))
         axis.plot([0, 1], [0, 1], color=GREY, lw=1, ls=":")
+        curve = smooth[smooth["horizon_years"] == horizon]
+        axis.fill_between(curve["predicted"], curve["ci_low"], curve["ci_high"], color=GREY, alpha=0.2, lw=0)
+        axis.plot(curve["predicted"], curve["observed"], color=GREY, lw=1.5)
         error = [known["observed"] - known["ci_low"], known["ci_high"] - known["observed"]]
         axis.errorbar(known["predicted"], known["observed"], yerr=error, fmt="o", color=INK, capsize=3, ms=5, lw=1.2)
         axis.set(xlim=(0, top), ylim=(-0.02 * top, top), xlabel="Predicted", aspect="equal")

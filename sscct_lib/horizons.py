@@ -5,6 +5,7 @@ import pandas as pd
 import pandera.pandas as pa
 
 from sscct_lib.bootstrap import (
+    Flags,
     Floats,
     Outcome,
     Resamples,
@@ -170,6 +171,42 @@ def aligned_risk(predictions: pd.DataFrame, cohort: pd.DataFrame, model: str, ho
     """
     rows = predictions[(predictions["model"] == model) & np.isclose(predictions["horizon_years"], horizon_years)]
     return rows.set_index("scan_id")["risk"].reindex(cohort["scan_id"]).to_numpy(dtype=float)
+
+
+def judged_risks(
+    predictions: pd.DataFrame, cohort: pd.DataFrame, model: str, settings: Settings
+) -> list[tuple[float, Floats, Flags]]:
+    """List a model's risks at each horizon at which it has any.
+
+    Parameters
+    ----------
+    predictions
+        Schema `PREDICTIONS`.
+    cohort
+        Schema `COHORT`.
+    model
+        Name of the model.
+    settings
+        Of the study: horizons.
+
+    Returns
+    -------
+    list of (float, numpy.ndarray, numpy.ndarray)
+        Horizon, risk of each scan of the cohort (NaN where there is none), and whether there is one; by horizon.
+
+    Raises
+    ------
+    StudyError
+        If there is no such model.
+    """
+    aligned = [
+        (horizon, aligned_risk(predictions, cohort, model, horizon)) for horizon in sorted(settings.horizons_years)
+    ]
+    found = [(horizon, risk, np.isfinite(risk)) for horizon, risk in aligned if np.isfinite(risk).any()]
+    if not found:
+        known = ", ".join(dict.fromkeys(predictions["model"]))
+        raise StudyError(f"No model named {model!r} has predictions at the study's horizons; there are {known}.")
+    return found
 
 
 def cohort_outcome(cohort: pd.DataFrame, horizon_years: float, resamples: Resamples, labels: str) -> Outcome:

@@ -2,11 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from sscct_lib.bootstrap import Floats, Outcome, Scale
-from sscct_lib.calibration import calibration_intercept, calibration_slope
+from sscct_lib.calibration import (
+    calibration_error_quantile,
+    calibration_intercept,
+    calibration_slope,
+    integrated_calibration_index,
+)
 
 
 def horizon_auc(risk: Floats, outcome: Outcome) -> Floats:
@@ -292,5 +298,8 @@ METRICS: dict[str, Metric] = {
     "observed_expected": Metric(observed_expected, "log", "observed over predicted deaths; 1 right"),
     "calibration_intercept": Metric(calibration_intercept, "plain", "shift of the logit; 0 right"),
     "calibration_slope": Metric(calibration_slope, "plain", "slope of the logit; 1 right, below 1 too extreme"),
+    "ici": Metric(integrated_calibration_index, "log", "mean distance of risk and smooth observed risk; 0 right"),
+    "e50": Metric(partial(calibration_error_quantile, quantile=0.5), "log", "median of that distance; 0 right"),
+    "e90": Metric(partial(calibration_error_quantile, quantile=0.9), "log", "90th percentile of it; 0 right"),
 }
 """Every metric of the performance table."""

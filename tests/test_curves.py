@@ -62,12 +62,17 @@ def test_at_risk_at_the_end_of_follow_up_is_not_zero():
     assert table.set_index("years").loc[5.0, "at_risk"] == len(cohort)
 
 
+def outcome_of(cohort, years=3.0, n_samples=100):
+    resamples = resample_patients(cohort["patient_id"], n_samples, seed=0)
+    followup, event = cohort["followup_years"].to_numpy(float), cohort["event_observed"].to_numpy(bool)
+    return horizon_outcome(followup, event, years, resamples)
+
+
 def test_calibration_of_the_true_risk_is_on_the_line():
     cohort = make_cohort(4000, seed=3)
     cohort = cohort[cohort["scan_id"].str.endswith("-1")].reset_index(drop=True)
     risk = 1 - np.exp(-0.15 * 3 * np.exp(cohort["marker"].to_numpy()))
-    resamples = resample_patients(cohort["patient_id"], 100, seed=0)
-    table = curves.calibration_groups(risk, cohort, 3.0, resamples, n_groups=5)
+    table = curves.calibration_groups(risk, outcome_of(cohort), n_groups=5)
     assert (table["observed"] - table["predicted"]).abs().max() < 0.05
     inside = (table["ci_low"] <= table["predicted"]) & (table["predicted"] <= table["ci_high"])
     assert inside.sum() >= 4
@@ -76,8 +81,7 @@ def test_calibration_of_the_true_risk_is_on_the_line():
 
 def test_a_group_without_deaths_has_an_interval_with_width():
     cohort = make_cohort(30).assign(event_observed=False, followup_years=4.0)
-    resamples = resample_patients(cohort["patient_id"], 100, seed=0)
-    row = curves.calibration_groups(np.full(len(cohort), 0.1), cohort, 3.0, resamples, n_groups=4).iloc[0]
+    row = curves.calibration_groups(np.full(len(cohort), 0.1), outcome_of(cohort), n_groups=4).iloc[0]
     assert row["observed"] == 0
     # Wilson's upper bound of 0 of n: z^2 / (n + z^2)
     assert row["ci_high"] == pytest.approx(3.8415 / (30 + 3.8415), abs=1e-4)
@@ -85,8 +89,7 @@ def test_a_group_without_deaths_has_an_interval_with_width():
 
 def test_a_group_not_followed_to_the_horizon_is_unknown():
     cohort = make_cohort(30).assign(event_observed=False, followup_years=2.0)
-    resamples = resample_patients(cohort["patient_id"], 20, seed=0)
-    row = curves.calibration_groups(np.full(len(cohort), 0.1), cohort, 3.0, resamples).iloc[0]
+    row = curves.calibration_groups(np.full(len(cohort), 0.1), outcome_of(cohort)).iloc[0]
     assert np.isnan([row["observed"], row["ci_low"], row["ci_high"]]).all()
 
 

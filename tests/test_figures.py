@@ -104,7 +104,8 @@ def test_forest_marks_the_other_cohort(performance):
 
 def test_calibration_points_are_the_table(predictions, cohort):
     table = curves.calibration(predictions, cohort, "Clinical", FEW)
-    figure = horizon_figures.calibration_plot(table, "Clinical")
+    smooth = curves.smooth_calibration(predictions, cohort, "Clinical", FEW)
+    figure = horizon_figures.calibration_plot(table, smooth, "Clinical")
     assert len(figure.axes) == 3
     points = figure.axes[1].containers[0].lines[0]
     rows = table[table["horizon_years"] == 3]
@@ -117,7 +118,11 @@ def test_everything_is_drawn_when_nothing_can_be_estimated(predictions, cohort):
     roc = horizon_figures.roc_curves(curves.roc_curves(predictions, alive, performance, FEW), performance)
     assert "Clinical: not estimable" in texts(roc)
     assert "not estimable" in texts(horizon_figures.performance_forest(performance, summary.PUBLISHED))
-    horizon_figures.calibration_plot(curves.calibration(predictions, alive, "Clinical", FEW), "Clinical")
+    groups, smooth = (
+        draw(predictions, alive, "Clinical", FEW) for draw in (curves.calibration, curves.smooth_calibration)
+    )
+    assert smooth.empty
+    horizon_figures.calibration_plot(groups, smooth, "Clinical")
     horizon_figures.risk_distribution(curves.risk_states(predictions, alive, "Clinical", FEW))
     figures.kaplan_meier_by_group(curves.survival_by_tertile(predictions, alive, "Clinical", FEW))
 

@@ -1,0 +1,218 @@
+"""Do the intervals of the horizon analysis cover the truth, and how fast are they?
+
+    python benchmarks/horizons.py coverage   # about 5 minutes: 500 simulated cohorts
+    python benchmarks/horizons.py speed      # about 2 minutes: 2,125 scans, 12 models, beside scikit-survival
+
+Each part rewrites its own table in `benchmarks/`; the book shows them.
+"""
+
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from sksurv.metrics import brier_score, cumulative_dynamic_auc
+
+from sscct_lib.bootstrap import Outcome, Resamples, horizon_outcome, interval, percentile_interval, resample_patients
+from sscct_lib.horizons import aligned_risk, evaluate, study_resamples
+from sscct_lib.metrics import METRICS
+from sscct_lib.study import Settings
+
+HERE = Path(__file__).parent
+HORIZON_YEARS = 3.0
+BASE_HAZARD = 0.08  # deaths a year for a patient with marker 0
+MEASURED = ["auc", "uno_c", "brier", "scaled_brier", "observed_expected", "calibration_intercept", "calibration_slope"]
+
+
+class Scans(NamedTuple):
+    """Repeated scans of simulated patients: two models' risks, follow-up, and the time of death itself."""
+
+    patient: np.ndarray
+    followup_years: np.ndarray
+    event_observed: np.ndarray
+    death_years: np.ndarray
+    risk: np.ndarray
+    weaker_risk: np.ndarray
+
+
+def simulate(n_patients: int, rng: np.random.Generator, censoring_hazard: float = 0.13) -> Scans:
+    """Draw patients with 1 to 5 yearly scans, exponential survival and exponential loss to follow-up.
+
+    Risks of one patient's scans are alike (his marker, and an error that all of his scans share), so scans are not
+    independent. Both models are too extreme (slope below 1).
+    """
+    marker = rng.normal(size=n_patients)
+    death = rng.exponential(1 / (BASE_HAZARD * np.exp(marker)))
+    lost = rng.exponential(1 / censoring_hazard, n_patients)
+    visit = np.cumsum(np.concatenate([np.zeros((n_patients, 1)), rng.uniform(0.5, 1.5, (n_patients, 4))], 1), 1)
+    planned = np.arange(5) < 1 + rng.integers(0, 5, n_patients)[:, None]
+    patient, scan = np.nonzero(planned & (visit < np.minimum(death, lost)[:, None]))
+    shared, own = rng.normal(size=(2, n_patients)), rng.normal(size=(2, len(patient)))
+    scores = (
+        marker[patient] + 0.5 * shared[0, patient] + 0.4 * own[0],
+        marker[patient] + 0.75 * shared[1, patient] + 0.8 * own[1],
+    )
+    risks = [1 - np.exp(-BASE_HAZARD * HORIZON_YEARS * np.exp(score)) for score in scores]
+    day = visit[patient, scan]
+    return Scans(
+        patient, np.minimum(death, lost)[patient] - day, (death <= lost)[patient], death[patient] - day, *risks
+    )
+
+
+def measure(scans: Scans, outcome: Outcome) -> dict[str, np.ndarray]:
+    """Every metric of the better model, and its differences from the weaker one."""
+    values = {name: METRICS[name].measure(scans.risk, outcome) for name in MEASURED}
+    for name in ("auc", "brier"):
+        values[f"difference in {name}"] = values[name] - METRICS[name].measure(scans.weaker_risk, outcome)
+    return values
+
+
+def true_values(n_patients: int = 400_000) -> dict[str, float]:
+    """What each metric is in the population, from many patients whose deaths are all known."""
+    batch = 40_000
+    found = []
+    for seed in range(n_patients // batch):
+        scans = simulate(batch, np.random.default_rng([0, seed]))
+        everyone = np.ones(len(scans.patient), dtype=bool)
+        alone = resample_patients(scans.patient, 0, 0)
+        outcome = horizon_outcome(scans.death_years, everyone, HORIZON_YEARS, alone)
+        found.append({name: values[0] for name, values in measure(scans, outcome).items()})
+    return pd.DataFrame(found).mean().to_dict()
+
+
+def covers(truth: float, low: float, high: float) -> bool:
+    return low <= truth <= high
+
+
+def coverage(n_cohorts: int = 500, n_patients: int = 200, n_bootstrap: int = 500) -> pd.DataFrame:
+    """How often 95 % intervals hold the truth: by patient, by patient with percentiles, and by scan."""
+    truth = true_values()
+    rows, unknown, n_scans = [], [], []
+    for number in range(n_cohorts):
+        scans = simulate(n_patients, np.random.default_rng([1, number]))
+        by_patient = resample_patients(scans.patient, n_bootstrap, number)
+        by_scan = resample_patients(np.arange(len(scans.patient)), n_bootstrap, number)
+        outcomes = [
+            horizon_outcome(scans.followup_years, scans.event_observed, HORIZON_YEARS, samples)
+            for samples in (by_patient, by_scan)
+        ]
+        unknown.append(outcomes[0].unknown.mean())
+        n_scans.append(len(scans.patient))
+        patient_values, scan_values = (measure(scans, outcome) for outcome in outcomes)
+        for name, true in truth.items():
+            scale = METRICS[name].scale if name in METRICS else "plain"
+            low, high, _ = interval(patient_values[name], outcomes[0].degrees_of_freedom, scale)
+            scan_low, scan_high, _ = interval(scan_values[name], outcomes[1].degrees_of_freedom, scale)
+            rows.append(
+                {
+                    "quantity": name,
+                    "truth": true,
+                    "error": patient_values[name][0] - true,
+                    "by patient": covers(true, low, high),
+                    "percentiles": covers(true, *percentile_interval(patient_values[name])),
+                    "by scan": covers(true, scan_low, scan_high),
+                }
+            )
+    by_quantity = pd.DataFrame(rows).groupby("quantity", sort=False)
+    table = by_quantity[["truth", "error", "by patient", "percentiles", "by scan"]].mean()
+    table["error"] = table["error"].map("{:+.4f}".format)
+    table = table.rename(
+        columns={"error": "mean error", "by patient": "covered", "percentiles": "covered, percentiles"}
+    )
+    table = table.rename(columns={"by scan": "covered, scans as if independent"})
+    print(
+        f"{n_cohorts} cohorts of {n_patients} patients, on average {np.mean(n_scans):.0f} scans of which "
+        f"{np.mean(unknown):.0%} unknown at {HORIZON_YEARS:g} years; {n_bootstrap} resamples each."
+    )
+    return table.round(3)
+
+
+def large_study(n_scans: int = 2125, n_models: int = 12) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A cohort and predictions of the published study's size."""
+    rng = np.random.default_rng(3)
+    scans = simulate(1200, rng)
+    cohort = pd.DataFrame(
+        {
+            "scan_id": [f"s{i:05d}" for i in range(len(scans.patient))],
+            "patient_id": [f"p{i:05d}" for i in scans.patient],
+            "scan_day": 0,
+            "followup_years": scans.followup_years,
+            "event_observed": scans.event_observed,
+            "fold": scans.patient % 5,
+        }
+    ).iloc[:n_scans]
+    frames = []
+    for model in range(n_models):
+        score = np.log(-np.log1p(-scans.risk[:n_scans])) + rng.normal(0, 0.1 * (model + 1), n_scans)
+        for years in (1.0, 3.0, 5.0):
+            risk = 1 - np.exp(-np.exp(score) * years / HORIZON_YEARS)
+            columns = {"model": f"model {model + 1}", "horizon_years": years, "risk": risk, "risk_sd": np.nan}
+            frames.append(cohort[["scan_id", "patient_id", "fold"]].assign(**columns))
+    return cohort, pd.concat(frames, ignore_index=True)
+
+
+def by_scikit_survival(cohort: pd.DataFrame, risk: np.ndarray, years: float, rows: np.ndarray) -> tuple[float, float]:
+    """AUC and Brier score of the rows of one bootstrap sample."""
+    fields = [("event", bool), ("time", float)]
+    pairs = zip(cohort["event_observed"].to_numpy()[rows], cohort["followup_years"].to_numpy()[rows], strict=True)
+    outcome = np.array(list(pairs), dtype=fields)
+    # By default risks that differ by less than 1e-8 count as equal there; ours must differ not at all.
+    auc = cumulative_dynamic_auc(outcome, outcome, risk[rows], [years], tied_tol=0)[0][0]
+    return auc, brier_score(outcome, outcome, 1 - risk[rows, None], [years])[1][0]
+
+
+def speed(n_looped: int = 10) -> pd.DataFrame:
+    """Seconds of processor time for AUC and Brier with intervals, here and in a loop over scikit-survival."""
+    cohort, predictions = large_study()
+    settings = Settings()
+    n_samples = settings.horizons.n_bootstrap + 1
+    start = time.process_time()
+    evaluate(predictions, cohort, settings)
+    everything = time.process_time() - start
+
+    followup, event = cohort["followup_years"].to_numpy(), cohort["event_observed"].to_numpy()
+    start = time.process_time()
+    resamples = study_resamples(cohort, settings)
+    ours = {}
+    for years in settings.horizons_years:
+        outcome = horizon_outcome(followup, event, years, resamples)
+        for model in predictions["model"].unique():
+            risk = aligned_risk(predictions, cohort, model, years)
+            ours[model, years] = [METRICS[name].measure(risk, outcome) for name in ("auc", "brier")]
+    two_metrics = time.process_time() - start
+
+    looped, furthest = loop(cohort, predictions, resamples, ours, n_looped)
+    looped *= n_samples / n_looped
+    print(
+        f"{len(cohort)} scans of {cohort['patient_id'].nunique()} patients, {predictions['model'].nunique()} models, "
+        f"{len(settings.horizons_years)} horizons, {n_samples - 1} samples. The loop ran {n_looped} samples; its time "
+        f"is scaled up. Largest difference between the two: {furthest:.1e}."
+    )
+    seconds = {"AUC and Brier, here": two_metrics, "AUC and Brier, loop": looped, "all metrics, here": everything}
+    table = pd.DataFrame({"processor seconds": seconds}).round(1)
+    table["times faster than the loop"] = [f"{looped / two_metrics:.0f}", "1", ""]
+    return table.rename_axis("what")
+
+
+def loop(
+    cohort: pd.DataFrame, predictions: pd.DataFrame, resamples: Resamples, ours: dict, n_looped: int
+) -> tuple[float, float]:
+    """Time the plain loop over bootstrap samples, and find where it differs most from ours."""
+    furthest, start = 0.0, time.process_time()
+    for (model, years), (auc, brier) in ours.items():
+        risk = aligned_risk(predictions, cohort, model, years)
+        for sample in range(1, n_looped + 1):
+            rows = np.repeat(np.arange(len(cohort)), resamples.counts[sample].astype(int))
+            expected = by_scikit_survival(cohort, risk, years, rows)
+            furthest = max(furthest, abs(auc[sample] - expected[0]), abs(brier[sample] - expected[1]))
+    return time.process_time() - start, furthest
+
+
+if __name__ == "__main__":
+    parts = {"coverage": coverage, "speed": speed}
+    for name in sys.argv[1:] or parts:
+        result = parts[name]()
+        result.to_csv(HERE / f"horizons_{name}.csv")
+        print(result.to_string())

@@ -1,0 +1,67 @@
+"""Recalibration and smooth calibration against scikit-learn, statsmodels' idea of a local fit, and closed forms."""
+
+import numpy as np
+import pytest
+
+from sscct_lib.bootstrap import horizon_outcome, resample_patients
+from sscct_lib.calibration import (
+    calibration_error_quantile,
+    calibration_intercept,
+    calibration_slope,
+    integrated_calibration_index,
+    logit,
+    smooth_observed,
+)
+
+
+def outcome_with_risk(true_risk, n_samples=0, seed=0):
+    """Deaths within 1 year with the given probabilities, no censoring."""
+    rng = np.random.default_rng(seed)
+    followup = np.where(rng.random(len(true_risk)) < true_risk, 0.5, 2.0)
+    resamples = resample_patients(np.arange(len(true_risk)), n_samples, seed)
+    return horizon_outcome(followup, followup < 1, 1.0, resamples)
+
+
+def test_smooth_curve_equals_weighted_least_squares():
+    rng = np.random.default_rng(1)
+    risk = rng.uniform(0.05, 0.9, 80)
+    outcome = outcome_with_risk(risk, n_samples=1)
+    at = np.array([0.1, 0.4, 0.7])
+    x = logit(risk)
+    width = 1.06 * x.std() * 80**-0.2
+    for sample in (0, 1):
+        for point, found in zip(logit(at), smooth_observed(risk, outcome, at)[sample], strict=True):
+            root = np.sqrt(outcome.counts[sample] * np.exp(-0.5 * ((x - point) / width) ** 2))
+            design = np.column_stack([np.ones(80), x - point]) * root[:, None]
+            expected = np.linalg.lstsq(design, outcome.died * root, rcond=None)[0][0]
+            assert found == pytest.approx(np.clip(expected, 0, 1), abs=1e-9)
+
+
+def test_true_risks_are_calibrated_and_distorted_ones_as_distorted():
+    risk = np.random.default_rng(2).uniform(0.02, 0.95, 20_000)
+    outcome = outcome_with_risk(risk)
+    assert calibration_slope(risk, outcome)[0] == pytest.approx(1, abs=0.05)
+    assert calibration_intercept(risk, outcome)[0] == pytest.approx(0, abs=0.05)
+    assert integrated_calibration_index(risk, outcome)[0] < 0.02
+    extreme = 1 / (1 + np.exp(-(0.5 + 2 * logit(risk))))
+    assert calibration_slope(extreme, outcome)[0] == pytest.approx(0.5, abs=0.03)
+    truly = np.abs(extreme - risk)
+    assert integrated_calibration_index(extreme, outcome)[0] == pytest.approx(truly.mean(), abs=0.015)
+    for quantile in (0.5, 0.9):
+        found = calibration_error_quantile(extreme, outcome, quantile)[0]
+        assert found == pytest.approx(np.quantile(truly, quantile), abs=0.02)
+
+
+def test_one_risk_for_all_has_the_distance_to_the_observed_share():
+    risk = np.full(500, 0.5)
+    outcome = outcome_with_risk(np.full(500, 0.2))
+    share = outcome.died.mean()
+    assert integrated_calibration_index(risk, outcome)[0] == pytest.approx(abs(0.5 - share))
+    assert np.isnan(calibration_slope(risk, outcome)[0])
+
+
+def test_risks_of_zero_and_one_are_allowed():
+    risk = np.repeat([0.0, 0.3, 1.0], 50)
+    outcome = outcome_with_risk(np.repeat([0.1, 0.3, 0.9], 50), n_samples=20)
+    assert np.isfinite(calibration_slope(risk, outcome)).all()
+    assert np.isfinite(integrated_calibration_index(risk, outcome)).all()
