@@ -5,12 +5,13 @@ import pandas as pd
 import pytest
 import SimpleITK as sitk
 import torch
+from torch import nn
 
 from sscct_lib import networks, training
 from sscct_lib.images import write_image
 from sscct_lib.study import DeepSettings, NetworkSettings, Settings, Study, StudyError
 
-TINY = NetworkSettings(size=32, feature_size=12, window_size=4, epochs=1, batch_size=6, learning_rate=3e-3)
+TINY = NetworkSettings(size=32, feature_size=12, window_size=4, epochs=2, batch_size=2, learning_rate=3e-3)
 N = 12  # scans, two of each patient
 
 
@@ -39,6 +40,20 @@ def make_cohort(study):
             "fold": np.repeat([0, 1, 0], 4),
         }
     )
+
+
+def small(network_name, settings, n_intervals):
+    """A network that trains in no time, in the place of a Swin Transformer."""
+    networks.check_size(network_name, settings)
+    layers = [nn.Conv3d(1, 8, 3, stride=4), nn.BatchNorm3d(8), nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten()]
+    return networks.HazardNetwork(nn.Sequential(*layers), 8, n_intervals)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "build", small)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -190,17 +205,18 @@ def test_cards_tables_and_curves(trained):
     assert not any(scan in json.dumps(card) for scan in ("s0", "s5"))  # no scan is named in what one may share
     table = training.model_table(study)
     assert list(table["fold"]) == [0, 1]
-    network = networks.build("swin", TINY, 3)
+    network = small("swin", TINY, 3)
     assert table["n_parameters"][0] == sum(p.numel() for p in network.parameters())
     assert len(training.learning_curves(study)) == 2 * TINY.epochs
 
 
-def test_pretrained_weights_are_loaded_and_named(tmp_path):
+def test_pretrained_weights_are_loaded_and_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "build", networks.build)
     torch.manual_seed(9)
     encoder, _ = networks.build_swin(12, 4)
     torch.save({"state_dict": encoder.state_dict()}, tmp_path / "w.pt")
     digest = training._sha256(tmp_path / "w.pt")
-    tuned = TINY.model_copy(update={"weights": "w.pt", "weights_sha256": digest, "learning_rate": 1e-9})
+    tuned = TINY.model_copy(update={"weights": "w.pt", "weights_sha256": digest, "learning_rate": 1e-9, "epochs": 1})
     study = study_in(tmp_path, swin=NetworkSettings.model_validate(tuned.model_dump()))
     predictions = training.cross_validate(study, make_cohort(study), ["swin"])
     assert set(predictions["model"]) == {"Swin Transformer"}
@@ -233,10 +249,11 @@ def test_no_usable_lungs_and_impossible_size(trained, tmp_path):
 
 
 @pytest.mark.slow
-def test_processes_and_resnet_and_densenet(trained):
+def test_three_networks_in_two_processes(trained, monkeypatch):
+    monkeypatch.setattr(training, "build", networks.build)
     study, cohort, _ = trained
-    small = NetworkSettings(size=32, epochs=1, batch_size=4)
-    deep = DeepSettings(resnet18=small.model_copy(update={"size": 16}), densenet121=small, swin=TINY)
+    cubes = NetworkSettings(size=32, epochs=1, batch_size=4)
+    deep = DeepSettings(resnet18=cubes.model_copy(update={"size": 16}), densenet121=cubes, swin=TINY)
     both = Study(study.folder, Settings(deep=deep), "both")
     for scan_id in cohort["scan_id"]:
         for old, new in ((study.image, both.image), (study.mask, both.mask)):
