@@ -28,7 +28,7 @@ shown_model: str = None  # model whose calibration and risk groups are drawn; no
 from IPython.display import Markdown
 from myst_nb import glue
 
-from sscct_lib import comparison, curves, figures, horizon_figures, horizons, summary
+from sscct_lib import comparison, curves, decisions, figures, horizon_figures, horizons, summary
 from sscct_lib.study import load_study
 from sscct_lib.tables import COHORT, PERFORMANCE, read_predictions, read_table, write_table
 
@@ -133,6 +133,23 @@ figures.kaplan_meier_by_group(
 
 # %% tags=["hide-input"]
 horizon_figures.risk_distribution(curves.risk_states(predictions, cohort, shown, settings), shown)
+
+# %% [markdown]
+# ## Would acting on the risk do more good than harm?
+#
+# Suppose a patient is flagged (for closer follow-up, say) from a certain risk. Net benefit counts the deaths found,
+# less the needless flags at the price that the chosen risk implies. A model is useful where its curve lies above both
+# flagging everybody and flagging nobody.
+
+# %% tags=["hide-input"]
+beside = list(dict.fromkeys([shown, compared_with]))
+horizon_figures.decision_curves(decisions.decision_curves(predictions, cohort, beside, settings))
+
+# %% [markdown]
+# The same at thresholds that were fixed before any result was seen (`horizons.thresholds` in `study.yaml`).
+
+# %% tags=["hide-input"]
+summary.thresholds_side_by_side(decisions.threshold_table(predictions, cohort, shown, settings))
 
 # %% [markdown]
 # ## How good could any model be?

@@ -108,7 +108,7 @@ def smooth_observed(risk: Floats, outcome: Outcome, at: Floats) -> Floats:
     """Observed risk of death as a smooth function of the predicted risk, without a model of survival behind it.
 
     Local linear regression of death on the logit of the risk, weighted for censoring, with a Gaussian kernel of
-    Silverman's width (of the patients, as scans of one patient do not add independent points).
+    Silverman's width for the number of patients in the rarer state, who limit what can be seen.
 
     Parameters
     ----------
@@ -131,8 +131,7 @@ def smooth_observed(risk: Floats, outcome: Outcome, at: Floats) -> Floats:
     for statistics and data analysis. Chapman & Hall 1986, eq. 3.28.
     """
     x, centre = logit(risk), logit(at)
-    n_patients = len(np.unique(outcome.resamples.patient))
-    width = max(1.06 * x.std() * n_patients**-0.2, 1e-3)
+    width = max(1.06 * x.std() * max(outcome.degrees_of_freedom + 1, 1) ** -0.2, 1e-3)
     distance = x - centre[:, None]
     kernel = np.exp(-0.5 * (distance / width) ** 2)
     moments = [outcome.weights @ (kernel * distance**power).T for power in (0, 1, 2)]

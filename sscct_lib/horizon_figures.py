@@ -189,3 +189,43 @@ def risk_distribution(risks: pd.DataFrame, title: str = "") -> Figure:
     axes[-1, 0].set_xlabel(f"Risk of death predicted by {title}" if title else "Predicted risk of death")
     axes[-1, 0].xaxis.set_major_formatter(PERCENT)
     return figure
+
+
+@styled
+def decision_curves(curves: pd.DataFrame) -> Figure:
+    """Draw net benefit against the threshold, a panel a horizon.
+
+    Parameters
+    ----------
+    curves
+        From `decisions.decision_curves`: models first, then flagging everybody and nobody.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    horizons = sorted(curves["horizon_years"].unique())
+    figure, axes = new_figure(0.6 + 2.6 * max(1, len(horizons)), max(1, len(horizons)), sharex=True)
+    models = [name for name in curves["model"].unique() if name not in ("everybody", "nobody")]
+    colours, dashes = model_colours(models), model_dashes(models)
+    for axis, horizon in zip(axes[:, 0], horizons, strict=False):
+        at = curves[curves["horizon_years"] == horizon]
+        for name, rows in at.groupby("model", sort=False):
+            strategy = name not in models
+            style = {"color": GREY if strategy else colours[name], "lw": 1.2 if strategy else 2}
+            style["ls"] = {"everybody": "--", "nobody": ":"}.get(str(name)) or dashes[name]
+            label = f"flag {name}" if strategy else str(name)
+            axis.plot(rows["threshold"], rows["net_benefit"], label=label, **style)
+            axis.fill_between(
+                rows["threshold"], rows["ci_low"], rows["ci_high"], color=style["color"], alpha=0.15, lw=0
+            )
+        best = at["net_benefit"].max()
+        axis.set(ylim=(-0.3 * best, 1.25 * max(best, at["ci_high"].max())), ylabel="Net benefit")
+        first = at.iloc[0]
+        axis.set_title(
+            f"{years_text(horizon)}: {first['n_events']} of {first['n_scans']} scans followed by death", loc="left"
+        )
+        axis.legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
+    axes[-1, 0].set_xlabel("Risk from which a scan is flagged")
+    axes[-1, 0].xaxis.set_major_formatter(PERCENT)
+    return figure

@@ -131,6 +131,9 @@ class HorizonSettings(Section):
     n_bootstrap: Count = Field(1000, description="bootstrap samples of patients behind each interval")
     n_risk_groups: Annotated[int, Field(ge=2)] = Field(4, description="groups of a calibration plot")
     reference: str = Field("Clinical", description="model that the others are compared with")
+    thresholds: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
+        (0.1, 0.2, 0.4), min_length=1, description="risks from which a scan is flagged, stated before results are seen"
+    )
 
 
 class Settings(Section):

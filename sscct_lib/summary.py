@@ -81,6 +81,37 @@ def best_at_longest(performance: pd.DataFrame, settings: Settings) -> str:
     return str(performance["model"].iloc[0])
 
 
+def thresholds_side_by_side(table: pd.DataFrame) -> pd.DataFrame:
+    """Lay the threshold table out as readers use it: a row a horizon and threshold.
+
+    Parameters
+    ----------
+    table
+        From `decisions.threshold_table`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Percentages with intervals as text; index `horizon` and `flagged from`.
+    """
+    names = {
+        "flagged": "flagged of 100",
+        "sensitivity": "deaths found of 100",
+        "specificity": "survivors spared of 100",
+        "ppv": "die of 100 flagged",
+        "npv": "live of 100 not flagged",
+    }
+    rows = []
+    for years, threshold in table[["horizon_years", "threshold"]].drop_duplicates().to_numpy():
+        at = table[(table["horizon_years"] == years) & (table["threshold"] == threshold)].set_index("measure")
+        row = {"horizon": years_text(years), "flagged from": f"{threshold:.0%}"}
+        for measure, words in names.items():
+            estimate, low, high = (100 * at.loc[measure, name] for name in ("estimate", "ci_low", "ci_high"))
+            row[words] = estimate_text(estimate, low, high, decimals=0)
+        rows.append(row)
+    return pd.DataFrame(rows).set_index(["horizon", "flagged from"])
+
+
 def remarks(performance: pd.DataFrame) -> pd.DataFrame:
     """List what could not be estimated, and models that cover only some scans.
 
