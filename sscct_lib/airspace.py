@@ -6,6 +6,8 @@ missed. The first steps follow Hu, Hoffman and Reinhardt, IEEE Trans Med Imaging
 All functions take arrays [z, y, x] in LPS order with isotropic voxels.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
@@ -41,15 +43,57 @@ AIRWAY_ML = 90.0  # trachea and both main bronchi hold less; growing beyond mean
 IN_PLANE = ndimage.generate_binary_structure(3, 1) & (np.arange(3) == 1)[:, None, None]
 
 
-def find_lungs(hu: Density, spacing_mm: float) -> NDArray[np.uint8]:
-    """Find and label the lungs.
+@dataclass(frozen=True)
+class Anatomy:
+    """What is found before the lungs.
+
+    Attributes
+    ----------
+    spacing_mm
+        Voxel side, mm.
+    body
+        The body with all that it holds, shape (z, y, x).
+    airway
+        Trachea and main bronchi with their wall, shape (z, y, x); empty when no trachea was found.
+    """
+
+    spacing_mm: float
+    body: Mask
+    airway: Mask
+
+
+def look(hu: Density, spacing_mm: float) -> Anatomy:
+    """Find the body and the central airway.
 
     Parameters
     ----------
     hu
         Densities, HU, shape (z, y, x).
     spacing_mm
-        Voxel side, mm; the method is meant for 1.5 to 4.5 mm.
+        Voxel side, mm; the methods of this module are meant for 1.5 to 4.5 mm.
+
+    Returns
+    -------
+    Anatomy
+
+    Raises
+    ------
+    ScanError
+        If there is no body.
+    """
+    inside = body(hu, spacing_mm)
+    return Anatomy(spacing_mm, inside, central_airway(hu, inside, spacing_mm))
+
+
+def find_lungs(hu: Density, anatomy: Anatomy) -> NDArray[np.uint8]:
+    """Find and label the lungs.
+
+    Parameters
+    ----------
+    hu
+        Densities, HU, shape (z, y, x).
+    anatomy
+        From `look`.
 
     Returns
     -------
@@ -59,25 +103,22 @@ def find_lungs(hu: Density, spacing_mm: float) -> NDArray[np.uint8]:
     Raises
     ------
     ScanError
-        If there is no body, or no lung in it.
+        If there is no lung in the body.
     """
-    inside = body(hu, spacing_mm)
-    air = inside & (hu < AERATED_HU)
+    allowed = anatomy.body & ~anatomy.airway
+    air = allowed & (hu < AERATED_HU)
     if not air.any():
         raise ScanError("no lungs were found: no air inside the body.")
-    middle = float(np.flatnonzero(inside.any(axis=(0, 1))).mean())
-    box = bounding_box(air, margin=round(2 * CLOSING_MM / spacing_mm))
+    middle = _column(anatomy.body)
+    box = bounding_box(air, margin=round(2 * CLOSING_MM / anatomy.spacing_mm))
     labels = np.zeros(hu.shape, np.uint8)
-    labels[box] = _lungs_in_body(hu[box], inside[box], spacing_mm, middle - box[2].start)
+    labels[box] = _label_lungs(hu[box], air[box], allowed[box], anatomy.spacing_mm, middle - box[2].start)
     return labels
 
 
-def _lungs_in_body(hu: Density, inside: Mask, spacing_mm: float, middle: float) -> NDArray[np.uint8]:
-    airway = central_airway(hu, inside, spacing_mm, middle)
-    allowed = inside & ~airway
-    air = allowed & (hu < AERATED_HU)
+def _label_lungs(hu: Density, air: Mask, allowed: Mask, spacing_mm: float, middle: float) -> NDArray[np.uint8]:
     seeds = _two_seeds(air, spacing_mm)
-    allowed &= ~_other_gas(air, seeds, spacing_mm)
+    allowed = allowed & ~_other_gas(air, seeds, spacing_mm)
     lungs = _with_dense_disease(hu, air & allowed, allowed, seeds, spacing_mm)
     labels = _sides(lungs, seeds, middle)
     for label in (1, 2):
@@ -113,7 +154,7 @@ def body(hu: Density, spacing_mm: float) -> Mask:
     return ~outside[pieces]
 
 
-def central_airway(hu: Density, inside: Mask, spacing_mm: float, middle: float) -> Mask:
+def central_airway(hu: Density, inside: Mask, spacing_mm: float) -> Mask:
     """Follow the trachea and the main bronchi.
 
     Parameters
@@ -124,15 +165,13 @@ def central_airway(hu: Density, inside: Mask, spacing_mm: float, middle: float) 
         From `body`.
     spacing_mm
         Voxel side, mm.
-    middle
-        Column of the middle of the body, voxels.
 
     Returns
     -------
     numpy.ndarray
         Lumen and wall of the central airway; empty when no trachea was found.
     """
-    trachea = _trachea(hu, inside, spacing_mm, middle)
+    trachea = _trachea(hu, inside, spacing_mm)
     if not trachea.any():
         return trachea
     # Main bronchi end within 8 cm of the trachea, and 6 cm below its end.
@@ -146,11 +185,12 @@ def central_airway(hu: Density, inside: Mask, spacing_mm: float, middle: float) 
     return airway
 
 
-def _trachea(hu: Density, inside: Mask, spacing_mm: float, middle: float) -> Mask:
+def _trachea(hu: Density, inside: Mask, spacing_mm: float) -> Mask:
     """Find the longest chain of round dark spots in axial slices near the midline."""
     spots, n = ndimage.label(inside & (hu < LUMEN_HU), IN_PLANE)
     area = np.bincount(spots.ravel(), minlength=n + 1) * spacing_mm**2
-    width = np.ptp(np.flatnonzero(inside.any(axis=(0, 1))))
+    columns = np.flatnonzero(inside.any(axis=(0, 1)))
+    middle, width = columns.mean(), np.ptp(columns)
     round_spots = np.zeros(n + 1, dtype=bool)
     for spot, (_, rows, across) in enumerate(ndimage.find_objects(spots), start=1):
         height, breadth = rows.stop - rows.start, across.stop - across.start

@@ -12,9 +12,10 @@ import pandas as pd
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from sscct_lib.airspace import find_lungs
+from sscct_lib.airspace import find_lungs, look
 from sscct_lib.images import read_scan, read_volume, resample, resample_mask, write_image
-from sscct_lib.lung_qa import judge, measure
+from sscct_lib.lung_qa import measure
+from sscct_lib.lung_verdict import compare_visits, judge
 from sscct_lib.scans import Record, ScanError, process
 from sscct_lib.study import Study
 from sscct_lib.tables import LUNGS
@@ -57,7 +58,8 @@ def segment_scans(study: Study, rows: pd.DataFrame, n_jobs: int = 1) -> pd.DataF
         lambda row: [study.image(row["scan_id"]), *_mask_files(study, row)],
         n_jobs,
     )
-    return LUNGS.validate(done.reindex(columns=list(LUNGS.columns)))
+    table = LUNGS.validate(done.reindex(columns=list(LUNGS.columns)))
+    return compare_visits(table, study.settings.lungs)
 
 
 def _mask_files(study: Study, row: Mapping[str, Any]) -> list[Any]:
@@ -65,16 +67,30 @@ def _mask_files(study: Study, row: Mapping[str, Any]) -> list[Any]:
 
 
 def _segment(study: Study, row: Mapping[str, Any]) -> Record:
-    scan_id = row["scan_id"]
+    scan_id, settings = row["scan_id"], study.settings.lungs
     if not study.image(scan_id).is_file():
         raise ScanError("no prepared image: the scan was set aside when it was read, or `images` has not run.")
     image = read_volume(study.image(scan_id))
-    settings = study.settings.lungs
-    mask = _provided(study, row, image) if settings.method == "provided" else threshold_mask(image)
+    work = _work_grid(image)
+    hu = sitk.GetArrayFromImage(work).astype(np.float32)
+    anatomy = look(hu, work.GetSpacing()[0])
+    if settings.method == "provided":
+        mask = _provided(study, row, image)
+        labels = sitk.GetArrayFromImage(resample_mask(mask, work))
+    else:
+        labels = find_lungs(hu, anatomy)
+        mask = _on_grid(labels, work, image)
     write_image(mask, study.mask(scan_id))
-    measures = measure(image, mask)
-    verdict, findings = judge(measures, settings)
-    return {**measures, "verdict": verdict, "findings": findings}
+    found = measure(hu, labels, anatomy)
+    verdict, findings, place = judge(found, settings)
+    return {**found.measures, "verdict": verdict, "findings": findings, "place_mm": _in_patient(place, work)}
+
+
+def _in_patient(place: tuple[int, int, int] | None, image: sitk.Image) -> str | None:
+    """Write a voxel [z, y, x] as a position in the patient, x y z in mm."""
+    if place is None:
+        return None
+    return " ".join(f"{value:.1f}" for value in image.TransformIndexToPhysicalPoint(place[::-1]))
 
 
 def threshold_mask(image: sitk.Image) -> sitk.Image:
@@ -95,9 +111,16 @@ def threshold_mask(image: sitk.Image) -> sitk.Image:
     ScanError
         If there is no body, or no lung in it.
     """
-    spacing_mm = image.GetSpacing()[0]
-    work = image if spacing_mm >= WORK_SPACING_MM * 0.75 else resample(image, WORK_SPACING_MM)
-    labels = find_lungs(sitk.GetArrayFromImage(work).astype(np.float32), work.GetSpacing()[0])
+    work = _work_grid(image)
+    hu = sitk.GetArrayFromImage(work).astype(np.float32)
+    return _on_grid(find_lungs(hu, look(hu, work.GetSpacing()[0])), work, image)
+
+
+def _work_grid(image: sitk.Image) -> sitk.Image:
+    return image if image.GetSpacing()[0] >= 0.75 * WORK_SPACING_MM else resample(image, WORK_SPACING_MM)
+
+
+def _on_grid(labels: NDArray[np.uint8], work: sitk.Image, image: sitk.Image) -> sitk.Image:
     mask = sitk.GetImageFromArray(labels)
     mask.CopyInformation(work)
     return mask if work is image else _refine(mask, image)

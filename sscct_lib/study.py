@@ -72,12 +72,30 @@ class LungSettings(Section):
         (1.0, 9.0), description="plausible volume of both lungs, litres"
     )
     left_share: tuple[Positive, Positive] = Field(
-        (0.3, 0.6), description="plausible share of the left lung in the volume of both"
+        (0.35, 0.58), description="plausible share of the left lung in the volume of both"
     )
-    mean_hu: tuple[float, float] = Field((-920.0, -450.0), description="plausible mean density, HU")
-    max_border_share: Positive = Field(
-        0.02,
-        description="share of lung voxels on the border of the volume above which the lung is called cut",
+    mean_hu: tuple[float, float] = Field((-920.0, -450.0), description="plausible mean density of the lungs, HU")
+    trachea_hu: tuple[float, float] = Field(
+        (-1060.0, -900.0), description="plausible density of the air in the trachea, HU"
+    )
+    heart_hu: tuple[float, float] = Field(
+        (0.0, 300.0), description="plausible density of the heart, without and with contrast, HU"
+    )
+    max_noise_hu: Positive = Field(120.0, description="most noise, measured in the trachea, HU")
+    max_cut_area_cm2: Positive = Field(10.0, description="most lung that the edge of the scan may cut, cm2")
+    max_step_ratio: Positive = Field(
+        2.0, description="largest change between two slices, against that of their neighbours"
+    )
+    max_solid_share: Positive = Field(0.06, description="largest share of the mask above 0 HU")
+    max_outside_share: Positive = Field(0.001, description="largest share of the mask outside the body")
+    max_missed_air_l: Positive = Field(
+        0.05, description="aerated lung that the mask may leave out in one piece, litres"
+    )
+    max_visit_change: Positive = Field(
+        0.35, description="largest change of lung volume against the patient's other scans, as a share"
+    )
+    max_chest_change: Positive = Field(
+        0.07, description="the same for width and depth of the chest; beyond, it may be another patient"
     )
 
 
