@@ -10,7 +10,6 @@ left out: `pip install nyxus==0.11.1 mirp==2.7.0` in another environment adds tw
 
 import argparse
 import os
-import resource
 import tempfile
 import time
 from importlib.util import find_spec
@@ -114,7 +113,9 @@ def run_tool(name: str, folder: str) -> dict[str, Any]:
     image, mask = (sitk.ReadImage(f"{folder}/{what}.nii") for what in ("image", "mask"))
     features, compiling = TOOLS[name](image, mask)
     seconds = features.pop("seconds")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
+    # Unlike getrusage, this peak is of this program alone, not of the one that started it.
+    status = Path("/proc/self/status").read_text()
+    peak = int(status.split("VmHWM:")[1].split()[0]) / 1024**2
     return {"seconds": seconds, "first_s": compiling, "peak_gb": peak, "features": features}
 
 

@@ -37,7 +37,7 @@ def offsets(shape: tuple[int, ...]) -> NDArray[np.int64]:
 
 @njit(cache=True)
 def neighbours(
-    ranks: Ranks, steps: NDArray[np.int64], grey: NDArray[np.float64]
+    ranks: Ranks, voxels: Counts, steps: NDArray[np.int64], grey: NDArray[np.float64]
 ) -> tuple[Counts, Counts, NDArray[np.float64]]:
     """Count pairs, dependences and differences of neighbouring grey levels in one pass.
 
@@ -45,6 +45,8 @@ def neighbours(
     ----------
     ranks
         Padded volume of ranks, flattened.
+    voxels
+        Where they are not 0, ascending.
     steps
         From `offsets`.
     grey
@@ -64,11 +66,8 @@ def neighbours(
     pairs = np.zeros((len(steps), n_ranks, n_ranks), np.int64)
     dependence = np.zeros((n_ranks, 2 * len(steps) + 1), np.int64)
     difference = np.zeros(n_ranks, np.float64)
-    reach = steps.max()
-    for here in range(reach, len(ranks) - reach):
+    for here in voxels:
         rank = ranks[here]
-        if rank == 0:
-            continue
         n_same, n_inside, total = 0, 0, 0.0
         for direction in range(len(steps)):
             ahead = ranks[here + steps[direction]]
@@ -89,7 +88,7 @@ def neighbours(
 
 
 @njit(cache=True)
-def runs(ranks: Ranks, steps: NDArray[np.int64], n_ranks: int, longest: int) -> Counts:
+def runs(ranks: Ranks, voxels: Counts, steps: NDArray[np.int64], n_ranks: int, longest: int) -> Counts:
     """Count runs of one grey level along each direction (GLRLM).
 
     A run begins where the voxel behind has another rank, and goes on while the rank stays.
@@ -98,6 +97,8 @@ def runs(ranks: Ranks, steps: NDArray[np.int64], n_ranks: int, longest: int) -> 
     ----------
     ranks
         Padded volume of ranks, flattened.
+    voxels
+        Where they are not 0, ascending.
     steps
         From `offsets`.
     n_ranks
@@ -111,12 +112,11 @@ def runs(ranks: Ranks, steps: NDArray[np.int64], n_ranks: int, longest: int) -> 
         Shape (L, longest, 13): runs of rank i with length k + 1.
     """
     counts = np.zeros((n_ranks, longest, len(steps)), np.int64)
-    reach = steps.max()
     for direction in range(len(steps)):
         step = steps[direction]
-        for here in range(reach, len(ranks) - reach):
+        for here in voxels:
             rank = ranks[here]
-            if rank == 0 or ranks[here - step] == rank:
+            if ranks[here - step] == rank:
                 continue
             length, there = 0, here + step
             while ranks[there] == rank:
@@ -127,13 +127,15 @@ def runs(ranks: Ranks, steps: NDArray[np.int64], n_ranks: int, longest: int) -> 
 
 
 @njit(cache=True)
-def zones(ranks: Ranks, steps: NDArray[np.int64]) -> tuple[Counts, Counts]:
+def zones(ranks: Ranks, voxels: Counts, steps: NDArray[np.int64]) -> tuple[Counts, Counts]:
     """Find connected zones of one grey level (GLSZM), neighbours touching by face, edge or corner.
 
     Parameters
     ----------
     ranks
         Padded volume of ranks, flattened.
+    voxels
+        Where they are not 0, ascending.
     steps
         From `offsets`.
 
@@ -143,9 +145,9 @@ def zones(ranks: Ranks, steps: NDArray[np.int64]) -> tuple[Counts, Counts]:
         Of each zone, shape (n_zones,).
     """
     open_voxels = ranks.copy()
-    waiting = np.empty((ranks > 0).sum(), np.int64)
+    waiting = np.empty(len(voxels), np.int64)
     zone_rank, zone_size = [], []
-    for start in range(len(ranks)):
+    for start in voxels:
         rank = open_voxels[start]
         if rank == 0:
             continue

@@ -57,9 +57,14 @@ class Region:
     spacing_zyx: tuple[float, float, float]
 
     @cached_property
+    def voxels(self) -> NDArray[np.int64]:
+        """Where in the flattened volume the voxels are, shape (n_voxels,)."""
+        return np.flatnonzero(self.mask)
+
+    @cached_property
     def counts(self) -> NDArray[np.int64]:
         """Voxels of each rank, shape (n_ranks,)."""
-        return np.bincount(self.ranks.ravel(), minlength=len(self.grey) + 1)[1:]
+        return np.bincount(self.ranks.ravel()[self.voxels], minlength=len(self.grey) + 1)[1:]
 
     @cached_property
     def steps(self) -> NDArray[np.int64]:
@@ -69,7 +74,9 @@ class Region:
     @cached_property
     def neighbours(self) -> tuple[NDArray[Any], ...]:
         """What `matrices.neighbours` gives: pairs, dependence, difference."""
-        found: tuple[NDArray[Any], ...] = matrices.neighbours(self.ranks.ravel(), self.steps, self.grey.astype(float))
+        found: tuple[NDArray[Any], ...] = matrices.neighbours(
+            self.ranks.ravel(), self.voxels, self.steps, self.grey.astype(float)
+        )
         return found
 
 
@@ -142,7 +149,8 @@ class _OnRegion:
 
 class _FirstOrder(_OnRegion, RadiomicsFirstOrder):  # type: ignore[misc]
     def _initCalculation(self, voxelCoordinates: None = None) -> None:  # noqa: N802, N803
-        self.targetVoxelArray = self.region.values.astype(float).reshape(1, -1)
+        # Sorted, for PyRadiomics asks for seven percentiles, each anew.
+        self.targetVoxelArray = np.sort(self.region.values).astype(float).reshape(1, -1)
         self.coefficients["p_i"] = (self.region.counts / self.region.counts.sum()).reshape(1, -1)
 
     @staticmethod
@@ -189,7 +197,7 @@ class _GLRLM(_OnRegion, RadiomicsGLRLM):  # type: ignore[misc]
     def _calculateMatrix(self, voxelCoordinates: None = None) -> NDArray[np.float64]:  # noqa: N802, N803
         region = self.region
         longest = max(region.ranks.shape) - 2
-        counts = matrices.runs(region.ranks.ravel(), region.steps, len(region.grey), longest)
+        counts = matrices.runs(region.ranks.ravel(), region.voxels, region.steps, len(region.grey), longest)
         counts = counts[:, :, [_shares_lines(region, direction) for direction in range(len(region.steps))]]
         self.coefficients["Nr"] = counts.sum(axis=(0, 1))[None].astype(float)
         return counts[None].astype(float)
@@ -197,7 +205,7 @@ class _GLRLM(_OnRegion, RadiomicsGLRLM):  # type: ignore[misc]
 
 class _GLSZM(_OnRegion, RadiomicsGLSZM):  # type: ignore[misc]
     def _calculateMatrix(self, voxelCoordinates: None = None) -> NDArray[np.float64]:  # noqa: N802, N803
-        rank, size = matrices.zones(self.region.ranks.ravel(), self.region.steps)
+        rank, size = matrices.zones(self.region.ranks.ravel(), self.region.voxels, self.region.steps)
         n_ranks = len(self.region.grey)
         self.sizes = np.flatnonzero(np.bincount(size))  # most sizes up to the largest do not occur
         cell = np.searchsorted(self.sizes, size) * n_ranks + rank - 1
