@@ -93,9 +93,9 @@ def draw_build(rng: np.random.Generator, female: bool) -> Build:
     size = rng.normal(0, 1)
     right = float(np.clip(rng.normal(0.29, 0.03), 0.22, 0.36))
     return Build(
-        height=(238 if female else 260) + 12 * size + rng.normal(0, 9),
-        half_width=(122 if female else 134) + 4 * size + rng.normal(0, 6),
-        half_depth=(88 if female else 97) + 2 * size + rng.normal(0, 7),
+        height=(247 if female else 272) + 14 * size + rng.normal(0, 9),
+        half_width=(125 if female else 139) + 5 * size + rng.normal(0, 6),
+        half_depth=(94 if female else 104) + 3 * size + rng.normal(0, 7),
         fat=float(np.clip(rng.gamma(4, 3.6), 4, 36)),
         female=female,
         domes=(right, right - float(np.clip(rng.normal(0.05, 0.02), 0.0, 0.1))),
@@ -305,11 +305,13 @@ def _wall(place: _Place) -> dict[str, Floats]:
 
 
 def _abdomen(place: _Place) -> dict[str, Floats]:
-    """Spleen and stomach, on the left under the diaphragm; the liver fills the right."""
-    dome = place.build.domes[1]
+    """Liver, spleen and stomach; the diaphragm cuts them off above."""
+    right, left = place.build.domes
+    lobe = place.ellipsoid((16, -40, left - 0.13), (60, 40, 0.13))
     return {
-        "spleen": place.ellipsoid((78, 34, dome - 0.20), (34, 46, 0.20)),
-        "stomach": place.ellipsoid((50, -22, dome - 0.17), (48, 40, 0.165)),
+        "liver": smooth_min(place.ellipsoid((-62, 0, right - 0.30), (86, 104, 0.36)), lobe, 18.0),
+        "spleen": place.ellipsoid((80, 36, left - 0.18), (32, 46, 0.19)),
+        "stomach": place.ellipsoid((56, -18, left - 0.16), (46, 44, 0.165)),
     }
 
 

@@ -34,12 +34,15 @@ class DiseaseMaps:
     ----------
     interstitial, emphysema
         Scores on the coarse grid of the thorax, higher where disease comes earlier.
+    in_lungs
+        Both scores of the points of the coarse grid that lie in the lungs, shape (2, n).
     lobules, cysts
         Middles of lung lobules and of honeycomb cysts, the same at every scan.
     """
 
     interstitial: Floats
     emphysema: Floats
+    in_lungs: Floats
     lobules: cKDTree
     cysts: cKDTree
 
@@ -58,8 +61,6 @@ class LungVoxels:
         Scores, shape (n,).
     texture
         Fine noise of unit variance, shape (n,).
-    in_mask
-        Voxels that count as lung; the others are its rim, shape (n,).
     spacing_mm
         Voxel side; walls thinner than it fade.
     """
@@ -69,7 +70,6 @@ class LungVoxels:
     interstitial: Floats
     emphysema: Floats
     texture: Floats
-    in_mask: NDArray[np.bool_]
     spacing_mm: float
 
 
@@ -82,7 +82,7 @@ class Lesions:
     hu
         Parenchyma with disease, HU, shape (n,).
     labels
-        0 none, else the numbers of `LESIONS`; 0 on the rim, shape (n,).
+        0 none, else the numbers of `LESIONS`, shape (n,).
     fibrosis_score
         Score above which the lung is fibrotic; infinite where there is no fibrosis.
     """
@@ -119,9 +119,11 @@ def map_disease(thorax: Thorax, seed: int, number: int) -> DiseaseMaps:
     interstitial = rim * np.exp(-depth / 14.0) - spared * np.exp(-depth / 4.0)
     interstitial = interstitial - basal * height + back * posterior + patches
     emphysema = 1.5 * height + 0.6 * mottled + 0.3 * np.clip(depth / 15.0, 0, 1)
+    lungs = (depth > 0) & (thorax.fields["central_airway"] > 1.0)
     return DiseaseMaps(
         interstitial.astype(np.float32),
         emphysema.astype(np.float32),
+        np.stack([interstitial[lungs], emphysema[lungs]]).astype(np.float32),
         _cells(thorax, np.random.default_rng([seed, number, 4, 0]), LOBULE_MM),
         _cells(thorax, np.random.default_rng([seed, number, 4, 1]), CYST_MM),
     )
@@ -137,13 +139,10 @@ def _cells(thorax: Thorax, rng: np.random.Generator, length_mm: float) -> cKDTre
     return cKDTree(points + rng.uniform(-0.45, 0.45, points.shape) * length_mm)
 
 
-def thresholds(score: Floats, shares: list[float]) -> list[float]:
-    """Find the scores above which lie the given shares of voxels; infinite for a share of 0."""
-    if not len(score):
-        return [np.inf] * len(shares)
-    counts = [min(round(share * len(score)), len(score) - 1) for share in shares]
-    ordered = np.partition(score, [len(score) - 1 - n for n in counts])
-    return [float(ordered[len(score) - 1 - n]) if n else np.inf for n in counts]
+def threshold(scores: Floats, share: float) -> float:
+    """Find the score above which lies a share of the points; infinite for a share of 0."""
+    n = min(round(share * len(scores)), len(scores) - 1)
+    return float(np.partition(scores, len(scores) - 1 - n)[len(scores) - 1 - n]) if n > 0 else np.inf
 
 
 def ramp(values: Floats, threshold: float, width: float) -> Floats:
@@ -168,32 +167,34 @@ def draw_lesions(lung: LungVoxels, extent: Mapping[str, float], maps: DiseaseMap
     Returns
     -------
     Lesions
-        Densities and labels; each pattern covers exactly its share of the voxels, to the nearest voxel.
+        Densities and labels; each pattern covers its share of the whole lungs, of which the scan may miss a part.
     """
     score = lung.interstitial
     fibrosis = extent["honeycombing"] + extent["reticulation"]
-    nested = [extent["honeycombing"], fibrosis, fibrosis + extent["ground_glass"]]
-    honey_cut, fibrosis_cut, disease_cut = thresholds(score[lung.in_mask], nested)
+    nested = (extent["honeycombing"], fibrosis, fibrosis + extent["ground_glass"])
+    honey_cut, fibrosis_cut, disease_cut = (threshold(maps.in_lungs[0], share) for share in nested)
     labels = np.zeros(len(score), dtype=np.uint8)
     labels[score > disease_cut] = GROUND_GLASS
     labels[score > fibrosis_cut] = RETICULATION
     labels[score > honey_cut] = HONEYCOMBING
     hu = lung.hu.copy()
-    _emphysema(hu, lung, extent["emphysema"], labels, maps.lobules)
+    free = maps.in_lungs[1][maps.in_lungs[0] <= disease_cut]
+    wanted = min(extent["emphysema"] * maps.in_lungs.shape[1] / max(len(free), 1), 1.0)
+    _emphysema(hu, lung, threshold(free, wanted), labels, maps.lobules)
     fibrous = ramp(score, fibrosis_cut, 0.15)
     hu += ramp(score, disease_cut, 0.22) * (185 + 45 * lung.texture) + fibrous * (85 + 35 * lung.texture)
-    _septa(hu, lung, fibrous, maps.lobules)
+    _septa(hu, lung, fibrous, maps)
     _honeycomb(hu, lung, ramp(score, honey_cut, 0.10), maps.cysts)
-    labels[~lung.in_mask] = 0
     return Lesions(np.minimum(hu, 40), labels, fibrosis_cut)
 
 
-def _septa(hu: Floats, lung: LungVoxels, share: Floats, lobules: cKDTree) -> None:
-    """Thicken the walls between lobules: reticulation."""
+def _septa(hu: Floats, lung: LungVoxels, share: Floats, maps: DiseaseMaps) -> None:
+    """Thicken the walls between lobules, and finer lines within them: reticulation."""
     at = np.flatnonzero(share > 0)
     if len(at):
-        uneven = np.clip(0.7 + 0.35 * lung.texture[at], 0.15, 1.3)
-        hu[at] += share[at] * uneven * _walls(lung, at, lobules, 1.5) * 340
+        uneven = share[at] * np.clip(0.8 + 0.4 * lung.texture[at], 0.1, 1.4)
+        lines = np.maximum(_walls(lung, at, maps.lobules, 1.1), 0.6 * _walls(lung, at, maps.cysts, 0.9))
+        hu[at] += uneven * lines * 400
 
 
 def _honeycomb(hu: Floats, lung: LungVoxels, share: Floats, cysts: cKDTree) -> None:
@@ -205,19 +206,18 @@ def _honeycomb(hu: Floats, lung: LungVoxels, share: Floats, cysts: cKDTree) -> N
 
 def _walls(lung: LungVoxels, at: NDArray[np.int64], cells: cKDTree, thickness_mm: float) -> Floats:
     """Share of each voxel that the walls between cells fill."""
-    nearest = np.asarray(cells.query(lung.positions[at], k=2)[0])
+    # Walls are wavy, not flat: the fine noise of the lung bends them.
+    bent = lung.positions[at] + lung.texture[at, None] * np.array([0.9, -0.9, 0.9], dtype=np.float32)
+    nearest = np.asarray(cells.query(bent, k=2)[0])
     width = max(thickness_mm, lung.spacing_mm)
     filled = np.clip(1.2 - (nearest[:, 1] - nearest[:, 0]) / width, 0, 1) * min(1.0, 1.3 * thickness_mm / width)
     return np.asarray(filled, dtype=np.float32)
 
 
-def _emphysema(hu: Floats, lung: LungVoxels, share: float, labels: NDArray[np.uint8], lobules: cKDTree) -> None:
+def _emphysema(hu: Floats, lung: LungVoxels, cut: float, labels: NDArray[np.uint8], lobules: cKDTree) -> None:
     """Hollow out the middles of lobules in lung that is free of other disease."""
-    free = np.flatnonzero((labels == 0) & lung.in_mask)
-    wanted = min(share * int(lung.in_mask.sum()) / max(len(free), 1), 1.0)
-    (cut,) = thresholds(lung.emphysema[free], [wanted])
-    at = free[lung.emphysema[free] > cut]
+    at = np.flatnonzero((labels == 0) & (lung.emphysema > cut))
     labels[at] = EMPHYSEMA
     if len(at):
         near = np.asarray(lobules.query(lung.positions[at], k=1)[0], dtype=np.float32)
-        hu[at] += np.clip(1.5 - near / 5.0, 0.2, 1) * (-985 - hu[at])
+        hu[at] += np.clip(1.6 - near / 5.0, 0.25, 1) * (-1000 - hu[at])

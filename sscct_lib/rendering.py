@@ -200,16 +200,12 @@ def _abdomen(grid: _Grid, hu: Floats, inside: Floats) -> None:
     under = np.where(is_right, -right, -left)
     mix(hu, 46.0, inside * cover(under, grid.size))
     mix(hu, -95.0, inside * cover(under + 3.0, grid.size))
-    slope = 0.6 * grid.y[None, :, None] - 0.8 * (grid.z_body[:, None, None] - 0.12 * grid.height)
-    liver = smooth_max(under + 3.0, 0.65 * (grid.x[None, None, :] - 34.0 + slope), 12.0)
-    mix(hu, 60.0, inside * cover(liver, grid.size))
-    left_only = np.maximum(under + 4.0, -liver + 3.0)
-    mix(hu, 52.0, inside * cover(np.maximum(grid.onto("spleen"), left_only), grid.size))
-    stomach = np.maximum(grid.onto("stomach"), left_only)
-    mix(hu, 38.0, inside * cover(stomach, grid.size))
+    for organ, gap_mm, density in (("liver", 3.0, 60.0), ("spleen", 4.0, 52.0), ("stomach", 4.5, 38.0)):
+        distance = smooth_max(under + gap_mm, grid.onto(organ), 6.0)
+        mix(hu, density, inside * cover(distance, grid.size))
     if grid.thorax.build.stomach_gas:
         # The patient lies on the back: gas rises to the front.
-        gas = np.maximum(stomach + 4.0, grid.y[None, :, None] + 22.0)
+        gas = np.maximum(smooth_max(under + 8.0, grid.onto("stomach") + 4.0, 6.0), grid.y[None, :, None] + 24.0)
         mix(hu, -960.0, inside * cover(gas, grid.size))
 
 
@@ -237,14 +233,13 @@ def _lungs(
             interstitial=interstitial.reshape(-1)[at],
             emphysema=grid.onto(maps.emphysema).reshape(-1)[at],
             texture=fine,
-            in_mask=lungs.reshape(-1)[at] > 0,
             spacing_mm=size,
         ),
         state,
         maps,
     )
     lesions = np.zeros(grid.shape, dtype=np.uint8)
-    lesions.reshape(-1)[at] = drawn.labels
+    lesions.reshape(-1)[at] = drawn.labels * (lungs.reshape(-1)[at] > 0)
     oblique, horizontal = (field.reshape(-1)[at] for field in fissures)
     middle = (grid.x[ix] < 0) & (oblique > 0)
     sheet = np.maximum(cover(np.abs(oblique), size), np.where(middle, cover(np.abs(horizontal), size), 0))
