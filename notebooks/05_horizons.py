@@ -28,7 +28,7 @@ shown_model: str = None  # model whose calibration and risk groups are drawn; no
 from IPython.display import Markdown
 from myst_nb import glue
 
-from sscct_lib import comparison, curves, decisions, figures, horizon_figures, horizons, summary
+from sscct_lib import comparison, curves, decisions, figures, horizon_figures, horizons, summary, views
 from sscct_lib.study import load_study
 from sscct_lib.tables import COHORT, PERFORMANCE, read_predictions, read_table, write_table
 
@@ -134,6 +134,9 @@ figures.kaplan_meier_by_group(
 # %% tags=["hide-input"]
 horizon_figures.risk_distribution(curves.risk_states(predictions, cohort, shown, settings), shown)
 
+# %% tags=["hide-input"]
+views.hazard_ratios(predictions, cohort, shown, settings).round(3)
+
 # %% [markdown]
 # ## Would acting on the risk do more good than harm?
 #
@@ -150,6 +153,33 @@ horizon_figures.decision_curves(decisions.decision_curves(predictions, cohort, b
 
 # %% tags=["hide-input"]
 summary.thresholds_side_by_side(decisions.threshold_table(predictions, cohort, shown, settings))
+
+# %% [markdown]
+# ## Does the answer depend on which scans are used?
+#
+# The AUC of the same model with one scan a patient, with every patient counting once, and at landmarks: patients alive
+# at that time, with their latest scan by then. Deaths and scans are given for each.
+
+# %% tags=["hide-input"]
+summary.parts_side_by_side(views.evaluate_parts(views.views(cohort), predictions, cohort, shown, settings))
+
+# %% [markdown]
+# ## For whom does it work?
+#
+# The same by group. Intervals of small groups are wide, and a difference between groups here is a question, not a
+# finding; a group with fewer than five patients who died, or who lived, is called too small.
+
+# %% tags=["hide-input"]
+by_group = views.evaluate_parts(views.groups(cohort), predictions, cohort, shown, settings)
+summary.parts_side_by_side(by_group) if len(by_group) else Markdown("Nothing is known by which to group.")
+
+# %% [markdown]
+# ## What would simpler counting have said?
+#
+# The AUC weighted for censoring, of the scans with known state only, and with every unknown scan counted as alive.
+
+# %% tags=["hide-input"]
+summary.ways_of_counting(performance, shown)
 
 # %% [markdown]
 # ## How good could any model be?

@@ -293,6 +293,41 @@ def interval(samples: Floats, degrees_of_freedom: float, scale: Scale = "plain")
     return Interval(float(odds[0] / (1 + odds[0])), float(odds[1] / (1 + odds[1])))
 
 
+def proportion_interval(samples: Floats, n_patients: int) -> tuple[float, float]:
+    """Interval of a share that stays honest at 0 and at 1, where all resamples agree.
+
+    The bootstrap gives the variance, and with it the number of independent patients that would have the same one;
+    Wilson's interval for that many patients is within 0..1 and has width even where the bootstrap has none.
+
+    Parameters
+    ----------
+    samples
+        The share in row 0 and its resamples, shape (n_samples + 1,).
+    n_patients
+        Patients behind the share: the number used where all resamples agree, and the most that is used.
+
+    Returns
+    -------
+    low, high : float
+        95 % interval; NaN when there are no patients.
+
+    References
+    ----------
+    Rothman KJ. Estimation of confidence limits for the cumulative probability of survival in life table analysis.
+    J Chronic Dis 1978;31:557-60.
+    """
+    if n_patients == 0 or not np.isfinite(samples[0]):
+        return np.nan, np.nan
+    share = float(np.clip(samples[0], 0, 1))
+    variance, alone = float(np.nanvar(samples[1:])), share * (1 - share)
+    # At 0 and 1, where rounding may leave a tiny variance, the resamples say nothing.
+    n_effective = min(alone / variance, n_patients) if min(alone, variance) > 1e-12 else n_patients
+    z2 = 1.959963984540054**2
+    centre = (share + z2 / (2 * n_effective)) / (1 + z2 / n_effective)
+    half = np.sqrt(z2 * (share * (1 - share) + z2 / (4 * n_effective)) / n_effective) / (1 + z2 / n_effective)
+    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+
+
 def percentile_interval(samples: Floats) -> tuple[float, float]:
     """Percentile interval, for what has no better scale.
 

@@ -12,6 +12,7 @@ from sscct_lib.bootstrap import (
     Resamples,
     curve_interval,
     kaplan_meier,
+    proportion_interval,
     resample_patients,
 )
 from sscct_lib.calibration import smooth_observed
@@ -132,8 +133,8 @@ def calibration_groups(risk: Floats, outcome: Outcome, n_groups: int = 4) -> pd.
     -------
     pandas.DataFrame
         One row a group: `predicted` (mean risk), `observed` (Kaplan-Meier within the group; NaN when nobody is
-        followed that long) with `ci_low` and `ci_high` (95 %, see `proportion_interval`), `n_scans`, `n_patients`,
-        `n_events`.
+        followed that long) with `ci_low` and `ci_high` (95 %, see `bootstrap.proportion_interval`), `n_scans`,
+        `n_patients`, `n_events`.
     """
     groups = quantile_groups(risk, n_groups)
     rows = []
@@ -157,40 +158,6 @@ def calibration_groups(risk: Floats, outcome: Outcome, n_groups: int = 4) -> pd.
             }
         )
     return pd.DataFrame(rows)
-
-
-def proportion_interval(samples: Floats, n_patients: int) -> tuple[float, float]:
-    """Interval of an observed risk that stays honest when nobody in a group died.
-
-    The bootstrap gives the variance, and with it the number of independent patients that would have the same one;
-    Wilson's interval for that many patients is within 0..1 and has width even where the bootstrap has none.
-
-    Parameters
-    ----------
-    samples
-        The observed risk in row 0 and its resamples, shape (n_samples + 1,).
-    n_patients
-        Patients whose state is known: the number used where all resamples agree, and the most that is used.
-
-    Returns
-    -------
-    low, high : float
-        95 % interval; NaN when nobody's state is known.
-
-    References
-    ----------
-    Rothman KJ. Estimation of confidence limits for the cumulative probability of survival in life table analysis.
-    J Chronic Dis 1978;31:557-60.
-    """
-    share = samples[0]
-    if n_patients == 0 or not np.isfinite(share):
-        return np.nan, np.nan
-    variance = np.nanvar(samples[1:])
-    n_effective = min(share * (1 - share) / variance, n_patients) if variance > 0 else n_patients
-    z2 = 1.959963984540054**2
-    centre = (share + z2 / (2 * n_effective)) / (1 + z2 / n_effective)
-    half = np.sqrt(z2 * (share * (1 - share) + z2 / (4 * n_effective)) / n_effective) / (1 + z2 / n_effective)
-    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
 
 
 def survival_by_group(

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from sscct_lib.bootstrap import Floats, Outcome, Scale, interval
+from sscct_lib.bootstrap import Floats, Outcome, interval, proportion_interval
 from sscct_lib.horizons import cohort_outcome, judged_risks, not_estimable, study_resamples
 from sscct_lib.metrics import observed_risk
 from sscct_lib.study import Settings
@@ -165,9 +165,12 @@ def threshold_table(predictions: pd.DataFrame, cohort: pd.DataFrame, model: str,
             "n_unknown": int(outcome.unknown.sum()),
         }
         for threshold in settings.horizons.thresholds:
+            behind = _patients_behind(risk[judged], outcome, threshold)
             for measure, samples in flag_measures(risk[judged], outcome, threshold).items():
-                scale: Scale = "plain" if measure == "net_benefit" else "logit"
-                low, high, _ = interval(samples, outcome.degrees_of_freedom, scale)
+                if measure == "net_benefit":
+                    low, high, _ = interval(samples, outcome.degrees_of_freedom)
+                else:
+                    low, high = proportion_interval(samples, behind[measure])
                 row = {"horizon_years": horizon, "threshold": threshold, "measure": measure, "estimate": samples[0]}
                 rows.append({**row, "ci_low": low, "ci_high": high, **counted})
     return pd.DataFrame(rows)
@@ -203,3 +206,15 @@ def flag_measures(risk: Floats, outcome: Outcome, threshold: float) -> dict[str,
             "npv": 1 - risk_of_others,
             "net_benefit": net_benefit(risk, outcome, threshold),
         }
+
+
+def _patients_behind(risk: Floats, outcome: Outcome, threshold: float) -> dict[str, int]:
+    chosen, known = risk >= threshold, ~outcome.unknown
+    scans = {
+        "flagged": np.ones_like(chosen),
+        "sensitivity": outcome.died,
+        "specificity": outcome.alive,
+        "ppv": chosen & known,
+        "npv": ~chosen & known,
+    }
+    return {measure: len(np.unique(outcome.resamples.patient[inside])) for measure, inside in scans.items()}

