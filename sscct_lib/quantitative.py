@@ -1,5 +1,6 @@
 """Quantitative CT: density of the lungs, their zones, peel and core, in measures that a reader knows."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ Region = NDArray[np.bool_]
 
 
 def lung_regions(labels: NDArray[np.uint8], spacing_zyx: tuple[float, ...], peel_mm: float) -> dict[str, Region]:
-    """Divide the lungs into zones, and into peel and core.
+    """Divide the lungs into right and left, into zones, and into peel and core.
 
     Parameters
     ----------
@@ -29,8 +30,8 @@ def lung_regions(labels: NDArray[np.uint8], spacing_zyx: tuple[float, ...], peel
     Returns
     -------
     dict
-        Region by name: `upper`, `middle`, `lower` (both lungs cut at the same two levels into thirds of equal
-        volume, as the Chest Imaging Platform does), `peel` and `core`; shape (z, y, x).
+        Region by name: `right`, `left`, `upper`, `middle`, `lower` (both lungs cut at the same two levels into
+        thirds of equal volume, as the Chest Imaging Platform does), `peel` and `core`; shape (z, y, x).
     """
     lungs = labels > 0
     by_slice = lungs.sum(axis=(1, 2))
@@ -39,6 +40,8 @@ def lung_regions(labels: NDArray[np.uint8], spacing_zyx: tuple[float, ...], peel
     depth = ndimage.distance_transform_edt(np.pad(lungs, 1), sampling=spacing_zyx)[1:-1, 1:-1, 1:-1]
     peel = lungs & (depth <= peel_mm)
     return {
+        "right": labels == 1,
+        "left": labels == 2,
         "upper": lungs & (third == 2),
         "middle": lungs & (third == 1),
         "lower": lungs & (third == 0),
@@ -48,7 +51,7 @@ def lung_regions(labels: NDArray[np.uint8], spacing_zyx: tuple[float, ...], peel
 
 
 def quantitative_ct(
-    hu: Hu, labels: NDArray[np.uint8], spacing_zyx: tuple[float, ...], peel_mm: float
+    hu: Hu, labels: NDArray[np.uint8], spacing_zyx: tuple[float, ...], regions: Mapping[str, Region]
 ) -> dict[str, float]:
     """Measure lung density as quantitative CT does.
 
@@ -60,17 +63,17 @@ def quantitative_ct(
         0 outside, 1 right lung, 2 left lung, shape (z, y, x).
     spacing_zyx
         Voxel sides, mm.
-    peel_mm
-        Depth of the peel below the surface of the lungs, mm.
+    regions
+        From `lung_regions`.
 
     Returns
     -------
     dict
         Of both lungs: `qct_volume_l`, `qct_mean_hu`, `qct_sd_hu`, `qct_skewness`, `qct_kurtosis` (excess: 0
         for a normal distribution), `qct_p05_hu` to `qct_p95_hu`, `qct_high_attenuation_share` (-600 to -250 HU)
-        and `qct_low_attenuation_share` (below -950 HU). The mean and both shares again for each region of
-        `lung_regions`, and their gradients `_lower_minus_upper` and `_peel_minus_core`. Not a number where a
-        region is empty, as the core of a very small lung.
+        and `qct_low_attenuation_share` (below -950 HU). The mean and both shares again for each region, and
+        their gradients `_lower_minus_upper` and `_peel_minus_core`. Not a number where a region is empty, as the
+        core of a very small lung.
 
     References
     ----------
@@ -88,12 +91,12 @@ def quantitative_ct(
         **{f"p{q:02d}_hu": float(np.percentile(values, q)) for q in PERCENTILES},
         **_density(values),
     }
-    regions = {name: _density(hu[region]) for name, region in lung_regions(labels, spacing_zyx, peel_mm).items()}
-    for name, density in regions.items():
+    densities = {name: _density(hu[region]) for name, region in regions.items()}
+    for name, density in densities.items():
         features |= {f"{measure}_{name}": value for measure, value in density.items()}
     for first, second in (("lower", "upper"), ("peel", "core")):
-        for measure, value in regions[first].items():
-            features[f"{measure}_{first}_minus_{second}"] = value - regions[second][measure]
+        for measure, value in densities[first].items():
+            features[f"{measure}_{first}_minus_{second}"] = value - densities[second][measure]
     return {f"qct_{name}": value for name, value in features.items()}
 
 

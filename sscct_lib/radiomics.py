@@ -1,6 +1,6 @@
 """Radiomic features of every scan: PyRadiomics under its own names, and quantitative CT beside it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import SimpleITK as sitk
+from numpy.typing import NDArray
+from radiomics import imageoperations
 from scipy import ndimage
 
 from sscct_lib.lungs import load_lungs
-from sscct_lib.quantitative import quantitative_ct
+from sscct_lib.quantitative import lung_regions, quantitative_ct
 from sscct_lib.scans import ScanError, process
 from sscct_lib.study import RadiomicsSettings, Study, fingerprint
 from sscct_lib.tables import RADIOMICS
@@ -78,19 +80,21 @@ def extract(image: sitk.Image, lungs: sitk.Image, settings: RadiomicsSettings) -
     lungs
         Mask on the same grid: 0 outside, 1 right lung, 2 left lung.
     settings
-        Spacing, bin width, HU range and depth of the peel.
+        Spacing, bin width, HU range, depth of the peel; further regions and filters.
 
     Returns
     -------
     dict
-        `original_*`: 107 PyRadiomics features of both lungs together, under PyRadiomics' names.
-        `qct_*`: see `quantitative_ct`.
+        PyRadiomics' features under its own names: `original_*`, 107 of both lungs together, then those of the
+        filtered images, `log-sigma-*` and `wavelet-*`. The same of a further region end in its name, as
+        `original_firstorder_Mean_lower`. `qct_*`: see `quantitative_ct`. A region without texture, as the core of
+        a very small lung, has no features.
 
     Raises
     ------
     ScanError
-        If the grids differ, a voxel is not a number, or the lungs are empty, one voxel, flat in two
-        dimensions, or of one grey level.
+        If the grids differ, a voxel is not a number, or the lungs are empty, one voxel, a line of voxels, or of
+        one grey level.
     """
     check_grid(image, lungs)
     image, lungs = resample(image, lungs, settings.spacing_mm)
@@ -98,12 +102,47 @@ def extract(image: sitk.Image, lungs: sitk.Image, settings: RadiomicsSettings) -
     labels = sitk.GetArrayFromImage(lungs)
     check_region(hu, labels > 0, settings.bin_width)
     box = ndimage.find_objects((labels > 0).astype(np.uint8))[0]
-    hu, labels = hu[box], labels[box]
-    spacing_zyx = image.GetSpacing()[::-1]
-    return {
-        **pyradiomics_features(hu, labels > 0, spacing_zyx, settings.bin_width),
-        **quantitative_ct(hu, labels, spacing_zyx, settings.peel_mm),
-    }
+    labels, spacing_zyx = labels[box], image.GetSpacing()[::-1]
+    parts = lung_regions(labels, spacing_zyx, settings.peel_mm)
+    regions = {"": labels > 0} | {f"_{name}": parts[name] for name in settings.regions}
+    features: dict[str, float] = {}
+    for image_type, values in image_types(hu, image, settings):
+        for suffix, region in regions.items():
+            if suffix and not has_texture(values[box], region, settings.bin_width):
+                continue
+            found = pyradiomics_features(values[box], region, spacing_zyx, settings.bin_width, image_type)
+            features |= {f"{name}{suffix}": value for name, value in found.items()}
+    return features | quantitative_ct(hu[box], labels, spacing_zyx, parts)
+
+
+def image_types(hu: Hu, image: sitk.Image, settings: RadiomicsSettings) -> Iterator[tuple[str, NDArray[Any]]]:
+    """Yield the original image and those that PyRadiomics' filters make of it.
+
+    Parameters
+    ----------
+    hu
+        Densities, HU, shape (z, y, x).
+    image
+        Gives the grid.
+    settings
+        `log_sigma_mm` and `wavelet`.
+
+    Yields
+    ------
+    name : str
+        PyRadiomics' name of the image type.
+    values : numpy.ndarray
+        Shape (z, y, x).
+    """
+    yield "original", hu
+    original = sitk.GetImageFromArray(hu)
+    original.CopyInformation(image)
+    if settings.log_sigma_mm:
+        for filtered, name, _ in imageoperations.getLoGImage(original, None, sigma=settings.log_sigma_mm):
+            yield name, sitk.GetArrayViewFromImage(filtered)
+    if settings.wavelet:
+        for filtered, name, _ in imageoperations.getWaveletImage(original, None):
+            yield name, sitk.GetArrayViewFromImage(filtered)
 
 
 def check_grid(image: sitk.Image, lungs: sitk.Image) -> None:
@@ -130,34 +169,62 @@ def check_grid(image: sitk.Image, lungs: sitk.Image) -> None:
 
 
 def check_region(hu: Hu, region: Mask, bin_width: float) -> None:
-    """Refuse a region in which texture has no meaning.
+    """Refuse lungs in which texture has no meaning.
 
     Parameters
     ----------
     hu
         Densities, HU, shape (z, y, x).
     region
-        The region, shape (z, y, x).
+        The lungs, shape (z, y, x).
     bin_width
         Width of a grey-level bin, HU.
 
     Raises
     ------
     ScanError
-        If the region is empty, one voxel, flat in two dimensions, or within one grey-level bin.
+        If the lungs are empty, one voxel, a line of voxels, or within one grey-level bin.
     """
+    look = "look at the scan in the gallery of `02_segmentation_qa`"
     if not region.any():
-        raise ScanError("the lung mask is empty; look at the scan in the gallery of `02_segmentation_qa`")
+        raise ScanError(f"the lung mask is empty; {look}")
     if region.sum() == 1:
-        raise ScanError("the lung mask is one voxel; look at the scan in the gallery of `02_segmentation_qa`")
-    if sum(len(np.unique(axis)) > 1 for axis in np.nonzero(region)) < 2:
-        raise ScanError("the lung mask is a line of voxels, expected a volume")
-    values = hu[region]
-    if np.floor(values.min() / bin_width) == np.floor(values.max() / bin_width):
+        raise ScanError(f"the lung mask is one voxel; {look}")
+    if _is_line(region):
+        raise ScanError(f"the lung mask is a line of voxels, expected a volume; {look}")
+    if not has_texture(hu, region, bin_width):
+        values = hu[region]
         raise ScanError(
             f"the lungs hold one grey level ({values.min()} to {values.max()} HU in bins of {bin_width:g}); "
             "the image may be empty or badly scaled"
         )
+
+
+def has_texture(values: NDArray[Any], region: Mask, bin_width: float) -> bool:
+    """Tell whether a region is more than a line of voxels, and holds more than one grey level.
+
+    Parameters
+    ----------
+    values
+        Shape (z, y, x).
+    region
+        Shape (z, y, x).
+    bin_width
+        Width of a grey-level bin.
+
+    Returns
+    -------
+    bool
+    """
+    if not region.any() or _is_line(region):
+        return False
+    inside = values[region]
+    return bool(inside.min() // bin_width != inside.max() // bin_width)
+
+
+def _is_line(region: Mask) -> bool:
+    extents = [int(region.any(axis=axes).sum()) for axes in ((1, 2), (0, 2), (0, 1))]
+    return sum(extent > 1 for extent in extents) < 2
 
 
 def resample(image: sitk.Image, lungs: sitk.Image, spacing_mm: float) -> tuple[sitk.Image, sitk.Image]:

@@ -17,6 +17,7 @@ MANIFEST_FILE = "data_manifest.csv"
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+LungRegion = Literal["right", "left", "upper", "middle", "lower", "peel", "core"]
 RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 
 
@@ -108,6 +109,9 @@ class RadiomicsSettings(Section):
         (-1024.0, 600.0), description="densities are clipped to this range, HU"
     )
     peel_mm: Positive = Field(15.0, description="depth of the peel below the surface of the lungs, mm")
+    regions: tuple[LungRegion, ...] = Field((), description="parts of the lungs described beside the whole")
+    log_sigma_mm: tuple[Positive, ...] = Field((), description="widths of Laplacian of Gaussian filters, mm")
+    wavelet: bool = Field(False, description="features of the eight wavelet bands too")
 
 
 class TabularSettings(Section):

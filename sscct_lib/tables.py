@@ -227,7 +227,7 @@ RADIOMICS = pa.DataFrameSchema(
     {
         **_record(),
         "settings_hash": column(str, "settings and versions behind the features, hashed", nullable=True),
-        r"^(original|qct)_.+$": pa.Column(
+        r"^(original|log-sigma-.+|wavelet-.+|qct)_.+$": pa.Column(
             float,
             nullable=True,
             required=False,

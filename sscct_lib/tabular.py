@@ -24,12 +24,13 @@ from sscct_lib.wording import in_words
 
 MODELS = {
     "Clinical": ("clinical",),
-    "Quantitative CT": ("qct_",),
-    "Radiomics": ("original_",),
-    "All features": ("clinical", "qct_", "original_"),
+    "Quantitative CT": ("qct",),
+    "Radiomics": ("radiomics",),
+    "All features": ("clinical", "qct", "radiomics"),
 }
 """The feature groups that each model sees."""
 
+PREFIXES = {"qct": ("qct_",), "radiomics": ("original_", "log-sigma-", "wavelet-")}
 FOLDER = "tabular"  # within the folder of models
 TRUSTED_TYPES = ["numpy.dtype"]  # beside scikit-learn's and numpy's own, which skops trusts
 
@@ -97,7 +98,7 @@ def feature_columns(model: str, table: pd.DataFrame) -> list[str]:
         if group == "clinical":
             names += [name for name in [*CLINICAL_NUMBERS, *CLINICAL_CATEGORIES] if name in table]
         else:
-            names += [name for name in map(str, table) if name.startswith(group)]
+            names += [name for name in map(str, table) if name.startswith(PREFIXES[group])]
     filled = [name for name in names if table[name].notna().any()]
     if not filled:
         raise NotEstimableError("no scan has a value in any column of this model")

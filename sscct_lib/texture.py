@@ -257,34 +257,42 @@ CLASSES = {
 
 
 def pyradiomics_features(
-    hu: NDArray[Any], mask: Mask, spacing_zyx: tuple[float, float, float], bin_width: float
+    image: NDArray[Any],
+    mask: Mask,
+    spacing_zyx: tuple[float, float, float],
+    bin_width: float,
+    image_type: str = "original",
 ) -> dict[str, float]:
-    """Compute PyRadiomics' features of a region on the original image.
+    """Compute PyRadiomics' features of a region.
 
     Parameters
     ----------
-    hu
-        Densities, HU, shape (z, y, x).
+    image
+        Densities, HU, or what a filter made of them, shape (z, y, x).
     mask
         The region, more than a line of voxels, shape (z, y, x).
     spacing_zyx
         Voxel sides, mm.
     bin_width
         Width of a grey-level bin, HU; bins are aligned with 0 HU.
+    image_type
+        First part of the names; the shape of a region is described with `original` alone.
 
     Returns
     -------
     dict
-        107 features `original_<class>_<feature>`, equal to PyRadiomics' to about 1e-12.
+        `<image_type>_<class>_<feature>`, 107 of the original image and 93 of another, equal to PyRadiomics' to
+        about 1e-12.
 
     References
     ----------
     van Griethuysen JJM, et al. Computational radiomics system to decode the radiographic phenotype.
     Cancer Res 2017;77:e104-7.
     """
-    region = make_region(hu, mask, spacing_zyx, bin_width)
+    region = make_region(image, mask, spacing_zyx, bin_width)
     return {
-        f"original_{name}_{feature}": float(value)
+        f"{image_type}_{name}_{feature}": float(value)
         for name, cls in CLASSES.items()
+        if name != "shape" or image_type == "original"
         for feature, value in cls(region).execute().items()  # type: ignore[attr-defined]
     }

@@ -30,6 +30,8 @@ MEASURE_WORDS = {
 REGION_WORDS = {
     "lower_minus_upper": ", lower minus upper zones",
     "peel_minus_core": ", peel minus core",
+    "right": " in the right lung",
+    "left": " in the left lung",
     "upper": " in the upper zones",
     "middle": " in the middle zones",
     "lower": " in the lower zones",
@@ -58,9 +60,11 @@ def in_words(feature: str) -> str:
     for name in ("sex", "ssc_subtype"):
         if feature.startswith(f"{name}_"):
             return f"{CLINICAL_WORDS[name]}: {feature.removeprefix(f'{name}_')}"
-    if feature.startswith("original_"):
-        _, kind, name = feature.split("_", 2)
-        return f"{re.sub(r'(?<=[a-z])(?=[A-Z])', ' ', name).lower()} ({CLASS_WORDS[kind]})"
+    if not feature.startswith("qct_"):
+        image_type, kind, name, *region = feature.split("_")
+        words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
+        filtered = "" if image_type == "original" else f", {image_type}"
+        return f"{words} ({CLASS_WORDS[kind]}{filtered}){''.join(REGION_WORDS[part] for part in region)}"
     measure = feature.removeprefix("qct_")
     for suffix, words in REGION_WORDS.items():
         if measure.endswith(f"_{suffix}"):

@@ -19,6 +19,10 @@ def lungs() -> np.ndarray:
     return labels
 
 
+def measure(hu: np.ndarray, labels: np.ndarray, peel_mm: float) -> dict[str, float]:
+    return quantitative_ct(hu, labels, SPACING, lung_regions(labels, SPACING, peel_mm))
+
+
 def test_zones_are_those_of_the_chest_imaging_platform() -> None:
     """Its label map holds the thirds of the left lung (9, 10, 11) and the right (12, 13, 14), from the top."""
     path = DATA / "cip_lm-64.nrrd"
@@ -51,7 +55,7 @@ def test_the_core_lies_deeper_than_the_peel_in_millimetres(lungs) -> None:
 def test_measures_are_those_of_numpy_and_scipy(lungs) -> None:
     rng = np.random.default_rng(0)
     hu = rng.gamma(2, 120, lungs.shape).astype(np.int16) - 1000
-    measured = quantitative_ct(hu, lungs, SPACING, 4.0)
+    measured = measure(hu, lungs, 4.0)
     values = hu[lungs > 0].astype(float)
     assert measured["qct_volume_l"] == pytest.approx(values.size * 2 / 1e6)
     assert measured["qct_mean_hu"] == pytest.approx(np.mean(values))
@@ -67,7 +71,7 @@ def test_shares_and_gradients_of_a_lung_with_known_disease(lungs) -> None:
     hu = np.full(lungs.shape, -850, np.int16)
     hu[1:5] = -400
     hu[9:13, 3:9] = -980
-    measured = quantitative_ct(hu, lungs, SPACING, 4.0)
+    measured = measure(hu, lungs, 4.0)
     assert measured["qct_high_attenuation_share"] == pytest.approx(1 / 3)
     assert measured["qct_high_attenuation_share_lower"] == 1
     assert measured["qct_high_attenuation_share_upper"] == 0
@@ -83,18 +87,18 @@ def test_shares_and_gradients_of_a_lung_with_known_disease(lungs) -> None:
 
 @pytest.mark.parametrize(("value", "high", "low"), [(-600, 1, 0), (-250, 1, 0), (-249, 0, 0), (-601, 0, 0)])
 def test_bounds_of_dense_lung_belong_to_it(lungs, value: int, high: int, low: int) -> None:
-    measured = quantitative_ct(np.full(lungs.shape, value, np.int16), lungs, SPACING, 4.0)
+    measured = measure(np.full(lungs.shape, value, np.int16), lungs, 4.0)
     assert (measured["qct_high_attenuation_share"], measured["qct_low_attenuation_share"]) == (high, low)
 
 
 def test_emphysema_begins_below_its_threshold(lungs) -> None:
     for value, share in ((-950, 0), (-951, 1)):
         hu = np.full(lungs.shape, value, np.int16)
-        assert quantitative_ct(hu, lungs, SPACING, 4.0)["qct_low_attenuation_share"] == share
+        assert measure(hu, lungs, 4.0)["qct_low_attenuation_share"] == share
 
 
 def test_a_lung_too_thin_for_a_core_says_so(lungs) -> None:
-    measured = quantitative_ct(np.full(lungs.shape, -850, np.int16), lungs, SPACING, 50.0)
+    measured = measure(np.full(lungs.shape, -850, np.int16), lungs, 50.0)
     assert np.isnan(measured["qct_mean_hu_core"])
     assert np.isnan(measured["qct_mean_hu_peel_minus_core"])
     assert measured["qct_mean_hu_peel"] == -850
