@@ -3,8 +3,10 @@
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -26,6 +28,13 @@ Try it on synthetic patients: `sscct demo my_demo`, then `sscct run my_demo`.
 Use your own scans: `sscct ingest DICOM_DIR --clinical clinical.csv my_study`, then `sscct check my_study`
 and `sscct run my_study`.
 """,
+)
+
+# Lines of Snakemake's log that tell a user nothing.
+BOOKKEEPING = re.compile(
+    r"Building DAG|Select jobs|Execute \d+ jobs|Assuming unrestricted|Using shell|Provided cores|Rules claiming more"
+    r"|Complete log|Elapsed time|\[.*\d{4}\]$|Exiting because|Nothing to be done|Removing output files|    runs/"
+    r"|RuleException|CalledProcessError|Command 'set -euo|WorkflowError|At least one job|runs/\S+$"
 )
 
 StudyFolder = Annotated[Path, typer.Argument(help="The study folder.", metavar="STUDY")]
@@ -170,14 +179,22 @@ def run(
     command = [
         sys.executable, "-m", "snakemake", *targets, "--snakefile", str(PROJECT / "workflow" / "Snakefile"),
         "--directory", str(study), "--cores", str(cores), "--keep-going", "--rerun-incomplete",
-        "--quiet", "all", *context.args,
+        "--quiet", "rules", "progress", "host", *context.args,
         "--config", f"run={json.dumps(run)}", f"sscct={sscct}", f"parameters={json.dumps(given)}",
     ]  # fmt: skip
-    code = subprocess.run(command, check=False).returncode
-    if code != 0:
+    if _run_quietly(command) != 0:
         _stop(StudyError("The run is not complete. What is finished is kept; mend the cause above and run again."))
     if until is None:
         typer.echo(f"The book: {front_page(loaded).resolve()}")
+
+
+def _run_quietly(command: list[str]) -> int:
+    """Run Snakemake; pass on what its jobs say and its errors, leave out its bookkeeping."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        for line in process.stdout or ():
+            if line.strip() and not BOOKKEEPING.match(line):
+                typer.echo(line, nl=False)
+    return process.returncode
 
 
 def _parse_parameters(texts: list[str], notebooks: tuple[str, ...]) -> dict[str, dict[str, Any]]:
@@ -227,10 +244,15 @@ def shard(stage: str, study: Path, index: Annotated[int, typer.Option()], run: R
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     try:
         loaded = load_study(study, run)
-        run_shard(loaded, stage, index)
+        start = time.monotonic()
+        result = run_shard(loaded, stage, index)
         write_provenance(loaded, f"{stage}_{index:04d}", code_hash(stage), {})
     except StudyError as error:
         _stop(error)
+    n_failed = int((result["status"] == "failed").sum())
+    typer.echo(
+        f"{stage}: shard {index + 1}, {len(result)} scans, {n_failed} set aside, {time.monotonic() - start:.0f} s"
+    )
 
 
 @app.command(hidden=True)
@@ -243,11 +265,13 @@ def notebook(
 
     try:
         loaded = load_study(study, run)
+        start = time.monotonic()
         given = json.loads(parameters)
         run_notebook(loaded, name, given)
         write_provenance(loaded, name, notebook_code_hash(name), given)
     except StudyError as error:
         _stop(error)
+    typer.echo(f"{name}: done in {time.monotonic() - start:.0f} s")
 
 
 if __name__ == "__main__":

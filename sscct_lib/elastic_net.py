@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from sklearn.base import clone
 from sklearn.compose import ColumnTransformer
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.impute import SimpleImputer
@@ -248,7 +249,8 @@ def _losses(
     test: NDArray[np.int64],
     pipeline: Pipeline,
 ) -> dict[tuple[float, float], float]:
-    prepare, model = pipeline["prepare"], pipeline["model"]
+    # A fresh copy: a warm start from other patients' fit may have other columns.
+    prepare, model = clone(pipeline["prepare"]), clone(pipeline["model"])
     known = prepare.fit_transform(data.iloc[train])
     held_out = prepare.transform(data.iloc[test])
     losses = {}

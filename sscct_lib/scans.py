@@ -124,8 +124,6 @@ def process(
         Parallel(n_jobs=n_jobs)(delayed(job.run)() for job, record in zip(jobs, found, strict=True) if record is None)
     )
     done = [next(made) if record is None else record for record in found]
-    n_failed = sum(record["status"] == "failed" for record in done)
-    log.info("%s: %d scans, %d set aside", stage, len(done), n_failed)
     first = ["scan_id", "patient_id", "status", "reason"]
     frame = pd.DataFrame(done)
     return frame.reindex(columns=first + [name for name in frame.columns if name not in first])

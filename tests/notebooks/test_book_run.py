@@ -91,16 +91,16 @@ def test_a_removed_table_is_made_again(copied):
     assert copied.table("performance").is_file()
 
 
-def test_an_unknown_parameter_is_refused_with_the_known_ones(finished, capfd):
+def test_an_unknown_parameter_is_refused_with_the_known_ones(finished):
     ran = sscct("run", finished.folder, "--run", "other", "--until", "01_cohort", "-p", "01_cohort.n_fold=3")
     assert ran.exit_code == 1
-    assert re.search(r"no parameter n_fold; it has .*n_folds", capfd.readouterr().err)
+    assert re.search(r"no parameter n_fold; it has .*n_folds", ran.output)
 
 
-def test_a_failing_notebook_names_the_cell_and_leaves_its_partial_copy(copied, capfd):
+def test_a_failing_notebook_names_the_cell_and_leaves_its_partial_copy(copied):
     ran = sscct("run", copied.folder, "-p", "05_horizons.n_bootstrap=-1")
     assert ran.exit_code == 1
-    assert re.search(r"Notebook 05_horizons failed in cell \d+", capfd.readouterr().err)
+    assert re.search(r"Notebook 05_horizons failed in cell \d+", ran.output)
     partial = nbformat.read(copied.run / "logs" / "05_horizons.partial.ipynb", as_version=4)
     outputs = [output for cell in partial.cells for output in cell.get("outputs", [])]
     assert any(output["output_type"] == "error" for output in outputs)
@@ -125,7 +125,7 @@ def test_a_damaged_scan_is_set_aside_counted_and_the_rest_go_on(copied, tmp_path
         assert reason[:30] in executed
 
 
-def test_a_bad_manifest_stops_before_any_work(copied, capfd):
+def test_a_bad_manifest_stops_before_any_work(copied):
     manifest = pd.read_csv(copied.manifest_path)
     manifest.loc[1, "scan_id"] = manifest.loc[0, "scan_id"]
     manifest.to_csv(copied.manifest_path, index=False)
