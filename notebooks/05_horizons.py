@@ -134,8 +134,12 @@ figures.kaplan_meier_by_group(
 # %% tags=["hide-input"]
 horizon_figures.risk_distribution(curves.risk_states(predictions, cohort, shown, settings), shown)
 
+# %% [markdown]
+# The same as hazard ratios: how many times faster patients die, with errors that allow for several scans of one
+# patient. Thirds are compared only when somebody died in each.
+
 # %% tags=["hide-input"]
-views.hazard_ratios(predictions, cohort, shown, settings).round(3)
+views.hazard_ratios(predictions, cohort, shown, settings).set_index("comparison").round(3)
 
 # %% [markdown]
 # ## Would acting on the risk do more good than harm?
@@ -166,12 +170,12 @@ summary.parts_side_by_side(views.evaluate_parts(views.views(cohort), predictions
 # %% [markdown]
 # ## For whom does it work?
 #
-# The same by group. Intervals of small groups are wide, and a difference between groups here is a question, not a
-# finding; a group with fewer than five patients who died, or who lived, is called too small.
+# The same by group, at the longest horizon. Intervals of small groups are wide, and a difference between groups here is
+# a question, not a finding; a group with fewer than five patients who died, or who lived, is called too small.
 
 # %% tags=["hide-input"]
 by_group = views.evaluate_parts(views.groups(cohort), predictions, cohort, shown, settings)
-summary.parts_side_by_side(by_group) if len(by_group) else Markdown("Nothing is known by which to group.")
+summary.parts_side_by_side(by_group.query("horizon_years == horizon_years.max()"))
 
 # %% [markdown]
 # ## What would simpler counting have said?

@@ -168,7 +168,8 @@ def evaluate_parts(
             for metric in _SHOWN:
                 row = {"kind": part.kind, "part": part.name, "horizon_years": horizon, "metric": metric}
                 rows.append({**row, **_measured(risk[inside], outcome, metric), **counted})
-    return pd.DataFrame(rows)
+    columns = ["kind", "part", "horizon_years", "metric", "estimate", "ci_low", "ci_high", "note"]
+    return pd.DataFrame(rows, columns=[*columns, "n_scans", "n_patients", "n_events", "n_unknown"])
 
 
 def _part_outcome(
@@ -211,7 +212,8 @@ def hazard_ratios(predictions: pd.DataFrame, cohort: pd.DataFrame, model: str, s
     -------
     pandas.DataFrame
         `comparison`, `hazard_ratio`, `ci_low`, `ci_high` (95 %), `p` (Wald, robust), `n_scans`, `n_patients`,
-        `n_events` (deaths within the longest horizon). No rows when a third has no death.
+        `n_events` (deaths within the longest horizon). Thirds are not compared when one has no death; no rows when
+        nobody died.
 
     References
     ----------
@@ -228,10 +230,11 @@ def hazard_ratios(predictions: pd.DataFrame, cohort: pd.DataFrame, model: str, s
     )
     third = tertile_names(risk)
     columns = ["comparison", "hazard_ratio", "ci_low", "ci_high", "p", "n_scans", "n_patients", "n_events"]
-    if any(not frame["died"][third == name].any() for name in TERTILES):
-        return pd.DataFrame(columns=columns)
-    spread = (logit(risk) - logit(risk).mean()) / logit(risk).std()
-    models = [{name: (third == name).astype(float) for name in TERTILES[1:]}, {"one standard deviation": spread}]
+    models = []
+    if all(frame["died"][third == name].any() for name in TERTILES):
+        models.append({name: (third == name).astype(float) for name in TERTILES[1:]})
+    if frame["died"].any() and np.ptp(risk) > 0:
+        models.append({"one standard deviation": (logit(risk) - logit(risk).mean()) / logit(risk).std()})
     rows = []
     for covariates in models:
         fitted = CoxPHFitter().fit(frame.assign(**covariates), "years", "died", cluster_col="patient_id", robust=True)
