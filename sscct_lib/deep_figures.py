@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from sscct_lib.figures import GREY, INK, counted, model_colours, new_figure, styled
 
+BRIGHTEST = 0.6  # aerated and diseased lung lies below; vessels and consolidation may look alike
+
 
 @styled
 def network_input(cube: NDArray[np.float16], title: str = "") -> Figure:
@@ -35,10 +37,10 @@ def network_input(cube: NDArray[np.float16], title: str = "") -> Figure:
     }
     figure, axes = new_figure(2.9, 1, 3)
     for axis, (name, plane) in zip(axes[0], planes.items(), strict=True):
-        drawn = axis.imshow(plane.astype(float), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        drawn = axis.imshow(plane.astype(float), cmap="gray", vmin=0, vmax=BRIGHTEST, interpolation="nearest")
         axis.set_title(name, fontsize=12)
         axis.axis("off")
-    figure.colorbar(drawn, ax=axes[0].tolist(), shrink=0.8, label="input", ticks=[0, 0.5, 1])
+    figure.colorbar(drawn, ax=axes[0].tolist(), shrink=0.8, label="input", extend="max")
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontsize=12)
     return figure

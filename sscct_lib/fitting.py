@@ -182,7 +182,7 @@ def predict(network: HazardNetwork, paths: list[Path], batch_size: int = 8) -> N
     """
     device = next(network.parameters()).device
     network.eval()
-    risk = np.empty((len(paths), network.head.out_features))
+    risk = np.empty((len(paths), network.n_intervals))
     with torch.inference_mode():
         for start in range(0, len(paths), batch_size):
             part = slice(start, start + batch_size)

@@ -127,8 +127,33 @@ def build_swin(feature_size: int = 48, window_size: int = 7) -> tuple[nn.Module,
     return SwinEncoder(feature_size, window_size), 16 * feature_size
 
 
+class HazardHead(nn.Module):
+    """One score a scan, and the cohort's logit of hazard in each interval between horizons.
+
+    The logits of hazard are score + baseline, so scans keep their order over the horizons (proportional odds of
+    hazards). Free logits in each interval would learn the first year from its few deaths alone; here every death
+    teaches the score.
+
+    References
+    ----------
+    Cox DR. Regression models and life-tables. J R Stat Soc B 1972;34:187-220, section 6 (discrete time).
+    Gensheimer MF, Narasimhan B. A scalable discrete-time survival model for neural networks. PeerJ 2019;7:e6257
+    (both variants, proportional and free).
+    """
+
+    def __init__(self, n_features: int, n_intervals: int) -> None:
+        super().__init__()
+        self.score = nn.Linear(n_features, 1, bias=False)
+        self.baseline = nn.Parameter(torch.zeros(n_intervals))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map features (B, n_features) to logits of hazard (B, n_intervals)."""
+        logits: Tensor = self.score(features) + self.baseline
+        return logits
+
+
 class HazardNetwork(nn.Module):
-    """An encoder and one logit of hazard for each interval between horizons.
+    """An encoder with a head of discrete-time hazards.
 
     Parameters
     ----------
@@ -142,8 +167,9 @@ class HazardNetwork(nn.Module):
 
     def __init__(self, encoder: nn.Module, n_features: int, n_intervals: int) -> None:
         super().__init__()
+        self.n_intervals = n_intervals
         self.encoder = encoder
-        self.head = nn.Linear(n_features, n_intervals)
+        self.head = HazardHead(n_features, n_intervals)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map volumes (B, 1, D, H, W), 0 to 1, to logits of hazard (B, n_intervals)."""
@@ -151,13 +177,13 @@ class HazardNetwork(nn.Module):
         return logits
 
     def start_at(self, hazards: NDArray[np.float64]) -> None:
-        """Let the untrained head predict `hazards`, shape (n_intervals,), for every scan.
+        """Let the untrained head predict nearly `hazards`, shape (n_intervals,), for every scan.
 
         Training then begins at the cohort's own risk instead of at a hazard of one half in each interval.
         """
         with torch.no_grad():
-            self.head.weight.mul_(0.1)
-            self.head.bias.copy_(torch.from_numpy(np.log(hazards / (1 - hazards))))
+            self.head.score.weight.mul_(0.1)
+            self.head.baseline.copy_(torch.from_numpy(np.log(hazards / (1 - hazards))))
 
 
 def check_size(network_name: str, settings: NetworkSettings) -> None:

@@ -94,7 +94,7 @@ def test_a_training_that_diverges_stops(tmp_path):
     data = examples(tmp_path, *EIGHT)
     net = network()
     with torch.no_grad():
-        net.head.weight.fill_(float("inf"))
+        net.head.score.weight.fill_(float("inf"))
     with pytest.raises(StudyError, match="lower the learning rate"):
         fitting.train(net, data, mild(), 1, "test")
 

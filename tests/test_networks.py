@@ -177,3 +177,14 @@ def test_followup_after_the_censoring_time_changes_the_loss():
     logits = torch.zeros(2, 3)
     earlier, later = networks.hazard_losses(logits, *targets([1.5, 2.5], [0, 0])).tolist()
     assert later - earlier == pytest.approx(0.5 * np.log(2))
+
+
+def test_one_score_orders_scans_alike_at_every_horizon():
+    torch.manual_seed(0)
+    network = networks.HazardNetwork(torch.nn.Flatten(), 8, 3)
+    risk = networks.risks(network(torch.rand(20, 1, 2, 2, 2)).detach())
+    orders = risk.argsort(dim=0)
+    assert (orders == orders[:, :1]).all()
+    # A scan's odds of hazard stand in the same ratio to another's in each interval.
+    logits = network(torch.rand(2, 1, 2, 2, 2))
+    torch.testing.assert_close((logits[0] - logits[1]).expand(3), (logits[0] - logits[1])[:1].expand(3))
