@@ -25,6 +25,7 @@ reference: str = None  # model that the others are compared with; none: as in st
 shown_model: str = None  # model whose calibration and risk groups are drawn; none: highest AUC at the longest horizon
 
 # %% tags=["hide-input"]
+import pandas as pd
 from IPython.display import Markdown
 from myst_nb import glue
 
@@ -189,16 +190,17 @@ summary.ways_of_counting(performance, shown)
 # ## How good could any model be?
 #
 # In the simulated demo study we know the risk with which each patient really died. Even that risk does not reach an AUC
-# of 1: who dies within a year is partly chance. It is the ceiling for the models above, on the same scans. A study of
-# real patients has no such table.
+# of 1: who dies within a year is partly chance. It is the ceiling for the models, on the same scans; where a model seems
+# to pass it, that is chance in a small cohort. A study of real patients has no such table.
 
 # %% tags=["hide-input"]
 truth = comparison.true_risks(study, cohort)
 ceiling = horizons.evaluate(truth, cohort, settings)
-summary.side_by_side(ceiling, "auc") if len(truth) else Markdown("Not known for this study.")
+beside_truth = pd.concat([ceiling, performance], ignore_index=True)
+summary.side_by_side(beside_truth, "auc") if len(truth) else Markdown("Not known for this study.")
 
 # %% tags=["hide-input"]
-summary.side_by_side(ceiling, "brier", decimals=3) if len(truth) else Markdown("")
+summary.side_by_side(beside_truth, "brier", decimals=3) if len(truth) else Markdown("")
 
 # %% tags=["remove-cell"]
 for name, value in summary.headline_numbers(performance, cohort, settings).items():
