@@ -190,8 +190,8 @@ summary.ways_of_counting(performance, shown)
 # ## How good could any model be?
 #
 # In the simulated demo study we know the risk with which each patient really died. Even that risk does not reach an AUC
-# of 1: who dies within a year is partly chance. It is the ceiling for the models, on the same scans; where a model seems
-# to pass it, that is chance in a small cohort. A study of real patients has no such table.
+# of 1: who dies within a year is partly chance. It is the ceiling for the models, on the same scans; where a model
+# seems to pass it, that is chance in a small cohort. A study of real patients has no such table.
 
 # %% tags=["hide-input"]
 truth = comparison.true_risks(study, cohort)
