@@ -136,7 +136,7 @@ def _widest_step(hu: NDArray[Any], body: Mask, heights: NDArray[np.intp]) -> tup
 def _posture(
     hu: NDArray[Any], labels: NDArray[np.uint8], heights: NDArray[np.intp], anatomy: Anatomy
 ) -> dict[str, float | None]:
-    """Where trachea, spine and heart lie, seen from the lungs."""
+    """Where trachea, spine and heart lie, seen from the lungs; what swapped or mirrored axes disturb."""
     spacing_mm, low, height = anatomy.spacing_mm, heights[0], np.ptp(heights) + 1
     lungs = labels > 0
     _, rows, columns = (float(index.mean()) for index in np.nonzero(lungs))
@@ -144,7 +144,8 @@ def _posture(
     beside_lungs = np.isin(np.arange(len(hu)), heights)[:, None, None]
     bone = (hu > BONE_HU) & anatomy.body & near_middle & beside_lungs
     airway_z = np.flatnonzero(anatomy.airway.any(axis=(1, 2)))
-    spine = bone[:, int(rows) :].sum(axis=(0, 1))
+    behind = bone[:, int(rows) :]
+    spine = behind.sum(axis=(0, 1))
     # Above the domes of the diaphragm and below the arch of the aorta, in front: the heart lies between the lungs.
     heart = slice(int(low + 0.3 * height), int(low + 0.5 * height) + 1), slice(0, int(rows))
     between = _middle_of_gap(labels[heart])
@@ -154,6 +155,7 @@ def _posture(
     return {
         "trachea_height": float((airway_z.mean() - low) / height) if len(airway_z) else None,
         "spine_behind_mm": float((np.nonzero(bone)[1].mean() - rows) * spacing_mm) if bone.any() else None,
+        "spine_share": float(np.isin(heights, np.flatnonzero(behind.any(axis=(1, 2)))).mean()),
         "heart_left_mm": shift,
         "heart_hu": _soft_tissue(hu[heart], lungs[heart], anatomy.body[heart], near_middle, spacing_mm),
     }

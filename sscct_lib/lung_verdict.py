@@ -1,18 +1,49 @@
 """From measures to a verdict on each mask, and what a person decided about it."""
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from sscct_lib.lung_qa import Measured, Place
-from sscct_lib.study import LungSettings
+from sscct_lib.study import LungSettings, StudyError
 
+DECISIONS_FILE = "qa_decisions.csv"
+DECISION_COLUMNS = ("scan_id", "verdict", "who", "when", "why")
+HEADER_LINES = 2
+
+LEAST_SPINE_SHARE = 0.6
 LEAST_LUNG_L = 0.3  # less than this is no pair of lungs, whatever the patient
 
 Finding = tuple[str, str]  # the measure, and what it says in words
 
 
-def judge(found: Measured, settings: LungSettings) -> tuple[str, str, Place | None]:
+@dataclass(frozen=True)
+class Judgement:
+    """What is thought of a mask.
+
+    Attributes
+    ----------
+    verdict
+        `fail` when the mask or the scan cannot be used: hardly any lung, the patient lying otherwise than the header
+        says, or densities that are no Hounsfield units. `review` when a measure is unusual and a person should
+        look. `pass` otherwise.
+    findings
+        The reasons in words, separated by "; "; empty for `pass`.
+    flags
+        The measures behind them, separated by spaces.
+    place
+        Voxel [z, y, x] of the first finding that has one.
+    """
+
+    verdict: str
+    findings: str
+    flags: str
+    place: Place | None
+
+
+def judge(found: Measured, settings: LungSettings) -> Judgement:
     """Turn measures into a verdict.
 
     Parameters
@@ -24,36 +55,39 @@ def judge(found: Measured, settings: LungSettings) -> tuple[str, str, Place | No
 
     Returns
     -------
-    verdict : str
-        `fail` when the mask or the scan cannot be used: hardly any lung, the patient lying otherwise than the header
-        says, or densities that are no Hounsfield units. `review` when a measure is unusual and a person should
-        look. `pass` otherwise.
-    findings : str
-        The reasons in words, separated by "; "; empty for `pass`.
-    place
-        Voxel [z, y, x] of the first finding that has one.
+    Judgement
     """
     measures = found.measures
     if measures["volume_l"] < LEAST_LUNG_L:
-        return "fail", f"hardly any lung in the mask ({measures['volume_l']:.2f} L)", None
+        words = f"hardly any lung in the mask ({measures['volume_l']:.2f} L)"
+        return Judgement("fail", words, "volume_l", None)
     severe = [*_wrong_posture(measures), *_wrong_density(measures, settings)]
     findings = [*severe, *_unusual_lungs(measures, settings), *_wrong_extent(measures, settings)]
-    words = "; ".join(text for _, text in findings)
-    place = next((found.places[name] for name, _ in findings if name in found.places), None)
-    return ("fail" if severe else "review" if findings else "pass"), words, place
+    return Judgement(
+        "fail" if severe else "review" if findings else "pass",
+        "; ".join(words for _, words in findings),
+        " ".join(dict.fromkeys(name for name, _ in findings)),
+        next((found.places[name] for name, _ in findings if name in found.places), None),
+    )
 
 
 def _wrong_posture(measures: dict[str, Any]) -> list[Finding]:
-    """Find a scan whose head and feet, or front and back, are swapped."""
+    """Find a scan whose axes are swapped or turned."""
     findings = []
     if _below(measures["trachea_height"], 0.5):
         findings.append(("trachea_height", "the trachea lies below the lungs: head and feet swapped?"))
     if _below(measures["spine_behind_mm"], 0):
         findings.append(("spine_behind_mm", "the spine lies in front of the lungs: front and back swapped?"))
+    if measures["spine_share"] < LEAST_SPINE_SHARE:
+        findings.append(("spine_share", f"the spine shows in {measures['spine_share']:.0%} of slices: axes swapped?"))
+    if measures["chest_width_mm"] < measures["chest_depth_mm"]:
+        findings.append(("chest_width_mm", "the chest is deeper than wide: axes swapped?"))
     return findings
 
 
 def _wrong_density(measures: dict[str, Any], settings: LungSettings) -> list[Finding]:
+    if measures["heart_hu"] is None:
+        return [("heart_hu", "no soft tissue between the lungs: are these Hounsfield units?")]
     return [
         *_outside(measures, "trachea_hu", settings.trachea_hu, "air in the trachea {:.0f} HU"),
         *_outside(measures, "heart_hu", settings.heart_hu, "heart {:.0f} HU"),
@@ -119,7 +153,7 @@ def compare_visits(table: pd.DataFrame, settings: LungSettings) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        The table with `verdict` and `findings` amended: a scan that passed and differs is to be reviewed.
+        The table with `verdict`, `findings` and `flags` amended: a scan that passed and differs is to be reviewed.
     """
     table = table.copy()
     judged = table[table["verdict"].isin(["pass", "review"])]
@@ -130,10 +164,14 @@ def compare_visits(table: pd.DataFrame, settings: LungSettings) -> pd.DataFrame:
     ):
         change = change_against_others(judged, name)
         for index in change.index[change.abs() > most]:
-            so_far = str(table.loc[index, "findings"])
-            table.loc[index, "findings"] = "; ".join(filter(None, [so_far, words.format(change[index])]))
+            table.loc[index, "findings"] = _joined("; ", table.loc[index, "findings"], words.format(change[index]))
+            table.loc[index, "flags"] = _joined(" ", table.loc[index, "flags"], f"change_of_{name}")
             table.loc[index, "verdict"] = "review"
     return table
+
+
+def _joined(separator: str, so_far: Any, more: str) -> str:
+    return f"{so_far}{separator}{more}" if so_far else more
 
 
 def change_against_others(table: pd.DataFrame, name: str) -> "pd.Series[float]":
@@ -156,3 +194,114 @@ def change_against_others(table: pd.DataFrame, name: str) -> "pd.Series[float]":
         for index in own.index if len(own) > 1 else []:
             changes[index] = float(own[index] / own.drop(index).median() - 1)
     return pd.Series(changes, dtype=float)
+
+
+def apply_decisions(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """Let a person's decisions take the place of verdicts.
+
+    Parameters
+    ----------
+    table
+        One row a scan, columns of schema `LUNGS`.
+    path
+        `qa_decisions.csv` of the study: `scan_id`, `verdict` (pass or fail), `who` (initials), `when` (YYYY-MM-DD)
+        and `why`; need not exist. Scans that are not in `table` are left alone.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The table with `verdict` overridden and `decision` in words; empty where nobody decided.
+
+    Raises
+    ------
+    StudyError
+        If the file has a violation; all are named with row and column.
+    """
+    table = table.assign(decision=None)
+    if not path.is_file():
+        return table
+    decisions = _read_decisions(path).set_index("scan_id")
+    for index in table.index[(table["status"] == "ok") & table["scan_id"].isin(decisions.index)]:
+        one = decisions.loc[table["scan_id"].loc[index]]
+        words = f"{table['verdict'].loc[index]} changed to {one['verdict']} by {one['who']}: {one['why']}"
+        table.loc[index, ["verdict", "decision"]] = one["verdict"], words
+    return table
+
+
+def _read_decisions(path: Path) -> pd.DataFrame:
+    raw = pd.read_csv(path, dtype=str, keep_default_na=False)
+    missing = [name for name in DECISION_COLUMNS if name not in raw]
+    if missing:
+        raise StudyError(f"{path} has no column {', '.join(missing)}; found {', '.join(raw.columns)}.")
+    checks = {
+        "scan_id": (raw["scan_id"].duplicated() | (raw["scan_id"] == ""), "a scan_id that no other row has"),
+        "verdict": (~raw["verdict"].isin(["pass", "fail"]), "pass or fail"),
+        "who": (raw["who"].str.strip() == "", "the initials of who decided"),
+        "when": (pd.to_datetime(raw["when"], format="%Y-%m-%d", errors="coerce").isna(), "a date as YYYY-MM-DD"),
+        "why": (raw["why"].str.strip() == "", "the reason"),
+    }
+    violations = [
+        f"row {int(row) + HEADER_LINES}, column {name}: found {raw[name].loc[row]!r}; expected {expected}"
+        for name, (wrong, expected) in checks.items()
+        for row in raw.index[wrong]
+    ]
+    if violations:
+        raise StudyError(f"{path} has {len(violations)} violation(s):\n  " + "\n  ".join(violations))
+    return raw
+
+
+def verdict_counts(table: pd.DataFrame) -> pd.DataFrame:
+    """Count scans and patients by verdict.
+
+    Parameters
+    ----------
+    table
+        Schema `LUNGS`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Rows `pass`, `review`, `fail` and `set aside`; columns `scans`, `patients` and `changed by a person`.
+    """
+    kind = table["verdict"].where(table["status"] == "ok", "set aside")
+    order = ["pass", "review", "fail", "set aside"]
+    counts = table.groupby(kind)["patient_id"].agg(["size", "nunique"]).reindex(order, fill_value=0)
+    counts["changed by a person"] = table["decision"].notna().groupby(kind).sum().reindex(order, fill_value=0)
+    return counts.rename(columns={"size": "scans", "nunique": "patients"}).rename_axis("verdict")
+
+
+def rule_counts(table: pd.DataFrame) -> pd.DataFrame:
+    """Count the scans that each rule flagged.
+
+    Parameters
+    ----------
+    table
+        Schema `LUNGS`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        By measure: `scans`, `patients`, and `by this rule alone`; most frequent first.
+    """
+    flags = table.assign(rule=table["flags"].fillna("").str.split())
+    flags["alone"] = flags["rule"].str.len() == 1
+    by_rule = flags.explode("rule").dropna(subset="rule").groupby("rule")
+    counts = by_rule.agg(scans=("scan_id", "size"), patients=("patient_id", "nunique"), alone=("alone", "sum"))
+    counts = counts.rename(columns={"alone": "by this rule alone"})
+    return counts.sort_values("scans", ascending=False)
+
+
+def plausible_ranges(settings: LungSettings) -> dict[str, tuple[float | None, float | None, str]]:
+    """Give the plausible range of the measures that a figure shows: least, greatest (None: open), and a label."""
+    return {
+        "volume_l": (*settings.volume_l, "lung volume (L)"),
+        "left_share": (*settings.left_share, "left lung, share of volume"),
+        "mean_hu": (*settings.mean_hu, "mean lung density (HU)"),
+        "trachea_hu": (*settings.trachea_hu, "air in the trachea (HU)"),
+        "heart_hu": (*settings.heart_hu, "heart (HU)"),
+        "noise_hu": (None, settings.max_noise_hu, "noise (HU)"),
+        "cut_area_cm2": (None, settings.max_cut_area_cm2, "lung cut by the edge (cm²)"),
+        "missed_air_l": (None, settings.max_missed_air_l, "aerated lung left out (L)"),
+        "step_ratio": (None, settings.max_step_ratio, "largest jump between slices"),
+        "heart_left_mm": (0.0, None, "heart left of the spine (mm)"),
+    }

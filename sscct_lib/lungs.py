@@ -5,6 +5,7 @@ trachea, main bronchi and mediastinum.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from sscct_lib.airspace import find_lungs, look
 from sscct_lib.images import read_scan, read_volume, resample, resample_mask, write_image
 from sscct_lib.lung_qa import measure
-from sscct_lib.lung_verdict import compare_visits, judge
+from sscct_lib.lung_verdict import DECISIONS_FILE, apply_decisions, compare_visits, judge
 from sscct_lib.scans import Record, ScanError, process
 from sscct_lib.study import Study
 from sscct_lib.tables import LUNGS
@@ -59,7 +60,7 @@ def segment_scans(study: Study, rows: pd.DataFrame, n_jobs: int = 1) -> pd.DataF
         n_jobs,
     )
     table = LUNGS.validate(done.reindex(columns=list(LUNGS.columns)))
-    return compare_visits(table, study.settings.lungs)
+    return apply_decisions(compare_visits(table, study.settings.lungs), study.folder / DECISIONS_FILE)
 
 
 def _mask_files(study: Study, row: Mapping[str, Any]) -> list[Any]:
@@ -82,8 +83,9 @@ def _segment(study: Study, row: Mapping[str, Any]) -> Record:
         mask = _on_grid(labels, work, image)
     write_image(mask, study.mask(scan_id))
     found = measure(hu, labels, anatomy)
-    verdict, findings, place = judge(found, settings)
-    return {**found.measures, "verdict": verdict, "findings": findings, "place_mm": _in_patient(place, work)}
+    judgement = judge(found, settings)
+    words = {"verdict": judgement.verdict, "findings": judgement.findings, "flags": judgement.flags}
+    return {**found.measures, **words, "place_mm": _in_patient(judgement.place, work)}
 
 
 def _in_patient(place: tuple[int, int, int] | None, image: sitk.Image) -> str | None:
@@ -204,3 +206,93 @@ def lung_values(image: sitk.Image, mask: sitk.Image) -> NDArray[np.int16]:
     """Give the densities inside the lungs, HU, shape (n_voxels,)."""
     inside = sitk.GetArrayViewFromImage(mask) > 0
     return np.asarray(sitk.GetArrayViewFromImage(image)[inside])
+
+
+def usable(table: pd.DataFrame) -> pd.DataFrame:
+    """Choose the scans whose lungs the models may see.
+
+    Parameters
+    ----------
+    table
+        Schema `LUNGS`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Rows with verdict `pass` or `review`: a scan to be reviewed stays until a person decides otherwise.
+    """
+    return table[table["verdict"].isin(["pass", "review"])]
+
+
+def worst_first(table: pd.DataFrame) -> pd.DataFrame:
+    """Order the flagged scans of a table (schema `LUNGS`): failures first, then those with most flags."""
+    flagged = table[table["verdict"].isin(["review", "fail"])]
+    order = flagged.assign(passed=flagged["verdict"] != "fail", n=-flagged["flags"].fillna("").str.count(" "))
+    return flagged.loc[order.sort_values(["passed", "n", "scan_id"]).index]
+
+
+def spread(table: pd.DataFrame, name: str, n: int) -> pd.DataFrame:
+    """Choose `n` rows of a table at even ranks of a measure, from the least to the greatest."""
+    ordered = table.sort_values([name, "scan_id"])
+    return ordered.iloc[np.unique(np.linspace(0, len(ordered) - 1, min(n, len(ordered))).astype(int))]
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """A scan and its lung mask, cut in three planes.
+
+    Attributes
+    ----------
+    scan_id, verdict, findings
+        From the table of lungs.
+    planes
+        By plane (`axial`, `coronal`, `sagittal`): densities (HU), labels, and the flagged place (column, row) or
+        None. Images are upright: the patient's right is on the left, the head or the front is up.
+    """
+
+    scan_id: str
+    verdict: str
+    findings: str
+    planes: dict[str, tuple[NDArray[np.int16], NDArray[np.uint8], tuple[int, int] | None]]
+
+
+def overlay(study: Study, row: Mapping[str, Any]) -> Overlay:
+    """Cut a scan and its mask through the flagged place, or through the middle of the lungs when nothing is flagged.
+
+    Parameters
+    ----------
+    study
+        The study and run.
+    row
+        A row of the table of lungs: `scan_id`, `verdict`, `findings`, `place_mm`.
+
+    Returns
+    -------
+    Overlay
+
+    Raises
+    ------
+    ScanError
+        If the scan or its mask is missing or damaged.
+    """
+    image, mask = read_volume(study.image(row["scan_id"])), read_volume(study.mask(row["scan_id"]))
+    hu, labels = sitk.GetArrayFromImage(image), sitk.GetArrayFromImage(mask)
+    flagged = isinstance(row["place_mm"], str)
+    if flagged:
+        x, y, z = image.TransformPhysicalPointToIndex([float(value) for value in row["place_mm"].split()])
+    else:
+        where = np.argwhere(labels == RIGHT) if (labels == RIGHT).any() else np.argwhere(np.ones_like(labels))
+        z, y, x = where.mean(axis=0).astype(int)
+    z, y, x = (int(np.clip(at, 0, n - 1)) for at, n in zip((z, y, x), hu.shape, strict=True))
+    top = hu.shape[0] - 1
+
+    def cut(plane: tuple[Any, ...], place: tuple[int, int]) -> Any:
+        return hu[plane], labels[plane], place if flagged else None
+
+    upright = slice(None, None, -1)
+    planes = {
+        "axial": cut((z,), (x, y)),
+        "coronal": cut((upright, y), (x, top - z)),
+        "sagittal": cut((upright, slice(None), x), (y, top - z)),
+    }
+    return Overlay(row["scan_id"], row["verdict"], row["findings"], planes)

@@ -96,7 +96,7 @@ class LungSettings(Section):
         0.35, description="largest change of lung volume against the patient's other scans, as a share"
     )
     max_chest_change: Positive = Field(
-        0.07, description="the same for width and depth of the chest; beyond, it may be another patient"
+        0.05, description="the same for width and depth of the chest; beyond, it may be another patient"
     )
 
 

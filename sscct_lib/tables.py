@@ -215,8 +215,11 @@ LUNGS = pa.DataFrameSchema(
             float, "middle of the trachea, from the base (0) to the apex (1) of the lungs", nullable=True
         ),
         "spine_behind_mm": column(float, "bone in the midline, behind the middle of the lungs", "mm", nullable=True),
+        "spine_share": column(float, "share of slices through the lungs that show the spine behind", nullable=True),
         "heart_left_mm": column(float, "heart to the left of the spine", "mm", nullable=True),
         "heart_hu": column(float, "median density of the heart", "HU", nullable=True),
+        "flags": column(str, "the measures behind the findings, separated by spaces", nullable=True),
+        "decision": column(str, "what a person decided instead, in words", nullable=True),
         "place_mm": column(str, "where the first finding lies: x y z in the scan", "mm", nullable=True),
     },
     name="lungs",

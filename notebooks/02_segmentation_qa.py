@@ -1,0 +1,97 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Lung masks, and whether to trust them
+#
+# Everything that follows looks only at what lies inside the lung masks: a mask that cuts away dense fibrosis, or takes
+# in part of the liver, spoils every later number. This chapter finds the lungs of each scan, measures scan and mask,
+# and gives each a verdict: *pass*, *review* (a person should look) or *fail* (not usable). Failures come first.
+
+# %% tags=["parameters"]
+study_dir: str = ".."  # the study folder
+run_name: str = "main"  # which run of the study
+method: str = None  # threshold: from the CT; provided: the manifest's lung_mask; none: as in study.yaml
+n_shown: int = 4  # scans that each gallery shows
+
+# %% tags=["hide-input"]
+from myst_nb import glue
+
+from sscct_lib import lung_figures, lungs
+from sscct_lib.lung_verdict import plausible_ranges, rule_counts, verdict_counts
+from sscct_lib.manifest import read_manifest
+from sscct_lib.study import load_study
+from sscct_lib.tables import COHORT, LUNGS, read_table, write_table
+
+study = load_study(study_dir, run_name, lungs={"method": method})
+
+# %% [markdown]
+# ## How the lungs are found
+#
+# The air inside the body is found by its density. Trachea and main bronchi are followed and taken out, as is gas in
+# stomach and bowel. Right and left lung are told apart. Each lung then grows over its vessels, over ground glass,
+# reticulation and honeycombing, and out to the pleura, so that disease at the edge of the lung stays inside. No
+# training and no weights are involved. With `lungs.method: provided` the masks of the manifest are used instead.
+
+# %% tags=["hide-input"]
+cohort = read_table(study.table("cohort"), COHORT, "01_cohort")
+rows = read_manifest(study).merge(cohort[["scan_id"]], on="scan_id")
+table = write_table(lungs.segment_scans(study, rows, n_jobs=-1), study.table("lungs"), LUNGS)
+
+# %% [markdown]
+# ## Verdicts
+#
+# Scans that were *set aside* have no mask at all; the reason follows below. A person may change a verdict in
+# `qa_decisions.csv` (scan, verdict, who, when, why); the last column counts these.
+
+# %% tags=["hide-input"]
+glue("n_masks_failed", int((table["verdict"] == "fail").sum()), display=False)
+glue("n_masks_review", int((table["verdict"] == "review").sum()), display=False)
+verdict_counts(table)
+
+# %% [markdown]
+# Which rule flagged how many scans; the last column counts scans that no other rule flagged. An empty table means
+# that every scan passed every rule.
+
+# %% tags=["hide-input"]
+rule_counts(table)
+
+# %% tags=["hide-input"]
+table.loc[table["status"] == "failed", ["scan_id", "reason"]]
+
+# %% [markdown]
+# ## The measures
+#
+# Each mark is a scan; the shaded range is what is plausible (set in `study.yaml`). Look for marks outside it, and for
+# a cloud that stands apart from the others: it may come from one scanner.
+
+# %% tags=["hide-input"]
+judged = table[table["status"] == "ok"]
+lung_figures.qa_distributions(judged, plausible_ranges(study.settings.lungs))
+
+# %% [markdown]
+# ## Failures and scans to review
+#
+# Each row shows a scan in three planes through the flagged place (yellow ring). The patient's right is on the left.
+# Right lung: full line; left lung: dashed line. Does the line follow the pleura, and is all of the disease inside?
+
+# %% tags=["hide-input"]
+flagged = lungs.worst_first(judged).head(n_shown)
+lung_figures.mask_overlay([lungs.overlay(study, row) for row in flagged.to_dict("records")], "No scan was flagged.")
+
+# %% [markdown]
+# ## Scans that passed
+#
+# From the least to the most ground glass and fibrosis (share of lung from -600 to -250 HU). In the last rows, see
+# whether the dense parts at the bases and below the pleura are inside the line.
+
+# %% tags=["hide-input"]
+passed = lungs.spread(judged[judged["verdict"] == "pass"], "high_attenuation_share", n_shown)
+lung_figures.mask_overlay([lungs.overlay(study, row) for row in passed.to_dict("records")], "No scan passed.")
