@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -191,6 +192,7 @@ def run(
 def _run_quietly(command: list[str]) -> int:
     """Run Snakemake; pass on what its jobs say and its errors, leave out its bookkeeping."""
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        signal.signal(signal.SIGTERM, lambda *_: process.terminate())
         for line in process.stdout or ():
             if line.strip() and not BOOKKEEPING.match(line):
                 typer.echo(line, nl=False)
