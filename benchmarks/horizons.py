@@ -23,7 +23,7 @@ from sscct_lib.study import Settings
 HERE = Path(__file__).parent
 HORIZON_YEARS = 3.0
 BASE_HAZARD = 0.08  # deaths a year for a patient with marker 0
-MEASURED = ["auc", "uno_c", "brier", "scaled_brier", "observed_expected", "calibration_intercept", "calibration_slope"]
+MEASURED = ["auc", "brier", "scaled_brier", "observed_expected", "calibration_intercept", "calibration_slope"]
 
 
 class Scans(NamedTuple):

@@ -14,6 +14,8 @@ from sscct_lib.calibration import (
     integrated_calibration_index,
 )
 
+_MOST_PAIRS = 4_000_000  # of scans that a concordance holds in memory at once
+
 
 def horizon_auc(risk: Floats, outcome: Outcome) -> Floats:
     """Cumulative/dynamic AUC: the chance that a scan followed by death within the horizon has the higher risk.
@@ -255,13 +257,18 @@ def harrell_c(risk: Floats, outcome: Outcome) -> Floats:
 def _concordance(risk: Floats, outcome: Outcome, pair_weights: Floats) -> Floats:
     """Concordance over pairs of a death and a scan known to be alive at that time."""
     died = np.flatnonzero(outcome.died)
-    time, dead_risk = outcome.followup_years[died][:, None], risk[died][:, None]
-    # Alive at the time of a death: followed longer, or censored on the day of the death.
-    later = (outcome.followup_years > time) | ((outcome.followup_years == time) & ~outcome.event_observed)
-    concordant = later * ((dead_risk > risk) + 0.5 * (dead_risk == risk))
     each = outcome.counts[:, died] * pair_weights
-    pairs = (each * (outcome.counts @ later.T.astype(float))).sum(axis=1)
-    return _ratio((each * (outcome.counts @ concordant.T)).sum(axis=1), pairs)
+    concordant, pairs = np.zeros(len(each)), np.zeros(len(each))
+    n_at_once = max(1, _MOST_PAIRS // max(len(risk), 1))
+    for start in range(0, len(died), n_at_once):
+        some = slice(start, start + n_at_once)
+        time, dead_risk = outcome.followup_years[died[some]][:, None], risk[died[some]][:, None]
+        # Alive at the time of a death: followed longer, or censored on the day of the death.
+        later = (outcome.followup_years > time) | ((outcome.followup_years == time) & ~outcome.event_observed)
+        agreeing = later * ((dead_risk > risk) + 0.5 * (dead_risk == risk))
+        concordant += (each[:, some] * (outcome.counts @ agreeing.T)).sum(axis=1)
+        pairs += (each[:, some] * (outcome.counts @ later.T.astype(float))).sum(axis=1)
+    return _ratio(concordant, pairs)
 
 
 @dataclass(frozen=True)
