@@ -25,7 +25,7 @@ n_inner_folds: int = None  # folds inside the training patients, for tuning; non
 # %% tags=["hide-input"]
 from myst_nb import glue
 
-from sscct_lib import feature_figures, radiomics, tabular
+from sscct_lib import feature_figures, feature_sets, radiomics, tabular
 from sscct_lib.study import load_study
 from sscct_lib.tables import COHORT, LUNGS, PREDICTIONS, RADIOMICS, read_table, write_table
 
@@ -63,13 +63,14 @@ radiomics.describe(features).round(3)
 # %% [markdown]
 # ## Models
 #
-# Four models see different columns: clinical values (age, sex, skin subtype, FVC, DLCO), quantitative CT, PyRadiomics'
-# features, or all of them. Each is an elastic-net logistic regression at each horizon. A scan whose patient was not
-# followed to the horizon is unknown: it is not counted as alive, and the scans of known state stand for it with
-# larger weights. Filling in missing values, scaling and tuning happen inside the training patients.
+# The models see different columns: clinical values (age, sex, skin subtype, FVC, DLCO), quantitative CT, both,
+# PyRadiomics' features, these with their change a year since the patient's scan before, or everything. Each is an
+# elastic-net logistic regression at each horizon. A scan whose patient was not followed to the horizon is unknown: it
+# is not counted as alive, and the scans of known state stand for it with larger weights. Filling in missing values,
+# scaling and tuning happen inside the training patients.
 
 # %% tags=["hide-input"]
-table = tabular.join(cohort, features)
+table = feature_sets.join(cohort, features)
 result = tabular.cross_validate(table, study, n_jobs=-1)
 predictions = write_table(result.predictions, study.table("predictions/03_radiomics"), PREDICTIONS)
 glue("n_scans_tabular", len(table), display=False)

@@ -100,9 +100,11 @@ def make_model(columns: Sequence[str], seed: int) -> Pipeline:
     sklearn.pipeline.Pipeline
         Steps `prepare` and `model`.
     """
-    numbers = [name for name in columns if name not in CLINICAL_CATEGORIES]
+    # Rates of change are missing together, where there is no earlier scan; `change_years` says so for all.
+    rates = [name for name in columns if name.startswith("change_") and name != "change_years"]
+    numbers = [name for name in columns if name not in CLINICAL_CATEGORIES and name not in rates]
     categories = [name for name in columns if name in CLINICAL_CATEGORIES]
-    impute = SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True)
+    scale = make_pipeline(MinMaxScaler(clip=True), StandardScaler())
     encode = OneHotEncoder(
         categories=[[*CLINICAL_CATEGORIES[name], "missing"] for name in categories],
         handle_unknown="ignore",
@@ -110,7 +112,8 @@ def make_model(columns: Sequence[str], seed: int) -> Pipeline:
     )
     prepare = ColumnTransformer(
         [
-            ("numbers", make_pipeline(impute, MinMaxScaler(clip=True), StandardScaler()), numbers),
+            ("numbers", make_pipeline(_median(add_indicator=True), scale), numbers),
+            ("rates", make_pipeline(_median(add_indicator=False), scale), rates),
             (
                 "categories",
                 make_pipeline(SimpleImputer(strategy="constant", fill_value="missing"), encode, StandardScaler()),
@@ -121,6 +124,10 @@ def make_model(columns: Sequence[str], seed: int) -> Pipeline:
     )
     logistic = LogisticRegression(solver="saga", max_iter=3000, tol=1e-3, warm_start=True, random_state=seed)
     return Pipeline([("prepare", prepare), ("model", logistic)])
+
+
+def _median(add_indicator: bool) -> SimpleImputer:
+    return SimpleImputer(strategy="median", add_indicator=add_indicator, keep_empty_features=True)
 
 
 def known_outcomes(

@@ -17,20 +17,12 @@ from joblib import Parallel, delayed
 from sklearn.pipeline import Pipeline
 
 from sscct_lib import elastic_net
-from sscct_lib.elastic_net import CLINICAL_CATEGORIES, CLINICAL_NUMBERS, Fit, NotEstimableError
+from sscct_lib.elastic_net import Fit, NotEstimableError
+from sscct_lib.feature_sets import MODELS, add_change, feature_columns
 from sscct_lib.study import Study, StudyError
 from sscct_lib.tables import PREDICTIONS, atomic
 from sscct_lib.wording import in_words
 
-MODELS = {
-    "Clinical": ("clinical",),
-    "Quantitative CT": ("qct",),
-    "Radiomics": ("radiomics",),
-    "All features": ("clinical", "qct", "radiomics"),
-}
-"""The feature groups that each model sees."""
-
-PREFIXES = {"qct": ("qct_",), "radiomics": ("original_", "log-sigma-", "wavelet-")}
 FOLDER = "tabular"  # within the folder of models
 TRUSTED_TYPES = ["numpy.dtype"]  # beside scikit-learn's and numpy's own, which skops trusts
 
@@ -54,57 +46,6 @@ class CrossValidation:
     notes: pd.DataFrame
 
 
-def join(cohort: pd.DataFrame, features: pd.DataFrame) -> pd.DataFrame:
-    """Put outcome, clinical values and features of each scan side by side.
-
-    Parameters
-    ----------
-    cohort
-        Schema `COHORT`.
-    features
-        Schema `RADIOMICS`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        The scans of the cohort that have features, in the order of the cohort.
-    """
-    usable = features[features["status"] == "ok"].drop(columns=["patient_id", "status", "reason"])
-    return cohort.merge(usable, on="scan_id", validate="one_to_one")
-
-
-def feature_columns(model: str, table: pd.DataFrame) -> list[str]:
-    """List the columns that a model sees.
-
-    Parameters
-    ----------
-    model
-        A name in `MODELS`.
-    table
-        From `join`.
-
-    Returns
-    -------
-    list of str
-        Columns that hold at least one value.
-
-    Raises
-    ------
-    NotEstimableError
-        If there is none.
-    """
-    names: list[str] = []
-    for group in MODELS[model]:
-        if group == "clinical":
-            names += [name for name in [*CLINICAL_NUMBERS, *CLINICAL_CATEGORIES] if name in table]
-        else:
-            names += [name for name in map(str, table) if name.startswith(PREFIXES[group])]
-    filled = [name for name in names if table[name].notna().any()]
-    if not filled:
-        raise NotEstimableError("no scan has a value in any column of this model")
-    return filled
-
-
 def cross_validate(table: pd.DataFrame, study: Study, n_jobs: int = 1) -> CrossValidation:
     """Predict each scan with models that never saw its patient.
 
@@ -114,7 +55,7 @@ def cross_validate(table: pd.DataFrame, study: Study, n_jobs: int = 1) -> CrossV
     Parameters
     ----------
     table
-        From `join`; the folds are the cohort's.
+        From `feature_sets.join`; the folds are the cohort's.
     study
         The study: horizons, labels, inner folds and seed.
     n_jobs
@@ -207,7 +148,7 @@ def leading_features(result: CrossValidation, model: str, horizon_years: float, 
     result
         From `cross_validate`.
     model
-        A name in `MODELS`.
+        A name in `feature_sets.MODELS`.
     horizon_years
         Years after the scan.
     n
@@ -244,7 +185,7 @@ def save_models(table: pd.DataFrame, study: Study, n_jobs: int = 1) -> pd.DataFr
     Parameters
     ----------
     table
-        From `join`.
+        From `feature_sets.join`.
     study
         The study; `study.models` receives `tabular/<model>.skops` and the model card `tabular/<model>.json`.
     n_jobs
@@ -304,7 +245,8 @@ def predict_risks(models: Path, features: pd.DataFrame) -> pd.DataFrame:
     models
         The folder of trained models of a run, `study.models`.
     features
-        Schema `RADIOMICS`, with clinical columns of schema `COHORT` where they are known.
+        Schema `RADIOMICS`, with clinical columns of schema `COHORT` where they are known, and `scan_day` where
+        change since a patient's earlier scan in this table is to count.
 
     Returns
     -------
@@ -319,6 +261,8 @@ def predict_risks(models: Path, features: pd.DataFrame) -> pd.DataFrame:
     """
     cards = sorted((models / FOLDER).glob("[!.]*.json"))
     usable = features[features["status"] == "ok"] if "status" in features else features
+    if {"patient_id", "scan_day"} <= set(usable.columns):
+        usable = add_change(usable)
     if not cards:
         raise StudyError(f"{models} holds no trained model. Run `03_radiomics` first; it trains and saves them.")
     results = [frame for card in cards for frame in _predict_with(card, usable)]

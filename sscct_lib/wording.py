@@ -54,7 +54,9 @@ def in_words(feature: str) -> str:
         For example `share of dense lung in the lower zones`; PyRadiomics' features keep their own words.
     """
     if feature.startswith("missingindicator_"):
-        return f"{in_words(feature.removeprefix('missingindicator_'))}: not measured"
+        return f"{in_words(feature.removeprefix('missingindicator_'))}: not known"
+    if feature.startswith("change_"):
+        return "years since the scan before" if feature == "change_years" else f"change a year: {in_words(feature[7:])}"
     if feature in CLINICAL_WORDS:
         return CLINICAL_WORDS[feature]
     for name in ("sex", "ssc_subtype"):

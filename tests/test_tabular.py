@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from lifelines import KaplanMeierFitter
 from sklearn.metrics import roc_auc_score
 
-from sscct_lib import elastic_net, tabular
+from sscct_lib import elastic_net, feature_sets, tabular
 from sscct_lib.cohort import assign_folds, horizon_labels, label_name
 from sscct_lib.elastic_net import NotEstimableError, known_outcomes
 from sscct_lib.study import CohortSettings, Settings, Study, StudyError
@@ -26,6 +26,13 @@ def _short_search(monkeypatch: pytest.MonkeyPatch) -> None:
     """Try three penalties instead of twelve, for speed."""
     monkeypatch.setattr(elastic_net, "PENALTIES", (1.0, 0.1, 0.01))
     monkeypatch.setattr(elastic_net, "L1_RATIOS", (0.5,))
+
+
+@pytest.fixture
+def two_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fit the smallest model and one that sees nearly everything, for speed."""
+    chosen = {name: feature_sets.MODELS[name] for name in ("Radiomics", "All features")}
+    monkeypatch.setattr(tabular, "MODELS", chosen)
 
 
 @pytest.fixture
@@ -86,7 +93,7 @@ def auc(predictions: pd.DataFrame, table: pd.DataFrame, model: str, horizon: flo
 def test_every_scan_is_predicted_once_by_each_model_and_horizon(make_table: Maker, study: Study) -> None:
     table = make_table()
     result = tabular.cross_validate(table, study)
-    assert len(result.predictions) == len(tabular.MODELS) * len(HORIZONS) * len(table)
+    assert len(result.predictions) == len(feature_sets.MODELS) * len(HORIZONS) * len(table)
     PREDICTIONS.validate(result.predictions)
     assert result.notes.empty
     fold = result.predictions.merge(table[["scan_id", "fold"]], on="scan_id")
@@ -102,6 +109,7 @@ def test_signal_is_found_and_risk_is_calibrated_in_the_large(make_table: Maker, 
     assert chosen["risk"].mean() == pytest.approx(1 - observed, abs=0.04)
 
 
+@pytest.mark.usefixtures("two_models")
 def test_the_heaviest_feature_is_the_one_that_drives_risk(make_table: Maker, study: Study) -> None:
     result = tabular.cross_validate(make_table(n_patients=150), study)
     leading = tabular.leading_features(result, "Radiomics", 3.0, n=2)
@@ -110,6 +118,7 @@ def test_the_heaviest_feature_is_the_one_that_drives_risk(make_table: Maker, stu
     assert sorted(leading["fold"].unique()) == [0, 1, 2]
 
 
+@pytest.mark.usefixtures("two_models")
 def test_a_prediction_does_not_depend_on_the_tested_patients_outcome(make_table: Maker, study: Study) -> None:
     """The sharpest leak test: change all that is known of the tested fold's outcome, and nothing may change."""
     table = make_table()
@@ -126,6 +135,7 @@ def test_a_prediction_does_not_depend_on_the_tested_patients_outcome(make_table:
     assert not before[~of_fold].equals(after[~of_fold])
 
 
+@pytest.mark.usefixtures("two_models")
 def test_a_prediction_does_not_depend_on_other_tested_scans(make_table: Maker, study: Study) -> None:
     """Imputation and scaling come from the training scans, not from the fold that is tested."""
     table = make_table()
@@ -138,6 +148,7 @@ def test_a_prediction_does_not_depend_on_other_tested_scans(make_table: Maker, s
     pd.testing.assert_frame_equal(before[chosen], after[chosen])
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.sampled_from("ab"), st.sampled_from([1.0, 3.0, 5.0]), st.floats(0, 1)),
@@ -185,7 +196,7 @@ def test_a_fold_without_deaths_in_training_is_named_and_left_out(make_table: Mak
     assert set(left.loc[left["horizon_years"] == 3, "fold"]) == {0, 1, 2}
     assert left["risk"].notna().all()
     named = result.notes[result.notes["fold"] == 0]
-    assert set(named["model"]) == set(tabular.MODELS)
+    assert set(named["model"]) == set(feature_sets.MODELS)
     assert named["note"].str.contains("no training scan died within 1 years").all()
 
 
@@ -209,24 +220,9 @@ def test_no_survivor_cannot_be_fitted(make_table: Maker, study: Study) -> None:
 def test_a_cohort_without_clinical_values_has_no_clinical_model(make_table: Maker, study: Study) -> None:
     table = make_table().drop(columns=["age_years", "sex", "ssc_subtype", "fvc_percent", "dlco_percent"])
     result = tabular.cross_validate(table, study)
-    assert set(result.predictions["model"]) == {"Quantitative CT", "Radiomics", "All features"}
+    assert set(result.predictions["model"]) == set(feature_sets.MODELS) - {"Clinical"}
     assert set(result.notes["model"]) == {"Clinical"}
     assert result.notes["note"].str.contains("no scan has a value").all()
-
-
-def test_scans_without_features_are_left_out_of_the_join() -> None:
-    cohort = pd.DataFrame({"scan_id": ["a", "b", "c"], "patient_id": ["p", "p", "q"], "fold": 0})
-    features = pd.DataFrame(
-        {
-            "scan_id": ["c", "b", "z"],
-            "patient_id": ["q", "p", "z"],
-            "status": ["ok", "failed", "ok"],
-            "reason": ["", "empty", ""],
-            "qct_mean_hu": [1.0, np.nan, 2.0],
-        }
-    )
-    joined = tabular.join(cohort, features)
-    assert joined.to_dict("records") == [{"scan_id": "c", "patient_id": "q", "fold": 0, "qct_mean_hu": 1.0}]
 
 
 def test_features_of_different_settings_are_not_mixed(make_table: Maker, study: Study) -> None:
@@ -248,8 +244,8 @@ def saved(make_table: Maker, study: Study) -> tuple[pd.DataFrame, Study]:
 def test_saved_models_give_the_same_risks_again(saved) -> None:
     table, study = saved
     risks = tabular.predict_risks(study.models, table)
-    assert len(risks) == len(tabular.MODELS) * len(HORIZONS) * len(table)
-    fitted = elastic_net.fit(table, tabular.feature_columns("Radiomics", table), 1.0, study)
+    assert len(risks) == len(feature_sets.MODELS) * len(HORIZONS) * len(table)
+    fitted = elastic_net.fit(table, feature_sets.feature_columns("Radiomics", table), 1.0, study)
     expected = fitted.pipeline.predict_proba(elastic_net.design(table, fitted.pipeline.feature_names_in_))[:, 1]
     loaded = risks.query("model == 'Radiomics' and horizon_years == 1").set_index("scan_id")["risk"]
     assert loaded.loc[table["scan_id"]].to_numpy() == pytest.approx(expected, rel=1e-12)
@@ -274,7 +270,7 @@ def test_a_new_scan_needs_no_clinical_values_and_missing_ones_are_counted(saved)
     table, study = saved
     new = table.iloc[:2].drop(columns=["sex", "age_years", "ssc_subtype", "fvc_percent", "dlco_percent"])
     risks = tabular.predict_risks(study.models, new)
-    assert set(risks["model"]) == {"Quantitative CT", "Radiomics", "All features"}
+    assert set(risks["model"]) == set(feature_sets.MODELS) - {"Clinical"}
     n_missing = risks.groupby("model")["n_missing"].unique()
     assert list(n_missing["Quantitative CT"]) == [0]
     assert list(n_missing["All features"]) == [4]  # of the clinical columns, DLCO was empty in training too
@@ -330,6 +326,11 @@ def test_a_model_file_with_a_foreign_type_is_refused(saved) -> None:
         tabular.predict_risks(study.models, table)
 
 
+def auc_within_folds(predictions: pd.DataFrame, table: pd.DataFrame, model: str, horizon: float) -> float:
+    """Average over folds. Risks of different folds are not compared: their levels differ against their events."""
+    return float(np.mean([auc(part, table, model, horizon) for _, part in predictions.groupby("fold")]))
+
+
 def leaky_folds(table: pd.DataFrame, seed: int) -> pd.DataFrame:
     """Split by scan instead of by patient."""
     return table.assign(fold=np.random.default_rng(seed).integers(0, 3, len(table)))
@@ -340,12 +341,12 @@ def test_noise_predicts_nothing_and_a_split_by_scan_would_be_caught(make_table: 
     """Outcomes without any relation to the CT, patients with several nearly identical scans."""
     one_horizon = replace(study, settings=study.settings.model_copy(update={"horizons_years": (3.0,)}))
     sound, leaky = [], []
-    for seed in range(12):
-        table = make_table(n_patients=60, signal=0.0, seed=seed, n_noise=25)
+    for seed in range(50):
+        table = make_table(n_patients=100, signal=0.0, seed=seed, n_noise=25)
         result = tabular.cross_validate(table, one_horizon)
-        sound.append(np.mean([auc(result.predictions, table, model, 3.0) for model in tabular.MODELS]))
-        split = leaky_folds(table, seed)
-        leaked = tabular.cross_validate(split, one_horizon)
-        leaky.append(auc(leaked.predictions, table, "Radiomics", 3.0))
-    assert np.mean(sound) == pytest.approx(0.5, abs=0.04)
-    assert np.mean(leaky) > 0.54
+        sound.append([auc_within_folds(result.predictions, table, model, 3.0) for model in feature_sets.MODELS])
+        leaked = tabular.cross_validate(leaky_folds(table, seed), one_horizon)
+        leaky.append(auc_within_folds(leaked.predictions, table, "Radiomics", 3.0))
+    print(dict(zip(feature_sets.MODELS, np.mean(sound, axis=0), strict=True)), np.mean(leaky))
+    assert np.mean(sound, axis=0) == pytest.approx(0.5, abs=0.01)
+    assert np.mean(leaky) > 0.55
