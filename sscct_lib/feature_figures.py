@@ -32,5 +32,6 @@ def feature_weights(table: pd.DataFrame, title: str = "") -> Figure:
         axis.plot(weights.mean(), place, marker="|", color=INK, ms=16, mew=2, zorder=4)
     axis.set_yticks(range(len(features)), features)
     axis.invert_yaxis()
-    axis.set(xlabel="log odds ratio per standard deviation\n(right: more risk)", title=title)
+    axis.set_xlabel("log odds ratio per standard deviation\n(right: more risk)")
+    axis.set_title(title, loc="left")
     return figure
