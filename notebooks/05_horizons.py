@@ -29,7 +29,7 @@ import pandas as pd
 from IPython.display import Markdown
 from myst_nb import glue
 
-from sscct_lib import comparison, curves, decisions, figures, horizon_figures, horizons, summary, views
+from sscct_lib import causes, comparison, curves, decisions, figures, horizon_figures, horizons, summary, views
 from sscct_lib.study import load_study
 from sscct_lib.tables import COHORT, PERFORMANCE, read_predictions, read_table, write_table
 
@@ -141,6 +141,15 @@ horizon_figures.risk_distribution(curves.risk_states(predictions, cohort, shown,
 
 # %% tags=["hide-input"]
 views.hazard_ratios(predictions, cohort, shown, settings).set_index("comparison").round(3)
+
+# %% [markdown]
+# ## What do patients die of?
+#
+# A death from another cause cannot become a death from the lungs, so causes compete; the curves together add up to all
+# deaths. The models above predict death from any cause.
+
+# %% tags=["hide-input"]
+figures.cumulative_incidence_by_cause(causes.cumulative_incidence(cohort, settings))
 
 # %% [markdown]
 # ## Would acting on the risk do more good than harm?

@@ -119,6 +119,27 @@ def test_pbcseq_visits_equal_scikit_survival():
         assert METRICS["brier"].measure(risk, outcome)[0] == pytest.approx(expected, abs=1e-6)
 
 
+def test_auc_and_brier_equal_torchsurv():
+    pytest.importorskip("torchsurv", reason="torchsurv is not installed")
+    import torch
+    from torchsurv.metrics.auc import Auc
+    from torchsurv.metrics.brier_score import BrierScore
+    from torchsurv.stats.ipcw import get_ipcw
+
+    cohort = make_cohort()
+    risk = make_predictions(cohort).query("horizon_years == 3")["risk"].to_numpy()
+    event, time = torch.tensor(cohort["event_observed"].to_numpy()), torch.tensor(cohort["followup_years"].to_numpy())
+    years = torch.tensor([3.0], dtype=time.dtype)
+    weights = {"weight": get_ipcw(event, time), "weight_new_time": get_ipcw(event, time, years)}
+    log_hazard = torch.tensor(np.log(-np.log1p(-risk)))
+    alive = torch.tensor(1 - risk)[:, None]
+    performance = evaluate(make_predictions(cohort), cohort, FEW)
+    auc = Auc()(log_hazard, event, time, new_time=years, **weights).item()
+    brier = BrierScore()(alive, event, time, new_time=years, **weights).item()
+    assert value(performance, "auc", 3.0) == pytest.approx(auc, abs=1e-6)
+    assert value(performance, "brier", 3.0) == pytest.approx(brier, abs=1e-6)
+
+
 def test_concordance_equals_scikit_survival():
     cohort = make_cohort()
     risk = make_predictions(cohort).query("horizon_years == 5")["risk"].to_numpy()
