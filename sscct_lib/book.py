@@ -45,7 +45,15 @@ def build_book(study: Study) -> Path:
     _assemble(study, source)
     log = study.run / "logs" / "book.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    build = [sys.executable, "-m", "jupyter_book.cli.main", "build", str(source), "-n", "-W", "--keep-going", "-q"]
+    build = [
+        str(Path(sys.executable).with_name("jupyter-book")),
+        "build",
+        str(source),
+        "-n",
+        "-W",
+        "--keep-going",
+        "-q",
+    ]
     with log.open("w", encoding="utf-8") as stream:
         code = subprocess.run(
             [*build, "--path-output", str(study.run / "book")], stdout=stream, stderr=subprocess.STDOUT, check=False

@@ -278,10 +278,12 @@ def headline_numbers(performance: pd.DataFrame, cohort: pd.DataFrame, settings: 
     Returns
     -------
     dict
-        `n_scans`, `n_patients`, `n_models`, and for each horizon, for example `3y`: `n_deaths_3y`, `n_unknown_3y`,
-        `best_model_3y` and `best_auc_3y` (as text with interval).
+        `study_title`, `n_scans`, `n_patients`, `n_models`; `deaths`, a phrase with the deaths within every horizon;
+        and for each horizon, for example `3y`: `n_deaths_3y`, `n_unknown_3y`, `best_model_3y` and `best_auc_3y`
+        (as text with interval).
     """
     numbers: dict[str, int | str] = {
+        "study_title": settings.title,
         "n_scans": len(cohort),
         "n_patients": int(cohort["patient_id"].nunique()),
         "n_models": int(performance["model"].nunique()),
@@ -296,6 +298,9 @@ def headline_numbers(performance: pd.DataFrame, cohort: pd.DataFrame, settings: 
         numbers[f"best_auc_{name}"] = (
             "not estimable" if top is None else estimate_text(top["estimate"], top["ci_low"], top["ci_high"])
         )
+    numbers["deaths"] = ", ".join(
+        f"{numbers[f'n_deaths_{horizon:g}y']} within {years_text(horizon)}" for horizon in settings.horizons_years
+    )
     return numbers
 
 
