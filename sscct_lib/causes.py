@@ -71,10 +71,8 @@ def cumulative_incidence(cohort: pd.DataFrame, settings: Settings) -> pd.DataFra
     within = event & (time <= until)
     if not within.any():
         return pd.DataFrame(columns=columns)
-    cause = (
-        cohort["cause_of_death"] if "cause_of_death" in cohort else pd.Series(None, index=cohort.index, dtype=object)
-    )
-    cause = cause.fillna("unknown").to_numpy()
+    named = cohort.get("cause_of_death", pd.Series(None, index=cohort.index, dtype=object))
+    cause = named.fillna("unknown").to_numpy(dtype=str)
     end = min(until, time.max())
     at = np.unique(np.concatenate([time[within], np.arange(np.floor(end) + 1), [end]]))
     counts = study_resamples(cohort, settings).counts

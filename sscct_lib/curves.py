@@ -201,7 +201,7 @@ def survival_by_group(
         at = _curve_times(followup, event, until_years)
         samples = kaplan_meier(followup, event, resamples.counts[:, inside], at)
         samples[:, at > followup.max()] = np.nan
-        low, high = curve_interval(samples)
+        low, high = _survival_band(samples, at, followup, rows["patient_id"])
         frames.append(
             pd.DataFrame(
                 {
@@ -218,6 +218,17 @@ def survival_by_group(
             )
         )
     return pd.concat(frames, ignore_index=True)
+
+
+def _survival_band(samples: Floats, at: Floats, followup: Floats, patient_id: pd.Series) -> tuple[Floats, Floats]:
+    """Pointwise intervals; where nobody died, as wide as the patients still followed allow."""
+    bounds = []
+    for column, years in zip(samples.T, at, strict=True):
+        resamples_agree = np.ptp(column) == 0
+        behind = patient_id[followup >= years] if resamples_agree else patient_id
+        bounds.append(proportion_interval(column, behind.nunique()))
+    low, high = np.array(bounds).T
+    return low, high
 
 
 def _curve_times(followup: Floats, event: Flags, until_years: float) -> Floats:

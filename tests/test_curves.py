@@ -129,3 +129,11 @@ def test_proportion_interval_ignores_rounding_at_the_bounds():
     low, high = proportion_interval(above, 20)
     assert high == pytest.approx(1)
     assert low == pytest.approx(20 / (20 + 3.8415), abs=1e-4)
+
+
+def test_survival_of_a_group_without_deaths_has_a_band():
+    cohort = make_cohort(20).assign(followup_years=5.0, event_observed=False)
+    resamples = resample_patients(cohort["patient_id"], 20, seed=0)
+    table = curves.survival_by_group(["all"] * len(cohort), cohort, resamples, 5.0, ["all"])
+    np.testing.assert_allclose(table["ci_low"], 20 / (20 + 3.8415), atol=1e-4)
+    np.testing.assert_allclose(table["ci_high"], 1)
