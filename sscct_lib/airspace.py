@@ -33,7 +33,10 @@ AERATED_HU = -400  # half way between lung and chest wall: the surface of a heal
 DENSE_HU = -200  # ground glass and reticulation end here, fat begins at about -150
 LUMEN_HU = -850
 WALL_HU = 0  # what lies beyond the pleura
+BONE_HU = 200
 CLOSING_MM = 9.0
+PLEURAL_CLOSING_MM = 20.0
+RIB_TO_PLEURA_MM = 15.0
 CYST_GAP_MM = 3.0
 LARGEST_CYST_ML = 2.0
 NEIGHBOURHOOD_MM = 15.0
@@ -121,8 +124,10 @@ def _label_lungs(hu: Density, air: Mask, allowed: Mask, spacing_mm: float, middl
     allowed = allowed & ~_other_gas(air, seeds, spacing_mm)
     lungs = _with_dense_disease(hu, air & allowed, allowed, seeds, spacing_mm)
     labels = _sides(lungs, seeds, middle)
+    below_ribs = allowed & _near_ribs(hu, spacing_mm, middle)
     for label in (1, 2):
-        labels[closing(labels == label, CLOSING_MM, spacing_mm) & allowed & (labels == 0)] = label
+        for radius_mm, where in ((CLOSING_MM, allowed), (PLEURAL_CLOSING_MM, below_ribs)):
+            labels[closing(labels == label, radius_mm, spacing_mm) & where & (labels == 0)] = label
     return _to_the_pleura(hu, labels, allowed, spacing_mm)
 
 
@@ -262,6 +267,12 @@ def _with_dense_disease(hu: Density, air: Mask, allowed: Mask, seeds: list[Mask]
     # The blurred surface of a healthy lung has the same densities, but is one voxel thin.
     thick = opening(dense, spacing_mm, spacing_mm)
     return pieces_with(closing(air | thick, CYST_GAP_MM, spacing_mm) & allowed, seeds)
+
+
+def _near_ribs(hu: Density, spacing_mm: float, middle: float) -> Mask:
+    """Find what lies just inside or outside the ribs: consolidation there belongs to the lung, the heart does not."""
+    aside = np.abs(np.arange(hu.shape[2]) - middle) > 45 / spacing_mm
+    return dilate((hu > BONE_HU) & aside, RIB_TO_PLEURA_MM, spacing_mm)
 
 
 def _sides(lungs: Mask, seeds: list[Mask], middle: float) -> NDArray[np.uint8]:
