@@ -80,7 +80,7 @@ def _patient_rows(
 ) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     rng = np.random.default_rng([seed, patient.number, 5])
     years = course.scan_days / DAYS_PER_YEAR
-    constitution = rng.normal(0, (9.0, 9.0))
+    constitution = rng.normal(0, (14.0, 14.0))
     state = patients.latent_state(patient, years)
     risks = {h: patients.true_risk(course, years, h) for h in patients.TRUE_HORIZONS}
     rows = []
@@ -118,7 +118,7 @@ def _lung_function(
     fvc = 101 - 75 * state["fibrosis"] - 40 * state["ground_glass"]
     dlco = 86 - 80 * state["fibrosis"] - 45 * state["ground_glass"] - 22 * state["hypertension"]
     dlco -= 70 * state["emphysema"]
-    fvc, dlco = np.array([fvc, dlco]) + constitution + rng.normal(0, (4.0, 5.0))
+    fvc, dlco = np.array([fvc, dlco]) + constitution + rng.normal(0, (4.5, 6.0))
     missing = rng.random(2) < (0.08, 0.15)
     values = {"fvc_percent": np.clip(fvc, 25, 140), "dlco_percent": np.clip(dlco, 12, 130)}
     return {

@@ -7,27 +7,19 @@ import pytest
 import SimpleITK as sitk
 
 from sscct_lib import phantom, tables
-from sscct_lib.cohort import horizon_labels
 from sscct_lib.manifest import read_manifest
 from sscct_lib.study import DemoSettings, Settings, Study, StudyError, load_study
 
 ROOT = Path(__file__).parents[1]
-PUBLISHED_PERCENT = {1: 8.5, 3: 15.3, 5: 20.1}
 
 
-def demo_study(folder: Path, n_patients: int = 2, spacing_mm: float = 8.0) -> Study:
-    return Study(folder, Settings(demo=DemoSettings(n_patients=n_patients, spacing_mm=spacing_mm)))
+def demo_study(folder: Path, n_patients: int = 3, spacing_mm: float = 8.0) -> Study:
+    return Study(folder, Settings(demo=DemoSettings(n_patients=n_patients, n_scans=5, spacing_mm=spacing_mm)))
 
 
 def digests(folder: Path) -> dict[str, str]:
     files = [path for path in folder.rglob("*") if path.is_file()]
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-
-def percent_died(manifest: pd.DataFrame, years: float) -> float:
-    followup = ((manifest.last_contact_day - manifest.scan_day) / 365.25).to_numpy(float)
-    died = horizon_labels(followup, manifest.event_observed.to_numpy(bool), years, "as_published")
-    return 100 * float(np.mean(died.to_numpy(float)))
 
 
 def test_the_committed_manifest_is_the_demo_cohort(tmp_path):
@@ -67,9 +59,10 @@ def test_true_risks_rise_with_the_horizon_and_disease_never_recedes():
 
 def test_files_are_the_same_for_any_number_of_workers_and_any_order(tmp_path):
     one, two = demo_study(tmp_path / "one"), demo_study(tmp_path / "two")
-    phantom.write_demo(one)
-    manifest, _ = phantom.write_tables(two)
-    phantom.make_scans(two, manifest.iloc[::-1], n_jobs=2)
+    phantom.write_tables(one)
+    rows = phantom.write_tables(two)[0].tail(4)
+    phantom.make_scans(one, rows)
+    phantom.make_scans(two, rows.iloc[::-1], n_jobs=2)
     assert digests(tmp_path / "one") == digests(tmp_path / "two")
 
 
@@ -121,10 +114,3 @@ def test_row_of_another_cohort_is_refused(tmp_path):
     study = demo_study(tmp_path)
     with pytest.raises(StudyError, match="X9-1"):
         phantom.make_scans(study, pd.DataFrame({"scan_id": ["X9-1"], "patient_id": ["X9"]}))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("years", [1, 3, 5])
-def test_shares_of_deaths_are_near_the_published_ones(years):
-    manifest, _ = phantom.demo_cohort(DemoSettings(n_patients=600), 2026)
-    assert percent_died(manifest, years) == pytest.approx(PUBLISHED_PERCENT[years], abs=3)
