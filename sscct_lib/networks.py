@@ -167,14 +167,28 @@ class HazardNetwork(nn.Module):
 
     def __init__(self, encoder: nn.Module, n_features: int, n_intervals: int) -> None:
         super().__init__()
+        self.centre: Tensor
+        self.spread: Tensor
         self.n_intervals = n_intervals
         self.encoder = encoder
         self.head = HazardHead(n_features, n_intervals)
+        self.register_buffer("centre", torch.tensor(0.0))
+        self.register_buffer("spread", torch.tensor(1.0))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map volumes (B, 1, D, H, W), 0 to 1, to logits of hazard (B, n_intervals)."""
-        logits: Tensor = self.head(self.encoder(x))
+        logits: Tensor = self.head(self.encoder((x - self.centre) / self.spread))
         return logits
+
+    def standardise(self, centre: float, spread: float) -> None:
+        """Let the encoder see (density - centre) / spread; until then it sees densities as they are, 0 to 1.
+
+        Lung fills a tenth of the window. Layer norms, which the Swin Transformer has in the place of batch norms,
+        hide so small a difference from the layers above.
+        """
+        with torch.no_grad():
+            self.centre.fill_(centre)
+            self.spread.fill_(spread)
 
     def start_at(self, hazards: NDArray[np.float64]) -> None:
         """Let the untrained head predict nearly `hazards`, shape (n_intervals,), for every scan.

@@ -31,7 +31,7 @@ from sscct_lib.pretrained import load_weights
 from sscct_lib.scans import code_hash
 from sscct_lib.study import NetworkSettings, Study, StudyError, fingerprint
 from sscct_lib.tables import PREDICTIONS, atomic
-from sscct_lib.tensors import cube_path, make_cubes
+from sscct_lib.tensors import cube_path, lung_density, make_cubes
 
 log = logging.getLogger(__name__)
 
@@ -176,6 +176,8 @@ def _train_and_save(
     weights = None
     if settings.weights is not None:
         weights = load_weights(network.encoder, study.folder / settings.weights, settings.weights_sha256)
+    if network_name != "swin" or weights is None:  # the published Swin weights learned on densities from 0 to 1
+        network.standardise(*lung_density(training.paths))
     network.start_at(base_hazards(training.died, training.survived))
     where = f"{TITLES[network_name]}, fold {fold}"
     history = train(network, training, settings, seed, where)

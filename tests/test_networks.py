@@ -188,3 +188,12 @@ def test_one_score_orders_scans_alike_at_every_horizon():
     # A scan's odds of hazard stand in the same ratio to another's in each interval.
     logits = network(torch.rand(2, 1, 2, 2, 2))
     torch.testing.assert_close((logits[0] - logits[1]).expand(3), (logits[0] - logits[1])[:1].expand(3))
+
+
+def test_standardising_changes_what_the_encoder_sees():
+    network = networks.HazardNetwork(torch.nn.Flatten(), 8, 3)
+    volume = torch.rand(2, 1, 2, 2, 2)
+    plain = network(0.5 * volume)
+    network.standardise(0.1, 2.0)
+    torch.testing.assert_close(network(volume + 0.1), plain)
+    assert {"centre", "spread"} <= network.state_dict().keys()  # so that it is saved with the model

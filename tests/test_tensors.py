@@ -99,3 +99,13 @@ def test_cubes_are_made_once_and_again_when_lost_or_changed(study):
     batch = tensors.load_cubes([path, path])
     assert batch.shape == (2, 1, 8, 8, 8)
     assert batch.dtype == torch.float32
+
+
+def test_density_inside_the_lungs(tmp_path):
+    rng = np.random.default_rng(0)
+    cubes = np.where(rng.random((2, 8, 8, 8)) < 0.3, 0, rng.uniform(0.1, 0.9, (2, 8, 8, 8))).astype(np.float16)
+    paths = [tmp_path / f"{i}.npy" for i in range(2)]
+    for path, cube in zip(paths, cubes, strict=True):
+        np.save(path, cube)
+    inside = cubes[cubes > 0].astype(float)
+    np.testing.assert_allclose(tensors.lung_density(paths), (inside.mean(), inside.std()), rtol=1e-6)
