@@ -21,11 +21,13 @@ run_name: str = "main"  # which run of the study
 spacing_mm: float = None  # voxel side at which features are computed, mm; none: as in study.yaml
 bin_width: float = None  # width of a grey-level bin, HU; none: as in study.yaml
 n_inner_folds: int = None  # folds inside the training patients, for tuning; none: as in study.yaml
+n_stability_scans: int = None  # scans that are perturbed to see which features are stable; none: as in study.yaml
 
 # %% tags=["hide-input"]
 from myst_nb import glue
 
-from sscct_lib import feature_figures, feature_sets, radiomics, tabular
+from sscct_lib import agreement, feature_figures, feature_sets, radiomics, stability, tabular
+from sscct_lib.cohort import label_name
 from sscct_lib.study import load_study
 from sscct_lib.tables import COHORT, LUNGS, PREDICTIONS, RADIOMICS, read_table, write_table
 
@@ -33,7 +35,7 @@ study = load_study(
     study_dir,
     run_name,
     radiomics={"spacing_mm": spacing_mm, "bin_width": bin_width},
-    tabular={"n_inner_folds": n_inner_folds},
+    tabular={"n_inner_folds": n_inner_folds, "n_stability_scans": n_stability_scans},
 )
 cohort = read_table(study.table("cohort"), COHORT, "01_cohort")
 lungs = read_table(study.table("lungs"), LUNGS, "02_segmentation_qa")
@@ -61,6 +63,23 @@ features.loc[features["status"] == "failed", ["scan_id", "reason"]]
 radiomics.describe(features).round(3)
 
 # %% [markdown]
+# ## Stability
+#
+# A feature that changes when the mask grows by a voxel, the patient lies turned by three degrees, or the image is
+# a little noisier, says more about the scanning than about the lung. Some scans are changed in such ways, and the
+# agreement between the versions is measured (intraclass correlation, 1 is perfect). The models leave out features
+# that do not agree, as judged on their training patients alone. The figure shows all features by class, the best
+# first within each; the line is the limit.
+
+# %% tags=["hide-input"]
+versions = stability.versions_of_scans(study, usable, n_jobs=-1)
+agreed = agreement.feature_agreement(versions)
+min_icc = study.settings.tabular.min_icc
+glue("n_features_stable", int((agreed["icc"] >= min_icc).sum()), display=False)
+glue("n_features", len(agreed), display=False)
+feature_figures.feature_stability(agreed, min_icc)
+
+# %% [markdown]
 # ## Models
 #
 # The models see different columns: clinical values (age, sex, skin subtype, FVC, DLCO), quantitative CT, both,
@@ -71,7 +90,7 @@ radiomics.describe(features).round(3)
 
 # %% tags=["hide-input"]
 table = feature_sets.join(cohort, features)
-result = tabular.cross_validate(table, study, n_jobs=-1)
+result = tabular.cross_validate(table, study, n_jobs=-1, versions=versions)
 predictions = write_table(result.predictions, study.table("predictions/03_radiomics"), PREDICTIONS)
 glue("n_scans_tabular", len(table), display=False)
 glue("n_patients_tabular", table["patient_id"].nunique(), display=False)
@@ -98,7 +117,10 @@ predictions.pivot_table(index="model", columns="horizon_years", values="risk").r
 # %% tags=["hide-input"]
 horizon = sorted(study.settings.horizons_years)[len(study.settings.horizons_years) // 2]
 leading = tabular.leading_features(result, "All features", horizon)
-feature_figures.feature_weights(leading, f"All features, death within {horizon:g} years")
+known = table[label_name(horizon)].dropna()
+feature_figures.feature_weights(
+    leading, f"Death within {horizon:g} years: {len(known)} scans of known state, {known.sum()} deaths"
+)
 
 # %% [markdown]
 # ## Models for new scans
@@ -107,4 +129,4 @@ feature_figures.feature_weights(leading, f"All features, death within {horizon:g
 # the scans and patients on which each was trained, the deaths among them, and the scans left out as unknown.
 
 # %% tags=["hide-input"]
-tabular.save_models(table, study, n_jobs=-1)
+tabular.save_models(table, study, n_jobs=-1, versions=versions)

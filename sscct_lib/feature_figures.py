@@ -1,9 +1,10 @@
-"""The plots of notebook 03: which features a model weighs."""
+"""The plots of notebook 03: which features are stable, and which a model weighs."""
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from sscct_lib.figures import GREY, INK, PALETTE, new_figure, styled
+from sscct_lib.wording import class_in_words
 
 
 @styled
@@ -34,4 +35,39 @@ def feature_weights(table: pd.DataFrame, title: str = "") -> Figure:
     axis.invert_yaxis()
     axis.set_xlabel("log odds ratio per standard deviation\n(right: more risk)")
     axis.set_title(title, loc="left")
+    return figure
+
+
+@styled
+def feature_stability(agreement: pd.DataFrame, min_icc: float) -> Figure:
+    """Draw how well features agree between versions of the same scans, a row a class.
+
+    Parameters
+    ----------
+    agreement
+        From `agreement.feature_agreement`.
+    min_icc
+        Where the line is drawn.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    kinds = agreement["feature"].map(class_in_words)
+    figure, axes = new_figure(1.4 + 0.42 * max(kinds.nunique(), 2))
+    axis = axes[0, 0]
+    axis.axvline(min_icc, color=GREY, lw=1, ls="--")
+    labels = []
+    for place, (kind, rows) in enumerate(agreement.groupby(kinds, sort=False)):
+        # Within a row the features lie one below the other, so that none hides another.
+        heights = place + 0.7 * (rows["icc"].rank(ascending=False, method="first") - 1) / len(rows) - 0.35
+        axis.hlines(heights, rows["ci_low"], rows["ci_high"], color=PALETTE[0], lw=0.6, alpha=0.35)
+        axis.scatter(rows["icc"], heights, color=PALETTE[0], s=5, zorder=3)
+        labels.append(f"{kind}\n{int((rows['icc'] >= min_icc).sum())} of {len(rows)} stable")
+    axis.set_yticks(range(len(labels)), labels)
+    axis.invert_yaxis()
+    axis.set_xlabel("agreement between versions of a scan, ICC(2,1), with 95 % interval")
+    axis.set_xlim(max(-0.05, min(agreement["icc"].min(), 0.5) - 0.05) if len(agreement) else 0, 1.01)
+    n_scans = int(agreement["n_scans"].max()) if len(agreement) else 0
+    axis.set_title(f"{len(agreement)} features, {n_scans} scans of as many patients", loc="left")
     return figure

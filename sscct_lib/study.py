@@ -118,6 +118,12 @@ class TabularSettings(Section):
     """Models on tables of features."""
 
     n_inner_folds: Annotated[int, Field(ge=2)] = Field(3, description="folds inside the training patients")
+    n_stability_scans: Annotated[int, Field(ge=0)] = Field(
+        40, description="scans that are perturbed to see which features are stable; 0: every feature is used"
+    )
+    min_icc: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.75, description="agreement, ICC(2,1), below which a feature is left out of a model"
+    )
 
 
 class NetworkSettings(Section):
@@ -127,6 +133,9 @@ class NetworkSettings(Section):
     epochs: Count = Field(50, description="passes over the training patients; each shows one scan of every patient")
     batch_size: Count = Field(4, description="scans in a step")
     learning_rate: Positive = Field(4e-4, description="of AdamW")
+    density_weight: float = Field(
+        0.0, ge=0, description="weight of a second task in training, to tell the density of six lung zones; 0: none"
+    )
     feature_size: int = Field(48, description="width of the Swin Transformer; the other networks have none")
     window_size: Count = Field(7, description="side of the Swin Transformer's attention windows, patches")
     weights: Path | None = Field(None, description="file of pretrained weights; none: from scratch")

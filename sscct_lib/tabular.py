@@ -17,6 +17,7 @@ from joblib import Parallel, delayed
 from sklearn.pipeline import Pipeline
 
 from sscct_lib import elastic_net
+from sscct_lib.agreement import stable_columns
 from sscct_lib.elastic_net import Fit, NotEstimableError
 from sscct_lib.feature_sets import MODELS, add_change, feature_columns
 from sscct_lib.study import Study, StudyError
@@ -46,7 +47,9 @@ class CrossValidation:
     notes: pd.DataFrame
 
 
-def cross_validate(table: pd.DataFrame, study: Study, n_jobs: int = 1) -> CrossValidation:
+def cross_validate(
+    table: pd.DataFrame, study: Study, n_jobs: int = 1, versions: pd.DataFrame | None = None
+) -> CrossValidation:
     """Predict each scan with models that never saw its patient.
 
     Imputation, scaling, tuning and censoring weights are learned from the training folds alone. Risks of one
@@ -60,6 +63,8 @@ def cross_validate(table: pd.DataFrame, study: Study, n_jobs: int = 1) -> CrossV
         The study: horizons, labels, inner folds and seed.
     n_jobs
         Processes that share the fits; -1 for all cores.
+    versions
+        From `stability.versions_of_scans`: features unstable in the training patients are left out. None: none is.
 
     Returns
     -------
@@ -75,7 +80,7 @@ def cross_validate(table: pd.DataFrame, study: Study, n_jobs: int = 1) -> CrossV
     folds = sorted(table["fold"].unique())
     tasks = list(product(MODELS, study.settings.horizons_years, folds))
     done = Parallel(n_jobs=n_jobs)(
-        delayed(_train)(table[table["fold"] != fold], model, horizon, study) for model, horizon, fold in tasks
+        delayed(_train)(table[table["fold"] != fold], model, horizon, study, versions) for model, horizon, fold in tasks
     )
     predictions, coefficients, notes = [], [], []
     for (model, horizon, fold), result in zip(tasks, done, strict=True):
@@ -97,9 +102,16 @@ def cross_validate(table: pd.DataFrame, study: Study, n_jobs: int = 1) -> CrossV
     )
 
 
-def _train(table: pd.DataFrame, model: str, horizon_years: float, study: Study) -> Fit | str:
+def _train(
+    table: pd.DataFrame, model: str, horizon_years: float, study: Study, versions: pd.DataFrame | None
+) -> Fit | str:
     try:
-        return elastic_net.fit(table, feature_columns(model, table), horizon_years, study)
+        columns = feature_columns(model, table)
+        if versions is not None and not versions.empty:
+            columns = stable_columns(columns, versions, table["patient_id"], study.settings.tabular.min_icc)
+            if not columns:
+                return "no feature of this model is stable"
+        return elastic_net.fit(table, columns, horizon_years, study)
     except NotEstimableError as error:
         return str(error)
 
@@ -179,7 +191,9 @@ def _one_settings_hash(table: pd.DataFrame) -> str:
     return str(found[0])
 
 
-def save_models(table: pd.DataFrame, study: Study, n_jobs: int = 1) -> pd.DataFrame:
+def save_models(
+    table: pd.DataFrame, study: Study, n_jobs: int = 1, versions: pd.DataFrame | None = None
+) -> pd.DataFrame:
     """Fit every model on all scans and save it for use on new ones.
 
     Parameters
@@ -190,6 +204,8 @@ def save_models(table: pd.DataFrame, study: Study, n_jobs: int = 1) -> pd.DataFr
         The study; `study.models` receives `tabular/<model>.skops` and the model card `tabular/<model>.json`.
     n_jobs
         Processes that share the fits; -1 for all cores.
+    versions
+        From `stability.versions_of_scans`: features unstable in the training patients are left out. None: none is.
 
     Returns
     -------
@@ -199,7 +215,7 @@ def save_models(table: pd.DataFrame, study: Study, n_jobs: int = 1) -> pd.DataFr
     """
     settings_hash = _one_settings_hash(table)
     tasks = list(product(MODELS, study.settings.horizons_years))
-    done = Parallel(n_jobs=n_jobs)(delayed(_train)(table, model, horizon, study) for model, horizon in tasks)
+    done = Parallel(n_jobs=n_jobs)(delayed(_train)(table, model, horizon, study, versions) for model, horizon in tasks)
     rows = []
     for model in MODELS:
         fits = {horizon: result for (name, horizon), result in zip(tasks, done, strict=True) if name == model}

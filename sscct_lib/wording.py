@@ -73,3 +73,8 @@ def in_words(feature: str) -> str:
             return f"{MEASURE_WORDS[measure.removesuffix(f'_{suffix}')]}{words}"
     percentile = re.fullmatch(r"p(\d+)_hu", measure)
     return f"density, {int(percentile[1])}th percentile" if percentile else MEASURE_WORDS[measure]
+
+
+def class_in_words(feature: str) -> str:
+    """Name the class of an image feature as a reader would, for example `texture of runs`."""
+    return "quantitative CT" if feature.startswith("qct_") else CLASS_WORDS[feature.split("_")[1]]
