@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import OneCycleLR
@@ -17,7 +17,7 @@ from torch.optim.swa_utils import update_bn
 
 from sscct_lib.networks import HazardNetwork, base_hazards, hazard_losses, risks
 from sscct_lib.study import NetworkSettings, StudyError
-from sscct_lib.tensors import load_cubes
+from sscct_lib.tensors import load_cubes, zone_densities
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +94,9 @@ def train(network: HazardNetwork, training: Examples, settings: NetworkSettings,
             batch = training.take(rows)
             yield batch, augment(load_cubes(batch.paths), generator).to(device)
 
-    optimiser = AdamW(network.parameters(), settings.learning_rate, weight_decay=WEIGHT_DECAY, fused=True)
+    density = DensityTask(network.n_features, training.paths, generator).to(device)
+    parameters = [*network.parameters(), *density.parameters()]
+    optimiser = AdamW(parameters, settings.learning_rate, weight_decay=WEIGHT_DECAY, fused=True)
     schedule = OneCycleLR(
         optimiser, settings.learning_rate, settings.epochs * n_batches, pct_start=WARM_UP, cycle_momentum=False
     )
@@ -104,11 +106,12 @@ def train(network: HazardNetwork, training: Examples, settings: NetworkSettings,
             losses = []
             for batch, volumes in batches():
                 died, survived = (torch.from_numpy(part).to(device) for part in (batch.died, batch.survived))
-                loss = hazard_losses(network(volumes), died, survived)
+                features = network.features(volumes)
+                loss = hazard_losses(network.head(features), died, survived)
                 _check_finite(loss, volumes, batch, f"{where}, epoch {epoch + 1}")
                 optimiser.zero_grad()
-                loss.mean().backward()
-                torch.nn.utils.clip_grad_norm_(network.parameters(), LARGEST_GRADIENT)
+                (loss.mean() + settings.density_weight * density(features, volumes)).backward()
+                nn.utils.clip_grad_norm_(network.parameters(), LARGEST_GRADIENT)
                 optimiser.step()
                 schedule.step()
                 losses += loss.tolist()
@@ -123,6 +126,43 @@ def train(network: HazardNetwork, training: Examples, settings: NetworkSettings,
         ) from error
     network.eval()
     return history
+
+
+class DensityTask(nn.Module):
+    """A second task that every scan teaches, whatever became of its patient: the density of each lung zone.
+
+    A few dozen deaths cannot teach an untrained encoder to see. The answers come from the scans themselves, so
+    nothing is needed but the training patients' scans; after training the task is thrown away.
+
+    Parameters
+    ----------
+    n_features
+        What the encoder gives.
+    paths
+        Cubes of the training scans, for the scale of the answers.
+    generator
+        Source of chance, on the CPU.
+
+    References
+    ----------
+    Caruana R. Multitask learning. Machine Learning 1997;28:41-75.
+    """
+
+    def __init__(self, n_features: int, paths: list[Path], generator: torch.Generator) -> None:
+        super().__init__()
+        self.mean: Tensor
+        self.sd: Tensor
+        answers = torch.cat([zone_densities(load_cubes([path])) for path in paths])
+        self.register_buffer("mean", answers.mean(dim=0))
+        self.register_buffer("sd", answers.std(dim=0).clamp(min=1e-6))
+        self.answer = nn.Linear(n_features, answers.shape[1])
+        nn.init.normal_(self.answer.weight, std=0.01, generator=generator)
+        nn.init.zeros_(self.answer.bias)
+
+    def forward(self, features: Tensor, volumes: Tensor) -> Tensor:
+        """Give the mean squared error of the answers to (B, n_features), in variances, for (B, 1, S, S, S)."""
+        expected = (zone_densities(volumes) - self.mean) / self.sd
+        return functional.mse_loss(self.answer(features), expected)
 
 
 def _check_finite(losses: Tensor, volumes: Tensor, batch: Examples, where: str) -> None:

@@ -169,7 +169,7 @@ class HazardNetwork(nn.Module):
         super().__init__()
         self.centre: Tensor
         self.spread: Tensor
-        self.n_intervals = n_intervals
+        self.n_features, self.n_intervals = n_features, n_intervals
         self.encoder = encoder
         self.head = HazardHead(n_features, n_intervals)
         self.register_buffer("centre", torch.tensor(0.0))
@@ -177,8 +177,13 @@ class HazardNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map volumes (B, 1, D, H, W), 0 to 1, to logits of hazard (B, n_intervals)."""
-        logits: Tensor = self.head(self.encoder((x - self.centre) / self.spread))
+        logits: Tensor = self.head(self.features(x))
         return logits
+
+    def features(self, x: Tensor) -> Tensor:
+        """Map volumes (B, 1, D, H, W), 0 to 1, to what the encoder makes of them (B, n_features)."""
+        encoded: Tensor = self.encoder((x - self.centre) / self.spread)
+        return encoded
 
     def standardise(self, centre: float, spread: float) -> None:
         """Let the encoder see (density - centre) / spread; until then it sees densities as they are, 0 to 1.

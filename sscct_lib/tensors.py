@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -144,3 +145,30 @@ def lung_density(paths: list[Path]) -> tuple[float, float]:
         sums += [len(inside), inside.sum(), (inside**2).sum()]
     mean = sums[1] / sums[0]
     return float(mean), float(np.sqrt(sums[2] / sums[0] - mean**2))
+
+
+def zone_densities(volumes: torch.Tensor) -> torch.Tensor:
+    """Measure six zones of the lungs: thirds from base to apex, of the right and of the left half.
+
+    Parameters
+    ----------
+    volumes
+        Cubes, shape (B, 1, S, S, S), 0 outside the lungs.
+
+    Returns
+    -------
+    torch.Tensor
+        Mean and standard deviation of the density inside the lungs in each zone, shape (B, 12); 0 in a zone
+        without lung.
+    """
+    side = volumes.shape[-1]
+    measured = []
+    for low, high in pairwise((0, side // 3, 2 * side // 3, side)):
+        for half in (slice(0, side // 2), slice(side // 2, side)):
+            zone = volumes[:, 0, low:high, :, half].flatten(1)
+            inside = zone > 0
+            n = inside.sum(dim=1).clamp(min=1)
+            mean = zone.sum(dim=1) / n
+            squares = ((zone - mean[:, None]) ** 2 * inside).sum(dim=1) / n
+            measured += [mean, squares.sqrt()]
+    return torch.stack(measured, dim=1)

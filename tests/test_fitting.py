@@ -100,10 +100,10 @@ def test_a_training_that_diverges_stops(tmp_path):
 
 
 def test_memory_that_runs_out_is_explained(tmp_path, monkeypatch):
-    def full(paths):
+    def full(volumes, generator):
         raise torch.OutOfMemoryError("out of memory")
 
-    monkeypatch.setattr(fitting, "load_cubes", full)
+    monkeypatch.setattr(fitting, "augment", full)
     with pytest.raises(StudyError, match=r"memory ran out with size 16 and batch_size 4.*Lower deep.*batch_size"):
         fitting.train(network(), examples(tmp_path, *EIGHT), mild(), 1, "test")
 
@@ -137,3 +137,28 @@ def test_mean_loss_weighs_patients_the_same(tmp_path):
 
 def test_predicting_nothing_gives_nothing():
     assert fitting.predict(network(), []).shape == (0, 3)
+
+
+def test_the_second_task_can_be_learned_and_is_used(tmp_path):
+    data = examples(tmp_path, [6.0] * 8, [0] * 8, density=np.linspace(0.1, 0.7, 8))
+    task = fitting.DensityTask(16, data.paths, torch.Generator().manual_seed(0))
+    volumes = fitting.load_cubes(data.paths)
+    # Answering with the mean leaves all of the variance, n - 1 in n of it by the unbiased estimate.
+    assert task(torch.zeros(8, 16), volumes).item() == pytest.approx(7 / 8, abs=0.01)
+    net = network()
+    optimiser = torch.optim.AdamW([*net.parameters(), *task.parameters()], 1e-2)
+    for _ in range(60):
+        optimiser.zero_grad()
+        error = task(net.features(volumes), volumes)
+        error.backward()
+        optimiser.step()
+    # Half of the answers, the spreads, are noise here: all zones have the same.
+    assert error.item() < 0.5
+
+    def encoder_after(weight):
+        net = network()
+        fitting.train(net, data, mild(epochs=1, density_weight=weight), 1, "test")
+        return net.encoder[0].weight.detach()
+
+    assert (encoder_after(0.0) - encoder_after(1.0)).abs().max() > 1e-3
+    torch.testing.assert_close(encoder_after(1.0), encoder_after(1.0), rtol=0, atol=0)

@@ -109,3 +109,15 @@ def test_density_inside_the_lungs(tmp_path):
         np.save(path, cube)
     inside = cubes[cubes > 0].astype(float)
     np.testing.assert_allclose(tensors.lung_density(paths), (inside.mean(), inside.std()), rtol=1e-6)
+
+
+def test_densities_of_zones_by_hand():
+    volume = torch.zeros(1, 1, 6, 6, 6)
+    volume[0, 0, 0, :, 0] = 0.2  # base of the right half: mean 0.3, deviation 0.1
+    volume[0, 0, 1, :, 1] = 0.4
+    volume[0, 0, 4, 2, 5] = 0.7  # apex of the left half
+    zones = tensors.zone_densities(volume)[0].reshape(3, 2, 2)
+    torch.testing.assert_close(zones[0, 0], torch.tensor([0.3, 0.1]))
+    torch.testing.assert_close(zones[2, 1], torch.tensor([0.7, 0.0]))
+    zones[0, 0] = zones[2, 1] = 0
+    assert not zones.any()
