@@ -94,3 +94,40 @@ def _explain(axis: Axes, models: pd.DataFrame) -> None:
     figure = axis.figure
     assert isinstance(figure, Figure)
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=10.5, handlelength=1.6)
+
+
+@styled
+def zone_changes(zones: pd.DataFrame, title: str = "") -> Figure:
+    """Draw which zones of the lungs raise or lower a risk, as a radiologist faces the patient.
+
+    Parameters
+    ----------
+    zones
+        From `explain.explain_scan`, of one scan at one horizon; one or more models.
+    title
+        Which scan and horizon.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        A panel a model: the right lung on the left; each zone says by how many percentage points of risk.
+    """
+    names = list(zones["model"].unique())
+    most = max(0.01, zones["change"].abs().max())
+    figure, axes = new_figure(3.6, 1, len(names))
+    for axis, name in zip(chain(*axes), names, strict=True):
+        one = zones[zones["model"] == name]
+        grid = one.pivot_table(index="height", columns="side", values="change")
+        grid = grid.loc[["upper", "middle", "lower"], ["right", "left"]]
+        axis.imshow(grid, cmap="PuOr_r", vmin=-most, vmax=most, aspect="auto")
+        for (row, column), change in np.ndenumerate(grid.to_numpy()):
+            ink = "white" if abs(change) > 0.7 * most else INK
+            axis.text(column, row, f"{100 * change:+.1f}", ha="center", va="center", color=ink)
+        axis.set_xticks([0, 1], list(grid.columns))
+        axis.set_yticks([0, 1, 2], list(grid.index) if axis is axes[0, 0] else [""] * 3)
+        axis.tick_params(length=0)
+        axis.spines[:].set_visible(False)
+        axis.set_title(f"{name.partition(' (')[0]}\nrisk {one['risk'].iloc[0]:.0%}", fontsize=11.5)
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+    return figure

@@ -154,7 +154,7 @@ def _one_fold(study: Study, network_name: str, examples: Examples, fold: int, ke
         card = _train_and_save(study, network_name, training, tested, fold, key)
     else:
         log.info("%s, fold %d: found trained", TITLES[network_name], fold)
-    network = _load_model(path, card)
+    network = fold_model(study, network_name, fold)
     return _frame(card, tested.table, predict(network, tested.paths))
 
 
@@ -249,6 +249,15 @@ def _load_model(path: Path, card: Mapping[str, Any]) -> HazardNetwork:
     network = build(card["network"], settings, len(card["horizons_years"]))
     network.load_state_dict(load_file(path))
     return network.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def fold_model(study: Study, network_name: str, fold: int) -> HazardNetwork:
+    """Load the trained network that tests a fold; StudyError when there is none."""
+    path = _model_path(study, network_name, fold)
+    card = _read_card(path.with_suffix(".json"))
+    if card is None:
+        raise StudyError(f"{study.models} has no model of {network_name}, fold {fold}. Run `04_deep_models` first.")
+    return _load_model(path, card)
 
 
 def predict_risks(trained: Study, network_name: str, study: Study, scans: pd.DataFrame) -> pd.DataFrame:
