@@ -33,6 +33,7 @@ from sscct_lib import causes, comparison, curves, decisions, figures, horizon_fi
 from sscct_lib.study import load_study
 from sscct_lib.tables import COHORT, PERFORMANCE, read_predictions, read_table, write_table
 
+pd.set_option("display.max_colwidth", None)
 study = load_study(study_dir, run_name, horizons={"n_bootstrap": n_bootstrap, "reference": reference})
 settings = study.settings
 cohort = read_table(study.table("cohort"), COHORT, "01_cohort")

@@ -282,7 +282,7 @@ def interval(samples: Floats, degrees_of_freedom: float, scale: Scale = "plain")
         return Interval(np.nan, np.nan, "no interval: too many resamples without deaths or survivors")
     half = float(student_t.ppf(0.975, degrees_of_freedom) * resamples.std())
     slope = {"plain": 1.0, "log": estimate, "logit": estimate * (1 - estimate)}[scale]
-    if half == 0 or slope <= 0:
+    if half < 1e-9 or slope <= 0:  # rounding alone leaves a tiny spread
         return Interval(np.nan, np.nan, "no interval: the estimate is at its bound, or resamples do not differ")
     low, high = -half / slope, half / slope
     if scale == "plain":

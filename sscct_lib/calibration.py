@@ -77,8 +77,9 @@ def _logistic(risk: Floats, outcome: Outcome, fixed_slope: bool) -> tuple[Floats
                 u1, i01, i11 = score @ x, information @ x, information @ x**2
                 determinant = i00 * i11 - i01**2
                 d0, d1 = (i11 * u0 - i01 * u1) / determinant, (i00 * u1 - i01 * u0) / determinant
-        shrink = np.minimum(1, 1 / np.maximum(np.abs(d0), np.maximum(np.abs(d1), 1e-300)))
-        intercept, slope = intercept + shrink * d0, slope + shrink * d1
+            # No step is long enough to overshoot.
+            shrink = np.minimum(1, 1 / np.maximum(np.abs(d0), np.maximum(np.abs(d1), 1e-300)))
+            intercept, slope = intercept + shrink * d0, slope + shrink * d1
         step = np.abs(d0) + np.abs(d1)
         if np.nanmax(step, initial=0.0) < _CONVERGED:
             break
@@ -142,7 +143,7 @@ def smooth_observed(risk: Floats, outcome: Outcome, at: Floats) -> Floats:
     flat = determinant <= 1e-9 * moments[0] ** 2 * width**2
     mean = np.divide(level, moments[0], out=np.full_like(level, np.nan), where=moments[0] > 0)
     linear = (moments[2] * level - moments[1] * trend) / np.where(flat, 1, determinant)
-    return np.clip(np.where(flat, mean, linear), 0, 1)
+    return np.asarray(np.clip(np.where(flat, mean, linear), 0, 1), dtype=float)
 
 
 def calibration_errors(risk: Floats, outcome: Outcome) -> Floats:

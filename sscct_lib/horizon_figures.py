@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
@@ -97,7 +98,16 @@ def calibration_plot(groups: pd.DataFrame, smooth: pd.DataFrame, title: str = ""
         axis.fill_between(curve["predicted"], curve["ci_low"], curve["ci_high"], color=GREY, alpha=0.2, lw=0)
         axis.plot(curve["predicted"], curve["observed"], color=GREY, lw=1.5)
         error = [known["observed"] - known["ci_low"], known["ci_high"] - known["observed"]]
-        axis.errorbar(known["predicted"], known["observed"], yerr=error, fmt="o", color=INK, capsize=3, ms=5, lw=1.2)
+        axis.errorbar(
+            known["predicted"].to_numpy(),
+            known["observed"].to_numpy(),
+            yerr=np.array(error),
+            fmt="o",
+            color=INK,
+            capsize=3,
+            ms=5,
+            lw=1.2,
+        )
         axis.set(xlim=(0, top), ylim=(-0.02 * top, top), xlabel="Predicted", aspect="equal")
         axis.xaxis.set_major_formatter(PERCENT)
         axis.yaxis.set_major_formatter(PERCENT)

@@ -186,11 +186,18 @@ def remarks(performance: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        `model`, `horizon`, `note`; no rows when there is nothing to remark.
+        `model`, `horizon`, `measures` (names of metrics), `note`; no rows when there is nothing to remark.
     """
     noted = performance[performance["note"] != ""]
-    noted = noted.assign(horizon=[years_text(horizon) for horizon in noted["horizon_years"]])
-    return noted[["model", "horizon", "note"]].drop_duplicates(ignore_index=True)
+    columns = ["model", "horizon", "measures", "note"]
+    n_metrics = performance["metric"].nunique()
+    rows = []
+    for model, years, note in noted[["model", "horizon_years", "note"]].drop_duplicates().to_numpy():
+        same = (noted["model"] == model) & (noted["horizon_years"] == years) & (noted["note"] == note)
+        at = noted[same]
+        measures = "all" if len(at) == n_metrics else ", ".join(at["metric"])
+        rows.append((model, years_text(years), measures, note))
+    return pd.DataFrame(rows, columns=columns)
 
 
 PUBLISHED = pd.DataFrame(
