@@ -23,26 +23,28 @@ hu_range: list = None  # densities that the networks see as 0 and 1, HU; none: a
 
 # %% tags=["hide-input"]
 import numpy as np
+import pandas as pd
 from myst_nb import glue
 
-from sscct_lib import deep_figures, tensors, training
+from sscct_lib import deep_figures, explain, tensors, training
+from sscct_lib.lungs import usable
 from sscct_lib.study import load_study
 from sscct_lib.tables import COHORT, LUNGS, PREDICTIONS, read_table, write_table
 
 study = load_study(study_dir, run_name, deep={"networks": networks, "hu_range": hu_range})
 deep = study.settings.deep
 cohort = read_table(study.table("cohort"), COHORT, "01_cohort")
-lungs = read_table(study.table("lungs"), LUNGS, "02_segmentation_qa")
-usable = lungs.loc[(lungs["status"] == "ok") & lungs["verdict"].isin(["pass", "review"]), "scan_id"]
-cohort = cohort[cohort["scan_id"].isin(usable)].reset_index(drop=True)
+lungs = usable(read_table(study.table("lungs"), LUNGS, "02_segmentation_qa"))
+cohort = cohort[cohort["scan_id"].isin(lungs["scan_id"])].reset_index(drop=True)
 
 # %% [markdown]
 # ## Training
 #
 # Patients are divided into folds; each model is trained on the patients of the other folds and tested on its own.
 # In every epoch it sees one scan of each training patient, drawn anew, so that patients with many scans do not count
-# more. A patient who left the study alive counts as alive up to that day, and as unknown after it. The risks of a
-# scan cannot fall from one horizon to the next.
+# more. Networks that start from scratch get a second task, to tell how dense each zone of the lungs is, which needs
+# no outcome (`density_weight` in `study.yaml`). A patient who left the study alive counts as alive up to that day, and
+# as unknown after it. The risks of a scan cannot fall from one horizon to the next.
 #
 # A trained model is kept: when this page is run again with the same data and settings, only what is missing is
 # trained.
@@ -96,6 +98,23 @@ deep_figures.learning_curves(training.learning_curves(study), models)
 
 # %% tags=["hide-input"]
 predictions.pivot_table(index="model", columns="horizon_years", values="risk").round(3)
+
+# %% [markdown]
+# ## What a risk rests on
+#
+# Here is the scan with the highest risk. In turn, each zone of its lungs is replaced by average lung, and the numbers
+# say by how many percentage points its risk was higher as it is. Look for the zones where disease is: a model that
+# answers to them has learned something that a radiologist would name. It shows what the model responds to, not what
+# causes death.
+
+# %% tags=["hide-input"]
+longest = max(study.settings.horizons_years)
+mean_risk = predictions[predictions["horizon_years"] == longest].groupby(["scan_id", "fold"])["risk"].mean()
+scan_id, fold = mean_risk.idxmax()
+zones = pd.concat([explain.explain_scan(study, name, scan_id, fold) for name in deep.networks])
+deep_figures.zone_changes(
+    zones[zones["horizon_years"] == longest], f"Scan {scan_id}: change of the {longest:g}-year risk, percentage points"
+)
 
 # %% [markdown]
 # ```{note}
