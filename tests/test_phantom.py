@@ -18,7 +18,8 @@ def demo_study(folder: Path, n_patients: int = 3, spacing_mm: float = 8.0) -> St
 
 
 def digests(folder: Path) -> dict[str, str]:
-    files = [path for path in folder.rglob("*") if path.is_file()]
+    # Records also tell with which code a scan was made.
+    files = [path for path in folder.rglob("*") if path.is_file() and path.parent.name != "records"]
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
