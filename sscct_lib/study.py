@@ -85,7 +85,7 @@ class LungSettings(Section):
     max_noise_hu: Positive = Field(120.0, description="most noise, measured in the trachea, HU")
     max_cut_area_cm2: Positive = Field(10.0, description="most lung that the edge of the scan may cut, cm2")
     max_step_ratio: Positive = Field(
-        2.0, description="largest change between two slices, against that of their neighbours"
+        1.7, description="largest change between two slices, against that of their neighbours"
     )
     max_solid_share: Positive = Field(0.06, description="largest share of the mask above 0 HU")
     max_outside_share: Positive = Field(0.001, description="largest share of the mask outside the body")
