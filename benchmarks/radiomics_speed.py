@@ -5,7 +5,7 @@
 SCAN is a folder of DICOM slices or a NIfTI file of a chest CT. Each tool runs in a process of its own, on one thread,
 on the same resampled image and mask; reading, masking and resampling are not timed. Seconds are of processor time, so
 that other work on the machine hardly matters. Tools that are not installed are
-left out: `pip install nyxus==0.11.1 mirp==2.7.0` in another environment adds two.
+left out: `pip install nyxus==0.11.0 mirp==2.7.0` in another environment adds two.
 """
 
 import argparse
@@ -54,11 +54,17 @@ def pyradiomics(image: sitk.Image, mask: sitk.Image) -> tuple[dict[str, float], 
 def nyxus(image: sitk.Image, mask: sitk.Image) -> tuple[dict[str, float], float]:
     from nyxus import Nyxus3D
 
-    hu, region = sitk.GetArrayFromImage(image), sitk.GetArrayFromImage(mask)
     tool = Nyxus3D(features=["*3D_ALL*"], n_feature_calc_threads=1)
-    begin = time.process_time()
-    tool.featurize(hu.astype(np.float64)[None] + 1024, region.astype(np.uint32)[None])
-    return {"seconds": time.process_time() - begin}, 0.0
+    with tempfile.TemporaryDirectory() as scratch:
+        files = [f"{scratch}/{name}.nii.gz" for name in ("image", "mask")]
+        sitk.WriteImage(image + 1024, files[0])  # it takes no negative densities
+        sitk.WriteImage(mask, files[1])
+        begin = time.process_time()
+        found = tool.featurize_files(files[:1], files[1:], False)
+        seconds = time.process_time() - begin
+    if not len(found):
+        raise RuntimeError("nyxus found no region")
+    return {"seconds": seconds}, 0.0
 
 
 def mirp(image: sitk.Image, mask: sitk.Image) -> tuple[dict[str, float], float]:
@@ -69,7 +75,7 @@ def mirp(image: sitk.Image, mask: sitk.Image) -> tuple[dict[str, float], float]:
     extract_features(
         image=hu, mask=region, image_spacing=image.GetSpacing()[::-1],
         base_discretisation_method="fixed_bin_size", base_discretisation_bin_width=BIN_WIDTH,
-        resegmentation_intensity_range=list(HU_RANGE),
+        resegmentation_intensity_range=[float(bound) for bound in HU_RANGE],
         base_feature_families=["statistical", "intensity_histogram", "morphology", "glcm", "glrlm", "glszm", "ngtdm",
                                "ngldm"],
     )  # fmt: skip

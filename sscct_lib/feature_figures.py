@@ -71,3 +71,34 @@ def feature_stability(agreement: pd.DataFrame, min_icc: float) -> Figure:
     n_scans = int(agreement["n_scans"].max()) if len(agreement) else 0
     axis.set_title(f"{len(agreement)} features, {n_scans} scans of as many patients", loc="left")
     return figure
+
+
+@styled
+def importance(table: pd.DataFrame, title: str = "") -> Figure:
+    """Draw what a model loses without each kind of feature.
+
+    Parameters
+    ----------
+    table
+        From `importance.held_out_importance`.
+    title
+        Above the figure; the counts of scans and deaths follow it.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    figure, axes = new_figure(1.3 + 0.36 * max(len(table), 3))
+    axis = axes[0, 0]
+    axis.axvline(0, color=GREY, lw=1)
+    places = range(len(table))
+    axis.hlines(places, table["ci_low"], table["ci_high"], color=PALETTE[0], lw=3, alpha=0.35)
+    axis.scatter(table["loss"], places, color=PALETTE[0], s=36, zorder=3)
+    axis.set_yticks(places, [f"{row.kind} ({row.n_features})" for row in table.itertuples()])
+    axis.invert_yaxis()
+    axis.set_xlabel("loss of AUC when shuffled, with 95 % interval")
+    counts = (
+        f": {table['n_scans'].iloc[0]} scans, {table['n_events'].iloc[0]} deaths" if len(table) else ": no estimate"
+    )
+    axis.set_title(title + counts, loc="left")
+    return figure

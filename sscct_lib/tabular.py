@@ -40,11 +40,14 @@ class CrossValidation:
         Log odds ratio per standard deviation: `model`, `horizon_years`, `fold`, `feature`, `coefficient`.
     notes
         What could not be done, and what was done instead: `model`, `horizon_years`, `fold`, `note`.
+    fits
+        The fitted models by model, horizon and the fold that they were not fitted on.
     """
 
     predictions: pd.DataFrame
     coefficients: pd.DataFrame
     notes: pd.DataFrame
+    fits: dict[tuple[str, float, int], Fit]
 
 
 def cross_validate(
@@ -77,14 +80,14 @@ def cross_validate(
         If the table is empty, or its features were made with different settings.
     """
     _one_settings_hash(table)
-    folds = sorted(table["fold"].unique())
+    folds = sorted(int(fold) for fold in table["fold"].unique())
     tasks = list(product(MODELS, study.settings.horizons_years, folds))
     done = Parallel(n_jobs=n_jobs)(
         delayed(_train)(table[table["fold"] != fold], model, horizon, study, versions) for model, horizon, fold in tasks
     )
     predictions, coefficients, notes = [], [], []
     for (model, horizon, fold), result in zip(tasks, done, strict=True):
-        where = {"model": model, "horizon_years": horizon, "fold": fold}
+        where: dict[str, Any] = {"model": model, "horizon_years": horizon, "fold": fold}
         if isinstance(result, str) or result.note:
             notes.append({**where, "note": result if isinstance(result, str) else result.note})
         if isinstance(result, Fit):
@@ -99,6 +102,7 @@ def cross_validate(
         PREDICTIONS.validate(never_falling(_stack(predictions, list(PREDICTIONS.columns)))),
         _stack(coefficients, ["model", "horizon_years", "fold", "feature", "coefficient"]),
         pd.DataFrame(notes, columns=["model", "horizon_years", "fold", "note"]),
+        {task: result for task, result in zip(tasks, done, strict=True) if isinstance(result, Fit)},
     )
 
 

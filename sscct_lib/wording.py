@@ -78,3 +78,16 @@ def in_words(feature: str) -> str:
 def class_in_words(feature: str) -> str:
     """Name the class of an image feature as a reader would, for example `texture of runs`."""
     return "quantitative CT" if feature.startswith("qct_") else CLASS_WORDS[feature.split("_")[1]]
+
+
+def kind_in_words(feature: str) -> str:
+    """Name what a feature tells of, for features to be judged together, for example `lung function`."""
+    if feature.startswith("change_"):
+        return "change since the scan before"
+    if feature in ("fvc_percent", "dlco_percent"):
+        return "lung function"
+    if feature in CLINICAL_WORDS:
+        return CLINICAL_WORDS[feature]
+    if feature == "qct_volume_l":
+        return "lung volume"
+    return "quantitative CT: density" if feature.startswith("qct_") else class_in_words(feature)
