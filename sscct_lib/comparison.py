@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student_t
 
-from sscct_lib.bootstrap import Floats, interval
+from sscct_lib.bootstrap import Floats, Outcome, interval
 from sscct_lib.horizons import aligned_risk, check_predictions, cohort_outcome, not_estimable, study_resamples
 from sscct_lib.metrics import METRICS
 from sscct_lib.study import Settings, Study, StudyError
@@ -56,6 +56,7 @@ def differences(
     if reference not in names:
         raise StudyError(f"No model named {reference!r} to compare with; there are {', '.join(names)}.")
     resamples = study_resamples(cohort, settings)
+    outcomes: dict[tuple[float, bytes], Outcome] = {}
     rows = []
     for horizon in settings.horizons_years:
         known = aligned_risk(valid, cohort, reference, horizon)
@@ -64,7 +65,10 @@ def differences(
                 continue
             risk = aligned_risk(valid, cohort, model, horizon)
             both = np.isfinite(risk) & np.isfinite(known)
-            outcome = cohort_outcome(cohort[both], horizon, resamples.of(both), settings.labels)
+            key = (horizon, both.tobytes())
+            if key not in outcomes:
+                outcomes[key] = cohort_outcome(cohort[both], horizon, resamples.of(both), settings.labels)
+            outcome = outcomes[key]
             where = {
                 "model": model, "horizon_years": horizon,
                 "n_scans": int(both.sum()), "n_patients": cohort["patient_id"][both].nunique(),
