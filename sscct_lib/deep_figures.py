@@ -68,7 +68,7 @@ def learning_curves(curves: pd.DataFrame, models: pd.DataFrame) -> Figure:
     figure, axes = new_figure(3.4, 1, len(names), sharey=True)
     for axis, name in zip(chain(*axes), names, strict=True):
         one, rows = curves[curves["model"] == name], models[models["model"] == name]
-        for _, fold in one.groupby("fold"):
+        for _, fold in one.groupby(["fold", "member"]):
             axis.plot(fold["epoch"], fold["loss"], color=colours[name], lw=1.5)
         last = one["epoch"].max()
         axis.scatter([last] * len(rows), rows["loss_tested"], color=INK, zorder=3, s=28)

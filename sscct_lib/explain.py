@@ -75,7 +75,8 @@ def explain_scan(study: Study, network_name: str, scan_id: str, fold: int) -> pd
     Returns
     -------
     pandas.DataFrame
-        As `zone_occlusion`, with `model`, `scan_id` and `horizon_years` in the place of `horizon`.
+        As `zone_occlusion`, the mean over the members of the fold, with `model`, `scan_id` and
+        `horizon_years` in the place of `horizon`.
 
     Raises
     ------
@@ -83,8 +84,10 @@ def explain_scan(study: Study, network_name: str, scan_id: str, fold: int) -> pd
         If the fold has no trained model.
     """
     settings = getattr(study.settings.deep, network_name)
-    network = fold_model(study, network_name, fold)
     volume = load_cubes([cube_path(study, scan_id, settings.size, study.settings.deep.hu_range)])
-    zones = zone_occlusion(network, volume)
+    members = [
+        zone_occlusion(fold_model(study, network_name, fold, member), volume) for member in range(settings.n_members)
+    ]
+    zones = pd.concat(members).groupby(["height", "side", "horizon"], as_index=False, sort=False).mean()
     years = np.array(study.settings.horizons_years)[zones.pop("horizon")]
     return zones.assign(model=display_name(network_name, settings), scan_id=scan_id, horizon_years=years)

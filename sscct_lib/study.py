@@ -133,6 +133,9 @@ class NetworkSettings(Section):
     epochs: Count = Field(50, description="passes over the training patients; each shows one scan of every patient")
     batch_size: Count = Field(4, description="scans in a step")
     learning_rate: Positive = Field(4e-4, description="of AdamW")
+    n_members: Count = Field(
+        1, description="networks trained in each fold from different random numbers; their mean predicts"
+    )
     density_weight: float = Field(
         0.0, ge=0, description="weight of a second task in training, to tell the density of six lung zones; 0: none"
     )

@@ -35,7 +35,7 @@ from sscct_lib.tensors import cube_path, lung_density, make_cubes
 
 log = logging.getLogger(__name__)
 
-Task = tuple[str, Examples, int, str]  # network, scans, fold, key
+Task = tuple[str, Examples, int, int, str]  # network, scans, fold, member, key
 
 
 def cross_validate(study: Study, cohort: pd.DataFrame, networks: Sequence[str], n_jobs: int = 1) -> pd.DataFrame:
@@ -60,7 +60,9 @@ def cross_validate(study: Study, cohort: pd.DataFrame, networks: Sequence[str], 
     Returns
     -------
     pandas.DataFrame
-        Schema `PREDICTIONS`; a scan whose cube cannot be made has no row, and the log says why.
+        Schema `PREDICTIONS`: the mean risk over the members of a fold and, with two or more (`n_members`), their
+        standard deviation (deep ensemble, Lakshminarayanan et al. 2017). A scan whose cube cannot be made has
+        no row, and the log says why.
 
     Raises
     ------
@@ -74,11 +76,13 @@ def cross_validate(study: Study, cohort: pd.DataFrame, networks: Sequence[str], 
         examples, key = _examples(study, cohort, name, n_jobs)
         folds = sorted(set(examples.table["fold"]))
         _check_folds(examples, folds)
-        _forget_other_folds(study, name, folds)
-        tasks += [(name, examples, fold, key) for fold in folds]
+        members = range(_settings(study, name).n_members)
+        _forget_others(study, name, folds, members)
+        tasks += [(name, examples, fold, member, key) for fold in folds for member in members]
     predictions = pd.concat(_run(study, tasks, n_jobs), ignore_index=True)
-    order = ["model", "horizon_years", "scan_id"]
-    return PREDICTIONS.validate(predictions.sort_values(order, ignore_index=True)[list(PREDICTIONS.columns)])
+    scans = predictions.groupby(["model", "horizon_years", "scan_id", "patient_id", "fold"])["risk"]
+    spread = scans.agg(["mean", "std"]).rename(columns={"mean": "risk", "std": "risk_sd"}).reset_index()
+    return PREDICTIONS.validate(spread[list(PREDICTIONS.columns)])
 
 
 def _run(study: Study, tasks: list[Task], n_jobs: int) -> list[pd.DataFrame]:
@@ -86,10 +90,10 @@ def _run(study: Study, tasks: list[Task], n_jobs: int) -> list[pd.DataFrame]:
     workers = 1 if torch.cuda.is_available() else min(effective_n_jobs(n_jobs), len(tasks))
     threads = max(1, cpu_count() // workers)
     if workers == 1:
-        return [_one_fold(study, *task, threads) for task in tasks]
+        return [_one_model(study, *task, threads) for task in tasks]
     # Not joblib: it restarts a worker whose memory grew, as a training's does.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        return [job.result() for job in [pool.submit(_one_fold, study, *task, threads) for task in tasks]]
+        return [job.result() for job in [pool.submit(_one_model, study, *task, threads) for task in tasks]]
 
 
 def _settings(study: Study, network_name: str) -> NetworkSettings:
@@ -143,34 +147,36 @@ def _check_folds(examples: Examples, folds: list[int]) -> None:
             )
 
 
-def _one_fold(study: Study, network_name: str, examples: Examples, fold: int, key: str, threads: int) -> pd.DataFrame:
-    """Train the model of a fold, or find it, and predict the fold's scans."""
+def _one_model(
+    study: Study, network_name: str, examples: Examples, fold: int, member: int, key: str, threads: int
+) -> pd.DataFrame:
+    """Train a model of a fold, or find it, and predict the fold's scans."""
     torch.set_num_threads(threads)
     tested = examples.take(np.flatnonzero(examples.table["fold"] == fold))
     training = examples.take(np.flatnonzero(examples.table["fold"] != fold))
-    path = _model_path(study, network_name, fold)
+    path = _model_path(study, network_name, fold, member)
     card = _read_card(path.with_suffix(".json"))
     if card is None or card["key"] != key or not path.is_file() or _sha256(path) != card["sha256"]:
-        card = _train_and_save(study, network_name, training, tested, fold, key)
+        card = _train_and_save(study, network_name, training, tested, fold, member, key)
     else:
-        log.info("%s, fold %d: found trained", TITLES[network_name], fold)
-    network = fold_model(study, network_name, fold)
+        log.info("%s, fold %d, member %d: found trained", TITLES[network_name], fold, member)
+    network = fold_model(study, network_name, fold, member)
     return _frame(card, tested.table, predict(network, tested.paths))
 
 
 def _frame(card: Mapping[str, Any], scans: pd.DataFrame, risk: NDArray[np.float64]) -> pd.DataFrame:
     rows = [
-        scans.assign(model=card["model"], horizon_years=horizon, risk=risk[:, k], risk_sd=np.nan)
+        scans.assign(model=card["model"], horizon_years=horizon, risk=risk[:, k])
         for k, horizon in enumerate(card["horizons_years"])
     ]
     return pd.concat(rows, ignore_index=True)
 
 
 def _train_and_save(
-    study: Study, network_name: str, training: Examples, tested: Examples, fold: int, key: str
+    study: Study, network_name: str, training: Examples, tested: Examples, fold: int, member: int, key: str
 ) -> dict[str, Any]:
     settings = _settings(study, network_name)
-    seed = int(fingerprint(study.settings.seed, network_name, fold), 16) % 2**32
+    seed = int(fingerprint(study.settings.seed, network_name, fold, member), 16) % 2**32
     torch.manual_seed(seed)
     network = build(network_name, settings, len(study.settings.horizons_years))
     weights = None
@@ -179,15 +185,16 @@ def _train_and_save(
     if network_name != "swin" or weights is None:  # the published Swin weights learned on densities from 0 to 1
         network.standardise(*lung_density(training.paths))
     network.start_at(base_hazards(training.died, training.survived))
-    where = f"{TITLES[network_name]}, fold {fold}"
+    where = f"{TITLES[network_name]}, fold {fold}, member {member}"
     history = train(network, training, settings, seed, where)
-    path = _model_path(study, network_name, fold)
+    path = _model_path(study, network_name, fold, member)
     with atomic(path) as partial:
         save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, partial)
     card = {
         "model": display_name(network_name, settings),
         "network": network_name,
         "fold": fold,
+        "member": member,
         "key": key,
         "sha256": _sha256(path),
         "settings": settings.model_dump(mode="json"),
@@ -211,8 +218,8 @@ def _train_and_save(
     return card
 
 
-def _model_path(study: Study, network_name: str, fold: int) -> Path:
-    return study.models / "deep" / f"{network_name}_fold{fold}.safetensors"
+def _model_path(study: Study, network_name: str, fold: int, member: int) -> Path:
+    return study.models / "deep" / f"{network_name}_fold{fold}_{member}.safetensors"
 
 
 def _sha256(path: Path) -> str:
@@ -225,19 +232,21 @@ def _read_card(path: Path) -> dict[str, Any] | None:
         card = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return card if isinstance(card, dict) and {"key", "sha256", "network"} <= card.keys() else None
+    return card if isinstance(card, dict) and {"key", "sha256", "fold", "member"} <= card.keys() else None
 
 
 def _cards(study: Study, network_name: str) -> list[dict[str, Any]]:
     paths = sorted((study.models / "deep").glob(f"{network_name}_fold*.json"))
-    return sorted((card for path in paths if (card := _read_card(path))), key=lambda card: int(card["fold"]))
+    return sorted(
+        (card for path in paths if (card := _read_card(path))), key=lambda card: (card["fold"], card["member"])
+    )
 
 
-def _forget_other_folds(study: Study, network_name: str, folds: list[int]) -> None:
-    """Remove models of folds that no longer exist, so that they do not join the predictions of new scans."""
+def _forget_others(study: Study, network_name: str, folds: list[int], members: range) -> None:
+    """Remove models that the settings no longer ask for, so that they do not join the predictions of new scans."""
     for card in _cards(study, network_name):
-        if card["fold"] not in folds:
-            path = _model_path(study, network_name, card["fold"])
+        if card["fold"] not in folds or card["member"] not in members:
+            path = _model_path(study, network_name, card["fold"], card["member"])
             path.with_suffix(".json").unlink()
             path.unlink(missing_ok=True)
 
@@ -251,9 +260,9 @@ def _load_model(path: Path, card: Mapping[str, Any]) -> HazardNetwork:
     return network.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def fold_model(study: Study, network_name: str, fold: int) -> HazardNetwork:
-    """Load the trained network that tests a fold; StudyError when there is none."""
-    path = _model_path(study, network_name, fold)
+def fold_model(study: Study, network_name: str, fold: int, member: int = 0) -> HazardNetwork:
+    """Load a trained network that tests a fold; StudyError when there is none."""
+    path = _model_path(study, network_name, fold, member)
     card = _read_card(path.with_suffix(".json"))
     if card is None:
         raise StudyError(f"{study.models} has no model of {network_name}, fold {fold}. Run `04_deep_models` first.")
@@ -277,8 +286,8 @@ def predict_risks(trained: Study, network_name: str, study: Study, scans: pd.Dat
     Returns
     -------
     pandas.DataFrame
-        `model`, `horizon_years`, `scan_id`, `patient_id`, `risk` (mean over the fold models) and `risk_sd` (their
-        standard deviation). A scan whose cube cannot be made has no row, and the log says why.
+        `model`, `horizon_years`, `scan_id`, `patient_id`, `risk` (mean over the models of all folds) and
+        `risk_sd` (their standard deviation). A scan whose cube cannot be made has no row, and the log says why.
 
     Raises
     ------
@@ -295,7 +304,7 @@ def predict_risks(trained: Study, network_name: str, study: Study, scans: pd.Dat
         log.warning("%s: scan %s has no prediction: %s", network_name, row.scan_id, row.reason)
     table = cubes.loc[cubes["status"] == "ok", ["scan_id", "patient_id"]].reset_index(drop=True)
     paths = [cube_path(study, scan_id, size, hu_range) for scan_id in table["scan_id"]]
-    models = [_load_model(_model_path(trained, network_name, card["fold"]), card) for card in cards]
+    models = [_load_model(_model_path(trained, network_name, card["fold"], card["member"]), card) for card in cards]
     members = np.stack([predict(model, paths) for model in models])
     rows = _frame(cards[0], table, members.mean(axis=0))
     return rows.assign(risk_sd=members.std(axis=0, ddof=1).T.ravel())
@@ -312,9 +321,9 @@ def model_table(study: Study) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        `model`, `network`, `weights`, `fold`, `size` (voxels a side), `n_parameters`; of the training `n_patients`,
-        `n_scans`, `n_deaths`; `loss_tested` on the fold's patients and `loss_tested_without_image`, when every
-        scan of theirs gets the risks of the training patients.
+        `model`, `network`, `weights`, `fold`, `member`, `size` (voxels a side), `n_parameters`; of the training
+        `n_patients`, `n_scans`, `n_deaths`; `loss_tested` on the fold's patients and
+        `loss_tested_without_image`, when every scan of theirs gets the risks of the training patients.
     """
     cards = [card for name in TITLES for card in _cards(study, name)]
     rows = [
@@ -323,6 +332,7 @@ def model_table(study: Study) -> pd.DataFrame:
             "network": card["network"],
             "weights": card["weights"],
             "fold": card["fold"],
+            "member": card["member"],
             "size": card["settings"]["size"],
             "n_parameters": card["n_parameters"],
             "n_patients": card["n_patients"],
@@ -370,12 +380,12 @@ def summary(models: pd.DataFrame) -> pd.DataFrame:
 
 
 def learning_curves(study: Study) -> pd.DataFrame:
-    """Give the training loss of every deep model of a run: `model`, `fold`, `epoch`, `loss`."""
+    """Give the training loss of every deep model of a run: `model`, `fold`, `member`, `epoch`, `loss`."""
     return pd.DataFrame(
         [
-            {"model": card["model"], "fold": card["fold"], "epoch": epoch, "loss": loss}
-            for name in TITLES
-            for card in _cards(study, name)
+            {**{name: card[name] for name in ("model", "fold", "member")}, "epoch": epoch, "loss": loss}
+            for network in TITLES
+            for card in _cards(study, network)
             for epoch, loss in enumerate(card["loss"], start=1)
         ]
     )

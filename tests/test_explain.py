@@ -59,7 +59,7 @@ def test_a_scan_is_explained_by_the_model_of_its_fold(network, tmp_path, monkeyp
     asked = []
     monkeypatch.setattr(explain, "fold_model", lambda *arguments: asked.append(arguments) or network)
     zones = explain.explain_scan(study, "swin", "s", 2)
-    assert asked == [(study, "swin", 2)]
+    assert asked == [(study, "swin", 2, 0)]
     assert set(zones["horizon_years"]) == {1.0, 3.0, 5.0}
     assert set(zones["model"]) == {"Swin Transformer (from scratch)"}
     assert isinstance(zones, pd.DataFrame)

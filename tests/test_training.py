@@ -90,7 +90,10 @@ def test_a_model_never_sees_its_fold(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "train", noting)
     training.cross_validate(study, cohort, ["swin"])
     patients = {fold: set(rows["patient_id"]) for fold, rows in cohort.groupby("fold")}
-    assert seen == [("Swin Transformer, fold 0", patients[1]), ("Swin Transformer, fold 1", patients[0])]
+    assert seen == [
+        ("Swin Transformer, fold 0, member 0", patients[1]),
+        ("Swin Transformer, fold 1, member 0", patients[0]),
+    ]
 
 
 def test_outcomes_of_the_tested_fold_change_nothing_there(trained, tmp_path):
@@ -113,14 +116,14 @@ def test_finished_folds_are_found_and_lost_ones_trained_again_to_the_same(traine
     pd.testing.assert_frame_equal(training.cross_validate(study, cohort, ["swin"]), predictions)
     assert states(study) == before
     # As after a kill between the two files of fold 1.
-    (study.models / "deep" / "swin_fold1.json").unlink()
+    (study.models / "deep" / "swin_fold1_0.json").unlink()
     pd.testing.assert_frame_equal(training.cross_validate(study, cohort, ["swin"]), predictions)
     after = states(study)
-    assert {name for name in after if after[name] != before[name]} == {"swin_fold1.json", "swin_fold1.safetensors"}
+    assert {name for name in after if after[name] != before[name]} == {"swin_fold1_0.json", "swin_fold1_0.safetensors"}
     # A damaged model file is not believed.
-    path = study.models / "deep" / "swin_fold0.safetensors"
+    path = study.models / "deep" / "swin_fold0_0.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(StudyError, match=r"swin_fold0.safetensors is missing or not the file of its card"):
+    with pytest.raises(StudyError, match=r"swin_fold0_0.safetensors is missing or not the file of its card"):
         training.predict_risks(study, "swin", study, cohort)
     pd.testing.assert_frame_equal(training.cross_validate(study, cohort, ["swin"]), predictions)
 
@@ -165,7 +168,7 @@ def test_new_scans_get_the_mean_and_spread_of_the_folds(trained, tmp_path):
     assert (risks["risk_sd"] > 0).all()
     members = [
         training.predict(
-            training._load_model(training._model_path(study, "swin", fold), card),
+            training._load_model(training._model_path(study, "swin", fold, 0), card),
             [training.cube_path(new, "new", 32, study.settings.deep.hu_range)],
         )[0]
         for fold, card in enumerate(training._cards(study, "swin"))
@@ -192,12 +195,31 @@ def test_models_of_folds_that_no_longer_exist_are_removed(tmp_path, monkeypatch)
     training.cross_validate(study, cohort.assign(fold=np.arange(N) // 2 % 3), ["swin"])
     assert len(states(study)) == 6
     training.cross_validate(study, cohort, ["swin"])
-    assert sorted(states(study)) == [f"swin_fold{i}.{end}" for i in range(2) for end in ("json", "safetensors")]
+    assert sorted(states(study)) == [f"swin_fold{i}_0.{end}" for i in range(2) for end in ("json", "safetensors")]
+
+
+def test_members_of_an_ensemble_give_the_mean_and_the_spread(trained, tmp_path):
+    single = trained[2]
+    study = study_in(tmp_path, swin=TINY.model_copy(update={"n_members": 3}))
+    cohort = make_cohort(study)
+    predictions = training.cross_validate(study, cohort, ["swin"])
+    assert len(training.model_table(study)) == 2 * 3
+    fold = cohort[cohort["fold"] == 1]
+    paths = [training.cube_path(study, scan, 32, study.settings.deep.hu_range) for scan in fold["scan_id"]]
+    members = [training.predict(training.fold_model(study, "swin", 1, member), paths) for member in range(3)]
+    rows = predictions[(predictions["fold"] == 1) & (predictions["horizon_years"] == 3)].set_index("scan_id")
+    np.testing.assert_allclose(rows.loc[fold["scan_id"], "risk"], np.mean(members, axis=0)[:, 1])
+    np.testing.assert_allclose(rows.loc[fold["scan_id"], "risk_sd"], np.std(members, axis=0, ddof=1)[:, 1])
+    assert (rows["risk_sd"] > 0).all()
+    assert single["risk_sd"].isna().all()
+    fewer = study_in(tmp_path, swin=TINY.model_copy(update={"n_members": 2}))
+    training.cross_validate(fewer, cohort, ["swin"])
+    assert len(states(fewer)) == 2 * 2 * 2  # the files of the third are gone
 
 
 def test_cards_tables_and_curves(trained):
     study, cohort, _ = trained
-    card = json.loads((study.models / "deep" / "swin_fold0.json").read_text())
+    card = json.loads((study.models / "deep" / "swin_fold0_0.json").read_text())
     assert card["n_scans"] == 4
     assert card["n_patients"] == 2
     assert sum(card["n_deaths"]) == cohort[cohort["fold"] == 1]["event_observed"].sum()
@@ -222,7 +244,7 @@ def test_pretrained_weights_are_loaded_and_named(tmp_path, monkeypatch):
     assert set(predictions["model"]) == {"Swin Transformer"}
     card = training._cards(study, "swin")[0]
     assert card["weights"].startswith("w.pt, ")
-    loaded = training._load_model(training._model_path(study, "swin", 0), card).encoder.state_dict()
+    loaded = training._load_model(training._model_path(study, "swin", 0, 0), card).encoder.state_dict()
     torch.testing.assert_close(loaded, encoder.state_dict(), rtol=0, atol=1e-6)
 
 
