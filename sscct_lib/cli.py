@@ -191,8 +191,12 @@ def run(
 
 def _run_quietly(command: list[str]) -> int:
     """Run Snakemake; pass on what its jobs say and its errors, leave out its bookkeeping."""
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    # A session of its own, so that a signal reaches Snakemake once, whether it was meant for this process or its group.
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    ) as process:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: os.killpg(process.pid, signal.SIGINT))
         for line in process.stdout or ():
             if line.strip() and not BOOKKEEPING.match(line):
                 typer.echo(line, nl=False)
