@@ -82,51 +82,62 @@ def true_values(n_patients: int = 400_000) -> dict[str, float]:
     return pd.DataFrame(found).mean().to_dict()
 
 
-def covers(truth: float, low: float, high: float) -> bool:
-    return low <= truth <= high
+def covers(truth: float, low: float, high: float) -> float:
+    """1 or 0; NaN where there is no interval, which then counts neither way."""
+    return np.nan if np.isnan(low) else float(low <= truth <= high)
 
 
-def coverage(n_cohorts: int = 500, n_patients: int = 200, n_bootstrap: int = 500) -> pd.DataFrame:
+def coverage(sizes: tuple[int, ...] = (60, 200), n_cohorts: int = 500, n_bootstrap: int = 500) -> pd.DataFrame:
     """How often 95 % intervals hold the truth: by patient, by patient with percentiles, and by scan."""
     truth = true_values()
-    rows, unknown, n_scans = [], [], []
-    for number in range(n_cohorts):
-        scans = simulate(n_patients, np.random.default_rng([1, number]))
-        by_patient = resample_patients(scans.patient, n_bootstrap, number)
-        by_scan = resample_patients(np.arange(len(scans.patient)), n_bootstrap, number)
-        outcomes = [
-            horizon_outcome(scans.followup_years, scans.event_observed, HORIZON_YEARS, samples)
-            for samples in (by_patient, by_scan)
-        ]
-        unknown.append(outcomes[0].unknown.mean())
-        n_scans.append(len(scans.patient))
-        patient_values, scan_values = (measure(scans, outcome) for outcome in outcomes)
-        for name, true in truth.items():
-            scale = METRICS[name].scale if name in METRICS else "plain"
-            low, high, _ = interval(patient_values[name], outcomes[0].degrees_of_freedom, scale)
-            scan_low, scan_high, _ = interval(scan_values[name], outcomes[1].degrees_of_freedom, scale)
-            rows.append(
-                {
-                    "quantity": name,
-                    "truth": true,
-                    "error": patient_values[name][0] - true,
-                    "by patient": covers(true, low, high),
-                    "percentiles": covers(true, *percentile_interval(patient_values[name])),
-                    "by scan": covers(true, scan_low, scan_high),
-                }
-            )
-    by_quantity = pd.DataFrame(rows).groupby("quantity", sort=False)
-    table = by_quantity[["truth", "error", "by patient", "percentiles", "by scan"]].mean()
-    table["error"] = table["error"].map("{:+.4f}".format)
-    table = table.rename(
-        columns={"error": "mean error", "by patient": "covered", "percentiles": "covered, percentiles"}
-    )
-    table = table.rename(columns={"by scan": "covered, scans as if independent"})
-    print(
-        f"{n_cohorts} cohorts of {n_patients} patients, on average {np.mean(n_scans):.0f} scans of which "
-        f"{np.mean(unknown):.0%} unknown at {HORIZON_YEARS:g} years; {n_bootstrap} resamples each."
-    )
-    return table.round(3)
+    tables = []
+    for n_patients in sizes:
+        rows, n_scans, unknown = [], [], []
+        for number in range(n_cohorts):
+            scans = simulate(n_patients, np.random.default_rng([1, number]))
+            outcome, found = one_cohort(scans, truth, n_bootstrap, number)
+            rows += found
+            n_scans.append(len(scans.patient))
+            unknown.append(outcome.unknown.mean())
+        print(
+            f"{n_cohorts} cohorts of {n_patients} patients, on average {np.mean(n_scans):.0f} scans of which "
+            f"{np.mean(unknown):.0%} unknown at {HORIZON_YEARS:g} years; {n_bootstrap} resamples each."
+        )
+        table = pd.DataFrame(rows).groupby("quantity", sort=False).mean()
+        tables.append(table.assign(n_patients=n_patients).reset_index())
+    order = ["n_patients", "quantity", "truth", "mean error", "covered", "covered, percentiles"]
+    table = pd.concat(tables)[[*order, "covered, scans as if independent"]]
+    table["mean error"] = table["mean error"].map("{:+.4f}".format)
+    return table.round(3).set_index("n_patients")
+
+
+def one_cohort(
+    scans: Scans, truth: dict[str, float], n_bootstrap: int, seed: int
+) -> tuple[Outcome, list[dict[str, object]]]:
+    """Whether each kind of interval of one cohort covers each true value."""
+    by_patient = resample_patients(scans.patient, n_bootstrap, seed)
+    by_scan = resample_patients(np.arange(len(scans.patient)), n_bootstrap, seed)
+    outcomes = [
+        horizon_outcome(scans.followup_years, scans.event_observed, HORIZON_YEARS, samples)
+        for samples in (by_patient, by_scan)
+    ]
+    patient_values, scan_values = (measure(scans, outcome) for outcome in outcomes)
+    rows = []
+    for name, true in truth.items():
+        scale = METRICS[name].scale if name in METRICS else "plain"
+        low, high, _ = interval(patient_values[name], outcomes[0].degrees_of_freedom, scale)
+        scan_low, scan_high, _ = interval(scan_values[name], outcomes[1].degrees_of_freedom, scale)
+        rows.append(
+            {
+                "quantity": name,
+                "truth": true,
+                "mean error": patient_values[name][0] - true,
+                "covered": covers(true, low, high),
+                "covered, percentiles": covers(true, *percentile_interval(patient_values[name])),
+                "covered, scans as if independent": covers(true, scan_low, scan_high),
+            }
+        )
+    return outcomes[0], rows
 
 
 def large_study(n_scans: int = 2125, n_models: int = 12) -> tuple[pd.DataFrame, pd.DataFrame]:

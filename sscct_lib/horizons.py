@@ -247,12 +247,8 @@ def _measure(risk: Floats, outcome: Outcome) -> dict[str, tuple[float, float, fl
             bounds = interval(samples, outcome.degrees_of_freedom, metric.scale)
             measured[name] = (float(samples[0]), *bounds)
         else:
-            measured[name] = (
-                np.nan,
-                np.nan,
-                np.nan,
-                "not estimable: the risks separate the outcomes, or are all equal",
-            )
+            why = "not estimable: the risks separate the outcomes, or are all equal"
+            measured[name] = (np.nan, np.nan, np.nan, why)
     return measured
 
 

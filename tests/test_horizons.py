@@ -1,5 +1,8 @@
 """The performance table against scikit-survival, closed forms and real longitudinal deaths."""
 
+import importlib.util
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -398,3 +401,18 @@ def test_followup_of_an_empty_cohort():
     empty = make_cohort(5).iloc[:0]
     assert followup_curve(empty).empty
     assert np.isnan(median_followup(empty)).all()
+
+
+@pytest.mark.slow
+def test_intervals_cover_the_truth_and_scan_level_intervals_do_not():
+    """A short run of the benchmark: with 150 cohorts, 0.95 is measured to about 0.02."""
+    path = Path(__file__).parents[1] / "benchmarks" / "horizons.py"
+    spec = importlib.util.spec_from_file_location("horizons_benchmark", path)
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    table = benchmark.coverage(sizes=(80,), n_cohorts=150, n_bootstrap=200)
+    assert table["covered"].between(0.9, 1).all()
+    assert (table["covered, scans as if independent"] < table["covered"]).all()
+    assert table["covered, scans as if independent"].mean() < 0.93
+    auc = table.set_index("quantity").loc["auc"]
+    assert abs(float(auc["mean error"])) < 0.02
