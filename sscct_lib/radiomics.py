@@ -20,6 +20,8 @@ from sscct_lib.tables import RADIOMICS
 from sscct_lib.texture import Hu, Mask, pyradiomics_features
 from sscct_lib.wording import in_words
 
+FILTER_MARGIN = 5  # voxels
+
 
 def extract_scans(study: Study, rows: pd.DataFrame, n_jobs: int = 1) -> pd.DataFrame:
     """Compute the features of every scan that has none yet under these settings.
@@ -101,12 +103,16 @@ def extract(image: sitk.Image, lungs: sitk.Image, settings: RadiomicsSettings) -
     hu = np.clip(sitk.GetArrayFromImage(image), *settings.hu_range).astype(np.int16)
     labels = sitk.GetArrayFromImage(lungs)
     check_region(hu, labels > 0, settings.bin_width)
-    box = ndimage.find_objects((labels > 0).astype(np.uint8))[0]
+    # What PyRadiomics keeps around the region when it resamples; its filters see no further.
+    wide = _box(labels > 0, margin=FILTER_MARGIN)
+    hu, labels = hu[wide], labels[wide]
+    box = _box(labels > 0)
+    filtered = image_types(hu, image.GetSpacing(), settings)
     labels, spacing_zyx = labels[box], image.GetSpacing()[::-1]
     parts = lung_regions(labels, spacing_zyx, settings.peel_mm)
     regions = {"": labels > 0} | {f"_{name}": parts[name] for name in settings.regions}
     features: dict[str, float] = {}
-    for image_type, values in image_types(hu, image, settings):
+    for image_type, values in filtered:
         for suffix, region in regions.items():
             if suffix and not has_texture(values[box], region, settings.bin_width):
                 continue
@@ -115,15 +121,20 @@ def extract(image: sitk.Image, lungs: sitk.Image, settings: RadiomicsSettings) -
     return features | quantitative_ct(hu[box], labels, spacing_zyx, parts)
 
 
-def image_types(hu: Hu, image: sitk.Image, settings: RadiomicsSettings) -> Iterator[tuple[str, NDArray[Any]]]:
+def _box(region: Mask, margin: int = 0) -> tuple[slice, ...]:
+    inside = ndimage.find_objects(region.astype(np.uint8))[0]
+    return tuple(slice(max(0, side.start - margin), side.stop + margin) for side in inside)
+
+
+def image_types(hu: Hu, spacing: tuple[float, ...], settings: RadiomicsSettings) -> Iterator[tuple[str, NDArray[Any]]]:
     """Yield the original image and those that PyRadiomics' filters make of it.
 
     Parameters
     ----------
     hu
         Densities, HU, shape (z, y, x).
-    image
-        Gives the grid.
+    spacing
+        Voxel sides x, y, z, mm.
     settings
         `log_sigma_mm` and `wavelet`.
 
@@ -136,7 +147,7 @@ def image_types(hu: Hu, image: sitk.Image, settings: RadiomicsSettings) -> Itera
     """
     yield "original", hu
     original = sitk.GetImageFromArray(hu)
-    original.CopyInformation(image)
+    original.SetSpacing(spacing)
     if settings.log_sigma_mm:
         for filtered, name, _ in imageoperations.getLoGImage(original, None, sigma=settings.log_sigma_mm):
             yield name, sitk.GetArrayViewFromImage(filtered)

@@ -7,14 +7,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import SimpleITK as sitk
+from scipy import ndimage
 
 from sscct_lib.lungs import load_lungs
 from sscct_lib.radiomics import extract, resample
 from sscct_lib.scans import process
 from sscct_lib.study import Study, fingerprint
 
+MASK_SHIFT_MM = 1.0
+PATCH_VOXELS = 3.0
 ROTATION_DEGREES = 3.0
-NOISE_HU = 25.0
+NOISE_HU = 10.0
 
 Scan = tuple[sitk.Image, sitk.Image]
 
@@ -73,13 +76,14 @@ def versions(image: sitk.Image, lungs: sitk.Image, seed: int) -> Iterator[tuple[
     lungs
         0 outside, 1 right lung, 2 left lung, on the same grid.
     seed
-        Of the noise.
+        Of the patches and the noise.
 
     Yields
     ------
     name : str
-        `original`; `grown` and `shrunken`, the mask by one voxel; `rotated` by 3 degrees about the body's axis;
-        `noisy`, by 25 HU; `thick`, of slices twice as thick.
+        `original`; `grown` and `shrunken`, the mask by one voxel in patches of its surface, so that it moves by
+        a millimetre on average, as one good lung mask differs from another; `rotated` by 3 degrees about the
+        body's axis; `noisy`, by 10 HU; `shifted`, resampled on slices half a voxel further.
     scan : tuple of SimpleITK.Image
         Densities and mask.
 
@@ -88,25 +92,40 @@ def versions(image: sitk.Image, lungs: sitk.Image, seed: int) -> Iterator[tuple[
     Zwanenburg A, et al. Assessing robustness of radiomic features by image perturbation. Sci Rep 2019;9:614.
     """
     yield "original", (image, lungs)
-    grown = sitk.GrayscaleDilate(lungs, [1, 1, 1], sitk.sitkCross)
-    yield "grown", (image, sitk.Mask(grown, lungs == 0) + lungs)
-    # Eroded as one, so that the lungs shrink only where they end, not where they touch.
-    yield "shrunken", (image, sitk.Mask(lungs, sitk.BinaryErode(lungs > 0, [1, 1, 1], sitk.sitkCross)))
-    yield "rotated", _rotated(image, lungs)
-    hu = sitk.GetArrayFromImage(image)
-    noisy = sitk.GetImageFromArray(hu + np.random.default_rng(seed).normal(0, NOISE_HU, hu.shape).astype(hu.dtype))
-    noisy.CopyInformation(image)
-    yield "noisy", (noisy, lungs)
-    thick = sitk.BinShrink(image, [1, 1, 2])
-    # Beyond the middle of the first and last slice there is nothing to interpolate: the nearest voxel counts.
-    back = sitk.Resample(thick, image, sitk.Transform(), sitk.sitkLinear, -1024, image.GetPixelID(), True)
-    yield "thick", (back, lungs)
-
-
-def _rotated(image: sitk.Image, lungs: sitk.Image) -> Scan:
+    rng = np.random.default_rng(seed)
+    yield "grown", (image, _moved(lungs, rng, outwards=True))
+    yield "shrunken", (image, _moved(lungs, rng, outwards=False))
     centre = image.TransformContinuousIndexToPhysicalPoint([(side - 1) / 2 for side in image.GetSize()])
     turn = sitk.Euler3DTransform(centre, 0.0, 0.0, np.deg2rad(ROTATION_DEGREES))
+    yield "rotated", _transformed(image, lungs, turn)
+    hu = sitk.GetArrayFromImage(image)
+    noisy = sitk.GetImageFromArray(hu + rng.normal(0, NOISE_HU, hu.shape).astype(hu.dtype))
+    noisy.CopyInformation(image)
+    yield "noisy", (noisy, lungs)
+    shift = sitk.TranslationTransform(3, [0.0, 0.0, image.GetSpacing()[2] / 2])
+    yield "shifted", _transformed(image, lungs, shift)
+
+
+def _moved(lungs: sitk.Image, rng: np.random.Generator, outwards: bool) -> sitk.Image:
+    labels = sitk.GetArrayFromImage(lungs)
+    cross = ndimage.generate_binary_structure(3, 1)
+    if outwards:
+        new = ndimage.grey_dilation(labels, footprint=cross)
+        shell = (labels == 0) & (new > 0)
+    else:
+        new = np.zeros_like(labels)
+        # Eroded as one, so that the lungs shrink where they end, not where they touch.
+        shell = (labels > 0) & ~ndimage.binary_erosion(labels > 0, cross)
+    share = min(1.0, MASK_SHIFT_MM / lungs.GetSpacing()[0])
+    patches = ndimage.gaussian_filter(rng.normal(size=labels.shape), PATCH_VOXELS)
+    chosen = shell & (patches >= np.quantile(patches[shell], 1 - share)) if shell.any() else shell
+    moved = sitk.GetImageFromArray(np.where(chosen, new, labels))
+    moved.CopyInformation(lungs)
+    return moved
+
+
+def _transformed(image: sitk.Image, lungs: sitk.Image, transform: sitk.Transform) -> Scan:
     return (
-        sitk.Resample(image, image, turn, sitk.sitkLinear, -1024.0),
-        sitk.Resample(lungs, lungs, turn, sitk.sitkLabelLinear, 0.0),
+        sitk.Resample(image, image, transform, sitk.sitkLinear, -1024.0),
+        sitk.Resample(lungs, lungs, transform, sitk.sitkLabelLinear, 0.0),
     )

@@ -122,8 +122,9 @@ def _ranks(values: NDArray[Any], bin_width: float) -> tuple[NDArray[np.int64], N
         level = np.digitize(np.arange(int(low), int(high) + 1), edges)
         grey = np.unique(level[occurs])
         return grey, (np.searchsorted(grey, level) + 1)[index]
-    grey, rank = np.unique(np.digitize(values, edges), return_inverse=True)
-    return grey, rank + 1
+    level = np.digitize(values, edges)
+    occurs = np.bincount(level) > 0
+    return np.flatnonzero(occurs), occurs.cumsum()[level]
 
 
 class _OnRegion:

@@ -189,3 +189,30 @@ def test_the_description_is_in_words_and_leaves_failed_scans_out(study) -> None:
     described = radiomics.describe(extract_scans(study, rows("ok", "flat")))
     dense = described.set_index("measure").loc["share of dense lung in the lower zones"]
     assert dense["n_scans"] == 1
+
+
+def test_filtered_images_and_regions_have_pyradiomics_names_and_values(scan) -> None:
+    from radiomics.featureextractor import RadiomicsFeatureExtractor
+
+    hu, lungs = np.maximum(scan[0], -1024), scan[1]
+    extractor = RadiomicsFeatureExtractor(binWidth=25.0, sigma=[5.0])
+    extractor.settings["additionalInfo"] = False
+    extractor.enableImageTypes(Original={}, LoG={"sigma": [5.0]}, Wavelet={})
+    settings = RadiomicsSettings(
+        spacing_mm=4.0, log_sigma_mm=(5.0,), wavelet=True, regions=("left", "core"), peel_mm=8.0
+    )
+    ours = extract(volume(hu), volume(lungs), settings)
+    for suffix, region in (("", lungs > 0), ("_left", lungs == 2)):
+        theirs = extractor.execute(volume(hu), volume(region.astype(np.uint8)))
+        assert len(theirs) == 107 + 9 * 93
+        same = {name: ours[f"{name}{suffix}"] for name in theirs}
+        assert same == pytest.approx({name: float(value) for name, value in theirs.items()}, rel=1e-9, abs=1e-9)
+    assert sum(name.endswith("_core") and not name.startswith("qct_") for name in ours) == 107 + 9 * 93
+
+
+def test_a_region_without_texture_is_left_out(scan) -> None:
+    hu, lungs = scan
+    settings = RadiomicsSettings(spacing_mm=4.0, regions=("core", "right"), peel_mm=100.0)
+    ours = extract(volume(hu), volume(lungs), settings)
+    assert not any(name.startswith("original_") and name.endswith("_core") for name in ours)
+    assert "original_firstorder_Mean_right" in ours
