@@ -9,7 +9,7 @@ import torch
 from sscct_lib.networks import HazardNetwork, display_name, risks
 from sscct_lib.study import Study
 from sscct_lib.tensors import cube_path, load_cubes
-from sscct_lib.training import fold_model
+from sscct_lib.training import fold_model, horizons
 
 HEIGHTS = ("lower", "middle", "upper")  # z grows to the head
 SIDES = ("right", "left")  # x grows to the patient's left
@@ -89,5 +89,5 @@ def explain_scan(study: Study, network_name: str, scan_id: str, fold: int) -> pd
         zone_occlusion(fold_model(study, network_name, fold, member), volume) for member in range(settings.n_members)
     ]
     zones = pd.concat(members).groupby(["height", "side", "horizon"], as_index=False, sort=False).mean()
-    years = np.array(study.settings.horizons_years)[zones.pop("horizon")]
+    years = np.array(horizons(study))[zones.pop("horizon")]
     return zones.assign(model=display_name(network_name, settings), scan_id=scan_id, horizon_years=years)

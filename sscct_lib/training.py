@@ -96,6 +96,11 @@ def _run(study: Study, tasks: list[Task], n_jobs: int) -> list[pd.DataFrame]:
         return [job.result() for job in [pool.submit(_one_model, study, *task, threads) for task in tasks]]
 
 
+def horizons(study: Study) -> list[float]:
+    """List the ends of the intervals of hazard, years: the study's horizons in rising order."""
+    return sorted(set(study.settings.horizons_years))
+
+
 def _settings(study: Study, network_name: str) -> NetworkSettings:
     settings: NetworkSettings = getattr(study.settings.deep, network_name)
     return settings
@@ -116,7 +121,7 @@ def _examples(study: Study, cohort: pd.DataFrame, network_name: str, n_jobs: int
     event = table["event_observed"].to_numpy(dtype=bool)
     if study.settings.labels == "as_published":
         followup = np.where(event, followup, np.inf)
-    died, survived = hazard_targets(followup, event, study.settings.horizons_years)
+    died, survived = hazard_targets(followup, event, horizons(study))
     paths = [cube_path(study, scan_id, settings.size, hu_range) for scan_id in table["scan_id"]]
     key = fingerprint(
         code_hash("training"),
@@ -124,7 +129,7 @@ def _examples(study: Study, cohort: pd.DataFrame, network_name: str, n_jobs: int
         network_name,
         settings,
         hu_range,
-        study.settings.horizons_years,
+        horizons(study),
         study.settings.seed,
         table[["scan_id", "patient_id", "fold"]].to_dict("list"),
         cubes.loc[kept, "cube_sha256"].tolist(),
@@ -178,7 +183,7 @@ def _train_and_save(
     settings = _settings(study, network_name)
     seed = int(fingerprint(study.settings.seed, network_name, fold, member), 16) % 2**32
     torch.manual_seed(seed)
-    network = build(network_name, settings, len(study.settings.horizons_years))
+    network = build(network_name, settings, len(horizons(study)))
     weights = None
     if settings.weights is not None:
         weights = load_weights(network.encoder, study.folder / settings.weights, settings.weights_sha256)
@@ -199,7 +204,7 @@ def _train_and_save(
         "sha256": _sha256(path),
         "settings": settings.model_dump(mode="json"),
         "hu_range": list(study.settings.deep.hu_range),
-        "horizons_years": list(study.settings.horizons_years),
+        "horizons_years": horizons(study),
         "labels": study.settings.labels,
         "seed": seed,
         "weights": weights.words if weights else "none (from scratch)",

@@ -136,6 +136,8 @@ def test_what_training_depends_on_makes_models_stale(trained):
     study, cohort, _ = trained
     key = key_of(study, cohort)
     assert key_of(study, cohort.assign(age_years=50.0)) == key
+    turned = study.settings.model_copy(update={"horizons_years": (5.0, 1.0, 3.0)})
+    assert key_of(Study(study.folder, turned), cohort) == key
     assert key_of(study, cohort.assign(fold=1 - cohort["fold"] % 2)) != key
     assert key_of(study, cohort.assign(followup_years=cohort["followup_years"] / 2)) != key
     assert key_of(study, cohort[2:]) != key
