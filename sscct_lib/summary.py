@@ -291,16 +291,19 @@ def headline_numbers(performance: pd.DataFrame, cohort: pd.DataFrame, settings: 
     """
     numbers: dict[str, int | str] = {
         "study_title": settings.title,
+        "study_title": settings.title,
         "n_scans": len(cohort),
         "n_patients": int(cohort["patient_id"].nunique()),
         "n_models": int(performance["model"].nunique()),
     }
+    deaths = []
     for horizon in settings.horizons_years:
         outcome = cohort_outcome(cohort, horizon, resample_patients(cohort["patient_id"], 0, 0), settings.labels)
         top = best(performance, horizon)
         name = f"{horizon:g}y"
         numbers[f"n_deaths_{name}"] = int(outcome.died.sum())
         numbers[f"n_unknown_{name}"] = int(outcome.unknown.sum())
+        deaths.append(f"{outcome.died.sum()} within {years_text(horizon)} ({outcome.unknown.sum()} unknown)")
         numbers[f"best_model_{name}"] = "no model" if top is None else str(top["model"])
         numbers[f"best_auc_{name}"] = (
             "not estimable" if top is None else estimate_text(top["estimate"], top["ci_low"], top["ci_high"])
@@ -308,7 +311,7 @@ def headline_numbers(performance: pd.DataFrame, cohort: pd.DataFrame, settings: 
     numbers["deaths"] = ", ".join(
         f"{numbers[f'n_deaths_{horizon:g}y']} within {years_text(horizon)}" for horizon in settings.horizons_years
     )
-    return numbers
+    return numbers | {"deaths": ", ".join(deaths)}
 
 
 def estimate_text(estimate: float, low: float, high: float, decimals: int = 2) -> str:

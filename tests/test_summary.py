@@ -46,6 +46,8 @@ def test_side_by_side_has_models_horizons_and_denominators(performance, cohort):
 def test_numbers_for_prose(performance, cohort):
     numbers = summary.headline_numbers(performance, cohort, FEW)
     assert numbers["n_scans"] == len(cohort)
+    assert numbers["study_title"] == FEW.title
+    assert numbers["deaths"].startswith(f"{numbers['n_deaths_1y']} within 1 year ({numbers['n_unknown_1y']} unknown), ")
     assert numbers["n_deaths_5y"] == (cohort["event_observed"] & (cohort["followup_years"] <= 5)).sum()
     assert numbers["best_model_5y"] == "A" == summary.best_at_longest(performance, FEW)
     assert numbers["best_auc_5y"] == summary.side_by_side(performance).loc["A", "5 years"]
