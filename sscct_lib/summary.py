@@ -291,7 +291,6 @@ def headline_numbers(performance: pd.DataFrame, cohort: pd.DataFrame, settings: 
     """
     numbers: dict[str, int | str] = {
         "study_title": settings.title,
-        "study_title": settings.title,
         "n_scans": len(cohort),
         "n_patients": int(cohort["patient_id"].nunique()),
         "n_models": int(performance["model"].nunique()),
@@ -308,9 +307,6 @@ def headline_numbers(performance: pd.DataFrame, cohort: pd.DataFrame, settings: 
         numbers[f"best_auc_{name}"] = (
             "not estimable" if top is None else estimate_text(top["estimate"], top["ci_low"], top["ci_high"])
         )
-    numbers["deaths"] = ", ".join(
-        f"{numbers[f'n_deaths_{horizon:g}y']} within {years_text(horizon)}" for horizon in settings.horizons_years
-    )
     return numbers | {"deaths": ", ".join(deaths)}
 
 
