@@ -126,9 +126,7 @@ feature_figures.importance(needed, f"Death within {horizon:g} years")
 # %% tags=["hide-input"]
 leading = tabular.leading_features(result, "All features", horizon)
 known = table[label_name(horizon)].dropna()
-feature_figures.feature_weights(
-    leading, f"Death within {horizon:g} years: {len(known)} scans of known state, {known.sum()} deaths"
-)
+feature_figures.feature_weights(leading, f"Death within {horizon:g} years: {len(known)} scans, {known.sum()} deaths")
 
 # %% [markdown]
 # ## Models for new scans

@@ -1,9 +1,11 @@
 """What a model would lose without a kind of feature, measured on patients that it has not seen."""
 
+from collections.abc import Hashable
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn.pipeline import Pipeline
 
 from sscct_lib import elastic_net
 from sscct_lib.bootstrap import interval
@@ -12,6 +14,9 @@ from sscct_lib.metrics import horizon_auc
 from sscct_lib.study import Study
 from sscct_lib.tabular import CrossValidation
 from sscct_lib.wording import kind_in_words
+
+# Of a fold: which scans it tests, their columns as its model sees them, the kind of each column, and the model.
+Prepared = tuple[NDArray[np.bool_], NDArray[np.float64], NDArray[np.str_], Any]
 
 
 def held_out_importance(
@@ -59,28 +64,36 @@ def held_out_importance(
     outcome = cohort_outcome(table, horizon_years, study_resamples(table, study.settings), study.settings.labels)
     if set(fits) != set(table["fold"]) or not_estimable(outcome):
         return pd.DataFrame(columns=columns)
+    prepared = {
+        fold: (
+            (table["fold"] == fold).to_numpy(),
+            pipeline["prepare"].transform(elastic_net.design(table[table["fold"] == fold], pipeline.feature_names_in_)),
+            np.array([kind_in_words(name) for name in pipeline["prepare"].get_feature_names_out()]),
+            pipeline["model"],
+        )
+        for fold, pipeline in fits.items()
+    }
     rng = np.random.default_rng(study.settings.seed)
-    whole = horizon_auc(_out_of_fold(fits, table, [], rng), outcome)
-    names = sorted({str(name) for pipeline in fits.values() for name in pipeline.feature_names_in_})
+    whole = horizon_auc(_out_of_fold(prepared, len(table), None, rng), outcome)
+    names = {str(name) for pipeline in fits.values() for name in pipeline.feature_names_in_}
     rows = []
-    for kind, members in pd.Series(names).groupby([kind_in_words(name) for name in names], sort=False):
-        shuffled = [horizon_auc(_out_of_fold(fits, table, list(members), rng), outcome) for _ in range(n_repeats)]
+    for kind, n_features in pd.Series([kind_in_words(name) for name in sorted(names)]).value_counts().items():
+        shuffled = [horizon_auc(_out_of_fold(prepared, len(table), kind, rng), outcome) for _ in range(n_repeats)]
         loss = whole - np.mean(shuffled, axis=0)
         bounds = interval(loss, outcome.degrees_of_freedom)
         counts = int((outcome.died | outcome.alive).sum()), int(outcome.died.sum())
-        rows.append((kind, len(members), float(loss[0]), bounds.low, bounds.high, *counts))
+        rows.append((kind, n_features, float(loss[0]), bounds.low, bounds.high, *counts))
     return pd.DataFrame(rows, columns=columns).sort_values("loss", ascending=False, ignore_index=True)
 
 
 def _out_of_fold(
-    fits: dict[int, Pipeline], table: pd.DataFrame, shuffled: list[str], rng: np.random.Generator
+    prepared: dict[int, Prepared], n_scans: int, kind: Hashable | None, rng: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Predict each scan by the model of its fold, after shuffling columns among the fold's scans."""
-    risk = np.full(len(table), np.nan)
-    for fold, pipeline in fits.items():
-        tested = (table["fold"] == fold).to_numpy()
-        data = elastic_net.design(table[tested], list(pipeline.feature_names_in_))
-        present = [name for name in shuffled if name in data]
-        data[present] = data[present].to_numpy()[rng.permutation(len(data))] if present else data[present]
-        risk[tested] = pipeline.predict_proba(data)[:, 1]
+    """Predict each scan by the model of its fold, after shuffling columns of a kind among the fold's scans."""
+    risk = np.full(n_scans, np.nan)
+    for tested, columns, kinds, model in prepared.values():
+        chosen = kinds == kind
+        shuffled = columns.copy()
+        shuffled[:, chosen] = columns[rng.permutation(len(columns))][:, chosen]
+        risk[tested] = model.predict_proba(shuffled)[:, 1]
     return risk

@@ -64,7 +64,7 @@ def in_words(feature: str) -> str:
             return f"{CLINICAL_WORDS[name]}: {feature.removeprefix(f'{name}_')}"
     if not feature.startswith("qct_"):
         image_type, kind, name, *region = feature.split("_")
-        words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
+        words = re.sub(r"(?<=[a-z])(?=[A-Z0-9])|(?<=2D|3D)(?=D)|(?<=\d)(?=[A-Z][a-z])", " ", name).lower()
         filtered = "" if image_type == "original" else f", {image_type}"
         return f"{words} ({CLASS_WORDS[kind]}{filtered}){''.join(REGION_WORDS[part] for part in region)}"
     measure = feature.removeprefix("qct_")
@@ -82,12 +82,14 @@ def class_in_words(feature: str) -> str:
 
 def kind_in_words(feature: str) -> str:
     """Name what a feature tells of, for features to be judged together, for example `lung function`."""
+    feature = feature.removeprefix("missingindicator_")
     if feature.startswith("change_"):
         return "change since the scan before"
     if feature in ("fvc_percent", "dlco_percent"):
         return "lung function"
-    if feature in CLINICAL_WORDS:
-        return CLINICAL_WORDS[feature]
+    for name, words in CLINICAL_WORDS.items():
+        if feature == name or feature.startswith(f"{name}_"):  # a category is a column of its own
+            return words
     if feature == "qct_volume_l":
         return "lung volume"
     return "quantitative CT: density" if feature.startswith("qct_") else class_in_words(feature)

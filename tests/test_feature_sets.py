@@ -90,6 +90,8 @@ def test_a_model_without_any_value_says_so() -> None:
         ("qct_p05_hu", "density, 5th percentile"),
         ("change_qct_mean_hu_peel_minus_core", "change a year: mean density, peel minus core"),
         ("original_glszm_LargeAreaEmphasis", "large area emphasis (texture of zones)"),
+        ("original_shape_Maximum2DDiameterSlice", "maximum 2d diameter slice (shape)"),
+        ("original_firstorder_10Percentile", "10 percentile (density histogram)"),
         ("original_shape_MeshVolume_left", "mesh volume (shape) in the left lung"),
         ("log-sigma-2-0-mm-3D_glcm_Idn", "idn (texture of neighbours, log-sigma-2-0-mm-3D)"),
         ("missingindicator_fvc_percent", "forced vital capacity: not known"),
