@@ -1,6 +1,7 @@
 """Fitting one network: the training loop, its augmentation, and prediction."""
 
 import logging
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import AdamW
-from torch.optim.lr_scheduler import OneCycleLR
+from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import update_bn
 
 from sscct_lib.networks import HazardNetwork, base_hazards, hazard_losses, risks
@@ -65,7 +66,7 @@ def train(network: HazardNetwork, training: Examples, settings: NetworkSettings,
     training
         Scans to learn from.
     settings
-        Epochs, batch size and the highest learning rate; it rises and falls once (Smith and Topin 2018).
+        Epochs, batch size and the highest learning rate; it rises and falls once.
     seed
         Of the draws and the augmentation.
     where
@@ -97,9 +98,8 @@ def train(network: HazardNetwork, training: Examples, settings: NetworkSettings,
     density = DensityTask(network.n_features, training.paths, generator).to(device)
     parameters = [*network.parameters(), *density.parameters()]
     optimiser = AdamW(parameters, settings.learning_rate, weight_decay=WEIGHT_DECAY, fused=True)
-    schedule = OneCycleLR(
-        optimiser, settings.learning_rate, settings.epochs * n_batches, pct_start=WARM_UP, cycle_momentum=False
-    )
+    n_steps = settings.epochs * n_batches
+    schedule = LambdaLR(optimiser, lambda step: share_of_rate(step, n_steps))
     history = []
     try:
         for epoch in range(settings.epochs):
@@ -126,6 +126,27 @@ def train(network: HazardNetwork, training: Examples, settings: NetworkSettings,
         ) from error
     network.eval()
     return history
+
+
+def share_of_rate(step: int, n_steps: int) -> float:
+    """Give the share of the highest learning rate at a step, 0 to 1: it rises in a line and falls in a cosine.
+
+    Parameters
+    ----------
+    step
+        Counted from 0.
+    n_steps
+        Steps of the whole training; at step `n_steps` the share is 0.
+
+    Returns
+    -------
+    float
+        More than 0 at every step before the last is done.
+    """
+    warm = max(1.0, WARM_UP * n_steps)
+    if step < warm:
+        return (step + 1) / (warm + 1)
+    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1.0, n_steps - warm)))
 
 
 class DensityTask(nn.Module):

@@ -162,3 +162,16 @@ def test_the_second_task_can_be_learned_and_is_used(tmp_path):
 
     assert (encoder_after(0.0) - encoder_after(1.0)).abs().max() > 1e-3
     torch.testing.assert_close(encoder_after(1.0), encoder_after(1.0), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("n_steps", [1, 2, 3, 5, 10, 100])
+def test_the_learning_rate_rises_and_falls_whatever_the_number_of_steps(n_steps):
+    shares = np.array([fitting.share_of_rate(step, n_steps) for step in range(n_steps)])
+    assert (shares > 0).all()
+    assert (shares <= 1).all()
+    top = shares.argmax()
+    assert (np.diff(shares[: top + 1]) > 0).all()
+    assert (np.diff(shares[top:]) < 0).all()
+    if n_steps == 100:
+        assert top == 20
+        assert shares[-1] < 0.01
