@@ -10,8 +10,6 @@ import time
 import numpy as np
 
 from sscct_lib import phantom
-from sscct_lib.acquisition import Protocol
-from sscct_lib.rendering import render
 from sscct_lib.study import DemoSettings
 
 
@@ -21,9 +19,8 @@ def main(spacing_mm: float, n_scans: int) -> None:
     rows = truth.groupby("patient_id").sample(1, random_state=0).head(n_scans)
     seconds, values = [], []
     for row in rows.to_dict("records"):
-        protocol = Protocol(**{name: row[name] for name in Protocol.__dataclass_fields__})
         start = time.process_time()
-        volume = render((2026, row["patient_number"], row["sex"] == "female"), row, protocol, spacing_mm, [1])
+        volume = phantom.draw_scan(row, 2026, spacing_mm)
         seconds.append(time.process_time() - start)
         lung = volume.hu[volume.lungs > 0]
         litres = lung.size * spacing_mm**3 / 1e6

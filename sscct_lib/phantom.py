@@ -170,14 +170,32 @@ def make_scan(study: Study, row: Mapping[str, Any]) -> dict[str, Any]:
     dict
         `lung_l` and the shares of the lungs that the masks hold.
     """
-    spacing = _demo_settings(study).spacing_mm
-    protocol = Protocol(**{field.name: row[field.name] for field in fields(Protocol)})
-    patient = (study.settings.seed, int(row["patient_number"]), row["sex"] == "female")
-    nth = int(str(row["scan_id"]).rsplit("-", 1)[1])
-    volume = render(patient, row, protocol, spacing, [*patient[:2], 6, nth])
+    volume = draw_scan(row, study.settings.seed, _demo_settings(study).spacing_mm)
     for name, path in scan_files(study, row["scan_id"]).items():
         write_volume(getattr(volume, name), volume, path)
     return _measured(volume)
+
+
+def draw_scan(row: Mapping[str, Any], seed: int, spacing_mm: float) -> Volume:
+    """Draw one scan of the cohort.
+
+    Parameters
+    ----------
+    row
+        A row of the truth table.
+    seed
+        Of the study.
+    spacing_mm
+        Voxel side.
+
+    Returns
+    -------
+    Volume
+        The scan and its true masks, the same for the same arguments.
+    """
+    protocol = Protocol(**{field.name: row[field.name] for field in fields(Protocol)})
+    number, nth = int(row["patient_number"]), int(str(row["scan_id"]).rsplit("-", 1)[1])
+    return render((seed, number, row["sex"] == "female"), row, protocol, spacing_mm, [seed, number, 6, nth])
 
 
 def _measured(volume: Volume) -> dict[str, Any]:

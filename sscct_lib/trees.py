@@ -82,15 +82,13 @@ def as_tree(rows: list[Row]) -> Tree:
     return Tree(table[:, :3], table[:, 3:6], table[:, 6])
 
 
-def airways_beside(arteries: list[Row], smallest_mm: float = 0.55) -> Tree:
-    """Lay an airway beside each artery down to a radius: the pair moves apart with its size."""
+def airways_beside(arteries: list[Row]) -> Tree:
+    """Lay an airway beside each artery: the pair moves apart with its size."""
     table = np.array(arteries, dtype=np.float32)
     away = np.stack([np.sign(table[:, 0]) * 0.25, np.full(len(table), 0.45), np.full(len(table), 0.85)], axis=1)
     start = table[:, :3] + away * (table[:, 7] * 1.9 + 0.6)[:, None]
     end = table[:, 3:6] + away * (table[:, 6] * 1.9 + 0.6)[:, None]
-    radius = table[:, 6] * 0.75
-    kept = radius > smallest_mm
-    return Tree(start[kept].astype(np.float32), end[kept].astype(np.float32), radius[kept])
+    return Tree(start.astype(np.float32), end.astype(np.float32), table[:, 6] * 0.75)
 
 
 def draw_tubes(start: Floats, end: Floats, radius: Floats, shape: tuple[int, int, int], spacing_mm: float) -> Floats:

@@ -1,4 +1,5 @@
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -8,6 +9,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from sscct_lib import patients
 from sscct_lib.cohort import censoring_weights, horizon_labels
 from sscct_lib.registry import demo_cohort
 from sscct_lib.study import DemoSettings
@@ -148,3 +150,13 @@ def test_scanners_change_over_calendar_years():
 def test_impossible_settings_are_refused_by_name(bad, named):
     with pytest.raises(ValueError, match=named):
         DemoSettings(**bad)
+
+
+def test_the_book_page_states_the_hazard_of_the_code():
+    page = (Path(__file__).parents[1] / "book" / "demo_cohort.md").read_text(encoding="utf-8")
+    stated = [f"{number:.4f}" for number in (patients.LUNG_BASELINE, patients.OTHER_BASELINE)]
+    for effects in (patients.LUNG_EFFECTS, patients.OTHER_EFFECTS):
+        stated += [f"exp({effect:.2f}) = {np.exp(effect):.2f}" for effect in effects.values()]
+    stated += [f"E(t) = {patients.LARGEST_EXTENT:.2f} /", f"{100 * patients.LOST_PER_YEAR:.0f} % a year"]
+    stated += [f"exp({patients.DROPOUT_EFFECT:.0f} (F"]
+    assert [text for text in stated if text not in page] == []
