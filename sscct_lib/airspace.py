@@ -42,6 +42,7 @@ LARGEST_CYST_ML = 2.0
 NEIGHBOURHOOD_MM = 15.0
 SMALLEST_LUNG_ML = 150.0
 MERGED_RATIO = 0.2  # a second piece below this share of the first is no lung: the two lungs hang together
+TRACHEA_MM = 25.0  # a shorter chain is no trachea
 AIRWAY_ML = 90.0  # trachea and both main bronchi hold less; growing beyond means a leak into the lung
 IN_PLANE = ndimage.generate_binary_structure(3, 1) & (np.arange(3) == 1)[:, None, None]
 
@@ -191,7 +192,7 @@ def central_airway(hu: Density, inside: Mask, spacing_mm: float) -> Mask:
 
 
 def _trachea(hu: Density, inside: Mask, spacing_mm: float) -> Mask:
-    """Find the longest chain of round dark spots in axial slices near the midline."""
+    """Find a chain of round dark spots in axial slices near the midline: of those that reach up, the foremost."""
     spots, n = ndimage.label(inside & (hu < LUMEN_HU), IN_PLANE)
     area = np.bincount(spots.ravel(), minlength=n + 1) * spacing_mm**2
     columns = np.flatnonzero(inside.any(axis=(0, 1)))
@@ -204,10 +205,14 @@ def _trachea(hu: Density, inside: Mask, spacing_mm: float) -> Mask:
         near_midline = abs((across.start + across.stop - 1) / 2 - middle) < 0.15 * width
         round_spots[spot] = 40 <= area[spot] <= 800 and fills_box and compact and near_midline
     chains, _ = ndimage.label(round_spots[spots])
-    lengths = [box[0].stop - box[0].start for box in ndimage.find_objects(chains)]
-    if not lengths or max(lengths) * spacing_mm < 20:
+    boxes = dict(enumerate(ndimage.find_objects(chains), start=1))
+    long = {chain: box for chain, box in boxes.items() if (box[0].stop - box[0].start) * spacing_mm >= TRACHEA_MM}
+    if not long:
         return np.zeros_like(inside)
-    return np.asarray(chains == int(np.argmax(lengths)) + 1)
+    top = max(box[0].stop for box in long.values())
+    high = [chain for chain, box in long.items() if (top - box[0].stop) * spacing_mm <= 2 * TRACHEA_MM]
+    # A wide oesophagus holds air too, and lies behind.
+    return np.asarray(chains == min(high, key=lambda chain: long[chain][1].start))
 
 
 def _grow_airway(hu: Density, inside: Mask, trachea: Mask, spacing_mm: float) -> Mask:

@@ -13,6 +13,7 @@ DECISIONS_FILE = "qa_decisions.csv"
 DECISION_COLUMNS = ("scan_id", "verdict", "who", "when", "why")
 HEADER_LINES = 2
 
+HEART_SLACK_MM = 2.0
 LEAST_SPINE_SHARE = 0.6
 LEAST_LUNG_L = 0.3  # less than this is no pair of lungs, whatever the patient
 
@@ -102,7 +103,7 @@ def _unusual_lungs(measures: dict[str, Any], settings: LungSettings) -> list[Fin
     ]
     if measures["trachea_height"] is None:
         findings.append(("trachea_height", "no trachea was found"))
-    if _below(measures["heart_left_mm"], 0):
+    if _below(measures["heart_left_mm"], -HEART_SLACK_MM):
         findings.append(("heart_left_mm", "the heart lies to the right of the spine: mirrored, or displaced?"))
     return findings
 
@@ -303,5 +304,5 @@ def plausible_ranges(settings: LungSettings) -> dict[str, tuple[float | None, fl
         "cut_area_cm2": (None, settings.max_cut_area_cm2, "lung cut by the edge (cm²)"),
         "missed_air_l": (None, settings.max_missed_air_l, "aerated lung left out (L)"),
         "step_ratio": (None, settings.max_step_ratio, "largest jump between slices"),
-        "heart_left_mm": (0.0, None, "heart left of the spine (mm)"),
+        "heart_left_mm": (-HEART_SLACK_MM, None, "heart left of the spine (mm)"),
     }
