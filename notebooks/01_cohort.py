@@ -23,6 +23,7 @@ horizons_years: list = None  # years after the scan at which risk is judged; non
 labels: str = None  # censored_unknown or as_published; none: as in study.yaml
 
 # %% tags=["hide-input"]
+from IPython.display import Markdown
 from myst_nb import glue
 
 from sscct_lib import cohort as cohorts
@@ -53,10 +54,14 @@ cohort = write_table(cohorts.build_cohort(kept, study), study.table("cohort"), C
 figures.flow_diagram(flow)
 
 # %% tags=["hide-input"]
+Markdown(f"In words: {cohorts.flow_text(flow)}")
+
+# %% tags=["hide-input"]
 glue("n_scans", len(cohort), display=False)
 glue("n_patients", cohort["patient_id"].nunique(), display=False)
 glue("n_scans_manifest", len(manifest), display=False)
-images.loc[images["status"] == "failed", ["scan_id", "reason"]]
+failed = images.loc[images["status"] == "failed", ["scan_id", "reason"]]
+failed.style.hide(axis="index") if len(failed) else Markdown("Every image could be used.")
 
 # %% [markdown]
 # ## The patients

@@ -77,14 +77,24 @@ def _config(study: Study) -> str:
     return str(yaml.safe_dump(config, sort_keys=False))
 
 
+def _contents(study: Study) -> str:
+    """Write the table of contents; the chapter on the demo cohort is for studies of synthetic patients."""
+    contents = yaml.safe_load((PROJECT / "book" / "_toc.yml").read_text(encoding="utf-8"))
+    if study.settings.demo is None:
+        for part in contents["parts"]:
+            part["chapters"] = [chapter for chapter in part["chapters"] if chapter["file"] != "demo_cohort"]
+    return str(yaml.safe_dump(contents, sort_keys=False))
+
+
 def _assemble(study: Study, source: Path) -> None:
     """Bring chapters, executed notebooks and generated pages together; unchanged files keep their times."""
     for path in sorted((PROJECT / "book").rglob("*")):
-        if path.is_file():
+        if path.is_file() and path.name != "_toc.yml":
             _copy_if_changed(path, source / path.relative_to(PROJECT / "book"))
     for name in NOTEBOOKS:
         _copy_if_changed(study.run / "notebooks" / f"{name}.ipynb", source / "notebooks" / f"{name}.ipynb")
     _write_if_changed(source / "_config.yml", _config(study))
+    _write_if_changed(source / "_toc.yml", _contents(study))
     _write_if_changed(source / "run.md", run_page(study))
     _write_if_changed(source / "data_dictionary.md", data_dictionary_page())
 
@@ -197,9 +207,37 @@ def data_dictionary_page() -> str:
         "or `last_contact_day`. Inside the study only days since a patient's first scan are kept.",
     ]
     for title, schema in schemas:
-        parts += [f"## {title}", _markdown_table(tables.data_dictionary(schema))]
+        parts += [f"## {title}", _markdown_table(data_dictionary(schema))]
     parts += ["## Settings of study.yaml", _markdown_table(_settings_dictionary())]
     return "\n\n".join(parts)
+
+
+def data_dictionary(schema: pa.DataFrameSchema) -> pd.DataFrame:
+    """List the columns of a schema with their meaning.
+
+    Parameters
+    ----------
+    schema
+        One of the schemas of `tables`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a column: `column`, `type`, `unit`, `required`, `expected`, `meaning`.
+    """
+    rows = []
+    for name, spec in schema.columns.items():
+        rows.append(
+            {
+                "column": name,
+                "type": str(spec.dtype),
+                "unit": (spec.metadata or {}).get("unit", ""),
+                "required": "yes" if spec.required else "no",
+                "expected": "; ".join(str(check.error) for check in spec.checks if check.error),
+                "meaning": spec.description or "",
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 def _settings_dictionary() -> pd.DataFrame:

@@ -77,8 +77,9 @@ def censoring_weights(
 ) -> NDArray[np.float64]:
     """Weigh scans whose state at the horizon is known, so that they stand for the unknown ones too.
 
-    Inverse probability of censoring weights: 1 / G(t-) for a death at t within the horizon, 1 / G(horizon) for a
-    scan followed beyond it, 0 for an unknown one; G is the Kaplan-Meier estimate of remaining uncensored.
+    Inverse probability of censoring weights: 1 / G(t) for a death at t within the horizon, 1 / G(horizon) for a
+    scan followed beyond it, 0 for an unknown one; G is the Kaplan-Meier estimate of remaining uncensored, with
+    deaths before censorings of the same day.
 
     Parameters
     ----------
@@ -99,12 +100,12 @@ def censoring_weights(
     Graf E, Schmoor C, Sauerbrei W, Schumacher M. Assessment and comparison of prognostic classification schemes
     for survival data. Stat Med 1999;18:2529-45.
     """
-    censoring = KaplanMeierFitter().fit(followup_years, event_observed=~event_observed)
+    # On a day with a death and a censoring the death comes first, so that weighted deaths equal Kaplan-Meier's.
+    times = np.where(event_observed, followup_years, np.nextafter(followup_years, np.inf))
+    censoring = KaplanMeierFitter().fit(times, event_observed=~event_observed)
     died = event_observed & (followup_years <= horizon_years)
     beyond = followup_years > horizon_years
-    # G(t-): a patient censored on the day of a death was still at risk that day.
-    just_before = np.nextafter(np.minimum(followup_years, horizon_years), -np.inf)
-    times = np.where(died, just_before, horizon_years)
+    times = np.where(died, followup_years, horizon_years)
     uncensored = censoring.survival_function_at_times(times).to_numpy(dtype=float)
     weights = np.zeros(len(times))
     np.divide(1.0, uncensored, out=weights, where=(died | beyond) & (uncensored > 0))
@@ -158,6 +159,30 @@ def select(manifest: pd.DataFrame, images: pd.DataFrame) -> tuple[pd.DataFrame, 
 
 def _step(label: str, rows: pd.DataFrame, excluded: bool) -> FlowStep:
     return FlowStep(label, len(rows), rows["patient_id"].nunique(), excluded)
+
+
+def flow_text(flow: list[FlowStep]) -> str:
+    """Say the flow diagram in words, for readers who cannot see it.
+
+    Parameters
+    ----------
+    flow
+        From `select`.
+
+    Returns
+    -------
+    str
+        One sentence a box.
+    """
+
+    def counted(n: int, noun: str) -> str:
+        return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+    return " ".join(
+        f"{step.label}: {counted(step.n_scans, 'scan')} of {counted(step.n_patients, 'patient')}"
+        f"{', left out' if step.excluded else ''}."
+        for step in flow
+    )
 
 
 def check_can_be_modelled(kept: pd.DataFrame, study: Study) -> None:

@@ -49,9 +49,7 @@ def _ids() -> dict[str, pa.Column]:
     )
     return {
         "scan_id": column(str, "the scan, unique in the study; no hospital number", checks=pattern),
-        "patient_id": column(
-            str, "the patient, the same for all scans of one; no hospital number", checks=pattern
-        ),
+        "patient_id": column(str, "the patient, the same for all scans of one; no hospital number", checks=pattern),
     }
 
 
@@ -88,9 +86,7 @@ def covariates() -> dict[str, pa.Column]:
         ),
         "manufacturer": optional(str, "maker of the scanner"),
         "kernel": optional(str, "reconstruction kernel"),
-        "slice_thickness_mm": optional(
-            float, "slice thickness", "mm", between(0.1, 20, "a number from 0.1 to 20")
-        ),
+        "slice_thickness_mm": optional(float, "slice thickness", "mm", between(0.1, 20, "a number from 0.1 to 20")),
     }
 
 
@@ -103,7 +99,8 @@ MANIFEST = pa.DataFrameSchema(
             "day of the scan, counted from the patient's first",
             "days",
             pa.Check.ge(0, error="0 or more"),
-            required=False, nullable=True,
+            required=False,
+            nullable=True,
         ),
         "image": column(str, "NIfTI file of the scan, relative to the study folder"),
         "lung_mask": column(
@@ -168,9 +165,7 @@ COHORT = pa.DataFrameSchema(
 def _record() -> dict[str, pa.Column]:
     return {
         **_ids(),
-        "status": column(
-            str, "ok, or failed: the scan was set aside", checks=pa.Check.isin(["ok", "failed"])
-        ),
+        "status": column(str, "ok, or failed: the scan was set aside", checks=pa.Check.isin(["ok", "failed"])),
         "reason": column(str, "why it was set aside; empty when it was not"),
     }
 
@@ -391,31 +386,3 @@ def read_predictions(study: Study) -> pd.DataFrame:
         names = ", ".join(sorted(predictions.loc[repeated, "model"].unique()))
         raise StudyError(f"Two prediction tables in {paths[0].parent} hold the same model: {names}.")
     return predictions
-
-
-def data_dictionary(schema: pa.DataFrameSchema) -> pd.DataFrame:
-    """List the columns of a schema with their meaning.
-
-    Parameters
-    ----------
-    schema
-        One of the schemas of this module.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row a column: `column`, `type`, `unit`, `required`, `expected`, `meaning`.
-    """
-    rows = []
-    for name, spec in schema.columns.items():
-        rows.append(
-            {
-                "column": name,
-                "type": str(spec.dtype),
-                "unit": (spec.metadata or {}).get("unit", ""),
-                "required": "yes" if spec.required else "no",
-                "expected": "; ".join(str(check.error) for check in spec.checks if check.error),
-                "meaning": spec.description or "",
-            }
-        )
-    return pd.DataFrame(rows)
