@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 from myst_nb import glue
 
-from sscct_lib import deep_figures, explain, tensors, training
+from sscct_lib import deep_figures, deep_tables, explain, tensors, training
 from sscct_lib.lungs import usable
 from sscct_lib.study import load_study
 from sscct_lib.tables import COHORT, LUNGS, PREDICTIONS, read_table, write_table
@@ -52,7 +52,7 @@ cohort = cohort[cohort["scan_id"].isin(lungs["scan_id"])].reset_index(drop=True)
 # %% tags=["hide-input"]
 predictions = training.cross_validate(study, cohort, deep.networks, n_jobs=-1)
 predictions = write_table(predictions, study.table("predictions/04_deep_models"), PREDICTIONS)
-models = training.model_table(study)
+models = deep_tables.model_table(study)
 models = models[models["network"].isin(deep.networks)]
 glue("n_scans_deep", predictions["scan_id"].nunique(), display=False)
 glue("n_patients_deep", predictions["patient_id"].nunique(), display=False)
@@ -79,17 +79,17 @@ deep_figures.network_input(cube, f"Scan {scan_id} as {training.TITLES[network]} 
 # with its SHA-256, and are refused when they fill less than 90 % of the network.
 
 # %% tags=["hide-input"]
-training.summary(models)
+deep_tables.summary(models)
 
 # %% [markdown]
 # ## How they learned
 #
-# Look at the dots: each is the loss on the patients of one fold, whom the model never saw, and lower is better. Dots
-# below the dashed line mean that the image told something; dots far above the ends of the training lines mean that
-# the model knows its own patients better than others.
+# Look at the dots: each is the loss on the patients of one fold, whom the model never saw; lower is better. The circle
+# joined to it is their loss when every scan gets the same risk. A dot below its circle means that the image told
+# something; dots far above the ends of the lines mean that the model knows its own patients better than others.
 
 # %% tags=["hide-input"]
-deep_figures.learning_curves(training.learning_curves(study), models)
+deep_figures.learning_curves(deep_tables.learning_curves(study), models)
 
 # %% [markdown]
 # ## Predictions

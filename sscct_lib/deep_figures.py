@@ -53,15 +53,15 @@ def learning_curves(curves: pd.DataFrame, models: pd.DataFrame) -> Figure:
     Parameters
     ----------
     curves
-        From `training.learning_curves`.
+        From `deep_tables.learning_curves`.
     models
-        From `training.model_table`.
+        From `deep_tables.model_table`.
 
     Returns
     -------
     matplotlib.figure.Figure
-        A panel a model: a line a fold, a dot for the held-out patients of the fold, and a dashed line, the mean
-        over folds, for the held-out loss when every scan gets the risks of the training patients.
+        A panel a model: a line a fold; a dot for the held-out patients of each fold; and joined to it a circle,
+        their loss when every scan gets the risks of the training patients.
     """
     names = list(models["model"].unique())
     colours = model_colours(names)
@@ -71,11 +71,13 @@ def learning_curves(curves: pd.DataFrame, models: pd.DataFrame) -> Figure:
         for _, fold in one.groupby(["fold", "member"]):
             axis.plot(fold["epoch"], fold["loss"], color=colours[name], lw=1.5)
         last = one["epoch"].max()
-        axis.scatter([last] * len(rows), rows["loss_tested"], color=INK, zorder=3, s=28)
-        axis.axhline(rows["loss_tested_without_image"].mean(), color=GREY, ls=(0, (5, 2)), lw=1.5)
+        places = last * (1.06 + 0.06 * np.arange(len(rows)))
+        axis.vlines(places, rows["loss_tested"], rows["loss_tested_without_image"], color=INK, lw=1)
+        axis.scatter(places, rows["loss_tested_without_image"], facecolor="white", edgecolor=INK, zorder=3, s=28)
+        axis.scatter(places, rows["loss_tested"], color=INK, zorder=4, s=28)
         title, _, weights = name.partition(" (")
         axis.set_title(title + (f"\n({weights}" if weights else ""), fontsize=11.5)
-        axis.set(xlabel="Epoch", xlim=(1, max(2, last) + 0.4))
+        axis.set(xlabel="Epoch", xlim=(0.9, 1.06 * places[-1]))
         axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     first: Axes = axes[0, 0]
     first.set(ylabel="Loss per scan")
@@ -88,7 +90,7 @@ def _explain(axis: Axes, models: pd.DataFrame) -> None:
     handles = [
         axis.plot([], [], color=GREY, lw=1.5)[0],
         axis.scatter([], [], color=INK, s=28),
-        axis.plot([], [], color=GREY, ls=(0, (5, 2)), lw=1.5)[0],
+        axis.scatter([], [], facecolor="white", edgecolor=INK, s=28),
     ]
     labels = [f"training, {counted(folds, 'fold')}", "patients never seen", "the same without the image"]
     figure = axis.figure

@@ -3,11 +3,13 @@
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -92,8 +94,20 @@ def _run(study: Study, tasks: list[Task], n_jobs: int) -> list[pd.DataFrame]:
     if workers == 1:
         return [_one_model(study, *task, threads) for task in tasks]
     # Not joblib: it restarts a worker whose memory grew, as a training's does.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), _end_with_parent) as pool:
         return [job.result() for job in [pool.submit(_one_model, study, *task, threads) for task in tasks]]
+
+
+def _end_with_parent() -> None:
+    """Let a worker end when the process that started it is killed, instead of training on for nobody."""
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 def horizons(study: Study) -> list[float]:
@@ -240,7 +254,8 @@ def _read_card(path: Path) -> dict[str, Any] | None:
     return card if isinstance(card, dict) and {"key", "sha256", "fold", "member"} <= card.keys() else None
 
 
-def _cards(study: Study, network_name: str) -> list[dict[str, Any]]:
+def cards(study: Study, network_name: str) -> list[dict[str, Any]]:
+    """Read the cards of a network's trained models, by fold and member."""
     paths = sorted((study.models / "deep").glob(f"{network_name}_fold*.json"))
     return sorted(
         (card for path in paths if (card := _read_card(path))), key=lambda card: (card["fold"], card["member"])
@@ -249,7 +264,7 @@ def _cards(study: Study, network_name: str) -> list[dict[str, Any]]:
 
 def _forget_others(study: Study, network_name: str, folds: list[int], members: range) -> None:
     """Remove models that the settings no longer ask for, so that they do not join the predictions of new scans."""
-    for card in _cards(study, network_name):
+    for card in cards(study, network_name):
         if card["fold"] not in folds or card["member"] not in members:
             path = _model_path(study, network_name, card["fold"], card["member"])
             path.with_suffix(".json").unlink()
@@ -299,98 +314,17 @@ def predict_risks(trained: Study, network_name: str, study: Study, scans: pd.Dat
     StudyError
         If there are no models, or models of different trainings.
     """
-    cards = _cards(trained, network_name)
-    if not cards or len({card["key"] for card in cards}) > 1:
-        state = "has no" if not cards else "holds differently trained"
+    found = cards(trained, network_name)
+    if not found or len({card["key"] for card in found}) > 1:
+        state = "has no" if not found else "holds differently trained"
         raise StudyError(f"{trained.models} {state} models of {network_name}. Run `04_deep_models` to its end.")
-    size, hu_range = int(cards[0]["settings"]["size"]), tuple(cards[0]["hu_range"])
+    size, hu_range = int(found[0]["settings"]["size"]), tuple(found[0]["hu_range"])
     cubes = make_cubes(study, scans, size, hu_range)
     for row in cubes[cubes["status"] != "ok"].itertuples():
         log.warning("%s: scan %s has no prediction: %s", network_name, row.scan_id, row.reason)
     table = cubes.loc[cubes["status"] == "ok", ["scan_id", "patient_id"]].reset_index(drop=True)
     paths = [cube_path(study, scan_id, size, hu_range) for scan_id in table["scan_id"]]
-    models = [_load_model(_model_path(trained, network_name, card["fold"], card["member"]), card) for card in cards]
+    models = [_load_model(_model_path(trained, network_name, card["fold"], card["member"]), card) for card in found]
     members = np.stack([predict(model, paths) for model in models])
-    rows = _frame(cards[0], table, members.mean(axis=0))
+    rows = _frame(found[0], table, members.mean(axis=0))
     return rows.assign(risk_sd=members.std(axis=0, ddof=1).T.ravel())
-
-
-def model_table(study: Study) -> pd.DataFrame:
-    """List the deep models of a run, one row a fold.
-
-    Parameters
-    ----------
-    study
-        The study and run.
-
-    Returns
-    -------
-    pandas.DataFrame
-        `model`, `network`, `weights`, `fold`, `member`, `size` (voxels a side), `n_parameters`; of the training
-        `n_patients`, `n_scans`, `n_deaths`; `loss_tested` on the fold's patients and
-        `loss_tested_without_image`, when every scan of theirs gets the risks of the training patients.
-    """
-    cards = [card for name in TITLES for card in _cards(study, name)]
-    rows = [
-        {
-            "model": card["model"],
-            "network": card["network"],
-            "weights": card["weights"],
-            "fold": card["fold"],
-            "member": card["member"],
-            "size": card["settings"]["size"],
-            "n_parameters": card["n_parameters"],
-            "n_patients": card["n_patients"],
-            "n_scans": card["n_scans"],
-            "n_deaths": sum(card["n_deaths"]),
-            "loss_tested": card["loss_tested"],
-            "loss_tested_without_image": card["loss_tested_without_image"],
-        }
-        for card in cards
-    ]
-    return pd.DataFrame(rows)
-
-
-def summary(models: pd.DataFrame) -> pd.DataFrame:
-    """Put the folds of each deep model in one row, for readers.
-
-    Parameters
-    ----------
-    models
-        From `model_table`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row a model: where it started, its parameters, the side of its cube, and counts of its trainings; a
-        range where folds differ.
-    """
-
-    def told(values: "pd.Series[int]") -> str:
-        low, high = values.min(), values.max()
-        return f"{low:,}" if low == high else f"{low:,} to {high:,}"
-
-    titles = {
-        "weights": "Weights",
-        "n_parameters": "Parameters",
-        "size": "Side, voxels",
-        "n_patients": "Training patients",
-        "n_scans": "Training scans",
-        "n_deaths": "Scans followed by death",
-    }
-    folds = models.groupby("model", sort=False)
-    table = folds[list(titles)[1:]].agg(told)
-    table.insert(0, "weights", folds["weights"].first())
-    return table.rename(columns=titles).rename_axis("Model")
-
-
-def learning_curves(study: Study) -> pd.DataFrame:
-    """Give the training loss of every deep model of a run: `model`, `fold`, `member`, `epoch`, `loss`."""
-    return pd.DataFrame(
-        [
-            {**{name: card[name] for name in ("model", "fold", "member")}, "epoch": epoch, "loss": loss}
-            for network in TITLES
-            for card in _cards(study, network)
-            for epoch, loss in enumerate(card["loss"], start=1)
-        ]
-    )

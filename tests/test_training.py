@@ -7,7 +7,7 @@ import SimpleITK as sitk
 import torch
 from torch import nn
 
-from sscct_lib import networks, training
+from sscct_lib import deep_tables, networks, training
 from sscct_lib.images import write_image
 from sscct_lib.study import DeepSettings, NetworkSettings, Settings, Study, StudyError
 
@@ -173,7 +173,7 @@ def test_new_scans_get_the_mean_and_spread_of_the_folds(trained, tmp_path):
             training._load_model(training._model_path(study, "swin", fold, 0), card),
             [training.cube_path(new, "new", 32, study.settings.deep.hu_range)],
         )[0]
-        for fold, card in enumerate(training._cards(study, "swin"))
+        for fold, card in enumerate(training.cards(study, "swin"))
     ]
     rows = risks[risks["scan_id"] == "new"]
     np.testing.assert_allclose(rows["risk"], np.mean(members, axis=0))
@@ -205,7 +205,7 @@ def test_members_of_an_ensemble_give_the_mean_and_the_spread(trained, tmp_path):
     study = study_in(tmp_path, swin=TINY.model_copy(update={"n_members": 3}))
     cohort = make_cohort(study)
     predictions = training.cross_validate(study, cohort, ["swin"])
-    assert len(training.model_table(study)) == 2 * 3
+    assert len(deep_tables.model_table(study)) == 2 * 3
     fold = cohort[cohort["fold"] == 1]
     paths = [training.cube_path(study, scan, 32, study.settings.deep.hu_range) for scan in fold["scan_id"]]
     members = [training.predict(training.fold_model(study, "swin", 1, member), paths) for member in range(3)]
@@ -227,11 +227,11 @@ def test_cards_tables_and_curves(trained):
     assert sum(card["n_deaths"]) == cohort[cohort["fold"] == 1]["event_observed"].sum()
     assert card["weights"] == "none (from scratch)"
     assert not any(scan in json.dumps(card) for scan in ("s0", "s5"))  # no scan is named in what one may share
-    table = training.model_table(study)
+    table = deep_tables.model_table(study)
     assert list(table["fold"]) == [0, 1]
     network = small("swin", TINY, 3)
     assert table["n_parameters"][0] == sum(p.numel() for p in network.parameters())
-    assert len(training.learning_curves(study)) == 2 * TINY.epochs
+    assert len(deep_tables.learning_curves(study)) == 2 * TINY.epochs
 
 
 def test_pretrained_weights_are_loaded_and_named(tmp_path, monkeypatch):
@@ -244,7 +244,7 @@ def test_pretrained_weights_are_loaded_and_named(tmp_path, monkeypatch):
     study = study_in(tmp_path, swin=NetworkSettings.model_validate(tuned.model_dump()))
     predictions = training.cross_validate(study, make_cohort(study), ["swin"])
     assert set(predictions["model"]) == {"Swin Transformer"}
-    card = training._cards(study, "swin")[0]
+    card = training.cards(study, "swin")[0]
     assert card["weights"].startswith("w.pt, ")
     loaded = training._load_model(training._model_path(study, "swin", 0, 0), card).encoder.state_dict()
     torch.testing.assert_close(loaded, encoder.state_dict(), rtol=0, atol=1e-6)

@@ -1,0 +1,88 @@
+"""What was trained: tables of the deep models of a run, from the cards that lie beside them."""
+
+import pandas as pd
+
+from sscct_lib.networks import TITLES
+from sscct_lib.study import Study
+from sscct_lib.training import cards
+
+
+def model_table(study: Study) -> pd.DataFrame:
+    """List the deep models of a run, one row a fold.
+
+    Parameters
+    ----------
+    study
+        The study and run.
+
+    Returns
+    -------
+    pandas.DataFrame
+        `model`, `network`, `weights`, `fold`, `member`, `size` (voxels a side), `n_parameters`; of the training
+        `n_patients`, `n_scans`, `n_deaths`; `loss_tested` on the fold's patients and
+        `loss_tested_without_image`, when every scan of theirs gets the risks of the training patients.
+    """
+    found = [card for name in TITLES for card in cards(study, name)]
+    rows = [
+        {
+            "model": card["model"],
+            "network": card["network"],
+            "weights": card["weights"],
+            "fold": card["fold"],
+            "member": card["member"],
+            "size": card["settings"]["size"],
+            "n_parameters": card["n_parameters"],
+            "n_patients": card["n_patients"],
+            "n_scans": card["n_scans"],
+            "n_deaths": sum(card["n_deaths"]),
+            "loss_tested": card["loss_tested"],
+            "loss_tested_without_image": card["loss_tested_without_image"],
+        }
+        for card in found
+    ]
+    return pd.DataFrame(rows)
+
+
+def summary(models: pd.DataFrame) -> pd.DataFrame:
+    """Put the folds of each deep model in one row, for readers.
+
+    Parameters
+    ----------
+    models
+        From `model_table`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a model: where it started, its parameters, the side of its cube, and counts of its trainings; a
+        range where folds differ.
+    """
+
+    def told(values: "pd.Series[int]") -> str:
+        low, high = values.min(), values.max()
+        return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+    titles = {
+        "weights": "Weights",
+        "n_parameters": "Parameters",
+        "size": "Side, voxels",
+        "n_patients": "Training patients",
+        "n_scans": "Training scans",
+        "n_deaths": "Scans followed by death",
+    }
+    folds = models.groupby("model", sort=False)
+    table = folds[list(titles)[1:]].agg(told)
+    table.insert(0, "weights", folds["weights"].first())
+    return table.rename(columns=titles).rename_axis("Model")
+
+
+def learning_curves(study: Study) -> pd.DataFrame:
+    """Give the training loss of every deep model of a run: `model`, `fold`, `member`, `epoch`, `loss`."""
+    return pd.DataFrame(
+        [
+            {**{name: card[name] for name in ("model", "fold", "member")}, "epoch": epoch, "loss": loss}
+            for network in TITLES
+            for card in cards(study, network)
+            for epoch, loss in enumerate(card["loss"], start=1)
+        ]
+    )
