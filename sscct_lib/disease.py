@@ -38,6 +38,8 @@ class DiseaseMaps:
         Both scores of the points of the coarse grid that lie in the lungs, shape (2, n).
     lobules, cysts
         Middles of lung lobules and of honeycomb cysts, the same at every scan.
+    tissue
+        Tissue in healthy lung, 1 on average.
     """
 
     interstitial: Floats
@@ -45,6 +47,7 @@ class DiseaseMaps:
     in_lungs: Floats
     lobules: cKDTree
     cysts: cKDTree
+    tissue: float
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,7 @@ def map_disease(thorax: Thorax, seed: int, number: int) -> DiseaseMaps:
     rng = np.random.default_rng([seed, number, 3])
     basal, rim, back, patchy = rng.uniform((1.0, 0.9, 0.3, 0.18), (2.2, 1.6, 0.9, 0.45))
     spared = 1.2 * rim * (rng.random() < 0.33)
+    tissue = float(np.clip(rng.lognormal(0, 0.12), 0.75, 1.35))
     grid = thorax.z, thorax.y, thorax.x
     depth = np.clip(-np.minimum(thorax.fields["lung_right"], thorax.fields["lung_left"]), 0, None)
     height, posterior = thorax.fields["height"], thorax.y[None, :, None] / thorax.build.half_depth
@@ -126,6 +130,7 @@ def map_disease(thorax: Thorax, seed: int, number: int) -> DiseaseMaps:
         np.stack([interstitial[lungs], emphysema[lungs]]).astype(np.float32),
         _cells(thorax, np.random.default_rng([seed, number, 4, 0]), LOBULE_MM),
         _cells(thorax, np.random.default_rng([seed, number, 4, 1]), CYST_MM),
+        tissue,
     )
 
 

@@ -140,7 +140,7 @@ def _protocol(
     dose = float(rng.lognormal(0, 0.2))
     noise = (scanner.sharp_noise_hu if sharp else scanner.soft_noise_hu) * dose / math.sqrt(thickness)
     # Fibrotic lungs are stiff and small.
-    breath = float(np.clip(rng.normal(0.97, 0.03), 0.86, 1.03))
+    breath = float(np.clip(1.02 - rng.gamma(2.0, 0.030), 0.78, 1.02))
     missed = float(rng.uniform(12, 40)) if rng.random() < 0.03 else 0.0
     protocol = Protocol(
         sharp=sharp,

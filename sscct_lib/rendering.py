@@ -224,7 +224,8 @@ def _lungs(
     positions = np.stack([grid.x[ix], grid.y[iy], grid.z_body[iz]], axis=1)
     fine, mottled = (grid.noise_of_body(name).reshape(-1)[at] for name in ("fine", "mottled"))
     gravity = positions[:, 1] / grid.thorax.build.half_depth
-    healthy = -1000 + 118 / grid.inspiration + 30 * gravity + 20 * fine + 12 * mottled
+    # Less air for the same tissue: a shallow breath makes lungs denser.
+    healthy = -1000 + 108 * maps.tissue / grid.inspiration**2 + 30 * gravity + 20 * fine + 12 * mottled
     interstitial = grid.onto(maps.interstitial)
     drawn = draw_lesions(
         LungVoxels(
