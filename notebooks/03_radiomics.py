@@ -26,7 +26,7 @@ n_stability_scans: int = None  # scans that are perturbed to see which features 
 # %% tags=["hide-input"]
 from myst_nb import glue
 
-from sscct_lib import agreement, feature_figures, feature_sets, importance, radiomics, stability, tabular
+from sscct_lib import agreement, feature_figures, feature_sets, importance, lungs, radiomics, stability, tabular
 from sscct_lib.cohort import label_name
 from sscct_lib.study import load_study
 from sscct_lib.tables import COHORT, LUNGS, PREDICTIONS, RADIOMICS, read_table, write_table
@@ -38,7 +38,7 @@ study = load_study(
     tabular={"n_inner_folds": n_inner_folds, "n_stability_scans": n_stability_scans},
 )
 cohort = read_table(study.table("cohort"), COHORT, "01_cohort")
-lungs = read_table(study.table("lungs"), LUNGS, "02_segmentation_qa")
+lung_table = read_table(study.table("lungs"), LUNGS, "02_segmentation_qa")
 
 # %% [markdown]
 # ## Features
@@ -47,7 +47,7 @@ lungs = read_table(study.table("lungs"), LUNGS, "02_segmentation_qa")
 # of PyRadiomics, under its own names; `qct_...` is quantitative CT.
 
 # %% tags=["hide-input"]
-usable = lungs[(lungs["status"] == "ok") & lungs["verdict"].isin(["pass", "review"])]
+usable = lungs.usable(lung_table)
 features = radiomics.extract_scans(study, usable, n_jobs=-1)
 features = write_table(features, study.table("radiomics"), RADIOMICS)
 n_failed = int((features["status"] == "failed").sum())

@@ -279,7 +279,7 @@ def prepare_scans(study: Study, rows: pd.DataFrame, n_jobs: int = 1) -> pd.DataF
     names = ["scan_id", "patient_id", "image", "sha256"]
     done = process(
         study, "images", _prepare, rows.reindex(columns=names), study.settings.images,
-        lambda row: [study.folder / row["image"]], n_jobs,
+        lambda row: [study.folder / row["image"]], n_jobs, outputs=lambda row: [study.image(row["scan_id"])],
     )  # fmt: skip
     return IMAGES.validate(done.reindex(columns=list(IMAGES.columns)))
 

@@ -58,6 +58,7 @@ def segment_scans(study: Study, rows: pd.DataFrame, n_jobs: int = 1) -> pd.DataF
         study.settings.lungs,
         lambda row: [study.image(row["scan_id"]), *_mask_files(study, row)],
         n_jobs,
+        outputs=lambda row: [study.mask(row["scan_id"])],
     )
     table = LUNGS.validate(done.reindex(columns=list(LUNGS.columns)))
     return apply_decisions(compare_visits(table, study.settings.lungs), study.folder / DECISIONS_FILE)

@@ -91,9 +91,11 @@ def _missing_columns(raw: pd.DataFrame) -> list[Violation]:
         for name, spec in MANIFEST.columns.items()
         if spec.required and name not in raw.columns
     ]
-    for pair in (SCAN_TIME, CONTACT_TIME):
-        if not set(pair) & set(raw.columns):
-            missing.append((None, " or ".join(pair), "no such column", "one of the two"))
+    missing += [
+        (None, " or ".join(pair), "no such column", "one of the two")
+        for pair in (SCAN_TIME, CONTACT_TIME)
+        if not set(pair) & set(raw.columns)
+    ]
     return missing
 
 

@@ -79,9 +79,8 @@ def run_notebook(study: Study, name: str, parameters: Mapping[str, Any]) -> Path
 def _refuse_unknown(name: str, parameters: Mapping[str, Any], known: set[str]) -> None:
     unknown = sorted(set(parameters) - known)
     if unknown:
-        raise StudyError(
-            f"Notebook {name} has no parameter {', '.join(unknown)}; it has {', '.join(sorted(known - OWN_PARAMETERS))}."
-        )
+        own = ", ".join(sorted(known - OWN_PARAMETERS))
+        raise StudyError(f"Notebook {name} has no parameter {', '.join(unknown)}; it has {own}.")
 
 
 def write_provenance(study: Study, stage: str, code: str, parameters: Mapping[str, Any]) -> None:

@@ -137,11 +137,18 @@ def make_scans(study: Study, rows: pd.DataFrame, n_jobs: int = 1) -> pd.DataFram
         )
     wanted = truth.set_index("scan_id", drop=False).loc[list(rows["scan_id"])]
     folder = study.folder / "truth" / "records"
-    for scan_id in wanted["scan_id"]:
-        if not all(path.is_file() for path in scan_files(study, scan_id).values()):
-            (folder / f"{scan_id}.json").unlink(missing_ok=True)
     settings = [study.settings.seed, study.settings.demo]
-    made = scans.process(study, "phantom", make_scan, wanted, settings, _no_inputs, n_jobs, folder)
+    made = scans.process(
+        study,
+        "phantom",
+        make_scan,
+        wanted,
+        settings,
+        lambda row: [],
+        n_jobs,
+        folder,
+        outputs=lambda row: list(scan_files(study, row["scan_id"]).values()),
+    )
     failed = made[made["status"] != "ok"]
     if len(failed):
         first = failed.iloc[0]
@@ -149,10 +156,6 @@ def make_scans(study: Study, rows: pd.DataFrame, n_jobs: int = 1) -> pd.DataFram
             f"{len(failed)} synthetic scan(s) could not be made; the first is {first.scan_id}: {first.reason}"
         )
     return made
-
-
-def _no_inputs(row: Mapping[str, Any]) -> list[Path]:
-    return []
 
 
 def make_scan(study: Study, row: Mapping[str, Any]) -> dict[str, Any]:

@@ -87,6 +87,7 @@ def process(
     inputs: Callable[[Mapping[str, Any]], list[Path]],
     n_jobs: int = 1,
     folder: Path | None = None,
+    outputs: Callable[[Mapping[str, Any]], list[Path]] | None = None,
 ) -> pd.DataFrame:
     """Apply a function to every scan that is not yet finished.
 
@@ -109,6 +110,8 @@ def process(
         Processes that share the scans.
     folder
         Where the records lie, one JSON file a scan; by default `runs/<run>/records/<stage>/`.
+    outputs
+        Gives the files that `function` writes for a row; when one is gone, that result is made again.
 
     Returns
     -------
@@ -117,7 +120,10 @@ def process(
         `function` returned. A scan that fails has `status` "failed" and its reason; the rest go on.
     """
     folder = folder or study.run / "records" / stage
-    jobs = [_Job(study, stage, function, row, settings, inputs(row), folder) for row in _plain_rows(rows)]
+    jobs = [
+        _Job(study, stage, function, row, settings, inputs(row), outputs(row) if outputs else [], folder)
+        for row in _plain_rows(rows)
+    ]
     found = [job.finished() for job in jobs]
     # Workers are started only when there is work: a finished study is read in this process.
     made = iter(
@@ -143,6 +149,7 @@ class _Job:
     row: Record
     settings: Any
     inputs: list[Path]
+    outputs: list[Path]
     folder: Path
 
     @property
@@ -156,7 +163,11 @@ class _Job:
 
     def finished(self) -> Record | None:
         content = _read_record(self.path)
-        return dict(content["record"]) if content is not None and content["key"] == self.key else None
+        if content is None or content["key"] != self.key:
+            return None
+        record: Record = content["record"]
+        is_whole = record["status"] != "ok" or all(path.is_file() for path in self.outputs)
+        return record if is_whole else None
 
     def run(self) -> Record:
         identity = {"scan_id": self.row["scan_id"], "patient_id": self.row["patient_id"]}

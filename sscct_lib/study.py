@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 SETTINGS_FILE = "study.yaml"
 MANIFEST_FILE = "data_manifest.csv"
@@ -39,9 +39,7 @@ class DemoSettings(Section):
 
     n_patients: Annotated[int, Field(ge=1, le=5000)] = Field(64, description="patients to make, at most")
     n_scans: Count | None = Field(None, description="stop at this many scans; none: all scans of all patients")
-    spacing_mm: Annotated[float, Field(ge=0.8, le=10)] = Field(
-        3.0, description="voxel side of the synthetic scans, mm"
-    )
+    spacing_mm: Annotated[float, Field(ge=0.8, le=10)] = Field(3.0, description="voxel side of the synthetic scans, mm")
     confounded_scanner: bool = Field(
         False, description="sicker patients are scanned on one scanner, with its sharp kernel"
     )
@@ -69,9 +67,7 @@ class LungSettings(Section):
     method: Literal["threshold", "provided"] = Field(
         "threshold", description="threshold: from the CT; provided: the manifest's lung_mask"
     )
-    volume_l: tuple[Positive, Positive] = Field(
-        (1.0, 9.0), description="plausible volume of both lungs, litres"
-    )
+    volume_l: tuple[Positive, Positive] = Field((1.0, 9.0), description="plausible volume of both lungs, litres")
     left_share: tuple[Positive, Positive] = Field(
         (0.35, 0.58), description="plausible share of the left lung in the volume of both"
     )
@@ -105,9 +101,7 @@ class RadiomicsSettings(Section):
 
     spacing_mm: Positive = Field(2.0, description="isotropic voxel side at which features are computed, mm")
     bin_width: Positive = Field(25.0, description="width of a grey-level bin, HU")
-    hu_range: tuple[float, float] = Field(
-        (-1024.0, 600.0), description="densities are clipped to this range, HU"
-    )
+    hu_range: tuple[float, float] = Field((-1024.0, 600.0), description="densities are clipped to this range, HU")
     peel_mm: Positive = Field(15.0, description="depth of the peel below the surface of the lungs, mm")
     regions: tuple[LungRegion, ...] = Field((), description="parts of the lungs described beside the whole")
     log_sigma_mm: tuple[Positive, ...] = Field((), description="widths of Laplacian of Gaussian filters, mm")
@@ -175,15 +169,21 @@ class Settings(Section):
 
     title: str = Field("Untitled study", description="shown on the front page of the book")
     seed: int = Field(2026, ge=0, description="every random number follows from it")
-    horizons_years: tuple[Positive, ...] = Field(
-        (1.0, 3.0, 5.0), min_length=1, description="years after the scan"
-    )
+    horizons_years: tuple[Positive, ...] = Field((1.0, 3.0, 5.0), min_length=1, description="years after the scan")
     labels: Literal["censored_unknown", "as_published"] = Field(
         "censored_unknown",
         description="a scan followed for less than the horizon, alive, is unknown; as_published counts it as alive",
     )
     shard_size: Count = Field(32, description="scans that one job handles")
     demo: DemoSettings | None = None
+
+    @field_validator("horizons_years")
+    @classmethod
+    def _rising(cls, horizons: tuple[float, ...]) -> tuple[float, ...]:
+        if list(horizons) != sorted(set(horizons)):
+            raise ValueError("expected rising years, each once")
+        return horizons
+
     images: ImageSettings = ImageSettings()
     cohort: CohortSettings = CohortSettings()
     lungs: LungSettings = LungSettings()
@@ -264,9 +264,7 @@ def load_study(folder: str | Path, run_name: str = "main", **overrides: Any) -> 
     """
     path = Path(folder) / SETTINGS_FILE
     if not path.is_file():
-        raise StudyError(
-            f"{path} is missing. A study folder needs one; `sscct demo FOLDER` makes an example."
-        )
+        raise StudyError(f"{path} is missing. A study folder needs one; `sscct demo FOLDER` makes an example.")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:

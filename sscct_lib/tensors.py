@@ -108,9 +108,6 @@ def make_cubes(
         One row a scan: `scan_id`, `patient_id`, `status`, `reason`, `cube_sha256`.
     """
     folder = study.run / "records" / "tensors" / _kind(size, hu_range)
-    for scan_id in scans["scan_id"]:
-        if not cube_path(study, scan_id, size, hu_range).is_file():
-            (folder / f"{scan_id}.json").unlink(missing_ok=True)
     return process(
         study,
         "tensors",
@@ -120,6 +117,7 @@ def make_cubes(
         lambda row: [study.image(row["scan_id"]), study.mask(row["scan_id"])],
         n_jobs,
         folder,
+        outputs=lambda row: [cube_path(study, row["scan_id"], size, hu_range)],
     )
 
 

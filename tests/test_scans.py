@@ -84,6 +84,21 @@ def test_a_damaged_record_is_made_again(study):
     assert function.calls[3:] == ["a2"]
 
 
+def test_a_removed_output_is_made_again(study, tmp_path):
+    function, made = Doubling(bad=["b1"]), tmp_path / "made"
+
+    def outputs(row):
+        return [made / row["scan_id"]]
+
+    made.mkdir()
+    for scan_id in ("a1", "a2"):
+        (made / scan_id).touch()
+    process(study, "cohort", function, ROWS, "o", lambda row: [], outputs=outputs)
+    (made / "a1").unlink()
+    process(study, "cohort", function, ROWS, "o", lambda row: [], outputs=outputs)
+    assert function.calls[3:] == ["a1"]
+
+
 def test_workers_give_the_same_table(study):
     parallel = process(study, "cohort", Doubling(), ROWS, "p", lambda row: [], n_jobs=2)
     pd.testing.assert_frame_equal(parallel, run(study, Doubling()))

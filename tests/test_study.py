@@ -26,6 +26,7 @@ def test_overrides_change_one_value_and_none_changes_nothing(tmp_path):
         ("radiomics: {bin_widht: 10}", "radiomics.bin_widht"),
         ("horizons_years: [0]", "horizons_years.0"),
         ("horizons_years: []", "horizons_years"),
+        ("horizons_years: [3, 1]", "rising years"),
         ("cohort: {n_folds: 1}", "cohort.n_folds"),
         ("seed: [", "not readable YAML"),
         ("just text", "found a str"),
