@@ -176,14 +176,6 @@ class Settings(Section):
     )
     shard_size: Count = Field(32, description="scans that one job handles")
     demo: DemoSettings | None = None
-
-    @field_validator("horizons_years")
-    @classmethod
-    def _rising(cls, horizons: tuple[float, ...]) -> tuple[float, ...]:
-        if list(horizons) != sorted(set(horizons)):
-            raise ValueError("expected rising years, each once")
-        return horizons
-
     images: ImageSettings = ImageSettings()
     cohort: CohortSettings = CohortSettings()
     lungs: LungSettings = LungSettings()
@@ -191,6 +183,13 @@ class Settings(Section):
     tabular: TabularSettings = TabularSettings()
     deep: DeepSettings = DeepSettings()
     horizons: HorizonSettings = HorizonSettings()
+
+    @field_validator("horizons_years")
+    @classmethod
+    def _rising(cls, horizons: tuple[float, ...]) -> tuple[float, ...]:
+        if list(horizons) != sorted(set(horizons)):
+            raise ValueError("expected rising years, each once")
+        return horizons
 
 
 @dataclass(frozen=True)
