@@ -73,7 +73,7 @@ def mirp(image: sitk.Image, mask: sitk.Image) -> tuple[dict[str, float], float]:
     hu, region = sitk.GetArrayFromImage(image), sitk.GetArrayFromImage(mask)
     begin = time.process_time()
     extract_features(
-        image=hu, mask=region, image_spacing=image.GetSpacing()[::-1],
+        image=hu, mask=region, image_spacing=image.GetSpacing()[::-1], image_modality="ct",
         base_discretisation_method="fixed_bin_size", base_discretisation_bin_width=BIN_WIDTH,
         resegmentation_intensity_range=[float(bound) for bound in HU_RANGE],
         base_feature_families=["statistical", "intensity_histogram", "morphology", "glcm", "glrlm", "glszm", "ngtdm",
