@@ -52,7 +52,7 @@ headline  # noqa: B018
 
 # %% tags=["hide-input"]
 remarks = summary.remarks(performance)
-remarks if len(remarks) else Markdown("Every model predicted every scan at every horizon.")
+remarks.style.hide(axis="index") if len(remarks) else Markdown("Every model predicted every scan at every horizon.")
 
 # %% [markdown]
 # The open marks are what a study of *another* cohort published for its networks and its radiomics models; it gave no

@@ -186,7 +186,8 @@ def remarks(performance: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        `model`, `horizon`, `measures` (names of metrics), `note`; no rows when there is nothing to remark.
+        `model`, `horizon`, `measures` (names of metrics), `note`; no rows when there is nothing to remark. What
+        holds for several models, or at several horizons, is one row.
     """
     noted = performance[performance["note"] != ""]
     columns = ["model", "horizon", "measures", "note"]
@@ -197,7 +198,22 @@ def remarks(performance: pd.DataFrame) -> pd.DataFrame:
         at = noted[same]
         measures = "all" if len(at) == n_metrics else ", ".join(at["metric"])
         rows.append((model, years_text(years), measures, note))
-    return pd.DataFrame(rows, columns=columns)
+    table = pd.DataFrame(rows, columns=columns)
+    if table.empty:
+        return table
+    table = _folded(table, "model", performance["model"].nunique())
+    return _folded(table, "horizon", performance["horizon_years"].nunique())
+
+
+def _folded(table: pd.DataFrame, name: str, n_all: int) -> pd.DataFrame:
+    """Make one row of rows that differ in one column alone."""
+
+    def joined(values: "pd.Series[str]") -> str:
+        return f"every {name}" if len(values) == n_all and n_all > 1 else ", ".join(values)
+
+    others = [column for column in table.columns if column != name]
+    folded = table.groupby(others, sort=False)[name].agg(joined).reset_index()
+    return folded[list(table.columns)]
 
 
 PUBLISHED = pd.DataFrame(
