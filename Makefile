@@ -23,7 +23,11 @@ lint: .venv/.installed-test
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
+# The percent scripts open as notebooks, as Jupytext's default viewer does; here for this environment alone.
 lab: .venv/.installed
+	@mkdir -p .venv/share/jupyter/lab/settings
+	@echo '{"@jupyterlab/docmanager-extension:plugin": {"defaultViewers": {"python": "Jupytext Notebook"}}}' \
+	  > .venv/share/jupyter/lab/settings/overrides.json
 	@$(BIN)/jupyter lab --notebook-dir=. --LabApp.default_url=/lab/tree/notebooks
 
 install: .venv/.installed

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -55,9 +56,23 @@ def _configure() -> None:
     logging.getLogger("sscct_lib").setLevel(logging.INFO)
 
 
+class DemoSize(StrEnum):
+    """How large a demo study to make."""
+
+    demo = "demo"
+    full = "full"
+
+
 @app.command()
 def demo(
     study: Annotated[Path, typer.Argument(help="Folder to make the demo study in.", metavar="STUDY")],
+    size: Annotated[
+        DemoSize,
+        typer.Option(help="demo: minutes on two cores; full: 2,125 scans at 2 mm. For a new folder."),
+    ] = DemoSize.demo,
+    dicom: Annotated[
+        Path | None, typer.Option(help="Also write the scans to this folder, as DICOM series with clinical.csv.")
+    ] = None,
     jobs: Annotated[int, typer.Option(help="Scans made at a time; -1: as many as there are cores.")] = -1,
 ) -> None:
     """Make the demo study: synthetic patients whose true risk is known.
@@ -65,6 +80,7 @@ def demo(
     Writes `study.yaml` when there is none, `data_manifest.csv`, the scans and, kept apart in `truth/`, what is
     true of them. Scans that are already there are kept.
     """
+    from sscct_lib.dicom_export import write_dicom_demo
     from sscct_lib.notebooks import PROJECT
     from sscct_lib.phantom import write_demo
     from sscct_lib.study import SETTINGS_FILE, StudyError, load_study
@@ -72,10 +88,15 @@ def demo(
 
     try:
         if not (study / SETTINGS_FILE).exists():
+            example = PROJECT / SETTINGS_FILE if size is DemoSize.demo else PROJECT / "workflow" / "study_full.yaml"
             with atomic(study / SETTINGS_FILE) as partial:
-                partial.write_bytes((PROJECT / SETTINGS_FILE).read_bytes())
+                partial.write_bytes(example.read_bytes())
+        elif size is DemoSize.full:
+            raise StudyError(f"{study / SETTINGS_FILE} is there already and sets the size. Name a new folder.")
         loaded = load_study(study)
         write_demo(loaded, n_jobs=jobs)
+        if dicom is not None:
+            write_dicom_demo(loaded, dicom, n_jobs=jobs)
     except StudyError as error:
         _stop(error)
     typer.echo(f"The demo study is in {study}. Next: sscct run {study}")
@@ -169,10 +190,10 @@ def run(
         loaded = load_study(study, run)
         if until is not None and until not in NOTEBOOKS:
             raise StudyError(f"--until {until}: expected one of {', '.join(NOTEBOOKS)}.")
+        given = _parse_parameters(parameter or [], NOTEBOOKS)
         manifest = read_manifest(loaded)
         if until not in NOTEBOOKS[:2]:
             check_can_be_modelled(followed(manifest), loaded)
-        given = _parse_parameters(parameter or [], NOTEBOOKS)
     except StudyError as error:
         _stop(error)
     targets = [f"runs/{run}/notebooks/{until}.ipynb"] if until else []
