@@ -11,13 +11,13 @@ from sscct_lib.study import Study, load_study
 
 TINY = """
 title: Tiny study (synthetic patients)
-seed: 7
+seed: 10
 shard_size: 8
-demo: {n_patients: 16, spacing_mm: 5.0}
+demo: {n_patients: 12, spacing_mm: 5.0}
 images: {spacing_mm: 5.0}
 cohort: {n_folds: 2}
 radiomics: {spacing_mm: 5.0}
-tabular: {n_inner_folds: 2}
+tabular: {n_inner_folds: 2, n_stability_scans: 8}
 deep:
   resnet18: {size: 32, epochs: 1}
   densenet121: {size: 32, epochs: 1}
