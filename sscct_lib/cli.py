@@ -216,11 +216,13 @@ def _run_quietly(command: list[str]) -> int:
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     ) as process:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: os.killpg(process.pid, signal.SIGINT))
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        before = [signal.signal(number, lambda *_: os.killpg(process.pid, signal.SIGINT)) for number in numbers]
         for line in process.stdout or ():
             if line.strip() and not BOOKKEEPING.match(line):
                 typer.echo(line, nl=False)
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
     return process.returncode
 
 

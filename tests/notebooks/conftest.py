@@ -21,7 +21,7 @@ tabular: {n_inner_folds: 2, n_stability_scans: 8}
 deep:
   resnet18: {size: 32, epochs: 1}
   densenet121: {size: 32, epochs: 1}
-  swin: {size: 32, epochs: 1, feature_size: 12}
+  swin: {size: 32, epochs: 1, feature_size: 12, window_size: 4}
 horizons: {n_bootstrap: 50}
 """
 
