@@ -27,7 +27,7 @@ from IPython.display import Markdown
 from myst_nb import glue
 
 from sscct_lib import cohort as cohorts
-from sscct_lib import figures, horizons
+from sscct_lib import cohort_tables, figures, horizons
 from sscct_lib.images import prepare_scans
 from sscct_lib.manifest import read_manifest
 from sscct_lib.study import load_study
@@ -70,7 +70,7 @@ failed.style.hide(axis="index") if len(failed) else Markdown("Every image could 
 # not known.
 
 # %% tags=["hide-input"]
-cohorts.characteristics(cohort)
+cohort_tables.characteristics(cohort)
 
 # %% [markdown]
 # ## Follow-up
@@ -89,7 +89,7 @@ figures.followup_curve(horizons.followup_curve(cohort))
 # presumably done in the published study.
 
 # %% tags=["hide-input"]
-cohorts.label_counts(cohort, study.settings.horizons_years)
+cohort_tables.label_counts(cohort, study.settings.horizons_years)
 
 # %% [markdown]
 # ## Folds
@@ -98,4 +98,4 @@ cohorts.label_counts(cohort, study.settings.horizons_years)
 # model is ever tested on a patient it has seen.
 
 # %% tags=["hide-input"]
-cohorts.fold_counts(cohort, study.settings.horizons_years)
+cohort_tables.fold_counts(cohort, study.settings.horizons_years)

@@ -22,13 +22,15 @@ method: str = None  # threshold: from the CT; provided: the manifest's lung_mask
 n_shown: int = 4  # scans that each gallery shows
 
 # %% tags=["hide-input"]
+from IPython.display import Markdown
 from myst_nb import glue
 
-from sscct_lib import lung_figures, lungs
+from sscct_lib import cohort as cohorts
+from sscct_lib import figures, lung_figures, lungs
 from sscct_lib.lung_verdict import plausible_ranges, rule_counts, verdict_counts
 from sscct_lib.manifest import read_manifest
 from sscct_lib.study import load_study
-from sscct_lib.tables import COHORT, LUNGS, read_table, write_table
+from sscct_lib.tables import COHORT, IMAGES, LUNGS, read_table, write_table
 
 study = load_study(study_dir, run_name, lungs={"method": method})
 
@@ -38,11 +40,13 @@ study = load_study(study_dir, run_name, lungs={"method": method})
 # The air inside the body is found by its density. Trachea and main bronchi are followed and taken out, as is gas in
 # stomach and bowel. Right and left lung are told apart. Each lung then grows over its vessels, over ground glass,
 # reticulation and honeycombing, and out to the pleura, so that disease at the edge of the lung stays inside. No
-# training and no weights are involved. With `lungs.method: provided` the masks of the manifest are used instead.
+# training and no weights are involved. With `lungs.method: provided` the masks of the manifest are used instead. Every
+# scan that could be read gets a mask, with or without follow-up.
 
 # %% tags=["hide-input"]
 cohort = read_table(study.table("cohort"), COHORT, "01_cohort")
-rows = read_manifest(study).merge(cohort[["scan_id"]], on="scan_id")
+images = read_table(study.table("images"), IMAGES, "01_cohort")
+rows = read_manifest(study).merge(images.loc[images["status"] == "ok", ["scan_id"]], on="scan_id")
 table = write_table(lungs.segment_scans(study, rows, n_jobs=-1), study.table("lungs"), LUNGS)
 
 # %% [markdown]
@@ -55,6 +59,16 @@ table = write_table(lungs.segment_scans(study, rows, n_jobs=-1), study.table("lu
 glue("n_masks_failed", int((table["verdict"] == "fail").sum()), display=False)
 glue("n_masks_review", int((table["verdict"] == "review").sum()), display=False)
 verdict_counts(table)
+
+# %% [markdown]
+# The flow of the chapter on the cohort goes on: scans without a usable mask are left out to the right.
+
+# %% tags=["hide-input"]
+flow = cohorts.select_masks(cohort, table)
+figures.flow_diagram(flow)
+
+# %% tags=["hide-input"]
+Markdown(f"In words: {cohorts.flow_text(flow)}")
 
 # %% [markdown]
 # Which rule flagged how many scans; the last column counts scans that no other rule flagged. An empty table means

@@ -10,15 +10,15 @@ from sksurv.util import Surv
 from sscct_lib.cohort import (
     build_cohort,
     censoring_weights,
-    characteristics,
     check_can_be_modelled,
-    fold_counts,
+    flow_text,
     followed,
     horizon_labels,
     horizons_without_deaths,
-    label_counts,
     select,
+    select_masks,
 )
+from sscct_lib.cohort_tables import characteristics, fold_counts, label_counts
 from sscct_lib.manifest import read_manifest
 from sscct_lib.study import StudyError
 
@@ -148,3 +148,12 @@ def test_table_one_counts_patients_not_scans(study_of):
     table = characteristics(cohort)
     overall = table.xs("Overall", axis=1, level=-1)
     assert int(overall.iloc[0].item()) == cohort["patient_id"].nunique() == 40
+
+
+def test_flow_goes_on_to_the_masks(study_of, manifest_frame):
+    study = study_of(manifest_frame)
+    cohort = build_cohort(followed(read_manifest(study)), study)
+    lungs = pd.DataFrame({"scan_id": ["a1", "a2", "b1"], "verdict": ["pass", "fail", "review"]})
+    flow = select_masks(cohort, lungs)
+    assert [step.n_scans for step in flow] == [4, 1, 1, 2]
+    assert flow_text(flow).startswith("Scans in the cohort: 4 scans of 3 patients. No mask could be made: 1 scan of 1")
