@@ -11,11 +11,11 @@ book: .venv/.installed
 	@$(BIN)/sscct demo .
 	@$(BIN)/sscct run .
 
-test: .venv/.installed-test lint
-	@$(BIN)/python -m pytest
+test: .venv/.installed-test lint test-quick
+	@$(BIN)/python -m pytest -m slow
 
 test-quick: .venv/.installed-test
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(BIN)/python -m pytest -n auto -m "not slow"
 
 lint: .venv/.installed-test
 	@$(BIN)/ruff check .
