@@ -78,7 +78,8 @@ Markdown(f"In words: {cohorts.flow_text(flow)}")
 rule_counts(table)
 
 # %% tags=["hide-input"]
-table.loc[table["status"] == "failed", ["scan_id", "reason"]]
+failed = table.loc[table["status"] == "failed", ["scan_id", "reason"]]
+failed.style.hide(axis="index") if len(failed) else Markdown("Every scan got a mask.")
 
 # %% [markdown]
 # ## The measures

@@ -182,7 +182,7 @@ def stage_costs(study: Study) -> pd.DataFrame:
             "Jobs": stages.size(),
             "Seconds": stages["s"].sum().round(1),
             "Longest job, s": stages["s"].max().round(1),
-            "Peak, MB": stages["mb"].max().round(0),
+            "Peak, MB": stages["mb"].max().round().astype("Int64"),
         }
     )
     return costs.reset_index()
