@@ -268,13 +268,20 @@ def _write_choice(
     study: Study, waiting: pd.DataFrame, chosen: list[Candidate], attempt: int, n_jobs: int
 ) -> pd.DataFrame:
     records = study.folder / "ingest" / "records" / f"choice_{attempt}"
-    for scan_id in waiting["scan_id"]:
-        if not _scan_path(study, scan_id).is_file():
-            (records / f"{scan_id}.json").unlink(missing_ok=True)
     rows = pd.DataFrame({"scan_id": waiting["scan_id"].to_list(), "patient_id": waiting["patient_code"].to_list()})
     rows["files"] = [candidate.files for candidate in chosen]
     sources = {row["scan_id"]: [Path(file) for file in row["files"]] for row in rows.to_dict("records")}
-    return process(study, "ingest", _write_scan, rows, None, lambda row: sources[row["scan_id"]], n_jobs, records)
+    return process(
+        study,
+        "ingest",
+        _write_scan,
+        rows,
+        None,
+        lambda row: sources[row["scan_id"]],
+        n_jobs,
+        records,
+        outputs=lambda row: [_scan_path(study, row["scan_id"])],
+    )
 
 
 def _write_scan(study: Study, row: Mapping[str, Any]) -> Record:
