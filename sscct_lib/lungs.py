@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 
 from sscct_lib.airspace import find_lungs, look
 from sscct_lib.images import read_scan, read_volume, resample, resample_mask, write_image
+from sscct_lib.interpolation import axis_weights, interpolate
 from sscct_lib.lung_qa import measure
 from sscct_lib.lung_verdict import DECISIONS_FILE, apply_decisions, compare_visits, judge
+from sscct_lib.morphology import bounding_box
 from sscct_lib.scans import Record, ScanError, process
 from sscct_lib.study import Study
 from sscct_lib.tables import LUNGS
@@ -131,16 +133,29 @@ def _on_grid(labels: NDArray[np.uint8], work: sitk.Image, image: sitk.Image) -> 
 
 def _refine(mask: sitk.Image, image: sitk.Image) -> sitk.Image:
     """Carry a mask to a finer grid with smooth surfaces: each label's share of a voxel, interpolated."""
-    right, left = (
-        sitk.GetArrayFromImage(
-            sitk.Resample(mask == label, image, sitk.Transform(), sitk.sitkLinear, 0, sitk.sitkFloat32)
-        )
-        for label in (RIGHT, LEFT)
-    )
-    labels = np.where(right + left >= 0.5, np.where(left > right, LEFT, RIGHT), 0).astype(np.uint8)
-    fine = sitk.GetImageFromArray(labels)
-    fine.CopyInformation(image)
-    return fine
+    coarse = sitk.GetArrayViewFromImage(mask)
+    start = np.array(mask.TransformPhysicalPointToContinuousIndex(image.GetOrigin()))
+    step = np.array(image.GetSpacing()) / mask.GetSpacing()
+    labels = np.zeros(image.GetSize()[::-1], np.uint8)
+    # Only where there is lung: voxels of the coarse box with one more on each side.
+    box = bounding_box(coarse > 0, margin=1)
+    sides = zip(box[::-1], start, step, image.GetSize(), strict=True)
+    fine = [_within(side, at, by, n) for side, at, by, n in sides][::-1]
+    axes = [
+        axis_weights(side.stop - side.start, at + by * np.arange(new.start, new.stop) - side.start)
+        for side, new, at, by in zip(box, fine, start[::-1], step[::-1], strict=True)
+    ]
+    right, left = (interpolate(coarse[box] == label, (axes[0], axes[1], axes[2])) for label in (RIGHT, LEFT))
+    labels[tuple(fine)] = np.where(right + left >= 0.5, np.where(left > right, LEFT, RIGHT), 0)
+    refined = sitk.GetImageFromArray(labels)
+    refined.CopyInformation(image)
+    return refined
+
+
+def _within(side: slice, start: float, step: float, n: int) -> slice:
+    """Find the fine voxels (the first at `start`, `step` apart, n of them) whose centres lie in a coarse side."""
+    first, last = np.ceil((side.start - start) / step), np.floor((side.stop - 1 - start) / step)
+    return slice(max(0, int(first)), min(n, int(last) + 1))
 
 
 def _provided(study: Study, row: Mapping[str, Any], image: sitk.Image) -> sitk.Image:
