@@ -136,7 +136,7 @@ def _check_nifti(reader: sitk.ImageFileReader, path: Path) -> None:
         content = path.read_bytes()
         if compressed:
             content = igzip.decompress(content)  # type: ignore[no-untyped-call]
-    except (EOFError, OSError, IsalError) as error:
+    except (EOFError, OSError, IsalError) as error:  # type: ignore[misc]
         raise ScanError(f"{path.name} is truncated or damaged ({error}). Copy it again from its source.") from error
     if len(content) < expected:
         raise ScanError(
