@@ -114,6 +114,7 @@ def ingest(
         Path | None,
         typer.Option(help="File with the secret from which study ids are made; keep it outside the study."),
     ] = None,
+    jobs: Annotated[int, typer.Option(help="Scans read at a time; -1: as many as there are cores.")] = -1,
 ) -> None:
     """Turn DICOM series or NIfTI files into a study with its manifest.
 
@@ -124,7 +125,7 @@ def ingest(
     from sscct_lib.study import StudyError
 
     try:
-        outcome = ingest_folder(source, clinical, study, key)
+        outcome = ingest_folder(source, clinical, study, key, jobs)
     except StudyError as error:
         _stop(error)
     typer.echo(outcome.to_string(index=False))

@@ -3,8 +3,14 @@
 Messages about a series never name a file, since file names of an export may hold names of patients.
 """
 
+import logging
+import re
+import struct
+import warnings
+import zlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -13,7 +19,8 @@ from typing import Any
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.filereader import read_partial
 
 from sscct_lib.scans import ScanError
 
@@ -24,15 +31,37 @@ FEWEST_SLICES = 20
 THORAX_MM = 150.0  # a shorter stack holds no whole thorax
 AXIAL_COSINE = 0.85  # a gantry tilts by up to 30 degrees
 SAME_POSITION_MM = 0.01
+PREAMBLE_BYTES = 128
+LAST_IDENTITY_TAG = 0x0020000E  # SeriesInstanceUID
+UNREADABLE = (
+    InvalidDicomError, BytesLengthException, OSError, EOFError, ValueError, TypeError, AttributeError, KeyError,
+    IndexError, NotImplementedError, OverflowError, RecursionError, struct.error, zlib.error,
+)  # fmt: skip
+"""What pydicom raises at bytes that are no DICOM, or a damaged one."""
 
 HEADER_TAGS = [
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription",
     "Modality", "ImageType", "PatientID", "PatientSex", "PatientAge", "PatientPosition", "StudyDate", "SeriesDate",
     "AcquisitionDate", "ContentDate", "AcquisitionNumber", "InstanceNumber", "Manufacturer", "ConvolutionKernel",
     "SliceThickness", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns",
+    "SamplesPerPixel", "FrameOfReferenceUID", "LossyImageCompression",
     "NumberOfFrames", "RescaleSlope", "RescaleIntercept", "PixelPaddingValue", "PixelRepresentation",
     "BurnedInAnnotation", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 ]  # fmt: skip
+
+
+@contextmanager
+def quiet_pydicom() -> Iterator[None]:
+    """Silence pydicom's warnings: they repeat values of headers and names of files, which may be a patient's."""
+    log = logging.getLogger("pydicom")
+    before = log.disabled
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        log.disabled = True
+        try:
+            yield
+        finally:
+            log.disabled = before
 
 
 @dataclass(frozen=True)
@@ -53,6 +82,8 @@ class Frame:
         Directions along a row and along a column, shape (2, 3).
     pixel_mm
         Distance of pixels along a row and along a column.
+    rescale
+        Slope and intercept that turn stored values to Hounsfield units.
     """
 
     path: Path
@@ -61,6 +92,7 @@ class Frame:
     position: NDArray[np.float64]
     axes: NDArray[np.float64]
     pixel_mm: tuple[float, float]
+    rescale: tuple[float, float]
 
     @property
     def normal(self) -> NDArray[np.float64]:
@@ -83,13 +115,16 @@ class Series:
     ----------
     headers
         Header and path of each file.
+    n_damaged
+        Further files, whose headers cannot be read.
     """
 
     headers: list[tuple[Any, Path]] = field(default_factory=list)
+    n_damaged: int = 0
 
     def values(self, name: str) -> list[str]:
         """Give all values of a header field of the first file as text."""
-        value = self.headers[0][0].get(name, None)
+        value = self.headers[0][0].get(name, None) if self.headers else None
         parts = value if isinstance(value, pydicom.multival.MultiValue) else [] if value is None else [value]
         return [str(part).strip() for part in parts]
 
@@ -108,11 +143,13 @@ class Series:
         """What the series is, for lists: `CT`, `localizer`, or another modality."""
         if "LOCALIZER" in (part.upper() for part in self.values("ImageType")):
             return "localizer"
-        return self.get("Modality") or "unknown modality"
+        modality = self.get("Modality")
+        return modality if re.fullmatch(r"[A-Z]{2,16}", modality) else "unknown modality"
 
 
-def find_series(source: Path) -> tuple[list[Series], int]:
-    """Read the headers of all DICOM files below a folder and group them by series.
+@quiet_pydicom()
+def find_series(source: Path) -> tuple[list[list[Path]], int]:
+    """Group all DICOM files below a folder by series.
 
     Parameters
     ----------
@@ -121,43 +158,69 @@ def find_series(source: Path) -> tuple[list[Series], int]:
 
     Returns
     -------
-    series : list of Series
-        In the order of their identifiers, so that two runs agree.
+    files : list of list of Path
+        The files of each series, for `read_headers`; in the order of the identifiers, so that two runs agree.
     n_other : int
-        Files that are not DICOM.
+        Files that are not DICOM, or that belong to no series.
     """
-    found: dict[tuple[str, str], Series] = {}
+    found: dict[tuple[str, str], list[Path]] = {}
     n_other = 0
     for path in sorted(path for path in source.rglob("*") if path.is_file() and not path.name.startswith(".")):
-        header = _read_header(path)
-        if header is None:
+        identity = _identity(path)
+        if identity is None:
             n_other += 1
-            continue
-        key = (str(header.get("StudyInstanceUID", "")), str(header.SeriesInstanceUID))
-        found.setdefault(key, Series()).headers.append((header, path))
+        else:
+            found.setdefault(identity, []).append(path)
     return [found[key] for key in sorted(found)], n_other
 
 
-def read_headers(files: Iterable[Path]) -> Series:
-    """Read the headers of the files of one series."""
-    return Series([(pydicom.dcmread(path, specific_tags=HEADER_TAGS, stop_before_pixels=True), path) for path in files])
-
-
-def _read_header(path: Path) -> Any:
-    """Read what is needed of a DICOM header; None for another file, a DICOMDIR, or a file without an image."""
+def _identity(path: Path) -> tuple[str, str] | None:
+    """Read StudyInstanceUID and SeriesInstanceUID; None for another file, a DICOMDIR, or one cut short before them."""
     try:
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=HEADER_TAGS)
-    except (InvalidDicomError, OSError, EOFError, ValueError, NotImplementedError):
+        with path.open("rb") as file:
+            begin = file.read(PREAMBLE_BYTES + 4)
+            file.seek(0)
+            # Old exports have no preamble: their first element is of group 8.
+            bare = begin[PREAMBLE_BYTES:] != b"DICM" and begin[:2] == b"\x08\x00"
+            header = read_partial(file, stop_when=lambda tag, vr, length: tag > LAST_IDENTITY_TAG, force=bare)
+        series, study = header.get("SeriesInstanceUID", None), header.get("StudyInstanceUID", None)
+    except UNREADABLE:
         return None
-    return header if "SeriesInstanceUID" in header else None
+    return (str(study or ""), str(series)) if series else None
+
+
+@quiet_pydicom()
+def read_headers(files: Iterable[Path]) -> Series:
+    """Read the headers of the files of one series; those that cannot be read are counted and left out."""
+    series = Series()
+    for path in files:
+        try:
+            header = pydicom.dcmread(path, specific_tags=HEADER_TAGS, stop_before_pixels=True, force=True)
+            for name in HEADER_TAGS:  # values are decoded when they are asked for
+                header.get(name, None)
+            for name in ("Rows", "Columns", "InstanceNumber", "AcquisitionNumber", "NumberOfFrames"):
+                int(header.get(name, None) or 0)
+            for name in ("SliceThickness", "RescaleSlope", "RescaleIntercept"):
+                float(header.get(name, None) or 0)
+        except UNREADABLE:
+            series.n_damaged += 1
+        else:
+            series.headers.append((header, path))
+    return series
 
 
 def why_unusable(series: Series) -> str:
     """Say from the headers why a series is no chest CT; empty when it may be one."""
+    if not series.headers:
+        return f"damaged headers in all {series.n_damaged} file(s)"
     if series.kind != "CT":
         return f"{series.kind}, not a CT volume"
     if series.get("SOPClassUID") not in (CT_IMAGE, ENHANCED_CT_IMAGE):
         return "CT, but no CT images (a report, a screenshot or a dose sheet)"
+    if series.get("SamplesPerPixel") not in ("", "1"):
+        return "CT in colour: a picture, no Hounsfield units"
+    if len({str(header.get("PatientID", "")) for header, _ in series.headers}) > 1:
+        return "files of several patients under one SeriesInstanceUID"
     try:
         frames, _ = stack(series)
     except ScanError as error:
@@ -226,6 +289,8 @@ def _distinct(series: Series) -> tuple[list[Frame], list[str]]:
     files = list(reversed(by_uid.values()))
     n_duplicates = len(series.headers) - len(files)
     notes = [f"{n_duplicates} duplicate file(s) left out"] if n_duplicates else []
+    if series.n_damaged:
+        notes.append(f"{series.n_damaged} file(s) with a damaged header left out")
     return [frame for header, path in files for frame in _frames(header, path)], notes
 
 
@@ -234,17 +299,24 @@ def _frames(header: Any, path: Path) -> list[Frame]:
     per_frame = header.get("PerFrameFunctionalGroupsSequence", None)
     try:
         if per_frame is None:
-            return [_frame(path, 0, header, header, header, header)]
+            return [_frame(path, 0, header, header, header, header, header)]
         shared = header.SharedFunctionalGroupsSequence[0]
         return [_enhanced_frame(path, index, header, groups, shared) for index, groups in enumerate(per_frame)]
-    except (AttributeError, TypeError, ValueError, IndexError) as error:
+    except (AttributeError, TypeError, ValueError, IndexError, KeyError) as error:
         raise ScanError("slices without position, orientation or pixel spacing: no volume can be made") from error
+
+
+def first_rescale(header: Any) -> tuple[float, float]:
+    """Give slope and intercept of the first frame of a file, from its header."""
+    return _frames(header, Path())[0].rescale
 
 
 def _enhanced_frame(path: Path, index: int, header: Any, groups: Any, shared: Any) -> Frame:
     def group(name: str) -> Any:
         return (groups if name in groups else shared)[name].value[0]
 
+    transformation = "PixelValueTransformationSequence"
+    has_rescale = transformation in groups or transformation in shared
     return _frame(
         path,
         index,
@@ -252,10 +324,11 @@ def _enhanced_frame(path: Path, index: int, header: Any, groups: Any, shared: An
         group("PlanePositionSequence"),
         group("PlaneOrientationSequence"),
         group("PixelMeasuresSequence"),
+        group(transformation) if has_rescale else header,
     )
 
 
-def _frame(path: Path, index: int, header: Any, position: Any, orientation: Any, measures: Any) -> Frame:
+def _frame(path: Path, index: int, header: Any, position: Any, orientation: Any, measures: Any, rescale: Any) -> Frame:
     axes = np.array(orientation.ImageOrientationPatient, dtype=float).reshape(2, 3)
     axes = axes / np.linalg.norm(axes, axis=1, keepdims=True)
     between_rows, between_columns = (float(side) for side in measures.PixelSpacing)
@@ -266,6 +339,7 @@ def _frame(path: Path, index: int, header: Any, position: Any, orientation: Any,
         np.array(position.ImagePositionPatient, dtype=float).reshape(3),
         axes,
         (between_columns, between_rows),
+        (float(rescale.get("RescaleSlope", None) or 1), float(rescale.get("RescaleIntercept", None) or 0)),
     )
 
 
@@ -279,12 +353,3 @@ def _one_acquisition(frames: list[Frame], notes: list[str]) -> list[Frame]:
     longest = max(passes.values(), key=len)
     notes.append(f"{len(passes)} acquisitions in one series; the one with most slices ({len(longest)}) was taken")
     return longest
-
-
-def count_kinds(series: Iterable[Series]) -> str:
-    """Say what was found, for example `3 MR series, 1 localizer`."""
-    kinds = Counter(one.kind for one in series)
-    return ", ".join(
-        f"{n} {kind}{'s' if n > 1 and kind == 'localizer' else ''}" if kind == "localizer" else f"{n} {kind} series"
-        for kind, n in kinds.most_common()
-    )

@@ -1,6 +1,7 @@
 """A DICOM series as a volume in Hounsfield units: pixels are decoded with SimpleITK (GDCM), geometry is made even."""
 
 import math
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ from numpy.typing import NDArray
 from pydicom.pixels.utils import get_expected_length
 from scipy import ndimage
 
-from sscct_lib.dicom import Frame, Series, stack, step_mm
+from sscct_lib.dicom import UNREADABLE, Frame, Series, first_rescale, quiet_pydicom, stack, step_mm
 from sscct_lib.images import AIR_HU
 from sscct_lib.scans import ScanError
 
 WIDEST_GAP_MM = 10.0
 MOST_MISSING_SHARE = 0.1
 SAME_STEP_MM = 0.05
+ITEM_HEADER = struct.Struct("<4sL")  # tag and length of a piece of compressed pixels
 TILT_MM = 0.1  # drift of the slices across their normal that is still called straight
 
 
@@ -82,36 +84,66 @@ def _decoded(frames: list[Frame]) -> tuple[list[Frame], NDArray[np.int16]]:
     """Decode slices to Hounsfield units, shape (n, rows, columns); those that cannot be decoded are left out."""
     good, planes = [], []
     path, values = Path(), None
+    applied = (1.0, 0.0)
     for frame in frames:
         if frame.path != path:  # a multi-frame file is decoded once
-            path, values = frame.path, _decode(frame.path)
-        if values is not None:
+            path, values, applied = frame.path, _decode(frame.path), first_rescale(frame.header)
+        if values is not None and values.shape[1:] == frame.shape[:2] and frame.index < len(values):
             good.append(frame)
-            planes.append(_without_padding(values[frame.index], frame.header))
+            planes.append(_without_padding(_rescaled(values[frame.index], applied, frame.rescale), frame))
     if not good:
-        raise ScanError(f"none of the {len(frames)} slices can be decoded: truncated or damaged. Export them again.")
+        syntax = _syntax(frames[0].header).name
+        raise ScanError(
+            f"none of the {len(frames)} slices can be decoded: truncated, damaged, or in a compression that GDCM does "
+            f"not read ({syntax}). Export them again, uncompressed."
+        )
     return good, np.stack(planes)
 
 
+def _is_whole(item: pydicom.Dataset) -> bool:
+    """Tell whether all bytes of the pixels are there: GDCM fills in for those that are not, or searches for long."""
+    pixels = item.PixelData
+    if not _syntax(item).is_encapsulated:
+        return len(pixels) >= get_expected_length(item)
+    place = 0
+    while place + ITEM_HEADER.size <= len(pixels):
+        _, length = ITEM_HEADER.unpack_from(pixels, place)
+        place += ITEM_HEADER.size + length
+    return bool(place == len(pixels))
+
+
+def _syntax(item: pydicom.Dataset) -> pydicom.uid.UID:
+    """Give the transfer syntax; a file without preamble has the first that there was."""
+    return pydicom.uid.UID(item.file_meta.get("TransferSyntaxUID", pydicom.uid.ImplicitVRLittleEndian))
+
+
+def _rescaled(plane: NDArray[Any], applied: tuple[float, float], own: tuple[float, float]) -> NDArray[Any]:
+    """Give each frame its own rescale: GDCM applies that of the first frame of a file to all of them."""
+    if applied == own:
+        return plane
+    stored = np.rint((plane - applied[1]) / applied[0])
+    return np.asarray(stored * own[0] + own[1])
+
+
+@quiet_pydicom()
 def _decode(path: Path) -> NDArray[Any] | None:
     """Decode a file to Hounsfield units, shape (frames, rows, columns); None when it is cut short or damaged."""
     try:
-        item = pydicom.dcmread(path)
-        # GDCM fills what is missing at the end of uncompressed pixels with whatever it has.
-        if not item.file_meta.TransferSyntaxUID.is_compressed and len(item.PixelData) < get_expected_length(item):
+        item = pydicom.dcmread(path, force=True)
+        if not _is_whole(item):
             return None
         values = sitk.GetArrayFromImage(sitk.ReadImage(str(path), imageIO="GDCMImageIO"))
-    except (RuntimeError, AttributeError, EOFError, OSError, ValueError):
+    except (RuntimeError, *UNREADABLE):
         return None
     return np.asarray(values if values.ndim == 3 else values[None])
 
 
-def _without_padding(plane: NDArray[Any], header: Any) -> NDArray[np.int16]:
-    padding = header.get("PixelPaddingValue", None)
+def _without_padding(plane: NDArray[Any], frame: Frame) -> NDArray[np.int16]:
+    padding = frame.header.get("PixelPaddingValue", None)
     values = plane if plane.dtype.kind in "iu" else np.rint(plane)
     if isinstance(padding, int):
-        stored = padding - 65536 if header.PixelRepresentation == 1 and padding > 32767 else padding
-        level = stored * float(header.get("RescaleSlope", 1)) + float(header.get("RescaleIntercept", 0))
+        stored = padding - 65536 if frame.header.PixelRepresentation == 1 and padding > 32767 else padding
+        level = stored * frame.rescale[0] + frame.rescale[1]
         # A padding value inside the range of tissue would erase tissue: then it is not used as such.
         if level < -900 or level > 3071:
             values = np.where(values == round(level), AIR_HU, values)

@@ -57,7 +57,7 @@ def read_scan(path: Path, sha256: str | None = None) -> sitk.Image:
     """
     if sha256 is not None:
         _compare_checksum(path, sha256)
-    image = _to_hounsfield(read_volume(path), path.name)
+    image = to_hounsfield(read_volume(path), path.name)
     oriented: sitk.Image = sitk.DICOMOrient(image, "LPS")
     return oriented
 
@@ -154,7 +154,26 @@ def _check_finite(values: NDArray[Any], name: str) -> None:
         raise ScanError(f"{name} has {n_bad:,} voxels that are not finite numbers, expected none.")
 
 
-def _to_hounsfield(image: sitk.Image, name: str) -> sitk.Image:
+def to_hounsfield(image: sitk.Image, name: str) -> sitk.Image:
+    """Check that values can be Hounsfield units, and store them as int16 from -1024 HU.
+
+    Parameters
+    ----------
+    image
+        The volume.
+    name
+        What the error message calls it.
+
+    Returns
+    -------
+    SimpleITK.Image
+        int16 HU.
+
+    Raises
+    ------
+    ScanError
+        If values are not finite, are all the same, or none is as low as air.
+    """
     values = sitk.GetArrayViewFromImage(image)
     if values.dtype.kind == "f":
         _check_finite(values, name)

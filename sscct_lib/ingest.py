@@ -5,62 +5,26 @@ study; dates become days since the patient's first scan; of the headers only mak
 sex are kept.
 """
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import SimpleITK as sitk
 
+from sscct_lib.candidates import VOLUME_SUFFIXES, Candidate, find_candidates
 from sscct_lib.clinical import attach, empty_clinical, read_clinical
-from sscct_lib.dicom import Series, count_kinds, find_series, read_headers, stack, step_mm, why_unusable
+from sscct_lib.dicom import read_headers
 from sscct_lib.dicom_volume import read_series
-from sscct_lib.images import checksum, read_scan, write_image
+from sscct_lib.images import checksum, read_scan, to_hounsfield, write_image
 from sscct_lib.pseudonyms import patient_code, read_key, scan_code
 from sscct_lib.scans import Record, process
-from sscct_lib.series_choice import known_kernel, known_manufacturer, preference, why_behind
+from sscct_lib.series_choice import why_behind
 from sscct_lib.study import SETTINGS_FILE, Study, StudyError, load_study
 from sscct_lib.tables import atomic, covariates
 
-VOLUME_SUFFIXES = (".nii", ".nii.gz", ".nrrd")
-DATE_IN_NAME = re.compile(r"(?<!\d)(\d{4})-?(\d{2})-?(\d{2})(?!\d)")
 NEW_STUDY = "# Settings of this study; every other setting has a default.\ntitle: My study\n"
 MANIFEST_COLUMNS = ["scan_id", "patient_id", "scan_day", "image", "sha256", "last_contact_day", "event_observed"]
-
-
-@dataclass
-class Candidate:
-    """A series or a NIfTI file as it was found.
-
-    Attributes
-    ----------
-    patient, visit, date
-        The hospital's identifiers and date; they stay in memory.
-    kind
-        `CT`, `localizer`, another modality, or `NIfTI`.
-    files
-        Where it is.
-    status, reason
-        What becomes of it: `scan`, `not chosen` or `set aside`, and why.
-    preference
-        From `series_choice.preference`; the least is the best.
-    header
-        Values that may be kept.
-    """
-
-    patient: str
-    visit: str
-    date: pd.Timestamp | None
-    kind: str
-    files: list[str]
-    n_slices: int | None = None
-    step_mm: float | None = None
-    status: str = "not chosen"
-    reason: str = ""
-    preference: tuple[Any, ...] = ()
-    header: dict[str, Any] = field(default_factory=dict)
 
 
 def ingest(
@@ -70,9 +34,9 @@ def ingest(
 
     For each examination (StudyInstanceUID) the best chest series is taken. A series can be used when it is CT,
     axial, no localizer, and a stack of at least 20 slices and 150 mm. Among several, in this order: supine before
-    prone; not expiratory; original before derived; at least 200 mm long; thinnest, where all up to 1.5 mm count
-    alike; kernel as `images.kernel` says; smaller steps; more slices. When the best one cannot be read, the next
-    is tried.
+    prone; not expiratory; original before derived; lossless before lossy compression; at least 200 mm long;
+    thinnest, where all up to 1.5 mm count alike; kernel as `images.kernel` says; smaller steps; more slices. When
+    the best one cannot be read, the next is tried.
 
     NIfTI and NRRD files: the patient is the folder directly below `source`, or the file's name (without a date in
     it) for a file in `source` itself; the date is the first YYYY-MM-DD or YYYYMMDD in the path.
@@ -110,7 +74,7 @@ def ingest(
         raise StudyError(f"{source} is no folder: expected one with DICOM series or NIfTI files.")
     table = None if clinical is None else read_clinical(clinical)
     study = _study(study_folder)
-    candidates = _find(source, study)
+    candidates = find_candidates(source, study.settings.images.kernel, n_jobs)
     key = read_key(key_file or study_folder.resolve().with_suffix(".key"), study_folder)
     scans = _in_days(_visits(candidates, key, table))
     _refuse_to_drop(study, scans)
@@ -131,74 +95,6 @@ def _study(folder: Path) -> Study:
         with atomic(folder / SETTINGS_FILE) as partial:
             partial.write_text(NEW_STUDY, encoding="utf-8")
     return load_study(folder)
-
-
-def _find(source: Path, study: Study) -> list[Candidate]:
-    """List everything that could be a scan; StudyError when nothing can be used."""
-    volumes = sorted(path for path in source.rglob("*") if path.name.endswith(VOLUME_SUFFIXES) and path.is_file())
-    series, n_other = find_series(source)
-    candidates = [_from_series(one, study.settings.images.kernel) for one in series]
-    candidates += [_from_volume(path, source) for path in volumes]
-    if all(candidate.reason for candidate in candidates):
-        others = f"{n_other - len(volumes)} other file(s)" if n_other > len(volumes) else ""
-        found = ", ".join(filter(None, (count_kinds(series), others))) or "no files"
-        reasons = sorted({candidate.reason for candidate in candidates if candidate.kind == "CT"})
-        because = f" The CT series cannot be used: {'; '.join(reasons)}." if reasons else ""
-        raise StudyError(f"{source} has no chest CT series; found {found}.{because}")
-    return candidates
-
-
-def _from_series(series: Series, kernel: str) -> Candidate:
-    candidate = Candidate(
-        patient=series.get("PatientID"),
-        visit=series.get("StudyInstanceUID"),
-        date=_date(series),
-        kind=series.kind,
-        files=[str(path) for _, path in series.headers],
-        n_slices=series.n_slices,
-        header=_allowed(series),
-        reason=why_unusable(series),
-    )
-    if not candidate.reason and not candidate.patient:
-        candidate.reason = "no PatientID: it cannot be told whose scan it is"
-    if candidate.reason:
-        candidate.status = "set aside"
-        return candidate
-    frames, _ = stack(series)
-    candidate.step_mm = round(step_mm(frames), 2)
-    candidate.preference = preference(series, frames, kernel)
-    return candidate
-
-
-def _allowed(series: Series) -> dict[str, Any]:
-    """Keep the header values that may enter a study, none of them free text."""
-    years = re.fullmatch(r"(\d{3})Y", series.get("PatientAge"))
-    thickness = series.get("SliceThickness")
-    return {
-        "manufacturer": known_manufacturer(series.get("Manufacturer")),
-        "kernel": known_kernel(series.get("ConvolutionKernel")),
-        "slice_thickness_mm": float(thickness) if thickness else None,
-        "age_years": float(years.group(1)) if years else None,
-        "sex": {"F": "female", "M": "male"}.get(series.get("PatientSex").upper()),
-        "burned_in": series.get("BurnedInAnnotation").upper() == "YES",
-    }
-
-
-def _date(series: Series) -> pd.Timestamp | None:
-    for name in ("AcquisitionDate", "StudyDate", "SeriesDate", "ContentDate"):
-        date = pd.to_datetime(series.get(name), format="%Y%m%d", errors="coerce")
-        if pd.notna(date):
-            return date
-    return None
-
-
-def _from_volume(path: Path, source: Path) -> Candidate:
-    inside = path.relative_to(source)
-    stem = path.name.removesuffix(".gz").rsplit(".", 1)[0]
-    patient = inside.parts[0] if len(inside.parts) > 1 else DATE_IN_NAME.sub("", stem).strip(" _-.")
-    written = DATE_IN_NAME.search(str(inside))
-    date = pd.to_datetime("-".join(written.groups()), errors="coerce") if written else None
-    return Candidate(patient or stem, str(inside), None if pd.isna(date) else date, "NIfTI", [str(path)])
 
 
 def _visits(candidates: list[Candidate], key: bytes, table: pd.DataFrame | None) -> pd.DataFrame:
@@ -292,7 +188,7 @@ def _write_scan(study: Study, row: Mapping[str, Any]) -> Record:
             image.EraseMetaData(name)
     else:
         volume, notes = read_series(read_headers(files))
-        image = sitk.DICOMOrient(volume, "LPS")
+        image = to_hounsfield(sitk.DICOMOrient(volume, "LPS"), "the series")
     path = _scan_path(study, row["scan_id"])
     write_image(image, path)
     return {"sha256": checksum(path), "notes": "; ".join(notes)}
@@ -318,6 +214,8 @@ def _report(candidates: list[Candidate], written: pd.DataFrame, table: pd.DataFr
             reasons = [why_behind(one.preference, chosen.preference)]
         if one.header.get("burned_in"):
             reasons.append("the header says that text is burned into the pixels: look before sharing")
+        if one.header.get("lossy"):
+            reasons.append("lossy compression: densities are not as acquired")
         rows.append(
             {
                 "patient_id": patient_code(key, one.patient) if one.patient else "",

@@ -3,6 +3,8 @@
 import re
 from typing import Any
 
+from pydicom.uid import HTJ2K, JPEG2000, JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless
+
 from sscct_lib.dicom import Frame, Series, length_mm, step_mm
 
 THIN_MM = 1.5
@@ -19,12 +21,16 @@ MANUFACTURERS = {
     "united imaging": "United Imaging",
     "neusoft": "Neusoft",
 }
+LOSSY = {JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless, JPEG2000, HTJ2K}
+"""Transfer syntaxes that change values; JPEG 2000 (.91) may be lossless, which its name does not tell."""
+
 SHARP_NAMES = {"LUNG", "BONE", "BONEPLUS", "EDGE", "DETAIL", "CHEST", "D", "E", "L", "YA", "YB", "YC", "YD"}
 SOFT_NAMES = {"STANDARD", "SOFT", "A", "B", "C", "CB", "UA", "UB", "UC"}
 CRITERIA = (
     "prone",
     "expiratory",
     "derived from another series",
+    "lossy compression",
     "shorter than a whole thorax",
     "thicker slices",
     "another kernel than configured",
@@ -66,6 +72,13 @@ def is_sharp(kernel: str) -> bool | None:
     return None
 
 
+def is_lossy(series: Series) -> bool:
+    """Tell whether the pixels of a series went through a compression that changed them."""
+    if series.get("LossyImageCompression") == "01":
+        return True
+    return any(header.file_meta.get("TransferSyntaxUID", None) in LOSSY for header, _ in series.headers)
+
+
 def preference(series: Series, frames: list[Frame], kernel: str) -> tuple[Any, ...]:
     """Order the usable series of an examination: the least is the best.
 
@@ -90,6 +103,7 @@ def preference(series: Series, frames: list[Frame], kernel: str) -> tuple[Any, .
         series.get("PatientPosition").upper().endswith("P"),
         "EXP" in series.get("SeriesDescription").upper(),
         derived,
+        is_lossy(series),
         length_mm(frames) < WHOLE_THORAX_MM,
         round(max(step, THIN_MM), 1),
         1 if sharp is None else 2 * (sharp != (kernel == "sharp")),

@@ -10,68 +10,16 @@ import pandas as pd
 import pydicom
 import pytest
 import SimpleITK as sitk
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, RLELossless, generate_uid
+from pydicom.dataset import Dataset
+from pydicom.uid import RLELossless
 
 from sscct_lib.ingest import ingest
 from sscct_lib.manifest import read_manifest
 from sscct_lib.series_choice import is_sharp, known_kernel, known_manufacturer
 from sscct_lib.study import StudyError, load_study
+from tests.dicom_samples import CT, SECRET, STEP_MM, enhanced, hounsfield, save, series, slice_of
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
-CT = "1.2.840.10008.5.1.4.1.1.2"
-ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2.1"
-STEP_MM = 5.0
-SECRET = "Müller^Erika"
-
-
-def hounsfield(n: int = 40, seed: int = 0) -> np.ndarray:
-    """Values that all differ from slice to slice, air among them, shape (n, 24, 32)."""
-    return np.random.default_rng(seed).integers(-1000, 600, (n, 24, 32)).astype(np.int16)
-
-
-def slice_of(values: np.ndarray, number: int, z_mm: float, **header) -> Dataset:
-    """Make one DICOM slice; `header` changes its fields, None deletes one."""
-    slope, intercept = header.get("RescaleSlope", 1), header.get("RescaleIntercept", -1024)
-    item = Dataset()
-    item.file_meta = FileMetaDataset()
-    item.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    item.SpecificCharacterSet = "ISO_IR 192"
-    item.SOPClassUID, item.Modality, item.ImageType = CT, "CT", ["ORIGINAL", "PRIMARY", "AXIAL"]
-    item.PatientName, item.PatientID, item.PatientSex, item.PatientAge = SECRET, "MRN-4711", "F", "063Y"
-    item.PatientBirthDate, item.StudyDate, item.InstitutionName = "19600102", "20150304", "Klinikum Nord"
-    item.PatientPosition, item.StudyInstanceUID, item.SeriesInstanceUID = "HFS", "1.2.3.100", "1.2.3.100.1"
-    item.SOPInstanceUID = generate_uid()
-    item.Manufacturer, item.ConvolutionKernel, item.SliceThickness = "SIEMENS", "B30f", STEP_MM
-    item.InstanceNumber, item.AcquisitionNumber, item.SeriesNumber = number, 1, 2
-    item.ImageOrientationPatient, item.ImagePositionPatient = [1, 0, 0, 0, 1, 0], [-50.0, -40.0, z_mm]
-    item.PixelSpacing = [3.0, 2.5]
-    item.Rows, item.Columns, item.SamplesPerPixel = *values.shape, 1
-    item.PhotometricInterpretation = "MONOCHROME2"
-    item.BitsAllocated, item.BitsStored, item.HighBit, item.PixelRepresentation = 16, 16, 15, 1
-    item.RescaleSlope, item.RescaleIntercept = slope, intercept
-    for name, value in header.items():
-        if value is None:
-            delattr(item, name)
-        else:
-            setattr(item, name, value)
-    item.PixelData = np.rint((values - intercept) / slope).astype("<i2").tobytes()
-    return item
-
-
-def series(values: np.ndarray, **header) -> list[Dataset]:
-    """Make a series from feet to head."""
-    return [slice_of(plane, i + 1, 100 + STEP_MM * i, **header) for i, plane in enumerate(values)]
-
-
-def save(slices: list[Dataset], folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    names = np.random.default_rng(1).permutation(len(slices))  # the order of file names means nothing
-    for item, name in zip(slices, names, strict=True):
-        item.file_meta.MediaStorageSOPClassUID = item.SOPClassUID
-        item.file_meta.MediaStorageSOPInstanceUID = item.SOPInstanceUID
-        item.save_as(folder / f"{SECRET}_{name:04d}.dcm", enforce_file_format=True)
-    return folder
 
 
 @pytest.fixture
@@ -159,30 +107,6 @@ class TestRoundTrip:
         found, _ = ingested([enhanced(truth)], source, study_folder)
         assert (found == truth).all()
         assert only_scan(study_folder).GetSpacing() == pytest.approx((2.5, 3.0, 5.0), abs=0.01)
-
-
-def enhanced(values: np.ndarray) -> Dataset:
-    """Make one multi-frame file, its frames out of order."""
-    order = np.random.default_rng(3).permutation(len(values))
-    item = slice_of(values[0], 1, 0.0, ImagePositionPatient=None, ImageOrientationPatient=None, PixelSpacing=None)
-    del item.RescaleSlope, item.RescaleIntercept
-    item.SOPClassUID, item.NumberOfFrames = ENHANCED_CT, len(values)
-    shared, orientation, measures, rescale = Dataset(), Dataset(), Dataset(), Dataset()
-    orientation.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
-    measures.PixelSpacing, measures.SliceThickness = [3.0, 2.5], STEP_MM
-    rescale.RescaleIntercept, rescale.RescaleSlope, rescale.RescaleType = -1024, 1, "HU"
-    shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = [orientation], [measures]
-    shared.PixelValueTransformationSequence = [rescale]
-    item.SharedFunctionalGroupsSequence = [shared]
-    groups = []
-    for i in order:
-        position, group = Dataset(), Dataset()
-        position.ImagePositionPatient = [-50.0, -40.0, 100 + STEP_MM * float(i)]
-        group.PlanePositionSequence = [position]
-        groups.append(group)
-    item.PerFrameFunctionalGroupsSequence = groups
-    item.PixelData = (values[order] + 1024).astype("<i2").tobytes()
-    return item
 
 
 class TestFaults:

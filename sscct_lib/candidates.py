@@ -1,0 +1,152 @@
+"""What a hospital's export holds: DICOM series and NIfTI files, each judged as a candidate for a scan."""
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from joblib import Parallel, delayed
+
+from sscct_lib.dicom import Series, find_series, read_headers, stack, step_mm, why_unusable
+from sscct_lib.series_choice import is_lossy, known_kernel, known_manufacturer, preference
+from sscct_lib.study import StudyError
+
+VOLUME_SUFFIXES = (".nii", ".nii.gz", ".nrrd")
+DATE_IN_NAME = re.compile(r"(?<!\d)(\d{4})-?(\d{2})-?(\d{2})(?!\d)")
+
+
+@dataclass
+class Candidate:
+    """A series or a NIfTI file as it was found.
+
+    Attributes
+    ----------
+    patient, visit, date
+        The hospital's identifiers and date; they stay in memory.
+    kind
+        `CT`, `localizer`, another modality, or `NIfTI`.
+    files
+        Where it is.
+    status, reason
+        What becomes of it: `scan`, `not chosen` or `set aside`, and why.
+    preference
+        From `series_choice.preference`; the least is the best.
+    header
+        Values that may be kept.
+    """
+
+    patient: str
+    visit: str
+    date: pd.Timestamp | None
+    kind: str
+    files: list[str]
+    n_slices: int | None = None
+    step_mm: float | None = None
+    status: str = "not chosen"
+    reason: str = ""
+    preference: tuple[Any, ...] = ()
+    header: dict[str, Any] = field(default_factory=dict)
+
+
+def find_candidates(source: Path, kernel: str, n_jobs: int = 1) -> list[Candidate]:
+    """List everything that could be a scan.
+
+    Parameters
+    ----------
+    source
+        Folder of any depth.
+    kernel
+        Kind of kernel that is wanted, see `series_choice.preference`.
+    n_jobs
+        Processes that share the series. Each reads the headers of one series at a time, so that an export of any
+        size fits into memory.
+
+    Returns
+    -------
+    list of Candidate
+
+    Raises
+    ------
+    StudyError
+        If nothing can be used; the message says what was found.
+    """
+    volumes = sorted(path for path in source.rglob("*") if path.name.endswith(VOLUME_SUFFIXES) and path.is_file())
+    series, n_other = find_series(source)
+    candidates: list[Candidate] = Parallel(n_jobs=n_jobs)(delayed(_from_files)(files, kernel) for files in series)
+    candidates += [_from_volume(path, source) for path in volumes]
+    if all(candidate.reason for candidate in candidates):
+        others = f"{n_other - len(volumes)} other file(s)" if n_other > len(volumes) else ""
+        found = ", ".join(filter(None, (_count_kinds(candidates), others))) or "no files"
+        reasons = sorted({candidate.reason for candidate in candidates if candidate.kind == "CT"})
+        because = f" The CT series cannot be used: {'; '.join(reasons)}." if reasons else ""
+        raise StudyError(f"{source} has no chest CT series; found {found}.{because}")
+    return candidates
+
+
+def _count_kinds(candidates: list[Candidate]) -> str:
+    """Say what was found, for example `3 MR series, 1 localizer`."""
+    kinds = Counter(one.kind for one in candidates)
+    return ", ".join(
+        f"{n} {kind}{'s' if n > 1 and kind == 'localizer' else ''}" if kind == "localizer" else f"{n} {kind} series"
+        for kind, n in kinds.most_common()
+    )
+
+
+def _from_files(files: list[Path], kernel: str) -> Candidate:
+    return _from_series(read_headers(files), kernel)
+
+
+def _from_series(series: Series, kernel: str) -> Candidate:
+    candidate = Candidate(
+        patient=series.get("PatientID"),
+        visit=series.get("StudyInstanceUID"),
+        date=_date(series),
+        kind=series.kind,
+        files=[str(path) for _, path in series.headers],
+        n_slices=series.n_slices,
+        header=_allowed(series),
+        reason=why_unusable(series),
+    )
+    if not candidate.reason and not candidate.patient:
+        candidate.reason = "no PatientID: it cannot be told whose scan it is"
+    if candidate.reason:
+        candidate.status = "set aside"
+        return candidate
+    frames, _ = stack(series)
+    candidate.step_mm = round(step_mm(frames), 2)
+    candidate.preference = preference(series, frames, kernel)
+    return candidate
+
+
+def _allowed(series: Series) -> dict[str, Any]:
+    """Keep the header values that may enter a study, none of them free text."""
+    years = re.fullmatch(r"(\d{3})Y", series.get("PatientAge"))
+    thickness = series.get("SliceThickness")
+    return {
+        "manufacturer": known_manufacturer(series.get("Manufacturer")),
+        "kernel": known_kernel(series.get("ConvolutionKernel")),
+        "slice_thickness_mm": float(thickness) if thickness else None,
+        "age_years": float(years.group(1)) if years else None,
+        "sex": {"F": "female", "M": "male"}.get(series.get("PatientSex").upper()),
+        "burned_in": series.get("BurnedInAnnotation").upper() == "YES",
+        "lossy": is_lossy(series),
+    }
+
+
+def _date(series: Series) -> pd.Timestamp | None:
+    for name in ("AcquisitionDate", "StudyDate", "SeriesDate", "ContentDate"):
+        date = pd.to_datetime(series.get(name), format="%Y%m%d", errors="coerce")
+        if pd.notna(date):
+            return date
+    return None
+
+
+def _from_volume(path: Path, source: Path) -> Candidate:
+    inside = path.relative_to(source)
+    stem = path.name.removesuffix(".gz").rsplit(".", 1)[0]
+    patient = inside.parts[0] if len(inside.parts) > 1 else DATE_IN_NAME.sub("", stem).strip(" _-.")
+    written = DATE_IN_NAME.search(str(inside))
+    date = pd.to_datetime("-".join(written.groups()), errors="coerce") if written else None
+    return Candidate(patient or stem, str(inside), None if pd.isna(date) else date, "NIfTI", [str(path)])
