@@ -7,6 +7,7 @@ directions of three-dimensional texture.
 """
 
 from itertools import product
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -33,6 +34,36 @@ def offsets(shape: tuple[int, ...]) -> NDArray[np.int64]:
         Shape (13,).
     """
     return DIRECTIONS @ np.array([shape[1] * shape[2], shape[2], 1], dtype=np.int64)
+
+
+@njit(cache=True)
+def levels(values: NDArray[Any], edges: NDArray[np.float64]) -> Counts:
+    """Find the grey-level bin of each value.
+
+    Parameters
+    ----------
+    values
+        None below the first edge, shape (n,).
+    edges
+        Ascending, evenly spaced, shape (n_edges,).
+
+    Returns
+    -------
+    numpy.ndarray
+        As from `numpy.digitize`: i where `edges[i - 1] <= value < edges[i]`, shape (n,).
+    """
+    found = np.empty(len(values), np.int64)
+    per_unit = (len(edges) - 1) / (edges[-1] - edges[0])
+    for i in range(len(values)):
+        value = np.float64(values[i])
+        # A good guess, put right by the edges themselves.
+        level = min(max(int((value - edges[0]) * per_unit) + 1, 1), len(edges))
+        while level > 1 and value < edges[level - 1]:
+            level -= 1
+        while level < len(edges) and value >= edges[level]:
+            level += 1
+        found[i] = level
+    return found
 
 
 @njit(cache=True)
@@ -91,7 +122,9 @@ def neighbours(
 def runs(ranks: Ranks, voxels: Counts, steps: NDArray[np.int64], n_ranks: int, longest: int) -> Counts:
     """Count runs of one grey level along each direction (GLRLM).
 
-    A run begins where the voxel behind has another rank, and goes on while the rank stays.
+    Each voxel takes its place in a run from the voxel behind, which the ascending order has met before; a run counts
+    where the voxel ahead has another rank. No step of the loop depends on a guess of what comes next, which is what
+    makes processors wait.
 
     Parameters
     ----------
@@ -111,19 +144,16 @@ def runs(ranks: Ranks, voxels: Counts, steps: NDArray[np.int64], n_ranks: int, l
     numpy.ndarray
         Shape (L, longest, 13): runs of rank i with length k + 1.
     """
-    counts = np.zeros((n_ranks, longest, len(steps)), np.int64)
+    counts = np.zeros((len(steps), n_ranks, longest), np.int64)
+    place = np.zeros(len(ranks), np.uint16)
     for direction in range(len(steps)):
-        step = steps[direction]
+        step, table = steps[direction], counts[direction]
         for here in voxels:
             rank = ranks[here]
-            if ranks[here - step] == rank:
-                continue
-            length, there = 0, here + step
-            while ranks[there] == rank:
-                length += 1
-                there += step
-            counts[rank - 1, length, direction] += 1
-    return counts
+            length = place[here - step] * (ranks[here - step] == rank)
+            place[here] = length + 1
+            table[rank - 1, length] += ranks[here + step] != rank
+    return counts.transpose(1, 2, 0)
 
 
 @njit(cache=True)

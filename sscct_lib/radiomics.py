@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import SimpleITK as sitk
 from numpy.typing import NDArray
-from radiomics import imageoperations
 from scipy import ndimage
 
+from sscct_lib.filters import log_images, wavelet_images
 from sscct_lib.lungs import load_lungs
 from sscct_lib.quantitative import lung_regions, quantitative_ct
 from sscct_lib.scans import ScanError, process
@@ -146,14 +146,9 @@ def image_types(hu: Hu, spacing: tuple[float, ...], settings: RadiomicsSettings)
         Shape (z, y, x).
     """
     yield "original", hu
-    original = sitk.GetImageFromArray(hu)
-    original.SetSpacing(spacing)
-    if settings.log_sigma_mm:
-        for filtered, name, _ in imageoperations.getLoGImage(original, None, sigma=settings.log_sigma_mm):
-            yield name, sitk.GetArrayViewFromImage(filtered)
+    yield from log_images(hu, spacing, settings.log_sigma_mm)
     if settings.wavelet:
-        for filtered, name, _ in imageoperations.getWaveletImage(original, None):
-            yield name, sitk.GetArrayViewFromImage(filtered)
+        yield from wavelet_images(hu)
 
 
 def check_grid(image: sitk.Image, lungs: sitk.Image) -> None:

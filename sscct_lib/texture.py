@@ -122,7 +122,7 @@ def _ranks(values: NDArray[Any], bin_width: float) -> tuple[NDArray[np.int64], N
         level = np.digitize(np.arange(int(low), int(high) + 1), edges)
         grey = np.unique(level[occurs])
         return grey, (np.searchsorted(grey, level) + 1)[index]
-    level = np.digitize(values, edges)
+    level = matrices.levels(values, np.asarray(edges, dtype=float))
     occurs = np.bincount(level) > 0
     return np.flatnonzero(occurs), occurs.cumsum()[level]
 

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sscct_lib import matrices
 
@@ -65,3 +67,17 @@ def test_a_lone_voxel_has_no_pair_and_one_run_in_each_direction() -> None:
     assert dependence[0, 0] == dependence.sum() == 1
     assert difference.tolist() == [0]
     assert matrices.runs(ranks, voxels, steps, 1, 1).tolist() == [[[1] * 13]]
+
+
+@given(
+    st.lists(st.floats(-2000, 2000, width=32), min_size=1, max_size=50),
+    st.sampled_from([5.0, 12.5, 25.0, 33.3]),
+    st.sampled_from([np.float32, np.float64]),
+)
+@settings(deadline=None)
+def test_levels_are_those_of_numpy(values: list[float], width: float, dtype: type) -> None:
+    densities = np.array(values, dtype)
+    on_edges = (np.floor(densities[:5] / width) * width).astype(dtype)
+    densities = np.concatenate([densities, on_edges])
+    edges = np.arange(densities.min() - densities.min() % width, densities.max() + 2 * width, width).astype(float)
+    assert np.array_equal(matrices.levels(densities, edges), np.digitize(densities, edges))
