@@ -201,7 +201,7 @@ summary.ways_of_counting(performance, shown)
 #
 # In the simulated demo study we know the risk with which each patient really died. Even that risk does not reach an AUC
 # of 1: who dies within a year is partly chance. It is the ceiling for the models, on the same scans; where a model
-# seems to pass it, that is chance in a small cohort. A study of real patients has no such table.
+# seems to pass it, that is chance in a small cohort. A study of real patients has no such tables.
 
 # %% tags=["hide-input"]
 truth = comparison.true_risks(study, cohort)
@@ -209,8 +209,22 @@ ceiling = horizons.evaluate(truth, cohort, settings)
 beside_truth = pd.concat([ceiling, performance], ignore_index=True)
 summary.side_by_side(beside_truth, "auc") if len(truth) else Markdown("Not known for this study.")
 
+# %% [markdown]
+# The same as a share: 1 means that the model tells patients apart as well as the true risk does, 0 that it guesses.
+
 # %% tags=["hide-input"]
-summary.side_by_side(beside_truth, "brier", decimals=3) if len(truth) else Markdown("")
+attained = comparison.attained(predictions, truth, cohort, settings) if len(truth) else None
+summary.side_by_side(attained, "attained") if len(truth) else Markdown("Not known for this study.")
+
+# %% [markdown]
+# The Brier scores, then observed over expected deaths. The true risk is calibrated by construction: how far its own
+# row lies from 1 shows how much is chance.
+
+# %% tags=["hide-input"]
+summary.side_by_side(beside_truth, "brier", decimals=3) if len(truth) else Markdown("Not known for this study.")
+
+# %% tags=["hide-input"]
+summary.side_by_side(beside_truth, "observed_expected") if len(truth) else Markdown("Not known for this study.")
 
 # %% tags=["remove-cell"]
 for name, value in summary.headline_numbers(performance, cohort, settings).items():

@@ -8,6 +8,8 @@ from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
 from sscct_lib.smooth import Floats
 
+WIDE_FIELD_MM = 356.0  # shows the whole chest
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -29,6 +31,8 @@ class Protocol:
         Whether the vessels are enhanced.
     missed_mm
         How much of the bases lies below the scanned range.
+    field_mm
+        Width of the reconstructed field; a narrow one cuts the sides of the lungs.
     """
 
     sharp: bool
@@ -38,6 +42,7 @@ class Protocol:
     inspiration: float
     contrast: bool = False
     missed_mm: float = 0.0
+    field_mm: float = WIDE_FIELD_MM
 
 
 def acquire(

@@ -1,12 +1,15 @@
 """Models against a reference model, and against the true risk where a simulated study knows it."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from scipy.stats import t as student_t
 
-from sscct_lib.bootstrap import Floats, Outcome, interval
+from sscct_lib.bootstrap import Floats, Outcome, interval, percentile_interval
 from sscct_lib.horizons import aligned_risk, check_predictions, cohort_outcome, not_estimable, study_resamples
-from sscct_lib.metrics import METRICS
+from sscct_lib.metrics import METRICS, horizon_auc
 from sscct_lib.study import Settings, Study, StudyError
 from sscct_lib.tables import PREDICTIONS
 
@@ -55,12 +58,30 @@ def differences(
     names = list(dict.fromkeys(valid["model"]))
     if reference not in names:
         raise StudyError(f"No model named {reference!r} to compare with; there are {', '.join(names)}.")
+    rows = []
+    for where, outcome, risk, known in _paired(valid, cohort, reference, settings):
+        for metric in metrics:
+            samples = np.full(len(outcome.counts), np.nan)
+            if not not_estimable(outcome):
+                samples = METRICS[metric].measure(risk, outcome) - METRICS[metric].measure(known, outcome)
+            low, high, _ = interval(samples, outcome.degrees_of_freedom)
+            p = two_sided_p(samples, outcome.degrees_of_freedom)
+            rows.append({"metric": metric, **where, "difference": samples[0], "ci_low": low, "ci_high": high, "p": p})
+    order = ["metric", "model", "horizon_years", "difference", "ci_low", "ci_high", "p"]
+    table = pd.DataFrame(rows, columns=[*order, "n_scans", "n_patients", "n_events", "n_unknown"])
+    table.insert(len(order), "p_holm", table.groupby("metric")["p"].transform(holm))
+    return table.sort_values(["metric", "horizon_years"], kind="stable", ignore_index=True)
+
+
+def _paired(
+    valid: pd.DataFrame, cohort: pd.DataFrame, reference: str, settings: Settings
+) -> Iterator[tuple[dict[str, Any], Outcome, Floats, Floats]]:
+    """Give, for each horizon and model, counts, outcome and both risks of the scans that both predicted."""
     resamples = study_resamples(cohort, settings)
     outcomes: dict[tuple[float, bytes], Outcome] = {}
-    rows = []
     for horizon in settings.horizons_years:
         known = aligned_risk(valid, cohort, reference, horizon)
-        for model in names:
+        for model in dict.fromkeys(valid["model"]):
             if model == reference:
                 continue
             risk = aligned_risk(valid, cohort, model, horizon)
@@ -74,24 +95,40 @@ def differences(
                 "n_scans": int(both.sum()), "n_patients": cohort["patient_id"][both].nunique(),
                 "n_events": int(outcome.died.sum()), "n_unknown": int(outcome.unknown.sum()),
             }  # fmt: skip
-            for metric in metrics:
-                samples = np.full(len(resamples.counts), np.nan)
-                if not not_estimable(outcome):
-                    samples = METRICS[metric].measure(risk[both], outcome) - METRICS[metric].measure(
-                        known[both], outcome
-                    )
-                low, high, _ = interval(samples, outcome.degrees_of_freedom)
-                measured = {
-                    "difference": samples[0],
-                    "ci_low": low,
-                    "ci_high": high,
-                    "p": two_sided_p(samples, outcome.degrees_of_freedom),
-                }
-                rows.append({"metric": metric, **where, **measured})
-    order = ["metric", "model", "horizon_years", "difference", "ci_low", "ci_high", "p"]
-    table = pd.DataFrame(rows, columns=[*order, "n_scans", "n_patients", "n_events", "n_unknown"])
-    table.insert(len(order), "p_holm", table.groupby("metric")["p"].transform(holm))
-    return table.sort_values(["metric", "horizon_years"], kind="stable", ignore_index=True)
+            yield where, outcome, risk[both], known[both]
+
+
+def attained(predictions: pd.DataFrame, truth: pd.DataFrame, cohort: pd.DataFrame, settings: Settings) -> pd.DataFrame:
+    """Tell how much of what could be told each model tells: its distance from chance over that of the true risk.
+
+    Parameters
+    ----------
+    predictions
+        Schema `PREDICTIONS`.
+    truth
+        From `true_risks`, with rows.
+    cohort
+        Schema `COHORT`.
+    settings
+        Of the study: horizons, labels, number of bootstrap samples and seed.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a horizon and model, as in a table of performance: `metric` is `attained`, `estimate` is
+        `(AUC - 0.5) / (AUC of the true risk - 0.5)` on the same scans, with `ci_low` and `ci_high` (95 %, percentiles
+        over the same resampled patients for both).
+    """
+    both = check_predictions(pd.concat([predictions, truth], ignore_index=True), cohort)
+    rows = []
+    for where, outcome, risk, true_risk in _paired(both, cohort, TRUE_RISK, settings):
+        share = np.full(len(outcome.counts), np.nan)
+        if not not_estimable(outcome):
+            ceiling = horizon_auc(true_risk, outcome) - 0.5
+            share = np.divide(horizon_auc(risk, outcome) - 0.5, ceiling, out=share, where=ceiling > 0)
+        low, high = percentile_interval(share)
+        rows.append({"metric": "attained", **where, "estimate": share[0], "ci_low": low, "ci_high": high})
+    return pd.DataFrame(rows)
 
 
 def two_sided_p(samples: Floats, degrees_of_freedom: float) -> float:

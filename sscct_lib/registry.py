@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sscct_lib import patients
-from sscct_lib.acquisition import Protocol
+from sscct_lib.acquisition import WIDE_FIELD_MM, Protocol
 from sscct_lib.patients import DAYS_PER_YEAR, Course, Patient
 from sscct_lib.study import DemoSettings
 
@@ -80,7 +80,7 @@ def _patient_rows(
 ) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     rng = np.random.default_rng([seed, patient.number, 5])
     years = course.scan_days / DAYS_PER_YEAR
-    constitution = rng.normal(0, (14.0, 14.0))
+    constitution = rng.normal(0, (15.0, 16.0))
     state = patients.latent_state(patient, years)
     risks = {h: patients.true_risk(course, years, h) for h in patients.TRUE_HORIZONS}
     rows = []
@@ -142,14 +142,17 @@ def _protocol(
     # Fibrotic lungs are stiff and small.
     breath = float(np.clip(1.02 - rng.gamma(2.0, 0.030), 0.78, 1.02))
     missed = float(rng.uniform(12, 40)) if rng.random() < 0.03 else 0.0
+    contrast = bool(rng.random() < 0.06)
+    field = float(rng.uniform(215, 265)) if rng.random() < 0.02 else WIDE_FIELD_MM
     protocol = Protocol(
         sharp=sharp,
         blur_mm=scanner.sharp_blur_mm if sharp else scanner.soft_blur_mm,
         noise_hu=round(noise, 3),
         slice_thickness_mm=thickness,
         inspiration=round((0.985 - 0.30 * state["fibrosis"]) * breath, 4),
-        contrast=bool(rng.random() < 0.06),
+        contrast=contrast,
         missed_mm=round(missed, 1),
+        field_mm=round(field, 1),
     )
     known = {
         "manufacturer": scanner.manufacturer,

@@ -15,7 +15,7 @@ from sscct_lib.skeleton import draw_bones, draw_shoulders, draw_table
 from sscct_lib.smooth import Floats, Ints, cover, linear_taps, mix, smooth_max, spread
 from sscct_lib.trees import Tree, draw_tubes
 
-FIELD_MM = (356.0, 300.0)  # x and y that a scan covers
+FIELD_DEPTH_MM = 300.0  # front to back that a scan covers, if its field is as wide
 FIELD_CENTRE_Y = 6.0
 MARGIN_MM = 26.0  # above and below the lungs
 
@@ -63,8 +63,9 @@ class _Grid:
         self.inspiration, self.height = protocol.inspiration, thorax.build.height
         low = self.height * (1 - protocol.inspiration) - MARGIN_MM
         low += protocol.missed_mm + (MARGIN_MM if protocol.missed_mm else 0.0)
-        starts = (low, FIELD_CENTRE_Y - FIELD_MM[1] / 2, -FIELD_MM[0] / 2)
-        lengths = (self.height - low + MARGIN_MM, FIELD_MM[1], FIELD_MM[0])
+        width, depth = protocol.field_mm, min(FIELD_DEPTH_MM, protocol.field_mm)
+        starts = (low, FIELD_CENTRE_Y - depth / 2, -width / 2)
+        lengths = (self.height - low + MARGIN_MM, depth, width)
         self.z, self.y, self.x = (
             (start + spacing_mm * (0.5 + np.arange(max(round(length / spacing_mm), 1)))).astype(np.float32)
             for start, length in zip(starts, lengths, strict=True)
@@ -225,7 +226,7 @@ def _lungs(
     fine, mottled = (grid.noise_of_body(name).reshape(-1)[at] for name in ("fine", "mottled"))
     gravity = positions[:, 1] / grid.thorax.build.half_depth
     # Less air for the same tissue: a shallow breath makes lungs denser.
-    healthy = -1000 + 108 * maps.tissue / grid.inspiration**2 + 30 * gravity + 20 * fine + 12 * mottled
+    healthy = -1000 + 118 * maps.tissue / grid.inspiration**2 + 44 * gravity + 23 * fine + 12 * mottled
     interstitial = grid.onto(maps.interstitial)
     drawn = draw_lesions(
         LungVoxels(

@@ -37,7 +37,7 @@ class DemoSettings(Section):
     The published study's size is `n_patients: 640`, `n_scans: 2125`, `spacing_mm: 2.0`.
     """
 
-    n_patients: Annotated[int, Field(ge=1, le=5000)] = Field(64, description="patients to make, at most")
+    n_patients: Annotated[int, Field(ge=1, le=5000)] = Field(76, description="patients to make, at most")
     n_scans: Count | None = Field(None, description="stop at this many scans; none: all scans of all patients")
     spacing_mm: Annotated[float, Field(ge=0.8, le=10)] = Field(3.0, description="voxel side of the synthetic scans, mm")
     confounded_scanner: bool = Field(

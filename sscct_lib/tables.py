@@ -1,15 +1,12 @@
 """The tables that stages hand to each other: their schemas, and writing that never leaves half a file."""
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pandas as pd
 import pandera.pandas as pa
 
+from sscct_lib.files import atomic as atomic
 from sscct_lib.study import Study, StudyError
 
 ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -277,30 +274,6 @@ PERFORMANCE = pa.DataFrameSchema(
     strict=True,
     unique=["model", "horizon_years", "metric"],
 )
-
-
-@contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """Write a file so that it appears whole or not at all.
-
-    Parameters
-    ----------
-    path
-        The file to be made; its folder is made when missing.
-
-    Yields
-    ------
-    Path
-        A partial file in the same folder, with the same suffixes, to write to. It takes the place of `path`
-        when the block ends, and is removed when the block raises.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial-{uuid4().hex[:8]}-{path.name}")
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def write_table(frame: pd.DataFrame, path: Path, schema: pa.DataFrameSchema) -> pd.DataFrame:

@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import t as student_t
 
 from sscct_lib.bootstrap import interval
-from sscct_lib.comparison import TRUE_RISK, differences, holm, reference_model, true_risks, two_sided_p
+from sscct_lib.comparison import TRUE_RISK, attained, differences, holm, reference_model, true_risks, two_sided_p
 from sscct_lib.horizons import evaluate
 from sscct_lib.study import Settings, Study, StudyError
 from tests.test_horizons import FEW, make_cohort, make_predictions
@@ -53,6 +53,18 @@ def test_no_events_gives_no_difference(predictions, cohort):
     alive = cohort.assign(event_observed=False)
     table = differences(predictions, alive, "Clinical", FEW)
     assert table[["difference", "ci_low", "ci_high", "p", "p_holm"]].isna().all(axis=None)
+
+
+def test_share_attained_is_the_ratio_of_the_distances_from_chance(cohort, predictions):
+    truth = make_predictions(cohort, 0.0, TRUE_RISK)
+    table = attained(predictions, truth, cohort, FEW).set_index(["model", "horizon_years"])
+    everything = pd.concat([predictions, truth], ignore_index=True)
+    auc = evaluate(everything, cohort, FEW).query("metric == 'auc'").set_index(["model", "horizon_years"])["estimate"]
+    for model, horizon in table.index:
+        expected = (auc[model, horizon] - 0.5) / (auc[TRUE_RISK, horizon] - 0.5)
+        assert table.loc[(model, horizon), "estimate"] == pytest.approx(expected)
+    assert (table["ci_low"] < table["estimate"]).all()
+    assert table.loc[("Noisy", 5.0), "ci_high"] < table.loc[("Clinical", 5.0), "ci_low"]
 
 
 def test_unknown_reference_is_refused(cohort, predictions):

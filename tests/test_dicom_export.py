@@ -16,7 +16,7 @@ from sscct_lib.study import DemoSettings, Settings, Study, StudyError
 @pytest.fixture(scope="module")
 def study(tmp_path_factory) -> Study:
     folder = tmp_path_factory.mktemp("demo")
-    made = Study(folder, Settings(demo=DemoSettings(n_patients=2, n_scans=3, spacing_mm=6.0)))
+    made = Study(folder, Settings(demo=DemoSettings(n_patients=4, n_scans=4, spacing_mm=6.0)))
     phantom.write_demo(made)
     return made
 
@@ -34,7 +34,7 @@ def test_ingest_reads_back_the_same_scans_and_clinical_values(study, hospital, t
     given = pd.read_csv(study.manifest_path)
     same = ["scan_day", "last_contact_day", "event_observed", "age_years", "fvc_percent", "manufacturer", "kernel"]
     both = given.merge(back, on=same, suffixes=("", "_back"))
-    assert len(both) == len(given) == len(back) == 3
+    assert len(both) == len(given) == len(back) == 4
     for row in both.itertuples():
         before = sitk.ReadImage(str(study.folder / row.image))
         after = sitk.ReadImage(str(tmp_path / "study" / row.image_back))

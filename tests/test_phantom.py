@@ -1,4 +1,8 @@
 import hashlib
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +11,7 @@ import pytest
 import SimpleITK as sitk
 
 from sscct_lib import phantom, tables
+from sscct_lib.acquisition import WIDE_FIELD_MM
 from sscct_lib.manifest import read_manifest
 from sscct_lib.study import DemoSettings, Settings, Study, StudyError, load_study
 
@@ -18,8 +23,9 @@ def demo_study(folder: Path, n_patients: int = 3, spacing_mm: float = 8.0) -> St
 
 
 def digests(folder: Path) -> dict[str, str]:
-    # Records also tell with which code a scan was made.
+    # Records also tell with which code a scan was made; a partial file is no file of the study.
     files = [path for path in folder.rglob("*") if path.is_file() and path.parent.name != "records"]
+    files = [path for path in files if not path.name.startswith(".partial-")]
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
@@ -78,6 +84,37 @@ def test_stopped_run_resumes_and_keeps_what_is_there(tmp_path):
     phantom.write_demo(study)
     assert digests(tmp_path) == before
     assert scans[1].stat().st_mtime_ns == kept
+
+
+def test_killed_run_leaves_no_half_file_and_resumes_to_the_same_bytes(tmp_path):
+    settings = "demo: {n_patients: 3, n_scans: 5, spacing_mm: 4.0}\n"
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "study.yaml").write_text(settings)
+    phantom.write_demo(load_study(tmp_path / "whole"), n_jobs=2)
+    code = f"from sscct_lib import phantom, study; phantom.write_demo(study.load_study({str(tmp_path / 'killed')!r}))"
+    run = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+    made = tmp_path / "killed" / "truth" / "lobes"
+    while not (made.is_dir() and any(made.glob("*.nii.gz"))) and run.poll() is None:
+        time.sleep(0.005)
+    run.send_signal(signal.SIGKILL)
+    assert run.wait() == -signal.SIGKILL
+    whole, left = digests(tmp_path / "whole"), digests(tmp_path / "killed")
+    assert 0 < len(left) < len(whole)
+    assert left.items() <= whole.items()
+    phantom.write_demo(load_study(tmp_path / "killed"))
+    assert digests(tmp_path / "killed") == whole
+
+
+def test_narrow_field_cuts_the_sides_of_the_lungs():
+    _, truth = phantom.demo_cohort(DemoSettings(n_patients=1), 2026)
+    row = truth.iloc[0].to_dict()
+    wide = phantom.draw_scan(row | {"field_mm": WIDE_FIELD_MM}, 2026, 4.0)
+    narrow = phantom.draw_scan(row | {"field_mm": 220.0}, 2026, 4.0)
+    assert narrow.lungs.shape[2] == 55
+    assert (narrow.lungs[:, :, [0, -1]] > 0).any()
+    assert not (wide.lungs[:, :, [0, -1]] > 0).any()
+    assert 0.6 < (narrow.lungs > 0).sum() / (wide.lungs > 0).sum() < 0.99
 
 
 def test_scan_is_in_hounsfield_units_and_masks_nest(tmp_path):

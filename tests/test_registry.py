@@ -101,12 +101,42 @@ def test_scanner_tells_nothing_about_the_risk_unless_confounded():
     assert association(confounded_scanner=True) == 0
 
 
+def expected_auc(score: np.ndarray, risk: np.ndarray) -> float:
+    """AUC that a score is expected to have when every scan is followed by death with its true risk."""
+    died = np.repeat([1, 0], len(risk))
+    return float(roc_auc_score(died, np.tile(score, 2), sample_weight=np.concatenate([risk, 1 - risk])))
+
+
+def scanner_auc(years: int, **switches: bool) -> float:
+    """Mean expected AUC, over eight cohorts, of a model that learnt scanner and protocol from two others."""
+    learn = [cohort(seed, **switches) for seed in (11, 12)]
+    score = LogisticRegression()
+    score.fit(
+        np.concatenate([features(*tables, "scanner") for tables in learn]),
+        np.concatenate([horizon_labels(*followup(manifest), years, "as_published") for manifest, _ in learn]).astype(
+            int
+        ),
+    )
+    tested = [cohort(seed, **switches) for seed in range(1, 9)]
+    return float(
+        np.mean(
+            [
+                expected_auc(
+                    score.decision_function(features(*tables, "scanner")), tables[1][f"true_risk_{years}y"].to_numpy()
+                )
+                for tables in tested
+            ]
+        )
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("years", [1, 3, 5])
 def test_scanner_alone_predicts_no_better_than_chance_unless_confounded(years):
-    # With some 110 deaths the standard error of an AUC is near 0.03.
-    assert abs(auc("scanner", years) - 0.5) < 0.08
-    assert auc("scanner", years, confounded_scanner=True) > 0.58
+    # The true risk, not the observed deaths: newer scanners come with shorter follow-up, which weights by the overall
+    # share still followed do not undo.
+    assert scanner_auc(years) == pytest.approx(0.5, abs=0.02)
+    assert scanner_auc(years, confounded_scanner=True) > 0.65
 
 
 @pytest.mark.slow
@@ -115,7 +145,7 @@ def test_lung_function_falls_with_disease_within_plausible_ranges():
     fvc, dlco = manifest.fvc_percent.astype(float), manifest.dlco_percent.astype(float)
     assert -0.75 < fvc.corr(truth.fibrosis) < -0.4
     assert -0.8 < dlco.corr(truth.fibrosis) < -0.45
-    assert 0.3 < fvc.corr(dlco) < 0.9
+    assert 0.2 < fvc.corr(dlco) < 0.9
     assert dlco.mean() < fvc.mean()
     assert 0.04 < fvc.isna().mean() < 0.12
     assert 0.10 < dlco.isna().mean() < 0.20

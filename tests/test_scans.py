@@ -1,3 +1,5 @@
+import os
+
 import pandas as pd
 import pytest
 
@@ -113,6 +115,19 @@ def test_code_files_follow_imports():
 def test_shards_tile_the_manifest():
     parts = [shard(ROWS, index, 2) for index in range(2)]
     pd.testing.assert_frame_equal(pd.concat(parts), ROWS)
+
+
+def test_what_a_killed_process_left_is_removed_later(tmp_path):
+    old, fresh, other = (
+        tmp_path / f".partial-0000000{i}-{name}" for i, name in enumerate(("a[1].csv", "a[1].csv", "b.csv"))
+    )
+    for path in (old, fresh, other):
+        path.write_text("half")
+    os.utime(old, (0, 0))
+    os.utime(other, (0, 0))
+    with atomic(tmp_path / "a[1].csv") as partial:
+        partial.write_text("whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([fresh.name, other.name, "a[1].csv"])
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
