@@ -190,3 +190,18 @@ def test_the_book_page_states_the_hazard_of_the_code():
     stated += [f"E(t) = {patients.LARGEST_EXTENT:.2f} /", f"{100 * patients.LOST_PER_YEAR:.0f} % a year"]
     stated += [f"exp({patients.DROPOUT_EFFECT:.0f} (F"]
     assert [text for text in stated if text not in page] == []
+
+
+@pytest.mark.slow
+def test_the_book_page_states_the_cohort_of_the_code():
+    page = (Path(__file__).parents[1] / "book" / "demo_cohort.md").read_text(encoding="utf-8")
+    manifest, _ = cohort()
+    causes = manifest.groupby("patient_id").cause_of_death.first().value_counts()
+    stated = [f"{manifest.patient_id.nunique()} patients for these 2,125 scans, of whom {causes['lung']} die of lung"]
+    stated += [f"and {causes['other']} of another cause"]
+    for years in (1, 3, 5):
+        died = 100 * horizon_labels(*followup(manifest), years, "as_published").to_numpy(float).mean()
+        stated.append(f"| {PUBLISHED_PERCENT[years]} % | {died:.1f} % |")
+    attained = np.mean([(auc("clinical", h) - 0.5) / (auc("oracle", h) - 0.5) for h in (1, 3, 5)])
+    stated.append(f"attain {100 * attained:.0f} % on average")
+    assert [text for text in stated if text not in " ".join(page.split())] == []
