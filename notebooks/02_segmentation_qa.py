@@ -26,7 +26,7 @@ from IPython.display import Markdown
 from myst_nb import glue
 
 from sscct_lib import cohort as cohorts
-from sscct_lib import figures, lung_figures, lungs
+from sscct_lib import figures, lung_figures, lungs, overlays
 from sscct_lib.lung_verdict import plausible_ranges, rule_counts, verdict_counts
 from sscct_lib.manifest import read_manifest
 from sscct_lib.study import load_study
@@ -98,8 +98,8 @@ lung_figures.qa_distributions(judged, plausible_ranges(study.settings.lungs))
 # Right lung: full line; left lung: dashed line. Does the line follow the pleura, and is all of the disease inside?
 
 # %% tags=["hide-input"]
-flagged = lungs.worst_first(judged).head(n_shown)
-lung_figures.mask_overlay([lungs.overlay(study, row) for row in flagged.to_dict("records")], "No scan was flagged.")
+flagged = overlays.worst_first(judged).head(n_shown)
+lung_figures.mask_overlay([overlays.overlay(study, row) for row in flagged.to_dict("records")], "No scan was flagged.")
 
 # %% [markdown]
 # ## Scans that passed
@@ -108,5 +108,5 @@ lung_figures.mask_overlay([lungs.overlay(study, row) for row in flagged.to_dict(
 # whether the dense parts at the bases and below the pleura are inside the line.
 
 # %% tags=["hide-input"]
-passed = lungs.spread(judged[judged["verdict"] == "pass"], "high_attenuation_share", n_shown)
-lung_figures.mask_overlay([lungs.overlay(study, row) for row in passed.to_dict("records")], "No scan passed.")
+passed = overlays.spread(judged[judged["verdict"] == "pass"], "high_attenuation_share", n_shown)
+lung_figures.mask_overlay([overlays.overlay(study, row) for row in passed.to_dict("records")], "No scan passed.")

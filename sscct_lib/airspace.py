@@ -7,6 +7,7 @@ All functions take arrays [z, y, x] in LPS order with isotropic voxels.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -198,21 +199,33 @@ def _trachea(hu: Density, inside: Mask, spacing_mm: float) -> Mask:
     columns = np.flatnonzero(inside.any(axis=(0, 1)))
     middle, width = columns.mean(), np.ptp(columns)
     round_spots = np.zeros(n + 1, dtype=bool)
-    for spot, (_, rows, across) in enumerate(ndimage.find_objects(spots), start=1):
+    boxes = ndimage.find_objects(spots)
+    for spot, (_, rows, across) in enumerate(boxes, start=1):
         height, breadth = rows.stop - rows.start, across.stop - across.start
         fills_box = area[spot] / (height * breadth * spacing_mm**2) > 0.5
         compact = max(height, breadth) <= 2.5 * min(height, breadth) + 1
         near_midline = abs((across.start + across.stop - 1) / 2 - middle) < 0.15 * width
-        round_spots[spot] = 40 <= area[spot] <= 800 and fills_box and compact and near_midline
+        fits = 40 <= area[spot] <= 800 and fills_box and compact and near_midline
+        round_spots[spot] = fits and _in_tissue(hu, spots, spot, boxes[spot - 1])
     chains, _ = ndimage.label(round_spots[spots])
-    boxes = dict(enumerate(ndimage.find_objects(chains), start=1))
-    long = {chain: box for chain, box in boxes.items() if (box[0].stop - box[0].start) * spacing_mm >= TRACHEA_MM}
+    found = dict(enumerate(ndimage.find_objects(chains), start=1))
+    long = {chain: box for chain, box in found.items() if (box[0].stop - box[0].start) * spacing_mm >= TRACHEA_MM}
     if not long:
         return np.zeros_like(inside)
     top = max(box[0].stop for box in long.values())
     high = [chain for chain, box in long.items() if (top - box[0].stop) * spacing_mm <= 2 * TRACHEA_MM]
     # A wide oesophagus holds air too, and lies behind.
     return np.asarray(chains == min(high, key=lambda chain: long[chain][1].start))
+
+
+def _in_tissue(hu: Density, spots: NDArray[Any], spot: int, box: tuple[slice, ...]) -> bool:
+    """Tell the trachea from dark lung: two voxels beyond its lumen lies soft tissue, most of the way round."""
+    level, rows, columns = box
+    part = np.s_[level.start, max(0, rows.start - 2) : rows.stop + 2, max(0, columns.start - 2) : columns.stop + 2]
+    lumen = spots[part] == spot
+    wall = ndimage.binary_dilation(lumen)
+    beyond = ndimage.binary_dilation(wall) & ~wall
+    return bool((hu[part][beyond] > AERATED_HU).mean() > 0.5)
 
 
 def _grow_airway(hu: Density, inside: Mask, trachea: Mask, spacing_mm: float) -> Mask:

@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sscct_lib.figures import GREY, INK, PALE, PALETTE, new_figure, styled
-from sscct_lib.lungs import LEFT, RIGHT, Overlay
+from sscct_lib.lungs import LEFT, RIGHT
+from sscct_lib.overlays import Overlay
 
 LUNG_WINDOW = (-1200.0, 300.0)
 SIDES: dict[int, dict[str, Any]] = {
@@ -31,7 +32,7 @@ def mask_overlay(overlays: Sequence[Overlay], when_none: str = "No scans.") -> F
     Parameters
     ----------
     overlays
-        From `lungs.overlay`.
+        From `overlays.overlay`.
     when_none
         What to say where there are none.
 

@@ -11,6 +11,8 @@ from sscct_lib.airspace import Anatomy
 from sscct_lib.morphology import Mask, erode, millilitres
 
 SMALLEST_PIECE_ML = 1.0
+N_LOBES = 5
+CONTRAST_HU = 80  # blood without contrast medium is denser in no patient
 BONE_HU = 200
 AERATED_RANGE_HU = (-960, -500)  # lung that holds air; gas in the bowel is darker
 Place = tuple[int, int, int]
@@ -32,7 +34,13 @@ class Measured:
     places: dict[str, Place] = field(default_factory=dict)
 
 
-def measure(hu: NDArray[Any], labels: NDArray[np.uint8], anatomy: Anatomy) -> Measured:
+def measure(
+    hu: NDArray[Any],
+    labels: NDArray[np.uint8],
+    anatomy: Anatomy,
+    lobes: NDArray[np.uint8] | None = None,
+    others: NDArray[np.uint8] | None = None,
+) -> Measured:
     """Measure a mask and the scan below it.
 
     Parameters
@@ -43,6 +51,10 @@ def measure(hu: NDArray[Any], labels: NDArray[np.uint8], anatomy: Anatomy) -> Me
         0 outside, 1 right lung, 2 left lung, shape (z, y, x).
     anatomy
         Body and airway, from `airspace.look`.
+    lobes
+        The lobes, 1 to 5 as in `lung_methods.LOBES`; None where the method knows none.
+    others
+        Labels that a second method gives; None where no second method ran.
 
     Returns
     -------
@@ -54,7 +66,22 @@ def measure(hu: NDArray[Any], labels: NDArray[np.uint8], anatomy: Anatomy) -> Me
     if lungs.any():
         _mask_measures(found, hu, labels, lungs, anatomy)
         _scan_measures(found, hu, labels, anatomy)
+        if lobes is not None:
+            sizes = np.bincount(lobes.ravel(), minlength=1 + N_LOBES)[1:]
+            found.measures["smallest_lobe_share"] = float(sizes.min() / np.count_nonzero(lungs))
+        if others is not None:
+            _compare_methods(found, labels, others)
     return found
+
+
+def _compare_methods(found: Measured, labels: NDArray[np.uint8], others: NDArray[np.uint8]) -> None:
+    """Overlap of two methods, side by side: a voxel on which they name different lungs is no agreement."""
+    both = np.count_nonzero((labels == others) & (labels > 0))
+    found.measures["agreement_dice"] = 2 * both / (np.count_nonzero(labels) + np.count_nonzero(others))
+    pieces, n = ndimage.label(labels != others)
+    if n:
+        largest = 1 + int(np.argmax(np.bincount(pieces.ravel())[1:]))
+        found.places["agreement_dice"] = _middle_voxel(pieces == largest)
 
 
 def _mask_measures(found: Measured, hu: NDArray[Any], labels: NDArray[np.uint8], lungs: Mask, anatomy: Anatomy) -> None:
@@ -116,6 +143,8 @@ def _scan_measures(found: Measured, hu: NDArray[Any], labels: NDArray[np.uint8],
         "step_ratio": ratio,
         **_posture(hu, labels, heights, anatomy),
     }
+    heart_hu = found.measures["heart_hu"]
+    found.measures["contrast_medium"] = None if heart_hu is None else heart_hu > CONTRAST_HU
     _, rows, columns = (round(float(index.mean())) for index in np.nonzero(lungs))
     found.places["step_ratio"] = (gap, rows, columns)
 

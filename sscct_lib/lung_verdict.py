@@ -105,6 +105,20 @@ def _unusual_lungs(measures: dict[str, Any], settings: LungSettings) -> list[Fin
         findings.append(("trachea_height", "no trachea was found"))
     if _below(measures["heart_left_mm"], -HEART_SLACK_MM):
         findings.append(("heart_left_mm", "the heart lies to the right of the spine: mirrored, or displaced?"))
+    return findings + _unlike(measures, settings)
+
+
+def _unlike(measures: dict[str, Any], settings: LungSettings) -> list[Finding]:
+    """Find lobes that are hardly there, and masks on which two methods do not agree."""
+    findings = []
+    if _below(measures.get("smallest_lobe_share"), settings.min_lobe_share):
+        share = measures["smallest_lobe_share"]
+        findings.append(("smallest_lobe_share", f"a lobe with {share:.1%} of the lungs: removed, or not found?"))
+    if _below(measures.get("agreement_dice"), settings.min_agreement):
+        dice = measures["agreement_dice"]
+        findings.append(
+            ("agreement_dice", f"Dice {dice:.2f} between two methods, expected {settings.min_agreement:g} or more")
+        )
     return findings
 
 
@@ -136,65 +150,6 @@ def _outside(
     if value is None or low <= value <= high:
         return []
     return [(name, f"{words.format(factor * value)}, expected {factor * low:g} to {factor * high:g}")]
-
-
-def compare_visits(table: pd.DataFrame, settings: LungSettings) -> pd.DataFrame:
-    """Hold each scan against the other scans of the patient.
-
-    A chest keeps its width and depth; a scan that differs may be another patient's. Lung volume changes with breath
-    and disease, but seldom by a third.
-
-    Parameters
-    ----------
-    table
-        One row a scan, columns of schema `LUNGS`.
-    settings
-        The section `lungs` of the study.
-
-    Returns
-    -------
-    pandas.DataFrame
-        The table with `verdict`, `findings` and `flags` amended: a scan that passed and differs is to be reviewed.
-    """
-    table = table.copy()
-    judged = table[table["verdict"].isin(["pass", "review"])]
-    for name, most, words in (
-        ("chest_width_mm", settings.max_chest_change, "chest {:+.0%} in width: another patient's scan?"),
-        ("chest_depth_mm", settings.max_chest_change, "chest {:+.0%} in depth: another patient's scan?"),
-        ("volume_l", settings.max_visit_change, "lung volume {:+.0%} against the patient's other scans"),
-    ):
-        change = change_against_others(judged, name)
-        for index in change.index[change.abs() > most]:
-            table.loc[index, "findings"] = _joined("; ", table.loc[index, "findings"], words.format(change[index]))
-            table.loc[index, "flags"] = _joined(" ", table.loc[index, "flags"], f"change_of_{name}")
-            table.loc[index, "verdict"] = "review"
-    return table
-
-
-def _joined(separator: str, so_far: Any, more: str) -> str:
-    return f"{so_far}{separator}{more}" if so_far else more
-
-
-def change_against_others(table: pd.DataFrame, name: str) -> "pd.Series[float]":
-    """Tell how a measure differs from the median of the patient's other scans.
-
-    Parameters
-    ----------
-    table
-        `patient_id` and the measure; one row a scan.
-    name
-        The measure.
-
-    Returns
-    -------
-    pandas.Series
-        Relative difference by index of `table`; patients with one scan are absent.
-    """
-    changes: dict[Any, float] = {}
-    for _, own in table.groupby("patient_id")[name]:
-        for index in own.index if len(own) > 1 else []:
-            changes[index] = float(own[index] / own.drop(index).median() - 1)
-    return pd.Series(changes, dtype=float)
 
 
 def apply_decisions(table: pd.DataFrame, path: Path) -> pd.DataFrame:

@@ -13,15 +13,18 @@ import pandas as pd
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from sscct_lib.airspace import find_lungs, look
+from sscct_lib.airspace import Anatomy, find_lungs, look
+from sscct_lib.chest_shape import chest_shape, write_shape
 from sscct_lib.images import read_scan, read_volume, resample, resample_mask, write_image
 from sscct_lib.interpolation import axis_weights, interpolate
+from sscct_lib.lung_methods import Found, apply_method, check_method
 from sscct_lib.lung_qa import measure
-from sscct_lib.lung_verdict import DECISIONS_FILE, apply_decisions, compare_visits, judge
+from sscct_lib.lung_verdict import DECISIONS_FILE, apply_decisions, judge
 from sscct_lib.morphology import bounding_box
 from sscct_lib.scans import Record, ScanError, process
 from sscct_lib.study import Study
 from sscct_lib.tables import LUNGS
+from sscct_lib.visits import compare_visits
 
 RIGHT, LEFT = 1, 2
 WORK_SPACING_MM = 2.0
@@ -37,9 +40,10 @@ def segment_scans(study: Study, rows: pd.DataFrame, n_jobs: int = 1) -> pd.DataF
     ----------
     study
         The study and run; the section `lungs` matters. Writes `study.mask(scan_id)`, uint8, on the grid of the
-        prepared scan: 0 outside, 1 right lung, 2 left lung.
+        prepared scan: 0 outside, 1 right lung, 2 left lung; and `study.lobes(scan_id)` where the method knows lobes.
     rows
-        `scan_id`, `patient_id` and, for the method `provided`, `lung_mask`: path relative to the study folder.
+        `scan_id`, `patient_id` and, for the method `provided`, `image` and `lung_mask`: paths relative to the study
+        folder.
         Their scans went through `images.prepare_scans`.
     n_jobs
         Processes that share the scans.
@@ -49,21 +53,29 @@ def segment_scans(study: Study, rows: pd.DataFrame, n_jobs: int = 1) -> pd.DataF
     pandas.DataFrame
         Schema `LUNGS`, one row a scan: measures, `verdict` (pass, review or fail) and `findings` in words. A scan
         without a prepared image or with an unusable mask has status "failed" and its reason.
+
+    Raises
+    ------
+    StudyError
+        If a method's package or weights are not there.
     """
-    provided = study.settings.lungs.method == "provided"
-    names = ["scan_id", "patient_id", *(["lung_mask", "image"] if provided else [])]
+    settings = study.settings.lungs
+    methods = [settings.method, *([settings.compare_with] if settings.compare_with else [])]
+    for method in methods:
+        check_method(method, settings, study.folder)
+    names = ["scan_id", "patient_id", *(["lung_mask", "image"] if "provided" in methods else [])]
     done = process(
         study,
         "lungs",
         _segment,
         rows.reindex(columns=names),
-        study.settings.lungs,
+        settings,
         lambda row: [study.image(row["scan_id"]), *_mask_files(study, row)],
         n_jobs,
         outputs=lambda row: [study.mask(row["scan_id"])],
     )
-    table = LUNGS.validate(done.reindex(columns=list(LUNGS.columns)))
-    return apply_decisions(compare_visits(table, study.settings.lungs), study.folder / DECISIONS_FILE)
+    table = compare_visits(done.reindex(columns=list(LUNGS.columns)), settings)
+    return LUNGS.validate(apply_decisions(table, study.folder / DECISIONS_FILE))
 
 
 def _mask_files(study: Study, row: Mapping[str, Any]) -> list[Any]:
@@ -74,21 +86,62 @@ def _segment(study: Study, row: Mapping[str, Any]) -> Record:
     scan_id, settings = row["scan_id"], study.settings.lungs
     if not study.image(scan_id).is_file():
         raise ScanError("no prepared image: the scan was set aside when it was read, or `images` has not run.")
-    image = read_volume(study.image(scan_id))
-    work = _work_grid(image)
-    hu = sitk.GetArrayFromImage(work).astype(np.float32)
-    anatomy = look(hu, work.GetSpacing()[0])
-    if settings.method == "provided":
-        mask = _provided(study, row, image)
-        labels = sitk.GetArrayFromImage(resample_mask(mask, work))
-    else:
-        labels = find_lungs(hu, anatomy)
-        mask = _on_grid(labels, work, image)
-    write_image(mask, study.mask(scan_id))
-    found = measure(hu, labels, anatomy)
+    scan = _look(read_volume(study.image(scan_id)))
+    lungs = _find(settings.method, study, row, scan)
+    _write(study, scan_id, lungs)
+    second = _find_second(settings.compare_with, study, row, scan) if settings.compare_with else None
+    labels = _labels_on(scan.work, lungs.mask)
+    lobes, others = (None if image is None else _labels_on(scan.work, image) for image in (lungs.lobes, second))
+    found = measure(scan.hu, labels, scan.anatomy, lobes, others)
     judgement = judge(found, settings)
     words = {"verdict": judgement.verdict, "findings": judgement.findings, "flags": judgement.flags}
-    return {**found.measures, **words, "place_mm": _in_patient(judgement.place, work)}
+    shape = write_shape(chest_shape(scan.hu, labels, scan.anatomy.body, scan.anatomy.spacing_mm))
+    return {**found.measures, **words, "place_mm": _in_patient(judgement.place, scan.work), "chest_shape_mm": shape}
+
+
+@dataclass(frozen=True)
+class _Scan:
+    """A prepared scan, the coarser grid on which anatomy is found, its densities, and body and airway."""
+
+    image: sitk.Image
+    work: sitk.Image
+    hu: NDArray[np.float32]
+    anatomy: Anatomy
+
+
+def _look(image: sitk.Image) -> _Scan:
+    work = image if image.GetSpacing()[0] >= 0.75 * WORK_SPACING_MM else resample(image, WORK_SPACING_MM)
+    hu = sitk.GetArrayFromImage(work).astype(np.float32)
+    return _Scan(image, work, hu, look(hu, work.GetSpacing()[0]))
+
+
+def _find(method: str, study: Study, row: Mapping[str, Any], scan: _Scan) -> Found:
+    if method == "threshold":
+        return Found(_by_threshold(scan))
+    if method == "provided":
+        return Found(_provided(study, row, scan.image))
+    return apply_method(method, scan.image, study.settings.lungs, study.folder)
+
+
+def _find_second(method: str, study: Study, row: Mapping[str, Any], scan: _Scan) -> sitk.Image:
+    """Find the lungs by the method to compare with; empty where it finds none, which is no agreement."""
+    try:
+        return _find(method, study, row, scan).mask
+    except ScanError:
+        nothing: sitk.Image = sitk.Cast(scan.image * 0, sitk.sitkUInt8)
+        return nothing
+
+
+def _write(study: Study, scan_id: str, lungs: Found) -> None:
+    write_image(lungs.mask, study.mask(scan_id))
+    if lungs.lobes is None:
+        study.lobes(scan_id).unlink(missing_ok=True)
+    else:
+        write_image(lungs.lobes, study.lobes(scan_id))
+
+
+def _labels_on(work: sitk.Image, mask: sitk.Image) -> NDArray[np.uint8]:
+    return np.asarray(sitk.GetArrayFromImage(resample_mask(mask, work)))
 
 
 def _in_patient(place: tuple[int, int, int] | None, image: sitk.Image) -> str | None:
@@ -116,19 +169,13 @@ def threshold_mask(image: sitk.Image) -> sitk.Image:
     ScanError
         If there is no body, or no lung in it.
     """
-    work = _work_grid(image)
-    hu = sitk.GetArrayFromImage(work).astype(np.float32)
-    return _on_grid(find_lungs(hu, look(hu, work.GetSpacing()[0])), work, image)
+    return _by_threshold(_look(image))
 
 
-def _work_grid(image: sitk.Image) -> sitk.Image:
-    return image if image.GetSpacing()[0] >= 0.75 * WORK_SPACING_MM else resample(image, WORK_SPACING_MM)
-
-
-def _on_grid(labels: NDArray[np.uint8], work: sitk.Image, image: sitk.Image) -> sitk.Image:
-    mask = sitk.GetImageFromArray(labels)
-    mask.CopyInformation(work)
-    return mask if work is image else _refine(mask, image)
+def _by_threshold(scan: _Scan) -> sitk.Image:
+    mask = sitk.GetImageFromArray(find_lungs(scan.hu, scan.anatomy))
+    mask.CopyInformation(scan.work)
+    return mask if scan.work is scan.image else _refine(mask, scan.image)
 
 
 def _refine(mask: sitk.Image, image: sitk.Image) -> sitk.Image:
@@ -238,77 +285,3 @@ def usable(table: pd.DataFrame) -> pd.DataFrame:
         Rows with verdict `pass` or `review`: a scan to be reviewed stays until a person decides otherwise.
     """
     return table[table["verdict"].isin(["pass", "review"])]
-
-
-def worst_first(table: pd.DataFrame) -> pd.DataFrame:
-    """Order the flagged scans of a table (schema `LUNGS`): failures first, then those with most flags."""
-    flagged = table[table["verdict"].isin(["review", "fail"])]
-    order = flagged.assign(passed=flagged["verdict"] != "fail", n=-flagged["flags"].fillna("").str.count(" "))
-    return flagged.loc[order.sort_values(["passed", "n", "scan_id"]).index]
-
-
-def spread(table: pd.DataFrame, name: str, n: int) -> pd.DataFrame:
-    """Choose `n` rows of a table at even ranks of a measure, from the least to the greatest."""
-    ordered = table.sort_values([name, "scan_id"])
-    return ordered.iloc[np.unique(np.linspace(0, len(ordered) - 1, min(n, len(ordered))).astype(int))]
-
-
-@dataclass(frozen=True)
-class Overlay:
-    """A scan and its lung mask, cut in three planes.
-
-    Attributes
-    ----------
-    scan_id, verdict, findings
-        From the table of lungs.
-    planes
-        By plane (`axial`, `coronal`, `sagittal`): densities (HU), labels, and the flagged place (column, row) or
-        None. Images are upright: the patient's right is on the left, the head or the front is up.
-    """
-
-    scan_id: str
-    verdict: str
-    findings: str
-    planes: dict[str, tuple[NDArray[np.int16], NDArray[np.uint8], tuple[int, int] | None]]
-
-
-def overlay(study: Study, row: Mapping[str, Any]) -> Overlay:
-    """Cut a scan and its mask through the flagged place, or through the middle of the lungs when nothing is flagged.
-
-    Parameters
-    ----------
-    study
-        The study and run.
-    row
-        A row of the table of lungs: `scan_id`, `verdict`, `findings`, `place_mm`.
-
-    Returns
-    -------
-    Overlay
-
-    Raises
-    ------
-    ScanError
-        If the scan or its mask is missing or damaged.
-    """
-    image, mask = read_volume(study.image(row["scan_id"])), read_volume(study.mask(row["scan_id"]))
-    hu, labels = sitk.GetArrayFromImage(image), sitk.GetArrayFromImage(mask)
-    flagged = isinstance(row["place_mm"], str)
-    if flagged:
-        x, y, z = image.TransformPhysicalPointToIndex([float(value) for value in row["place_mm"].split()])
-    else:
-        where = np.argwhere(labels == RIGHT) if (labels == RIGHT).any() else np.argwhere(np.ones_like(labels))
-        z, y, x = where.mean(axis=0).astype(int)
-    z, y, x = (int(np.clip(at, 0, n - 1)) for at, n in zip((z, y, x), hu.shape, strict=True))
-    top = hu.shape[0] - 1
-
-    def cut(plane: tuple[Any, ...], place: tuple[int, int]) -> Any:
-        return hu[plane], labels[plane], place if flagged else None
-
-    upright = slice(None, None, -1)
-    planes = {
-        "axial": cut((z,), (x, y)),
-        "coronal": cut((upright, y), (x, top - z)),
-        "sagittal": cut((upright, slice(None), x), (y, top - z)),
-    }
-    return Overlay(row["scan_id"], row["verdict"], row["findings"], planes)

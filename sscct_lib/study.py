@@ -18,6 +18,7 @@ MANIFEST_FILE = "data_manifest.csv"
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 LungRegion = Literal["right", "left", "upper", "middle", "lower", "peel", "core"]
+LungMethod = Literal["threshold", "provided", "lungmask", "totalsegmentator"]
 RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 
 
@@ -64,9 +65,17 @@ class CohortSettings(Section):
 class LungSettings(Section):
     """How lungs are found and judged."""
 
-    method: Literal["threshold", "provided"] = Field(
-        "threshold", description="threshold: from the CT; provided: the manifest's lung_mask"
+    method: LungMethod = Field(
+        "threshold",
+        description="threshold: from the CT, no training; provided: the manifest's lung_mask; lungmask and "
+        "totalsegmentator: trained networks, whose package and weights you install",
     )
+    compare_with: LungMethod | None = Field(
+        None, description="second method, run on every scan to see whether both find the same lungs; none: no"
+    )
+    lungmask_weights: Path | None = Field(None, description="lungmask's .pth file: R231, or LTRCLobes for lobes")
+    lungmask_sha256: str | None = Field(None, description="SHA-256 that this file must have")
+    totalsegmentator_weights: Path | None = Field(None, description="folder of TotalSegmentator's weights")
     volume_l: tuple[Positive, Positive] = Field((1.0, 9.0), description="plausible volume of both lungs, litres")
     left_share: tuple[Positive, Positive] = Field(
         (0.35, 0.58), description="plausible share of the left lung in the volume of both"
@@ -88,11 +97,17 @@ class LungSettings(Section):
     max_missed_air_l: Positive = Field(
         0.05, description="aerated lung that the mask may leave out in one piece, litres"
     )
+    min_agreement: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.93, description="least Dice overlap of the two methods, where `compare_with` names a second"
+    )
+    min_lobe_share: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.02, description="least share of a lobe in the lungs, where the method gives lobes"
+    )
     max_visit_change: Positive = Field(
         0.35, description="largest change of lung volume against the patient's other scans, as a share"
     )
-    max_chest_change: Positive = Field(
-        0.05, description="the same for width and depth of the chest; beyond, it may be another patient"
+    max_shape_change_mm: Positive = Field(
+        3.0, description="largest difference in the shape of the chest; beyond, it may be another patient, mm"
     )
 
 
@@ -231,6 +246,10 @@ class Study:
     def mask(self, scan_id: str) -> Path:
         """The scan's lung mask on the grid of `image`: 0 outside, 1 right lung, 2 left lung."""
         return self.run / "masks" / f"{scan_id}.nii.gz"
+
+    def lobes(self, scan_id: str) -> Path:
+        """The scan's lobes on the same grid, where the method gives them: 1 to 5 as in `lung_methods.LOBES`."""
+        return self.run / "lobes" / f"{scan_id}.nii.gz"
 
     @property
     def models(self) -> Path:

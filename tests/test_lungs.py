@@ -9,12 +9,14 @@ import pytest
 import SimpleITK as sitk
 from scipy import ndimage
 
-from sscct_lib import images, lung_figures, lungs, morphology
-from sscct_lib.lung_verdict import apply_decisions, compare_visits, rule_counts, verdict_counts
+from sscct_lib import images, lung_figures, morphology, overlays
+from sscct_lib.chest_shape import LEVELS_MM, write_shape
+from sscct_lib.lung_verdict import apply_decisions, rule_counts, verdict_counts
 from sscct_lib.lungs import load_lungs, segment_scans, threshold_mask
 from sscct_lib.scans import ScanError
 from sscct_lib.study import LungSettings, Settings, Study, StudyError
 from sscct_lib.tables import LUNGS
+from sscct_lib.visits import compare_visits
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 
@@ -319,6 +321,12 @@ class TestFaultyScans:
         assert flag in row["flags"].split()
 
 
+def shape_text(width_mm: float) -> str:
+    """Write the shape of a chest whose apex is a cone and that is `width_mm` wide."""
+    width = width_mm * np.minimum(0.5 + LEVELS_MM / 150, 1)
+    return write_shape(np.array([width, 0.7 * width, 0.6 * width, 0 * width]))
+
+
 def lung_table(**columns) -> pd.DataFrame:
     n = len(next(iter(columns.values())))
     base = {
@@ -329,8 +337,7 @@ def lung_table(**columns) -> pd.DataFrame:
         "findings": [""] * n,
         "flags": [""] * n,
         "volume_l": [4.0] * n,
-        "chest_width_mm": [250.0] * n,
-        "chest_depth_mm": [180.0] * n,
+        "chest_shape_mm": [shape_text(250.0)] * n,
         "decision": [None] * n,
     }
     return pd.DataFrame(base | columns)
@@ -338,14 +345,23 @@ def lung_table(**columns) -> pd.DataFrame:
 
 class TestComparingVisits:
     def test_another_patients_scan_is_flagged(self):
-        table = compare_visits(lung_table(chest_width_mm=[250.0, 252.0, 285.0, 249.0]), LungSettings())
+        shapes = [shape_text(width) for width in (250.0, 252.0, 285.0, 249.0)]
+        table = compare_visits(lung_table(chest_shape_mm=shapes), LungSettings())
         assert table["verdict"].tolist() == ["pass", "pass", "review", "pass"]
-        assert table["findings"][2] == "chest +14% in width: another patient's scan?"
-        assert table["flags"][2] == "change_of_chest_width_mm"
+        assert "another patient's scan?" in table["findings"][2]
+        assert table["flags"][2] == "shape_change_mm"
+
+    def test_change_of_volume(self):
+        table = compare_visits(lung_table(volume_l=[4.0, 4.2, 2.4, 4.1]), LungSettings())
+        assert table["verdict"].tolist() == ["pass", "pass", "review", "pass"]
+        assert table["volume_change"][2] == pytest.approx(2.4 / 4.1 - 1)
+        assert table["findings"][2] == "lung volume -41% against the patient's other scans"
 
     def test_single_scans_and_failures_are_left_alone(self):
         table = lung_table(patient_id=["p", "q", "q"], verdict=["pass", "fail", "pass"], volume_l=[4.0, 0.1, 4.0])
-        pd.testing.assert_frame_equal(compare_visits(table, LungSettings()), table)
+        compared = compare_visits(table, LungSettings())
+        assert compared[["shape_change_mm", "volume_change"]].isna().all(axis=None)
+        pd.testing.assert_frame_equal(compared[list(table.columns)], table)
 
 
 class TestDecisions:
@@ -411,7 +427,7 @@ class TestFigures:
         chest = draw_chest()
         study, rows = with_scans(study, {"a1": chest.hu[22:]})
         (row,) = segment_scans(study, rows).to_dict("records")
-        one = lungs.overlay(study, row)
+        one = overlays.overlay(study, row)
         hu, labels, place = one.planes["coronal"]
         assert hu.shape == labels.shape == (58, 88)
         assert place is not None
