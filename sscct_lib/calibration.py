@@ -32,7 +32,7 @@ def calibration_slope(risk: Floats, outcome: Outcome) -> Floats:
     Cox DR. Two further applications of a model for binary regression. Biometrika 1958;45:562-5.
     Van Calster B et al. Calibration: the Achilles heel of predictive analytics. BMC Med 2019;17:230.
     """
-    return _logistic(risk, outcome, fixed_slope=False)[1]
+    return calibration_line(risk, outcome)[1]
 
 
 def calibration_intercept(risk: Floats, outcome: Outcome) -> Floats:
@@ -54,11 +54,26 @@ def calibration_intercept(risk: Floats, outcome: Outcome) -> Floats:
     ----------
     Van Calster B et al. Calibration: the Achilles heel of predictive analytics. BMC Med 2019;17:230.
     """
-    return _logistic(risk, outcome, fixed_slope=True)[0]
+    return calibration_line(risk, outcome, fixed_slope=True)[0]
 
 
-def _logistic(risk: Floats, outcome: Outcome, fixed_slope: bool) -> tuple[Floats, Floats]:
-    """Newton's method for logit P(died) = intercept + slope * logit(risk), weighted for censoring."""
+def calibration_line(risk: Floats, outcome: Outcome, fixed_slope: bool = False) -> tuple[Floats, Floats]:
+    """Fit logit P(died) = intercept + slope * logit(risk), weighted for censoring, by Newton's method.
+
+    Parameters
+    ----------
+    risk
+        Predicted probability of death within the horizon, shape (n,).
+    outcome
+        From `bootstrap.horizon_outcome`.
+    fixed_slope
+        Whether the slope is held at 1.
+
+    Returns
+    -------
+    intercept, slope : numpy.ndarray
+        In each sample, shape (n_samples + 1,); NaN where the fit has no finite solution.
+    """
     known = outcome.died | outcome.alive
     weights, died = outcome.weights[:, known], outcome.died[known]
     x = logit(risk[known])

@@ -2,12 +2,16 @@
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
+from lifelines import CoxPHFitter
+from numpy.typing import ArrayLike, NDArray
 
 from sscct_lib.bootstrap import Flags, Floats, curve_interval, kaplan_meier
-from sscct_lib.horizons import study_resamples
+from sscct_lib.calibration import logit
+from sscct_lib.horizons import judged_risks, study_resamples
 from sscct_lib.study import Settings
 from sscct_lib.tables import CAUSES
+
+TRANSPLANT = "transplant"
 
 
 def aalen_johansen(time: Floats, event: Flags, of_cause: Flags, counts: Floats, at: ArrayLike) -> Floats:
@@ -48,13 +52,34 @@ def aalen_johansen(time: Floats, event: Flags, of_cause: Flags, counts: Floats, 
     return incidence[:, np.searchsorted(unique, np.asarray(at, dtype=float), side="right")]
 
 
-def cumulative_incidence(cohort: pd.DataFrame, settings: Settings) -> pd.DataFrame:
-    """Cumulative incidence of death by cause after a scan, up to the longest horizon.
+def event_causes(cohort: pd.DataFrame) -> NDArray[np.str_]:
+    """Name what ended each follow-up.
 
     Parameters
     ----------
     cohort
-        Schema `COHORT`; `cause_of_death` may be absent. A death without a cause counts as `unknown`.
+        Schema `COHORT`.
+
+    Returns
+    -------
+    numpy.ndarray
+        One of `tables.CAUSES`, `TRANSPLANT`, or empty where the patient was alive, shape (n,).
+    """
+    died = cohort["event_observed"].to_numpy(bool)
+    transplanted = cohort.get("transplanted", pd.Series(False, index=cohort.index)).to_numpy(bool)
+    named = cohort.get("cause_of_death", pd.Series(None, index=cohort.index, dtype=object))
+    cause = named.fillna("unknown").to_numpy(dtype=str)
+    return np.where(transplanted, TRANSPLANT, np.where(died, cause, ""))
+
+
+def cumulative_incidence(cohort: pd.DataFrame, settings: Settings) -> pd.DataFrame:
+    """Cumulative incidence of death by cause, and of lung transplant, after a scan, up to the longest horizon.
+
+    Parameters
+    ----------
+    cohort
+        Schema `COHORT`; `cause_of_death` may be absent. A death without a cause counts as `unknown`; a lung transplant
+        is an event of its own.
     settings
         Of the study: horizons, bootstrap and seed.
 
@@ -63,21 +88,20 @@ def cumulative_incidence(cohort: pd.DataFrame, settings: Settings) -> pd.DataFra
     pandas.DataFrame
         A step curve a cause that occurs, at each death and each whole year: `group` (the cause), `years`,
         `incidence`, `ci_low`, `ci_high` (95 % by bootstrap of patients), `at_risk` (scans followed to that time),
-        `n_scans`, `n_patients`, `n_events` (deaths from the cause by the longest horizon). No rows when nobody died.
+        `n_scans`, `n_patients`, `n_events` (of the cause by the longest horizon). No rows when there was none.
     """
     columns = ["group", "years", "incidence", "ci_low", "ci_high", "at_risk", "n_scans", "n_patients", "n_events"]
     until = max(settings.horizons_years)
-    time, event = cohort["followup_years"].to_numpy(float), cohort["event_observed"].to_numpy(bool)
+    time, cause = cohort["followup_years"].to_numpy(float), event_causes(cohort)
+    event = cause != ""
     within = event & (time <= until)
     if not within.any():
         return pd.DataFrame(columns=columns)
-    named = cohort.get("cause_of_death", pd.Series(None, index=cohort.index, dtype=object))
-    cause = named.fillna("unknown").to_numpy(dtype=str)
     end = min(until, time.max())
     at = np.unique(np.concatenate([time[within], np.arange(np.floor(end) + 1), [end]]))
     counts = study_resamples(cohort, settings).counts
     frames = []
-    for name in CAUSES:
+    for name in (*CAUSES, TRANSPLANT):
         of_cause = within & (cause == name)
         if not of_cause.any():
             continue
@@ -94,3 +118,62 @@ def cumulative_incidence(cohort: pd.DataFrame, settings: Settings) -> pd.DataFra
             )
         )
     return pd.concat(frames, ignore_index=True)[columns]
+
+
+def cause_specific_hazards(
+    predictions: pd.DataFrame, cohort: pd.DataFrame, model: str, settings: Settings
+) -> pd.DataFrame:
+    """Tell of which cause patients with a higher risk die faster: a Cox model a cause, the other causes censored.
+
+    Parameters
+    ----------
+    predictions
+        Schema `PREDICTIONS`.
+    cohort
+        Schema `COHORT`.
+    model
+        Name of the model; its risk at its longest horizon.
+    settings
+        Of the study.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a cause that occurs: `cause`, `hazard_ratio` (of one standard deviation of the logit of the risk),
+        `ci_low`, `ci_high` (95 %) and `p` (Wald) with errors robust to several scans of a patient, `n_scans`,
+        `n_patients`, `n_events` (scans followed by the event within the horizon), `n_patients_with_event`. No ratio
+        where fewer than two patients had the event.
+
+    References
+    ----------
+    Austin PC, Lee DS, Fine JP. Introduction to the analysis of survival data in the presence of competing risks.
+    Circulation 2016;133:601-9. Lin DY, Wei LJ. J Am Stat Assoc 1989;84:1074-8 (robust errors).
+    """
+    horizon, risk, judged = judged_risks(predictions, cohort, model, settings)[-1]
+    scans, cause = cohort[judged], event_causes(cohort)[judged]
+    within = scans["followup_years"].to_numpy() <= horizon
+    centred = logit(risk[judged]) - logit(risk[judged]).mean()
+    frame = pd.DataFrame(
+        {
+            "patient_id": scans["patient_id"].to_numpy(),
+            "years": scans["followup_years"].clip(upper=horizon).to_numpy(),
+            "risk": centred / centred.std() if centred.std() > 0 else centred,
+        }
+    )
+    rows = []
+    for name in (*CAUSES, TRANSPLANT):
+        event = (cause == name) & within
+        if not event.any():
+            continue
+        n_with_event = frame.loc[event, "patient_id"].nunique()
+        row = dict.fromkeys(["hazard_ratio", "ci_low", "ci_high", "p"], np.nan)
+        if n_with_event > 1 and np.ptp(centred) > 0:
+            fitted = CoxPHFitter().fit(
+                frame.assign(event=event), "years", "event", cluster_col="patient_id", robust=True
+            )
+            found = fitted.summary.loc["risk", ["exp(coef)", "exp(coef) lower 95%", "exp(coef) upper 95%", "p"]]
+            row = dict(zip(row, found, strict=True))
+        counted = {"n_scans": len(frame), "n_patients": frame["patient_id"].nunique(), "n_events": int(event.sum())}
+        rows.append({"cause": name, **row, **counted, "n_patients_with_event": n_with_event})
+    columns = ["cause", "hazard_ratio", "ci_low", "ci_high", "p", "n_scans", "n_patients", "n_events"]
+    return pd.DataFrame(rows, columns=[*columns, "n_patients_with_event"])

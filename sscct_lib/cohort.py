@@ -113,9 +113,18 @@ def censoring_weights(
 
 
 def with_followup_years(manifest: pd.DataFrame) -> pd.DataFrame:
-    """Add `followup_years`, from the scan to death or last contact; NaN without follow-up."""
-    days = (manifest["last_contact_day"] - manifest["scan_day"]).astype("Float64")
-    return manifest.assign(followup_years=(days / DAYS_PER_YEAR).to_numpy(dtype=float, na_value=np.nan))
+    """Add `followup_years`, from the scan to death, transplant or last contact (NaN without), and `transplanted`.
+
+    What happens after a lung transplant is not followed: `event_observed` is 0 where a transplant came first.
+    """
+    transplanted = manifest["transplant_day"].notna() & manifest["last_contact_day"].notna()
+    end = manifest["last_contact_day"].mask(transplanted, manifest["transplant_day"])
+    days = (end - manifest["scan_day"]).astype("Float64")
+    return manifest.assign(
+        followup_years=(days / DAYS_PER_YEAR).to_numpy(dtype=float, na_value=np.nan),
+        event_observed=manifest["event_observed"].mask(transplanted, 0),
+        transplanted=transplanted.astype(bool),
+    )
 
 
 def followed(manifest: pd.DataFrame) -> pd.DataFrame:
@@ -144,12 +153,14 @@ def select(manifest: pd.DataFrame, images: pd.DataFrame) -> tuple[pd.DataFrame, 
     status = images.set_index("scan_id")["status"].reindex(manifest["scan_id"]).to_numpy()
     rows = with_followup_years(manifest)
     unreadable = pd.Series(status != "ok", index=rows.index)
+    transplanted = rows["transplanted"] & (rows["followup_years"] <= 0) & ~unreadable
     no_followup = rows["followup_years"].isna() & ~unreadable
-    zero_followup = (rows["followup_years"] == 0) & ~unreadable
-    kept = rows[~(unreadable | no_followup | zero_followup)]
+    zero_followup = (rows["followup_years"] == 0) & ~unreadable & ~transplanted
+    kept = rows[~(unreadable | transplanted | no_followup | zero_followup)]
     flow = [
         _step("Scans in the manifest", rows, False),
         _step("Image could not be used", rows[unreadable], True),
+        *([_step("Scanned after a lung transplant", rows[transplanted], True)] if rows["transplanted"].any() else []),
         _step("No follow-up", rows[no_followup], True),
         _step("Last contact on the day of the scan", rows[zero_followup], True),
         _step("Scans in the cohort", kept, False),
@@ -265,10 +276,14 @@ def build_cohort(kept: pd.DataFrame, study: Study) -> pd.DataFrame:
     """
     followup = kept["followup_years"].to_numpy(dtype=float)
     event = kept["event_observed"].to_numpy(dtype=bool, na_value=False)
+    transplanted = kept["transplanted"].to_numpy(dtype=bool)
+    if study.settings.cohort.transplant == "as_death":
+        event = event | transplanted
     cohort = kept[["scan_id", "patient_id", "scan_day", *covariates()]].copy()
     cohort.insert(3, "followup_years", followup)
     cohort.insert(4, "event_observed", event)
-    cohort.insert(5, "fold", assign_folds(cohort, study))
+    cohort.insert(5, "transplanted", transplanted)
+    cohort.insert(6, "fold", assign_folds(cohort, study))
     for horizon in study.settings.horizons_years:
         cohort[label_name(horizon)] = horizon_labels(followup, event, horizon, study.settings.labels)
     return COHORT.validate(cohort.reset_index(drop=True))

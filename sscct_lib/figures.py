@@ -249,7 +249,7 @@ def kaplan_meier_by_group(curves: pd.DataFrame, title: str = "") -> Figure:
 
 @styled
 def cumulative_incidence_by_cause(curves: pd.DataFrame) -> Figure:
-    """Draw the probability of death by cause, with bands and the numbers still followed.
+    """Draw the probability of death by cause and of transplant, with bands and the numbers still followed.
 
     Parameters
     ----------
@@ -265,13 +265,14 @@ def cumulative_incidence_by_cause(curves: pd.DataFrame) -> Figure:
     if curves.empty:
         return _nothing(figure, axis, "No scan is followed by death")
     for (name, rows), colour, dash in zip(curves.groupby("group", sort=False), PALETTE, cycle(_DASHES)):
-        label = f"{name}: {counted(int(rows['n_events'].iloc[0]), 'death')}"
+        noun = "scan" if name == "transplant" else "death"
+        label = f"{name}: {counted(int(rows['n_events'].iloc[0]), noun)}"
         axis.step(rows["years"], rows["incidence"], where="post", color=colour, ls=dash, lw=2, label=label)
         axis.fill_between(rows["years"], rows["ci_low"], rows["ci_high"], step="post", color=colour, alpha=0.15, lw=0)
     first = curves.iloc[0]
     scans, patients = counted(int(first["n_scans"]), "scan"), counted(int(first["n_patients"]), "patient")
     axis.set_title(f"{scans} of {patients}", loc="left")
-    axis.set_ylabel("Died of the cause")
+    axis.set_ylabel("Followed by the event")
     axis.set_ylim(bottom=0)
     axis.yaxis.set_major_formatter(PERCENT)
     axis.legend(loc="upper left")

@@ -25,7 +25,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from sscct_lib.series_choice import is_sharp
 
-OUTCOME = ("event_observed", "followup_years", "cause_of_death", "label_")  # beginnings of names
+OUTCOME = ("event_observed", "followup_years", "cause_of_death", "transplanted", "label_")  # beginnings of names
 TOLERANCE = 1e-10
 MAX_ROUNDS = 1000
 Floats = NDArray[np.float64]

@@ -1,5 +1,7 @@
 """Judging every model at every horizon: the performance table, and how long scans were followed."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 import pandera.pandas as pa
@@ -85,6 +87,7 @@ def evaluate(
     predictions: pd.DataFrame,
     cohort: pd.DataFrame,
     settings: Settings,
+    metrics: Sequence[str] = tuple(METRICS),
 ) -> pd.DataFrame:
     """Judge every model at every horizon on the scans that it predicted.
 
@@ -97,11 +100,13 @@ def evaluate(
     settings
         Of the study: `horizons_years`, `labels` (`as_published` counts an unknown scan as alive),
         `horizons.n_bootstrap` (samples of patients behind each interval) and `seed`.
+    metrics
+        Which of `METRICS`.
 
     Returns
     -------
     pandas.DataFrame
-        Schema `PERFORMANCE`: one row a model, horizon and metric of `METRICS`.
+        Schema `PERFORMANCE`: one row a model, horizon and metric.
 
     Raises
     ------
@@ -119,7 +124,7 @@ def evaluate(
             key = (horizon, judged.tobytes())
             if key not in outcomes:
                 outcomes[key] = cohort_outcome(cohort[judged], horizon, resamples.of(judged), settings.labels)
-            measured = _measure(risk[judged], outcomes[key])
+            measured = _measure(risk[judged], outcomes[key], metrics)
             counted = _counts(cohort[judged], outcomes[key])
             note = _coverage_note(judged)
             for metric, (estimate, low, high, why) in measured.items():
@@ -236,12 +241,13 @@ def cohort_outcome(cohort: pd.DataFrame, horizon_years: float, resamples: Resamp
     )
 
 
-def _measure(risk: Floats, outcome: Outcome) -> dict[str, tuple[float, float, float, str]]:
+def _measure(risk: Floats, outcome: Outcome, metrics: Sequence[str]) -> dict[str, tuple[float, float, float, str]]:
     why = not_estimable(outcome)
     if why:
-        return dict.fromkeys(METRICS, (np.nan, np.nan, np.nan, f"not estimable: {why}"))
+        return dict.fromkeys(metrics, (np.nan, np.nan, np.nan, f"not estimable: {why}"))
     measured = {}
-    for name, metric in METRICS.items():
+    for name in metrics:
+        metric = METRICS[name]
         samples = metric.measure(risk, outcome)
         if np.isfinite(samples[0]):
             bounds = interval(samples, outcome.degrees_of_freedom, metric.scale)

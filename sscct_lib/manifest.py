@@ -12,6 +12,7 @@ from sscct_lib.tables import MANIFEST, covariates
 
 SCAN_TIME = ("scan_day", "scan_date")
 CONTACT_TIME = ("last_contact_day", "last_contact_date")
+TRANSPLANT_TIME = ("transplant_day", "transplant_date")
 HEADER_LINES = 2  # data row 0 is line 2 of the file, below the header
 MOST_SHOWN = 50
 
@@ -163,6 +164,9 @@ def _across_columns(valid: pd.DataFrame, raw: pd.DataFrame, folder: Path) -> lis
     for scan, contact in zip(SCAN_TIME, CONTACT_TIME, strict=True):
         if {scan, contact} <= set(valid.columns):
             add(valid[contact] < valid[scan], contact, f"not before {scan}: follow-up cannot be negative")
+    for transplant, contact in zip(TRANSPLANT_TIME, CONTACT_TIME, strict=True):
+        if {transplant, contact} <= set(valid.columns):
+            add(valid[contact] < valid[transplant], transplant, f"not after {contact}")
     times = [name for name in CONTACT_TIME if name in valid]
     has_contact = valid[times].notna().any(axis=1)
     has_state = valid["event_observed"].notna()
@@ -179,11 +183,9 @@ def _across_scans(valid: pd.DataFrame, raw: pd.DataFrame) -> list[Violation]:
     """Find patients whose scans contradict each other."""
     violations: list[Violation] = []
     days = _in_days(valid)
-    for name in ("last_contact_day", "event_observed", "sex"):
-        if name not in days:
-            continue
+    for name in ("last_contact_day", "event_observed", "transplant_day", "sex"):
         differing = days.groupby("patient_id")[name].transform("nunique") > 1
-        column = name if name in raw else "last_contact_date"
+        column = name if name in raw else name.replace("_day", "_date")
         violations += [
             (
                 int(index) + HEADER_LINES,
@@ -212,11 +214,11 @@ def _in_days(valid: pd.DataFrame) -> pd.DataFrame:
     days = valid.copy()
     if "scan_date" in days:
         first = days.groupby("patient_id")["scan_date"].transform("min")
-        for day, date in (("scan_day", "scan_date"), ("last_contact_day", "last_contact_date")):
+        for day, date in (SCAN_TIME, CONTACT_TIME, TRANSPLANT_TIME):
             if date in days:
                 counted = (days[date] - first).dt.days.astype("Int64")
                 days[day] = days[day].fillna(counted) if day in days else counted
-    columns = ["scan_id", "patient_id", "scan_day", "last_contact_day", "event_observed"]
+    columns = ["scan_id", "patient_id", "scan_day", "last_contact_day", "event_observed", "transplant_day"]
     columns += ["image", "lung_mask", "sha256", *covariates()]
     return days.reindex(columns=columns)
 

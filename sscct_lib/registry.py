@@ -100,6 +100,7 @@ def _patient_rows(
             "ssc_subtype": patient.subtype,
             **_lung_function(now, constitution, rng),
             "cause_of_death": course.cause or None,
+            "scan_year": int(patient.first_year + years[i]),
             **scanner,
         }
         true = {"scan_id": scan_id, "patient_id": patient_id, "patient_number": patient.number, "sex": patient.sex}

@@ -60,6 +60,10 @@ class CohortSettings(Section):
     """How the cohort is split."""
 
     n_folds: Annotated[int, Field(ge=2)] = Field(5, description="cross-validation folds, split by patient")
+    transplant: Literal["ends_followup", "as_death"] = Field(
+        "ends_followup",
+        description="a lung transplant ends follow-up, alive; as_death: it counts as death (transplant-free survival)",
+    )
 
 
 class LungSettings(Section):

@@ -81,6 +81,7 @@ def covariates() -> dict[str, pa.Column]:
             "why the patient died; empty when alive",
             checks=pa.Check.isin(CAUSES, error=", ".join(CAUSES)),
         ),
+        "scan_year": optional(float, "calendar year of the scan", "year", between(1970, 2100, "a year")),
         "manufacturer": optional(str, "maker of the scanner"),
         "kernel": optional(str, "reconstruction kernel"),
         "slice_thickness_mm": optional(float, "slice thickness", "mm", between(0.1, 20, "a number from 0.1 to 20")),
@@ -131,6 +132,16 @@ MANIFEST = pa.DataFrameSchema(
             checks=pa.Check.isin([0, 1], error="0 (alive) or 1 (died)"),
             nullable=True,
         ),
+        "transplant_date": column(
+            "datetime64[ns]", "date of a lung transplant; empty: none", "YYYY-MM-DD", required=False, nullable=True
+        ),
+        "transplant_day": column(
+            "Int64",
+            "the same as a day, counted from the patient's first scan",
+            "days",
+            required=False,
+            nullable=True,
+        ),
         **covariates(),
     },
     name="manifest",
@@ -142,6 +153,7 @@ COHORT = pa.DataFrameSchema(
         "scan_day": column(int, "day of the scan, counted from the patient's first", "days"),
         "followup_years": column(float, "from the scan to death or last contact", "years", pa.Check.ge(0)),
         "event_observed": column(bool, "whether the follow-up ends with death"),
+        "transplanted": column(bool, "whether the follow-up ends with a lung transplant", required=False),
         "fold": column(int, "cross-validation fold in which the patient is tested", checks=pa.Check.ge(0)),
         r"^label_.+y$": pa.Column(
             "Int8",

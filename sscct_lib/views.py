@@ -26,6 +26,8 @@ _GROUPS: list[tuple[str, str, list[float], str]] = [
     ("age_years", "age", [50, 65], "years"),
     ("ssc_subtype", "subtype", [], ""),
     ("fvc_percent", "FVC", [70], "% predicted"),
+    ("dense_lung_percent", "dense lung, -600 to -250 HU", [10], "% of the lungs"),
+    ("scan_year", "year of the scan", [2010, 2015, 2020], ""),
     ("manufacturer", "scanner", [], ""),
     ("kernel", "kernel", [], ""),
     ("slice_thickness_mm", "slice thickness", [1.5], "mm"),
@@ -105,7 +107,8 @@ def groups(cohort: pd.DataFrame) -> Iterator[Part]:
     Yields
     ------
     Part
-        By sex, age, skin subtype, FVC, scanner maker, kernel and slice thickness, and scans for which it is not known.
+        By sex, age, skin subtype, FVC, extent of dense lung (a column `dense_lung_percent` that the caller adds),
+        calendar year, scanner maker, kernel and slice thickness, and scans for which it is not known.
     """
     followup, ones = cohort["followup_years"].to_numpy(dtype=float), np.ones(len(cohort))
     for column, kind, cuts, unit in _GROUPS:
@@ -120,11 +123,8 @@ def groups(cohort: pd.DataFrame) -> Iterator[Part]:
 
 def _in_words(values: pd.Series, cuts: list[float], unit: str) -> pd.Series:
     edges = [-np.inf, *cuts, np.inf]
-    words = [
-        f"below {cuts[0]:g} {unit}",
-        *(f"{low:g} to {high:g} {unit}" for low, high in pairwise(cuts)),
-    ]
-    words.append(f"from {cuts[-1]:g} {unit}")
+    between = (f"{low:g} to {high:g}" for low, high in pairwise(cuts))
+    words = [f"{text} {unit}".strip() for text in (f"below {cuts[0]:g}", *between, f"from {cuts[-1]:g}")]
     return pd.cut(values.astype(float), edges, right=False, labels=words).astype("string")
 
 

@@ -1,12 +1,14 @@
 """Cumulative incidence against lifelines and against Kaplan-Meier."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from lifelines import AalenJohansenFitter
 
 from sscct_lib.bootstrap import kaplan_meier
-from sscct_lib.causes import aalen_johansen, cumulative_incidence
+from sscct_lib.causes import aalen_johansen, cause_specific_hazards, cumulative_incidence
 from sscct_lib.figures import cumulative_incidence_by_cause
+from sscct_lib.study import Settings
 from tests.test_horizons import FEW, make_cohort
 
 
@@ -52,3 +54,39 @@ def test_figure_names_causes_and_numbers(cohort):
     labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     n_lung = table.loc[table["group"] == "lung", "n_events"].iloc[0]
     assert labels[0] == f"lung: {n_lung} deaths"
+
+
+def test_a_transplant_is_an_event_of_its_own(cohort):
+    alive = ~cohort["event_observed"]
+    transplanted = alive & (np.arange(len(cohort)) % 3 == 0)
+    table = cumulative_incidence(cohort.assign(transplanted=transplanted), FEW)
+    assert set(table["group"]) == {"lung", "other", "transplant"}
+    code = np.select([transplanted, cohort["cause_of_death"] == "lung", cohort["event_observed"]], [1, 2, 3], 0)
+    fitted = AalenJohansenFitter(calculate_variance=False).fit(cohort["followup_years"], code, event_of_interest=1)
+    rows = table[table["group"] == "transplant"]
+    known = fitted.cumulative_density_.iloc[:, 0]
+    expected = known.reindex(known.index.union(rows["years"])).ffill().loc[rows["years"]]
+    np.testing.assert_allclose(rows["incidence"], expected, atol=1e-12)
+
+
+def test_cause_specific_hazards_find_the_cause_that_the_risk_is_about():
+    rng = np.random.default_rng(5)
+    n, effect = 3000, 0.7
+    marker = rng.normal(size=n)
+    lung, other = rng.exponential(1 / (0.1 * np.exp(effect * marker))), rng.exponential(10, n)
+    death, end = np.minimum(lung, other), rng.uniform(1, 12, n)
+    names = [f"p{i}" for i in range(n)]
+    died = death <= end
+    rows = pd.DataFrame(
+        {"scan_id": names, "patient_id": names, "scan_day": 0, "fold": 0, "followup_years": np.minimum(death, end),
+         "event_observed": died, "cause_of_death": np.where(died, np.where(lung < other, "lung", "other"), None)}
+    )  # fmt: skip
+    risk = 1 / (1 + np.exp(-marker))
+    predictions = rows[["scan_id", "patient_id", "fold"]].assign(
+        model="Model", horizon_years=5.0, risk=risk, risk_sd=np.nan
+    )
+    found = cause_specific_hazards(predictions, rows, "Model", Settings(horizons_years=(5.0,))).set_index("cause")
+    # One standard deviation of the logit of the risk is one of the marker.
+    assert found.loc["lung", "ci_low"] < np.exp(effect * marker.std()) < found.loc["lung", "ci_high"]
+    assert found.loc["other", "ci_low"] < 1 < found.loc["other", "ci_high"]
+    assert found["n_events"].sum() == (died & (np.minimum(death, end) <= 5)).sum()

@@ -99,6 +99,35 @@ def test_flow_counts_every_scan_once(study_of, manifest_frame):
     assert kept["followup_years"].item() == pytest.approx(731 / 365.25)
 
 
+def with_transplants(manifest_frame):
+    """a: two scans, transplanted between them; the others never."""
+    days = pd.to_datetime(manifest_frame["scan_date"])
+    manifest_frame["transplant_date"] = ""
+    own = manifest_frame["patient_id"] == "a"
+    manifest_frame.loc[own, "transplant_date"] = str((days[own].min() + pd.Timedelta(days=100)).date())
+    return manifest_frame
+
+
+@pytest.mark.parametrize(("meaning", "died"), [("ends_followup", False), ("as_death", True)])
+def test_a_transplant_ends_follow_up_and_counts_as_the_study_says(study_of, manifest_frame, meaning, died):
+    study = study_of(with_transplants(manifest_frame), f"cohort: {{transplant: {meaning}}}")
+    manifest = read_manifest(study)
+    kept, flow = select(manifest, images_of(manifest))
+    after = next(step for step in flow if step.label == "Scanned after a lung transplant")
+    cohort = build_cohort(kept, study).set_index("scan_id")
+    assert (after.n_scans, after.n_patients, after.excluded) == (1, 1, True)
+    assert cohort.loc["a1", "followup_years"] == pytest.approx(100 / 365.25)
+    assert cohort.loc["a1", "transplanted"]
+    assert cohort.loc["a1", "event_observed"] == died
+    assert not cohort.drop("a1")["transplanted"].any()
+
+
+def test_a_transplant_after_last_contact_is_refused_by_name(study_of, manifest_frame):
+    manifest_frame["transplant_date"] = "2039-01-01"
+    with pytest.raises(StudyError, match=r"column transplant_date: found '2039-01-01'; expected not after"):
+        read_manifest(study_of(manifest_frame))
+
+
 def test_a_study_without_follow_up_gives_an_empty_cohort(study_of, manifest_frame):
     manifest_frame[["last_contact_date", "event_observed"]] = ""
     study = study_of(manifest_frame)

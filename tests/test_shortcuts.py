@@ -1,0 +1,69 @@
+"""What shortcuts do: on patients whose features identify them and say nothing."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from sscct_lib import shortcuts
+from sscct_lib.shortcuts import HONEST, WAYS, compare_shortcuts, expected_auc
+
+
+@pytest.fixture(scope="module")
+def table():
+    """Noise that belongs to the patient, five scans each: only a model that has seen the patient can use it."""
+    rng = np.random.default_rng(0)
+    patient = np.repeat(np.arange(120), 5)
+    death = np.repeat(rng.exponential(6, 120), 5) + 2
+    ahead = np.tile(np.linspace(0, 1.5, 5), 120)
+    end = np.repeat(rng.uniform(2, 12, 120), 5)
+    cohort = pd.DataFrame(
+        {"patient_id": patient, "followup_years": np.minimum(death, end) - ahead, "event_observed": death <= end}
+    )
+    features = pd.DataFrame(np.repeat(rng.normal(size=(120, 4)), 5, axis=0) + rng.normal(0, 0.05, (600, 4)))
+    features.iloc[::7, 0] = np.nan
+    truth = {years: np.full(600, 0.3) for years in (3.0, 5.0)}
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(shortcuts, "N_TREES", 40)
+        found = compare_shortcuts(cohort, features, (3.0, 5.0), 4, 100, 0, truth)
+    return found.set_index(["horizon_years", "way"])
+
+
+def test_every_way_is_there_with_its_counts(table):
+    assert list(table.loc[5.0].index) == list(WAYS)
+    assert (table["n_scans"] == 600).all()
+    assert (table["n_patients"] == 120).all()
+    assert (table.loc[5.0]["n_unknown"] > 0).tolist() == [True, True, False, True, False]
+
+
+def test_splitting_by_scan_finds_what_is_not_there(table):
+    for years in (3.0, 5.0):
+        by_scan = table.loc[(years, "folds split by scan, not by patient"), "auc"]
+        assert by_scan > 0.8
+        assert table.loc[(years, HONEST), "auc"] < by_scan - 0.15
+
+
+def test_intervals_of_scans_as_if_independent_are_too_narrow(table):
+    wide, narrow = (table.loc[(5.0, way), "width"] for way in (HONEST, "interval as if scans were independent"))
+    assert narrow < 0.75 * wide
+
+
+def test_all_scans_at_equal_true_risk_leave_nothing_to_tell(table):
+    assert table["true_auc"].to_numpy() == pytest.approx(0.5)
+
+
+def test_expected_auc_equals_scikit_learn_with_each_scan_dead_and_alive():
+    rng = np.random.default_rng(1)
+    risk = rng.uniform(0, 1, 200)
+    score = np.round(risk + rng.normal(0, 0.3, 200), 1)
+    died = np.repeat([1, 0], 200)
+    reference = roc_auc_score(died, np.tile(score, 2), sample_weight=np.concatenate([risk, 1 - risk]))
+    assert expected_auc(score, risk) == pytest.approx(reference, abs=1e-12)
+
+
+def test_too_few_deaths_give_no_estimate(monkeypatch):
+    monkeypatch.setattr(shortcuts, "N_TREES", 2)
+    cohort = pd.DataFrame({"patient_id": range(30), "followup_years": 4.0, "event_observed": [True] + [False] * 29})
+    found = compare_shortcuts(cohort, pd.DataFrame({"x": range(30)}), (5.0,), 3, 10, 0)
+    assert found["auc"].isna().all()
+    assert (found["n_events"] == 1).all()
