@@ -29,9 +29,22 @@ import pandas as pd
 from IPython.display import Markdown
 from myst_nb import glue
 
-from sscct_lib import causes, comparison, curves, decisions, figures, horizon_figures, horizons, summary, views
+from sscct_lib import (
+    causes,
+    comparison,
+    curves,
+    decisions,
+    figures,
+    horizon_figures,
+    horizons,
+    integrated,
+    recalibration,
+    shortcuts,
+    summary,
+    views,
+)
 from sscct_lib.study import load_study
-from sscct_lib.tables import COHORT, PERFORMANCE, read_predictions, read_table, write_table
+from sscct_lib.tables import COHORT, LUNGS, PERFORMANCE, read_predictions, read_table, write_table
 
 pd.set_option("display.max_colwidth", None)
 study = load_study(study_dir, run_name, horizons={"n_bootstrap": n_bootstrap, "reference": reference})
@@ -46,7 +59,8 @@ predictions = read_predictions(study)
 # 0.5 is a coin, 1 is perfect. Look at how wide the intervals are before looking at which model leads.
 
 # %% tags=["hide-input"]
-performance = write_table(horizons.evaluate(predictions, cohort, settings), study.table("performance"), PERFORMANCE)
+judged = [rate(predictions, cohort, settings) for rate in (horizons.evaluate, integrated.integrated_brier)]
+performance = write_table(pd.concat(judged, ignore_index=True), study.table("performance"), PERFORMANCE)
 headline = summary.side_by_side(performance, "auc")
 headline  # noqa: B018
 
@@ -108,6 +122,16 @@ horizon_figures.calibration_plot(
 summary.side_by_side(performance, "observed_expected")
 
 # %% [markdown]
+# Risks that are wrong in size but right in order can be put right: the patients of the other folds tell by how much to
+# shift and stretch them. The table, at the longest horizon, shows whether that helps. Slope: 1 is right, below 1 the
+# risks are too extreme. The rest of this chapter uses the risks as predicted.
+
+# %% tags=["hide-input"]
+put_right = recalibration.recalibrated(predictions, cohort, settings)
+after = horizons.evaluate(put_right, cohort, settings, ("calibration_slope", "observed_expected", "brier"))
+recalibration.beside_recalibrated(performance, after)
+
+# %% [markdown]
 # ## How large is the error of the risks?
 #
 # The Brier score is the mean squared distance between risk and outcome, so lower is better. The scaled score below it
@@ -120,6 +144,12 @@ summary.side_by_side(performance, "brier", decimals=3)
 summary.side_by_side(performance, "scaled_brier")
 
 # %% [markdown]
+# One number for each model: the Brier score averaged over the time from the first to the last horizon.
+
+# %% tags=["hide-input"]
+summary.side_by_side(performance, "integrated_brier", decimals=3)
+
+# %% [markdown]
 # ## What happens to patients at low, middle and high risk?
 #
 # Scans are split into thirds by predicted risk. The curves should part, with the high-risk third lowest; the numbers
@@ -128,6 +158,13 @@ summary.side_by_side(performance, "scaled_brier")
 # %% tags=["hide-input"]
 figures.kaplan_meier_by_group(
     curves.survival_by_tertile(predictions, cohort, shown, settings), f"Thirds by the risk of {shown}"
+)
+
+# %% tags=["hide-input"]
+test = views.logrank_between_thirds(predictions, cohort, shown, settings)
+Markdown(
+    f"Log-rank test of equal survival in the three thirds, with the scans of a patient belonging together: "
+    f"chi-squared {test.chi2:.1f} with {test.degrees_of_freedom} degrees of freedom, p = {test.p:.2g}."
 )
 
 # %% [markdown]
@@ -147,10 +184,17 @@ views.hazard_ratios(predictions, cohort, shown, settings).set_index("comparison"
 # ## What do patients die of?
 #
 # A death from another cause cannot become a death from the lungs, so causes compete; the curves together add up to all
-# deaths. The models above predict death from any cause.
+# deaths. The models above predict death from any cause. A lung transplant, where there is one, is an event of its own.
 
 # %% tags=["hide-input"]
 figures.cumulative_incidence_by_cause(causes.cumulative_incidence(cohort, settings))
+
+# %% [markdown]
+# Does a higher risk mean a faster death from the lungs, or from anything? The hazard ratio of one standard deviation of
+# the risk (on the logit scale), for each cause by itself.
+
+# %% tags=["hide-input"]
+causes.cause_specific_hazards(predictions, cohort, shown, settings).set_index("cause").round(3)
 
 # %% [markdown]
 # ## Would acting on the risk do more good than harm?
@@ -185,7 +229,9 @@ summary.parts_side_by_side(views.evaluate_parts(views.views(cohort), predictions
 # a question, not a finding; a group with fewer than five patients who died, or who lived, is called too small.
 
 # %% tags=["hide-input"]
-by_group = views.evaluate_parts(views.groups(cohort), predictions, cohort, shown, settings)
+lungs = read_table(study.table("lungs"), LUNGS, "02_segmentation_qa").set_index("scan_id").reindex(cohort["scan_id"])
+with_extent = cohort.assign(dense_lung_percent=100 * lungs["high_attenuation_share"].to_numpy())
+by_group = views.evaluate_parts(views.groups(with_extent), predictions, cohort, shown, settings)
 summary.parts_side_by_side(by_group.query("horizon_years == horizon_years.max()"))
 
 # %% [markdown]
@@ -197,6 +243,31 @@ summary.parts_side_by_side(by_group.query("horizon_years == horizon_years.max()"
 summary.ways_of_counting(performance, shown)
 
 # %% [markdown]
+# ## What would shortcuts have said?
+#
+# One simple model (a random forest on age, sex, lung function and measures of the lungs), trained and judged as in this
+# book, then with each of three shortcuts that are common in print. Folds split by scan let a model meet patients whom
+# it has seen; counting unknown scans as alive moves the target; treating the scans of a patient as independent makes
+# intervals too narrow. On simulated patients the last row says what those predictions are truly worth on patients never
+# seen.
+
+# %% tags=["hide-input"]
+clinical = cohort.reindex(columns=["age_years", "fvc_percent", "dlco_percent"]).assign(male=cohort.get("sex") == "male")
+measured = lungs[["volume_l", "mean_hu", "high_attenuation_share", "low_attenuation_share"]].reset_index(drop=True)
+truth = comparison.true_risks(study, cohort)
+true_risk = {h: rows["risk"].to_numpy() for h, rows in truth.groupby("horizon_years")} if len(truth) else None
+rerun = shortcuts.compare_shortcuts(
+    cohort,
+    clinical.join(measured),
+    settings.horizons_years,
+    settings.cohort.n_folds,
+    settings.horizons.n_bootstrap,
+    settings.seed,
+    true_risk,
+)
+shortcuts.shortcuts_side_by_side(rerun)
+
+# %% [markdown]
 # ## How good could any model be?
 #
 # In the simulated demo study we know the risk with which each patient really died. Even that risk does not reach an AUC
@@ -204,7 +275,6 @@ summary.ways_of_counting(performance, shown)
 # seems to pass it, that is chance in a small cohort. A study of real patients has no such tables.
 
 # %% tags=["hide-input"]
-truth = comparison.true_risks(study, cohort)
 ceiling = horizons.evaluate(truth, cohort, settings)
 beside_truth = pd.concat([ceiling, performance], ignore_index=True)
 summary.side_by_side(beside_truth, "auc") if len(truth) else Markdown("Not known for this study.")

@@ -7,6 +7,7 @@ from sscct_lib.bootstrap import Floats, Outcome
 from sscct_lib.calibration import calibration_line, logit
 from sscct_lib.horizons import aligned_risk, check_predictions, cohort_outcome, not_estimable, study_resamples
 from sscct_lib.study import Settings
+from sscct_lib.summary import side_by_side
 from sscct_lib.tables import PREDICTIONS
 
 
@@ -57,6 +58,31 @@ def recalibrated(predictions: pd.DataFrame, cohort: pd.DataFrame, settings: Sett
             columns = {"model": model, "horizon_years": horizon, "risk": moved[judged], "risk_sd": np.nan}
             frames.append(cohort.loc[judged, ["scan_id", "patient_id", "fold"]].assign(**columns))
     return PREDICTIONS.validate(pd.concat(frames, ignore_index=True)[list(PREDICTIONS.columns)])
+
+
+def beside_recalibrated(performance: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
+    """Put slope, observed over expected deaths and Brier score at the longest horizon beside those after recalibration.
+
+    Parameters
+    ----------
+    performance, after
+        Schema `PERFORMANCE`, of the risks as predicted and as put right.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Estimates with intervals as text: a row a model, two columns a metric.
+    """
+    metrics = {
+        "calibration_slope": ("slope", 2),
+        "observed_expected": ("observed / expected", 2),
+        "brier": ("Brier", 3),
+    }
+    columns = {}
+    for metric, (words, decimals) in metrics.items():
+        for when, table in (("as predicted", performance), ("put right", after)):
+            columns[(words, when)] = side_by_side(table, metric, decimals).iloc[:, -1]
+    return pd.DataFrame(columns)
 
 
 def _moved(risk: Floats, learned_on: Floats, outcome: Outcome) -> Floats:

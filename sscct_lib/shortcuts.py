@@ -11,6 +11,7 @@ from sscct_lib.bootstrap import Floats, horizon_outcome, interval, resample_pati
 from sscct_lib.cohort import censoring_weights
 from sscct_lib.horizons import not_estimable
 from sscct_lib.metrics import METRICS
+from sscct_lib.summary import DENOMINATORS, estimate_text, years_text
 
 HONEST = "as in this book"
 TRUTH = "on the true risk of death"
@@ -111,6 +112,34 @@ def expected_auc(score: Floats, risk: Floats) -> float:
     dies, lives = (np.add.reduceat(values[order], starts) for values in (risk, 1 - risk))
     below = np.cumsum(lives) - lives
     return float((dies * (below + lives / 2)).sum() / (dies.sum() * lives.sum()))
+
+
+def shortcuts_side_by_side(table: pd.DataFrame) -> pd.DataFrame:
+    """Lay out what shortcuts would have said: a row a way of judging, a column a horizon.
+
+    Parameters
+    ----------
+    table
+        From `compare_shortcuts`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        AUC with interval and its width as text; the last row, where the true risk is known, is the expected AUC of the
+        honest predictions.
+    """
+    columns = {}
+    for horizon in table["horizon_years"].unique():
+        rows = table[table["horizon_years"] == horizon].set_index("way")
+        first = rows.iloc[0]
+        cells = {DENOMINATORS: f"{first['n_events']} of {first['n_scans']:,} ({first['n_unknown']:,} unknown)"}
+        for way, row in rows.iterrows():
+            width = f", width {row['width']:.2f}" if np.isfinite(row["width"]) else ""
+            cells[str(way)] = estimate_text(row["auc"], row["ci_low"], row["ci_high"]) + width
+        if "true_auc" in rows:
+            cells["by the true risk, folds split by patient"] = f"{first['true_auc']:.2f}"
+        columns[years_text(horizon)] = pd.Series(cells)
+    return pd.DataFrame(columns).rename_axis("way")
 
 
 def _out_of_fold(cohort: pd.DataFrame, features: Floats, years: float, way: Way, n_folds: int, seed: int) -> Floats:

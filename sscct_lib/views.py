@@ -13,6 +13,7 @@ from sscct_lib.calibration import logit
 from sscct_lib.cohort import DAYS_PER_YEAR
 from sscct_lib.curves import TERTILES, tertile_names
 from sscct_lib.horizons import cohort_outcome, judged_risks, study_resamples
+from sscct_lib.logrank import LogRank, clustered_logrank
 from sscct_lib.metrics import METRICS
 from sscct_lib.study import Settings
 
@@ -189,6 +190,34 @@ def _measured(risk: Floats, outcome: Outcome, metric: str) -> dict[str, float | 
     samples = METRICS[metric].measure(risk, outcome)
     low, high, note = interval(samples, outcome.degrees_of_freedom, METRICS[metric].scale)
     return {"estimate": float(samples[0]), "ci_low": low, "ci_high": high, "note": note}
+
+
+def logrank_between_thirds(predictions: pd.DataFrame, cohort: pd.DataFrame, model: str, settings: Settings) -> LogRank:
+    """Test whether the thirds by the risk of a model survive alike up to the model's longest horizon.
+
+    Parameters
+    ----------
+    predictions
+        Schema `PREDICTIONS`.
+    cohort
+        Schema `COHORT`.
+    model
+        Name of the model.
+    settings
+        Of the study.
+
+    Returns
+    -------
+    LogRank
+        From `logrank.clustered_logrank`, with patients as clusters.
+    """
+    horizon, risk, judged = judged_risks(predictions, cohort, model, settings)[-1]
+    scans = cohort[judged]
+    followup = scans["followup_years"].to_numpy(float)
+    died = scans["event_observed"].to_numpy(bool) & (followup <= horizon)
+    return clustered_logrank(
+        np.minimum(followup, horizon), died, tertile_names(risk[judged]), scans["patient_id"].to_numpy()
+    )
 
 
 def hazard_ratios(predictions: pd.DataFrame, cohort: pd.DataFrame, model: str, settings: Settings) -> pd.DataFrame:

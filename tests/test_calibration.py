@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sscct_lib.bootstrap import horizon_outcome, resample_patients
+from sscct_lib.bootstrap import horizon_outcome, kaplan_meier, resample_patients
 from sscct_lib.calibration import (
     calibration_error_quantile,
     calibration_intercept,
@@ -69,3 +69,25 @@ def test_risks_of_zero_and_one_are_allowed():
     ]  # then no finite slope exists
     np.testing.assert_array_equal(np.isnan(slopes), separated)
     assert np.isfinite(integrated_calibration_index(risk, outcome)).all()
+
+
+def test_smooth_curve_agrees_with_one_through_pseudo_values():
+    """Jackknife pseudo-values of the risk (Andersen, Perme 2010) in place of weights: the same curve."""
+    rng = np.random.default_rng(8)
+    n = 600
+    marker = rng.normal(size=n)
+    death, end = rng.exponential(1 / (0.15 * np.exp(marker))), rng.exponential(1 / 0.1, n)
+    time, event = np.minimum(death, end), death <= end
+    risk = 1 - np.exp(-0.15 * 3 * np.exp(0.8 * marker))
+    outcome = horizon_outcome(time, event, 3.0, resample_patients(np.arange(n), 1, 0))
+    left_out = np.vstack([np.ones(n), np.ones((n, n)) - np.eye(n)])
+    survival = kaplan_meier(time, event, left_out, [3.0])[:, 0]
+    pseudo = 1 - (n * survival[0] - (n - 1) * survival[1:])
+    at = np.quantile(risk, [0.1, 0.3, 0.5, 0.7, 0.9])
+    x, centre = logit(risk), logit(at)
+    width = 1.06 * x.std() * (outcome.degrees_of_freedom + 1) ** -0.2
+    for point, found in zip(centre, smooth_observed(risk, outcome, at)[0], strict=True):
+        weights = np.exp(-0.5 * ((x - point) / width) ** 2)
+        design = np.column_stack([np.ones(n), x - point])
+        expected = np.linalg.solve(design.T @ (weights[:, None] * design), design.T @ (weights * pseudo))[0]
+        assert found == pytest.approx(expected, abs=0.025)

@@ -6,7 +6,7 @@ import pytest
 
 from sscct_lib.calibration import logit
 from sscct_lib.horizons import evaluate
-from sscct_lib.recalibration import recalibrated
+from sscct_lib.recalibration import beside_recalibrated, recalibrated
 from tests.test_horizons import FEW, make_cohort, make_predictions
 
 
@@ -68,3 +68,11 @@ def test_without_deaths_nothing_moves(cohort):
     predictions = make_predictions(cohort, 0.5)
     moved = recalibrated(predictions, alive, FEW)
     np.testing.assert_allclose(moved["risk"], predictions["risk"])
+
+
+def test_table_for_readers_puts_before_beside_after(cohort):
+    wrong = distorted(make_predictions(cohort, 0.0), shift=1.0, stretch=2.0)
+    before, after = (evaluate(rows, cohort, FEW) for rows in (wrong, recalibrated(wrong, cohort, FEW)))
+    shown = beside_recalibrated(before, after).loc["Model"]
+    assert float(shown["slope", "as predicted"].split()[0]) < 0.65
+    assert float(shown["slope", "put right"].split()[0]) == pytest.approx(1, abs=0.15)

@@ -6,7 +6,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from sscct_lib import shortcuts
-from sscct_lib.shortcuts import HONEST, WAYS, compare_shortcuts, expected_auc
+from sscct_lib.shortcuts import HONEST, WAYS, compare_shortcuts, expected_auc, shortcuts_side_by_side
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +50,14 @@ def test_intervals_of_scans_as_if_independent_are_too_narrow(table):
 
 def test_all_scans_at_equal_true_risk_leave_nothing_to_tell(table):
     assert table["true_auc"].to_numpy() == pytest.approx(0.5)
+
+
+def test_table_for_readers_has_a_row_a_way_and_the_truth(table):
+    shown = shortcuts_side_by_side(table.reset_index())
+    assert list(shown.columns) == ["3 years", "5 years"]
+    assert shown.index[1:-1].tolist() == list(WAYS)
+    assert shown.iloc[-1].tolist() == ["0.50", "0.50"]
+    assert "width" in shown.loc[HONEST, "5 years"]
 
 
 def test_expected_auc_equals_scikit_learn_with_each_scan_dead_and_alive():

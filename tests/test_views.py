@@ -81,6 +81,12 @@ def test_groups_cover_every_scan_once(cohort):
         covered = sum(part.scans.astype(int) for part in parts if part.kind == kind)
         np.testing.assert_array_equal(covered, 1)
     assert "kernel" not in {part.kind for part in parts}
+    known = known.assign(scan_year=2008 + np.arange(len(known)) % 15, dense_lung_percent=np.arange(len(known)) % 20)
+    by_kind = {(part.kind, part.name): part.scans for part in views.groups(known)}
+    decade = by_kind["year of the scan", "2010 to 2015"]
+    np.testing.assert_array_equal(decade, known["scan_year"].between(2010, 2014))
+    dense = by_kind["dense lung, -600 to -250 HU", "from 10 % of the lungs"]
+    np.testing.assert_array_equal(dense, known["dense_lung_percent"] >= 10)
     assert [part.name for part in parts if part.kind == "subtype"] == ["limited", "not known"]
 
 
@@ -128,3 +134,9 @@ def test_lifelines_reproduces_r_survival_on_pbc():
     expected = {"age": 0.0396, "edema": 0.8963, "bili": 0.8636, "protime": 2.3868, "albumin": -2.5069}
     for name, coefficient in expected.items():
         assert fitted.params_[name] == pytest.approx(coefficient, abs=1e-4)
+
+
+def test_logrank_tells_thirds_apart_only_where_the_risk_means_something(cohort):
+    good, blind = make_predictions(cohort, noise=0), make_predictions(cohort, noise=100)
+    assert views.logrank_between_thirds(good, cohort, "Model", FEW).p < 0.001
+    assert views.logrank_between_thirds(blind, cohort, "Model", FEW).p > 0.01
