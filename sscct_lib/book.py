@@ -14,9 +14,11 @@ import yaml
 
 from sscct_lib import tables
 from sscct_lib.notebooks import NOTEBOOKS, PROJECT
+from sscct_lib.privacy_files import search_study
 from sscct_lib.study import MANIFEST_FILE, SETTINGS_FILE, Settings, Study, StudyError
 from sscct_lib.tables import atomic
 
+BEFORE_RENDERING = ("tables", "notebooks", "provenance", "book/source")
 DEMO_NOTICE = "Synthetic patients: this is the demo study. No number in it speaks of a real person."
 
 
@@ -36,13 +38,15 @@ def build_book(study: Study) -> Path:
     Raises
     ------
     StudyError
-        If a notebook was not executed, or the book has a broken link, a missing number or any other warning.
+        If a notebook was not executed, if a table, notebook or page holds what may point to a patient (see
+        `privacy.find`), or if the book has a broken link, a missing number or any other warning.
     """
     missing = [name for name in NOTEBOOKS if not (study.run / "notebooks" / f"{name}.ipynb").is_file()]
     if missing:
         raise StudyError(f"{study.run} lacks executed notebooks: {', '.join(missing)}. `sscct run` makes them.")
     source = study.run / "book" / "source"
     _assemble(study, source)
+    _refuse_identifiers(study, BEFORE_RENDERING)
     log = study.run / "logs" / "book.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     build = [
@@ -54,14 +58,24 @@ def build_book(study: Study) -> Path:
         "--keep-going",
         "-q",
     ]
-    with log.open("w", encoding="utf-8") as stream:
-        code = subprocess.run(
-            [*build, "--path-output", str(study.run / "book")], stdout=stream, stderr=subprocess.STDOUT, check=False
-        ).returncode
-    if code != 0:
-        lines = log.read_text(encoding="utf-8").strip().splitlines()
-        raise StudyError("The book has faults:\n" + "\n".join(lines[-20:]))
+    done = subprocess.run(
+        [*build, "--path-output", str(study.run / "book")],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+    )  # fmt: skip
+    said = done.stdout.replace(str(study.folder.resolve()), "STUDY")  # logs name no place of this machine
+    log.write_text(said, encoding="utf-8")
+    if done.returncode != 0:
+        raise StudyError("The book has faults:\n" + "\n".join(said.strip().splitlines()[-20:]))
+    _refuse_identifiers(study, ("book/_build/html",))
     return front_page(study)
+
+
+def _refuse_identifiers(study: Study, parts: tuple[str, ...]) -> None:
+    """Stop where something in the run may point to a patient; nothing is cleaned in silence."""
+    search = search_study(study.folder, parts=tuple(f"runs/{study.run_name}/{part}" for part in parts))
+    if search.findings:
+        listed = "\n  ".join(search.lines())
+        raise StudyError(f"{len(search.findings)} place(s) may point to a patient; no book was made:\n  {listed}")
 
 
 def front_page(study: Study) -> Path:

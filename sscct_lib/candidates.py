@@ -75,7 +75,7 @@ def find_candidates(source: Path, kernel: str, n_jobs: int = 1) -> list[Candidat
     volumes = sorted(path for path in source.rglob("*") if path.name.endswith(VOLUME_SUFFIXES) and path.is_file())
     series, n_other = find_series(source)
     candidates: list[Candidate] = Parallel(n_jobs=n_jobs)(delayed(_from_files)(files, kernel) for files in series)
-    candidates += [_from_volume(path, source) for path in volumes]
+    candidates += [from_volume(path, source) for path in volumes]
     if all(candidate.reason for candidate in candidates):
         others = f"{n_other - len(volumes)} other file(s)" if n_other > len(volumes) else ""
         found = ", ".join(filter(None, (_count_kinds(candidates), others))) or "no files"
@@ -143,7 +143,8 @@ def _date(series: Series) -> pd.Timestamp | None:
     return None
 
 
-def _from_volume(path: Path, source: Path) -> Candidate:
+def from_volume(path: Path, source: Path) -> Candidate:
+    """Take patient and date of a NIfTI or NRRD file from its folder and its name."""
     inside = path.relative_to(source)
     stem = path.name.removesuffix(".gz").rsplit(".", 1)[0]
     patient = inside.parts[0] if len(inside.parts) > 1 else DATE_IN_NAME.sub("", stem).strip(" _-.")

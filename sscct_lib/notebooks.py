@@ -3,6 +3,8 @@
 import json
 import os
 import subprocess
+import sys
+import sysconfig
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -72,8 +74,20 @@ def run_notebook(study: Study, name: str, parameters: Mapping[str, Any]) -> Path
         ) from error
     finally:
         source.unlink(missing_ok=True)
+        _forget_paths(partial, study)
     os.replace(partial, executed)
     return executed
+
+
+def _forget_paths(path: Path, study: Study) -> None:
+    """Shorten the paths that papermill, warnings and tracebacks leave in a notebook: it names no place of a machine."""
+    if not path.is_file():
+        return
+    text = path.read_text(encoding="utf-8")
+    for folder in (study.folder, Path(sysconfig.get_paths()["purelib"]), PROJECT, Path(sys.prefix)):
+        for form in {str(folder.absolute()), str(folder.resolve())}:
+            text = text.replace(form + "/", "")
+    path.write_text(text, encoding="utf-8")
 
 
 def _refuse_unknown(name: str, parameters: Mapping[str, Any], known: set[str]) -> None:

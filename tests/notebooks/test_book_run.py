@@ -56,6 +56,12 @@ def test_the_book_shows_every_notebook_and_no_machine_path(finished):
         assert str(finished.folder.parent) not in page.read_text(), page
 
 
+def test_nothing_in_study_and_book_points_to_a_patient_or_a_machine(finished):
+    checked = sscct("check", finished.folder, "--privacy")
+    assert checked.exit_code == 0, checked.output
+    assert "nothing in them points to a patient" in checked.output
+
+
 def test_run_page_tells_what_made_it(finished):
     text = (front_page(finished).parent / "run.html").read_text()
     for words in ("Seed", "Commit of the project", "05_horizons", "Peak, MB", "torch", "bin_width"):

@@ -1,0 +1,246 @@
+"""What may point to a patient, in text: dates, DICOM identifiers, record numbers, names, addresses and paths.
+
+Two kinds of search. Patterns find what looks like an identifier. With the hospital's own identifiers at hand, these are
+found too, however they are written. A finding never repeats an identifier: of each, two characters are shown.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import date
+from functools import cache
+
+SHOWN_CHARACTERS = 2
+FEWEST_CHARACTERS = 4  # shorter ones stand in any text
+FEWEST_DIGITS = 5  # a number of four digits may be a year
+
+STUDY_IDS = re.compile(r"(?<![0-9A-Za-z])p[0-9a-f]{10}(?:-[0-9a-f]{8})?(?![0-9A-Za-z])")
+HASHES = re.compile(r"(?<![0-9A-Za-z])(?:[0-9a-f]{64}|[0-9a-f]{40}|[0-9a-f]{16})(?![0-9A-Za-z])")
+"""Study ids, and the hashes that records carry: random digits, among which a date may seem to stand."""
+ENCODED = re.compile(r"[A-Za-z0-9+/]{200,}={0,2}")
+STANDARD_UIDS = "1.2.840.10008."
+"""Identifiers of the DICOM standard itself, such as transfer syntaxes: the same in all hospitals."""
+
+SHORTEST_HASH = 16
+REACH = 80
+
+YEARS = re.compile(r"(?:19|20)\d\d")
+MONTHS = "jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec"
+DATES = re.compile(
+    r"(?<![\w.])(?:"
+    r"(?P<y1>(?:19|20)\d\d)(?P<dash>[-/.]?)(?P<m1>\d\d)(?P=dash)(?P<d1>\d\d)(?=T\d|[\W_]|$)"
+    r"|(?P<a>\d{1,2})(?P<dot>[-/.])(?P<b>\d{1,2})(?P=dot)(?P<y2>(?:19|20)\d\d)"
+    rf"|(?P<d3>\d{{1,2}})\.?[ -](?P<m3>{MONTHS})[a-z]*\.?,?[ -](?P<y3>(?:19|20)\d\d)"
+    rf"|(?P<m4>{MONTHS})[a-z]*\.? (?P<d4>\d{{1,2}}),? (?P<y4>(?:19|20)\d\d)"
+    r")(?![\d.]*\d)",
+    re.IGNORECASE,
+)
+UIDS = re.compile(r"(?<![\w.])(?:(?:1\.[23]|2\.(?:16|999))(?:\.(?:0|[1-9]\d*)){3,62}|2\.25\.\d{10,})(?![\w.]*\w)")
+SHORTEST_UID = 10  # a version number is shorter
+EMAILS = re.compile(r"(?<![\w.+-])[\w.+-]+@[\w-]+(?:\.[\w-]+)*\.[A-Za-z]{2,}(?!\w)")
+EXAMPLE_MAIL = re.compile(r"[\w.+-]+@(?:[\w-]+\.)*example\.(?:org|com|net|edu)$", re.IGNORECASE)
+FOLDERS = "home|users|root|mnt|media|data|srv|work|scratch|tmp|var|nas|net|export|volumes|private|opt"
+PATHS = re.compile(
+    rf"(?<![\w/.:~<-])/(?:{FOLDERS})(?:/[^\s\"'<>|:;,)\]}}&\\]+)+"
+    r"|(?<!\w)[A-Za-z]:\\{1,2}(?:users|data|documents)\\[^\s\"'<>|]+|file:///[^\s\"'<>]+",
+    re.IGNORECASE,
+)
+NUMBERS = re.compile(
+    r"(?<!\w)(?:MRN|medical record(?: number| no\.?)?|record number|accession(?:[ _]?number| no\.?)?|patient number"
+    r"|hospital number|insurance number)[\"']?\s*[-:=#]?\s*[\"']?[A-Z]{0,4}[- ]?\d{3,}\w*",
+    re.IGNORECASE,
+)
+SOCIAL = re.compile(r"(?<![\w.-])(?:\d{3}-\d{2}-\d{4}|756\.\d{4}\.\d{4}\.\d{2})(?![\w.-]*\w)")
+NAMES = re.compile(r"(?<!\w)[^\W\d_a-z][^\W\d_]+(?:[-' ][^\W\d_]+)?\^[^\W\d_a-z][^\W\d_]+")
+IDENTIFYING_FIELDS = re.compile(
+    r"patient_?s?_?name|(first|last|family|given|sur)_?name|birth_?date|date_?of_?birth|dob|mrn|(medical_?)?record_?number"
+    r"|accession(_?(number|no))?|referring_?physician(_?s?_?name)?|operators?_?name|institution(_?name)?|(street_?)?address"
+    r"|phone(_?number)?|telephone|e_?mail|insurance(_?number)?|ssn|(study|series|sop)_?instance_?uid|station_?name",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Match:
+    """A piece of text that may point to a patient.
+
+    Attributes
+    ----------
+    start
+        Where it begins in the text.
+    kind
+        `date`, `DICOM UID`, `record number`, `name`, `e-mail`, `path` or `known identifier`.
+    masked
+        Its first characters and its length.
+    """
+
+    start: int
+    kind: str
+    masked: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A place that may point to a patient.
+
+    Attributes
+    ----------
+    place
+        File, relative to the study, and where in it.
+    kind
+        As in `Match`, or `field`, `free text`, `DICOM file`, `key`.
+    masked
+        The beginning of what was found.
+    """
+
+    place: str
+    kind: str
+    masked: str
+
+    def __str__(self) -> str:
+        """One line for a list."""
+        return f"{self.place}: {self.kind} {self.masked}".rstrip()
+
+
+@dataclass(frozen=True)
+class Identifiers:
+    """What a hospital knows its patients and examinations by.
+
+    Attributes
+    ----------
+    words
+        Names, record numbers, accession numbers, UIDs and dates in the forms in which they are searched.
+    n_short
+        How many were left out, since they are so short that they stand in any text.
+    """
+
+    words: frozenset[str] = frozenset()
+    n_short: int = 0
+    pattern: re.Pattern[str] | None = field(default=None, compare=False)
+
+
+def identifiers(values: Iterable[str], dates: Iterable[date] = ()) -> Identifiers:
+    """Prepare a hospital's identifiers for the search.
+
+    Parameters
+    ----------
+    values
+        Names (parts joined by `^`, or as written), record and accession numbers, UIDs. Of a name, each part is
+        searched too.
+    dates
+        Dates of birth and of examinations; each is searched as YYYYMMDD, YYYY-MM-DD, DD.MM.YYYY, DD/MM/YYYY and
+        MM/DD/YYYY.
+
+    Returns
+    -------
+    Identifiers
+        Those of at least 4 characters; numbers of at least 5 digits.
+    """
+    given = {part.strip() for value in values for part in (value.replace("^", " "), *re.split(r"[\^=]", value))}
+    given = {value for value in given if value}
+    forms = ("%Y%m%d", "%Y-%m-%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y")
+    long = {value for value in given if len(value) >= (FEWEST_DIGITS if value.isdigit() else FEWEST_CHARACTERS)}
+    words = frozenset(long | {day.strftime(form) for day in dates for form in forms})
+    longest_first = "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True))
+    pattern = re.compile(rf"(?<![^\W_])(?:{longest_first})(?![^\W_])", re.IGNORECASE) if words else None
+    return Identifiers(words, len(given) - len(long), pattern)
+
+
+def find(text: str, known: Identifiers | None = None) -> list[Match]:
+    """Find what may point to a patient.
+
+    Allowed, since it points to nobody: years without a day, ids that this project makes (keyed hashes) and the
+    hashes in its records, identifiers of the DICOM standard itself (1.2.840.10008), addresses at example.org.
+
+    Parameters
+    ----------
+    text
+        Any text.
+    known
+        The hospital's identifiers; None: patterns only.
+
+    Returns
+    -------
+    list of Match
+        In the order of the text.
+    """
+    found = []
+    text = STUDY_IDS.sub(_blank, text)
+    if known is not None and known.pattern is not None:
+        found = [Match(one.start(), "known identifier", mask(one[0])) for one in known.pattern.finditer(text)]
+    text = HASHES.sub(_blank, ENCODED.sub(_blank, text)) if len(text) >= SHORTEST_HASH else text
+    for kind, sign, pattern, is_meant in PATTERNS:
+        found += [
+            Match(one.start(), kind, mask(one[0]))
+            for one in _near(pattern, sign, text)
+            if is_meant is None or is_meant(one)
+        ]
+    first: dict[int, Match] = {}
+    for match in found:
+        first.setdefault(match.start, match)
+    return [first[start] for start in sorted(first)]
+
+
+def _near(pattern: re.Pattern[str], sign: re.Pattern[str], text: str) -> Iterator[re.Match[str]]:
+    """Search only near signs that the pattern cannot do without: that is many times quicker."""
+    done = 0
+    for hit in sign.finditer(text):
+        if hit.start() < done:
+            continue
+        for one in pattern.finditer(text, max(done, hit.start() - REACH), hit.end() + REACH):
+            done = one.end()
+            yield one
+
+
+def _blank(one: re.Match[str]) -> str:
+    return "\x00" * len(one[0])
+
+
+def _is_private(uid: re.Match[str]) -> bool:
+    return len(uid[0]) >= SHORTEST_UID and not uid[0].startswith(STANDARD_UIDS)
+
+
+def _is_no_example(mail: re.Match[str]) -> bool:
+    return EXAMPLE_MAIL.search(mail[0]) is None
+
+
+def _is_date(one: re.Match[str]) -> bool:
+    """Tell whether the parts of a match make a day that there was, in either order of day and month."""
+    part = one.groupdict()
+    if part["y1"] is not None:
+        tried = [(part["y1"], part["m1"], part["d1"])]
+    elif part["y2"] is not None:
+        tried = [(part["y2"], part["b"], part["a"]), (part["y2"], part["a"], part["b"])]
+    else:
+        month = str(MONTHS.split("|").index((part["m3"] or part["m4"] or "").lower()) + 1)
+        tried = [(part["y3"] or part["y4"], month, part["d3"] or part["d4"])]
+    for year, month_number, day in tried:
+        try:
+            date(int(year or 0), int(month_number or 0), int(day or 0))
+        except ValueError:
+            continue
+        return True
+    return False
+
+
+@cache
+def is_identifying_field(name: str) -> bool:
+    """Tell whether a column or a field has a name under which identifiers are kept, for example `birth_date`."""
+    return IDENTIFYING_FIELDS.fullmatch(name.strip().replace(" ", "_")) is not None
+
+
+def mask(text: str) -> str:
+    """Show two characters of an identifier, and how long it is."""
+    return f"{text[:SHOWN_CHARACTERS]}… ({len(text)} characters)"
+
+
+PATTERNS = (
+    ("date", YEARS, DATES, _is_date),
+    ("DICOM UID", re.compile(r"(?:1\.[23]|2\.(?:16|25|999))\."), UIDS, _is_private),
+    ("e-mail", re.compile("@"), EMAILS, _is_no_example),
+    ("name", re.compile(r"\^"), NAMES, bool),
+    ("path", re.compile(rf"/(?:{FOLDERS})/|:\\|file:", re.IGNORECASE), PATHS, bool),
+    ("record number", re.compile(r"MRN|record|accession|number", re.IGNORECASE), NUMBERS, bool),
+    ("record number", re.compile(r"-\d\d-|756\."), SOCIAL, bool),
+)
+"""Kind; a sign that it cannot do without; the pattern; what else must hold."""
