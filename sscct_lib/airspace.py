@@ -133,6 +133,11 @@ def _label_lungs(hu: Density, air: Mask, allowed: Mask, spacing_mm: float, middl
     return _to_the_pleura(hu, labels, allowed, spacing_mm)
 
 
+def split_sides(lungs: Mask, spacing_mm: float) -> NDArray[np.uint8]:
+    """Tell right (1) from left (2) in a mask of both lungs; shape (z, y, x), isotropic voxels."""
+    return _sides(lungs, _two_seeds(lungs, spacing_mm), (lungs.shape[2] - 1) / 2)
+
+
 def body(hu: Density, spacing_mm: float) -> Mask:
     """Find the body with all that it holds; the table and blankets are left out.
 

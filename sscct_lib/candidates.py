@@ -10,10 +10,12 @@ import pandas as pd
 from joblib import Parallel, delayed
 
 from sscct_lib.dicom import Series, find_series, read_headers, stack, step_mm, why_unusable
+from sscct_lib.dicom_masks import referred_series
 from sscct_lib.series_choice import is_lossy, known_kernel, known_manufacturer, preference
 from sscct_lib.study import StudyError
 
 VOLUME_SUFFIXES = (".nii", ".nii.gz", ".nrrd")
+MASK_KINDS = ("SEG", "RTSTRUCT")
 DATE_IN_NAME = re.compile(r"(?<!\d)(\d{4})-?(\d{2})-?(\d{2})(?!\d)")
 
 
@@ -35,6 +37,10 @@ class Candidate:
         From `series_choice.preference`; the least is the best.
     header
         Values that may be kept.
+    uid, frame_uid
+        SeriesInstanceUID and FrameOfReferenceUID.
+    refers_to
+        Of a mask: the series on which it was drawn.
     """
 
     patient: str
@@ -48,6 +54,9 @@ class Candidate:
     reason: str = ""
     preference: tuple[Any, ...] = ()
     header: dict[str, Any] = field(default_factory=dict)
+    uid: str = ""
+    frame_uid: str = ""
+    refers_to: tuple[str, ...] = ()
 
 
 def find_candidates(source: Path, kernel: str, n_jobs: int = 1) -> list[Candidate]:
@@ -108,7 +117,11 @@ def _from_series(series: Series, kernel: str) -> Candidate:
         n_slices=series.n_slices,
         header=_allowed(series),
         reason=why_unusable(series),
+        uid=series.get("SeriesInstanceUID"),
+        frame_uid=series.get("FrameOfReferenceUID"),
     )
+    if candidate.kind in MASK_KINDS:
+        candidate.refers_to = tuple({uid for file in candidate.files for uid in referred_series(Path(file))})
     if not candidate.reason and not candidate.patient:
         candidate.reason = "no PatientID: it cannot be told whose scan it is"
     if candidate.reason:

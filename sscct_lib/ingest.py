@@ -17,6 +17,7 @@ from sscct_lib.clinical import attach, empty_clinical, read_clinical
 from sscct_lib.dicom import read_headers
 from sscct_lib.dicom_volume import read_series
 from sscct_lib.images import checksum, read_scan, to_hounsfield, write_image
+from sscct_lib.ingest_masks import write_masks
 from sscct_lib.pseudonyms import patient_code, read_key, scan_code
 from sscct_lib.scans import Record, process
 from sscct_lib.series_choice import why_behind
@@ -41,6 +42,9 @@ def ingest(
     NIfTI and NRRD files: the patient is the folder directly below `source`, or the file's name (without a date in
     it) for a file in `source` itself; the date is the first YYYY-MM-DD or YYYYMMDD in the path.
 
+    A segmentation (SEG) or contours (RTSTRUCT) that refer to the series taken, and hold lungs, become the scan's
+    `lung_mask`.
+
     A stopped run resumes: a finished scan is not read again while its source stays the same.
 
     Parameters
@@ -50,8 +54,8 @@ def ingest(
     clinical
         CSV of follow-up and clinical values, see `clinical.read_clinical` and `clinical.attach`; None: none.
     study_folder
-        Receives `scans/<scan_id>.nii.gz`, `data_manifest.csv`, `study.yaml` when there is none, and
-        `ingest/report.csv`, which is also returned.
+        Receives `scans/<scan_id>.nii.gz`, `masks/<scan_id>.nii.gz`, `data_manifest.csv`, `study.yaml` when there
+        is none, and `ingest/report.csv`, which is also returned.
     key_file
         Secret from which ids are made, at least 32 characters; made when missing, readable by its owner alone.
         By default `<study>.key` beside the study folder.
@@ -62,7 +66,7 @@ def ingest(
     -------
     pandas.DataFrame
         What became of each series, in study ids: `patient_id`, `scan_id`, `kind`, `n_slices`, `step_mm`, `kernel`,
-        `status` (scan, not chosen, set aside, no scans) and `reason`.
+        `status` (scan, lung mask, not chosen, set aside, no scans) and `reason`.
 
     Raises
     ------
@@ -78,13 +82,14 @@ def ingest(
     key = read_key(key_file or study_folder.resolve().with_suffix(".key"), study_folder)
     scans = _in_days(_visits(candidates, key, table))
     _refuse_to_drop(study, scans)
-    written = _write_scans(study, scans, n_jobs)
+    written = write_masks(study, _write_scans(study, scans, n_jobs), candidates, n_jobs)
     report = _report(candidates, written, table, key)
     if written.empty:
         raise StudyError(f"{source}: no series could be read.\n{report.to_string(index=False)}")
     manifest = written.assign(image="scans/" + written["scan_id"] + ".nii.gz", patient_id=written["patient_code"])
+    masks = ["lung_mask"] if written["lung_mask"].notna().any() else []
     with atomic(study.manifest_path) as partial:
-        manifest[[*MANIFEST_COLUMNS, *covariates()]].to_csv(partial, index=False)
+        manifest[[*MANIFEST_COLUMNS, *masks, *covariates()]].to_csv(partial, index=False)
     with atomic(study_folder / "ingest" / "report.csv") as partial:
         report.to_csv(partial, index=False)
     return report
@@ -219,7 +224,7 @@ def _report(candidates: list[Candidate], written: pd.DataFrame, table: pd.DataFr
         rows.append(
             {
                 "patient_id": patient_code(key, one.patient) if one.patient else "",
-                "scan_id": scan_id if one.status == "scan" else "",
+                "scan_id": scan_id if one.status in ("scan", "lung mask") else "",
                 "kind": one.kind,
                 "n_slices": one.n_slices,
                 "step_mm": one.step_mm,

@@ -13,8 +13,13 @@ import pandas as pd
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
+<<<<<<< HEAD
 from sscct_lib.airspace import Anatomy, find_lungs, look
 from sscct_lib.chest_shape import chest_shape, write_shape
+=======
+from sscct_lib.airspace import find_lungs, look
+from sscct_lib.dicom_masks import is_dicom, read_dicom_mask
+>>>>>>> 3b3740f (Lung masks from DICOM SEG and RTSTRUCT: read by the manifest's lung_mask, found by sscct ingest)
 from sscct_lib.images import read_scan, read_volume, resample, resample_mask, write_image
 from sscct_lib.interpolation import axis_weights, interpolate
 from sscct_lib.lung_methods import Found, apply_method, check_method
@@ -210,9 +215,10 @@ def _provided(study: Study, row: Mapping[str, Any], image: sitk.Image) -> sitk.I
     if not isinstance(row["lung_mask"], str):
         raise ScanError("lungs.method is `provided`, and the manifest's lung_mask is empty for this scan.")
     path = study.folder / row["lung_mask"]
-    mask = read_volume(path)
     scan = read_scan(study.folder / row["image"])
-    mask = sitk.DICOMOrient(mask, "LPS")
+    if is_dicom(path):
+        return resample_mask(read_dicom_mask(path, scan), image)
+    mask = sitk.DICOMOrient(read_volume(path), "LPS")
     if mask.GetSize() != scan.GetSize():
         raise ScanError(
             f"{path.name} has {_sides(mask)} voxels, its scan has {_sides(scan)} (x, y, z in LPS order): the mask "

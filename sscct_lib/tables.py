@@ -102,7 +102,11 @@ MANIFEST = pa.DataFrameSchema(
         ),
         "image": column(str, "NIfTI file of the scan, relative to the study folder"),
         "lung_mask": column(
-            str, "NIfTI file of the lungs on the same grid: 1 right, 2 left", required=False, nullable=True
+            str,
+            "file of the lungs, relative to the study folder: NIfTI on the same grid (1 right, 2 left), DICOM SEG or "
+            "RTSTRUCT",
+            required=False,
+            nullable=True,
         ),
         "sha256": column(
             str,
