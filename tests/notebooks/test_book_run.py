@@ -1,6 +1,7 @@
 """The workflow, the notebooks and the book on a tiny study, as a batch user runs them."""
 
 import re
+import sys
 from pathlib import Path
 
 import nbformat
@@ -8,7 +9,7 @@ import pandas as pd
 import pytest
 
 from sscct_lib.book import front_page
-from sscct_lib.notebooks import NOTEBOOKS
+from sscct_lib.notebooks import NOTEBOOKS, PROJECT
 from sscct_lib.study import load_study
 from sscct_lib.tables import COHORT, LUNGS, PERFORMANCE, RADIOMICS, read_predictions, read_table
 
@@ -110,6 +111,9 @@ def test_a_failing_notebook_names_the_cell_and_leaves_its_partial_copy(copied):
     partial = nbformat.read(copied.run / "logs" / "05_horizons.partial.ipynb", as_version=4)
     outputs = [output for cell in partial.cells for output in cell.get("outputs", [])]
     assert any(output["output_type"] == "error" for output in outputs)
+    text = (copied.run / "logs" / "05_horizons.partial.ipynb").read_text()
+    for folder in (copied.folder, PROJECT, Path(sys.prefix)):
+        assert str(folder) not in text
 
 
 def test_a_damaged_scan_is_set_aside_counted_and_the_rest_go_on(copied, tmp_path):
