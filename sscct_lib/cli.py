@@ -122,14 +122,16 @@ def ingest(
     listed with its reason, and the others go on.
     """
     from sscct_lib.ingest import ingest as ingest_folder
+    from sscct_lib.ingest import summarise
     from sscct_lib.study import StudyError
 
     try:
         outcome = ingest_folder(source, clinical, study, key, jobs)
     except StudyError as error:
         _stop(error)
-    typer.echo(outcome.to_string(index=False))
-    typer.echo(f"Next: sscct check {study}")
+    for line in summarise(outcome):
+        typer.echo(line)
+    typer.echo(f"Every series, with its reason: {study / 'ingest' / 'report.csv'}\nNext: sscct check {study}")
 
 
 @app.command()

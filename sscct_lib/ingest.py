@@ -25,6 +25,7 @@ from sscct_lib.study import SETTINGS_FILE, Study, StudyError, load_study
 from sscct_lib.tables import atomic, covariates
 
 NEW_STUDY = "# Settings of this study; every other setting has a default.\ntitle: My study\n"
+MOST_REASONS = 12
 MANIFEST_COLUMNS = ["scan_id", "patient_id", "scan_day", "image", "sha256", "last_contact_day", "event_observed"]
 
 
@@ -240,3 +241,31 @@ def _report(candidates: list[Candidate], written: pd.DataFrame, table: pd.DataFr
         for patient in absent
     ]
     return pd.DataFrame(rows).astype({"n_slices": "Int64"})
+
+
+def summarise(report: pd.DataFrame) -> list[str]:
+    """Say in a few lines what became of the series of a source.
+
+    Parameters
+    ----------
+    report
+        From `ingest`, of any length.
+
+    Returns
+    -------
+    list of str
+        How many scans of how many patients there are, and for each outcome how many series it has and why, the most
+        frequent reasons first. Numbers in reasons are left out, so that like stands with like.
+    """
+    scans = report[report["status"] == "scan"]
+    lines = [f"{len(scans)} scan(s) of {scans['patient_id'].nunique()} patient(s)"]
+    reasons = report["reason"].str.replace(r"\d+(\.\d+)?", "#", regex=True).str.split("; ")
+    told = report.assign(reason=reasons).explode("reason")
+    for status in ("scan", "lung mask", "not chosen", "set aside", "no scans"):
+        counts = told.loc[(told["status"] == status) & (told["reason"] != ""), "reason"].value_counts()
+        n = int((report["status"] == status).sum())
+        lines += [f"{status}: {n}"] if n else []
+        lines += [f"  {count:,} {reason}" for reason, count in counts.head(MOST_REASONS).items()]
+        if len(counts) > MOST_REASONS:
+            lines.append(f"  and {len(counts) - MOST_REASONS} more reasons")
+    return lines
