@@ -44,9 +44,9 @@ HEADER_TAGS = [
     "Modality", "ImageType", "PatientID", "PatientSex", "PatientAge", "PatientPosition", "StudyDate", "SeriesDate",
     "AcquisitionDate", "ContentDate", "AcquisitionNumber", "InstanceNumber", "Manufacturer", "ConvolutionKernel",
     "SliceThickness", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns",
-    "SamplesPerPixel", "FrameOfReferenceUID", "LossyImageCompression",
-    "NumberOfFrames", "RescaleSlope", "RescaleIntercept", "PixelPaddingValue", "PixelRepresentation",
-    "BurnedInAnnotation", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+    "SamplesPerPixel", "FrameOfReferenceUID", "LossyImageCompression", "NumberOfFrames", "RescaleSlope",
+    "RescaleIntercept", "PixelPaddingValue", "PixelPaddingRangeLimit", "PixelRepresentation", "BurnedInAnnotation",
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 ]  # fmt: skip
 
 
@@ -263,7 +263,7 @@ def stack(series: Series) -> tuple[list[Frame], list[str]]:
     Raises
     ------
     ScanError
-        If slices have no geometry.
+        If slices have no geometry, or two of them cannot be told apart.
     """
     frames, notes = _distinct(series)
     common, n_common = Counter(frame.shape for frame in frames).most_common(1)[0]
@@ -277,7 +277,13 @@ def stack(series: Series) -> tuple[list[Frame], list[str]]:
 
     if len({along(frame) for frame in frames}) < len(frames):
         frames = _one_acquisition(frames, notes)
-    ordered = sorted(frames, key=lambda frame: (along(frame), int(frame.header.get("InstanceNumber", None) or 0)))
+
+    def place(frame: Frame) -> tuple[float, int, int]:
+        return along(frame), int(frame.header.get("InstanceNumber", None) or 0), frame.index
+
+    ordered = sorted(frames, key=place)
+    if len({place(frame) for frame in frames}) < len(frames):
+        raise ScanError("two images at one place with one number: it cannot be told which of them belong together")
     single = [next(same) for _, same in groupby(ordered, key=along)]
     if len(single) < len(ordered):
         notes.append(f"{len(ordered) - len(single)} slice(s) at the place of another left out")

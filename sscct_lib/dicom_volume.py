@@ -16,6 +16,7 @@ from sscct_lib.dicom import UNREADABLE, Frame, Series, first_rescale, quiet_pydi
 from sscct_lib.images import AIR_HU
 from sscct_lib.scans import ScanError
 
+LOWEST_TISSUE_HU, HIGHEST_TISSUE_HU = -900, 3071
 WIDEST_GAP_MM = 10.0
 MOST_MISSING_SHARE = 0.1
 SAME_STEP_MM = 0.05
@@ -139,15 +140,24 @@ def _decode(path: Path) -> NDArray[Any] | None:
 
 
 def _without_padding(plane: NDArray[Any], frame: Frame) -> NDArray[np.int16]:
-    padding = frame.header.get("PixelPaddingValue", None)
     values = plane if plane.dtype.kind in "iu" else np.rint(plane)
+    padding = frame.header.get("PixelPaddingValue", None)
+    limit = frame.header.get("PixelPaddingRangeLimit", None)
     if isinstance(padding, int):
-        stored = padding - 65536 if frame.header.PixelRepresentation == 1 and padding > 32767 else padding
-        level = stored * frame.rescale[0] + frame.rescale[1]
+        levels = [
+            _stored(one, frame) * frame.rescale[0] + frame.rescale[1]
+            for one in (padding, limit)
+            if isinstance(one, int)
+        ]
         # A padding value inside the range of tissue would erase tissue: then it is not used as such.
-        if level < -900 or level > 3071:
-            values = np.where(values == round(level), AIR_HU, values)
+        if max(levels) < LOWEST_TISSUE_HU or min(levels) > HIGHEST_TISSUE_HU:
+            values = np.where((values >= round(min(levels))) & (values <= round(max(levels))), AIR_HU, values)
     return np.asarray(np.clip(values, AIR_HU, np.iinfo(np.int16).max), dtype=np.int16)
+
+
+def _stored(value: int, frame: Frame) -> int:
+    """Give a padding value the sign of the pixels; its own field may be unsigned."""
+    return value - 65536 if frame.header.PixelRepresentation == 1 and value > 32767 else value
 
 
 def _tilt_degrees(drift: NDArray[np.float64], heights: NDArray[np.float64]) -> float:

@@ -21,6 +21,7 @@ MANUFACTURERS = {
     "united imaging": "United Imaging",
     "neusoft": "Neusoft",
 }
+EXPIRATORY = re.compile(r"(?<![a-z])exp(?:ir[a-z]*)?(?![a-z])", re.IGNORECASE)
 LOSSY = {JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless, JPEG2000, HTJ2K}
 """Transfer syntaxes that change values; JPEG 2000 (.91) may be lossless, which its name does not tell."""
 
@@ -101,7 +102,7 @@ def preference(series: Series, frames: list[Frame], kernel: str) -> tuple[Any, .
     derived = any(str(part).upper() in ("DERIVED", "SECONDARY") for part in series.values("ImageType"))
     return (
         series.get("PatientPosition").upper().endswith("P"),
-        "EXP" in series.get("SeriesDescription").upper(),
+        EXPIRATORY.search(series.get("SeriesDescription")) is not None,
         derived,
         is_lossy(series),
         length_mm(frames) < WHOLE_THORAX_MM,

@@ -277,6 +277,55 @@ class TestRefused:
         assert "unknown modality" in self.why(save(series(hounsfield(), Modality="Meier"), tmp_path))
 
 
+def test_range_of_padding_becomes_air(tmp_path):
+    truth = hounsfield()
+    padded = truth.copy()
+    padded[:, 0, ::2], padded[:, 0, 1::2] = 4000, 4090
+    slices = series(padded, PixelPaddingValue=5000, PixelPaddingRangeLimit=5114)
+    for item in slices:
+        for tag in ("PixelPaddingValue", "PixelPaddingRangeLimit"):
+            item[tag].VR = "SS"
+    found, _ = volume(save(slices, tmp_path))
+    assert (found[:, 0] == -1024).all()
+    assert (found[:, 1:] == truth[:, 1:]).all()
+
+
+def test_two_passes_that_cannot_be_told_apart_are_refused(tmp_path):
+    """Two passes with the same acquisition number and the same image numbers would be mixed."""
+    save(series(hounsfield()) + series(hounsfield(seed=8)), tmp_path)
+    (candidate,) = _candidates_of(tmp_path)
+    assert "two images at one place with one number" in candidate.reason
+
+
+def test_two_passes_with_running_numbers_are_told_apart(tmp_path):
+    truth = hounsfield()
+    second = [slice_of(p, 41 + i, 100 + STEP_MM * i) for i, p in enumerate(hounsfield(seed=8))]
+    found, notes = volume(save(series(truth) + second, tmp_path))
+    assert "40 slice(s) at the place of another left out" in notes
+    assert (found == truth).all()
+
+
+def _candidates_of(folder):
+    save(series(hounsfield(), StudyInstanceUID="1.2.3.900", SeriesInstanceUID="1.2.3.900.1"), folder / "other")
+    return [one for one in find_candidates(folder, "soft") if one.uid != "1.2.3.900.1"]
+
+
+@pytest.mark.parametrize(
+    ("description", "expiratory"),
+    [
+        ("Thorax EXP 1.0", True),
+        ("chest_expiration", True),
+        ("Expiratory", True),
+        ("EXPERT lung", False),
+        ("Inspir", False),
+    ],
+)
+def test_expiratory_scans_come_behind(tmp_path, description, expiratory):
+    save(series(hounsfield(), SeriesDescription=description), tmp_path)
+    (candidate,) = find_candidates(tmp_path, "soft")
+    assert candidate.preference[1] is expiratory
+
+
 def test_values_without_rescale_are_no_hounsfield_units(tmp_path):
     """The stored values of a series that lost its rescale lie above 0: no air is among them."""
     from sscct_lib.ingest import ingest
