@@ -13,13 +13,9 @@ import pandas as pd
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-<<<<<<< HEAD
 from sscct_lib.airspace import Anatomy, find_lungs, look
 from sscct_lib.chest_shape import chest_shape, write_shape
-=======
-from sscct_lib.airspace import find_lungs, look
 from sscct_lib.dicom_masks import is_dicom, read_dicom_mask
->>>>>>> 3b3740f (Lung masks from DICOM SEG and RTSTRUCT: read by the manifest's lung_mask, found by sscct ingest)
 from sscct_lib.images import read_scan, read_volume, resample, resample_mask, write_image
 from sscct_lib.interpolation import axis_weights, interpolate
 from sscct_lib.lung_methods import Found, apply_method, check_method
