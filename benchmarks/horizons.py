@@ -2,11 +2,14 @@
 
     python benchmarks/horizons.py coverage   # about 5 minutes: 500 simulated cohorts
     python benchmarks/horizons.py speed      # about 2 minutes: 2,125 scans, 12 models, beside scikit-survival
+    python benchmarks/horizons.py notebook   # about 3 minutes: the whole of notebook 05 on as many
 
 Each part rewrites its own table in `book/`, whose page for statisticians shows it.
 """
 
+import resource
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -15,10 +18,16 @@ import numpy as np
 import pandas as pd
 from sksurv.metrics import brier_score, cumulative_dynamic_auc
 
+from sscct_lib import phantom
 from sscct_lib.bootstrap import Outcome, Resamples, horizon_outcome, interval, percentile_interval, resample_patients
+from sscct_lib.calibration import logit
+from sscct_lib.cohort import build_cohort, select
 from sscct_lib.horizons import aligned_risk, evaluate, study_resamples
+from sscct_lib.manifest import read_manifest
 from sscct_lib.metrics import METRICS
-from sscct_lib.study import Settings
+from sscct_lib.notebooks import run_notebook
+from sscct_lib.study import Settings, load_study
+from sscct_lib.tables import COHORT, LUNGS, PREDICTIONS, write_table
 
 BOOK = Path(__file__).parents[1] / "book"
 HORIZON_YEARS = 3.0
@@ -221,8 +230,47 @@ def loop(
     return time.process_time() - start, furthest
 
 
+def notebook() -> pd.DataFrame:
+    """Seconds of the whole of notebook 05 on the 2,125 scans of the full demo study and 12 models of noisy risks."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "study.yaml").write_text("demo: {n_patients: 640, n_scans: 2125}\n")
+        study = load_study(folder)
+        manifest, truth = phantom.write_tables(study)
+        read = pd.DataFrame({"scan_id": manifest["scan_id"], "status": "ok"})
+        cohort = build_cohort(select(read_manifest(study), read)[0], study)
+        write_table(cohort, study.table("cohort"), COHORT)
+        lungs = cohort[["scan_id", "patient_id"]].assign(status="ok", reason="", verdict="pass")
+        lungs = lungs.reindex(columns=list(LUNGS.columns)).assign(high_attenuation_share=0.05 + truth["fibrosis"] / 2)
+        write_table(lungs.assign(volume_l=4.0, mean_hu=-800.0, low_attenuation_share=0.02), study.table("lungs"), LUNGS)
+        write_table(noisy_predictions(cohort, truth), study.table("predictions/03_radiomics"), PREDICTIONS)
+        start, cpu = time.perf_counter(), processor_seconds()
+        run_notebook(study, "05_horizons", {})
+        seconds = time.perf_counter() - start, processor_seconds() - cpu
+    return pd.DataFrame({"what": ["wall clock", "processor"], "seconds": seconds}).set_index("what").round(1)
+
+
+def noisy_predictions(cohort: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
+    """True risks blurred more and more: 12 models."""
+    truth = truth.set_index("scan_id").loc[cohort["scan_id"]]
+    rng = np.random.default_rng(0)
+    frames = []
+    for number in range(12):
+        noise = rng.normal(0, 0.2 + 0.1 * number, len(cohort))
+        for years in (1.0, 3.0, 5.0):
+            risk = 1 / (1 + np.exp(-(logit(truth[f"true_risk_{years:g}y"].to_numpy()) + noise)))
+            columns = {"model": f"Model {number + 1}", "horizon_years": years, "risk": risk, "risk_sd": np.nan}
+            frames.append(cohort[["scan_id", "patient_id", "fold"]].assign(**columns))
+    return pd.concat(frames, ignore_index=True)
+
+
+def processor_seconds() -> float:
+    """Of this process and of those that it started and that have ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(part.ru_utime + part.ru_stime for part in used)
+
+
 if __name__ == "__main__":
-    parts = {"coverage": coverage, "speed": speed}
+    parts = {"coverage": coverage, "speed": speed, "notebook": notebook}
     for name in sys.argv[1:] or parts:
         result = parts[name]()
         result.to_csv(BOOK / f"horizons_{name}.csv")
