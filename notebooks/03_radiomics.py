@@ -26,7 +26,17 @@ n_stability_scans: int = None  # scans that are perturbed to see which features 
 # %% tags=["hide-input"]
 from myst_nb import glue
 
-from sscct_lib import agreement, feature_figures, feature_sets, importance, lungs, radiomics, stability, tabular
+from sscct_lib import (
+    agreement,
+    baselines,
+    feature_figures,
+    feature_sets,
+    importance,
+    lungs,
+    radiomics,
+    stability,
+    tabular,
+)
 from sscct_lib.cohort import label_name
 from sscct_lib.study import load_study
 from sscct_lib.tables import COHORT, LUNGS, PREDICTIONS, RADIOMICS, read_table, write_table
@@ -106,6 +116,27 @@ result.notes.reset_index(drop=True)
 
 # %% tags=["hide-input"]
 predictions.pivot_table(index="model", columns="horizon_years", values="risk").round(3)
+
+# %% [markdown]
+# ## What clinicians use today
+#
+# A model of the CT must do better than what is known without it. Four baselines: age and sex; FVC and DLCO; the ILD-GAP
+# index (sex, age, FVC and DLCO in points, less 2 as for every patient with connective tissue disease)
+# {cite:p}`ryerson2014`; and Goh's stage, extensive or limited {cite:p}`goh2008`. Their risks are learned inside the
+# training patients like those of the other models. The ILD-GAP index also comes with published risks for 1 and 3 years,
+# which are judged as they are, on the scans for which every part of the index is known.
+#
+# Goh's stage needs the extent of disease on CT, which a radiologist reads. Here the share of dense lung stands in for
+# it, and that is not the same: vessels are dense too. A missing DLCO is not counted as one that the patient was too ill
+# to do; the table of patients says so in `dlco_impossible`.
+
+# %% tags=["hide-input"]
+known_scores, not_fitted = baselines.predict(table, study)
+known_scores = write_table(known_scores, study.table("predictions/03_baselines"), PREDICTIONS)
+known_scores.pivot_table(index="model", columns="horizon_years", values="risk", aggfunc=["mean", "count"]).round(3)
+
+# %% tags=["hide-input"]
+not_fitted  # noqa: B018
 
 # %% [markdown]
 # ## What the model with all features needs

@@ -12,7 +12,7 @@ from sscct_lib.tables import column, covariates
 
 DATES = ("scan_date", "last_contact_date")
 SCANNER = ("manufacturer", "kernel", "slice_thickness_mm")
-VISIT = ("age_years", "fvc_percent", "dlco_percent")
+VISIT = ("age_years", "fvc_percent", "dlco_percent", "dlco_impossible")
 PATIENT = ("last_contact_date", "event_observed", "sex", "ssc_subtype", "cause_of_death")
 NEAR_DAYS = 90
 DAYS_PER_YEAR = 365.25
@@ -45,7 +45,7 @@ def read_clinical(path: Path) -> pd.DataFrame:
     path
         CSV: `patient_id` as in the images, `last_contact_date`, `event_observed`; optional `scan_date` and the
         covariates of the manifest (`age_years`, `sex`, `ssc_subtype`, `fvc_percent`, `dlco_percent`,
-        `cause_of_death`). Dates as YYYY-MM-DD. Other columns are ignored.
+        `dlco_impossible`, `cause_of_death`). Dates as YYYY-MM-DD. Other columns are ignored.
 
     Returns
     -------

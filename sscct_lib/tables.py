@@ -76,6 +76,11 @@ def covariates() -> dict[str, pa.Column]:
             "% predicted",
             between(2, 200, "a number from 2 to 200"),
         ),
+        "dlco_impossible": optional(
+            "Int64",
+            "1 where the lungs were too ill to measure the diffusing capacity; empty or 0 otherwise",
+            checks=pa.Check.isin([0, 1], error="0 or 1"),
+        ),
         "cause_of_death": optional(
             str,
             "why the patient died; empty when alive",
