@@ -178,7 +178,7 @@ horizon_figures.risk_distribution(curves.risk_states(predictions, cohort, shown,
 # patient. Thirds are compared only when somebody died in each.
 
 # %% tags=["hide-input"]
-views.hazard_ratios(predictions, cohort, shown, settings).set_index("comparison").round(3)
+summary.hazards_in_words(views.hazard_ratios(predictions, cohort, shown, settings))
 
 # %% [markdown]
 # ## What do patients die of?
@@ -194,7 +194,7 @@ figures.cumulative_incidence_by_cause(causes.cumulative_incidence(cohort, settin
 # the risk (on the logit scale), for each cause by itself.
 
 # %% tags=["hide-input"]
-causes.cause_specific_hazards(predictions, cohort, shown, settings).set_index("cause").round(3)
+summary.hazards_in_words(causes.cause_specific_hazards(predictions, cohort, shown, settings))
 
 # %% [markdown]
 # ## Would acting on the risk do more good than harm?

@@ -286,6 +286,26 @@ def differences_side_by_side(table: pd.DataFrame, metric: str = "auc") -> pd.Dat
     return pd.DataFrame(columns).reindex(rows["model"].unique()).fillna("")
 
 
+def hazards_in_words(table: pd.DataFrame) -> pd.DataFrame:
+    """Write hazard ratios with their intervals as text.
+
+    Parameters
+    ----------
+    table
+        From `views.hazard_ratios` or `causes.cause_specific_hazards`; the first column names the row.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Hazard ratio with interval, p value, and counts.
+    """
+    ratios = [estimate_text(*values) for values in table[["hazard_ratio", "ci_low", "ci_high"]].to_numpy()]
+    shown = table.drop(columns=["hazard_ratio", "ci_low", "ci_high"]).set_index(table.columns[0])
+    shown.insert(0, "hazard ratio", ratios)
+    shown["p"] = shown["p"].map("{:.2g}".format, na_action="ignore")
+    return shown.rename(columns=lambda name: name.removeprefix("n_").replace("_", " ")).fillna("")
+
+
 def headline_numbers(performance: pd.DataFrame, cohort: pd.DataFrame, settings: Settings) -> dict[str, int | str]:
     """Collect the numbers that prose elsewhere in the book quotes.
 

@@ -159,3 +159,12 @@ def test_logrank_tells_thirds_apart_only_where_the_risk_means_something(cohort):
     good, blind = make_predictions(cohort, noise=0), make_predictions(cohort, noise=100)
     assert views.logrank_between_thirds(good, cohort, "Model", FEW).p < 0.001
     assert views.logrank_between_thirds(blind, cohort, "Model", FEW).p > 0.01
+
+
+def test_hazard_ratios_in_words(cohort):
+    table = views.hazard_ratios(make_predictions(cohort, noise=0), cohort, "Model", FEW)
+    shown = summary.hazards_in_words(table)
+    row = table.iloc[-1]
+    expected = f"{row['hazard_ratio']:.2f} ({row['ci_low']:.2f} to {row['ci_high']:.2f})"
+    assert shown.loc["one standard deviation", "hazard ratio"] == expected
+    assert list(shown.columns) == ["hazard ratio", "p", "scans", "patients", "events"]
