@@ -10,13 +10,16 @@ from scipy import ndimage, stats
 HIGH_ATTENUATION_HU = (-600.0, -250.0)
 LOW_ATTENUATION_HU = -950.0
 PERCENTILES = (5, 10, 25, 50, 75, 90, 95)
+LOBES = {"rul": 1, "rml": 2, "rll": 3, "lul": 4, "lll": 5}  # right upper to left lower, as the masks number them
 
 Hu = NDArray[np.int16]
 Region = NDArray[np.bool_]
 
 
-def lung_regions(labels: NDArray[np.uint8], spacing_zyx: tuple[float, ...], peel_mm: float) -> dict[str, Region]:
-    """Divide the lungs into right and left, into zones, and into peel and core.
+def lung_regions(
+    labels: NDArray[np.uint8], spacing_zyx: tuple[float, ...], peel_mm: float, lobes: NDArray[np.uint8] | None = None
+) -> dict[str, Region]:
+    """Divide the lungs into right and left, into zones, into peel and core, and into lobes.
 
     Parameters
     ----------
@@ -26,12 +29,15 @@ def lung_regions(labels: NDArray[np.uint8], spacing_zyx: tuple[float, ...], peel
         Voxel sides, mm.
     peel_mm
         Depth of the peel below the surface of the lungs, mm.
+    lobes
+        0 outside, 1 to 5 as in `LOBES`, shape (z, y, x); None: lobes are not known.
 
     Returns
     -------
     dict
         Region by name: `right`, `left`, `upper`, `middle`, `lower` (both lungs cut at the same two levels into
-        thirds of equal volume, as the Chest Imaging Platform does), `peel` and `core`; shape (z, y, x).
+        thirds of equal volume, as the Chest Imaging Platform does), `peel` and `core`, and the names of `LOBES` where
+        they are known; shape (z, y, x).
     """
     lungs = labels > 0
     by_slice = lungs.sum(axis=(1, 2))
@@ -39,6 +45,7 @@ def lung_regions(labels: NDArray[np.uint8], spacing_zyx: tuple[float, ...], peel
     third = np.minimum(3 * middle_of_slice, 2).astype(np.uint8)[:, None, None]
     depth = ndimage.distance_transform_edt(np.pad(lungs, 1), sampling=spacing_zyx)[1:-1, 1:-1, 1:-1]
     peel = lungs & (depth <= peel_mm)
+    parts = {} if lobes is None else {name: lungs & (lobes == number) for name, number in LOBES.items()}
     return {
         "right": labels == 1,
         "left": labels == 2,
@@ -47,6 +54,7 @@ def lung_regions(labels: NDArray[np.uint8], spacing_zyx: tuple[float, ...], peel
         "lower": lungs & (third == 0),
         "peel": peel,
         "core": lungs & ~peel,
+        **parts,
     }
 
 

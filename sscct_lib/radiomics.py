@@ -1,5 +1,6 @@
 """Radiomic features of every scan: PyRadiomics under its own names, and quantitative CT beside it."""
 
+import json
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -12,11 +13,12 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from sscct_lib.filters import log_images, wavelet_images
+from sscct_lib.images import read_volume
 from sscct_lib.lungs import load_lungs
 from sscct_lib.quantitative import lung_regions, quantitative_ct
 from sscct_lib.scans import ScanError, process
 from sscct_lib.study import RadiomicsSettings, Study, fingerprint
-from sscct_lib.tables import RADIOMICS
+from sscct_lib.tables import RADIOMICS, atomic
 from sscct_lib.texture import Hu, Mask, pyradiomics_features
 from sscct_lib.wording import in_words
 
@@ -29,7 +31,8 @@ def extract_scans(study: Study, rows: pd.DataFrame, n_jobs: int = 1) -> pd.DataF
     Parameters
     ----------
     study
-        The study and run; `study.image` and `study.mask` hold the scans and their lungs.
+        The study and run; `study.image` and `study.mask` hold the scans and their lungs, `study.lobes` the lobes
+        where they are known. What `provenance` says is written beside the table of features.
     rows
         One row a scan: `scan_id`, `patient_id`.
     n_jobs
@@ -44,8 +47,10 @@ def extract_scans(study: Study, rows: pd.DataFrame, n_jobs: int = 1) -> pd.DataF
     rows = rows[["scan_id", "patient_id"]]
 
     def inputs(row: Mapping[str, Any]) -> list[Path]:
-        return [study.image(row["scan_id"]), study.mask(row["scan_id"])]
+        return [path(row["scan_id"]) for path in (study.image, study.mask, study.lobes)]
 
+    with atomic(study.table("radiomics").with_suffix(".json")) as partial:
+        partial.write_text(json.dumps(provenance(study), indent=1) + "\n", encoding="utf-8")
     settings = [study.settings.radiomics, study.settings.images]
     done = process(study, "radiomics", _extract_one, rows, settings, inputs, n_jobs)
     return RADIOMICS.validate(done if "settings_hash" in done else done.assign(settings_hash=None))
@@ -53,7 +58,9 @@ def extract_scans(study: Study, rows: pd.DataFrame, n_jobs: int = 1) -> pd.DataF
 
 def _extract_one(study: Study, row: Mapping[str, Any]) -> dict[str, Any]:
     image, lungs = load_lungs(study, row["scan_id"])
-    return {"settings_hash": settings_hash(study), **extract(image, lungs, study.settings.radiomics)}
+    path = study.lobes(row["scan_id"])
+    lobes = read_volume(path) if path.is_file() else None
+    return {"settings_hash": settings_hash(study), **extract(image, lungs, study.settings.radiomics, lobes)}
 
 
 def settings_hash(study: Study) -> str:
@@ -72,7 +79,30 @@ def settings_hash(study: Study) -> str:
     return fingerprint(study.settings.images, study.settings.radiomics, version("pyradiomics"))
 
 
-def extract(image: sitk.Image, lungs: sitk.Image, settings: RadiomicsSettings) -> dict[str, float]:
+def provenance(study: Study) -> dict[str, Any]:
+    """Tell the exact settings and versions behind a table of features.
+
+    Parameters
+    ----------
+    study
+        The study.
+
+    Returns
+    -------
+    dict
+        `settings_hash`, the sections `images` and `radiomics` with their defaults, and `versions` of packages.
+    """
+    return {
+        "settings_hash": settings_hash(study),
+        "images": study.settings.images.model_dump(mode="json"),
+        "radiomics": study.settings.radiomics.model_dump(mode="json"),
+        "versions": {name: version(name) for name in ("sscct", "pyradiomics", "simpleitk", "pywavelets", "numpy")},
+    }
+
+
+def extract(
+    image: sitk.Image, lungs: sitk.Image, settings: RadiomicsSettings, lobes: sitk.Image | None = None
+) -> dict[str, float]:
     """Compute every feature of one scan.
 
     Parameters
@@ -83,6 +113,8 @@ def extract(image: sitk.Image, lungs: sitk.Image, settings: RadiomicsSettings) -
         Mask on the same grid: 0 outside, 1 right lung, 2 left lung.
     settings
         Spacing, bin width, HU range, depth of the peel; further regions and filters.
+    lobes
+        Lobes on the same grid, as `quantitative.LOBES` numbers them; None: a lobe among the regions has no features.
 
     Returns
     -------
@@ -99,6 +131,9 @@ def extract(image: sitk.Image, lungs: sitk.Image, settings: RadiomicsSettings) -
         one grey level.
     """
     check_grid(image, lungs)
+    if lobes is not None:
+        check_grid(image, lobes)
+        lobes = resample(image, lobes, settings.spacing_mm)[1]
     image, lungs = resample(image, lungs, settings.spacing_mm)
     hu = np.clip(sitk.GetArrayFromImage(image), *settings.hu_range).astype(np.int16)
     labels = sitk.GetArrayFromImage(lungs)
@@ -109,8 +144,9 @@ def extract(image: sitk.Image, lungs: sitk.Image, settings: RadiomicsSettings) -
     box = _box(labels > 0)
     filtered = image_types(hu, image.GetSpacing(), settings)
     labels, spacing_zyx = labels[box], image.GetSpacing()[::-1]
-    parts = lung_regions(labels, spacing_zyx, settings.peel_mm)
-    regions = {"": labels > 0} | {f"_{name}": parts[name] for name in settings.regions}
+    in_lobes = None if lobes is None else sitk.GetArrayFromImage(lobes)[wide][box]
+    parts = lung_regions(labels, spacing_zyx, settings.peel_mm, in_lobes)
+    regions = {"": labels > 0} | {f"_{name}": parts[name] for name in settings.regions if name in parts}
     features: dict[str, float] = {}
     for image_type, values in filtered:
         for suffix, region in regions.items():
@@ -169,7 +205,7 @@ def check_grid(image: sitk.Image, lungs: sitk.Image) -> None:
     for what in ("Size", "Spacing", "Origin", "Direction"):
         of_image, of_mask = getattr(image, f"Get{what}")(), getattr(lungs, f"Get{what}")()
         if not np.allclose(of_image, of_mask, atol=1e-3):
-            raise ScanError(f"image and lung mask differ in {what.lower()}: {of_image} and {of_mask}")
+            raise ScanError(f"image and mask differ in {what.lower()}: {of_image} and {of_mask}")
     if not np.isfinite(sitk.GetArrayViewFromImage(image)).all():
         raise ScanError("the image holds voxels that are not a number; export the scan again")
 

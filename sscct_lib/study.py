@@ -17,7 +17,7 @@ MANIFEST_FILE = "data_manifest.csv"
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
-LungRegion = Literal["right", "left", "upper", "middle", "lower", "peel", "core"]
+LungRegion = Literal["right", "left", "upper", "middle", "lower", "peel", "core", "rul", "rml", "rll", "lul", "lll"]
 LungMethod = Literal["threshold", "provided", "lungmask", "totalsegmentator"]
 RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 
@@ -122,7 +122,9 @@ class RadiomicsSettings(Section):
     bin_width: Positive = Field(25.0, description="width of a grey-level bin, HU")
     hu_range: tuple[float, float] = Field((-1024.0, 600.0), description="densities are clipped to this range, HU")
     peel_mm: Positive = Field(15.0, description="depth of the peel below the surface of the lungs, mm")
-    regions: tuple[LungRegion, ...] = Field((), description="parts of the lungs described beside the whole")
+    regions: tuple[LungRegion, ...] = Field(
+        (), description="parts of the lungs described beside the whole; lobes, as `rul`, where the masks have them"
+    )
     log_sigma_mm: tuple[Positive, ...] = Field((), description="widths of Laplacian of Gaussian filters, mm")
     wavelet: bool = Field(False, description="features of the eight wavelet bands too")
 

@@ -37,6 +37,11 @@ REGION_WORDS = {
     "lower": " in the lower zones",
     "peel": " in the peel",
     "core": " in the core",
+    "rul": " in the right upper lobe",
+    "rml": " in the right middle lobe",
+    "rll": " in the right lower lobe",
+    "lul": " in the left upper lobe",
+    "lll": " in the left lower lobe",
 }
 
 

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from sscct_lib import radiomics, tables
 from sscct_lib.radiomics import extract, extract_scans, resample, settings_hash
 from sscct_lib.scans import ScanError
 from sscct_lib.study import RadiomicsSettings, load_study
+from sscct_lib.wording import in_words
 
 SETTINGS = RadiomicsSettings(spacing_mm=4.0)
 
@@ -216,3 +218,41 @@ def test_a_region_without_texture_is_left_out(scan) -> None:
     ours = extract(volume(hu), volume(lungs), settings)
     assert not any(name.startswith("original_") and name.endswith("_core") for name in ours)
     assert "original_firstorder_Mean_right" in ours
+
+
+def test_lobes_are_regions_where_the_masks_have_them(scan) -> None:
+    hu, lungs = scan
+    lobes = lungs.copy()
+    lobes[:6][lungs[:6] == 1], lobes[lungs == 2] = 3, 4  # no middle and no left lower lobe
+    settings = RadiomicsSettings(spacing_mm=4.0, regions=("rul", "rml", "rll", "lul"))
+    ours = extract(volume(hu), volume(lungs), settings, volume(lobes))
+    for name, region in {"rul": lobes == 1, "rll": lobes == 3, "lul": lobes == 4}.items():
+        alone = extract(volume(hu), volume(region.astype(np.uint8)), RadiomicsSettings(spacing_mm=4.0))
+        same = {key: ours[f"{key}_{name}"] for key in alone if key.startswith("original_")}
+        assert same == pytest.approx({key: alone[key] for key in same})
+        assert ours[f"qct_mean_hu_{name}"] == pytest.approx(np.maximum(hu, -1024)[region].mean())
+        assert in_words(f"qct_mean_hu_{name}").endswith("lobe")
+    assert "original_firstorder_Mean_rml" not in ours
+    assert np.isnan(ours["qct_mean_hu_rml"])
+    without = extract(volume(hu), volume(lungs), settings)
+    assert not any("rul" in key for key in without)
+    with pytest.raises(ScanError, match="differ in size"):
+        extract(volume(hu), volume(lungs), settings, volume(lobes[:-1]))
+
+
+def test_lobes_are_resampled_and_a_new_lobe_mask_makes_features_anew(study, scan) -> None:
+    study = load_study(study.folder, radiomics={"spacing_mm": 5.0, "regions": ["lul"]})
+    assert "original_firstorder_Mean_lul" not in extract_scans(study, rows("ok"))
+    study.lobes("ok").parent.mkdir(parents=True)
+    sitk.WriteImage(volume(np.where(scan[1] == 2, 4, 0).astype(np.uint8)), str(study.lobes("ok")))
+    made = extract_scans(study, rows("ok"))
+    assert made["original_shape_VoxelVolume_lul"].item() == pytest.approx((scan[1] == 2).sum() * 64, rel=0.1)
+
+
+def test_settings_and_versions_lie_beside_the_table(study) -> None:
+    made = extract_scans(study, rows("ok"))
+    told = json.loads(study.table("radiomics").with_suffix(".json").read_text())
+    assert told["settings_hash"] == made["settings_hash"].item()
+    assert told["radiomics"]["bin_width"] == 25.0
+    assert told["images"]["spacing_mm"] == 4.0
+    assert told["versions"]["pyradiomics"] == "3.0.1"
