@@ -21,6 +21,8 @@ ENCODED = re.compile(r"[A-Za-z0-9+/]{200,}={0,2}")
 STANDARD_UIDS = "1.2.840.10008."
 """Identifiers of the DICOM standard itself, such as transfer syntaxes: the same in all hospitals."""
 
+RUNS = re.compile(r"[^\W_]+")
+PUNCTUATION = " .,;:-_/^()'\""
 SHORTEST_HASH = 16
 REACH = 80
 
@@ -116,7 +118,17 @@ class Identifiers:
 
     words: frozenset[str] = frozenset()
     n_short: int = 0
-    pattern: re.Pattern[str] | None = field(default=None, compare=False)
+    by_beginning: dict[str, list[str]] = field(default_factory=dict, compare=False)
+
+    def matches(self, text: str) -> Iterator[tuple[int, str]]:
+        """Give place and text of each identifier; the time hardly grows with their number."""
+        lowered, done = text.lower(), 0
+        for run in RUNS.finditer(lowered) if self.words else ():
+            for word in self.by_beginning.get(run[0], ()):
+                end = run.start() + len(word)
+                if run.start() >= done and lowered.startswith(word, run.start()) and not RUNS.match(lowered, end):
+                    yield run.start(), text[run.start() : end]
+                    done = end
 
 
 def identifiers(values: Iterable[str], dates: Iterable[date] = ()) -> Identifiers:
@@ -140,10 +152,12 @@ def identifiers(values: Iterable[str], dates: Iterable[date] = ()) -> Identifier
     given = {value for value in given if value}
     forms = ("%Y%m%d", "%Y-%m-%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y")
     long = {value for value in given if len(value) >= (FEWEST_DIGITS if value.isdigit() else FEWEST_CHARACTERS)}
-    words = frozenset(long | {day.strftime(form) for day in dates for form in forms})
-    longest_first = "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True))
-    pattern = re.compile(rf"(?<![^\W_])(?:{longest_first})(?![^\W_])", re.IGNORECASE) if words else None
-    return Identifiers(words, len(given) - len(long), pattern)
+    words = {word.strip(PUNCTUATION) for word in long | {day.strftime(form) for day in dates for form in forms}}
+    by_beginning: dict[str, list[str]] = {}
+    for word in sorted((word.lower() for word in words), key=len, reverse=True):
+        if beginning := RUNS.search(word):
+            by_beginning.setdefault(beginning[0], []).append(word)
+    return Identifiers(frozenset(words), len(given) - len(long), by_beginning)
 
 
 def find(text: str, known: Identifiers | None = None) -> list[Match]:
@@ -166,8 +180,8 @@ def find(text: str, known: Identifiers | None = None) -> list[Match]:
     """
     found = []
     text = STUDY_IDS.sub(_blank, text)
-    if known is not None and known.pattern is not None:
-        found = [Match(one.start(), "known identifier", mask(one[0])) for one in known.pattern.finditer(text)]
+    if known is not None:
+        found = [Match(start, "known identifier", mask(word)) for start, word in known.matches(text)]
     text = HASHES.sub(_blank, ENCODED.sub(_blank, text)) if len(text) >= SHORTEST_HASH else text
     for kind, sign, pattern, is_meant in PATTERNS:
         found += [

@@ -1,6 +1,7 @@
 """Lung masks in DICOM: written with highdicom and pydicom from a phantom whose lungs are known, and read back."""
 
 import shutil
+from functools import cache
 from pathlib import Path
 
 import contourpy
@@ -90,7 +91,8 @@ def contours_of(mask: np.ndarray, scan: sitk.Image, every: int = 1) -> list[Data
     for k in range(0, len(mask), every):
         padded = np.pad(mask[k].astype(float), 1)
         for line in contourpy.contour_generator(z=padded).lines(0.5):
-            points = [scan.TransformContinuousIndexToPhysicalPoint((x - 1, y - 1, float(k))) for x, y in line[:-1]]
+            index = np.column_stack([line[:-1] - 1, np.full(len(line) - 1, k)])  # the phantom lies along the axes
+            points = np.array(scan.GetOrigin()) + index * scan.GetSpacing()
             item = Dataset()
             item.ContourGeometricType, item.NumberOfContourPoints = "CLOSED_PLANAR", len(points)
             item.ContourData = [f"{value:.2f}" for point in points for value in point]
@@ -125,6 +127,7 @@ def write_rtstruct(sample: Sample, path: Path, rois: dict[str, list[Dataset]], f
     return path
 
 
+@cache
 def two_rois(sample: Sample, every: int = 1) -> dict[str, list[Dataset]]:
     names = {"External": sample.truth >= 0, "Lung_L": sample.truth == 2, "Lung_R": sample.truth == 1}
     return {name: contours_of(mask, sample.scan, every) for name, mask in names.items()}

@@ -18,7 +18,8 @@ from safetensors.numpy import save_file
 
 from sscct_lib.book import _refuse_identifiers
 from sscct_lib.ingest import ingest
-from sscct_lib.privacy_files import search_study
+from sscct_lib.notebooks import PROJECT
+from sscct_lib.privacy_files import search_file, search_study
 from sscct_lib.source_identifiers import read_identifiers
 from sscct_lib.study import StudyError, load_study
 from tests.dicom_samples import SECRET, hounsfield, save, series
@@ -275,6 +276,13 @@ def test_identifiers_of_the_source_are_found_however_they_are_written(tmp_path, 
     (study / RUN / "logs" / "book.log").write_text("about nobody")
     shown = sscct("check", study, "--privacy", "--source", source, "--clinical", clinical)
     assert shown.exit_code == 0, shown.output
+
+
+def test_the_projects_own_chapters_and_notebooks_would_not_stop_the_book():
+    paths = [*PROJECT.glob("notebooks/*.py"), PROJECT / "data_manifest.csv", PROJECT / "study.yaml"]
+    paths += [path for path in PROJECT.glob("book/**/*") if path.is_file()]
+    assert len(paths) > 10
+    assert {path.name: search_file(path) for path in paths if search_file(path)} == {}
 
 
 def test_what_ingest_writes_is_clean(tmp_path):
