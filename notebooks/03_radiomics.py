@@ -21,6 +21,7 @@ run_name: str = "main"  # which run of the study
 spacing_mm: float = None  # voxel side at which features are computed, mm; none: as in study.yaml
 bin_width: float = None  # width of a grey-level bin, HU; none: as in study.yaml
 n_inner_folds: int = None  # folds inside the training patients, for tuning; none: as in study.yaml
+n_repeats: int = None  # times that cross-validation is repeated; none: as in study.yaml
 n_stability_scans: int = None  # scans that are perturbed to see which features are stable; none: as in study.yaml
 
 # %% tags=["hide-input"]
@@ -29,11 +30,13 @@ from myst_nb import glue
 from sscct_lib import (
     agreement,
     baselines,
+    effects,
     feature_figures,
     feature_sets,
     importance,
     lungs,
     radiomics,
+    saved_models,
     stability,
     tabular,
 )
@@ -45,7 +48,7 @@ study = load_study(
     study_dir,
     run_name,
     radiomics={"spacing_mm": spacing_mm, "bin_width": bin_width},
-    tabular={"n_inner_folds": n_inner_folds, "n_stability_scans": n_stability_scans},
+    tabular={"n_inner_folds": n_inner_folds, "n_repeats": n_repeats, "n_stability_scans": n_stability_scans},
 )
 cohort = read_table(study.table("cohort"), COHORT, "01_cohort")
 lung_table = read_table(study.table("lungs"), LUNGS, "02_segmentation_qa")
@@ -94,9 +97,13 @@ feature_figures.feature_stability(agreed, min_icc)
 #
 # The models see different columns: clinical values (age, sex, skin subtype, FVC, DLCO), quantitative CT, both,
 # PyRadiomics' features, these with their change a year since the patient's scan before, or everything. Each is an
-# elastic-net logistic regression at each horizon. A scan whose patient was not followed to the horizon is unknown: it
-# is not counted as alive, and the scans of known state stand for it with larger weights. Filling in missing values,
-# scaling and tuning happen inside the training patients.
+# elastic-net Cox regression: it weighs features, leaves out those of no use, and gives every scan one risk curve from
+# all of the follow-up. Others are tried beside it on some of the feature sets: a logistic regression at each horizon, a
+# survival forest, boosted trees, and the same Cox regression after ComBat has brought all scanners to one scale.
+#
+# Patients are split into folds several times. Filling in missing values, choosing stable and distinct features,
+# harmonising, scaling and tuning are learned from the training patients of each fold alone. A patient with many scans
+# counts as much as one with a single scan. A scan's risk is the mean over the repeats.
 
 # %% tags=["hide-input"]
 table = feature_sets.join(cohort, features)
@@ -139,7 +146,7 @@ known_scores.pivot_table(index="model", columns="horizon_years", values="risk", 
 not_fitted  # noqa: B018
 
 # %% [markdown]
-# ## What the model with all features needs
+# ## What the model with most features needs
 #
 # One kind of feature at a time is shuffled among the tested scans, so that it says nothing; the figure shows how far
 # the out-of-fold AUC then falls. Behind each kind stands its number of features. What two kinds both know, either can
@@ -147,23 +154,39 @@ not_fitted  # noqa: B018
 
 # %% tags=["hide-input"]
 horizon = sorted(study.settings.horizons_years)[len(study.settings.horizons_years) // 2]
-needed = importance.held_out_importance(result, table, "All features", horizon, study)
+explained = study.settings.tabular.feature_sets[-1]
+needed = importance.held_out_importance(result, table, explained, horizon, study)
 feature_figures.importance(needed, f"Death within {horizon:g} years")
 
 # %% [markdown]
-# The weights of single features: each dot is one fold, the tick is their mean, the bar their range. A bar that
-# reaches zero is a feature on which the folds do not agree. Features that say nearly the same share their weight.
+# The weights of single features: each dot is one fit (a fold of a repeat), the tick is their mean, the bar their range.
+# Below each name stands in how many fits the feature was chosen at all. A weight is what a feature adds when all others
+# stay the same, and in a small cohort part of it is chance: a feature can weigh against what clinicians expect (a
+# large lung towards death, say) when its neighbours already carry the expected part. Trust what every fit chose.
 
 # %% tags=["hide-input"]
-leading = tabular.leading_features(result, "All features", horizon)
+weights = effects.feature_weights(result, explained)
+leading = effects.leading_features(weights)
 known = table[label_name(horizon)].dropna()
-feature_figures.feature_weights(leading, f"Death within {horizon:g} years: {len(known)} scans, {known.sum()} deaths")
+counts = f"{len(table)} scans, {table['patient_id'].nunique()} patients"
+feature_figures.feature_weights(weights, leading, f"{explained}: {counts}")
+
+# %% [markdown]
+# How the risk changes along the leading features, each in its own unit: the curve is the mean over the fits, the band
+# holds 95 % of them, and the ticks are tenths of the scans. Zero is the mean over the scans; between two ticks the
+# curve compares scans that differ in this feature only. A flat curve with a wide band is a feature to be wary of.
+
+# %% tags=["hide-input"]
+ranked = effects.leading_features(weights, n=40)
+along = effects.accumulated_effects(result, table, explained, ranked, horizon)
+feature_figures.feature_effects(along, f"Death within {horizon:g} years: {len(known)} scans, {known.sum()} deaths")
 
 # %% [markdown]
 # ## Models for new scans
 #
-# The same models, now fitted on all scans and saved with a model card; `sscct predict` uses them. The columns count
-# the scans and patients on which each was trained, the deaths among them, and the scans left out as unknown.
+# The same models, now fitted on all scans and saved with a model card. The columns count the scans of known state on
+# which each rests, their patients, the deaths among them, and the scans of unknown state; the last is the size of the
+# file.
 
 # %% tags=["hide-input"]
-tabular.save_models(table, study, n_jobs=-1, versions=versions)
+saved_models.save_models(table, study, n_jobs=-1, versions=versions)

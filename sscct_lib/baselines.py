@@ -6,8 +6,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
-from sscct_lib.elastic_net import design, known_outcomes, make_model
+from sscct_lib.pipelines import design, imputation
+from sscct_lib.risk_models import known_outcomes, survival_outcome
 from sscct_lib.study import Study
 from sscct_lib.tables import PREDICTIONS
 from sscct_lib.tabular import never_falling
@@ -201,15 +204,17 @@ def _learned_risk(
     columns = [name for name in MODELS[model] if name in training and training[name].notna().any()]
     if not columns:
         return "no training scan has a value in any column of this model"
-    died, weight = known_outcomes(training, horizon_years, study.settings.labels)
+    outcome = survival_outcome(training["followup_years"].to_numpy(float), training["event_observed"].to_numpy(bool))
+    died, weight = known_outcomes(outcome, horizon_years, study.settings.labels)
     known = weight > 0
     if len(set(died[known])) < 2:
         return f"no training scan died within {horizon_years:g} years, or none is known to be alive then"
-    pipeline = make_model(columns, study.settings.seed)
     # Almost no penalty: it only keeps the risk finite where no training scan of one stage died.
-    pipeline.set_params(model=LogisticRegression(C=1 / (PENALTY * weight.sum())))
-    pipeline.fit(design(training[known], columns), died[known], model__sample_weight=weight[known])
-    risk: NDArray[np.float64] = pipeline.predict_proba(design(tested, columns))[:, 1]
+    model_of_columns = LogisticRegression(C=1 / (PENALTY * weight.sum()))
+    pipeline = make_pipeline(imputation(columns), StandardScaler(), model_of_columns)
+    training = design(training[known], columns, harmonised=False)
+    pipeline.fit(training, died[known], logisticregression__sample_weight=weight[known])
+    risk: NDArray[np.float64] = pipeline.predict_proba(design(tested, columns, harmonised=False))[:, 1]
     return risk
 
 

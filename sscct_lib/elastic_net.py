@@ -1,274 +1,243 @@
-"""Elastic-net logistic regression of death within a horizon, with censored scans weighted, tuned by patient."""
+"""Elastic-net regression, logistic and Cox, along a path of penalties.
 
-import warnings
-from collections.abc import Sequence
+Both minimise
+
+    sum(w * loss) / sum(w)  +  penalty * (l1_ratio * |b|_1 + (1 - l1_ratio) / 2 * |b|_2^2)
+
+by Newton's method: at each step the loss becomes its second-order approximation, and coordinate descent minimises that
+plus the penalty. The columns enter through their weighted products alone, so a sweep over p coefficients costs p^2
+operations, however many scans there are. scikit-survival's elastic-net Cox takes no weights, and patients with many
+scans need them; hence one solver here for both.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import pandas as pd
+from numba import njit
 from numpy.typing import NDArray
-from sklearn.base import clone
-from sklearn.compose import ColumnTransformer
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.impute import SimpleImputer
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import log_loss
-from sklearn.model_selection import StratifiedGroupKFold
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import MinMaxScaler, OneHotEncoder, StandardScaler
 
-from sscct_lib.cohort import censoring_weights, label_name
-from sscct_lib.study import Study
-from sscct_lib.tables import SEXES, SUBTYPES
-
-CLINICAL_NUMBERS = ["age_years", "fvc_percent", "dlco_percent"]
-CLINICAL_CATEGORIES = {"sex": SEXES, "ssc_subtype": SUBTYPES}
-PENALTIES = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003)  # per unit of weight; the strongest first
-L1_RATIOS = (0.1, 0.5)
+Floats = NDArray[np.float64]
+MAX_STEPS = 100
+TOLERANCE = 1e-7  # of the change of the linear predictor, standard deviations
+# Of coefficients: mean loss, its gradient, and its matrix of second derivatives.
+Loss = Callable[[Floats], tuple[float, Floats, Floats]]
 
 
-class NotEstimableError(ValueError):
-    """A model cannot be fitted on these patients; the message says why."""
+@njit(cache=True)
+def _descend(hessian: Floats, gradient: Floats, start: Floats, l1: Floats, l2: Floats, tolerance: float) -> Floats:
+    """Minimise the quadratic model of a loss at `start`, plus the penalty, by coordinate descent."""
+    b = start.copy()
+    slope = -gradient  # of the quadratic model at b, downhill
+    for _ in range(10_000):
+        largest = 0.0
+        for j in range(len(b)):
+            curvature = hessian[j, j] + l2[j]
+            if curvature <= 0:
+                continue
+            pull = slope[j] + hessian[j, j] * b[j]
+            shrunken = max(abs(pull) - l1[j], 0.0) * np.sign(pull) / curvature
+            change = shrunken - b[j]
+            if change != 0.0:
+                b[j] = shrunken
+                slope -= hessian[j] * change
+                largest = max(largest, hessian[j, j] * change * change)
+        if largest < tolerance:
+            break
+    return b
 
 
-@dataclass(frozen=True)
-class Fit:
-    """A fitted model of one horizon.
+def _minimise(loss: Loss, start: Floats, l1: Floats, l2: Floats) -> Floats:
+    """Minimise a convex loss plus the penalty, by Newton steps that are halved until they descend."""
 
-    Attributes
-    ----------
-    pipeline
-        Imputation, scaling and logistic regression; `predict_proba` gives the risk in its second column.
-    penalty, l1_ratio
-        The regularisation that tuning chose: the objective is the weighted mean log loss plus `penalty` times
-        the elastic net.
-    n_scans, n_patients, n_events, n_unknown
-        Scans of known state on which it was fitted, their patients, deaths among them, and scans that were left
-        out because their state is unknown.
-    note
-        What a reader must know of this fit; empty when nothing.
-    """
+    def penalty(b: Floats) -> float:
+        return float(l1 @ np.abs(b) + l2 @ b**2 / 2)
 
-    pipeline: Pipeline
-    penalty: float
-    l1_ratio: float
-    n_scans: int
-    n_patients: int
-    n_events: int
-    n_unknown: int
-    note: str
+    b = start
+    value, gradient, hessian = loss(b)
+    for _ in range(MAX_STEPS):
+        direction = _descend(hessian, gradient, b, l1, l2, TOLERANCE**2) - b
+        if direction @ hessian @ direction < TOLERANCE**2:
+            break
+        share = 1.0
+        while share > 1e-6:
+            moved = b + share * direction
+            new = loss(moved)
+            if new[0] + penalty(moved) <= value + penalty(b):
+                break
+            share /= 2
+        else:
+            break
+        b, (value, gradient, hessian) = moved, new
+    return b
 
 
-def design(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    """Take a model's columns in the types that its pipeline expects.
-
-    Parameters
-    ----------
-    table
-        Columns of features; one that is absent counts as missing.
-    columns
-        The model's columns.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Numbers as float, categories as objects with NaN for missing.
-    """
-    frame = table.reindex(columns=list(columns))
-    kinds = {name: object if name in CLINICAL_CATEGORIES else float for name in columns}
-    frame = frame.astype(kinds)
-    return frame.where(frame.notna(), np.nan)
+def _path(
+    loss: Loss, free: NDArray[np.bool_], start: Floats, penalties: Sequence[float], l1_ratio: float
+) -> Iterator[Floats]:
+    for penalty in penalties:
+        l1 = np.where(free, 0.0, penalty * l1_ratio)
+        l2 = np.where(free, 0.0, penalty * (1 - l1_ratio))
+        start = _minimise(loss, start, l1, l2)
+        yield start
 
 
-def make_model(columns: Sequence[str], seed: int) -> Pipeline:
-    """Build the pipeline of one horizon, not yet fitted.
-
-    Missing numbers become the median and a column says so; missing categories are a category of their own. A
-    value beyond the range of the training scans counts as the end of that range, so that an unusual scan is not
-    extrapolated. Everything is learned from the scans given to `fit`.
+def logistic_path(
+    columns: Floats, died: Floats, weight: Floats, penalties: Sequence[float], l1_ratio: float
+) -> Iterator[tuple[float, Floats]]:
+    """Fit logistic regressions for falling penalties, each from the solution before.
 
     Parameters
     ----------
     columns
-        The model's columns.
-    seed
-        Of the solver.
+        Standardised features, shape (n, p).
+    died
+        1 or 0, shape (n,); both occur.
+    weight
+        Weight of each scan, shape (n,).
+    penalties
+        Per unit of weight; the strongest first.
+    l1_ratio
+        Share of the penalty on absolute values; the rest is on squares.
 
-    Returns
-    -------
-    sklearn.pipeline.Pipeline
-        Steps `prepare` and `model`.
-    """
-    # Rates of change are missing together, where there is no earlier scan; `change_years` says so for all.
-    rates = [name for name in columns if name.startswith("change_") and name != "change_years"]
-    numbers = [name for name in columns if name not in CLINICAL_CATEGORIES and name not in rates]
-    categories = [name for name in columns if name in CLINICAL_CATEGORIES]
-    scale = make_pipeline(MinMaxScaler(clip=True), StandardScaler())
-    encode = OneHotEncoder(
-        categories=[[*CLINICAL_CATEGORIES[name], "missing"] for name in categories],
-        handle_unknown="ignore",
-        sparse_output=False,
-    )
-    prepare = ColumnTransformer(
-        [
-            ("numbers", make_pipeline(_median(add_indicator=True), scale), numbers),
-            ("rates", make_pipeline(_median(add_indicator=False), scale), rates),
-            (
-                "categories",
-                make_pipeline(SimpleImputer(strategy="constant", fill_value="missing"), encode, StandardScaler()),
-                categories,
-            ),
-        ],
-        verbose_feature_names_out=False,
-    )
-    logistic = LogisticRegression(solver="saga", max_iter=3000, tol=1e-3, warm_start=True, random_state=seed)
-    return Pipeline([("prepare", prepare), ("model", logistic)])
-
-
-def _median(add_indicator: bool) -> SimpleImputer:
-    return SimpleImputer(strategy="median", add_indicator=add_indicator, keep_empty_features=True)
-
-
-def known_outcomes(
-    table: pd.DataFrame, horizon_years: float, labels: str
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Give each scan its outcome at a horizon, and the weight with which it counts.
-
-    Parameters
-    ----------
-    table
-        Training scans, with the columns of schema `COHORT`. The weights rest on their follow-up alone.
-    horizon_years
-        Years after the scan.
-    labels
-        The study's rule for short follow-up; under `as_published` no scan is unknown and every weight is 1.
-
-    Returns
-    -------
-    died : numpy.ndarray
-        1 died within the horizon, 0 not or unknown, shape (n,).
-    weight : numpy.ndarray
-        Inverse probability of censoring weight, 0 for an unknown scan, shape (n,).
-    """
-    label = table[label_name(horizon_years)]
-    died = label.fillna(0).to_numpy(dtype=np.int64)
-    if labels == "as_published":
-        return died, np.ones(len(table))
-    followup = table["followup_years"].to_numpy(dtype=float)
-    event = table["event_observed"].to_numpy(dtype=bool)
-    return died, np.where(label.notna(), censoring_weights(followup, event, horizon_years), 0.0)
-
-
-def fit(table: pd.DataFrame, columns: Sequence[str], horizon_years: float, study: Study) -> Fit:
-    """Tune and fit a model of one horizon.
-
-    Every scan counts with its censoring weight, whoever's it is: the model speaks of scans as they come, as its
-    evaluation does. Patients with many scans do not leak, for they are tuned and tested as a whole.
-
-    Parameters
-    ----------
-    table
-        Training scans: the columns of schema `COHORT` and the features.
-    columns
-        The features that the model sees.
-    horizon_years
-        Years after the scan.
-    study
-        The study: labels, inner folds and seed.
-
-    Returns
-    -------
-    Fit
-        Fitted on all scans of known state.
-
-    Raises
+    Yields
     ------
-    NotEstimableError
-        If there is no death, or no survivor, among scans of known state.
+    intercept : float
+        Not penalised.
+    coefficients : numpy.ndarray
+        Log odds ratios, shape (p,).
 
     References
     ----------
-    Zou H, Hastie T. Regularization and variable selection via the elastic net. J R Stat Soc B 2005;67:301-20.
-    Vock DM, et al. Adapting machine learning techniques to censored time-to-event health record data: a
-    general-purpose approach using inverse probability of censoring weighting. J Biomed Inform 2016;61:119-31.
+    Friedman J, Hastie T, Tibshirani R. Regularization paths for generalized linear models via coordinate descent.
+    J Stat Softw 2010;33(1):1-22.
     """
-    died, weight = known_outcomes(table, horizon_years, study.settings.labels)
-    known = weight > 0
-    table, died, weight = table[known], died[known], weight[known]
-    for state, word in ((1, "died within"), (0, "is known to be alive after")):
-        if not (died == state).any():
-            raise NotEstimableError(f"no training scan {word} {horizon_years:g} years")
-    patients = table["patient_id"].to_numpy()
-    data, pipeline = design(table, columns), make_model(columns, study.settings.seed)
-    (penalty, l1_ratio), note = _tune(data, died, weight, patients, pipeline, study)
-    _set_penalty(pipeline["model"], penalty, l1_ratio, weight)
-    pipeline["model"].set_params(max_iter=20_000, warm_start=False)
-    pipeline.fit(data, died, model__sample_weight=weight)
-    return Fit(
-        pipeline,
-        penalty,
-        l1_ratio,
-        len(table),
-        len(set(patients)),
-        int(died.sum()),
-        int((~known).sum()),
-        note,
-    )
+    design = np.column_stack([columns, np.ones(len(columns))])
+    weight = weight / weight.sum()
+
+    def loss(b: Floats) -> tuple[float, Floats, Floats]:
+        predictor = design @ b
+        risk = 1 / (1 + np.exp(-np.clip(predictor, -500, 500)))
+        value = weight @ (np.logaddexp(0, predictor) - died * predictor)
+        hessian = design.T @ (design * (weight * risk * (1 - risk))[:, None])
+        return float(value), design.T @ (weight * (risk - died)), hessian
+
+    share = float(weight @ died)
+    start = np.zeros(design.shape[1])
+    start[-1] = np.log(share / (1 - share))
+    for b in _path(loss, np.arange(len(start)) == len(start) - 1, start, penalties, l1_ratio):
+        yield float(b[-1]), b[:-1]
 
 
-def _set_penalty(model: LogisticRegression, penalty: float, l1_ratio: float, weight: NDArray[np.float64]) -> None:
-    # scikit-learn's C multiplies the sum of losses; dividing by the weight makes the penalty the same for any n.
-    model.set_params(C=1 / (penalty * weight.sum()), l1_ratio=l1_ratio)
+def cox_path(
+    columns: Floats,
+    years: Floats,
+    event: NDArray[np.bool_],
+    weight: Floats,
+    penalties: Sequence[float],
+    l1_ratio: float,
+) -> Iterator[Floats]:
+    """Fit Cox regressions for falling penalties, each from the solution before; ties by Breslow's method.
+
+    Parameters
+    ----------
+    columns
+        Standardised features, shape (n, p).
+    years
+        Follow-up, shape (n,).
+    event
+        Whether it ended with death, shape (n,); at least one.
+    weight
+        Weight of each scan, shape (n,).
+    penalties
+        Per unit of weight; the strongest first.
+    l1_ratio
+        Share of the penalty on absolute values; the rest is on squares.
+
+    Yields
+    ------
+    numpy.ndarray
+        Log hazard ratios, shape (p,).
+
+    References
+    ----------
+    Simon N, Friedman J, Hastie T, Tibshirani R. Regularization paths for Cox's proportional hazards model via
+    coordinate descent. J Stat Softw 2011;39(5):1-13.
+    """
+    order = np.argsort(-years, kind="stable")  # the longest followed first: a risk set is then a beginning
+    design, weight, sets = columns[order], weight[order] / weight.sum(), _risk_sets(years[order], event[order])
+    deaths = np.bincount(sets.of_death, weight[sets.is_death], minlength=len(sets.end))
+    summed = design[sets.is_death].T @ weight[sets.is_death]
+
+    def loss(b: Floats) -> tuple[float, Floats, Floats]:
+        predictor = design @ b
+        highest = predictor.max()
+        hazard = weight * np.exp(predictor - highest)
+        at_risk = np.cumsum(hazard)[sets.end]
+        rate = deaths / at_risk
+        # A scan is in the risk set of every death that is not later than its own end.
+        exposure = hazard * np.append(np.cumsum(rate[::-1])[::-1], 0.0)[sets.first]
+        means = np.cumsum(hazard[:, None] * design, axis=0)[sets.end] / at_risk[:, None]
+        value = deaths @ (np.log(at_risk) + highest) - summed @ b
+        hessian = design.T @ (design * exposure[:, None]) - means.T @ (means * deaths[:, None])
+        return float(value), exposure @ design - summed, hessian
+
+    start = np.zeros(design.shape[1])
+    yield from _path(loss, np.zeros(len(start), dtype=bool), start, penalties, l1_ratio)
 
 
-def _tune(
-    data: pd.DataFrame,
-    died: NDArray[np.int64],
-    weight: NDArray[np.float64],
-    patients: NDArray[Any],
-    pipeline: Pipeline,
-    study: Study,
-) -> tuple[tuple[float, float], str]:
-    """Choose penalty and l1 ratio by the log loss on held-out training patients."""
-    fewest = min(len(set(patients[died == state])) for state in (0, 1))
-    n_folds = min(study.settings.tabular.n_inner_folds, fewest)
-    losses: dict[tuple[float, float], float] = {}
-    splits = (
-        StratifiedGroupKFold(n_folds, shuffle=True, random_state=study.settings.seed).split(data, died, patients)
-        if n_folds >= 2
-        else []
-    )
-    for train, test in splits:
-        if len(set(died[train])) == 2:
-            for chosen, loss in _losses(data, died, weight, train, test, pipeline).items():
-                losses[chosen] = losses.get(chosen, 0.0) + loss
-    if not losses:
-        return (PENALTIES[0], L1_RATIOS[0]), "too few patients to tune: the strongest penalty was used"
-    return min(losses, key=lambda chosen: losses[chosen]), ""
+@dataclass(frozen=True)
+class _RiskSets:
+    """Who is at risk at each time of death, for scans in the order of falling follow-up.
+
+    Attributes
+    ----------
+    end
+        Of each time of death, the latest first: the last scan at risk.
+    first
+        Of each scan: the first of these times, so counted, at which it is at risk; `len(end)` for none.
+    is_death, of_death
+        Which scans died, and at which of the times.
+    """
+
+    end: NDArray[np.int64]
+    first: NDArray[np.int64]
+    is_death: NDArray[np.bool_]
+    of_death: NDArray[np.int64]
 
 
-def _losses(
-    data: pd.DataFrame,
-    died: NDArray[np.int64],
-    weight: NDArray[np.float64],
-    train: NDArray[np.int64],
-    test: NDArray[np.int64],
-    pipeline: Pipeline,
-) -> dict[tuple[float, float], float]:
-    # A fresh copy: a warm start from other patients' fit may have other columns.
-    prepare, model = clone(pipeline["prepare"]), clone(pipeline["model"])
-    known = prepare.fit_transform(data.iloc[train])
-    held_out = prepare.transform(data.iloc[test])
-    losses = {}
-    for l1_ratio in L1_RATIOS:
-        for penalty in PENALTIES:
-            _set_penalty(model, penalty, l1_ratio, weight[train])
-            with warnings.catch_warnings():
-                # A weak penalty that has not quite converged is judged by its risks like the others.
-                warnings.simplefilter("ignore", ConvergenceWarning)
-                model.fit(known, died[train], sample_weight=weight[train])
-            risk = model.predict_proba(held_out)[:, 1]
-            loss = log_loss(died[test], risk, sample_weight=weight[test], normalize=False, labels=[0, 1])
-            losses[penalty, l1_ratio] = float(loss)
-    return losses
+def _risk_sets(falling_years: Floats, event: NDArray[np.bool_]) -> _RiskSets:
+    times = np.unique(falling_years[event])[::-1]
+    end = np.searchsorted(-falling_years, -times, side="right") - 1
+    first = np.searchsorted(-times, -falling_years, side="left")
+    return _RiskSets(end, first, event, first[event])
+
+
+def breslow(years: Floats, event: NDArray[np.bool_], weight: Floats, predictor: Floats, horizons: Floats) -> Floats:
+    """Estimate the cumulative baseline hazard of proportional hazards at some horizons.
+
+    Parameters
+    ----------
+    years, event, weight
+        Follow-up of the training scans, whether it ended with death, and their weights, each of shape (n,).
+    predictor
+        Log hazard ratio of each, shape (n,).
+    horizons
+        Years after the scan, shape (h,).
+
+    Returns
+    -------
+    numpy.ndarray
+        The cumulative hazard of a scan whose log hazard ratio is 0, shape (h,).
+
+    References
+    ----------
+    Breslow NE. Discussion of Cox's regression models and life-tables. J R Stat Soc B 1972;34:216-7.
+    """
+    order = np.argsort(-years, kind="stable")
+    sets = _risk_sets(years[order], event[order])
+    weight = weight[order]
+    at_risk = np.cumsum(weight * np.exp(predictor[order]))[sets.end]
+    deaths = np.bincount(sets.of_death, weight[sets.is_death], minlength=len(sets.end))
+    times = years[order][sets.end]
+    return np.array([(deaths / at_risk)[times <= horizon].sum() for horizon in horizons])

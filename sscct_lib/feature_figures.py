@@ -1,20 +1,25 @@
 """The plots of notebook 03: which features are stable, and which a model weighs."""
 
+import textwrap
+from collections.abc import Sequence
+
 import pandas as pd
 from matplotlib.figure import Figure
 
 from sscct_lib.figures import GREY, INK, PALETTE, new_figure, styled
-from sscct_lib.wording import class_in_words
+from sscct_lib.wording import class_in_words, in_words, unit_of
 
 
 @styled
-def feature_weights(table: pd.DataFrame, title: str = "") -> Figure:
-    """Draw the coefficient of each feature in each fold.
+def feature_weights(weights: pd.DataFrame, features: Sequence[str], title: str = "") -> Figure:
+    """Draw the weight of each feature in each fit, and in how many fits it was chosen.
 
     Parameters
     ----------
-    table
-        From `tabular.leading_features`.
+    weights
+        From `effects.feature_weights`.
+    features
+        Which to draw, from the top down.
     title
         Above the figure.
 
@@ -22,20 +27,65 @@ def feature_weights(table: pd.DataFrame, title: str = "") -> Figure:
     -------
     matplotlib.figure.Figure
     """
-    features = list(dict.fromkeys(table["feature"]))
-    figure, axes = new_figure(1.2 + 0.36 * max(len(features), 3))
+    figure, axes = new_figure(1.2 + 0.42 * max(len(features), 3))
     axis = axes[0, 0]
     axis.axvline(0, color=GREY, lw=1)
+    labels = []
     for place, feature in enumerate(features):
-        weights = table.loc[table["feature"] == feature, "coefficient"]
-        axis.plot([weights.min(), weights.max()], [place, place], color=PALETTE[0], lw=3, alpha=0.35)
-        axis.scatter(weights, [place] * len(weights), color=PALETTE[0], s=28, zorder=3)
-        axis.plot(weights.mean(), place, marker="|", color=INK, ms=16, mew=2, zorder=4)
-    axis.set_yticks(range(len(features)), features)
+        values = weights.loc[weights["feature"] == feature, "coefficient"]
+        axis.plot([values.min(), values.max()], [place, place], color=PALETTE[0], lw=3, alpha=0.35)
+        axis.scatter(values, [place] * len(values), color=PALETTE[0], s=20, zorder=3)
+        axis.plot(values.mean(), place, marker="|", color=INK, ms=16, mew=2, zorder=4)
+        labels.append(f"{_wrapped(feature)}\nin {int((values != 0).sum())} of {len(values)} fits")
+    axis.set_yticks(range(len(features)), labels, fontsize=9)
     axis.invert_yaxis()
-    axis.set_xlabel("log odds ratio per standard deviation\n(right: more risk)")
+    axis.set_xlabel("log hazard ratio per standard deviation\n(right: more risk)")
     axis.set_title(title, loc="left")
     return figure
+
+
+def _wrapped(feature: str, width: int = 34) -> str:
+    return "\n".join(textwrap.wrap(in_words(feature), width))
+
+
+@styled
+def feature_effects(effects: pd.DataFrame, title: str = "") -> Figure:
+    """Draw how the risk changes along each feature.
+
+    Parameters
+    ----------
+    effects
+        From `effects.accumulated_effects`.
+    title
+        Above the figure.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        A panel a feature; ticks below the curve are tenths of the scans.
+    """
+    features = list(dict.fromkeys(effects["feature"]))
+    n_rows = max(1, -(-len(features) // 2))
+    figure, axes = new_figure(0.7 + 2.0 * n_rows, n_rows, 2, sharey=True)
+    for axis in axes.flat[len(features) :]:
+        axis.axis("off")
+    for axis, feature in zip(axes.flat, features, strict=False):
+        rows = effects[effects["feature"] == feature]
+        axis.axhline(0, color=GREY, lw=1)
+        axis.fill_between(rows["value"], 100 * rows["low"], 100 * rows["high"], color=PALETTE[0], alpha=0.25, lw=0)
+        axis.plot(rows["value"], 100 * rows["effect"], color=PALETTE[0], lw=2)
+        axis.plot(rows["value"], [0.03] * len(rows), "|", color=INK, ms=7, transform=axis.get_xaxis_transform())
+        axis.set_xlabel(f"{_wrapped(feature, 38)}{_unit(feature)}", fontsize=9)
+        axis.tick_params(labelsize=9)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("risk, points", fontsize=10)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=13)
+    return figure
+
+
+def _unit(feature: str) -> str:
+    unit = unit_of(feature)
+    return f", {unit}" if unit else ""
 
 
 @styled

@@ -3,9 +3,13 @@
 import pandas as pd
 
 from sscct_lib.cohort import DAYS_PER_YEAR
-from sscct_lib.elastic_net import CLINICAL_CATEGORIES, CLINICAL_NUMBERS, NotEstimableError
+from sscct_lib.harmonisation import scanner
+from sscct_lib.study import StudyError
+from sscct_lib.tables import SEXES, SUBTYPES
 
-MODELS = {
+CLINICAL_NUMBERS = ["age_years", "fvc_percent", "dlco_percent"]
+CLINICAL_CATEGORIES = {"sex": SEXES, "ssc_subtype": SUBTYPES}
+FEATURE_SETS = {
     "Clinical": ("clinical",),
     "Quantitative CT": ("qct",),
     "Clinical + quantitative CT": ("clinical", "qct"),
@@ -13,11 +17,15 @@ MODELS = {
     "Radiomics + change": ("radiomics", "change"),
     "All features": ("clinical", "qct", "radiomics", "change"),
 }
-"""The feature groups that each model sees."""
+"""The feature groups that each set holds."""
 
 RADIOMICS = ("original_", "log-sigma-", "wavelet-")
 PREFIXES = {"qct": ("qct_",), "radiomics": RADIOMICS, "change": ("change_",)}
 MIN_CHANGE_DAYS = 90  # a shorter time makes a rate of change out of noise
+
+
+class NotEstimableError(ValueError):
+    """A model cannot be fitted on these patients; the message says why."""
 
 
 def join(cohort: pd.DataFrame, features: pd.DataFrame) -> pd.DataFrame:
@@ -33,10 +41,24 @@ def join(cohort: pd.DataFrame, features: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        The scans of the cohort that have features, in the order of the cohort, with `add_change`.
+        The scans of the cohort that have features, in the order of the cohort, with `scanner` and `add_change`. A scan
+        without follow-up is not in the cohort.
+
+    Raises
+    ------
+    StudyError
+        If a scan belongs to another patient in the cohort.
     """
+    patient = cohort.set_index("scan_id")["patient_id"].reindex(features["scan_id"]).to_numpy()
+    others = features.loc[pd.notna(patient) & (patient != features["patient_id"].to_numpy()), "scan_id"]
+    if len(others):
+        raise StudyError(
+            f"The feature table gives {len(others)} scan(s) to another patient than the cohort does "
+            f"({', '.join(others[:5])}). The manifest changed after it was made: run `03_radiomics` again."
+        )
     usable = features[features["status"] == "ok"].drop(columns=["patient_id", "status", "reason"])
-    return add_change(cohort.merge(usable, on="scan_id", validate="one_to_one"))
+    joined = cohort.merge(usable, on="scan_id", validate="one_to_one")
+    return add_change(joined.assign(scanner=scanner(joined)))
 
 
 def add_change(table: pd.DataFrame) -> pd.DataFrame:
@@ -68,13 +90,13 @@ def add_change(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([table, rates.assign(change_years=years)], axis=1)
 
 
-def feature_columns(model: str, table: pd.DataFrame) -> list[str]:
-    """List the columns that a model sees.
+def feature_columns(feature_set: str, table: pd.DataFrame) -> list[str]:
+    """List the columns of a feature set.
 
     Parameters
     ----------
-    model
-        A name in `MODELS`.
+    feature_set
+        A name in `FEATURE_SETS`.
     table
         From `join`.
 
@@ -89,7 +111,7 @@ def feature_columns(model: str, table: pd.DataFrame) -> list[str]:
         If there is none.
     """
     names: list[str] = []
-    for group in MODELS[model]:
+    for group in FEATURE_SETS[feature_set]:
         if group == "clinical":
             names += [name for name in [*CLINICAL_NUMBERS, *CLINICAL_CATEGORIES] if name in table]
         else:

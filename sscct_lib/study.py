@@ -7,7 +7,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -129,13 +129,35 @@ class RadiomicsSettings(Section):
     wavelet: bool = Field(False, description="features of the eight wavelet bands too")
 
 
+FeatureSet = Literal[
+    "Clinical", "Quantitative CT", "Clinical + quantitative CT", "Radiomics", "Radiomics + change", "All features"
+]
+
+
 class TabularSettings(Section):
     """Models on tables of features."""
 
+    feature_sets: tuple[FeatureSet, ...] = Field(
+        get_args(FeatureSet), min_length=1, description="each has its model: an elastic-net Cox regression"
+    )
+    compared: tuple[Literal["logistic", "forest", "boosting", "harmonised"], ...] = Field(
+        ("logistic", "forest", "boosting", "harmonised"),
+        description="other estimators beside it, and itself after ComBat over scanners (harmonised)",
+    )
+    compared_on: tuple[FeatureSet, ...] = Field(
+        ("Clinical + quantitative CT", "All features"), description="feature sets on which these are tried"
+    )
+    n_repeats: Count = Field(
+        3, description="times that cross-validation is repeated, each with other folds; risks are averaged"
+    )
     n_inner_folds: Annotated[int, Field(ge=2)] = Field(3, description="folds inside the training patients")
     n_stability_scans: Annotated[int, Field(ge=0)] = Field(
         40, description="scans that are perturbed to see which features are stable; 0: every feature is used"
     )
+    max_correlation: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.95, description="correlation between two features above which a model keeps only the first"
+    )
+    n_trees: Count = Field(100, description="trees of a survival forest")
     min_icc: Annotated[float, Field(ge=0, le=1)] = Field(
         0.75, description="agreement, ICC(2,1), below which a feature is left out of a model"
     )

@@ -98,3 +98,32 @@ def kind_in_words(feature: str) -> str:
     if feature == "qct_volume_l":
         return "lung volume"
     return "quantitative CT: density" if feature.startswith("qct_") else class_in_words(feature)
+
+
+def unit_of(feature: str) -> str:
+    """Name the unit of a feature: years, %, HU, litres; empty where it has none, or it is PyRadiomics' own.
+
+    Parameters
+    ----------
+    feature
+        A column of a feature table.
+
+    Returns
+    -------
+    str
+        With "a year" for a rate of change.
+    """
+    if feature.startswith("change_") and feature != "change_years":
+        unit = unit_of(feature.removeprefix("change_"))
+        return f"{unit} a year" if unit else ""
+    if feature in ("age_years", "change_years"):
+        return "years"
+    if feature in ("fvc_percent", "dlco_percent"):
+        return "% predicted"
+    measure = feature.removeprefix("qct_")
+    if measure == feature:
+        return ""
+    if measure.startswith("volume_l"):
+        return "litres"
+    is_density = measure.startswith(("mean_hu", "sd_hu")) or measure.endswith("_hu")
+    return "HU" if is_density else ""

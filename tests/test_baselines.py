@@ -10,10 +10,15 @@ from sklearn.linear_model import LogisticRegression
 from sscct_lib import baselines
 from sscct_lib.cohort import horizon_labels, label_name
 from sscct_lib.manifest import read_manifest
+from sscct_lib.risk_models import known_outcomes, survival_outcome
 from sscct_lib.study import CohortSettings, Settings, Study
 from tests.test_horizons import make_cohort
 
 HORIZONS = (1.0, 3.0, 5.0)
+
+
+def outcome_of(table: pd.DataFrame):
+    return survival_outcome(table["followup_years"].to_numpy(), table["event_observed"].to_numpy())
 
 
 def patient(**values) -> pd.DataFrame:
@@ -122,7 +127,7 @@ def test_a_stage_has_the_weighted_share_of_deaths_of_the_training_folds(table, s
     predictions, _ = baselines.predict(table, study)
     staged = baselines.with_scores(table)
     training, tested = staged[staged["fold"] != 1], staged[staged["fold"] == 1]
-    died, weight = baselines.known_outcomes(training, 1.0, "censored_unknown")
+    died, weight = known_outcomes(outcome_of(training), 1.0, "censored_unknown")
     risk = predictions.query("model == 'Goh stage' and horizon_years == 1").set_index("scan_id")["risk"]
     for stage in (0.0, 1.0):
         same = (training["goh_extensive"] == stage).to_numpy()
@@ -134,7 +139,7 @@ def test_a_stage_has_the_weighted_share_of_deaths_of_the_training_folds(table, s
 def test_risk_of_age_and_sex_is_that_of_a_plain_weighted_logistic_regression(table, study):
     predictions, _ = baselines.predict(table, study)
     training, tested = table[table["fold"] != 0], table[table["fold"] == 0]
-    died, weight = baselines.known_outcomes(training, 1.0, "censored_unknown")
+    died, weight = known_outcomes(outcome_of(training), 1.0, "censored_unknown")
     values = [
         rows["age_years"].clip(training["age_years"][weight > 0].min(), training["age_years"][weight > 0].max())
         for rows in (training, tested)

@@ -1,12 +1,21 @@
+from typing import get_args
+
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sscct_lib.elastic_net import NotEstimableError
-from sscct_lib.feature_sets import MIN_CHANGE_DAYS, MODELS, add_change, feature_columns, join
-from sscct_lib.wording import in_words
+from sscct_lib.feature_sets import (
+    FEATURE_SETS,
+    MIN_CHANGE_DAYS,
+    NotEstimableError,
+    add_change,
+    feature_columns,
+    join,
+)
+from sscct_lib.study import FeatureSet, StudyError
+from sscct_lib.wording import in_words, unit_of
 
 
 def test_scans_without_features_are_left_out_of_the_join() -> None:
@@ -23,6 +32,33 @@ def test_scans_without_features_are_left_out_of_the_join() -> None:
     joined = join(cohort, features)
     kept = joined[["scan_id", "patient_id", "qct_mean_hu"]].to_dict("records")
     assert kept == [{"scan_id": "c", "patient_id": "q", "qct_mean_hu": 1.0}]
+
+
+def test_a_scan_of_another_patient_than_in_the_cohort_is_refused() -> None:
+    cohort = pd.DataFrame({"scan_id": ["a"], "patient_id": ["p"], "scan_day": [0]})
+    features = pd.DataFrame({"scan_id": ["a"], "patient_id": ["q"], "status": ["ok"], "reason": [""]})
+    with pytest.raises(StudyError, match=r"1 scan\(s\) to another patient than the cohort does \(a\)"):
+        join(cohort, features)
+
+
+def test_settings_name_the_feature_sets_that_there_are() -> None:
+    assert list(get_args(FeatureSet)) == list(FEATURE_SETS)
+
+
+@pytest.mark.parametrize(
+    ("name", "unit"),
+    [
+        ("age_years", "years"),
+        ("qct_p05_hu", "HU"),
+        ("qct_mean_hu_lower_minus_upper", "HU"),
+        ("qct_high_attenuation_share_peel", ""),
+        ("change_qct_volume_l", "litres a year"),
+        ("qct_skewness", ""),
+        ("original_glcm_Id", ""),
+    ],
+)
+def test_units(name: str, unit: str) -> None:
+    assert unit_of(name) == unit
 
 
 def test_change_is_per_year_since_the_last_scan_long_enough_before() -> None:
@@ -70,7 +106,7 @@ def test_each_model_sees_its_columns_and_no_empty_one() -> None:
             "settings_hash": ["a", "a"],
         }
     )
-    columns = {model: set(feature_columns(model, table)) for model in MODELS}
+    columns = {model: set(feature_columns(model, table)) for model in FEATURE_SETS}
     assert columns["Clinical"] == {"age_years"}
     assert columns["Quantitative CT"] == {"qct_mean_hu"}
     assert columns["Radiomics"] == {"original_glcm_Id", "wavelet-LLH_glcm_Id"}

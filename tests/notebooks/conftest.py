@@ -17,7 +17,7 @@ demo: {n_patients: 12, spacing_mm: 5.0}
 images: {spacing_mm: 5.0}
 cohort: {n_folds: 2}
 radiomics: {spacing_mm: 5.0}
-tabular: {n_inner_folds: 2, n_stability_scans: 8}
+tabular: {n_inner_folds: 2, n_stability_scans: 8, n_repeats: 1, n_trees: 10, compared_on: [Quantitative CT]}
 deep:
   resnet18: {size: 32, epochs: 1}
   densenet121: {size: 32, epochs: 1}

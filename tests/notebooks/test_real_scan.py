@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from sscct_lib import tabular, training
+from sscct_lib import saved_models, training
 from sscct_lib.lungs import load_lungs
 from sscct_lib.radiomics import extract_scans
 from sscct_lib.study import load_study
@@ -67,7 +67,7 @@ def test_every_trained_model_gives_it_risks(ingested, finished):
     features = extract_scans(ingested, rows)
     assert features["status"].tolist() == ["ok"]
     assert sum(name.startswith("original_") for name in features) == 107
-    risks = [tabular.predict_risks(finished.models, features)]
+    risks = [saved_models.predict_risks(finished.models, features)]
     risks += [training.predict_risks(finished, name, ingested, rows) for name in ("resnet18", "densenet121", "swin")]
     table = pd.concat(risks, ignore_index=True)
     assert table["risk"].between(0, 1).all()
