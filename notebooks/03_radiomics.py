@@ -25,6 +25,7 @@ n_repeats: int = None  # times that cross-validation is repeated; none: as in st
 n_stability_scans: int = None  # scans that are perturbed to see which features are stable; none: as in study.yaml
 
 # %% tags=["hide-input"]
+from IPython.display import Markdown
 from myst_nb import glue
 
 from sscct_lib import (
@@ -33,6 +34,7 @@ from sscct_lib import (
     effects,
     feature_figures,
     feature_sets,
+    figures,
     importance,
     lungs,
     radiomics,
@@ -40,7 +42,7 @@ from sscct_lib import (
     stability,
     tabular,
 )
-from sscct_lib.cohort import label_name
+from sscct_lib.cohort import flow_text, label_name, select_features
 from sscct_lib.study import load_study
 from sscct_lib.tables import COHORT, LUNGS, PREDICTIONS, RADIOMICS, read_table, write_table
 
@@ -67,6 +69,17 @@ n_failed = int((features["status"] == "failed").sum())
 glue("n_scans_features", len(features) - n_failed, display=False)
 glue("n_scans_features_failed", n_failed, display=False)
 features.loc[features["status"] == "failed", ["scan_id", "reason"]]
+
+# %% [markdown]
+# The flow of the chapter on the lungs goes on: scans without features are left out to the right, and the table above
+# says why.
+
+# %% tags=["hide-input"]
+flow = select_features(cohort, features)
+figures.flow_diagram(flow)
+
+# %% tags=["hide-input"]
+Markdown(f"In words: {flow_text(flow)}")
 
 # %% [markdown]
 # Quantitative CT over all scans: half of the scans lie below the median, one in ten below `p10`, one in ten above

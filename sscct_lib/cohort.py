@@ -193,6 +193,30 @@ def select_masks(cohort: pd.DataFrame, lungs: pd.DataFrame) -> list[FlowStep]:
     ]
 
 
+def select_features(cohort: pd.DataFrame, features: pd.DataFrame) -> list[FlowStep]:
+    """Count the scans of the cohort that are left out because their features could not be computed.
+
+    Parameters
+    ----------
+    cohort
+        Schema `COHORT`.
+    features
+        Schema `RADIOMICS`; scans of the cohort without a usable mask are not in it.
+
+    Returns
+    -------
+    list of FlowStep
+        The boxes of the flow diagram from usable masks to what the models on features see.
+    """
+    status = features.set_index("scan_id")["status"].reindex(cohort["scan_id"]).to_numpy()
+    failed, done = status == "failed", status == "ok"
+    return [
+        _step("Scans with a usable mask", cohort[failed | done], False),
+        _step("Features could not be computed", cohort[failed], True),
+        _step("Scans with features", cohort[done], False),
+    ]
+
+
 def _step(label: str, rows: pd.DataFrame, excluded: bool) -> FlowStep:
     return FlowStep(label, len(rows), rows["patient_id"].nunique(), excluded)
 

@@ -16,6 +16,7 @@ from sscct_lib.cohort import (
     horizon_labels,
     horizons_without_deaths,
     select,
+    select_features,
     select_masks,
 )
 from sscct_lib.cohort_tables import characteristics, fold_counts, label_counts
@@ -186,3 +187,13 @@ def test_flow_goes_on_to_the_masks(study_of, manifest_frame):
     flow = select_masks(cohort, lungs)
     assert [step.n_scans for step in flow] == [4, 1, 1, 2]
     assert flow_text(flow).startswith("Scans in the cohort: 4 scans of 3 patients. No mask could be made: 1 scan of 1")
+
+
+def test_scans_whose_features_failed_are_counted():
+    cohort = pd.DataFrame({"scan_id": ["a1", "a2", "b1", "c1"], "patient_id": ["a", "a", "b", "c"]})
+    features = pd.DataFrame({"scan_id": ["b1", "a1", "a2"], "status": ["failed", "ok", "ok"]})
+    flow = select_features(cohort, features)
+    assert [(step.n_scans, step.n_patients, step.excluded) for step in flow] == [
+        (3, 2, False), (1, 1, True), (2, 1, False),
+    ]  # fmt: skip
+    assert "Features could not be computed: 1 scan of 1 patient, left out." in flow_text(flow)

@@ -1,7 +1,7 @@
 """Seconds, memory and values of PyRadiomics' features: PyRadiomics as installed, other tools, and ours.
 
-    python benchmarks/radiomics.py SCAN [--spacing 2 1.5 native] [--tools ours pyradiomics nyxus mirp]
-                                        [--python nyxus=VENV/bin/python mirp=VENV/bin/python]
+    python benchmarks/radiomics_speed.py SCAN [--spacing 2 1.5 native] [--tools ours pyradiomics nyxus mirp]
+                                              [--python nyxus=VENV/bin/python mirp=VENV/bin/python]
 
 SCAN is a folder of DICOM slices or a NIfTI file of a chest CT. Each tool runs in a process of its own, on one thread,
 on the same resampled image and mask; reading, masking and resampling are not timed. Seconds are of processor time, so
@@ -28,11 +28,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-# This file is named for what it times, as PyRadiomics is: its own folder must not hide that package.
-sys.path = [path for path in sys.path if Path(path or ".").resolve() != Path(__file__).parent.resolve()]
-
-import numpy as np  # noqa: E402
-import SimpleITK as sitk  # noqa: E402
+import numpy as np
+import SimpleITK as sitk
 
 BIN_WIDTH = 25.0
 HU_RANGE = (-1024, 600)
@@ -212,9 +209,11 @@ def largest_difference(one: dict[str, float], other: dict[str, float]) -> str:
 
 def lungs_at(scan: Path, spacing: str, folder: Path) -> Path:
     """Write image and mask of both lungs at a spacing, and return where."""
+    from scipy import ndimage
+
     from sscct_lib.images import read_volume
     from sscct_lib.lungs import threshold_mask
-    from sscct_lib.radiomics import resample
+    from sscct_lib.radiomics import FILTER_MARGIN, resample
     from sscct_lib.study import StudyError
 
     if scan.is_dir():
@@ -232,8 +231,11 @@ def lungs_at(scan: Path, spacing: str, folder: Path) -> Path:
         image, mask = resample(image, mask, float(spacing))
     image = sitk.Cast(sitk.Clamp(image, sitk.sitkInt16, *HU_RANGE), sitk.sitkInt16)
     mask = sitk.Cast(mask > 0, sitk.sitkUInt8)
-    sitk.WriteImage(image, str(folder / "image.nii"))
-    sitk.WriteImage(mask, str(folder / "mask.nii"))
+    # Cut to the lungs and what PyRadiomics keeps around them when it resamples.
+    box = ndimage.find_objects(sitk.GetArrayViewFromImage(mask))[0][::-1]
+    cut = tuple(slice(max(0, side.start - FILTER_MARGIN), side.stop + FILTER_MARGIN) for side in box)
+    sitk.WriteImage(image[cut], str(folder / "image.nii"))
+    sitk.WriteImage(mask[cut], str(folder / "mask.nii"))
     return folder
 
 
