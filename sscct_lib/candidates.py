@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 from joblib import Parallel, delayed
 
-from sscct_lib.dicom import Series, find_series, read_headers, stack, step_mm, why_unusable
+from sscct_lib.dicom import Series, find_series, read_headers
+from sscct_lib.dicom_frames import stack, step_mm, why_unusable
 from sscct_lib.dicom_masks import referred_series
 from sscct_lib.series_choice import is_lossy, known_kernel, known_manufacturer, preference
 from sscct_lib.study import StudyError

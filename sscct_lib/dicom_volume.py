@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from pydicom.pixels.utils import get_expected_length
 from scipy import ndimage
 
-from sscct_lib.dicom import UNREADABLE, Frame, Series, first_rescale, quiet_pydicom, stack, step_mm
+from sscct_lib.dicom import UNREADABLE, Series, quiet_pydicom
+from sscct_lib.dicom_frames import Frame, first_rescale, stack, step_mm
 from sscct_lib.images import AIR_HU
 from sscct_lib.scans import ScanError
 

@@ -5,7 +5,8 @@ from typing import Any
 
 from pydicom.uid import HTJ2K, JPEG2000, JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless
 
-from sscct_lib.dicom import Frame, Series, length_mm, step_mm
+from sscct_lib.dicom import Series
+from sscct_lib.dicom_frames import Frame, length_mm, step_mm
 
 THIN_MM = 1.5
 WHOLE_THORAX_MM = 200.0
@@ -86,9 +87,9 @@ def preference(series: Series, frames: list[Frame], kernel: str) -> tuple[Any, .
     Parameters
     ----------
     series
-        A series for which `dicom.why_unusable` found nothing.
+        A series for which `dicom_frames.why_unusable` found nothing.
     frames
-        Its slices, from `dicom.stack`.
+        Its slices, from `dicom_frames.stack`.
     kernel
         Kind of kernel that is wanted: `soft` or `sharp`.
 

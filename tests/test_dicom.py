@@ -25,7 +25,8 @@ from pydicom.uid import (
 )
 
 from sscct_lib.candidates import find_candidates
-from sscct_lib.dicom import find_series, read_headers, why_unusable
+from sscct_lib.dicom import find_series, read_headers
+from sscct_lib.dicom_frames import why_unusable
 from sscct_lib.dicom_volume import read_series
 from sscct_lib.scans import ScanError
 from tests.dicom_samples import STEP_MM, enhanced, hounsfield, save, series, slice_of

@@ -1,0 +1,218 @@
+"""The slices of a DICOM series: where each lies in the patient, which of them form a volume, and whether it is a chest.
+
+Messages about a series never name a file, since file names of an export may hold names of patients.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sscct_lib.dicom import Series
+from sscct_lib.scans import ScanError
+
+CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
+ENHANCED_CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2.1"
+FEWEST_SLICES = 20
+THORAX_MM = 150.0  # a shorter stack holds no whole thorax
+AXIAL_COSINE = 0.85  # a gantry tilts by up to 30 degrees
+SAME_POSITION_MM = 0.01
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One slice: where its pixels are, and where it lies in the patient.
+
+    Attributes
+    ----------
+    path
+        The DICOM file.
+    index
+        Frame in the file, from 0.
+    header
+        Header of the file.
+    position
+        Centre of the first pixel, LPS mm, shape (3,).
+    axes
+        Directions along a row and along a column, shape (2, 3).
+    pixel_mm
+        Distance of pixels along a row and along a column.
+    rescale
+        Slope and intercept that turn stored values to Hounsfield units.
+    """
+
+    path: Path
+    index: int
+    header: Any
+    position: NDArray[np.float64]
+    axes: NDArray[np.float64]
+    pixel_mm: tuple[float, float]
+    rescale: tuple[float, float]
+
+    @property
+    def normal(self) -> NDArray[np.float64]:
+        """Direction across the slice."""
+        return np.cross(*self.axes)
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        """What all slices of one volume have in common."""
+        plane = tuple(np.round(self.axes.ravel(), 3) + 0.0)
+        pixel = tuple(round(side, 4) for side in self.pixel_mm)
+        return int(self.header.Rows), int(self.header.Columns), plane, pixel
+
+
+def why_unusable(series: Series) -> str:
+    """Say from the headers why a series is no chest CT; empty when it may be one."""
+    if not series.headers:
+        return f"damaged headers in all {series.n_damaged} file(s)"
+    if series.kind != "CT":
+        return f"{series.kind}, not a CT volume"
+    if series.get("SOPClassUID") not in (CT_IMAGE, ENHANCED_CT_IMAGE):
+        return "CT, but no CT images (a report, a screenshot or a dose sheet)"
+    if series.get("SamplesPerPixel") not in ("", "1"):
+        return "CT in colour: a picture, no Hounsfield units"
+    if len({str(header.get("PatientID", "")) for header, _ in series.headers}) > 1:
+        return "files of several patients under one SeriesInstanceUID"
+    try:
+        frames, _ = stack(series)
+    except ScanError as error:
+        return str(error)
+    if abs(frames[0].normal[2]) < AXIAL_COSINE:
+        return "not axial: a coronal or sagittal reformation"
+    if len(frames) < FEWEST_SLICES:
+        return f"{len(frames)} slices, expected at least {FEWEST_SLICES}"
+    if (length := length_mm(frames)) < THORAX_MM:
+        return f"{length:.0f} mm long, expected at least {THORAX_MM:.0f} mm for a whole thorax"
+    return ""
+
+
+def length_mm(frames: list[Frame]) -> float:
+    """Distance from the first slice to the last, mm."""
+    return float(abs((frames[-1].position - frames[0].position) @ frames[0].normal))
+
+
+def step_mm(frames: list[Frame]) -> float:
+    """Median distance between neighbouring slices, mm."""
+    positions = np.array([frame.position @ frames[0].normal for frame in frames])
+    return float(np.median(np.diff(positions)))
+
+
+def stack(series: Series) -> tuple[list[Frame], list[str]]:
+    """Choose the slices of a series that form one volume, and order them along their normal.
+
+    Parameters
+    ----------
+    series
+        Of CT images.
+
+    Returns
+    -------
+    frames : list of Frame
+        From the first to the last along the normal of the slices; for axial ones from feet to head.
+    notes : list of str
+        What was left out, in words.
+
+    Raises
+    ------
+    ScanError
+        If slices have no geometry, or two of them cannot be told apart.
+    """
+    frames, notes = _distinct(series)
+    common, n_common = Counter(frame.shape for frame in frames).most_common(1)[0]
+    if n_common < len(frames):
+        notes.append(f"{len(frames) - n_common} slice(s) of another size or orientation left out")
+        frames = [frame for frame in frames if frame.shape == common]
+    normal = frames[0].normal
+
+    def along(frame: Frame) -> float:
+        return round(float(frame.position @ normal) / SAME_POSITION_MM) * SAME_POSITION_MM
+
+    if len({along(frame) for frame in frames}) < len(frames):
+        frames = _one_acquisition(frames, notes)
+
+    def place(frame: Frame) -> tuple[float, int, int]:
+        return along(frame), int(frame.header.get("InstanceNumber", None) or 0), frame.index
+
+    ordered = sorted(frames, key=place)
+    if len({place(frame) for frame in frames}) < len(frames):
+        raise ScanError("two images at one place with one number: it cannot be told which of them belong together")
+    single = [next(same) for _, same in groupby(ordered, key=along)]
+    if len(single) < len(ordered):
+        notes.append(f"{len(ordered) - len(single)} slice(s) at the place of another left out")
+    return single, notes
+
+
+def _distinct(series: Series) -> tuple[list[Frame], list[str]]:
+    by_uid = {str(header.get("SOPInstanceUID", path)): (header, path) for header, path in reversed(series.headers)}
+    files = list(reversed(by_uid.values()))
+    n_duplicates = len(series.headers) - len(files)
+    notes = [f"{n_duplicates} duplicate file(s) left out"] if n_duplicates else []
+    if series.n_damaged:
+        notes.append(f"{series.n_damaged} file(s) with a damaged header left out")
+    return [frame for header, path in files for frame in _frames(header, path)], notes
+
+
+def _frames(header: Any, path: Path) -> list[Frame]:
+    """List the slices of a file: one, or one for each frame of an enhanced multi-frame file."""
+    per_frame = header.get("PerFrameFunctionalGroupsSequence", None)
+    try:
+        if per_frame is None:
+            return [_frame(path, 0, header, header, header, header, header)]
+        shared = header.SharedFunctionalGroupsSequence[0]
+        return [_enhanced_frame(path, index, header, groups, shared) for index, groups in enumerate(per_frame)]
+    except (AttributeError, TypeError, ValueError, IndexError, KeyError) as error:
+        raise ScanError("slices without position, orientation or pixel spacing: no volume can be made") from error
+
+
+def first_rescale(header: Any) -> tuple[float, float]:
+    """Give slope and intercept of the first frame of a file, from its header."""
+    return _frames(header, Path())[0].rescale
+
+
+def _enhanced_frame(path: Path, index: int, header: Any, groups: Any, shared: Any) -> Frame:
+    def group(name: str) -> Any:
+        return (groups if name in groups else shared)[name].value[0]
+
+    transformation = "PixelValueTransformationSequence"
+    has_rescale = transformation in groups or transformation in shared
+    return _frame(
+        path,
+        index,
+        header,
+        group("PlanePositionSequence"),
+        group("PlaneOrientationSequence"),
+        group("PixelMeasuresSequence"),
+        group(transformation) if has_rescale else header,
+    )
+
+
+def _frame(path: Path, index: int, header: Any, position: Any, orientation: Any, measures: Any, rescale: Any) -> Frame:
+    axes = np.array(orientation.ImageOrientationPatient, dtype=float).reshape(2, 3)
+    axes = axes / np.linalg.norm(axes, axis=1, keepdims=True)
+    between_rows, between_columns = (float(side) for side in measures.PixelSpacing)
+    return Frame(
+        path,
+        index,
+        header,
+        np.array(position.ImagePositionPatient, dtype=float).reshape(3),
+        axes,
+        (between_columns, between_rows),
+        (float(rescale.get("RescaleSlope", None) or 1), float(rescale.get("RescaleIntercept", None) or 0)),
+    )
+
+
+def _one_acquisition(frames: list[Frame], notes: list[str]) -> list[Frame]:
+    """Where a series passes over the thorax more than once, keep the pass with most slices."""
+    passes: dict[str, list[Frame]] = {}
+    for frame in frames:
+        passes.setdefault(str(frame.header.get("AcquisitionNumber", None)), []).append(frame)
+    if len(passes) == 1:
+        return frames
+    longest = max(passes.values(), key=len)
+    notes.append(f"{len(passes)} acquisitions in one series; the one with most slices ({len(longest)}) was taken")
+    return longest
