@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pandera.pandas as pa
@@ -150,7 +151,7 @@ def run_page(study: Study) -> str:
         "Commit of the project": ", ".join(commits) or "unknown",
         "Seed": str(study.settings.seed),
         "SHA-256 of the manifest": _sha256(study.folder / MANIFEST_FILE),
-        "Notebook parameters given": json.dumps(given) if given else "none",
+        "Notebook parameters given": json.dumps(_names_only(given)) if given else "none",
     }
     return "\n\n".join(
         [
@@ -165,9 +166,18 @@ def run_page(study: Study) -> str:
             _markdown_table(pd.DataFrame(sorted(versions.items()), columns=["Package", "Version"])),
             "## Settings",
             f"All settings of the run, defaults among them (`{SETTINGS_FILE}` says what differs from the defaults).",
-            "```yaml\n" + yaml.safe_dump(study.settings.model_dump(mode="json"), sort_keys=False) + "```",
+            "```yaml\n" + yaml.safe_dump(_names_only(study.settings.model_dump(mode="json")), sort_keys=False) + "```",
         ]
     )
+
+
+def _names_only(value: Any) -> Any:
+    """Keep of whole paths in settings the name of the file: a book names no place of a machine."""
+    if isinstance(value, dict):
+        return {name: _names_only(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_names_only(inner) for inner in value]
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def stage_costs(study: Study) -> pd.DataFrame:

@@ -16,9 +16,10 @@ import SimpleITK as sitk
 from PIL import Image, PngImagePlugin
 from safetensors.numpy import save_file
 
-from sscct_lib.book import _refuse_identifiers
+from sscct_lib.book import _refuse_identifiers, run_page
 from sscct_lib.ingest import ingest
 from sscct_lib.notebooks import PROJECT
+from sscct_lib.privacy import find
 from sscct_lib.privacy_files import search_file, search_study
 from sscct_lib.source_identifiers import read_identifiers
 from sscct_lib.study import StudyError, load_study
@@ -28,6 +29,13 @@ from tests.notebooks.conftest import sscct
 RUN = Path("runs") / "main"
 DATE = "2015-03-04"
 NUMBER = "MRN-4711004"
+PROVENANCE = {
+    "stage": "a",
+    "finished": "2026-11-24T08:06:14+00:00",
+    "git_commit": "0123456789ab",
+    "versions": {"numpy": "2.4.6"},
+    "parameters": {},
+}
 UID = "1.2.840.113619.2.55.3.604688119.971.1268"
 
 
@@ -44,7 +52,7 @@ def study(tmp_path) -> Path:
         folder / RUN / "tables" / "lungs.parquet"
     )
     write_json(folder / RUN / "records" / "lungs" / "a.json", {"key": "f" * 16, "record": {"reason": ""}})
-    write_json(folder / RUN / "provenance" / "a.json", {"finished": "2026-11-24T08:06:14+00:00"})
+    write_json(folder / RUN / "provenance" / "a.json", PROVENANCE)
     write_json(folder / RUN / "notebooks" / "01.ipynb", notebook())
     (folder / RUN / "book" / "source" / "index.md").write_text("# In 2015\n")
     page = folder / RUN / "book" / "_build" / "html" / "index.html"
@@ -261,6 +269,13 @@ def test_the_book_is_refused(study, plant):
     plant(study)
     with pytest.raises(StudyError, match="no book was made:\n  runs/main/"):
         _refuse_identifiers(loaded, ("tables", "notebooks", "book/source"))
+
+
+def test_the_page_on_the_run_names_weights_but_not_where_they_lie(study):
+    (study / "study.yaml").write_text("deep: {resnet18: {weights: /data/weights/resnet.pth}}")
+    page = run_page(load_study(study))
+    assert "weights: resnet.pth" in page
+    assert find(page) == []
 
 
 def test_identifiers_of_the_source_are_found_however_they_are_written(tmp_path, study):
