@@ -243,21 +243,24 @@ LUNGS = pa.DataFrameSchema(
     unique=["scan_id"],
 )
 
+
+def _feature(meaning: str) -> pa.Column:
+    return pa.Column(
+        float, nullable=True, required=False, regex=True, coerce=True, metadata={"unit": ""}, description=meaning
+    )
+
+
 RADIOMICS = pa.DataFrameSchema(
     {
         **_record(),
         "settings_hash": column(str, "settings and versions behind the features, hashed", nullable=True),
-        r"^(original|log-sigma-.+|wavelet-.+|qct)_.+$": pa.Column(
-            float,
-            nullable=True,
-            required=False,
-            regex=True,
-            coerce=True,
-            metadata={"unit": ""},
-            description="a feature; `original_` by PyRadiomics under its own name, `qct_` quantitative CT",
+        r"^(original|log-.+|wavelet-.+)_(firstorder|shape|glcm|gldm|glrlm|glszm|ngtdm)_.+$": _feature(
+            "a feature of PyRadiomics under its own name, of the image or a filtered one; a part of the lungs ends it"
         ),
+        r"^qct_.+$": _feature("quantitative CT"),
     },
     name="radiomics",
+    strict=True,
     unique=["scan_id"],
 )
 

@@ -9,7 +9,7 @@ import SimpleITK as sitk
 from sscct_lib import radiomics, tables
 from sscct_lib.radiomics import extract, extract_scans, resample, settings_hash
 from sscct_lib.scans import ScanError
-from sscct_lib.study import RadiomicsSettings, load_study
+from sscct_lib.study import RadiomicsSettings, StudyError, load_study
 from sscct_lib.wording import in_words
 
 SETTINGS = RadiomicsSettings(spacing_mm=4.0)
@@ -256,3 +256,17 @@ def test_settings_and_versions_lie_beside_the_table(study) -> None:
     assert told["radiomics"]["bin_width"] == 25.0
     assert told["images"]["spacing_mm"] == 4.0
     assert told["versions"]["pyradiomics"] == "3.0.1"
+
+
+@pytest.mark.parametrize("name", ["lung_score", "original_glcm", "original_colour_Mean"])
+def test_a_table_with_an_unknown_feature_is_refused_by_name(study, name: str) -> None:
+    made = extract_scans(study, rows("ok"))
+    study.table("radiomics").parent.mkdir(parents=True, exist_ok=True)
+    made.assign(**{name: 1.0}).to_parquet(study.table("radiomics"))
+    with pytest.raises(StudyError, match=name):
+        tables.read_table(study.table("radiomics"), tables.RADIOMICS, "03_radiomics")
+
+
+def test_an_unknown_region_is_refused_by_name(study) -> None:
+    with pytest.raises(StudyError, match="lingula"):
+        load_study(study.folder, radiomics={"regions": ["lingula"]})
