@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 from sscct_lib.scans import code_hash, imported_rooms
@@ -84,7 +85,17 @@ def _forget_paths(path: Path, study: Study) -> None:
     if not path.is_file():
         return
     text = path.read_text(encoding="utf-8")
-    for folder in (study.folder, Path(sysconfig.get_paths()["purelib"]), PROJECT, Path(sys.prefix)):
+    python = sysconfig.get_paths()
+    # A cell's own code lies in a temporary folder of the kernel.
+    places = [
+        study.folder,
+        Path(python["purelib"]),
+        Path(python["stdlib"]),
+        PROJECT,
+        Path(sys.prefix),
+        Path(sys.base_prefix),
+    ]
+    for folder in [*places, Path(gettempdir())]:
         for form in {str(folder.absolute()), str(folder.resolve())}:
             text = text.replace(form + "/", "")
     path.write_text(text, encoding="utf-8")

@@ -1,0 +1,34 @@
+"""An executed notebook names no place of the machine that ran it."""
+
+import json
+import sys
+import sysconfig
+from tempfile import gettempdir
+
+from sscct_lib.notebooks import PROJECT, _forget_paths
+from sscct_lib.privacy_files import search_file
+from sscct_lib.study import Settings, Study
+
+
+def test_paths_of_warnings_tracebacks_and_papermill_are_shortened(tmp_path):
+    study = Study(tmp_path / "study", Settings())
+    (tmp_path / "study").mkdir()
+    said = [
+        f"{sysconfig.get_paths()['purelib']}/joblib/parallel.py:44: UserWarning: slow",
+        f"{sysconfig.get_paths()['stdlib']}/threading.py:1: UserWarning: slow",
+        f"{PROJECT}/sscct_lib/lungs.py:12: RuntimeWarning: slow",
+        f"{sys.prefix}/bin/python",
+        f"{gettempdir()}/ipykernel_4711/123.py:3: UserWarning: slow",
+        f"{study.folder}/scans/a.nii.gz",
+    ]
+    outputs = [{"output_type": "stream", "name": "stderr", "text": [f"{line}\n" for line in said]}]
+    own = {"input_path": f"{study.folder}/runs/main/logs/01.source.ipynb"}
+    cell = {"cell_type": "code", "source": "1", "metadata": {}, "outputs": outputs}
+    path = tmp_path / "01.ipynb"
+    path.write_text(json.dumps({"cells": [cell], "metadata": {"papermill": own}}))
+    assert len(search_file(path)) >= 6
+    _forget_paths(path, study)
+    assert search_file(path) == []
+    content = json.loads(path.read_text())
+    assert content["cells"][0]["outputs"][0]["text"][0] == "joblib/parallel.py:44: UserWarning: slow\n"
+    assert content["metadata"]["papermill"]["input_path"] == "runs/main/logs/01.source.ipynb"
