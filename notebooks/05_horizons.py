@@ -40,23 +40,30 @@ from sscct_lib import (
     integrated,
     recalibration,
     shortcuts,
+    stacking,
     summary,
+    trajectories,
+    trajectory_figures,
     views,
 )
 from sscct_lib.study import load_study
-from sscct_lib.tables import COHORT, LUNGS, PERFORMANCE, read_predictions, read_table, write_table
+from sscct_lib.tables import COHORT, LUNGS, PERFORMANCE, PREDICTIONS, read_predictions, read_table, write_table
 
 pd.set_option("display.max_colwidth", None)
 study = load_study(study_dir, run_name, horizons={"n_bootstrap": n_bootstrap, "reference": reference})
 settings = study.settings
 cohort = read_table(study.table("cohort"), COHORT, "01_cohort")
 predictions = read_predictions(study)
+stacked = write_table(stacking.stack(predictions, cohort, settings), study.table("stacked"), PREDICTIONS)
+predictions = pd.concat([predictions, stacked], ignore_index=True)
 
 # %% [markdown]
 # ## Which model tells apart those who die from those who live?
 #
 # The AUC is the chance that, of two scans, the one followed by death within the horizon has the higher predicted risk:
 # 0.5 is a coin, 1 is perfect. Look at how wide the intervals are before looking at which model leads.
+# `Stacked (equal weights)` is the average of the clinical model, radiomics and the networks: weights that are learned
+# from risks of a cross-validation find a signal even where there is none, so these are all equal.
 
 # %% tags=["hide-input"]
 judged = [rate(predictions, cohort, settings) for rate in (horizons.evaluate, integrated.integrated_brier)]
@@ -233,6 +240,50 @@ lungs = read_table(study.table("lungs"), LUNGS, "02_segmentation_qa").set_index(
 with_extent = cohort.assign(dense_lung_percent=100 * lungs["high_attenuation_share"].to_numpy())
 by_group = views.evaluate_parts(views.groups(with_extent), predictions, cohort, shown, settings)
 summary.parts_side_by_side(by_group.query("horizon_years == horizon_years.max()"))
+
+# %% [markdown]
+# ## Does the risk of a patient change, and does the change matter?
+#
+# Each line is a patient with two scans or more, each cross a death. A risk that tells something is higher in the upper
+# panel, and one that follows the disease rises before the cross.
+
+# %% tags=["hide-input"]
+between = settings.horizons_years[len(settings.horizons_years) // 2]
+over_time = trajectories.over_time(predictions, cohort, shown, between)
+trajectory_figures.risks_over_time(over_time, shown, between)
+
+# %% [markdown]
+# A risk also moves without any change of the disease: the patient breathes differently, the scanner is another. Two
+# scans less than 120 days apart show by how much. The table says, for a risk at the scan before, what a rise must exceed
+# and a fall undercut to be more than that noise, which alone goes beyond it in 5 of 100 pairs; in brackets the 95 %
+# interval. Below it: the noise as a standard deviation of the logit and as a factor of the odds, and the share of all
+# changes that are beyond it.
+
+# %% tags=["hide-input"]
+noise = trajectories.noise(over_time, settings)
+trajectories.noise_in_words(noise).style.hide(axis="index")
+
+# %% tags=["hide-input"]
+noise.set_index("measure").round(3)
+
+# %% [markdown]
+# Of two patients with the same risk today, does the one whose risk rose die sooner? The second row answers it. A hazard
+# ratio above 1 says yes. Below 1 says that the risk today is noisy, and that the average of both scans is the better
+# guess; an interval that holds 1 leaves it open. Errors allow for several scans of one patient.
+
+# %% tags=["hide-input"]
+trajectories.hazard_of_change(over_time).set_index("comparison").round(3)
+
+# %% [markdown]
+# The same as AUC, on the scans that have one before them: the risk today, both together, and the difference.
+
+# %% tags=["hide-input"]
+alone_and_both, gain = trajectories.gain_of_change(over_time, settings, between)
+shows_gain = len(alone_and_both) > 0
+summary.side_by_side(alone_and_both) if shows_gain else Markdown("Too few deaths among scans with one before them.")
+
+# %% tags=["hide-input"]
+summary.differences_side_by_side(gain) if shows_gain else Markdown("")
 
 # %% [markdown]
 # ## What would simpler counting have said?
