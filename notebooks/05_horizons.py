@@ -89,7 +89,8 @@ summary.beside_published(performance)
 # ## ROC curves
 #
 # For each horizon: the share of deaths found (sensitivity) against the share of survivors wrongly flagged. The curve of
-# the model with the highest AUC has its 95 % band; being picked for its AUC flatters it.
+# the model with the highest AUC has its 95 % band; being picked for its AUC flatters it. Of many models, the eight with
+# the highest AUC are drawn; the table above has all.
 
 # %% tags=["hide-input"]
 horizon_figures.roc_curves(curves.roc_curves(predictions, cohort, performance, settings), performance)
@@ -254,10 +255,10 @@ trajectory_figures.risks_over_time(over_time, shown, between)
 
 # %% [markdown]
 # A risk also moves without any change of the disease: the patient breathes differently, the scanner is another. Two
-# scans less than 120 days apart show by how much. The table says, for a risk at the scan before, what a rise must exceed
-# and a fall undercut to be more than that noise, which alone goes beyond it in 5 of 100 pairs; in brackets the 95 %
-# interval. Below it: the noise as a standard deviation of the logit and as a factor of the odds, and the share of all
-# changes that are beyond it.
+# scans less than 120 days apart show by how much. The table says, for a risk at the scan before, what a rise must
+# exceed and a fall undercut to be more than that noise, which alone goes beyond it in 5 of 100 pairs; in brackets the
+# 95 % interval. Below it: the noise as a standard deviation of the logit and as a factor of the odds, and the share of
+# all changes that are beyond it.
 
 # %% tags=["hide-input"]
 noise = trajectories.noise(over_time, settings)

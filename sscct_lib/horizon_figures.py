@@ -20,10 +20,12 @@ from sscct_lib.figures import (
 )
 from sscct_lib.summary import estimate_text, years_text
 
+MOST_CURVES = 8  # in one panel of ROC curves
+
 
 @styled
 def roc_curves(curves: pd.DataFrame, performance: pd.DataFrame) -> Figure:
-    """Draw ROC curves of all models, a panel a horizon, with each AUC and its interval.
+    """Draw ROC curves, a panel a horizon, with each AUC and its interval; of many models, the eight highest.
 
     Parameters
     ----------
@@ -39,12 +41,11 @@ def roc_curves(curves: pd.DataFrame, performance: pd.DataFrame) -> Figure:
     auc = performance[performance["metric"] == "auc"]
     horizons = sorted(auc["horizon_years"].unique())
     colours, dashes = model_colours(auc["model"]), model_dashes(auc["model"])
-    panel = max(3.1, 0.5 + 0.22 * auc["model"].nunique())
-    figure, axes = new_figure(panel * len(horizons), len(horizons))
+    figure, axes = new_figure(3.1 * len(horizons), len(horizons))
     for axis, horizon in zip(axes[:, 0], horizons, strict=True):
         rows = auc[auc["horizon_years"] == horizon].sort_values("estimate", ascending=False)
         axis.plot([0, 1], [0, 1], color=GREY, lw=1, ls=":")
-        for row in rows.itertuples():
+        for row in rows.head(MOST_CURVES).itertuples():
             shown = curves[(curves["model"] == row.model) & (curves["horizon_years"] == horizon)]
             banded = shown["ci_low"].notna().any()
             style = {"color": colours[row.model], "ls": dashes[row.model], "lw": 2.4 if banded else 1.2}
@@ -54,7 +55,9 @@ def roc_curves(curves: pd.DataFrame, performance: pd.DataFrame) -> Figure:
             )
         axis.set(xlim=(0, 1), ylim=(0, 1.01), aspect="equal", ylabel="Sensitivity")
         axis.set_title(f"{years_text(horizon)}: {_counts(rows.iloc[0])}", loc="left")
-        axis.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), title="AUC (95 % interval)", alignment="left")
+        title = "AUC (95 % interval)"
+        title += f", highest {MOST_CURVES} of {len(rows)}" if len(rows) > MOST_CURVES else ""
+        axis.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), title=title, alignment="left")
     axes[-1, 0].set_xlabel("1 - specificity")
     return figure
 
