@@ -1,9 +1,9 @@
 """Time the tabular models of notebook 03 at the published study's size, on a simulated table of 2,125 scans.
 
 `python benchmarks/tabular.py [--scans 2125] [--jobs 2] [--out FILE.csv]` simulates patients with clinical values, 45
-measures of quantitative CT and 107 of texture and shape (correlated as such features are), their change since the scan
-before, and follow-up; then cross-validates and saves every model that `study.yaml` names by default. It prints seconds and
-file sizes, and takes no image.
+measures of quantitative CT and 107 of texture and shape (correlated as such features are), their change since the
+scan before, and follow-up; then cross-validates and saves every model that a `study.yaml` without a section `tabular`
+asks for. It prints seconds and file sizes, and takes no image.
 """
 
 import argparse
