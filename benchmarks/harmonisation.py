@@ -8,8 +8,8 @@ others on another one with its soft kernel. A ridge logistic regression tells th
 and PyRadiomics' features, on patients that it was not fitted on: in the cohort that it was fitted in, and in the other
 one. `harmonisation.csv` holds the areas under the ROC curve, with and without ComBat and what it preserves.
 
-The same anatomy is then drawn with a soft and a sharp kernel of one scanner. `kernels.csv` holds the agreement of each
-feature between the two, ICC(2,1), beside how well it tells the patients apart.
+The same anatomy is then drawn with a soft and a sharp kernel of one scanner. `kernels.csv` holds, for each class of
+features, how many agree between the two, ICC(2,1), and which agree least. The book shows both tables.
 """
 
 import argparse
@@ -35,6 +35,7 @@ from sscct_lib.radiomics import extract
 from sscct_lib.registry import SCANNERS, demo_cohort
 from sscct_lib.rendering import Volume, render
 from sscct_lib.study import DemoSettings, RadiomicsSettings
+from sscct_lib.wording import class_in_words, in_words
 
 SEED = 2026
 SPACING_MM = 4.0
@@ -48,7 +49,7 @@ PRESERVED = {
     "ComBat, age and sex kept": ("age_years", "sex"),
     "ComBat, lung function kept too": ("age_years", "sex", "fvc_percent", "dlco_percent"),
 }
-HERE = Path(__file__).parent
+BOOK = Path(__file__).parents[1] / "book"
 
 
 def features_of(volume: Volume) -> dict[str, float]:
@@ -100,12 +101,11 @@ def compare(by_chance: pd.DataFrame, by_severity: pd.DataFrame) -> pd.DataFrame:
                         new = ~table["patient_id"].isin(seen["patient_id"]).to_numpy()
                         scores[tested][new] += fitted.decision_function(table[new]) / N_REPEATS
             for tested, table in cohorts.items():
-                auc, low, high = area(table, scores[tested])
+                auc = "{:.2f} ({:.2f} to {:.2f})".format(*area(table, scores[tested]))
                 counts = {"n_scans": len(table), "n_patients": table["patient_id"].nunique()}
-                rows.append({"scanners_in_training": trained, "scanners_in_test": tested, "harmonisation": way,
-                             "auc": auc, "ci_low": low, "ci_high": high, **counts,
-                             "n_severe": int(table["severe"].sum())})  # fmt: skip
-    return pd.DataFrame(rows).round(3)
+                rows.append({"trained on": trained, "tested on": tested, "harmonisation": way,
+                             "AUC (95 % interval)": auc, **counts, "n_severe": int(table["severe"].sum())})  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 def area(table: pd.DataFrame, score: np.ndarray) -> tuple[float, float, float]:
@@ -127,11 +127,20 @@ def kernels(n_jobs: int) -> pd.DataFrame:
     versions = pd.DataFrame(
         [row for pair in Parallel(n_jobs=n_jobs)(delayed(both)(row) for row in first) for row in pair]
     )
-    agreement = feature_agreement(versions).set_index("feature")
-    soft = versions[versions["version"] == "soft"].set_index("scan_id")
-    fibrosis = pd.Series({row["scan_id"]: row["fibrosis"] for row in first})
-    relation = soft[agreement.index].corrwith(fibrosis, method="spearman")
-    return agreement.assign(spearman_with_fibrosis=relation).round(3).reset_index()
+    return by_class(feature_agreement(versions))
+
+
+def by_class(agreement: pd.DataFrame) -> pd.DataFrame:
+    """Count the features of each class that agree, and name the one that agrees least."""
+    classes = agreement.groupby(agreement["feature"].map(class_in_words))
+    rows = []
+    for name, features in classes:
+        least = features.loc[features["icc"].idxmin()]
+        interval = f"{least['icc']:.2f} ({least['ci_low']:.2f} to {least['ci_high']:.2f})"
+        row = {"class": name, "features": len(features), "ICC of 0.75 or more": int((features["icc"] >= 0.75).sum())}
+        row |= {"median ICC": f"{features['icc'].median():.2f}", "least": in_words(least["feature"])}
+        rows.append({**row, "its ICC (95 % interval)": interval})
+    return pd.DataFrame(rows)
 
 
 def both(row: dict) -> list[dict]:
@@ -152,10 +161,10 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     given = parser.parse_args()
     between = kernels(given.jobs)
-    between.to_csv(HERE / "kernels.csv", index=False)
-    print(between.sort_values("icc").to_string())
+    between.to_csv(BOOK / "kernels.csv", index=False)
+    print(between.to_string())
     table = compare(*(cohort(given.patients, confounded, given.jobs) for confounded in (False, True)))
-    table.to_csv(HERE / "harmonisation.csv", index=False)
+    table.to_csv(BOOK / "harmonisation.csv", index=False)
     print(table.to_string())
 
 

@@ -6,8 +6,9 @@
 SCAN is a folder of DICOM slices or a NIfTI file of a chest CT. Each tool runs in a process of its own, on one thread,
 on the same resampled image and mask; reading, masking and resampling are not timed. Seconds are of processor time, so
 that other work on the machine matters less; compare within one run. `filtered` means the 1,302 histogram and texture
-features of the image, five LoG and eight wavelet images; `regions` the 107 features of the lungs and seven parts of
-them; `--cohort N` sends N copies of the scan through `extract` in one process and then in two, by the clock.
+features of the image, five LoG and eight wavelet images; `scan` means all that a study does with a scan, quantitative
+CT among it; `regions` the same, with the 107 features of seven parts of the lungs too. `--cohort N` sends N copies of
+the scan through `extract` in one process and then in two, by the clock.
 
 The largest difference from PyRadiomics is relative, over the features that a tool has under a name of its own.
 
@@ -63,22 +64,31 @@ def ours_filtered(image: sitk.Image, mask: sitk.Image) -> Timed:
     return timed(compute, image, mask)
 
 
-def ours_regions(image: sitk.Image, mask: sitk.Image) -> Timed:
-    from sscct_lib.quantitative import lung_regions
-    from sscct_lib.texture import pyradiomics_features
+def whole_scan(image: sitk.Image, mask: sitk.Image, regions: tuple[str, ...]) -> Timed:
+    """Everything that a study does with a scan, quantitative CT among it."""
+    from sscct_lib.radiomics import extract
+    from sscct_lib.study import RadiomicsSettings
 
-    sides = image.GetSpacing()[::-1]
+    sides = image.GetSpacing()
+    settings = RadiomicsSettings(spacing_mm=sides[0], bin_width=BIN_WIDTH, regions=regions, peel_mm=15.0)
 
     def compute(hu: np.ndarray, region: np.ndarray) -> dict[str, float]:
-        middle = region.shape[2] // 2
         labels = region.astype(np.uint8)
-        labels[:, :, middle:] *= 2
-        parts = {"both": region, **lung_regions(labels, sides, 15.0)}
-        for part in parts.values():
-            found = pyradiomics_features(hu, part, sides, BIN_WIDTH)
-        return found
+        labels[:, :, region.shape[2] // 2 :] *= 2
+        volumes = [sitk.GetImageFromArray(array) for array in (hu, labels)]
+        for volume in volumes:
+            volume.SetSpacing(sides)
+        return extract(*volumes, settings)
 
     return {**timed(compute, image, mask), "features": {}}
+
+
+def ours_scan(image: sitk.Image, mask: sitk.Image) -> Timed:
+    return whole_scan(image, mask, ())
+
+
+def ours_regions(image: sitk.Image, mask: sitk.Image) -> Timed:
+    return whole_scan(image, mask, ("right", "left", "upper", "middle", "lower", "peel", "core"))
 
 
 def timed(compute: Any, image: sitk.Image, mask: sitk.Image) -> Timed:
@@ -159,7 +169,8 @@ def mirp(image: sitk.Image, mask: sitk.Image) -> Timed:
 
 TOOLS = {
     "ours": ours, "pyradiomics": pyradiomics, "nyxus": nyxus, "mirp": mirp,
-    "ours, filtered": ours_filtered, "pyradiomics, filtered": pyradiomics_filtered, "ours, regions": ours_regions,
+    "ours, filtered": ours_filtered, "pyradiomics, filtered": pyradiomics_filtered,
+    "ours, scan": ours_scan, "ours, regions": ours_regions,
 }  # fmt: skip
 
 NYXUS_GLCM = {
@@ -291,7 +302,7 @@ def compare(folder: Path, tools: list[str], pythons: dict[str, str]) -> None:
             print(f"  {tool:22s} not installed", flush=True)
             continue
         done[tool] = row
-        reference = "ours, filtered" if "filtered" in tool else "ours"
+        reference = {"filtered": "ours, filtered", "regions": "ours, scan"}.get(tool.split(", ")[-1], "ours")
         ratio = f"{row['seconds'] / done[reference]['seconds']:6.1f} x" if reference in done else ""
         print(f"  {tool:22s} {row['seconds']:8.2f} s {row['peak_gb']:6.2f} GB  {ratio}", end="", flush=True)
         print(f"  compiled code ready in {row['first_s']:.2f} s" if tool.startswith("ours") else "", flush=True)
