@@ -44,6 +44,7 @@ from sscct_lib import (
     summary,
     trajectories,
     trajectory_figures,
+    variants,
     views,
 )
 from sscct_lib.study import load_study
@@ -68,8 +69,16 @@ predictions = pd.concat([predictions, stacked], ignore_index=True)
 # %% tags=["hide-input"]
 judged = [rate(predictions, cohort, settings) for rate in (horizons.evaluate, integrated.integrated_brier)]
 performance = write_table(pd.concat(judged, ignore_index=True), study.table("performance"), PERFORMANCE)
-headline = summary.side_by_side(performance, "auc")
+main = performance[~variants.is_variant(performance["model"])]
+headline = summary.side_by_side(main, "auc")
 headline  # noqa: B018
+
+# %% [markdown]
+# Does it matter how a model learns? The same features with other estimators, below the model of the table above.
+
+# %% tags=["hide-input"]
+others = variants.variants_side_by_side(performance)
+others if len(others) else Markdown("This study compares no estimators.")
 
 # %% tags=["hide-input"]
 remarks = summary.remarks(performance)
@@ -80,7 +89,7 @@ remarks.style.hide(axis="index") if len(remarks) else Markdown("Every model pred
 # intervals. They show the order of size to expect and cannot be compared point by point.
 
 # %% tags=["hide-input"]
-horizon_figures.performance_forest(performance, summary.PUBLISHED)
+horizon_figures.performance_forest(main, summary.PUBLISHED)
 
 # %% tags=["hide-input"]
 summary.beside_published(performance)
