@@ -38,6 +38,7 @@ BONE_HU = 200
 CLOSING_MM = 9.0
 PLEURAL_CLOSING_MM = 20.0
 RIB_TO_PLEURA_MM = 25.0
+THICK_HU, THICK_MM = -50, 5.0
 CYST_GAP_MM = 3.0
 LARGEST_CYST_ML = 2.0
 NEIGHBOURHOOD_MM = 15.0
@@ -126,10 +127,13 @@ def _label_lungs(hu: Density, air: Mask, allowed: Mask, spacing_mm: float, middl
     allowed = allowed & ~_other_gas(air, seeds, spacing_mm)
     lungs = _with_dense_disease(hu, air & allowed, allowed, seeds, spacing_mm)
     labels = _sides(lungs, seeds, middle)
-    below_ribs = allowed & _near_ribs(hu, spacing_mm, middle)
+    near_ribs = _near_ribs(hu, lungs, spacing_mm, middle)
+    # Vessels of the hilum that are too thick to lie within the lung; near the ribs, what is thick is consolidation.
+    thick = opening(ndimage.uniform_filter(hu, 3) > THICK_HU, THICK_MM, spacing_mm) & ~near_ribs
     for label in (1, 2):
-        for radius_mm, where in ((CLOSING_MM, allowed), (PLEURAL_CLOSING_MM, below_ribs)):
+        for radius_mm, where in ((CLOSING_MM, allowed & ~thick), (PLEURAL_CLOSING_MM, allowed & near_ribs)):
             labels[closing(labels == label, radius_mm, spacing_mm) & where & (labels == 0)] = label
+        labels[ndimage.binary_fill_holes(labels == label) & allowed & (labels == 0)] = label
     return _to_the_pleura(hu, labels, allowed, spacing_mm)
 
 
@@ -292,10 +296,14 @@ def _with_dense_disease(hu: Density, air: Mask, allowed: Mask, seeds: list[Mask]
     return pieces_with(closing(air | thick, CYST_GAP_MM, spacing_mm) & allowed, seeds)
 
 
-def _near_ribs(hu: Density, spacing_mm: float, middle: float) -> Mask:
-    """Find what lies just inside or outside the ribs: consolidation there belongs to the lung, the heart does not."""
+def _near_ribs(hu: Density, lungs: Mask, spacing_mm: float, middle: float) -> Mask:
+    """Find what lies just inside or outside the ribs: consolidation there belongs to the lung, the heart does not.
+
+    Ribs lie to the outside of the lungs; between them, what is as dense as bone is blood with contrast medium.
+    """
     aside = np.abs(np.arange(hu.shape[2]) - middle) > 45 / spacing_mm
-    return dilate((hu > BONE_HU) & aside, RIB_TO_PLEURA_MM, spacing_mm)
+    between = np.maximum.accumulate(lungs, axis=2) & np.maximum.accumulate(lungs[:, :, ::-1], axis=2)[:, :, ::-1]
+    return dilate((hu > BONE_HU) & aside & ~between, RIB_TO_PLEURA_MM, spacing_mm)
 
 
 def _sides(lungs: Mask, seeds: list[Mask], middle: float) -> NDArray[np.uint8]:

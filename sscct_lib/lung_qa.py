@@ -8,10 +8,11 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from sscct_lib.airspace import Anatomy
-from sscct_lib.morphology import Mask, erode, millilitres
+from sscct_lib.morphology import Mask, bounding_box, erode, millilitres
 
 SMALLEST_PIECE_ML = 1.0
 N_LOBES = 5
+THICK_HU, THICK_MM = -150, 4.0
 CONTRAST_HU = 80  # blood without contrast medium is denser in no patient
 BONE_HU = 200
 AERATED_RANGE_HU = (-960, -500)  # lung that holds air; gas in the bowel is darker
@@ -95,6 +96,7 @@ def _mask_measures(found: Measured, hu: NDArray[Any], labels: NDArray[np.uint8],
     solid = lungs & (hu > 0)
     outside = lungs & ~anatomy.body
     missed = _largest_missed(hu, lungs, anatomy)
+    solid_core = _solid_core(hu, lungs, spacing_mm)
     rows, columns = (np.flatnonzero(lungs.any(axis=axes)) for axes in ((0, 2), (0, 1)))
     found.measures |= {
         "left_share": float(np.count_nonzero(labels == 2) / n_voxels),
@@ -104,13 +106,27 @@ def _mask_measures(found: Measured, hu: NDArray[Any], labels: NDArray[np.uint8],
         "low_attenuation_share": float((values < -950).mean()),
         "cut_area_cm2": float(np.count_nonzero(cut) * spacing_mm**2 / 100),
         "solid_share": float(np.count_nonzero(solid) / n_voxels),
+        "solid_core_ml": millilitres(solid_core, spacing_mm),
         "outside_share": float(np.count_nonzero(outside) / n_voxels),
         "missed_air_l": millilitres(missed, spacing_mm) / 1000,
         "chest_width_mm": float((np.ptp(columns) + 1) * spacing_mm),
         "chest_depth_mm": float((np.ptp(rows) + 1) * spacing_mm),
     }
-    suspects = {"cut_area_cm2": cut, "solid_share": solid, "outside_share": outside, "missed_air_l": missed}
+    suspects = {"cut_area_cm2": cut, "solid_share": solid, "solid_core_ml": solid_core, "outside_share": outside}
+    suspects["missed_air_l"] = missed
     found.places |= {name: _middle_voxel(mask) for name, mask in suspects.items() if mask.any()}
+
+
+def _solid_core(hu: NDArray[Any], lungs: Mask, spacing_mm: float) -> Mask:
+    """Find the middle of thick solid parts: a leak into heart, liver or chest wall, or consolidated lung.
+
+    Vessels, septa and honeycombing are too thin to have a voxel left.
+    """
+    box = bounding_box(lungs)
+    smooth = ndimage.uniform_filter(hu[box].astype(np.float32), 3)
+    core = np.zeros_like(lungs)
+    core[box] = erode(lungs[box] & (smooth > THICK_HU), THICK_MM, spacing_mm)
+    return core
 
 
 def _largest_missed(hu: NDArray[Any], lungs: Mask, anatomy: Anatomy) -> Mask:

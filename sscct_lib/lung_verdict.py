@@ -128,6 +128,12 @@ def _wrong_extent(measures: dict[str, Any], settings: LungSettings) -> list[Find
         ("cut_area_cm2", settings.max_cut_area_cm2, 1, "the edge of the scan cuts {:.0f} cm2 of lung"),
         ("missed_air_l", settings.max_missed_air_l, 1, "{:.2f} L of aerated lung left out of the mask"),
         ("solid_share", settings.max_solid_share, 100, "{:.1f} % of the mask is solid tissue"),
+        (
+            "solid_core_ml",
+            settings.max_solid_core_ml,
+            1,
+            "{:.1f} mL inside thick solid tissue: leak, consolidation",
+        ),
         ("outside_share", settings.max_outside_share, 100, "{:.1f} % of the mask lies outside the body"),
         ("step_ratio", settings.max_step_ratio, 1, "a jump between slices ({:.1f} times the usual change)"),
         ("noise_hu", settings.max_noise_hu, 1, "noise of {:.0f} HU"),

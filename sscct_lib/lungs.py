@@ -23,7 +23,7 @@ from sscct_lib.lung_qa import measure
 from sscct_lib.lung_verdict import DECISIONS_FILE, apply_decisions, judge
 from sscct_lib.morphology import bounding_box
 from sscct_lib.scans import Record, ScanError, process
-from sscct_lib.study import Study
+from sscct_lib.study import LungSettings, Study
 from sscct_lib.tables import LUNGS
 from sscct_lib.visits import compare_visits
 
@@ -83,23 +83,6 @@ def _mask_files(study: Study, row: Mapping[str, Any]) -> list[Any]:
     return [study.folder / row["lung_mask"]] if isinstance(row.get("lung_mask"), str) else []
 
 
-def _segment(study: Study, row: Mapping[str, Any]) -> Record:
-    scan_id, settings = row["scan_id"], study.settings.lungs
-    if not study.image(scan_id).is_file():
-        raise ScanError("no prepared image: the scan was set aside when it was read, or `images` has not run.")
-    scan = _look(read_volume(study.image(scan_id)))
-    lungs = _find(settings.method, study, row, scan)
-    _write(study, scan_id, lungs)
-    second = _find_second(settings.compare_with, study, row, scan) if settings.compare_with else None
-    labels = _labels_on(scan.work, lungs.mask)
-    lobes, others = (None if image is None else _labels_on(scan.work, image) for image in (lungs.lobes, second))
-    found = measure(scan.hu, labels, scan.anatomy, lobes, others)
-    judgement = judge(found, settings)
-    words = {"verdict": judgement.verdict, "findings": judgement.findings, "flags": judgement.flags}
-    shape = write_shape(chest_shape(scan.hu, labels, scan.anatomy.body, scan.anatomy.spacing_mm))
-    return {**found.measures, **words, "place_mm": _in_patient(judgement.place, scan.work), "chest_shape_mm": shape}
-
-
 @dataclass(frozen=True)
 class _Scan:
     """A prepared scan, the coarser grid on which anatomy is found, its densities, and body and airway."""
@@ -114,6 +97,54 @@ def _look(image: sitk.Image) -> _Scan:
     work = image if image.GetSpacing()[0] >= 0.75 * WORK_SPACING_MM else resample(image, WORK_SPACING_MM)
     hu = sitk.GetArrayFromImage(work).astype(np.float32)
     return _Scan(image, work, hu, look(hu, work.GetSpacing()[0]))
+
+
+def _segment(study: Study, row: Mapping[str, Any]) -> Record:
+    scan_id, settings = row["scan_id"], study.settings.lungs
+    if not study.image(scan_id).is_file():
+        raise ScanError("no prepared image: the scan was set aside when it was read, or `images` has not run.")
+    scan = _look(read_volume(study.image(scan_id)))
+    lungs = _find(settings.method, study, row, scan)
+    _write(study, scan_id, lungs)
+    second = _find_second(settings.compare_with, study, row, scan) if settings.compare_with else None
+    return _judged(scan, lungs, second, settings)
+
+
+def _judged(scan: _Scan, lungs: Found, second: sitk.Image | None, settings: LungSettings) -> Record:
+    labels = _labels_on(scan.work, lungs.mask)
+    lobes, others = (None if image is None else _labels_on(scan.work, image) for image in (lungs.lobes, second))
+    found = measure(scan.hu, labels, scan.anatomy, lobes, others)
+    judgement = judge(found, settings)
+    words = {"verdict": judgement.verdict, "findings": judgement.findings, "flags": judgement.flags}
+    shape = write_shape(chest_shape(scan.hu, labels, scan.anatomy.body, scan.anatomy.spacing_mm))
+    return {**found.measures, **words, "place_mm": _in_patient(judgement.place, scan.work), "chest_shape_mm": shape}
+
+
+def examine(image: sitk.Image, mask: sitk.Image | None, settings: LungSettings) -> Record:
+    """Judge the lungs of one scan that belongs to no study.
+
+    Parameters
+    ----------
+    image
+        Prepared scan: LPS, isotropic, int16 HU.
+    mask
+        uint8 on the same grid: 0 outside, 1 right lung, 2 left lung; None: found from the densities.
+    settings
+        The section `lungs` of a study, with the plausible ranges.
+
+    Returns
+    -------
+    dict
+        Measures, verdict and findings, as in a row of schema `LUNGS`; what other scans of the patient say is left
+        to `visits.compare_visits`.
+
+    Raises
+    ------
+    ScanError
+        If there is no body, or no mask is given and there is no lung.
+    """
+    scan = _look(image)
+    return _judged(scan, Found(_by_threshold(scan) if mask is None else mask), None, settings)
 
 
 def _find(method: str, study: Study, row: Mapping[str, Any], scan: _Scan) -> Found:

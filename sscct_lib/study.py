@@ -97,6 +97,9 @@ class LungSettings(Section):
         1.7, description="largest change between two slices, against that of their neighbours"
     )
     max_solid_share: Positive = Field(0.06, description="largest share of the mask above 0 HU")
+    max_solid_core_ml: Positive = Field(
+        1.0, description="most volume of the mask more than 4 mm inside solid tissue, where a mask leaks, mL"
+    )
     max_outside_share: Positive = Field(0.001, description="largest share of the mask outside the body")
     max_missed_air_l: Positive = Field(
         0.05, description="aerated lung that the mask may leave out in one piece, litres"

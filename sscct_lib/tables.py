@@ -217,6 +217,7 @@ LUNGS = pa.DataFrameSchema(
         "low_attenuation_share": column(float, "share of lung below -950 HU", nullable=True),
         "cut_area_cm2": column(float, "area in which the edge of the scan cuts lung", "cm2", nullable=True),
         "solid_share": column(float, "share of the mask above 0 HU", nullable=True),
+        "solid_core_ml": column(float, "volume of the mask inside thick solid tissue", "mL", nullable=True),
         "outside_share": column(float, "share of the mask outside the body", nullable=True),
         "missed_air_l": column(float, "largest piece of aerated lung outside the mask", "litres", nullable=True),
         "chest_width_mm": column(float, "lungs from side to side", "mm", nullable=True),
