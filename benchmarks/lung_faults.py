@@ -4,7 +4,7 @@
     python benchmarks/lung_faults.py --seed 2026  the same for the patients on whom the thresholds were chosen
 
 Each fault is planted in two scans of every patient who has at least two; the other scans of the patient stay good.
-A fault is found when the scan is set aside, fails, or is to be reviewed. Writes `lung_faults.csv`.
+A fault is found when the scan is set aside, fails, or is to be reviewed. Writes `book/lung_faults.csv`.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from sscct_lib.visits import compare_visits
 
 SETTINGS = LungSettings()
 SPACING_MM = 3.0
+TABLE = Path(__file__).parents[1] / "book" / "lung_faults.csv"
 CUT_CM2 = SETTINGS.max_cut_area_cm2
 
 
@@ -47,7 +48,7 @@ def main() -> None:
         table = planted(study, rows, chosen.jobs)
     shown = summary(table, chosen.seed)
     if chosen.seed == parser.get_default("seed"):
-        shown.to_csv(Path(__file__).with_suffix(".csv"), index=False)
+        shown.to_csv(TABLE, index=False)
     print(shown.to_string(index=False))
     print(table.loc[table["missed"], ["fault", "scan_id", "findings"]].to_string(index=False))
 

@@ -53,7 +53,7 @@ table = write_table(lungs.segment_scans(study, rows, n_jobs=-1), study.table("lu
 # ## Verdicts
 #
 # Scans that were *set aside* have no mask at all; the reason follows below. A person may change a verdict in
-# `qa_decisions.csv` (scan, verdict, who, when, why); the last column counts these.
+# `qa_decisions.csv` (scan, verdict, who, when, why); the last column counts these, and so does the flow diagram.
 
 # %% tags=["hide-input"]
 glue("n_masks_failed", int((table["verdict"] == "fail").sum()), display=False)
@@ -61,6 +61,19 @@ glue("n_masks_review", int((table["verdict"] == "review").sum()), display=False)
 verdict_counts(table)
 
 # %% [markdown]
+# ## Failures and scans to review
+#
+# Each row shows a scan in three planes through the flagged place (yellow ring). The patient's right is on the left.
+# Right lung: full line; left lung: dashed line. Does the line follow the pleura, and is all of the disease inside?
+
+# %% tags=["hide-input"]
+judged = table[table["status"] == "ok"]
+flagged = overlays.worst_first(judged).head(n_shown)
+lung_figures.mask_overlay([overlays.overlay(study, row) for row in flagged.to_dict("records")], "No scan was flagged.")
+
+# %% [markdown]
+# ## What was left out, and by which rule
+#
 # The flow of the chapter on the cohort goes on: scans without a usable mask are left out to the right.
 
 # %% tags=["hide-input"]
@@ -71,11 +84,19 @@ figures.flow_diagram(flow)
 Markdown(f"In words: {cohorts.flow_text(flow)}")
 
 # %% [markdown]
-# Which rule flagged how many scans; the last column counts scans that no other rule flagged. An empty table means
-# that every scan passed every rule.
+# Which rule flagged how many scans, and how many it removed (verdict *fail*); the third column counts scans that no
+# other rule flagged. An empty table means that every scan passed every rule. What the results would be without a rule
+# is told at the end of the chapter on horizons.
 
 # %% tags=["hide-input"]
 rule_counts(table)
+
+# %% [markdown]
+# What a person decided instead, when and why.
+
+# %% tags=["hide-input"]
+decided = table.loc[table["decision"].notna(), ["scan_id", "decision", "findings"]]
+decided.style.hide(axis="index") if len(decided) else Markdown("No verdict was changed by a person.")
 
 # %% tags=["hide-input"]
 failed = table.loc[table["status"] == "failed", ["scan_id", "reason"]]
@@ -88,18 +109,7 @@ failed.style.hide(axis="index") if len(failed) else Markdown("Every scan got a m
 # a cloud that stands apart from the others: it may come from one scanner.
 
 # %% tags=["hide-input"]
-judged = table[table["status"] == "ok"]
 lung_figures.qa_distributions(judged, plausible_ranges(study.settings.lungs))
-
-# %% [markdown]
-# ## Failures and scans to review
-#
-# Each row shows a scan in three planes through the flagged place (yellow ring). The patient's right is on the left.
-# Right lung: full line; left lung: dashed line. Does the line follow the pleura, and is all of the disease inside?
-
-# %% tags=["hide-input"]
-flagged = overlays.worst_first(judged).head(n_shown)
-lung_figures.mask_overlay([overlays.overlay(study, row) for row in flagged.to_dict("records")], "No scan was flagged.")
 
 # %% [markdown]
 # ## Scans that passed

@@ -25,6 +25,7 @@ n_repeats: int = None  # times that cross-validation is repeated; none: as in st
 n_stability_scans: int = None  # scans that are perturbed to see which features are stable; none: as in study.yaml
 
 # %% tags=["hide-input"]
+import pandas as pd
 from IPython.display import Markdown
 from myst_nb import glue
 
@@ -116,12 +117,18 @@ feature_figures.feature_stability(agreed, min_icc)
 #
 # Patients are split into folds several times. Filling in missing values, choosing stable and distinct features,
 # harmonising, scaling and tuning are learned from the training patients of each fold alone. A patient with many scans
-# counts as much as one with a single scan. A scan's risk is the mean over the repeats.
+# counts as much as one with a single scan. A scan's risk is the mean over the repeats. Scans whose mask failed train no
+# model, but are predicted apart, so that the chapter on horizons can tell what the results would be with them.
 
 # %% tags=["hide-input"]
 table = feature_sets.join(cohort, features)
 result = tabular.cross_validate(table, study, n_jobs=-1, versions=versions)
 predictions = write_table(result.predictions, study.table("predictions/03_radiomics"), PREDICTIONS)
+failed_masks = lungs.removed(lung_table)
+features_removed = radiomics.extract_scans(study, failed_masks, n_jobs=-1)
+both = feature_sets.join(cohort, pd.concat([features, features_removed]))
+removed = tabular.predict_removed(result, table, both[both["scan_id"].isin(failed_masks["scan_id"])])
+write_table(removed, study.table("removed/03_radiomics"), PREDICTIONS)
 glue("n_scans_tabular", len(table), display=False)
 glue("n_patients_tabular", table["patient_id"].nunique(), display=False)
 

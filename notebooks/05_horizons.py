@@ -39,6 +39,7 @@ from sscct_lib import (
     horizons,
     integrated,
     recalibration,
+    rule_effects,
     shortcuts,
     stacking,
     summary,
@@ -294,6 +295,24 @@ summary.side_by_side(alone_and_both) if shows_gain else Markdown("Too few deaths
 
 # %% tags=["hide-input"]
 summary.differences_side_by_side(gain) if shows_gain else Markdown("")
+
+# %% [markdown]
+# ## What if quality assurance had other rules?
+#
+# A rule of the chapter on lung masks *flags* scans, and *removes* those whose mask or scan cannot be used. The table
+# shows the AUC at the longest horizon as analysed, with the scans that only this rule removed put back (predicted by
+# models that never saw their patients), and with all scans that it flagged left out. A result that hangs on a rule is
+# one to distrust. The model is the best of the Cox models on features, which also predict removed scans.
+
+# %% tags=["hide-input"]
+removed = read_table(study.table("removed/03_radiomics"), PREDICTIONS, "03_radiomics")
+of_features = performance["model"].isin(settings.tabular.feature_sets)
+judged_model = summary.best_at_longest(performance[of_features], settings)
+lung_table = read_table(study.table("lungs"), LUNGS, "02_segmentation_qa")
+Markdown(f"Model: **{judged_model}**")
+
+# %% tags=["hide-input"]
+rule_effects.effects_of_rules(predictions, removed, lung_table, cohort, judged_model, settings)
 
 # %% [markdown]
 # ## What would simpler counting have said?

@@ -183,13 +183,17 @@ def select_masks(cohort: pd.DataFrame, lungs: pd.DataFrame) -> list[FlowStep]:
     list of FlowStep
         The boxes of the flow diagram from the cohort to what the models see.
     """
-    verdict = lungs.set_index("scan_id")["verdict"].reindex(cohort["scan_id"]).to_numpy()
-    no_mask, failed = pd.isna(verdict), verdict == "fail"
+    judged = lungs.set_index("scan_id")[["verdict", "decision"]].reindex(cohort["scan_id"])
+    no_mask, failed = judged["verdict"].isna().to_numpy(), judged["verdict"].eq("fail").to_numpy()
+    by_person = judged["decision"].notna().to_numpy()
+    seen = cohort[~no_mask & ~failed]
+    n_kept = int((by_person & ~no_mask & ~failed).sum())
     return [
         _step("Scans in the cohort", cohort, False),
         _step("No mask could be made", cohort[no_mask], True),
-        _step("Mask failed its checks", cohort[failed], True),
-        _step("Scans that the models see", cohort[~no_mask & ~failed], False),
+        _step("Mask failed its checks", cohort[failed & ~by_person], True),
+        *([_step("Left out by a person", cohort[failed & by_person], True)] if (failed & by_person).any() else []),
+        _step("Scans that the models see" + (f", {n_kept} by a person's decision" if n_kept else ""), seen, False),
     ]
 
 

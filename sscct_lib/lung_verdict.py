@@ -17,6 +17,11 @@ HEART_SLACK_MM = 2.0
 LEAST_SPINE_SHARE = 0.6
 LEAST_LUNG_L = 0.3  # less than this is no pair of lungs, whatever the patient
 
+SEVERE = frozenset(
+    ("volume_l", "trachea_height", "spine_behind_mm", "spine_share", "chest_width_mm", "heart_hu", "trachea_hu")
+)
+"""Measures for which a scan can fail; the others send it to a person."""
+
 Finding = tuple[str, str]  # the measure, and what it says in words
 
 
@@ -185,7 +190,9 @@ def apply_decisions(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     decisions = _read_decisions(path).set_index("scan_id")
     for index in table.index[(table["status"] == "ok") & table["scan_id"].isin(decisions.index)]:
         one = decisions.loc[table["scan_id"].loc[index]]
-        words = f"{table['verdict'].loc[index]} changed to {one['verdict']} by {one['who']}: {one['why']}"
+        words = (
+            f"{table['verdict'].loc[index]} changed to {one['verdict']} by {one['who']} on {one['when']}: {one['why']}"
+        )
         table.loc[index, ["verdict", "decision"]] = one["verdict"], words
     return table
 
@@ -233,7 +240,7 @@ def verdict_counts(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def rule_counts(table: pd.DataFrame) -> pd.DataFrame:
-    """Count the scans that each rule flagged.
+    """Count the scans that each rule flagged, and those that it removed.
 
     Parameters
     ----------
@@ -243,12 +250,18 @@ def rule_counts(table: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        By measure: `scans`, `patients`, and `by this rule alone`; most frequent first.
+        By measure: `scans` and `patients` flagged, `by this rule alone`, and `removed`: scans whose verdict is fail;
+        most frequent first.
     """
-    flags = table.assign(rule=table["flags"].fillna("").str.split())
+    flags = table.assign(rule=table["flags"].fillna("").str.split(), removed=table["verdict"].eq("fail"))
     flags["alone"] = flags["rule"].str.len() == 1
     by_rule = flags.explode("rule").dropna(subset="rule").groupby("rule")
-    counts = by_rule.agg(scans=("scan_id", "size"), patients=("patient_id", "nunique"), alone=("alone", "sum"))
+    counts = by_rule.agg(
+        scans=("scan_id", "size"),
+        patients=("patient_id", "nunique"),
+        alone=("alone", "sum"),
+        removed=("removed", "sum"),
+    )
     counts = counts.rename(columns={"alone": "by this rule alone"})
     return counts.sort_values("scans", ascending=False)
 
@@ -264,6 +277,9 @@ def plausible_ranges(settings: LungSettings) -> dict[str, tuple[float | None, fl
         "noise_hu": (None, settings.max_noise_hu, "noise (HU)"),
         "cut_area_cm2": (None, settings.max_cut_area_cm2, "lung cut by the edge (cm²)"),
         "missed_air_l": (None, settings.max_missed_air_l, "aerated lung left out (L)"),
+        "solid_core_ml": (None, settings.max_solid_core_ml, "inside thick solid tissue (mL)"),
+        "shape_change_mm": (None, settings.max_shape_change_mm, "chest unlike other visits (mm)"),
+        "volume_change": (-settings.max_visit_change, settings.max_visit_change, "volume against other visits"),
         "step_ratio": (None, settings.max_step_ratio, "largest jump between slices"),
         "heart_left_mm": (-HEART_SLACK_MM, None, "heart left of the spine (mm)"),
     }

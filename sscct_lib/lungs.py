@@ -318,3 +318,8 @@ def usable(table: pd.DataFrame) -> pd.DataFrame:
         Rows with verdict `pass` or `review`: a scan to be reviewed stays until a person decides otherwise.
     """
     return table[table["verdict"].isin(["pass", "review"])]
+
+
+def removed(table: pd.DataFrame) -> pd.DataFrame:
+    """Choose the scans that quality assurance keeps from the models though they have a mask: verdict `fail`."""
+    return table[table["verdict"].eq("fail")]

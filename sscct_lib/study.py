@@ -98,7 +98,7 @@ class LungSettings(Section):
     )
     max_solid_share: Positive = Field(0.06, description="largest share of the mask above 0 HU")
     max_solid_core_ml: Positive = Field(
-        1.0, description="most volume of the mask more than 4 mm inside solid tissue, where a mask leaks, mL"
+        0.6, description="most volume of the mask more than 4 mm inside solid tissue, where a mask leaks, mL"
     )
     max_outside_share: Positive = Field(0.001, description="largest share of the mask outside the body")
     max_missed_air_l: Positive = Field(

@@ -231,6 +231,37 @@ def train(table: pd.DataFrame, model: Model, study: Study, versions: pd.DataFram
     return fit(table, columns, model.estimator, study, agreement, model.harmonised)
 
 
+def predict_removed(result: CrossValidation, table: pd.DataFrame, removed: pd.DataFrame) -> pd.DataFrame:
+    """Predict scans on which nothing was trained, with the elastic-net Cox models that never saw their patients.
+
+    Parameters
+    ----------
+    result
+        From `cross_validate`.
+    table
+        The scans that were cross-validated.
+    removed
+        From `feature_sets.join`: scans that quality assurance removed; may be empty.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Schema `PREDICTIONS`: mean and standard deviation over the models that never saw the patient.
+    """
+    keys = ["model", "horizon_years", "scan_id", "patient_id", "fold"]
+    frames = [pd.DataFrame(columns=[*keys, "risk"])]
+    for (model, repeat, fold), fitted in result.fits.items():
+        seen = table.loc[result.folds[repeat] != fold, "patient_id"]
+        unseen = removed[~removed["patient_id"].isin(seen)]
+        if len(unseen):
+            risks = pd.DataFrame(fitted.risks(unseen), columns=list(fitted.horizons_years), index=unseen["scan_id"])
+            long = risks.melt(ignore_index=False, var_name="horizon_years", value_name="risk").reset_index()
+            frames.append(long.merge(unseen[["scan_id", "patient_id", "fold"]], on="scan_id").assign(model=model))
+    risk = pd.concat([frame for frame in frames if len(frame)] or frames).groupby(keys)["risk"]
+    averaged = risk.agg(risk="mean", risk_sd="std").reset_index()
+    return PREDICTIONS.validate(never_falling(averaged)[list(PREDICTIONS.columns)])
+
+
 def _averaged(table: pd.DataFrame, name: str, risks: NDArray[np.float64], horizons: tuple[float, ...]) -> pd.DataFrame:
     """Average risks of shape (n_repeats, n, n_horizons) over the repeats in which they could be estimated."""
     n_known = np.isfinite(risks).sum(axis=0)

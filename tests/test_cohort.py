@@ -183,7 +183,7 @@ def test_table_one_counts_patients_not_scans(study_of):
 def test_flow_goes_on_to_the_masks(study_of, manifest_frame):
     study = study_of(manifest_frame)
     cohort = build_cohort(followed(read_manifest(study)), study)
-    lungs = pd.DataFrame({"scan_id": ["a1", "a2", "b1"], "verdict": ["pass", "fail", "review"]})
+    lungs = pd.DataFrame({"scan_id": ["a1", "a2", "b1"], "verdict": ["pass", "fail", "review"], "decision": None})
     flow = select_masks(cohort, lungs)
     assert [step.n_scans for step in flow] == [4, 1, 1, 2]
     assert flow_text(flow).startswith("Scans in the cohort: 4 scans of 3 patients. No mask could be made: 1 scan of 1")
@@ -197,3 +197,14 @@ def test_scans_whose_features_failed_are_counted():
         (3, 2, False), (1, 1, True), (2, 1, False),
     ]  # fmt: skip
     assert "Features could not be computed: 1 scan of 1 patient, left out." in flow_text(flow)
+
+
+def test_flow_counts_what_a_person_decided(study_of, manifest_frame):
+    study = study_of(manifest_frame)
+    cohort = build_cohort(followed(read_manifest(study)), study)
+    words = ["fail changed to pass by KM on 2026-03-01: x", "pass changed to fail by KM on 2026-03-01: y", None, None]
+    verdicts = ["pass", "fail", "fail", "pass"]
+    flow = select_masks(cohort, pd.DataFrame({"scan_id": cohort["scan_id"], "verdict": verdicts, "decision": words}))
+    assert [step.n_scans for step in flow] == [4, 0, 1, 1, 2]
+    assert flow[3].label == "Left out by a person"
+    assert flow[4].label == "Scans that the models see, 1 by a person's decision"

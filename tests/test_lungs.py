@@ -374,7 +374,7 @@ class TestDecisions:
         path = self.write(tmp_path, "s1,pass,KM,2026-03-01,old pneumonectomy\n")
         table = apply_decisions(lung_table(verdict=["pass", "review"]), path)
         assert table["verdict"].tolist() == ["pass", "pass"]
-        assert table["decision"][1] == "review changed to pass by KM: old pneumonectomy"
+        assert table["decision"][1] == "review changed to pass by KM on 2026-03-01: old pneumonectomy"
         assert verdict_counts(table)["changed by a person"].tolist() == [1, 0, 0, 0]
 
     def test_no_file_no_change(self, tmp_path):
@@ -397,10 +397,11 @@ class TestDecisions:
 
 
 def test_counts_by_rule():
-    table = lung_table(flags=["volume_l left_share", "volume_l", "", None], patient_id=["p", "q", "q", "r"])
-    counts = rule_counts(table)
-    assert counts.loc["volume_l"].tolist() == [2, 2, 1]
-    assert counts.loc["left_share"].tolist() == [1, 1, 0]
+    flags, verdicts = ["volume_l left_share", "volume_l", "", None], ["review", "fail", "pass", "pass"]
+    counts = rule_counts(lung_table(flags=flags, verdict=verdicts, patient_id=["p", "q", "q", "r"]))
+    assert counts.columns.tolist() == ["scans", "patients", "by this rule alone", "removed"]
+    assert counts.loc["volume_l"].tolist() == [2, 2, 1, 1]
+    assert counts.loc["left_share"].tolist() == [1, 1, 0, 0]
 
 
 class TestMorphology:
