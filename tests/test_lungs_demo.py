@@ -54,4 +54,7 @@ def test_a_hilum_full_of_contrast_medium_stays_out(truth):
     assert len(chosen) == 4
     for row in chosen:
         volume = draw_scan(row, SEED, SPACING_MM)
-        assert examine(as_image(volume.hu, SPACING_MM), None, LungSettings())["solid_core_ml"] < LungSettings().max_solid_core_ml
+        assert (
+            examine(as_image(volume.hu, SPACING_MM), None, LungSettings())["solid_core_ml"]
+            < LungSettings().max_solid_core_ml
+        )
