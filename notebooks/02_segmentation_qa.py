@@ -18,7 +18,7 @@
 # %% tags=["parameters"]
 study_dir: str = ".."  # the study folder
 run_name: str = "main"  # which run of the study
-method: str = None  # threshold: from the CT; provided: the manifest's lung_mask; none: as in study.yaml
+method: str = None  # threshold, provided, lungmask or totalsegmentator; none: as in study.yaml
 n_shown: int = 4  # scans that each gallery shows
 
 # %% tags=["hide-input"]
@@ -40,8 +40,9 @@ study = load_study(study_dir, run_name, lungs={"method": method})
 # The air inside the body is found by its density. Trachea and main bronchi are followed and taken out, as is gas in
 # stomach and bowel. Right and left lung are told apart. Each lung then grows over its vessels, over ground glass,
 # reticulation and honeycombing, and out to the pleura, so that disease at the edge of the lung stays inside. No
-# training and no weights are involved. With `lungs.method: provided` the masks of the manifest are used instead. Every
-# scan that could be read gets a mask, with or without follow-up.
+# training and no weights are involved. Other methods can be named in `study.yaml`, and two can be compared on every
+# scan; [masks and their checks](../lung_masks.md) tells more. Every scan that could be read gets a mask, with or without
+# follow-up.
 
 # %% tags=["hide-input"]
 cohort = read_table(study.table("cohort"), COHORT, "01_cohort")
@@ -92,7 +93,7 @@ Markdown(f"In words: {cohorts.flow_text(flow)}")
 rule_counts(table)
 
 # %% [markdown]
-# What a person decided instead, when and why.
+# What a person decided instead, and why.
 
 # %% tags=["hide-input"]
 decided = table.loc[table["decision"].notna(), ["scan_id", "decision", "findings"]]

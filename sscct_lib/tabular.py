@@ -249,7 +249,7 @@ def predict_removed(result: CrossValidation, table: pd.DataFrame, removed: pd.Da
         Schema `PREDICTIONS`: mean and standard deviation over the models that never saw the patient.
     """
     keys = ["model", "horizon_years", "scan_id", "patient_id", "fold"]
-    frames = [pd.DataFrame(columns=[*keys, "risk"])]
+    frames = []
     for (model, repeat, fold), fitted in result.fits.items():
         seen = table.loc[result.folds[repeat] != fold, "patient_id"]
         unseen = removed[~removed["patient_id"].isin(seen)]
@@ -257,7 +257,9 @@ def predict_removed(result: CrossValidation, table: pd.DataFrame, removed: pd.Da
             risks = pd.DataFrame(fitted.risks(unseen), columns=list(fitted.horizons_years), index=unseen["scan_id"])
             long = risks.melt(ignore_index=False, var_name="horizon_years", value_name="risk").reset_index()
             frames.append(long.merge(unseen[["scan_id", "patient_id", "fold"]], on="scan_id").assign(model=model))
-    risk = pd.concat([frame for frame in frames if len(frame)] or frames).groupby(keys)["risk"]
+    if not frames:
+        return PREDICTIONS.validate(result.predictions[:0])
+    risk = pd.concat(frames).groupby(keys)["risk"]
     averaged = risk.agg(risk="mean", risk_sd="std").reset_index()
     return PREDICTIONS.validate(never_falling(averaged)[list(PREDICTIONS.columns)])
 

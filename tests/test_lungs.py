@@ -374,7 +374,7 @@ class TestDecisions:
         path = self.write(tmp_path, "s1,pass,KM,2026-03-01,old pneumonectomy\n")
         table = apply_decisions(lung_table(verdict=["pass", "review"]), path)
         assert table["verdict"].tolist() == ["pass", "pass"]
-        assert table["decision"][1] == "review changed to pass by KM on 2026-03-01: old pneumonectomy"
+        assert table["decision"][1] == "review changed to pass by KM: old pneumonectomy"
         assert verdict_counts(table)["changed by a person"].tolist() == [1, 0, 0, 0]
 
     def test_no_file_no_change(self, tmp_path):

@@ -170,3 +170,30 @@ def test_features_of_different_settings_are_not_mixed(study: Study) -> None:
         tabular.cross_validate(table, study)
     with pytest.raises(StudyError, match="found 0 scan"):
         tabular.cross_validate(table.iloc[:0], study)
+
+
+def test_removed_scans_are_predicted_by_models_that_never_saw_their_patients(study: Study) -> None:
+    table = make_table(study)
+    removed = table.iloc[[0, 7]]
+    left = table.drop(removed.index).reset_index(drop=True)
+    result = tabular.cross_validate(left, study)
+    predicted = tabular.predict_removed(result, left, removed)
+    PREDICTIONS.validate(predicted)
+    assert set(predicted["scan_id"]) == set(removed["scan_id"])
+    assert set(predicted["model"]) == {"Radiomics", "All features"}
+    for scan in removed.itertuples():
+        unseen = [
+            fitted
+            for (model, repeat, fold), fitted in result.fits.items()
+            if model == "Radiomics" and scan.patient_id not in set(left["patient_id"][result.folds[repeat] != fold])
+        ]
+        assert unseen
+        risk = np.mean([fitted.risks(removed.loc[[scan.Index]])[0, 0] for fitted in unseen])
+        rows = predicted.query("model == 'Radiomics' and scan_id == @scan.scan_id").sort_values("horizon_years")
+        assert rows["risk"].iloc[0] == pytest.approx(risk)
+
+
+def test_no_scan_was_removed(study: Study) -> None:
+    table = make_table(study)
+    result = tabular.cross_validate(table, study)
+    assert tabular.predict_removed(result, table, table[:0]).empty
