@@ -41,8 +41,8 @@ study = load_study(study_dir, run_name, lungs={"method": method})
 # stomach and bowel. Right and left lung are told apart. Each lung then grows over its vessels, over ground glass,
 # reticulation and honeycombing, and out to the pleura, so that disease at the edge of the lung stays inside. No
 # training and no weights are involved. Other methods can be named in `study.yaml`, and two can be compared on every
-# scan; [masks and their checks](../lung_masks.md) tells more. Every scan that could be read gets a mask, with or without
-# follow-up.
+# scan; [masks and their checks](../lung_masks.md) tells more. Every scan that could be read gets a mask, followed up or
+# not.
 
 # %% tags=["hide-input"]
 cohort = read_table(study.table("cohort"), COHORT, "01_cohort")

@@ -190,9 +190,8 @@ def apply_decisions(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     decisions = _read_decisions(path).set_index("scan_id")
     for index in table.index[(table["status"] == "ok") & table["scan_id"].isin(decisions.index)]:
         one = decisions.loc[table["scan_id"].loc[index]]
-        words = (
-            f"{table['verdict'].loc[index]} changed to {one['verdict']} by {one['who']} on {one['when']}: {one['why']}"
-        )
+        # The day stays in the file: tables and book hold no calendar dates.
+        words = f"{table['verdict'].loc[index]} changed to {one['verdict']} by {one['who']}: {one['why']}"
         table.loc[index, ["verdict", "decision"]] = one["verdict"], words
     return table
 
