@@ -26,10 +26,10 @@ import numpy as np
 import pandas as pd
 from myst_nb import glue
 
-from sscct_lib import deep_figures, deep_tables, explain, tensors, training
+from sscct_lib import attribution, deep_figures, deep_tables, explain, tensors, training
 from sscct_lib.lungs import usable
 from sscct_lib.study import load_study
-from sscct_lib.tables import COHORT, LUNGS, PREDICTIONS, read_table, write_table
+from sscct_lib.tables import ATTRIBUTIONS, COHORT, LUNGS, PREDICTIONS, read_table, write_table
 
 study = load_study(study_dir, run_name, deep={"networks": networks, "hu_range": hu_range})
 deep = study.settings.deep
@@ -115,6 +115,31 @@ zones = pd.concat([explain.explain_scan(study, name, scan_id, fold) for name in 
 deep_figures.zone_changes(
     zones[zones["horizon_years"] == longest], f"Scan {scan_id}: change of the {longest:g}-year risk, percentage points"
 )
+
+# %% [markdown]
+# Finer: the score of the same scan shared out among its voxels (integrated gradients). Orange raises the risk against a
+# lung of average density, purple lowers it.
+
+# %% tags=["hide-input"]
+explained = attribution.most_at_risk(predictions, deep.n_explained)
+checked = attribution.attribute_scans(study, deep.networks, explained)
+checked = write_table(checked, study.table("attributions"), ATTRIBUTIONS)
+scan_id = explained["scan_id"].iloc[0]
+maps = {
+    training.TITLES[name]: np.load(attribution.attribution_path(study, name, scan_id))
+    for name in deep.networks
+    if getattr(deep, name).size == size
+}
+cube = np.load(tensors.cube_path(study, scan_id, size, deep.hu_range))
+deep_figures.attributions(cube, maps, f"Scan {scan_id}: what raises (orange) and lowers (purple) its risk")
+
+# %% [markdown]
+# Such pictures can deceive: some look the same whatever the network has learned, since they follow the edges of the
+# image. So each is compared with that of the same network with random weights; a picture that hardly differs says
+# nothing about what was learned. Whether networks look where the disease is, chapter 5 tells for simulated patients.
+
+# %% tags=["hide-input"]
+attribution.sanity(checked)
 
 # %% [markdown]
 # ```{note}

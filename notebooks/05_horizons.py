@@ -38,6 +38,7 @@ from sscct_lib import (
     horizon_figures,
     horizons,
     integrated,
+    lesion_attribution,
     recalibration,
     rule_effects,
     shortcuts,
@@ -49,7 +50,16 @@ from sscct_lib import (
     views,
 )
 from sscct_lib.study import load_study
-from sscct_lib.tables import COHORT, LUNGS, PERFORMANCE, PREDICTIONS, read_predictions, read_table, write_table
+from sscct_lib.tables import (
+    ATTRIBUTIONS,
+    COHORT,
+    LUNGS,
+    PERFORMANCE,
+    PREDICTIONS,
+    read_predictions,
+    read_table,
+    write_table,
+)
 
 pd.set_option("display.max_colwidth", None)
 study = load_study(study_dir, run_name, horizons={"n_bootstrap": n_bootstrap, "reference": reference})
@@ -375,6 +385,17 @@ summary.side_by_side(beside_truth, "brier", decimals=3) if len(truth) else Markd
 
 # %% tags=["hide-input"]
 summary.side_by_side(beside_truth, "observed_expected") if len(truth) else Markdown("Not known for this study.")
+
+# %% [markdown]
+# ## Do the networks look where the disease is?
+#
+# In simulated scans the place of every lesion is known. For the scans explained in chapter 4: how many times more of
+# what raises the risk lies in lesions than chance would put there, and how often the strongest voxel lies in one. The
+# same network with random weights is the bar to pass: lesions stand out in any picture, for their density is unusual.
+
+# %% tags=["hide-input"]
+explained = read_table(study.table("attributions"), ATTRIBUTIONS, "04_deep_models")
+lesion_attribution.lesion_table(study, explained) if len(truth) else Markdown("Not known for this study.")
 
 # %% tags=["remove-cell"]
 for name, value in summary.headline_numbers(performance, cohort, settings).items():

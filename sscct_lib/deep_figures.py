@@ -1,6 +1,7 @@
 """Figures of the deep models: what a network sees, and how it learned. They draw tables and compute nothing."""
 
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -41,6 +42,45 @@ def network_input(cube: NDArray[np.float16], title: str = "") -> Figure:
         axis.set_title(name, fontsize=12)
         axis.axis("off")
     figure.colorbar(drawn, ax=axes[0].tolist(), shrink=0.8, label="input", extend="max")
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+    return figure
+
+
+@styled
+def attributions(cube: NDArray[np.float16], maps: dict[str, NDArray[np.float32]], title: str = "") -> Figure:
+    """Draw what raises and what lowers a risk over the scan, in the planes through what matters most.
+
+    Parameters
+    ----------
+    cube
+        What the networks see, 0 to 1, [z, y, x] in LPS.
+    maps
+        From `attribution.integrated_gradients`, by the name of the model, on grids that divide the cube's evenly.
+    title
+        Which scan.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        A row a model: axial, coronal and sagittal; orange raises the risk, purple lowers it.
+    """
+    figure, axes = new_figure(2.3 * len(maps), len(maps), 3)
+    for line, (name, found) in zip(axes, maps.items(), strict=True):
+        z, y, x = (int(i) for i in np.unravel_index(np.abs(found).argmax(), found.shape))
+        most = float(np.quantile(np.abs(found[found != 0]), 0.995)) if found.any() else 1.0
+        planes: dict[str, Any] = {
+            "axial": np.s_[z],
+            "coronal": np.s_[::-1, y],
+            "sagittal": np.s_[::-1, :, x],
+        }
+        for axis, (plane, place) in zip(line, planes.items(), strict=True):
+            shown = found[place]
+            axis.imshow(cube[place].astype(float), cmap="gray", vmin=0, vmax=BRIGHTEST, interpolation="nearest")
+            strength = np.clip(np.abs(shown) / most, 0, 1)
+            axis.imshow(shown, cmap="PuOr_r", vmin=-most, vmax=most, alpha=strength, interpolation="nearest")
+            axis.set_title(f"{name.partition(' (')[0]}, {plane}", fontsize=11)
+            axis.axis("off")
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontsize=12)
     return figure

@@ -132,7 +132,8 @@ def shortcuts_side_by_side(table: pd.DataFrame) -> pd.DataFrame:
     for horizon in table["horizon_years"].unique():
         rows = table[table["horizon_years"] == horizon].set_index("way")
         first = rows.iloc[0]
-        cells = {DENOMINATORS: f"{first['n_events']} of {first['n_scans']:,} ({first['n_unknown']:,} unknown)"}
+        n_events, n_scans, n_unknown = (int(first[name]) for name in ("n_events", "n_scans", "n_unknown"))
+        cells = {DENOMINATORS: f"{n_events} of {n_scans:,} ({n_unknown:,} unknown)"}
         for way, row in rows.iterrows():
             width = f", width {row['width']:.2f}" if np.isfinite(row["width"]) else ""
             cells[str(way)] = estimate_text(row["auc"], row["ci_low"], row["ci_high"]) + width

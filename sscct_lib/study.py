@@ -191,6 +191,9 @@ class DeepSettings(Section):
     hu_range: tuple[float, float] = Field(
         (-1024.0, 600.0), description="densities mapped to 0..1; background is the lower bound"
     )
+    n_explained: Annotated[int, Field(ge=1)] = Field(
+        12, description="scans, of as many patients, whose risks are explained voxel by voxel: those with the highest"
+    )
     networks: tuple[Literal["resnet18", "densenet121", "swin"], ...] = Field(
         ("resnet18", "densenet121", "swin"), min_length=1, description="which are trained"
     )

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from sscct_lib.lungs import load_lungs
+from sscct_lib.morphology import bounding_box
 from sscct_lib.scans import Record, process
 from sscct_lib.study import Study
 from sscct_lib.tables import atomic
@@ -41,7 +42,7 @@ def lung_cube(
     numpy.ndarray
         0 to 1, shape (size, size, size), [z, y, x].
     """
-    box = _bounding_box(mask)
+    box = bounding_box(mask > 0)
     low, high = hu_range
     scaled = np.clip((image[box].astype(np.float32) - low) / (high - low), 0, 1)
     return resize(np.where(mask[box] > 0, scaled, np.float32(0)), size).astype(np.float16)
@@ -66,15 +67,6 @@ def resize(volume: NDArray[np.float32], size: int) -> NDArray[np.float32]:
     planes = rescale(torch.from_numpy(volume)[None])  # (1, D, size, size)
     cube = rescale(planes.transpose(1, 2)).transpose(1, 2)  # the last axis has its size already
     return np.asarray(cube[0].contiguous().numpy())
-
-
-def _bounding_box(mask: NDArray[np.uint8]) -> tuple[slice, ...]:
-    inside = mask > 0
-    edges = []
-    for axis in range(3):
-        filled = np.flatnonzero(inside.any(axis=tuple(other for other in range(3) if other != axis)))
-        edges.append(slice(int(filled[0]), int(filled[-1]) + 1))
-    return tuple(edges)
 
 
 def cube_path(study: Study, scan_id: str, size: int, hu_range: tuple[float, float]) -> Path:

@@ -56,6 +56,7 @@ def test_table_for_readers_has_a_row_a_way_and_the_truth(table):
     shown = shortcuts_side_by_side(table.reset_index())
     assert list(shown.columns) == ["3 years", "5 years"]
     assert shown.index[1:-1].tolist() == list(WAYS)
+    assert " of 600 (" in shown.iloc[0, 0]
     assert shown.iloc[-1].tolist() == ["0.50", "0.50"]
     assert "width" in shown.loc[HONEST, "5 years"]
 

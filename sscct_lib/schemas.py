@@ -1,0 +1,312 @@
+"""The columns of every table that one stage hands to another: meaning, unit, and what is allowed."""
+
+from typing import Any
+
+import pandera.pandas as pa
+
+ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+SEXES = ["female", "male"]
+SUBTYPES = ["limited", "diffuse", "sine", "overlap"]
+CAUSES = ["lung", "other", "unknown"]
+
+
+def column(
+    dtype: Any,
+    meaning: str,
+    unit: str = "",
+    checks: Any = None,
+    required: bool = True,
+    nullable: bool = False,
+) -> pa.Column:
+    """Describe a column, with the unit that the data dictionary shows."""
+    return pa.Column(
+        dtype,
+        checks,
+        nullable=nullable,
+        required=required,
+        coerce=True,
+        description=meaning,
+        metadata={"unit": unit},
+    )
+
+
+def between(low: float, high: float, words: str) -> pa.Check:
+    """Check a range; `words` says in an error message what was expected."""
+    return pa.Check.in_range(low, high, error=words)
+
+
+def _ids() -> dict[str, pa.Column]:
+    pattern = pa.Check.str_matches(
+        ID_PATTERN, error="1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or digit"
+    )
+    return {
+        "scan_id": column(str, "the scan, unique in the study; no hospital number", checks=pattern),
+        "patient_id": column(str, "the patient, the same for all scans of one; no hospital number", checks=pattern),
+    }
+
+
+def covariates() -> dict[str, pa.Column]:
+    """Clinical and scanner columns, all optional, that go from the manifest to the cohort unchanged."""
+
+    def optional(dtype: Any, meaning: str, unit: str = "", checks: Any = None) -> pa.Column:
+        return column(dtype, meaning, unit, checks, required=False, nullable=True)
+
+    return {
+        "age_years": optional(float, "age at the scan", "years", between(0, 120, "a number from 0 to 120")),
+        "sex": optional(str, "sex", checks=pa.Check.isin(SEXES, error=" or ".join(SEXES))),
+        "ssc_subtype": optional(
+            str,
+            "skin subtype of systemic sclerosis",
+            checks=pa.Check.isin(SUBTYPES, error=", ".join(SUBTYPES)),
+        ),
+        "fvc_percent": optional(
+            float,
+            "forced vital capacity near the scan",
+            "% predicted",
+            between(5, 200, "a number from 5 to 200"),
+        ),
+        "dlco_percent": optional(
+            float,
+            "diffusing capacity for CO near the scan",
+            "% predicted",
+            between(2, 200, "a number from 2 to 200"),
+        ),
+        "dlco_impossible": optional(
+            "Int64",
+            "1 where the lungs were too ill to measure the diffusing capacity; empty or 0 otherwise",
+            checks=pa.Check.isin([0, 1], error="0 or 1"),
+        ),
+        "cause_of_death": optional(
+            str,
+            "why the patient died; empty when alive",
+            checks=pa.Check.isin(CAUSES, error=", ".join(CAUSES)),
+        ),
+        "scan_year": optional(float, "calendar year of the scan", "year", between(1970, 2100, "a year")),
+        "manufacturer": optional(str, "maker of the scanner"),
+        "kernel": optional(str, "reconstruction kernel"),
+        "slice_thickness_mm": optional(float, "slice thickness", "mm", between(0.1, 20, "a number from 0.1 to 20")),
+    }
+
+
+MANIFEST = pa.DataFrameSchema(
+    {
+        **_ids(),
+        "scan_date": column("datetime64[ns]", "date of the scan", "YYYY-MM-DD", required=False, nullable=True),
+        "scan_day": column(
+            "Int64",
+            "day of the scan, counted from the patient's first",
+            "days",
+            pa.Check.ge(0, error="0 or more"),
+            required=False,
+            nullable=True,
+        ),
+        "image": column(str, "NIfTI file of the scan, relative to the study folder"),
+        "lung_mask": column(
+            str,
+            "file of the lungs, relative to the study folder: NIfTI on the same grid (1 right, 2 left), DICOM SEG or "
+            "RTSTRUCT",
+            required=False,
+            nullable=True,
+        ),
+        "sha256": column(
+            str,
+            "SHA-256 of the image file, verified when present",
+            checks=pa.Check.str_matches(r"^[0-9a-fA-F]{64}$", error="64 hexadecimal digits"),
+            required=False,
+            nullable=True,
+        ),
+        "last_contact_date": column(
+            "datetime64[ns]",
+            "last day on which the patient's state is known; empty: no follow-up",
+            "YYYY-MM-DD",
+            required=False,
+            nullable=True,
+        ),
+        "last_contact_day": column(
+            "Int64",
+            "the same as a day, counted from the patient's first scan",
+            "days",
+            pa.Check.ge(0, error="0 or more"),
+            required=False,
+            nullable=True,
+        ),
+        "event_observed": column(
+            "Int64",
+            "state on that day: 1 died, 0 alive; empty: no follow-up",
+            checks=pa.Check.isin([0, 1], error="0 (alive) or 1 (died)"),
+            nullable=True,
+        ),
+        "transplant_date": column(
+            "datetime64[ns]", "date of a lung transplant; empty: none", "YYYY-MM-DD", required=False, nullable=True
+        ),
+        "transplant_day": column(
+            "Int64",
+            "the same as a day, counted from the patient's first scan",
+            "days",
+            required=False,
+            nullable=True,
+        ),
+        **covariates(),
+    },
+    name="manifest",
+)
+
+COHORT = pa.DataFrameSchema(
+    {
+        **_ids(),
+        "scan_day": column(int, "day of the scan, counted from the patient's first", "days"),
+        "followup_years": column(float, "from the scan to death or last contact", "years", pa.Check.ge(0)),
+        "event_observed": column(bool, "whether the follow-up ends with death"),
+        "transplanted": column(bool, "whether the follow-up ends with a lung transplant", required=False),
+        "fold": column(int, "cross-validation fold in which the patient is tested", checks=pa.Check.ge(0)),
+        r"^label_.+y$": pa.Column(
+            "Int8",
+            nullable=True,
+            regex=True,
+            coerce=True,
+            metadata={"unit": ""},
+            description="1 died within the years named, 0 alive then, empty unknown",
+        ),
+        **covariates(),
+    },
+    name="cohort",
+    strict=True,
+    unique=["scan_id"],
+)
+
+
+def _record() -> dict[str, pa.Column]:
+    return {
+        **_ids(),
+        "status": column(str, "ok, or failed: the scan was set aside", checks=pa.Check.isin(["ok", "failed"])),
+        "reason": column(str, "why it was set aside; empty when it was not"),
+    }
+
+
+IMAGES = pa.DataFrameSchema(
+    {
+        **_record(),
+        "spacing_mm": column(str, "voxel sides as acquired, x y z", "mm", nullable=True),
+        "size": column(str, "voxels as acquired, x y z", nullable=True),
+        "sha256": column(str, "SHA-256 of the file that was read", nullable=True),
+    },
+    name="images",
+    unique=["scan_id"],
+)
+
+LUNGS = pa.DataFrameSchema(
+    {
+        **_record(),
+        "verdict": column(
+            str,
+            "pass, review or fail; empty when the scan was set aside",
+            nullable=True,
+            checks=pa.Check.isin(["pass", "review", "fail"]),
+        ),
+        "findings": column(str, "what the verdict rests on, in words", nullable=True),
+        "volume_l": column(float, "volume of both lungs", "litres", nullable=True),
+        "left_share": column(float, "share of the left lung in the volume", nullable=True),
+        "n_components": column("Int64", "separate pieces of the mask", nullable=True),
+        "mean_hu": column(float, "mean density of the lungs", "HU", nullable=True),
+        "high_attenuation_share": column(float, "share of lung from -600 to -250 HU", nullable=True),
+        "low_attenuation_share": column(float, "share of lung below -950 HU", nullable=True),
+        "cut_area_cm2": column(float, "area in which the edge of the scan cuts lung", "cm2", nullable=True),
+        "solid_share": column(float, "share of the mask above 0 HU", nullable=True),
+        "solid_core_ml": column(float, "volume of the mask inside thick solid tissue", "mL", nullable=True),
+        "outside_share": column(float, "share of the mask outside the body", nullable=True),
+        "missed_air_l": column(float, "largest piece of aerated lung outside the mask", "litres", nullable=True),
+        "chest_width_mm": column(float, "lungs from side to side", "mm", nullable=True),
+        "chest_depth_mm": column(float, "lungs from front to back", "mm", nullable=True),
+        "trachea_hu": column(float, "median density of the air in the trachea", "HU", nullable=True),
+        "noise_hu": column(float, "standard deviation in the air of the trachea", "HU", nullable=True),
+        "step_ratio": column(float, "largest change between slices, against that of their neighbours", nullable=True),
+        "trachea_height": column(float, "middle of the trachea, from base (0) to apex (1) of the lungs", nullable=True),
+        "spine_behind_mm": column(float, "bone in the midline, behind the middle of the lungs", "mm", nullable=True),
+        "spine_share": column(float, "share of slices through the lungs that show the spine behind", nullable=True),
+        "heart_left_mm": column(float, "heart to the left of the spine", "mm", nullable=True),
+        "heart_hu": column(float, "median density of the heart", "HU", nullable=True),
+        "contrast_medium": column("boolean", "whether the heart is denser than 80 HU", nullable=True),
+        "smallest_lobe_share": column(float, "share of the smallest lobe, where lobes are given", nullable=True),
+        "agreement_dice": column(float, "Dice overlap with a second method, where one ran", nullable=True),
+        "chest_shape_mm": column(str, "widths, depths and spine every 10 mm below the apex", "mm", nullable=True),
+        "shape_change_mm": column(float, "difference from the patient's most similar scan", "mm", nullable=True),
+        "volume_change": column(float, "relative difference from the patient's other scans", nullable=True),
+        "flags": column(str, "the measures behind the findings, separated by spaces", nullable=True),
+        "decision": column(str, "what a person decided instead, in words", nullable=True),
+        "place_mm": column(str, "where the first finding lies: x y z in the scan", "mm", nullable=True),
+    },
+    name="lungs",
+    unique=["scan_id"],
+)
+
+
+def _feature(meaning: str) -> pa.Column:
+    return pa.Column(
+        float, nullable=True, required=False, regex=True, coerce=True, metadata={"unit": ""}, description=meaning
+    )
+
+
+RADIOMICS = pa.DataFrameSchema(
+    {
+        **_record(),
+        "settings_hash": column(str, "settings and versions behind the features, hashed", nullable=True),
+        r"^(original|log-.+|wavelet-.+)_(firstorder|shape|glcm|gldm|glrlm|glszm|ngtdm)_.+$": _feature(
+            "a feature of PyRadiomics under its own name, of the image or a filtered one; a part of the lungs ends it"
+        ),
+        r"^qct_.+$": _feature("quantitative CT"),
+    },
+    name="radiomics",
+    strict=True,
+    unique=["scan_id"],
+)
+
+PREDICTIONS = pa.DataFrameSchema(
+    {
+        "model": column(str, "name of the model as tables and figures show it"),
+        "horizon_years": column(float, "years after the scan", "years", pa.Check.gt(0)),
+        **_ids(),
+        "fold": column(int, "fold in which the scan was tested; the model never saw its patient"),
+        "risk": column(
+            float,
+            "predicted probability of death within the horizon",
+            checks=between(0, 1, "a number from 0 to 1"),
+        ),
+        "risk_sd": column(
+            float, "spread of the risk over the members of the model; empty for a single model", nullable=True
+        ),
+    },
+    name="predictions",
+    strict=True,
+    unique=["model", "horizon_years", "scan_id"],
+)
+
+ATTRIBUTIONS = pa.DataFrameSchema(
+    {
+        "model": column(str, "name of the model as tables and figures show it"),
+        "network": column(str, "which network"),
+        **_ids(),
+        "likeness": column(float, "rank correlation with the map of the untrained network", nullable=True),
+    },
+    name="attributions",
+    strict=True,
+    unique=["network", "scan_id"],
+)
+
+PERFORMANCE = pa.DataFrameSchema(
+    {
+        "model": column(str, "name of the model"),
+        "horizon_years": column(float, "years after the scan", "years"),
+        "metric": column(str, "what was measured"),
+        "estimate": column(float, "the estimate; empty when it cannot be estimated", nullable=True),
+        "ci_low": column(float, "lower end of the 95 % interval by bootstrap of patients", nullable=True),
+        "ci_high": column(float, "upper end of the same", nullable=True),
+        "n_scans": column(int, "scans that were judged"),
+        "n_patients": column(int, "their patients"),
+        "n_events": column(int, "scans followed by death within the horizon"),
+        "n_unknown": column(int, "scans whose state at the horizon is unknown"),
+        "note": column(str, "why there is no estimate or interval, or which part of the scans was judged"),
+    },
+    name="performance",
+    strict=True,
+    unique=["model", "horizon_years", "metric"],
+)
