@@ -155,7 +155,7 @@ def hazard_of_change(rows: pd.DataFrame) -> pd.DataFrame:
     -------
     pandas.DataFrame
         `comparison`, `hazard_ratio` (for twice the odds), `ci_low`, `ci_high` (95 %), `p`, `n_scans`, `n_patients`,
-        `n_events`; no rows where fewer than five patients died.
+        `n_events`; no rows where fewer than five patients died, or no risk changes.
 
     References
     ----------
@@ -164,7 +164,8 @@ def hazard_of_change(rows: pd.DataFrame) -> pd.DataFrame:
     """
     later = rows.dropna(subset="change")
     columns = ["comparison", "hazard_ratio", "ci_low", "ci_high", "p", "n_scans", "n_patients", "n_events"]
-    if later.loc[later["event_observed"], "patient_id"].nunique() < FEWEST_PAIRS:
+    still = (later[["logit_risk", "change"]].std() < 1e-9).any()
+    if still or later.loc[later["event_observed"], "patient_id"].nunique() < FEWEST_PAIRS:
         return pd.DataFrame(columns=columns)
     frame = later[["patient_id", "followup_years", "event_observed"]].assign(
         now=later["logit_risk"] / np.log(2), change=later["change"] / np.log(2)

@@ -131,6 +131,7 @@ def test_nobody_who_dies_or_comes_back_gives_empty_tables():
     alive = series(30).assign(event_observed=False)
     assert trajectories.hazard_of_change(alive).empty
     assert all(table.empty for table in trajectories.gain_of_change(alive, FEW, YEARS))
+    assert trajectories.hazard_of_change(series(80).assign(change=0.0)).empty
     once = series(30).drop_duplicates("patient_id")
     assert trajectories.hazard_of_change(once).empty
     assert all(table.empty for table in trajectories.gain_of_change(once, FEW, YEARS))
