@@ -116,8 +116,8 @@ def goh_extensive(table: pd.DataFrame) -> pd.Series:
 
     Extensive above 30 % of the lung, limited below 10 %; between, FVC below 70 % predicted decides, and where it is
     not known, 20 % of the lung. The extent is the share of dense lung (-600 to -250 HU). It stands in for a
-    radiologist's reading and is not the same: vessels and the dependent lung are dense too, so that healthy lungs have
-    5 to 10 %, and thin reticulation may not count.
+    radiologist's reading and is not the same: vessels and the dependent lung are dense too, so that a healthy
+    lung is not at 0, and thin reticulation may not count.
 
     Parameters
     ----------

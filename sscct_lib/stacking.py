@@ -24,7 +24,7 @@ def stack(predictions: pd.DataFrame, cohort: pd.DataFrame, settings: Settings) -
     folds happen to agree, the source gets a high weight, and it is the same agreement that makes it look good on fold
     2. On data without any signal, 60 patients in three folds, learned weights reach an AUC of 0.61, equal ones 0.50
     (`tests/test_stacking.py`). The cure, to train every model again without each pair of folds, is too dear for
-    networks, and weights from the other patients of the same fold err to the other side (0.45).
+    networks.
 
     Parameters
     ----------
