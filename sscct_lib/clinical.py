@@ -10,10 +10,10 @@ import pandera.pandas as pa
 from sscct_lib.study import StudyError
 from sscct_lib.tables import column, covariates
 
-DATES = ("scan_date", "last_contact_date")
-SCANNER = ("manufacturer", "kernel", "slice_thickness_mm")
+DATES = ("scan_date", "last_contact_date", "transplant_date")
+OF_THE_SCAN = ("scan_year", "manufacturer", "kernel", "slice_thickness_mm")  # never taken from the table
 VISIT = ("age_years", "fvc_percent", "dlco_percent", "dlco_impossible")
-PATIENT = ("last_contact_date", "event_observed", "sex", "ssc_subtype", "cause_of_death")
+PATIENT = ("last_contact_date", "event_observed", "transplant_date", "sex", "ssc_subtype", "cause_of_death")
 NEAR_DAYS = 90
 DAYS_PER_YEAR = 365.25
 HEADER_LINES = 2
@@ -31,7 +31,8 @@ CLINICAL = pa.DataFrameSchema(
             checks=pa.Check.isin([0, 1], error="0 (alive) or 1 (died)"),
             nullable=True,
         ),
-        **{name: spec for name, spec in covariates().items() if name not in SCANNER},
+        "transplant_date": column("datetime64[ns]", "date of a lung transplant", required=False, nullable=True),
+        **{name: spec for name, spec in covariates().items() if name not in OF_THE_SCAN},
     },
     name="clinical",
 )
@@ -43,9 +44,9 @@ def read_clinical(path: Path) -> pd.DataFrame:
     Parameters
     ----------
     path
-        CSV: `patient_id` as in the images, `last_contact_date`, `event_observed`; optional `scan_date` and the
-        covariates of the manifest (`age_years`, `sex`, `ssc_subtype`, `fvc_percent`, `dlco_percent`,
-        `dlco_impossible`, `cause_of_death`). Dates as YYYY-MM-DD. Other columns are ignored.
+        CSV: `patient_id` as in the images, `last_contact_date`, `event_observed`; optional `scan_date`,
+        `transplant_date` and the covariates of the manifest (`age_years`, `sex`, `ssc_subtype`, `fvc_percent`,
+        `dlco_percent`, `dlco_impossible`, `cause_of_death`). Dates as YYYY-MM-DD. Other columns are ignored.
 
     Returns
     -------
@@ -124,8 +125,8 @@ def _check(table: pd.DataFrame) -> list[str]:
 def attach(scans: pd.DataFrame, clinical: pd.DataFrame) -> pd.DataFrame:
     """Attach clinical values to scans.
 
-    What belongs to the patient (follow-up, sex, subtype, cause of death) goes to all scans. What belongs to a visit
-    (age, lung function) goes from a row with `scan_date` to the patient's nearest scan within 90 days, and from a
+    What belongs to the patient (follow-up, transplant, sex, subtype, cause of death) goes to all scans. What belongs
+    to a visit (age, lung function) goes from a row with `scan_date` to the patient's nearest scan within 90 days, and from a
     row without one to the patient's first scan. Age is carried to later scans by the time between; lung function
     is not.
 

@@ -88,9 +88,9 @@ def ingest(
     if written.empty:
         raise StudyError(f"{source}: no series could be read.\n{report.to_string(index=False)}")
     manifest = written.assign(image="scans/" + written["scan_id"] + ".nii.gz", patient_id=written["patient_code"])
-    masks = ["lung_mask"] if written["lung_mask"].notna().any() else []
+    some = [name for name in ("lung_mask", "transplant_day") if written[name].notna().any()]
     with atomic(study.manifest_path) as partial:
-        manifest[[*MANIFEST_COLUMNS, *masks, *covariates()]].to_csv(partial, index=False)
+        manifest[[*MANIFEST_COLUMNS, *some, *covariates()]].to_csv(partial, index=False)
     with atomic(study_folder / "ingest" / "report.csv") as partial:
         report.to_csv(partial, index=False)
     return report
@@ -132,10 +132,12 @@ def _in_days(visits: pd.DataFrame) -> pd.DataFrame:
     days = visits.assign(
         scan_day=(visits["scan_date"] - first).dt.days.where(visits["scan_date"].notna(), 0).astype("Int64"),
         last_contact_day=(pd.to_datetime(visits["last_contact_date"]) - first).dt.days.astype("Int64"),
+        transplant_day=(pd.to_datetime(visits["transplant_date"]) - first).dt.days.astype("Int64"),
     )
     # Without a scan date nothing can be counted to the last contact.
     days.loc[days["last_contact_day"].isna(), "event_observed"] = pd.NA
-    return days[~undated].drop(columns=["scan_date", "last_contact_date"]).sort_values(["patient_code", "scan_day"])
+    dates = ["scan_date", "last_contact_date", "transplant_date"]
+    return days[~undated].drop(columns=dates).sort_values(["patient_code", "scan_day"])
 
 
 def _refuse_to_drop(study: Study, scans: pd.DataFrame) -> None:

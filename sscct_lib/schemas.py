@@ -81,7 +81,9 @@ def covariates() -> dict[str, pa.Column]:
             "why the patient died; empty when alive",
             checks=pa.Check.isin(CAUSES, error=", ".join(CAUSES)),
         ),
-        "scan_year": optional(float, "calendar year of the scan", "year", between(1970, 2100, "a year")),
+        "scan_year": optional(
+            float, "calendar year of the scan; `sscct ingest` does not write it", "year", between(1970, 2100, "a year")
+        ),
         "manufacturer": optional(str, "maker of the scanner"),
         "kernel": optional(str, "reconstruction kernel"),
         "slice_thickness_mm": optional(float, "slice thickness", "mm", between(0.1, 20, "a number from 0.1 to 20")),

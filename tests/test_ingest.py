@@ -435,12 +435,16 @@ class TestVolumes:
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             sitk.WriteImage(image, str(source / name))
         clinical = tmp_path / "clinical.csv"
-        clinical.write_text("patient_id,last_contact_date,event_observed\nP1,2018-03-04,1\nP2,2018-01-01,0\n")
+        clinical.write_text(
+            "patient_id,last_contact_date,event_observed,transplant_date\n"
+            "P1,2018-03-04,1,2016-03-14\nP2,2018-01-01,0,\n"
+        )
         report = ingest(source, clinical, study_folder)
         assert report["status"].tolist() == ["scan"] * 3
         manifest = read_manifest(load_study(study_folder))
         assert sorted(manifest["scan_day"]) == [0, 0, 366]
         assert sorted(manifest["last_contact_day"]) == [1096, 1096, 1096]
+        assert sorted(manifest["transplant_day"].dropna()) == [376, 376]
         for path in (study_folder / "scans").glob("*"):
             stored = sitk.ReadImage(str(path))
             assert (sitk.GetArrayFromImage(stored) == hounsfield()).all()
