@@ -126,9 +126,9 @@ def attach(scans: pd.DataFrame, clinical: pd.DataFrame) -> pd.DataFrame:
     """Attach clinical values to scans.
 
     What belongs to the patient (follow-up, transplant, sex, subtype, cause of death) goes to all scans. What belongs
-    to a visit (age, lung function) goes from a row with `scan_date` to the patient's nearest scan within 90 days, and from a
-    row without one to the patient's first scan. Age is carried to later scans by the time between; lung function
-    is not.
+    to a visit (age, lung function) goes from a row with `scan_date` to the patient's nearest scan within 90 days, and
+    from a row without one to the patient's first scan. Age is carried to later scans by the time between; lung
+    function is not.
 
     Parameters
     ----------
