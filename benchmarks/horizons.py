@@ -26,8 +26,9 @@ from sscct_lib.horizons import aligned_risk, evaluate, study_resamples
 from sscct_lib.manifest import read_manifest
 from sscct_lib.metrics import METRICS
 from sscct_lib.notebooks import run_notebook
+from sscct_lib.schemas import COHORT, LUNGS, PREDICTIONS
 from sscct_lib.study import Settings, load_study
-from sscct_lib.tables import COHORT, LUNGS, PREDICTIONS, write_table
+from sscct_lib.tables import write_table
 
 BOOK = Path(__file__).parents[1] / "book"
 HORIZON_YEARS = 3.0

@@ -25,9 +25,9 @@ from sscct_lib.curves import calibration
 from sscct_lib.horizons import cohort_outcome, evaluate
 from sscct_lib.metrics import METRICS
 from sscct_lib.risk_models import CoxNet, survival_outcome
+from sscct_lib.schemas import PREDICTIONS
 from sscct_lib.study import HorizonSettings, Settings
 from sscct_lib.summary import differences_side_by_side, estimate_text, side_by_side, years_text
-from sscct_lib.tables import PREDICTIONS
 from sscct_lib.tuning import patient_weights
 
 BOOK = Path(__file__).parents[1] / "book"

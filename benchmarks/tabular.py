@@ -17,8 +17,8 @@ import pandas as pd
 
 from sscct_lib import feature_sets, saved_models, tabular
 from sscct_lib.cohort import build_cohort
+from sscct_lib.schemas import MANIFEST
 from sscct_lib.study import Settings, Study
-from sscct_lib.tables import MANIFEST
 
 N_PATIENTS = 640
 

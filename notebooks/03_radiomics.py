@@ -44,8 +44,9 @@ from sscct_lib import (
     tabular,
 )
 from sscct_lib.cohort import flow_text, label_name, select_features
+from sscct_lib.schemas import COHORT, LUNGS, PREDICTIONS, RADIOMICS
 from sscct_lib.study import load_study
-from sscct_lib.tables import COHORT, LUNGS, PREDICTIONS, RADIOMICS, read_table, write_table
+from sscct_lib.tables import read_table, write_table
 
 study = load_study(
     study_dir,

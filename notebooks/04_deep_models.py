@@ -28,8 +28,9 @@ from myst_nb import glue
 
 from sscct_lib import attribution, deep_figures, deep_tables, explain, tensors, training
 from sscct_lib.lungs import usable
+from sscct_lib.schemas import ATTRIBUTIONS, COHORT, LUNGS, PREDICTIONS
 from sscct_lib.study import load_study
-from sscct_lib.tables import ATTRIBUTIONS, COHORT, LUNGS, PREDICTIONS, read_table, write_table
+from sscct_lib.tables import read_table, write_table
 
 study = load_study(study_dir, run_name, deep={"networks": networks, "hu_range": hu_range})
 deep = study.settings.deep

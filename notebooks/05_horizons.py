@@ -49,17 +49,9 @@ from sscct_lib import (
     variants,
     views,
 )
+from sscct_lib.schemas import ATTRIBUTIONS, COHORT, LUNGS, PERFORMANCE, PREDICTIONS
 from sscct_lib.study import load_study
-from sscct_lib.tables import (
-    ATTRIBUTIONS,
-    COHORT,
-    LUNGS,
-    PERFORMANCE,
-    PREDICTIONS,
-    read_predictions,
-    read_table,
-    write_table,
-)
+from sscct_lib.tables import read_predictions, read_table, write_table
 
 pd.set_option("display.max_colwidth", None)
 study = load_study(study_dir, run_name, horizons={"n_bootstrap": n_bootstrap, "reference": reference})

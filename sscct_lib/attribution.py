@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from torch import nn
 
+from sscct_lib.files import atomic
 from sscct_lib.networks import HazardNetwork, display_name
+from sscct_lib.schemas import ATTRIBUTIONS
 from sscct_lib.study import Study
-from sscct_lib.tables import ATTRIBUTIONS, atomic
 from sscct_lib.tensors import cube_path, load_cubes
 from sscct_lib.training import fold_model
 

@@ -11,8 +11,8 @@ from sklearn.preprocessing import StandardScaler
 
 from sscct_lib.pipelines import design, imputation
 from sscct_lib.risk_models import known_outcomes, survival_outcome
+from sscct_lib.schemas import PREDICTIONS
 from sscct_lib.study import Study
-from sscct_lib.tables import PREDICTIONS
 from sscct_lib.tabular import never_falling
 
 POINTS, EXTENSIVE = "ild_gap_points", "goh_extensive"

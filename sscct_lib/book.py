@@ -13,11 +13,11 @@ import pandas as pd
 import pandera.pandas as pa
 import yaml
 
-from sscct_lib import tables
+from sscct_lib import schemas
+from sscct_lib.files import atomic
 from sscct_lib.notebooks import NOTEBOOKS, PROJECT
 from sscct_lib.privacy_files import search_study
 from sscct_lib.study import MANIFEST_FILE, SETTINGS_FILE, Settings, Study, StudyError
-from sscct_lib.tables import atomic
 
 BEFORE_RENDERING = ("tables", "notebooks", "provenance", "book/source")
 DEMO_NOTICE = "Synthetic patients: this is the demo study. No number in it speaks of a real person."
@@ -214,14 +214,15 @@ def stage_costs(study: Study) -> pd.DataFrame:
 
 def data_dictionary_page() -> str:
     """Write the page that explains every column of every table, in MyST Markdown."""
-    schemas: list[tuple[str, pa.DataFrameSchema]] = [
-        ("The manifest, written by you: one row a scan", tables.MANIFEST),
-        ("images: what was read, one row a scan", tables.IMAGES),
-        ("cohort: a scan kept in the study", tables.COHORT),
-        ("lungs: a scan's mask and its quality", tables.LUNGS),
-        ("radiomics: a scan's features", tables.RADIOMICS),
-        ("predictions: model × horizon × scan", tables.PREDICTIONS),
-        ("performance: model × horizon × metric", tables.PERFORMANCE),
+    described: list[tuple[str, pa.DataFrameSchema]] = [
+        ("The manifest, written by you: one row a scan", schemas.MANIFEST),
+        ("images: what was read, one row a scan", schemas.IMAGES),
+        ("cohort: a scan kept in the study", schemas.COHORT),
+        ("lungs: a scan's mask and its quality", schemas.LUNGS),
+        ("radiomics: a scan's features", schemas.RADIOMICS),
+        ("predictions: model × horizon × scan", schemas.PREDICTIONS),
+        ("attributions: network × scan whose risk is explained", schemas.ATTRIBUTIONS),
+        ("performance: model × horizon × metric", schemas.PERFORMANCE),
     ]
     parts = [
         "# Data dictionary",
@@ -230,7 +231,7 @@ def data_dictionary_page() -> str:
         "The time of a scan is either `scan_date` or `scan_day`, and that of last contact either `last_contact_date` "
         "or `last_contact_day`. Inside the study only days since a patient's first scan are kept.",
     ]
-    for title, schema in schemas:
+    for title, schema in described:
         parts += [f"## {title}", _markdown_table(data_dictionary(schema))]
     parts += ["## Settings of study.yaml", _markdown_table(_settings_dictionary())]
     return "\n\n".join(parts)

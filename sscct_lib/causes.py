@@ -8,8 +8,8 @@ from numpy.typing import ArrayLike, NDArray
 from sscct_lib.bootstrap import Flags, Floats, curve_interval, kaplan_meier
 from sscct_lib.calibration import logit
 from sscct_lib.horizons import judged_risks, study_resamples
+from sscct_lib.schemas import CAUSES
 from sscct_lib.study import Settings
-from sscct_lib.tables import CAUSES
 
 TRANSPLANT = "transplant"
 
@@ -63,7 +63,7 @@ def event_causes(cohort: pd.DataFrame) -> NDArray[np.str_]:
     Returns
     -------
     numpy.ndarray
-        One of `tables.CAUSES`, `TRANSPLANT`, or empty where the patient was alive, shape (n,).
+        One of `schemas.CAUSES`, `TRANSPLANT`, or empty where the patient was alive, shape (n,).
     """
     died = cohort["event_observed"].to_numpy(bool)
     transplanted = cohort.get("transplanted", pd.Series(False, index=cohort.index)).to_numpy(bool)

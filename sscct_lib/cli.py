@@ -81,10 +81,10 @@ def demo(
     true of them. Scans that are already there are kept.
     """
     from sscct_lib.dicom_export import write_dicom_demo
+    from sscct_lib.files import atomic
     from sscct_lib.notebooks import PROJECT
     from sscct_lib.phantom import write_demo
     from sscct_lib.study import SETTINGS_FILE, StudyError, load_study
-    from sscct_lib.tables import atomic
 
     try:
         if not (study / SETTINGS_FILE).exists():

@@ -7,8 +7,8 @@ from typing import Any
 import pandas as pd
 import pandera.pandas as pa
 
+from sscct_lib.schemas import column, covariates
 from sscct_lib.study import StudyError
-from sscct_lib.tables import column, covariates
 
 DATES = ("scan_date", "last_contact_date", "transplant_date")
 OF_THE_SCAN = ("scan_year", "manufacturer", "kernel", "slice_thickness_mm")  # never taken from the table

@@ -8,8 +8,8 @@ from lifelines import KaplanMeierFitter
 from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedGroupKFold
 
+from sscct_lib.schemas import COHORT, covariates
 from sscct_lib.study import Study, StudyError
-from sscct_lib.tables import COHORT, covariates
 
 DAYS_PER_YEAR = 365.25
 

@@ -10,8 +10,8 @@ from scipy.stats import t as student_t
 from sscct_lib.bootstrap import Floats, Outcome, interval, percentile_interval
 from sscct_lib.horizons import aligned_risk, check_predictions, cohort_outcome, not_estimable, study_resamples
 from sscct_lib.metrics import METRICS, horizon_auc
+from sscct_lib.schemas import PREDICTIONS
 from sscct_lib.study import Settings, Study, StudyError
-from sscct_lib.tables import PREDICTIONS
 
 TRUE_RISK = "True risk (unknowable)"
 

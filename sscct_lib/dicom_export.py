@@ -14,9 +14,9 @@ from joblib import Parallel, delayed
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
+from sscct_lib.files import atomic
 from sscct_lib.phantom import scan_files, write_tables
 from sscct_lib.study import Study, StudyError
-from sscct_lib.tables import atomic
 
 LOWEST_HU = -1024
 CLINICAL_COLUMNS = [

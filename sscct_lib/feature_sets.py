@@ -4,8 +4,8 @@ import pandas as pd
 
 from sscct_lib.cohort import DAYS_PER_YEAR
 from sscct_lib.harmonisation import scanner
+from sscct_lib.schemas import SEXES, SUBTYPES
 from sscct_lib.study import StudyError
-from sscct_lib.tables import SEXES, SUBTYPES
 
 CLINICAL_NUMBERS = ["age_years", "fvc_percent", "dlco_percent"]
 CLINICAL_CATEGORIES = {"sex": SEXES, "ssc_subtype": SUBTYPES}

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
@@ -100,17 +99,8 @@ def calibration_plot(groups: pd.DataFrame, smooth: pd.DataFrame, title: str = ""
         curve = smooth[smooth["horizon_years"] == horizon]
         axis.fill_between(curve["predicted"], curve["ci_low"], curve["ci_high"], color=GREY, alpha=0.2, lw=0)
         axis.plot(curve["predicted"], curve["observed"], color=GREY, lw=1.5)
-        error = [known["observed"] - known["ci_low"], known["ci_high"] - known["observed"]]
-        axis.errorbar(
-            known["predicted"].to_numpy(),
-            known["observed"].to_numpy(),
-            yerr=np.array(error),
-            fmt="o",
-            color=INK,
-            capsize=3,
-            ms=5,
-            lw=1.2,
-        )
+        axis.vlines(known["predicted"], known["ci_low"], known["ci_high"], color=INK, lw=1.2)
+        axis.scatter(known["predicted"], known["observed"], color=INK, s=25, zorder=3)
         axis.set(xlim=(0, top), ylim=(-0.02 * top, top), xlabel="Predicted", aspect="equal")
         axis.xaxis.set_major_formatter(PERCENT)
         axis.yaxis.set_major_formatter(PERCENT)

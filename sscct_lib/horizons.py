@@ -19,8 +19,8 @@ from sscct_lib.bootstrap import (
     resample_patients,
 )
 from sscct_lib.metrics import METRICS
+from sscct_lib.schemas import PERFORMANCE, PREDICTIONS
 from sscct_lib.study import Settings, StudyError
-from sscct_lib.tables import PERFORMANCE, PREDICTIONS
 
 
 def check_predictions(predictions: pd.DataFrame, cohort: pd.DataFrame) -> pd.DataFrame:

@@ -17,10 +17,11 @@ from isal import igzip
 from isal.igzip_lib import IsalError
 from numpy.typing import NDArray
 
+from sscct_lib.files import atomic
 from sscct_lib.interpolation import axis_weights, interpolate
 from sscct_lib.scans import Record, ScanError, process
+from sscct_lib.schemas import IMAGES
 from sscct_lib.study import Study
-from sscct_lib.tables import IMAGES, atomic
 
 AIR_HU = -1024
 """Outside the scanned field, and the least value that a prepared scan holds."""

@@ -16,13 +16,14 @@ from sscct_lib.candidates import VOLUME_SUFFIXES, Candidate, find_candidates
 from sscct_lib.clinical import attach, empty_clinical, read_clinical
 from sscct_lib.dicom import read_headers
 from sscct_lib.dicom_volume import read_series
+from sscct_lib.files import atomic
 from sscct_lib.images import checksum, read_scan, to_hounsfield, write_image
 from sscct_lib.ingest_masks import write_masks
 from sscct_lib.pseudonyms import patient_code, read_key, scan_code
 from sscct_lib.scans import Record, process
+from sscct_lib.schemas import covariates
 from sscct_lib.series_choice import why_behind
 from sscct_lib.study import SETTINGS_FILE, Study, StudyError, load_study
-from sscct_lib.tables import atomic, covariates
 
 NEW_STUDY = "# Settings of this study; every other setting has a default.\ntitle: My study\n"
 MOST_REASONS = 12

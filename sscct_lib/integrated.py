@@ -6,8 +6,8 @@ import pandas as pd
 from sscct_lib.bootstrap import interval
 from sscct_lib.horizons import aligned_risk, check_predictions, cohort_outcome, not_estimable, study_resamples
 from sscct_lib.metrics import brier_score
+from sscct_lib.schemas import PERFORMANCE
 from sscct_lib.study import Settings
-from sscct_lib.tables import PERFORMANCE
 
 
 def integrated_brier(predictions: pd.DataFrame, cohort: pd.DataFrame, settings: Settings) -> pd.DataFrame:

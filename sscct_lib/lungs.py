@@ -23,8 +23,8 @@ from sscct_lib.lung_qa import measure
 from sscct_lib.lung_verdict import DECISIONS_FILE, apply_decisions, judge
 from sscct_lib.morphology import bounding_box
 from sscct_lib.scans import Record, ScanError, process
+from sscct_lib.schemas import LUNGS
 from sscct_lib.study import LungSettings, Study
-from sscct_lib.tables import LUNGS
 from sscct_lib.visits import compare_visits
 
 RIGHT, LEFT = 1, 2

@@ -7,8 +7,8 @@ from typing import Any
 import pandas as pd
 import pandera.pandas as pa
 
+from sscct_lib.schemas import MANIFEST, covariates
 from sscct_lib.study import Study, StudyError
-from sscct_lib.tables import MANIFEST, covariates
 
 SCAN_TIME = ("scan_day", "scan_date")
 CONTACT_TIME = ("last_contact_day", "last_contact_date")

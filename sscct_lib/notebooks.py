@@ -12,9 +12,9 @@ from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
 
+from sscct_lib.files import atomic
 from sscct_lib.scans import code_hash, imported_rooms
 from sscct_lib.study import Study, StudyError, fingerprint
-from sscct_lib.tables import atomic
 
 PROJECT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ("01_cohort", "02_segmentation_qa", "03_radiomics", "04_deep_models", "05_horizons")

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from sscct_lib import scans
 from sscct_lib.acquisition import Protocol
 from sscct_lib.disease import LESIONS
+from sscct_lib.files import atomic
 from sscct_lib.registry import demo_cohort as demo_cohort
 from sscct_lib.rendering import Volume, render
 from sscct_lib.study import DemoSettings, Study, StudyError
-from sscct_lib.tables import atomic
 
 
 def _demo_settings(study: Study) -> DemoSettings:

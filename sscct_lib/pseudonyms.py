@@ -6,8 +6,8 @@ import os
 import secrets
 from pathlib import Path
 
+from sscct_lib.files import atomic
 from sscct_lib.study import StudyError
-from sscct_lib.tables import atomic
 
 FEWEST_KEY_CHARACTERS = 32
 KEY_CHECK = Path("ingest") / "key_check.txt"

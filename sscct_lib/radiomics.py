@@ -12,13 +12,14 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from sscct_lib.files import atomic
 from sscct_lib.filters import log_images, wavelet_images
 from sscct_lib.images import read_volume
 from sscct_lib.lungs import load_lungs
 from sscct_lib.quantitative import lung_regions, quantitative_ct
 from sscct_lib.scans import ScanError, process
+from sscct_lib.schemas import RADIOMICS
 from sscct_lib.study import RadiomicsSettings, Study, fingerprint
-from sscct_lib.tables import RADIOMICS, atomic
 from sscct_lib.texture import Hu, Mask, pyradiomics_features
 from sscct_lib.wording import in_words
 

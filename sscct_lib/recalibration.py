@@ -6,9 +6,9 @@ import pandas as pd
 from sscct_lib.bootstrap import Floats, Outcome
 from sscct_lib.calibration import calibration_line, logit
 from sscct_lib.horizons import aligned_risk, check_predictions, cohort_outcome, not_estimable, study_resamples
+from sscct_lib.schemas import PREDICTIONS
 from sscct_lib.study import Settings
 from sscct_lib.summary import side_by_side
-from sscct_lib.tables import PREDICTIONS
 
 
 def recalibrated(predictions: pd.DataFrame, cohort: pd.DataFrame, settings: Settings) -> pd.DataFrame:

@@ -57,7 +57,7 @@ def demo_cohort(settings: DemoSettings, seed: int) -> tuple[pd.DataFrame, pd.Dat
     Returns
     -------
     manifest : pandas.DataFrame
-        One row a scan, as a registry would export it (schema `tables.MANIFEST`).
+        One row a scan, as a registry would export it (schema `schemas.MANIFEST`).
     truth : pandas.DataFrame
         One row a scan, in the same order: the latent state (shares of the lungs per pattern, index of pulmonary
         hypertension, growth per year), `true_risk_1y`, `true_risk_3y`, `true_risk_5y`, how the scan was taken.

@@ -14,10 +14,10 @@ import skops.io
 from joblib import Parallel, delayed
 
 from sscct_lib.feature_sets import NotEstimableError, add_change
+from sscct_lib.files import atomic
 from sscct_lib.harmonisation import scanner
 from sscct_lib.pipelines import design
 from sscct_lib.study import Study, StudyError
-from sscct_lib.tables import atomic
 from sscct_lib.tabular import Model, models_of, never_falling, one_settings_hash, train
 from sscct_lib.tuning import Fit
 

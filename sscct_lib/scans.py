@@ -13,8 +13,8 @@ from typing import Any
 import pandas as pd
 from joblib import Parallel, delayed
 
+from sscct_lib.files import atomic
 from sscct_lib.study import Study, fingerprint
-from sscct_lib.tables import atomic
 
 log = logging.getLogger(__name__)
 

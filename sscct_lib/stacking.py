@@ -5,8 +5,8 @@ import pandas as pd
 
 from sscct_lib.calibration import logit
 from sscct_lib.horizons import aligned_risk
+from sscct_lib.schemas import PREDICTIONS
 from sscct_lib.study import Settings
-from sscct_lib.tables import PREDICTIONS
 
 STACKED = "Stacked (equal weights)"
 SOURCES = {

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from sscct_lib.files import atomic
 from sscct_lib.manifest import read_manifest
 from sscct_lib.scans import shard
 from sscct_lib.study import Study
-from sscct_lib.tables import atomic
 
 # Each stage is named for its module; the function takes the study and rows of the manifest.
 PER_SCAN_STAGES = {

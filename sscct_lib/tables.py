@@ -5,22 +5,8 @@ from pathlib import Path
 import pandas as pd
 import pandera.pandas as pa
 
-from sscct_lib.files import atomic as atomic
-from sscct_lib.schemas import ATTRIBUTIONS as ATTRIBUTIONS
-from sscct_lib.schemas import CAUSES as CAUSES
-from sscct_lib.schemas import COHORT as COHORT
-from sscct_lib.schemas import ID_PATTERN as ID_PATTERN
-from sscct_lib.schemas import IMAGES as IMAGES
-from sscct_lib.schemas import LUNGS as LUNGS
-from sscct_lib.schemas import MANIFEST as MANIFEST
-from sscct_lib.schemas import PERFORMANCE as PERFORMANCE
-from sscct_lib.schemas import PREDICTIONS as PREDICTIONS
-from sscct_lib.schemas import RADIOMICS as RADIOMICS
-from sscct_lib.schemas import SEXES as SEXES
-from sscct_lib.schemas import SUBTYPES as SUBTYPES
-from sscct_lib.schemas import between as between
-from sscct_lib.schemas import column as column
-from sscct_lib.schemas import covariates as covariates
+from sscct_lib.files import atomic
+from sscct_lib.schemas import PREDICTIONS
 from sscct_lib.study import Study, StudyError
 
 
@@ -34,7 +20,7 @@ def write_table(frame: pd.DataFrame, path: Path, schema: pa.DataFrameSchema) -> 
     path
         The Parquet file.
     schema
-        One of the schemas of this module.
+        One of `schemas`.
 
     Returns
     -------

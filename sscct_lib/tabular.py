@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from sscct_lib.cohort import assign_folds
 from sscct_lib.feature_sets import FEATURE_SETS, NotEstimableError, feature_columns
+from sscct_lib.schemas import PREDICTIONS
 from sscct_lib.study import Study, StudyError
-from sscct_lib.tables import PREDICTIONS
 from sscct_lib.tuning import Fit, fit, training_agreement
 
 log = logging.getLogger(__name__)

@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from sscct_lib.files import atomic
 from sscct_lib.lungs import load_lungs
 from sscct_lib.morphology import bounding_box
 from sscct_lib.scans import Record, process
 from sscct_lib.study import Study
-from sscct_lib.tables import atomic
 
 
 def lung_cube(

@@ -19,6 +19,7 @@ from joblib import cpu_count, effective_n_jobs
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
+from sscct_lib.files import atomic
 from sscct_lib.fitting import Examples, mean_loss, predict, risk_without_image, train
 from sscct_lib.networks import (
     TITLES,
@@ -31,8 +32,8 @@ from sscct_lib.networks import (
 )
 from sscct_lib.pretrained import load_weights
 from sscct_lib.scans import code_hash
+from sscct_lib.schemas import PREDICTIONS
 from sscct_lib.study import NetworkSettings, Study, StudyError, fingerprint
-from sscct_lib.tables import PREDICTIONS, atomic
 from sscct_lib.tensors import cube_path, lung_density, make_cubes
 
 log = logging.getLogger(__name__)

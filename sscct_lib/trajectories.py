@@ -13,9 +13,9 @@ from sscct_lib.cohort import DAYS_PER_YEAR
 from sscct_lib.comparison import differences
 from sscct_lib.horizons import aligned_risk, evaluate
 from sscct_lib.risk_models import known_outcomes, survival_outcome
+from sscct_lib.schemas import PREDICTIONS
 from sscct_lib.study import Settings
 from sscct_lib.summary import estimate_text
-from sscct_lib.tables import PREDICTIONS
 
 CLOSE_DAYS = 120  # between two scans of a patient whose disease has hardly changed
 CURRENT, WITH_CHANGE = "risk now", "risk now and its change"

@@ -107,9 +107,11 @@ def test_calibration_points_are_the_table(predictions, cohort):
     smooth = curves.smooth_calibration(predictions, cohort, "Clinical", FEW)
     figure = horizon_figures.calibration_plot(table, smooth, "Clinical")
     assert len(figure.axes) == 3
-    points = figure.axes[1].containers[0].lines[0]
     rows = table[table["horizon_years"] == 3]
-    np.testing.assert_allclose(points.get_xydata(), rows[["predicted", "observed"]])
+    *_, bars, points = figure.axes[1].collections
+    np.testing.assert_allclose(points.get_offsets(), rows[["predicted", "observed"]])
+    ends = [segment[:, 1] for segment in bars.get_segments()]
+    np.testing.assert_allclose(ends, rows[["ci_low", "ci_high"]])
 
 
 def test_everything_is_drawn_when_nothing_can_be_estimated(predictions, cohort):

@@ -14,8 +14,8 @@ from sscct_lib.chest_shape import LEVELS_MM, write_shape
 from sscct_lib.lung_verdict import apply_decisions, rule_counts, verdict_counts
 from sscct_lib.lungs import load_lungs, segment_scans, threshold_mask
 from sscct_lib.scans import ScanError
+from sscct_lib.schemas import LUNGS
 from sscct_lib.study import LungSettings, Settings, Study, StudyError
-from sscct_lib.tables import LUNGS
 from sscct_lib.visits import compare_visits
 
 DATA = Path(__file__).parents[2] / "shared" / "data"

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import SimpleITK as sitk
 
-from sscct_lib import phantom, tables
+from sscct_lib import phantom, schemas
 from sscct_lib.acquisition import WIDE_FIELD_MM
 from sscct_lib.manifest import read_manifest
 from sscct_lib.study import DemoSettings, Settings, Study, StudyError, load_study
@@ -38,7 +38,7 @@ def test_the_committed_manifest_is_the_demo_cohort(tmp_path):
 
 def test_demo_cohort_is_large_enough_for_three_folds():
     manifest, _ = phantom.demo_cohort(DemoSettings(), 2026)
-    tables.MANIFEST.validate(manifest)
+    schemas.MANIFEST.validate(manifest)
     assert len(manifest) >= 150
     assert manifest.groupby("patient_id").size().between(1, 8).all()
     followup = (manifest.last_contact_day - manifest.scan_day) / 365.25

@@ -315,3 +315,9 @@ def test_source_without_identifiers(tmp_path):
         read_identifiers(tmp_path / "empty")
     with pytest.raises(StudyError, match="is no folder"):
         read_identifiers(tmp_path / "absent")
+
+
+def test_the_day_of_a_decision_on_a_mask_is_no_date_of_a_patient(tmp_path):
+    path = tmp_path / "qa_decisions.csv"
+    path.write_text(f"scan_id,verdict,who,when,why\na,pass,AB,{DATE},seen on {DATE}\n")
+    assert [finding.place for finding in search_file(path)] == ["row 2, column why"]

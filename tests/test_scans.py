@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 
 from sscct_lib import scans
+from sscct_lib.files import atomic
 from sscct_lib.scans import ScanError, code_files, process, shard
-from sscct_lib.tables import atomic
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_workers_give_the_same_table(study):
 
 def test_code_files_follow_imports():
     names = {path.stem for path in code_files("cohort")}
-    assert {"cohort", "study", "tables"} <= names
+    assert {"cohort", "study", "schemas"} <= names
     assert "cli" not in names
 
 

@@ -7,8 +7,8 @@ from lifelines import KaplanMeierFitter
 
 from sscct_lib import tabular
 from sscct_lib.cohort import label_name
+from sscct_lib.schemas import PREDICTIONS
 from sscct_lib.study import Study, StudyError, load_study
-from sscct_lib.tables import PREDICTIONS
 from tests.tabular_cohort import HORIZONS, auc, lost_before, make_study, make_table
 
 

@@ -10,8 +10,9 @@ import pytest
 
 from sscct_lib.book import front_page
 from sscct_lib.notebooks import NOTEBOOKS, PROJECT
+from sscct_lib.schemas import COHORT, LUNGS, PERFORMANCE, RADIOMICS
 from sscct_lib.study import load_study
-from sscct_lib.tables import COHORT, LUNGS, PERFORMANCE, RADIOMICS, read_predictions, read_table
+from sscct_lib.tables import read_predictions, read_table
 
 from .conftest import sscct
 

@@ -9,8 +9,9 @@ import pytest
 from sscct_lib import saved_models, training
 from sscct_lib.lungs import load_lungs
 from sscct_lib.radiomics import extract_scans
+from sscct_lib.schemas import LUNGS
 from sscct_lib.study import load_study
-from sscct_lib.tables import LUNGS, read_table
+from sscct_lib.tables import read_table
 
 from .conftest import TINY, sscct
 
