@@ -70,10 +70,11 @@ features = write_table(features, study.table("radiomics"), RADIOMICS)
 n_failed = int((features["status"] == "failed").sum())
 glue("n_scans_features", len(features) - n_failed, display=False)
 glue("n_scans_features_failed", n_failed, display=False)
-features.loc[features["status"] == "failed", ["scan_id", "reason"]]
+failed = features.loc[features["status"] == "failed", ["scan_id", "reason"]]
+failed.style.hide(axis="index") if n_failed else Markdown("Every usable mask gave features.")
 
 # %% [markdown]
-# The flow of the chapter on the lungs goes on: scans without features are left out to the right, and the table above
+# The flow of the chapter on the lungs goes on: scans without features are left out to the right, and a table above
 # says why.
 
 # %% tags=["hide-input"]
@@ -88,7 +89,7 @@ Markdown(f"In words: {flow_text(flow)}")
 # `p90`. Shares are fractions of the lung; densities are in HU.
 
 # %% tags=["hide-input"]
-radiomics.describe(features).round(3)
+radiomics.describe(features).set_index("measure").round(2)
 
 # %% [markdown]
 # ## Stability
@@ -134,10 +135,10 @@ glue("n_scans_tabular", len(table), display=False)
 glue("n_patients_tabular", table["patient_id"].nunique(), display=False)
 
 # %% [markdown]
-# What could not be fitted, or was fitted with less than planned, is listed here; an empty list is good news.
+# What could not be fitted, or was fitted with less than planned, is listed here.
 
 # %% tags=["hide-input"]
-result.notes.reset_index(drop=True)
+result.notes.style.hide(axis="index") if len(result.notes) else Markdown("Every model was fitted as planned.")
 
 # %% [markdown]
 # Out-of-fold risks, averaged over scans. How good they are is the subject of the chapter on horizons.

@@ -33,6 +33,7 @@ Density = NDArray[np.float32]
 AERATED_HU = -400  # half way between lung and chest wall: the surface of a healthy lung
 DENSE_HU = -200  # ground glass and reticulation end here, fat begins at about -150
 LUMEN_HU = -850
+ROOM_AIR_HU = -930  # most of a lung is denser, most of the air around a patient is not
 WALL_HU = 0  # what lies beyond the pleura
 BONE_HU = 200
 CLOSING_MM = 9.0
@@ -166,8 +167,22 @@ def body(hu: Density, spacing_mm: float) -> Mask:
     outside = np.zeros(n + 1, dtype=bool)
     for face in (pieces[:, 0], pieces[:, -1], pieces[:, :, 0], pieces[:, :, -1]):
         outside[face] = True
+    outside &= ~_cut_lung(hu, tissue, pieces, n)
     outside[0] = False
     return ~outside[pieces]
+
+
+def _cut_lung(hu: Density, tissue: Mask, pieces: NDArray[Any], n: int) -> Mask:
+    """Tell which pieces could be lung that a narrow field cuts: denser than room air, with the body on two sides."""
+    enclosed = np.zeros(tissue.shape, dtype=bool)
+    for axis in (1, 2):
+        before = np.logical_or.accumulate(tissue, axis=axis)
+        after = np.flip(np.logical_or.accumulate(np.flip(tissue, axis), axis=axis), axis)
+        enclosed |= before & after
+    size = np.maximum(np.bincount(pieces.ravel(), minlength=n + 1), 1)
+    thin = np.bincount(pieces.ravel(), weights=(hu < ROOM_AIR_HU).ravel(), minlength=n + 1) / size
+    within = np.bincount(pieces.ravel(), weights=enclosed.ravel(), minlength=n + 1) / size
+    return np.asarray((thin < 0.5) & (within > 0.7))
 
 
 def central_airway(hu: Density, inside: Mask, spacing_mm: float) -> Mask:

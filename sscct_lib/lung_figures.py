@@ -47,13 +47,15 @@ def mask_overlay(overlays: Sequence[Overlay], when_none: str = "No scans.") -> F
         axes[0, 0].text(0, 0.5, when_none, va="center", color=INK)
         return figure
     planes = list(overlays[0].planes)
-    figure, axes = new_figure(2.75 * len(overlays), len(overlays), len(planes))
-    for row, one in zip(axes, overlays, strict=True):
-        for axis, plane in zip(row, planes, strict=True):
+    figure, _ = new_figure(2.9 * len(overlays))
+    figure.clear()
+    # A subfigure a row: its title takes height from the panels below it, and no width from the first.
+    for row, one in zip(figure.subfigures(len(overlays), 1, squeeze=False)[:, 0], overlays, strict=True):
+        for axis, plane in zip(row.subplots(1, len(planes), squeeze=False)[0], planes, strict=True):
             _draw_plane(axis, *one.planes[plane])
             axis.set_xlabel(plane)
         title = f"{one.scan_id}: {one.verdict}" + (f" ({one.findings})" if one.findings else "")
-        row[0].set_title(textwrap.fill(title, 78), loc="left", fontsize=11)
+        row.suptitle(textwrap.fill(title, 88), x=0.01, ha="left", fontsize=11)
     return figure
 
 

@@ -9,13 +9,13 @@ import pytest
 import SimpleITK as sitk
 from scipy import ndimage
 
-from sscct_lib import images, lung_figures, morphology, overlays
+from sscct_lib import airspace, images, lung_figures, morphology, overlays, phantom
 from sscct_lib.chest_shape import LEVELS_MM, write_shape
 from sscct_lib.lung_verdict import apply_decisions, rule_counts, verdict_counts
 from sscct_lib.lungs import load_lungs, segment_scans, threshold_mask
 from sscct_lib.scans import ScanError
 from sscct_lib.schemas import LUNGS
-from sscct_lib.study import LungSettings, Settings, Study, StudyError
+from sscct_lib.study import DemoSettings, LungSettings, Settings, Study, StudyError
 from sscct_lib.visits import compare_visits
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -433,7 +433,7 @@ class TestFigures:
         assert hu.shape == labels.shape == (58, 88)
         assert place is not None
         figure = lung_figures.mask_overlay([one])
-        title = " ".join(axis.get_title(loc="left") for axis in figure.axes).replace("\n", " ")
+        title = " ".join(row.get_suptitle() for row in figure.subfigs).replace("\n", " ")
         assert "a1: review (the edge of the scan cuts" in title
 
     def test_no_scans(self):
@@ -458,6 +458,17 @@ def test_public_ct_with_labels():
     assert dice(mask > 0, region > 0) > 0.95
     assert dice(mask == 1, region >= 12) > 0.95
     assert dice(mask == 2, (region >= 9) & (region <= 11)) > 0.95
+
+
+@pytest.mark.parametrize("field_mm", [265.0, 240.0, 215.0])
+def test_lungs_that_a_narrow_field_cuts_are_found_to_its_edge(field_mm):
+    _, truth = phantom.demo_cohort(DemoSettings(n_patients=4), 2026)
+    scan = phantom.draw_scan(truth.iloc[-1].to_dict() | {"field_mm": field_mm}, 2026, 4.0)
+    assert (scan.lungs[:, :, [0, -1]] > 0).any() or field_mm == 265.0
+    hu = scan.hu.astype(np.float32)
+    found = airspace.find_lungs(hu, airspace.look(hu, 4.0))
+    assert 2 * ((found > 0) & (scan.lungs > 0)).sum() / ((found > 0).sum() + (scan.lungs > 0).sum()) > 0.95
+    assert (found == scan.lungs)[scan.lungs > 0].mean() > 0.97
 
 
 @pytest.mark.slow
