@@ -72,7 +72,8 @@ def test_every_trained_model_gives_it_risks(ingested, finished):
     risks += [training.predict_risks(finished, name, ingested, rows) for name in ("resnet18", "densenet121", "swin")]
     table = pd.concat(risks, ignore_index=True)
     assert table["risk"].between(0, 1).all()
-    trained = pd.read_parquet(finished.table("performance"))["model"].unique()
+    tables = [finished.table(f"predictions/{name}") for name in ("03_radiomics", "04_deep_models")]
+    trained = pd.concat([pd.read_parquet(path) for path in tables])["model"].unique()
     without_image = {"Clinical"}
     assert set(table["model"]) >= set(trained) - without_image - {"Radiomics + change"}
     curves = table.pivot(index="model", columns="horizon_years", values="risk")
