@@ -1,6 +1,5 @@
 """Assemble the executed notebooks of a run with the prose chapters, and render the Jupyter Book."""
 
-import hashlib
 import html
 import json
 import shutil
@@ -14,7 +13,7 @@ import pandera.pandas as pa
 import yaml
 
 from sscct_lib import schemas
-from sscct_lib.files import atomic
+from sscct_lib.files import atomic, checksum
 from sscct_lib.notebooks import NOTEBOOKS, PROJECT
 from sscct_lib.privacy_files import search_study
 from sscct_lib.study import MANIFEST_FILE, SETTINGS_FILE, Settings, Study, StudyError
@@ -150,7 +149,7 @@ def run_page(study: Study) -> str:
         "Run": study.run_name,
         "Commit of the project": ", ".join(commits) or "unknown",
         "Seed": str(study.settings.seed),
-        "SHA-256 of the manifest": _sha256(study.folder / MANIFEST_FILE),
+        "SHA-256 of the manifest": checksum(study.folder / MANIFEST_FILE),
         "Notebook parameters given": json.dumps(_names_only(given)) if given else "none",
     }
     return "\n\n".join(
@@ -290,7 +289,3 @@ def _markdown_table(frame: pd.DataFrame) -> str:
         for row in frame.itertuples(index=False)
     )
     return f'<table class="table">\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>'
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,6 +1,7 @@
-"""Writing files so that they appear whole or not at all."""
+"""Files: written so that they appear whole or not at all, and their checksums."""
 
 import glob
+import hashlib
 import os
 import time
 from collections.abc import Iterator
@@ -9,6 +10,12 @@ from pathlib import Path
 from uuid import uuid4
 
 STALE_SECONDS = 3600  # no file takes that long to write
+
+
+def checksum(path: Path) -> str:
+    """Hash a file's content with SHA-256; 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

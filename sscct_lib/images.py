@@ -3,7 +3,6 @@
 Arrays are [z, y, x]: x grows to the patient's left, y to posterior, z to the head.
 """
 
-import hashlib
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ from isal import igzip
 from isal.igzip_lib import IsalError
 from numpy.typing import NDArray
 
-from sscct_lib.files import atomic
+from sscct_lib.files import atomic, checksum
 from sscct_lib.interpolation import axis_weights, interpolate
 from sscct_lib.scans import Record, ScanError, process
 from sscct_lib.schemas import IMAGES
@@ -101,12 +100,6 @@ def _compare_checksum(path: Path, expected: str) -> None:
             f"{path.name} has SHA-256 {found[:12]}…, the manifest says {expected[:12].lower()}…: it is not the "
             "file that was listed. Copy it again, or correct the manifest."
         )
-
-
-def checksum(path: Path) -> str:
-    """Hash a file's content with SHA-256; 64 hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_header(reader: sitk.ImageFileReader, name: str) -> None:

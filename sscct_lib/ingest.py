@@ -16,8 +16,8 @@ from sscct_lib.candidates import VOLUME_SUFFIXES, Candidate, find_candidates
 from sscct_lib.clinical import attach, empty_clinical, read_clinical
 from sscct_lib.dicom import read_headers
 from sscct_lib.dicom_volume import read_series
-from sscct_lib.files import atomic
-from sscct_lib.images import checksum, read_scan, to_hounsfield, write_image
+from sscct_lib.files import atomic, checksum
+from sscct_lib.images import read_scan, to_hounsfield, write_image
 from sscct_lib.ingest_masks import write_masks
 from sscct_lib.pseudonyms import patient_code, read_key, scan_code
 from sscct_lib.scans import Record, process

@@ -25,8 +25,8 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from sscct_lib.files import atomic
-from sscct_lib.images import checksum, read_volume, resample_mask
+from sscct_lib.files import atomic, checksum
+from sscct_lib.images import read_volume, resample_mask
 from sscct_lib.study import LungSettings, StudyError
 
 LOBES = {1: "right upper", 2: "right middle", 3: "right lower", 4: "left upper", 5: "left lower"}

@@ -1,6 +1,5 @@
 """Pretrained weights: verified by SHA-256, matched tensor by tensor, refused when they fill too little."""
 
-import hashlib
 import pickle
 import re
 from dataclasses import asdict, dataclass
@@ -12,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from sscct_lib.files import checksum
 from sscct_lib.study import StudyError
 
 LEAST_SHARE = 0.9
@@ -99,8 +99,7 @@ def load_weights(encoder: nn.Module, path: Path, sha256: str | None) -> Weights:
 def _verified(path: Path, sha256: str | None) -> str:
     if not path.is_file():
         raise StudyError(f"{path} is missing: put the weight file there, or remove `weights` to train from scratch.")
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = checksum(path)
     if sha256 is None:
         raise StudyError(f"weights_sha256 is missing for {path.name}: compare with its source, then set {digest}.")
     if digest != sha256.lower():

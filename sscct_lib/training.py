@@ -1,6 +1,5 @@
 """Deep models: trained fold by fold, saved with a card, and used for out-of-fold and for new predictions."""
 
-import hashlib
 import json
 import logging
 import os
@@ -19,7 +18,7 @@ from joblib import cpu_count, effective_n_jobs
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
-from sscct_lib.files import atomic
+from sscct_lib.files import atomic, checksum
 from sscct_lib.fitting import Examples, mean_loss, predict, risk_without_image, train
 from sscct_lib.networks import (
     TITLES,
@@ -176,7 +175,7 @@ def _one_model(
     training = examples.take(np.flatnonzero(examples.table["fold"] != fold))
     path = _model_path(study, network_name, fold, member)
     card = _read_card(path.with_suffix(".json"))
-    if card is None or card["key"] != key or not path.is_file() or _sha256(path) != card["sha256"]:
+    if card is None or card["key"] != key or not path.is_file() or checksum(path) != card["sha256"]:
         card = _train_and_save(study, network_name, training, tested, fold, member, key)
     else:
         log.info("%s, fold %d, member %d: found trained", TITLES[network_name], fold, member)
@@ -216,7 +215,7 @@ def _train_and_save(
         "fold": fold,
         "member": member,
         "key": key,
-        "sha256": _sha256(path),
+        "sha256": checksum(path),
         "settings": settings.model_dump(mode="json"),
         "hu_range": list(study.settings.deep.hu_range),
         "horizons_years": horizons(study),
@@ -240,11 +239,6 @@ def _train_and_save(
 
 def _model_path(study: Study, network_name: str, fold: int, member: int) -> Path:
     return study.models / "deep" / f"{network_name}_fold{fold}_{member}.safetensors"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_card(path: Path) -> dict[str, Any] | None:
@@ -273,7 +267,7 @@ def _forget_others(study: Study, network_name: str, folds: list[int], members: r
 
 
 def _load_model(path: Path, card: Mapping[str, Any]) -> HazardNetwork:
-    if not path.is_file() or _sha256(path) != card["sha256"]:
+    if not path.is_file() or checksum(path) != card["sha256"]:
         raise StudyError(f"{path.name} is missing or not the file of its card. Run `04_deep_models` again.")
     settings = NetworkSettings.model_validate(card["settings"])
     network = build(card["network"], settings, len(card["horizons_years"]))

@@ -9,6 +9,7 @@ import pytest
 import SimpleITK as sitk
 
 from sscct_lib import images
+from sscct_lib.files import checksum
 from sscct_lib.scans import ScanError
 from sscct_lib.study import Settings, Study
 
@@ -57,7 +58,7 @@ class TestReading:
         assert image[0, 0, :2].tolist() == [-1024, -501]
 
     def test_checksum_is_compared(self, scan):
-        images.read_scan(scan, images.checksum(scan).upper())
+        images.read_scan(scan, checksum(scan).upper())
         with pytest.raises(ScanError, match=r"scan\.nii\.gz has SHA-256 .* the manifest says 000000000000"):
             images.read_scan(scan, "0" * 64)
 
@@ -228,7 +229,7 @@ class TestPreparing:
         assert "bad.nii.gz is empty" in table["reason"][1]
         assert table["size"][0] == "28 24 20"
         assert table["spacing_mm"][0] == "1.5 1.5 2"
-        assert table["sha256"][0] == images.checksum(study.folder / "good.nii.gz")
+        assert table["sha256"][0] == checksum(study.folder / "good.nii.gz")
         prepared = images.load_array(study.image("s1"))
         assert prepared.shape == (13, 12, 14)
         assert prepared.dtype == np.int16

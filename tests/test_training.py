@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from sscct_lib import deep_tables, networks, training
+from sscct_lib.files import checksum
 from sscct_lib.images import write_image
 from sscct_lib.study import DeepSettings, NetworkSettings, Settings, Study, StudyError
 
@@ -239,7 +240,7 @@ def test_pretrained_weights_are_loaded_and_named(tmp_path, monkeypatch):
     torch.manual_seed(9)
     encoder, _ = networks.build_swin(12, 4)
     torch.save({"state_dict": encoder.state_dict()}, tmp_path / "w.pt")
-    digest = training._sha256(tmp_path / "w.pt")
+    digest = checksum(tmp_path / "w.pt")
     tuned = TINY.model_copy(update={"weights": "w.pt", "weights_sha256": digest, "learning_rate": 1e-9, "epochs": 1})
     study = study_in(tmp_path, swin=NetworkSettings.model_validate(tuned.model_dump()))
     predictions = training.cross_validate(study, make_cohort(study), ["swin"])
