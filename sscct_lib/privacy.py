@@ -5,10 +5,13 @@ found too, however they are written. A finding never repeats an identifier: of e
 """
 
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import date
 from functools import cache
+from pathlib import Path
+from tempfile import gettempdir
 
 SHOWN_CHARACTERS = 2
 FEWEST_CHARACTERS = 4  # shorter ones stand in any text
@@ -41,7 +44,16 @@ UIDS = re.compile(r"(?<![\w.])(?:(?:1\.[23]|2\.(?:16|999))(?:\.(?:0|[1-9]\d*)){3
 SHORTEST_UID = 10  # a version number is shorter
 EMAILS = re.compile(r"(?<![\w.+-])[\w.+-]+@[\w-]+(?:\.[\w-]+)*\.[A-Za-z]{2,}(?!\w)")
 EXAMPLE_MAIL = re.compile(r"[\w.+-]+@(?:[\w-]+\.)*example\.(?:org|com|net|edu)$", re.IGNORECASE)
-FOLDERS = "home|users|root|mnt|media|data|srv|work|scratch|tmp|var|nas|net|export|volumes|private|opt"
+SYSTEM = {"usr", "bin", "lib", "etc"}  # the same on all machines
+OWN_PLACES = (Path(__file__), Path(sys.prefix), Path(gettempdir()), Path.home(), Path.cwd())
+FOLDERS = "|".join(
+    [
+        *("home", "users", "root", "mnt", "media", "data", "srv", "work", "scratch", "tmp", "var", "nas", "net", "nfs"),
+        *("export", "volumes", "private", "opt", "gpfs", "lustre", "beegfs", "hpc", "cluster", "storage", "projects"),
+        *sorted({re.escape(part) for place in OWN_PLACES for part in place.absolute().parts[1:2]} - SYSTEM),
+    ]
+)
+"""Where paths of a machine begin: the usual names, and those of the machine at hand."""
 PATHS = re.compile(
     rf"(?<![\w/.:~<-])/(?:{FOLDERS})(?:/[^\s\"'<>|:;,)\]}}&\\]+)+"
     r"|(?<!\w)[A-Za-z]:\\{1,2}(?:users|data|documents)\\[^\s\"'<>|]+|file:///[^\s\"'<>]+",

@@ -26,7 +26,7 @@ def test_paths_of_warnings_tracebacks_and_papermill_are_shortened(tmp_path):
     cell = {"cell_type": "code", "source": "1", "metadata": {}, "outputs": outputs}
     path = tmp_path / "01.ipynb"
     path.write_text(json.dumps({"cells": [cell], "metadata": {"papermill": own}}))
-    assert len(search_file(path)) >= 6
+    assert len(search_file(path)) >= len(said)  # one more: the input; one less where Python is the system's
     _forget_paths(path, study)
     assert search_file(path) == []
     content = json.loads(path.read_text())

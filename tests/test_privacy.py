@@ -1,6 +1,9 @@
 """What points to a patient is found in text, and what does not is left alone."""
 
 import datetime
+import os
+import subprocess
+import sys
 import time
 
 import pytest
@@ -121,3 +124,12 @@ def test_names_of_identifying_fields(name):
 @pytest.mark.parametrize("name", ["patient_id", "scan_id", "name", "scan_day", "manufacturer", "age_years"])
 def test_names_of_other_fields(name):
     assert not is_identifying_field(name)
+
+
+def test_paths_of_this_machine_are_found_wherever_the_project_lies(tmp_path):
+    code = "from sscct_lib.privacy import find; print([found.kind for found in find('/aVeryOwnPlace/of/scans')])"
+    said = [
+        subprocess.run([sys.executable, "-c", code], env={**os.environ, "HOME": home}, capture_output=True, text=True)
+        for home in (str(tmp_path), "/aVeryOwnPlace/of")
+    ]
+    assert [done.stdout.strip() for done in said] == ["[]", "['path']"]
