@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator
+
+from sscct_lib.deep_settings import DeepSettings
+from sscct_lib.deep_settings import NetworkSettings as NetworkSettings
+from sscct_lib.sections import Count, Positive, Section
 
 SETTINGS_FILE = "study.yaml"
 MANIFEST_FILE = "data_manifest.csv"
 
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
 LungRegion = Literal["right", "left", "upper", "middle", "lower", "peel", "core", "rul", "rml", "rll", "lul", "lll"]
 LungMethod = Literal["threshold", "provided", "lungmask", "totalsegmentator"]
 RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
@@ -24,12 +26,6 @@ RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 
 class StudyError(ValueError):
     """Something is wrong with the study as a whole; the message says what, where and how to mend it."""
-
-
-class Section(BaseModel):
-    """A part of `study.yaml`: names that are not known are refused, and nothing changes after loading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class DemoSettings(Section):
@@ -164,42 +160,6 @@ class TabularSettings(Section):
     min_icc: Annotated[float, Field(ge=0, le=1)] = Field(
         0.75, description="agreement, ICC(2,1), below which a feature is left out of a model"
     )
-
-
-class NetworkSettings(Section):
-    """One deep model."""
-
-    size: Count = Field(96, description="side of the cube that the network sees, voxels")
-    epochs: Count = Field(50, description="passes over the training patients; each shows one scan of every patient")
-    batch_size: Count = Field(4, description="scans in a step")
-    learning_rate: Positive = Field(4e-4, description="of AdamW")
-    n_members: Count = Field(
-        1, description="networks trained in each fold from different random numbers; their mean predicts"
-    )
-    density_weight: float = Field(
-        0.0, ge=0, description="weight of a second task in training, to tell the density of six lung zones; 0: none"
-    )
-    feature_size: int = Field(48, description="width of the Swin Transformer; the other networks have none")
-    window_size: Count = Field(7, description="side of the Swin Transformer's attention windows, patches")
-    weights: Path | None = Field(None, description="file of pretrained weights; none: from scratch")
-    weights_sha256: str | None = Field(None, description="SHA-256 that the weight file must have")
-
-
-class DeepSettings(Section):
-    """The deep models and what they see."""
-
-    hu_range: tuple[float, float] = Field(
-        (-1024.0, 600.0), description="densities mapped to 0..1; background is the lower bound"
-    )
-    n_explained: Annotated[int, Field(ge=1)] = Field(
-        12, description="scans, of as many patients, whose risks are explained voxel by voxel: those with the highest"
-    )
-    networks: tuple[Literal["resnet18", "densenet121", "swin"], ...] = Field(
-        ("resnet18", "densenet121", "swin"), min_length=1, description="which are trained"
-    )
-    resnet18: NetworkSettings = NetworkSettings()
-    densenet121: NetworkSettings = NetworkSettings()
-    swin: NetworkSettings = NetworkSettings()
 
 
 class HorizonSettings(Section):
