@@ -14,6 +14,8 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from sscct_lib.weight_commands import weights
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -38,6 +40,8 @@ BOOKKEEPING = re.compile(
     r"|Complete log|Elapsed time|\[.*\d{4}\]$|Exiting because|Nothing to be done|Removing output files|    runs/"
     r"|RuleException|CalledProcessError|Command 'set -euo|WorkflowError|At least one job|runs/\S+$"
 )
+
+app.add_typer(weights, name="weights")
 
 StudyFolder = Annotated[Path, typer.Argument(help="The study folder.", metavar="STUDY")]
 RunOption = Annotated[

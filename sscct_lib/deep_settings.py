@@ -7,6 +7,8 @@ from pydantic import Field
 
 from sscct_lib.sections import Count, Positive, Section
 
+SELF_SUPERVISED = "self-supervised"
+
 
 class NetworkSettings(Section):
     """One deep model."""
@@ -23,7 +25,12 @@ class NetworkSettings(Section):
     )
     feature_size: int = Field(48, description="width of the Swin Transformer; the other networks have none")
     window_size: Count = Field(7, description="side of the Swin Transformer's attention windows, patches")
-    weights: Path | None = Field(None, description="file of pretrained weights; none: from scratch")
+    weights: Path | None = Field(
+        None,
+        description="where the encoder starts: a file of weights; `medicalnet`, `imagenet` or `swinvit` (see "
+        "`sscct weights list`); `self-supervised`: what it learned from the scans of the training patients alone; "
+        "none: from scratch",
+    )
     weights_sha256: str | None = Field(None, description="SHA-256 that the weight file must have")
 
 

@@ -40,7 +40,15 @@ class Weights:
     @property
     def words(self) -> str:
         """The provenance in words, for tables."""
-        return f"{self.file}, {self.n_matched} of {self.n_expected} tensors, SHA-256 {self.sha256[:12]}…"
+        return (
+            f"{self.file}, {self.n_matched} of {self.n_expected} tensors matched, {self.n_missing} missing, "
+            f"{self.n_unexpected} unexpected, SHA-256 {self.sha256[:12]}…"
+        )
+
+    @property
+    def n_missing(self) -> int:
+        """Tensors of the encoder that keep their random start."""
+        return self.n_expected - self.n_matched
 
     def plain(self) -> dict[str, Any]:
         """As values that JSON can write."""
