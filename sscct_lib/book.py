@@ -6,13 +6,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pandera.pandas as pa
 import yaml
 
-from sscct_lib import schemas
+from sscct_lib import editions, schemas
 from sscct_lib.files import atomic, checksum
 from sscct_lib.notebooks import NOTEBOOKS, PROJECT
 from sscct_lib.privacy_files import search_study
@@ -59,13 +58,14 @@ def build_book(study: Study) -> Path:
         "-q",
     ]
     done = subprocess.run(
-        [*build, "--path-output", str(study.run / "book")],
+        [*build, "--path-output", str(study.run / "book" / "sphinx")],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
     )  # fmt: skip
     said = done.stdout.replace(str(study.folder.resolve()), "STUDY")  # logs name no place of this machine
     log.write_text(said, encoding="utf-8")
     if done.returncode != 0:
         raise StudyError("The book has faults:\n" + "\n".join(said.strip().splitlines()[-20:]))
+    editions.publish(study, study.run / "book" / "sphinx" / "_build" / "html", front_page(study).parent)
     _refuse_identifiers(study, ("book/_build/html",))
     return front_page(study)
 
@@ -144,13 +144,14 @@ def run_page(study: Study) -> str:
     commits = sorted({record["git_commit"] for record in provenance})
     versions = {name: text for record in provenance for name, text in record["versions"].items()}
     given = {record["stage"]: record["parameters"] for record in provenance if record["parameters"]}
+    settings = editions.without_folders(study.settings.model_dump(mode="json"))
     facts = {
         "Study": study.settings.title,
         "Run": study.run_name,
         "Commit of the project": ", ".join(commits) or "unknown",
         "Seed": str(study.settings.seed),
         "SHA-256 of the manifest": checksum(study.folder / MANIFEST_FILE),
-        "Notebook parameters given": json.dumps(_names_only(given)) if given else "none",
+        "Notebook parameters given": json.dumps(editions.without_folders(given)) if given else "none",
     }
     return "\n\n".join(
         [
@@ -165,18 +166,9 @@ def run_page(study: Study) -> str:
             _markdown_table(pd.DataFrame(sorted(versions.items()), columns=["Package", "Version"])),
             "## Settings",
             f"All settings of the run, defaults among them (`{SETTINGS_FILE}` says what differs from the defaults).",
-            "```yaml\n" + yaml.safe_dump(_names_only(study.settings.model_dump(mode="json")), sort_keys=False) + "```",
+            f"```yaml\n{yaml.safe_dump(settings, sort_keys=False)}```",
         ]
     )
-
-
-def _names_only(value: Any) -> Any:
-    """Keep of whole paths in settings the name of the file: a book names no place of a machine."""
-    if isinstance(value, dict):
-        return {name: _names_only(inner) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [_names_only(inner) for inner in value]
-    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def stage_costs(study: Study) -> pd.DataFrame:

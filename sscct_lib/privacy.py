@@ -54,8 +54,9 @@ FOLDERS = "|".join(
     ]
 )
 """Where paths of a machine begin: the usual names, and those of the machine at hand."""
+# `/home/web_user` stands in programs that were compiled for a browser, where every user has that home.
 PATHS = re.compile(
-    rf"(?<![\w/.:~<-])/(?:{FOLDERS})(?:/[^\s\"'<>|:;,)\]}}&\\]+)+"
+    rf"(?<![\w/.:~<-])(?!/home/web_user\b)/(?:{FOLDERS})(?:/[^\s\"'<>|:;,)\]}}&\\]+)+"
     r"|(?<!\w)[A-Za-z]:\\{1,2}(?:users|data|documents)\\[^\s\"'<>|]+|file:///[^\s\"'<>]+",
     re.IGNORECASE,
 )
