@@ -27,13 +27,14 @@ from IPython.display import Markdown
 from myst_nb import glue
 
 from sscct_lib import cohort as cohorts
-from sscct_lib import cohort_tables, figures, horizons
+from sscct_lib import cohort_tables, figures, horizons, progress
 from sscct_lib.images import prepare_scans
 from sscct_lib.manifest import read_manifest
 from sscct_lib.schemas import COHORT, IMAGES
 from sscct_lib.study import load_study
 from sscct_lib.tables import write_table
 
+progress.show()
 study = load_study(study_dir, run_name, horizons_years=horizons_years, labels=labels, cohort={"n_folds": n_folds})
 
 # %% [markdown]

@@ -26,13 +26,14 @@ from IPython.display import Markdown
 from myst_nb import glue
 
 from sscct_lib import cohort as cohorts
-from sscct_lib import figures, lung_figures, lungs, overlays
+from sscct_lib import figures, lung_figures, lungs, overlays, progress
 from sscct_lib.lung_verdict import plausible_ranges, rule_counts, verdict_counts
 from sscct_lib.manifest import read_manifest
 from sscct_lib.schemas import COHORT, IMAGES, LUNGS
 from sscct_lib.study import load_study
 from sscct_lib.tables import read_table, write_table
 
+progress.show()
 study = load_study(study_dir, run_name, lungs={"method": method})
 
 # %% [markdown]

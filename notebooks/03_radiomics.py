@@ -38,6 +38,7 @@ from sscct_lib import (
     figures,
     importance,
     lungs,
+    progress,
     radiomics,
     saved_models,
     stability,
@@ -48,6 +49,7 @@ from sscct_lib.schemas import COHORT, LUNGS, PREDICTIONS, RADIOMICS
 from sscct_lib.study import load_study
 from sscct_lib.tables import read_table, write_table
 
+progress.show()
 study = load_study(
     study_dir,
     run_name,

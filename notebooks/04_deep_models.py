@@ -26,12 +26,13 @@ import numpy as np
 import pandas as pd
 from myst_nb import glue
 
-from sscct_lib import attribution, deep_figures, deep_tables, explain, tensors, training
+from sscct_lib import attribution, deep_figures, deep_tables, explain, progress, tensors, training
 from sscct_lib.lungs import usable
 from sscct_lib.schemas import ATTRIBUTIONS, COHORT, LUNGS, PREDICTIONS
 from sscct_lib.study import load_study
 from sscct_lib.tables import read_table, write_table
 
+progress.show()
 study = load_study(study_dir, run_name, deep={"networks": networks, "hu_range": hu_range})
 deep = study.settings.deep
 cohort = read_table(study.table("cohort"), COHORT, "01_cohort")

@@ -39,6 +39,7 @@ from sscct_lib import (
     horizons,
     integrated,
     lesion_attribution,
+    progress,
     recalibration,
     rule_effects,
     shortcuts,
@@ -54,6 +55,7 @@ from sscct_lib.study import load_study
 from sscct_lib.tables import read_predictions, read_table, write_table
 
 pd.set_option("display.max_colwidth", None)
+progress.show()
 study = load_study(study_dir, run_name, horizons={"n_bootstrap": n_bootstrap, "reference": reference})
 settings = study.settings
 cohort = read_table(study.table("cohort"), COHORT, "01_cohort")

@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
 
+from sscct_lib import progress
 from sscct_lib.files import atomic
 from sscct_lib.scans import code_hash, imported_rooms
 from sscct_lib.study import Study, StudyError, fingerprint
@@ -65,6 +66,7 @@ def run_notebook(study: Study, name: str, parameters: Mapping[str, Any]) -> Path
             parameters={**parameters, "study_dir": ".", "run_name": study.run_name},
             cwd=str(study.folder),
             progress_bar=False,
+            stderr_file=sys.stderr,
             # The kernel's warnings about its own transport are not the user's concern.
             extra_arguments=["--IPKernelApp.log_level=40"],
         )
@@ -75,9 +77,17 @@ def run_notebook(study: Study, name: str, parameters: Mapping[str, Any]) -> Path
         ) from error
     finally:
         source.unlink(missing_ok=True)
+        _forget_progress(partial)
         _forget_paths(partial, study)
     os.replace(partial, executed)
     return executed
+
+
+def _forget_progress(path: Path) -> None:
+    if path.is_file():
+        content = json.loads(path.read_text(encoding="utf-8"))
+        progress.forget(content)
+        path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _forget_paths(path: Path, study: Study) -> None:

@@ -14,6 +14,7 @@ import pandas as pd
 from joblib import Parallel, delayed
 
 from sscct_lib.files import atomic
+from sscct_lib.progress import told
 from sscct_lib.study import Study, fingerprint
 
 log = logging.getLogger(__name__)
@@ -126,9 +127,8 @@ def process(
     ]
     found = [job.finished() for job in jobs]
     # Workers are started only when there is work: a finished study is read in this process.
-    made = iter(
-        Parallel(n_jobs=n_jobs)(delayed(job.run)() for job, record in zip(jobs, found, strict=True) if record is None)
-    )
+    missing = [delayed(job.run)() for job, record in zip(jobs, found, strict=True) if record is None]
+    made = told(Parallel(n_jobs=n_jobs, return_as="generator")(missing), len(missing), f"{stage}: scan")
     done = [next(made) if record is None else record for record in found]
     first = ["scan_id", "patient_id", "status", "reason"]
     frame = pd.DataFrame(done)

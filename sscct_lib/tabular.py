@@ -1,6 +1,5 @@
 """Risk models on tables of clinical values and CT features, cross-validated by patient, with repeats."""
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -11,11 +10,10 @@ from numpy.typing import NDArray
 
 from sscct_lib.cohort import assign_folds
 from sscct_lib.feature_sets import FEATURE_SETS, NotEstimableError, feature_columns
+from sscct_lib.progress import told
 from sscct_lib.schemas import PREDICTIONS
 from sscct_lib.study import Study, StudyError
 from sscct_lib.tuning import Fit, fit, training_agreement
-
-log = logging.getLogger(__name__)
 
 MAIN = "cox"
 VARIANTS = {
@@ -168,11 +166,8 @@ def cross_validate(
     jobs = (
         delayed(_train_and_test)(table, folds[repeat] == fold, model, study, versions) for model, repeat, fold in tasks
     )
-    done = {}
-    for task, result in zip(tasks, Parallel(n_jobs=n_jobs, return_as="generator")(jobs), strict=True):
-        done[task] = result
-        if len(done) % max(1, len(tasks) // 10) == 0:
-            log.info("tabular models: %d of %d fits", len(done), len(tasks))
+    results = told(Parallel(n_jobs=n_jobs, return_as="generator")(jobs), len(tasks), "tabular models: fit")
+    done = dict(zip(tasks, results, strict=True))
     horizons = study.settings.horizons_years
     risks = {model.name: np.full((len(folds), len(table), len(horizons)), np.nan) for model in models_of(study)}
     notes = []
