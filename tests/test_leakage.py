@@ -95,8 +95,13 @@ def split_by_scan(table: pd.DataFrame, seed: int) -> pd.DataFrame:
     return table.assign(patient_id=table["scan_id"], fold=folds)
 
 
+FEW = 40  # the fewer patients, the better some feature fits their outcomes by chance
+
+
 def features_chosen_beforehand(table: pd.DataFrame) -> pd.DataFrame:
-    """Keep the features that go with the outcome in all patients, the tested ones among them."""
+    """Keep the features that go with the outcome in all of a few patients, the tested ones among them."""
+    few = np.unique(table["patient_id"])[:FEW]
+    table = table[table["patient_id"].isin(few)].reset_index(drop=True)
     died = (table[label_name(HORIZON)] == 1).astype(float)
     columns = feature_columns("All features", table.drop(columns=["sex", "ssc_subtype"]))
     best = table[columns].corrwith(died).abs().nlargest(3).index
@@ -117,10 +122,10 @@ def test_a_leak_would_be_caught(study: Study, leak: str, model: str) -> None:
     )
     study = replace(study, settings=study.settings.model_copy(update={"tabular": chosen}))
     values = []
-    for seed in range(N_REPEATS // 5):
+    for seed in range(N_REPEATS * 2 // 5):
         table = noise_table(study, seed)
         leaky = split_by_scan(table, seed) if leak.startswith("scans") else features_chosen_beforehand(table)
         predictions = tabular.cross_validate(leaky, study).predictions
         values.append(auc_within_folds(predictions, leaky, f"All features, {model}"))
     assert not is_at_chance(values), f"{leak}: {np.mean(values):.4f}"
-    assert np.mean(values) > 0.5
+    assert np.mean(values) > 0.55
