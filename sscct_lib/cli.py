@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -55,7 +56,14 @@ def _stop(error: Exception) -> NoReturn:
 
 
 @app.callback()
-def _configure() -> None:
+def _configure(
+    group: Annotated[
+        bool, typer.Option("--group", envvar="SSCCT_GROUP", help="Files may be read by your group, not by you alone.")
+    ] = False,
+) -> None:
+    # Passed on to all processes that the command starts.
+    os.umask(0o027 if group else 0o077)
+    os.environ["SSCCT_GROUP"] = str(int(group))
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("sscct_lib").setLevel(logging.INFO)
 
@@ -243,7 +251,7 @@ def run(
     except StudyError as error:
         _stop(error)
     targets = [f"runs/{run}/notebooks/{until}.ipynb"] if until else []
-    sscct = f"{sys.executable} -m sscct_lib.cli"
+    sscct = f"{shlex.quote(sys.executable)} -m sscct_lib.cli"
     command = [
         sys.executable, "-m", "snakemake", *targets, "--snakefile", str(PROJECT / "workflow" / "Snakefile"),
         "--directory", str(study), "--cores", str(cores), "--keep-going", "--rerun-incomplete",
@@ -274,8 +282,7 @@ def _run_quietly(command: list[str]) -> int:
 
 def _parse_parameters(texts: list[str], notebooks: tuple[str, ...]) -> dict[str, dict[str, Any]]:
     """Turn `NOTEBOOK.NAME=VALUE` to values; numbers, lists and true/false as YAML reads them."""
-    import yaml
-
+    from sscct_lib.plain_yaml import parse_yaml
     from sscct_lib.study import StudyError
 
     given: dict[str, dict[str, Any]] = {}
@@ -286,7 +293,10 @@ def _parse_parameters(texts: list[str], notebooks: tuple[str, ...]) -> dict[str,
             raise StudyError(
                 f"--parameter {text}: expected NOTEBOOK.NAME=VALUE, NOTEBOOK one of {', '.join(notebooks)}."
             )
-        given.setdefault(notebook, {})[name] = yaml.safe_load(value)
+        try:
+            given.setdefault(notebook, {})[name] = parse_yaml(value)
+        except ValueError as error:
+            raise StudyError(f"--parameter {text}: the value is not plain YAML: {error}") from error
     return given
 
 

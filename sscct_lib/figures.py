@@ -35,6 +35,7 @@ STYLE: Any = {
     "axes.spines.right": False,
     "text.color": INK,
     "axes.labelcolor": INK,
+    "text.parse_math": False,  # a dollar sign in the name of a kernel is no formula
     "figure.dpi": 110,
     "savefig.dpi": 160,
 }

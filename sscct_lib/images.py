@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import SimpleITK as sitk
 from isal import igzip
-from isal.igzip_lib import IsalError
 from numpy.typing import NDArray
 
 from sscct_lib.files import atomic, checksum
@@ -21,15 +20,13 @@ from sscct_lib.interpolation import axis_weights, interpolate
 from sscct_lib.scans import Record, ScanError, process
 from sscct_lib.schemas import IMAGES
 from sscct_lib.study import Study
+from sscct_lib.volume_files import MOST_VOXELS, check_finite
+from sscct_lib.volume_files import read_volume as read_volume
 
 AIR_HU = -1024
 """Outside the scanned field, and the least value that a prepared scan holds."""
 
-SIDE_VOXELS = (8, 4096)
-SPACING_MM = (0.1, 20.0)
-MOST_VOXELS = 1_500_000_000
 WARMEST_AIR_HU = -500  # every chest CT has air in it; where nothing is this low, the values are not HU
-GZIP_MAGIC = b"\x1f\x8b"
 
 
 def read_scan(path: Path, sha256: str | None = None) -> sitk.Image:
@@ -38,7 +35,7 @@ def read_scan(path: Path, sha256: str | None = None) -> sitk.Image:
     Parameters
     ----------
     path
-        NIfTI or NRRD file.
+        NIfTI or NRRD file, see `read_volume`.
     sha256
         SHA-256 that the file must have; None: not compared.
 
@@ -62,90 +59,12 @@ def read_scan(path: Path, sha256: str | None = None) -> sitk.Image:
     return oriented
 
 
-def read_volume(path: Path) -> sitk.Image:
-    """Read a whole 3-D volume of any pixel type; `read_scan` tells the errors.
-
-    Parameters
-    ----------
-    path
-        NIfTI or NRRD file.
-
-    Returns
-    -------
-    SimpleITK.Image
-        The volume as stored.
-    """
-    if not path.is_file():
-        raise ScanError(f"{path.name} is missing. Put the file there, or correct its path in the manifest.")
-    if path.stat().st_size == 0:
-        raise ScanError(f"{path.name} is empty (0 bytes). Copy the file again from its source.")
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise ScanError(f"{path.name} is damaged, or no NIfTI or NRRD image. Copy it again from its source.") from error
-    _check_header(reader, path.name)
-    _check_nifti(reader, path)
-    try:
-        image: sitk.Image = reader.Execute()
-    except RuntimeError as error:
-        raise ScanError(f"{path.name} is truncated or damaged. Copy it again from its source.") from error
-    return image
-
-
 def _compare_checksum(path: Path, expected: str) -> None:
     if path.is_file() and (found := checksum(path)) != expected.lower():
         raise ScanError(
             f"{path.name} has SHA-256 {found[:12]}…, the manifest says {expected[:12].lower()}…: it is not the "
             "file that was listed. Copy it again, or correct the manifest."
         )
-
-
-def _check_header(reader: sitk.ImageFileReader, name: str) -> None:
-    size, spacing = reader.GetSize(), reader.GetSpacing()
-    found = " x ".join(str(side) for side in size)
-    if len(size) != 3:
-        raise ScanError(f"{name} has {len(size)} dimensions ({found}), expected 3: one volume a file.")
-    if reader.GetNumberOfComponents() != 1:
-        raise ScanError(f"{name} has {reader.GetNumberOfComponents()} values a voxel, expected 1.")
-    low, high = SIDE_VOXELS
-    if min(size) < low or max(size) > high or math.prod(size) > MOST_VOXELS:
-        raise ScanError(f"{name} has {found} voxels, expected {low} to {high} a side: no chest CT volume.")
-    low_mm, high_mm = SPACING_MM
-    if min(spacing) < low_mm or max(spacing) > high_mm:
-        sides = " x ".join(f"{side:g}" for side in spacing)
-        raise ScanError(f"{name} has voxels of {sides} mm, expected {low_mm:g} to {high_mm:g}: check its header.")
-
-
-def _check_nifti(reader: sitk.ImageFileReader, path: Path) -> None:
-    """Look at a NIfTI file's bytes: ITK reads missing voxels, and those that are no number, as 0."""
-    if not reader.HasMetaDataKey("vox_offset"):
-        return
-    start, bits = int(float(reader.GetMetaData("vox_offset"))), int(reader.GetMetaData("bitpix"))
-    expected = start + math.prod(reader.GetSize()) * bits // 8
-    try:
-        with path.open("rb") as file:
-            compressed = file.read(2) == GZIP_MAGIC
-        content = path.read_bytes()
-        if compressed:
-            content = igzip.decompress(content)  # type: ignore[no-untyped-call]
-    except (EOFError, OSError, IsalError) as error:  # type: ignore[misc]
-        raise ScanError(f"{path.name} is truncated or damaged ({error}). Copy it again from its source.") from error
-    if len(content) < expected:
-        raise ScanError(
-            f"{path.name} is truncated: {len(content):,} bytes of content, its header announces {expected:,}. "
-            "Copy it again from its source."
-        )
-    if reader.GetPixelID() in (sitk.sitkFloat32, sitk.sitkFloat64):
-        order = "<" if content[:1] != b"\x00" else ">"  # the first bytes hold the number 348 or 540
-        _check_finite(np.frombuffer(content[start:expected], f"{order}f{bits // 8}"), path.name)
-
-
-def _check_finite(values: NDArray[Any], name: str) -> None:
-    n_bad = int(values.size - np.isfinite(values).sum())
-    if n_bad:
-        raise ScanError(f"{name} has {n_bad:,} voxels that are not finite numbers, expected none.")
 
 
 def to_hounsfield(image: sitk.Image, name: str) -> sitk.Image:
@@ -170,7 +89,7 @@ def to_hounsfield(image: sitk.Image, name: str) -> sitk.Image:
     """
     values = sitk.GetArrayViewFromImage(image)
     if values.dtype.kind == "f":
-        _check_finite(values, name)
+        check_finite(values, name)
     lowest, highest = float(values.min()), float(values.max())
     if lowest == highest:
         raise ScanError(f"{name} is empty: every voxel is {lowest:g}.")
@@ -206,12 +125,18 @@ def resample(image: sitk.Image, spacing_mm: float) -> sitk.Image:
     -------
     SimpleITK.Image
         int16 HU with identity direction.
+
+    Raises
+    ------
+    ScanError
+        If the result would have more voxels than any chest CT.
     """
     image = _along_axes(image)
     if np.allclose(image.GetSpacing(), spacing_mm, rtol=1e-4):
         return image
     spacing = np.array(image.GetSpacing())
     size = np.maximum(np.rint(np.array(image.GetSize()) * spacing / spacing_mm), 1).astype(int)
+    _refuse_too_large(size)
     x, y, z = (
         axis_weights(n, (np.arange(m) + 0.5) * factor - 0.5, max(factor, 1.0))
         for n, m, factor in zip(image.GetSize(), size, spacing_mm / spacing, strict=True)
@@ -221,6 +146,12 @@ def resample(image: sitk.Image, spacing_mm: float) -> sitk.Image:
     result.SetSpacing([spacing_mm] * 3)
     result.SetOrigin((np.array(image.GetOrigin()) + (spacing_mm - spacing) / 2).tolist())
     return result
+
+
+def _refuse_too_large(size: NDArray[Any]) -> None:
+    if math.prod(int(side) for side in size) > MOST_VOXELS:
+        sides = " x ".join(str(side) for side in size)
+        raise ScanError(f"it would have {sides} voxels in the study's spacing: no chest CT is so large.")
 
 
 def _along_axes(image: sitk.Image) -> sitk.Image:
@@ -233,6 +164,7 @@ def _along_axes(image: sitk.Image) -> sitk.Image:
     far = np.array(image.GetSize()) - 1.0
     corners = np.array([image.TransformContinuousIndexToPhysicalPoint((far * c).tolist()) for c in np.ndindex(2, 2, 2)])
     size = np.ceil(np.ptp(corners, axis=0) / spacing - 1e-6).astype(int) + 1
+    _refuse_too_large(size)
     frame = [size.tolist(), sitk.Transform(), sitk.sitkLinear, corners.min(axis=0).tolist(), spacing.tolist()]
     return sitk.Resample(image, *frame, np.eye(3).ravel().tolist(), AIR_HU, sitk.sitkInt16)
 

@@ -24,6 +24,7 @@ from sscct_lib.scans import Record, process
 from sscct_lib.schemas import covariates
 from sscct_lib.series_choice import why_behind
 from sscct_lib.study import SETTINGS_FILE, Study, StudyError, load_study
+from sscct_lib.tables import write_csv
 
 NEW_STUDY = "# Settings of this study; every other setting has a default.\ntitle: My study\n"
 MOST_REASONS = 12
@@ -90,10 +91,8 @@ def ingest(
         raise StudyError(f"{source}: no series could be read.\n{report.to_string(index=False)}")
     manifest = written.assign(image="scans/" + written["scan_id"] + ".nii.gz", patient_id=written["patient_code"])
     some = [name for name in ("lung_mask", "transplant_day") if written[name].notna().any()]
-    with atomic(study.manifest_path) as partial:
-        manifest[[*MANIFEST_COLUMNS, *some, *covariates()]].to_csv(partial, index=False)
-    with atomic(study_folder / "ingest" / "report.csv") as partial:
-        report.to_csv(partial, index=False)
+    write_csv(manifest[[*MANIFEST_COLUMNS, *some, *covariates()]], study.manifest_path)
+    write_csv(report, study_folder / "ingest" / "report.csv")
     return report
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from sscct_lib.files import atomic
 from sscct_lib.manifest import read_manifest
 from sscct_lib.scans import shard
 from sscct_lib.study import Study
+from sscct_lib.tables import write_csv
 
 # Each stage is named for its module; the function takes the study and rows of the manifest.
 PER_SCAN_STAGES = {
@@ -39,8 +39,7 @@ def run_shard(study: Study, stage: str, index: int) -> pd.DataFrame:
     """
     rows = shard(read_manifest(study), index, study.settings.shard_size)
     result = _stage_function(stage)(study, rows)
-    with atomic(shard_path(study, stage, index)) as partial:
-        result[["scan_id", "status", "reason"]].to_csv(partial, index=False)
+    write_csv(result[["scan_id", "status", "reason"]], shard_path(study, stage, index))
     return result
 
 

@@ -9,15 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from sscct_lib.deep_settings import DeepSettings
 from sscct_lib.deep_settings import NetworkSettings as NetworkSettings
+from sscct_lib.plain_yaml import parse_yaml
 from sscct_lib.sections import Count, Positive, Section
 
 SETTINGS_FILE = "study.yaml"
 MANIFEST_FILE = "data_manifest.csv"
+MOST_SHOWN = 200  # characters of a wrong value
 
 LungRegion = Literal["right", "left", "upper", "middle", "lower", "peel", "core", "rul", "rml", "rll", "lul", "lll"]
 LungMethod = Literal["threshold", "provided", "lungmask", "totalsegmentator"]
@@ -278,8 +279,8 @@ def load_study(folder: str | Path, run_name: str = "main", **overrides: Any) -> 
     if not path.is_file():
         raise StudyError(f"{path} is missing. A study folder needs one; `sscct demo FOLDER` makes an example.")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = parse_yaml(path.read_text(encoding="utf-8")) or {}
+    except ValueError as error:
         raise StudyError(f"{path} is not readable YAML: {error}") from error
     if not isinstance(content, dict):
         raise StudyError(f"{path}: expected `name: value` lines, found a {type(content).__name__}.")
@@ -301,7 +302,8 @@ def _merge(content: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]
     merged = dict(content)
     for name, value in overrides.items():
         if isinstance(value, dict):
-            merged[name] = _merge(merged.get(name) or {}, value)
+            inner = merged.get(name)
+            merged[name] = _merge(inner if isinstance(inner, dict) else {}, value)
         elif value is not None:
             merged[name] = value
     return merged
@@ -309,7 +311,7 @@ def _merge(content: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]
 
 def _violations(error: ValidationError) -> str:
     return "\n".join(
-        f"  {'.'.join(str(part) for part in item['loc'])}: {item['msg']}; found {item.get('input')!r}"
+        f"  {'.'.join(str(part) for part in item['loc'])}: {item['msg']}; found {repr(item.get('input'))[:MOST_SHOWN]}"
         for item in error.errors()
     )
 

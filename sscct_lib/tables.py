@@ -9,6 +9,11 @@ from sscct_lib.files import atomic
 from sscct_lib.schemas import PREDICTIONS
 from sscct_lib.study import Study, StudyError
 
+# Tables that notebooks show hold text of users: the names of their files, the words of their decisions.
+pd.set_option("styler.format.escape", "html")
+
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
 
 def write_table(frame: pd.DataFrame, path: Path, schema: pa.DataFrameSchema) -> pd.DataFrame:
     """Validate a table and write it as Parquet.
@@ -31,6 +36,30 @@ def write_table(frame: pd.DataFrame, path: Path, schema: pa.DataFrameSchema) -> 
     with atomic(path) as partial:
         valid.to_parquet(partial, index=False)
     return valid
+
+
+def write_csv(frame: pd.DataFrame, path: Path) -> None:
+    """Write a table as CSV that a spreadsheet shows as it is.
+
+    Text that a spreadsheet would take for a formula gets an apostrophe before it.
+
+    Parameters
+    ----------
+    frame
+        The table.
+    path
+        The file; it appears whole or not at all.
+
+    References
+    ----------
+    OWASP, CSV Injection.
+    """
+
+    def plain(cell: object) -> object:
+        return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA_STARTS) else cell
+
+    with atomic(path) as partial:
+        frame.map(plain).to_csv(partial, index=False)
 
 
 def read_table(path: Path, schema: pa.DataFrameSchema, made_by: str) -> pd.DataFrame:

@@ -1,0 +1,164 @@
+"""Volumes from files that nobody vouches for: what a header announces is judged before memory is taken for it."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from isal import igzip
+from isal.igzip_lib import IsalError
+from numpy.typing import NDArray
+
+from sscct_lib.scans import ScanError
+
+READERS = {".nii": "NiftiImageIO", ".nii.gz": "NiftiImageIO", ".nrrd": "NrrdImageIO"}
+SIDE_VOXELS = (8, 4096)
+SPACING_MM = (0.1, 20.0)
+MOST_VOXELS = 1_500_000_000
+HIGHEST_COMPRESSION = 1100  # deflate reaches 1,032
+LONGEST_NRRD_HEADER = 65_536
+NRRD_ENCODINGS = ("raw", "gzip", "gz")
+MOST_SURPLUS_BYTES = 65_536
+CHUNK_BYTES = 1 << 22
+GZIP_MAGIC = b"\x1f\x8b"
+
+
+def read_volume(path: Path) -> sitk.Image:
+    """Read a whole 3-D volume of any pixel type.
+
+    Only the readers of NIfTI and NRRD are used, each for its own suffix, and only for files that hold their voxels
+    themselves.
+
+    Parameters
+    ----------
+    path
+        NIfTI (`.nii`, `.nii.gz`) or NRRD file (`.nrrd`).
+
+    Returns
+    -------
+    SimpleITK.Image
+        The volume as stored.
+
+    Raises
+    ------
+    ScanError
+        If the file is missing, empty, of another format, truncated or damaged; if it refers to another file; if it
+        announces a volume that no chest CT has, or that cannot be in a file of its size; or if it has more or less
+        content than it announces.
+    """
+    if not path.is_file():
+        raise ScanError(f"{path.name} is missing. Put the file there, or correct its path in the manifest.")
+    if path.stat().st_size == 0:
+        raise ScanError(f"{path.name} is empty (0 bytes). Copy the file again from its source.")
+    suffix = next((one for one in READERS if path.name.lower().endswith(one)), None)
+    if suffix is None:
+        raise ScanError(f"{path.name} is no NIfTI or NRRD image: expected a name that ends in {', '.join(READERS)}.")
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.SetImageIO(READERS[suffix])
+    try:
+        if suffix == ".nrrd":
+            _check_nrrd(path)
+        reader.ReadImageInformation()
+    except (RuntimeError, OverflowError) as error:
+        raise ScanError(f"{path.name} is damaged, or no NIfTI or NRRD image. Copy it again from its source.") from error
+    _check_header(reader, path)
+    if suffix != ".nrrd":
+        _check_nifti(reader, path)
+    try:
+        image: sitk.Image = reader.Execute()
+    except RuntimeError as error:
+        raise ScanError(f"{path.name} is truncated or damaged. Copy it again from its source.") from error
+    return image
+
+
+def _check_nrrd(path: Path) -> None:
+    """Refuse a NRRD header that names other files (voxels of any place would be read) or an unusual compression."""
+    with path.open("rb") as file:
+        header, blank, _ = file.read(LONGEST_NRRD_HEADER).replace(b"\r", b"").partition(b"\n\n")
+    if not header.startswith(b"NRRD") or not blank:
+        raise ScanError(f"{path.name} is damaged, or no NIfTI or NRRD image. Copy it again from its source.")
+    fields = dict(line.partition(b":")[::2] for line in header.lower().split(b"\n") if not line.startswith(b"#"))
+    names = {name.strip().replace(b" ", b"") for name in fields}
+    if names & {b"datafile", b"lineskip", b"byteskip"}:
+        raise ScanError(f"{path.name} refers to another file for its voxels; expected one file that holds them.")
+    encoding = fields.get(b"encoding", b"").strip().decode("ascii", "replace")
+    if encoding not in NRRD_ENCODINGS:
+        raise ScanError(f"{path.name} has the encoding {encoding!r}; expected {' or '.join(NRRD_ENCODINGS)}.")
+
+
+def _check_header(reader: sitk.ImageFileReader, path: Path) -> None:
+    name, size, spacing = path.name, reader.GetSize(), reader.GetSpacing()
+    found = " x ".join(str(side) for side in size)
+    if len(size) != 3:
+        raise ScanError(f"{name} has {len(size)} dimensions ({found}), expected 3: one volume a file.")
+    if reader.GetNumberOfComponents() != 1:
+        raise ScanError(f"{name} has {reader.GetNumberOfComponents()} values a voxel, expected 1.")
+    low, high = SIDE_VOXELS
+    if min(size) < low or max(size) > high or math.prod(size) > MOST_VOXELS:
+        raise ScanError(f"{name} has {found} voxels, expected {low} to {high} a side: no chest CT volume.")
+    low_mm, high_mm = SPACING_MM
+    if not all(low_mm <= side <= high_mm for side in spacing):
+        sides = " x ".join(f"{side:g}" for side in spacing)
+        raise ScanError(f"{name} has voxels of {sides} mm, expected {low_mm:g} to {high_mm:g}: check its header.")
+    if not np.isfinite([*reader.GetOrigin(), *reader.GetDirection()]).all():
+        raise ScanError(f"{name} lies at no finite place: check its header.")
+    if math.prod(size) > path.stat().st_size * HIGHEST_COMPRESSION:
+        raise ScanError(
+            f"{name} announces {found} voxels in {path.stat().st_size:,} bytes, more than any compression can hold: "
+            "truncated or damaged. Copy it again from its source."
+        )
+
+
+def _check_nifti(reader: sitk.ImageFileReader, path: Path) -> None:
+    """Look at a NIfTI file's bytes: ITK reads missing voxels, and those that are no number, as 0."""
+    try:
+        start, bits = int(float(reader.GetMetaData("vox_offset"))), int(reader.GetMetaData("bitpix"))
+    except (RuntimeError, ValueError, OverflowError) as error:
+        raise ScanError(f"{path.name} has a damaged header. Copy it again from its source.") from error
+    expected = start + math.prod(reader.GetSize()) * bits // 8
+    is_float = reader.GetPixelID() in (sitk.sitkFloat32, sitk.sitkFloat64) and bits in (32, 64)
+    n_bytes, n_bad, order, rest = 0, 0, "<", b""
+    try:
+        for piece in _pieces(path):
+            if n_bytes == 0 and piece[:1] == b"\x00":
+                order = ">"  # the first bytes hold the number 348 or 540
+            if is_float:
+                voxels = rest + piece[max(start - n_bytes, 0) : max(expected - n_bytes, 0)]
+                whole = len(voxels) // (bits // 8) * (bits // 8)
+                rest, values = voxels[whole:], np.frombuffer(voxels[:whole], f"{order}f{bits // 8}")
+                n_bad += int(values.size - np.isfinite(values).sum())
+            n_bytes += len(piece)
+            if n_bytes > expected + MOST_SURPLUS_BYTES:
+                raise ScanError(f"{path.name} holds more than the {expected:,} bytes that its header announces.")
+    except (EOFError, OSError, IsalError) as error:  # type: ignore[misc]
+        raise ScanError(f"{path.name} is truncated or damaged ({error}). Copy it again from its source.") from error
+    if n_bytes < expected:
+        raise ScanError(
+            f"{path.name} is truncated: {n_bytes:,} bytes of content, its header announces {expected:,}. "
+            "Copy it again from its source."
+        )
+    refuse_not_finite(n_bad, path.name)
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    """Give a file's content piece by piece, decompressed; the checksum of gzip is compared at its end."""
+    with path.open("rb") as file:
+        compressed = file.read(2) == GZIP_MAGIC
+    opened: Any = igzip.open(path, "rb") if compressed else path.open("rb")  # type: ignore[no-untyped-call]
+    with opened as content:
+        while piece := content.read(CHUNK_BYTES):
+            yield piece
+
+
+def check_finite(values: NDArray[Any], name: str) -> None:
+    """Raise ScanError where values are no finite numbers; `name` is what the message calls the file."""
+    refuse_not_finite(int(values.size - np.isfinite(values).sum()), name)
+
+
+def refuse_not_finite(n_bad: int, name: str) -> None:
+    """Raise ScanError when a file has voxels that are no finite numbers."""
+    if n_bad:
+        raise ScanError(f"{name} has {n_bad:,} voxels that are not finite numbers, expected none.")
