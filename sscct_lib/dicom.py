@@ -16,10 +16,13 @@ from typing import Any
 
 import pydicom
 from pydicom.errors import BytesLengthException, InvalidDicomError
-from pydicom.filereader import read_partial
+from pydicom.filereader import _read_file_meta_info, read_partial
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 PREAMBLE_BYTES = 128
 LAST_IDENTITY_TAG = 0x0020000E  # SeriesInstanceUID
+MOST_INFLATED_BYTES = 1 << 30
+PIECE_BYTES = 1 << 20
 UNREADABLE = (
     InvalidDicomError, BytesLengthException, OSError, EOFError, ValueError, TypeError, AttributeError, KeyError,
     IndexError, NotImplementedError, OverflowError, RecursionError, struct.error, zlib.error,
@@ -126,11 +129,38 @@ def _identity(path: Path) -> tuple[str, str] | None:
             file.seek(0)
             # Old exports have no preamble: their first element is of group 8.
             bare = begin[PREAMBLE_BYTES:] != b"DICM" and begin[:2] == b"\x08\x00"
+            refuse_bomb(path)
             header = read_partial(file, stop_when=lambda tag, vr, length: tag > LAST_IDENTITY_TAG, force=bare)
         series, study = header.get("SeriesInstanceUID", None), header.get("StudyInstanceUID", None)
     except UNREADABLE:
         return None
     return (str(study or ""), str(series)) if series else None
+
+
+def refuse_bomb(path: Path) -> None:
+    """Refuse a deflated file that would grow beyond any scan: pydicom inflates such a file at once and whole.
+
+    Parameters
+    ----------
+    path
+        A DICOM file; others pass.
+
+    Raises
+    ------
+    ValueError
+        If its content is larger than `MOST_INFLATED_BYTES`.
+    """
+    with path.open("rb") as file:
+        if file.read(PREAMBLE_BYTES + 4)[PREAMBLE_BYTES:] != b"DICM":
+            return
+        if _read_file_meta_info(file).get("TransferSyntaxUID", "") != DeflatedExplicitVRLittleEndian:
+            return
+        inflate, n_bytes, waiting = zlib.decompressobj(-zlib.MAX_WBITS), 0, file.read(PIECE_BYTES)
+        while waiting:
+            n_bytes += len(inflate.decompress(waiting, PIECE_BYTES))
+            if n_bytes > MOST_INFLATED_BYTES:
+                raise ValueError("its compressed content is larger than any scan")
+            waiting = inflate.unconsumed_tail or file.read(PIECE_BYTES)
 
 
 @quiet_pydicom()

@@ -21,6 +21,8 @@ FEWEST_SLICES = 20
 THORAX_MM = 150.0  # a shorter stack holds no whole thorax
 AXIAL_COSINE = 0.85  # a gantry tilts by up to 30 degrees
 SAME_POSITION_MM = 0.01
+SIDE_PIXELS = (8, 4096)
+MOST_PIXELS = 1_500_000_000
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,8 @@ def why_unusable(series: Series) -> str:
         return "CT in colour: a picture, no Hounsfield units"
     if len({str(header.get("PatientID", "")) for header, _ in series.headers}) > 1:
         return "files of several patients under one SeriesInstanceUID"
+    if too_large := _too_large(series):
+        return too_large
     try:
         frames, _ = stack(series)
     except ScanError as error:
@@ -88,6 +92,15 @@ def why_unusable(series: Series) -> str:
         return f"{len(frames)} slices, expected at least {FEWEST_SLICES}"
     if (length := length_mm(frames)) < THORAX_MM:
         return f"{length:.0f} mm long, expected at least {THORAX_MM:.0f} mm for a whole thorax"
+    return ""
+
+
+def _too_large(series: Series) -> str:
+    """Say where the headers announce more pixels than any chest CT has; nothing is decoded for them then."""
+    sides = [int(header.get(name, None) or 0) for header, _ in series.headers for name in ("Rows", "Columns")]
+    n_pixels = max(sides[::2]) * max(sides[1::2]) * series.n_slices
+    if min(sides) < SIDE_PIXELS[0] or max(sides) > SIDE_PIXELS[1] or n_pixels > MOST_PIXELS:
+        return f"slices of up to {max(sides)} pixels a side, {series.n_slices} of them: no chest CT"
     return ""
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from sscct_lib.airspace import split_sides
-from sscct_lib.dicom import UNREADABLE, quiet_pydicom
+from sscct_lib.dicom import UNREADABLE, quiet_pydicom, refuse_bomb
 from sscct_lib.images import resample_mask
 from sscct_lib.scans import ScanError
 
@@ -96,6 +96,7 @@ def read_dicom_mask(path: Path, scan: sitk.Image, frame_uid: str = "") -> sitk.I
     Int J Radiat Oncol Biol Phys 2018;100:1057-66.
     """
     try:
+        refuse_bomb(path)
         item = pydicom.dcmread(path)
         kind = str(item.SOPClassUID)
         if kind in SEGMENTATION:

@@ -206,7 +206,10 @@ def _leaves(folder: Path, text: object) -> bool:
     if not isinstance(text, str):
         return False
     root = folder.resolve()
-    return not (root / text).resolve().is_relative_to(root)
+    try:
+        return not (root / text).resolve().is_relative_to(root)
+    except (OSError, ValueError, RuntimeError):  # links in a circle, or text that no file is called
+        return True
 
 
 def _in_days(valid: pd.DataFrame) -> pd.DataFrame:

@@ -1,13 +1,11 @@
 """Pretrained weights: verified by SHA-256, matched tensor by tensor, refused when they fill too little."""
 
-import pickle
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -121,15 +119,21 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
             content: Any = load_file(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except Exception as error:  # damaged bytes make the restricted unpickler raise anything
         raise StudyError(f"{path.name} is not a file of weights only: {error}") from error
     for wrapper in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
-    tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, dict) else {}
+    found = content.items() if isinstance(content, dict) else ()
+    tensors = {name: value for name, value in found if isinstance(name, str) and _is_plain(value)}
     if not tensors:
         raise StudyError(f"{path.name} holds no named tensors, at the top nor under `state_dict` or `model`.")
     return tensors
+
+
+def _is_plain(value: Any) -> bool:
+    """Tell whether a value is a tensor with its numbers in memory, one after the other."""
+    return isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == "cpu"
 
 
 def _our_name(name: str) -> str:
