@@ -2,12 +2,12 @@
 
 import numpy as np
 import pandas as pd
-from lifelines import CoxPHFitter
 from numpy.typing import ArrayLike, NDArray
 
 from sscct_lib.bootstrap import Flags, Floats, curve_interval, kaplan_meier
 from sscct_lib.calibration import logit
 from sscct_lib.horizons import judged_risks, study_resamples
+from sscct_lib.logrank import hazard_ratios
 from sscct_lib.schemas import CAUSES
 from sscct_lib.study import Settings
 
@@ -153,27 +153,19 @@ def cause_specific_hazards(
     scans, cause = cohort[judged], event_causes(cohort)[judged]
     within = scans["followup_years"].to_numpy() <= horizon
     centred = logit(risk[judged]) - logit(risk[judged]).mean()
-    frame = pd.DataFrame(
-        {
-            "patient_id": scans["patient_id"].to_numpy(),
-            "years": scans["followup_years"].clip(upper=horizon).to_numpy(),
-            "risk": centred / centred.std() if centred.std() > 0 else centred,
-        }
-    )
+    patients = scans["patient_id"].to_numpy()
+    years = scans["followup_years"].clip(upper=horizon).to_numpy()
     rows = []
     for name in (*CAUSES, TRANSPLANT):
         event = (cause == name) & within
         if not event.any():
             continue
-        n_with_event = frame.loc[event, "patient_id"].nunique()
+        n_with_event = len(np.unique(patients[event]))
         row = dict.fromkeys(["hazard_ratio", "ci_low", "ci_high", "p"], np.nan)
         if n_with_event > 1 and np.ptp(centred) > 0:
-            fitted = CoxPHFitter().fit(
-                frame.assign(event=event), "years", "event", cluster_col="patient_id", robust=True
-            )
-            found = fitted.summary.loc["risk", ["exp(coef)", "exp(coef) lower 95%", "exp(coef) upper 95%", "p"]]
-            row = dict(zip(row, found, strict=True))
-        counted = {"n_scans": len(frame), "n_patients": frame["patient_id"].nunique(), "n_events": int(event.sum())}
+            ratio = hazard_ratios(years, event, patients, {"risk": centred / centred.std()})
+            row = {name: float(ratio.loc["risk", name]) for name in row}
+        counted = {"n_scans": len(scans), "n_patients": len(np.unique(patients)), "n_events": int(event.sum())}
         rows.append({"cause": name, **row, **counted, "n_patients_with_event": n_with_event})
     columns = ["cause", "hazard_ratio", "ci_low", "ci_high", "p", "n_scans", "n_patients", "n_events"]
     return pd.DataFrame(rows, columns=[*columns, "n_patients_with_event"])

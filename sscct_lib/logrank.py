@@ -1,8 +1,11 @@
-"""Log-rank test for groups of scans, when a patient has several."""
+"""Log-rank test and hazard ratios for groups of scans, when a patient has several."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
+from lifelines import CoxPHFitter
 from numpy.typing import ArrayLike
 from scipy.stats import chi2
 
@@ -64,3 +67,34 @@ def clustered_logrank(time: Floats, event: Flags, group: ArrayLike, patient_id: 
         return LogRank(np.nan, len(score), np.nan)
     statistic = float(score @ np.linalg.solve(variance, score))
     return LogRank(statistic, len(score), float(chi2.sf(statistic, len(score))))
+
+
+def hazard_ratios(
+    time: Floats, event: Flags, patient_id: ArrayLike, covariates: Mapping[str, ArrayLike]
+) -> pd.DataFrame:
+    """Hazard ratios of a Cox model whose errors are robust to several scans of a patient.
+
+    Parameters
+    ----------
+    time
+        Time to the event or to the end of follow-up, shape (n,).
+    event
+        Whether the event was seen, shape (n,).
+    patient_id
+        Patient of each scan, shape (n,).
+    covariates
+        Name and values of each, shape (n,).
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a covariate: `hazard_ratio`, `ci_low`, `ci_high` (95 %), `p` (Wald).
+
+    References
+    ----------
+    Lin DY, Wei LJ. The robust inference for the Cox proportional hazards model. J Am Stat Assoc 1989;84:1074-8.
+    """
+    frame = pd.DataFrame({"time": time, "event": event, "patient_id": patient_id, **covariates})
+    fitted = CoxPHFitter().fit(frame, "time", "event", cluster_col="patient_id", robust=True)
+    shown: pd.DataFrame = fitted.summary[["exp(coef)", "exp(coef) lower 95%", "exp(coef) upper 95%", "p"]]
+    return shown.set_axis(["hazard_ratio", "ci_low", "ci_high", "p"], axis=1)

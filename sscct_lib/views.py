@@ -6,8 +6,8 @@ from itertools import pairwise
 
 import numpy as np
 import pandas as pd
-from lifelines import CoxPHFitter
 
+from sscct_lib import logrank
 from sscct_lib.bootstrap import Flags, Floats, Outcome, Resamples, interval
 from sscct_lib.calibration import logit
 from sscct_lib.cohort import DAYS_PER_YEAR
@@ -250,27 +250,20 @@ def hazard_ratios(predictions: pd.DataFrame, cohort: pd.DataFrame, model: str, s
     """
     horizon, risk, judged = judged_risks(predictions, cohort, model, settings)[-1]
     scans, risk = cohort[judged], risk[judged]
-    frame = pd.DataFrame(
-        {
-            "patient_id": scans["patient_id"].to_numpy(),
-            "years": scans["followup_years"].clip(upper=horizon).to_numpy(),
-            "died": (scans["event_observed"] & (scans["followup_years"] <= horizon)).to_numpy(),
-        }
-    )
+    patients, years = scans["patient_id"], scans["followup_years"].clip(upper=horizon).to_numpy()
+    died = (scans["event_observed"] & (scans["followup_years"] <= horizon)).to_numpy()
+    counts = (len(scans), patients.nunique(), died.sum())
     third = tertile_names(risk)
     columns = ["comparison", "hazard_ratio", "ci_low", "ci_high", "p", "n_scans", "n_patients", "n_events"]
     models = []
-    if all(frame["died"][third == name].any() for name in TERTILES):
+    if all(died[third == name].any() for name in TERTILES):
         models.append({name: (third == name).astype(float) for name in TERTILES[1:]})
-    if frame["died"].any() and np.ptp(risk) > 0:
+    if died.any() and np.ptp(risk) > 0:
         models.append({"one standard deviation": (logit(risk) - logit(risk).mean()) / logit(risk).std()})
     rows = []
     for covariates in models:
-        fitted = CoxPHFitter().fit(frame.assign(**covariates), "years", "died", cluster_col="patient_id", robust=True)
-        for name in covariates:
-            ratio, low, high, p = fitted.summary.loc[
-                name, ["exp(coef)", "exp(coef) lower 95%", "exp(coef) upper 95%", "p"]
-            ]
+        found = logrank.hazard_ratios(years, died, patients.to_numpy(), covariates)
+        for name, row in zip(covariates, found.itertuples(index=False), strict=True):
             words = name if len(covariates) == 1 else f"{name} against {TERTILES[0]}"
-            rows.append((words, ratio, low, high, p, len(frame), frame["patient_id"].nunique(), frame["died"].sum()))
+            rows.append((words, *row, *counts))
     return pd.DataFrame(rows, columns=columns)
