@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -96,11 +95,6 @@ def likeness(one: NDArray[np.float32], other: NDArray[np.float32], inside: NDArr
     return float(spearmanr(*sizes).statistic)
 
 
-def attribution_path(study: Study, network_name: str, scan_id: str, trained: bool = True) -> Path:
-    """Where the map of a scan lies: an array file, float32, on the grid of the network's cube."""
-    return study.run / "attribution" / ("trained" if trained else "untrained") / network_name / f"{scan_id}.npy"
-
-
 def attribute_scans(study: Study, networks: Sequence[str], scans: pd.DataFrame) -> pd.DataFrame:
     """Explain the out-of-fold risks of scans voxel by voxel, save the maps, and check them against untrained networks.
 
@@ -137,7 +131,7 @@ def attribute_scans(study: Study, networks: Sequence[str], scans: pd.DataFrame) 
                 volume = load_cubes([cube_path(study, scan_id, settings.size, study.settings.deep.hu_range)])
                 maps = [integrated_gradients(network, volume) for network in (trained, untrained)]
                 for found, is_trained in zip(maps, (True, False), strict=True):
-                    path = attribution_path(study, name, scan_id, is_trained)
+                    path = study.attribution(name, scan_id, is_trained)
                     with atomic(path) as partial, partial.open("wb") as file:
                         np.save(file, found)
                 alike = likeness(maps[0], maps[1], volume[0, 0].numpy() > 0)

@@ -13,6 +13,7 @@ import yaml
 
 from sscct_lib import editions, schemas
 from sscct_lib.files import atomic, checksum
+from sscct_lib.gallery_page import write_gallery
 from sscct_lib.notebooks import NOTEBOOKS, PROJECT
 from sscct_lib.privacy_files import search_study
 from sscct_lib.study import MANIFEST_FILE, SETTINGS_FILE, Settings, Study, StudyError
@@ -66,7 +67,8 @@ def build_book(study: Study) -> Path:
     if done.returncode != 0:
         raise StudyError("The book has faults:\n" + "\n".join(said.strip().splitlines()[-20:]))
     editions.publish(study, study.run / "book" / "sphinx" / "_build" / "html", front_page(study).parent)
-    _refuse_identifiers(study, ("book/_build/html",))
+    # Pages for clinicians are those for analysts less their code; `sscct check --privacy` looks into every file.
+    _refuse_identifiers(study, tuple(f"book/_build/html/{name}" for name in (editions.ANALYSTS, "_images", "scans")))
     return front_page(study)
 
 
@@ -111,6 +113,7 @@ def _assemble(study: Study, source: Path) -> None:
     _write_if_changed(source / "_toc.yml", _contents(study))
     _write_if_changed(source / "run.md", run_page(study))
     _write_if_changed(source / "data_dictionary.md", data_dictionary_page())
+    _write_if_changed(source / "gallery.md", write_gallery(study, study.run / "book" / "scans"))
 
 
 def _copy_if_changed(origin: Path, target: Path) -> None:

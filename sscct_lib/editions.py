@@ -7,13 +7,18 @@ and each page can be used with a keyboard, a screen reader and a phone.
 import json
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 from bs4 import BeautifulSoup, Tag
 
 from sscct_lib.browser_files import copy_browser_files
-from sscct_lib.study import Study
+from sscct_lib.files import atomic
+from sscct_lib.notebooks import PROJECT
+from sscct_lib.scans import code_hash
+from sscct_lib.study import Settings, Study, fingerprint
 
 SECTIONS = {
     "01_cohort": ("cohort", "labels", "horizons_years", "seed"),
@@ -29,11 +34,12 @@ NOT_COPIED = ("*.map", "locales", "fontawesome.js*", "sphinx-thebe.*", "*.ttf", 
 """Of the theme: sources of its scripts, other languages, its icons as a script (they are in a font too), and fonts in
 a format that browsers have not needed for years."""
 ANALYSTS = "analysts"
+FOLDED = "for-analysts"
 LONGEST_ALT = 250
 
 
 def publish(study: Study, rendered: Path, html: Path) -> None:
-    """Make both editions of rendered pages.
+    """Make both editions of rendered pages; a page that is current is kept.
 
     Parameters
     ----------
@@ -55,28 +61,49 @@ def publish(study: Study, rendered: Path, html: Path) -> None:
     own = shutil.ignore_patterns(*NOT_COPIED, *SHARED, "*.html")
     shutil.copytree(rendered, html / ANALYSTS, ignore=own, dirs_exist_ok=True)
     copy_browser_files(html)
-    _remove_old_pages(rendered, html)
-    for path in sorted(rendered.rglob("*.html")):
-        if "_static" in path.relative_to(rendered).parts:
-            continue
-        place = path.relative_to(rendered)
-        source = path.read_text(encoding="utf-8")
-        for edition, folder in (("clinicians", html), (ANALYSTS, html / ANALYSTS)):
-            (folder / place).parent.mkdir(parents=True, exist_ok=True)
-            (folder / place).write_text(edited(source, place, edition, study), encoding="utf-8")
+    for origin, name in ((study.run / "book" / "scans", "scans"), (PROJECT / "book" / "viewer", "viewer")):
+        shutil.rmtree(html / name, ignore_errors=True)
+        if origin.is_dir():
+            shutil.copytree(origin, html / name)
+    places = [path.relative_to(rendered) for path in sorted(rendered.rglob("*.html"))]
+    places = [place for place in places if place.parts[0] != "_static"]
+    _remove_old_pages(html, {*places, *(Path(ANALYSTS) / place for place in places)})
+    for place in places:
+        _edit(study, rendered, html, place)
 
 
-def _remove_old_pages(rendered: Path, html: Path) -> None:
+def _remove_old_pages(html: Path, places: set[Path]) -> None:
     """Remove pages that the book does not have any more."""
-    for folder in (html, html / ANALYSTS):
-        for page in folder.rglob("*.html"):
-            place = page.relative_to(html / ANALYSTS if ANALYSTS in page.relative_to(html).parts[:1] else html)
-            if not (rendered / place).exists():
-                page.unlink()
+    for page in html.rglob("*.html"):
+        if page.relative_to(html) not in places:
+            page.unlink()
 
 
-def edited(source: str, place: Path, edition: str, study: Study) -> str:
-    """Make a page of one edition.
+def _edit(study: Study, rendered: Path, html: Path, place: Path) -> None:
+    """Write both editions of a page, unless they were made of the same page by the same code and settings."""
+    source = (rendered / place).read_text(encoding="utf-8")
+    record = study.run / "book" / "edited" / f"{'.'.join(place.parts)}.txt"
+    given = _given(study, place.stem)
+    key = fingerprint(source, study.settings, given, code_hash("editions"))
+    targets = (html / place, html / ANALYSTS / place)
+    if record.is_file() and record.read_text(encoding="utf-8") == key and all(path.is_file() for path in targets):
+        return
+    for target, text in zip(targets, editions(source, place, study.settings, given), strict=True):
+        with atomic(target) as partial:
+            partial.write_text(text, encoding="utf-8")
+    with atomic(record) as partial:
+        partial.write_text(key, encoding="utf-8")
+
+
+def _given(study: Study, stage: str) -> dict[str, Any]:
+    """Read the parameters that a run gave to a notebook, if there were any."""
+    record = study.run / "provenance" / f"{stage}.json"
+    given = json.loads(record.read_text(encoding="utf-8"))["parameters"] if record.is_file() else {}
+    return dict(given)
+
+
+def editions(source: str, place: Path, settings: Settings, given: Mapping[str, Any]) -> tuple[str, str]:
+    """Make both editions of a page.
 
     Parameters
     ----------
@@ -84,31 +111,37 @@ def edited(source: str, place: Path, edition: str, study: Study) -> str:
         The page as Sphinx wrote it, HTML.
     place
         Its file, relative to the front page.
-    edition
-        `clinicians` or `analysts`.
-    study
-        The study and run, whose settings stand on the analysts' pages.
+    settings
+        Of the study; those behind a chapter stand on the analysts' page.
+    given
+        Parameters that the run gave to the chapter's notebook.
 
     Returns
     -------
-    str
-        HTML.
+    clinicians : str
+        HTML without code.
+    analysts : str
+        HTML for the folder `analysts`, code and settings folded.
     """
     page = BeautifulSoup(source, "html.parser")
     _ask_nothing_of_the_network(page)
     _make_accessible(page)
-    _link_to_the_other(page, place, edition)
-    if edition == "clinicians":
-        _without_code(page)
-    else:
-        _with_folded_code(page)
-        if place.stem in SECTIONS:
-            _add_settings(page, place.stem, study)
-        _share_files(page, len(place.parts) - 1)
-    return str(page)
+    _fold_code(page)
+    if place.stem in SECTIONS:
+        _add_settings(page, place.stem, settings, given)
+    up = "../" * (len(place.parts) - 1)
+    link = _edition_link(page)
+    _point(link, f"{up}../{place.as_posix()}", "Hide code", "The same page for clinicians, without code")
+    shared = re.compile(rf'((?:href|src)=")({re.escape(up)}(?:{"|".join(SHARED)})/)')
+    analysts = shared.sub(r"\1../\2", str(page))
+    _point(link, f"{up}{ANALYSTS}/{place.as_posix()}", "Show code", "The same page for analysts, with code")
+    _remove_code(page)
+    return str(page), analysts
 
 
 def _ask_nothing_of_the_network(page: BeautifulSoup) -> None:
+    if page.body is not None:
+        page.body["data-default-mode"] = "auto"  # the theme asks for a mode that is named
     for script in page.find_all("script"):
         text = f"{script.get('src', '')} {script.string or ''}"
         if "thebe" in text or "scripts/fontawesome.js" in text:
@@ -117,29 +150,15 @@ def _ask_nothing_of_the_network(page: BeautifulSoup) -> None:
         link.decompose()
 
 
-def _without_code(page: BeautifulSoup) -> None:
-    """Remove code cells; what they show stays."""
-    for cell in page.select("div.cell"):
-        for code in cell.select("details.above-input, details.below-input, div.cell_input"):
-            if not code.decomposed:
-                code.decompose()
-        if not cell.select_one("div.cell_output"):
-            cell.decompose()
-    for button in page.select('a.btn-download-source-button, a[href$=".ipynb"]'):
-        (button.find_parent("li") or button).decompose()
-
-
-def _with_folded_code(page: BeautifulSoup) -> None:
+def _fold_code(page: BeautifulSoup) -> None:
     """Fold code that is open, and say in one way what a fold holds."""
-    for cell in page.select("div.cell"):
-        code = cell.select_one("div.cell_input")
-        if code is None:
-            continue
+    for code in page.find_all("div", class_="cell_input"):
         fold = code.find_parent("details")
         if fold is None:
             fold = code.wrap(page.new_tag("details", attrs={"class": "admonition hide above-input"}))
             fold.insert(0, page.new_tag("summary"))
-        names = cell.get_attribute_list("class")
+        cell = fold.find_parent("div", class_="cell")
+        names = cell.get_attribute_list("class") if cell else []
         title = "Code"
         if "tag_parameters" in names:
             title = "Parameters of this chapter, as the notebook has them"
@@ -148,7 +167,19 @@ def _with_folded_code(page: BeautifulSoup) -> None:
         _summarise(page, fold, title)
 
 
+def _remove_code(page: BeautifulSoup) -> None:
+    """Remove folded code and settings; what the code shows stays."""
+    for fold in page.find_all("details", class_=FOLDED):
+        fold.decompose()
+    for cell in page.find_all("div", class_="cell"):
+        if cell.find("div", class_="cell_output") is None:
+            cell.decompose()
+    for link in page.find_all("a", class_="btn-download-source-button"):
+        (link.find_parent("li") or link).decompose()
+
+
 def _summarise(page: BeautifulSoup, fold: Tag, title: str) -> None:
+    fold["class"] = f"admonition hide above-input {FOLDED}"
     summary = fold.find("summary")
     assert isinstance(summary, Tag)
     summary.attrs.pop("aria-label", None)
@@ -158,22 +189,20 @@ def _summarise(page: BeautifulSoup, fold: Tag, title: str) -> None:
     summary.append(words)
 
 
-def _add_settings(page: BeautifulSoup, notebook: str, study: Study) -> None:
+def _add_settings(page: BeautifulSoup, notebook: str, settings: Settings, given: Mapping[str, Any]) -> None:
     """Put the settings behind a chapter under its title, folded."""
-    everything = study.settings.model_dump(mode="json")
-    settings = {name: everything[name] for name in SECTIONS[notebook]}
-    record = study.run / "provenance" / f"{notebook}.json"
-    given = json.loads(record.read_text(encoding="utf-8"))["parameters"] if record.is_file() else {}
-    text = yaml.safe_dump(without_folders(settings), sort_keys=False)
+    everything = settings.model_dump(mode="json")
+    behind = {name: everything[name] for name in SECTIONS[notebook]}
+    text = yaml.safe_dump(without_folders(behind), sort_keys=False)
     if given:
-        text += f"\n# given to this run instead:\n{yaml.safe_dump(without_folders(given), sort_keys=False)}"
-    fold = page.new_tag("details", attrs={"class": "admonition hide above-input"})
+        text += f"\n# given to this run instead:\n{yaml.safe_dump(without_folders(dict(given)), sort_keys=False)}"
+    fold = page.new_tag("details")
     fold.append(page.new_tag("summary"))
     _summarise(page, fold, "Settings behind this chapter")
     listing = page.new_tag("pre", attrs={"tabindex": "0"})
     listing.string = text
     fold.append(listing)
-    title = page.select_one("article h1")
+    title = page.find("h1")
     if title is not None:
         title.insert_after(fold)
 
@@ -187,29 +216,18 @@ def without_folders(value: object) -> object:
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
-def _link_to_the_other(page: BeautifulSoup, place: Path, edition: str) -> None:
-    """Give each page a link to the same page of the other edition."""
-    up = "../" * (len(place.parts) - 1)
-    if edition == "clinicians":
-        href, words, title = f"{up}{ANALYSTS}/{place.as_posix()}", "Show code", "The same page for analysts, with code"
-    else:
-        href, words, title = f"{up}../{place.as_posix()}", "Hide code", "The same page for clinicians, without code"
-    buttons = page.select_one("div.article-header-buttons")
-    if buttons is not None:
-        link = page.new_tag("a", attrs={"class": "btn btn-sm edition-link", "href": href, "title": title})
-        link.string = words
+def _edition_link(page: BeautifulSoup) -> Tag:
+    """Put a link among the buttons of a page."""
+    link = page.new_tag("a", attrs={"class": "btn btn-sm edition-link"})
+    buttons = page.find("div", class_="article-header-buttons")
+    if isinstance(buttons, Tag):
         buttons.insert(0, link)
+    return link
 
 
-def _share_files(page: BeautifulSoup, depth: int) -> None:
-    """Let a page of the analysts' edition load what both have in common from the other."""
-    own = "../" * depth
-    shared = re.compile(rf"^{re.escape(own)}(?:{'|'.join(map(re.escape, SHARED))})/")
-    for name in ("href", "src", "data-files"):
-        for tag in page.select(f"[{name}]"):
-            address = str(tag[name])
-            if shared.match(address):
-                tag[name] = f"../{address}"
+def _point(link: Tag, href: str, words: str, title: str) -> None:
+    link.attrs |= {"href": href, "title": title}
+    link.string = words
 
 
 def _make_accessible(page: BeautifulSoup) -> None:

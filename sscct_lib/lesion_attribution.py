@@ -5,7 +5,6 @@ import pandas as pd
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from sscct_lib.attribution import attribution_path
 from sscct_lib.bootstrap import percentile_interval, resample_patients
 from sscct_lib.images import read_volume
 from sscct_lib.lungs import load_lungs
@@ -95,9 +94,7 @@ def lesion_table(study: Study, checked: pd.DataFrame) -> pd.DataFrame:
     for (model, name), scans in checked.groupby(["model", "network"], sort=False):
         scores = []
         for scan_id in scans["scan_id"]:
-            found, without = (
-                np.load(attribution_path(study, str(name), scan_id, trained)) for trained in (True, False)
-            )
+            found, without = (np.load(study.attribution(str(name), scan_id, trained)) for trained in (True, False))
             lesions = lesion_cube(study, scan_id, len(found))
             untrained = score_map(without, lesions, found != 0)["in_lesions"]
             scores.append({**score_map(found, lesions, found != 0), "untrained": untrained})

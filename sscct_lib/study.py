@@ -174,6 +174,15 @@ class HorizonSettings(Section):
     )
 
 
+class BookSettings(Section):
+    """What the book shows of single patients."""
+
+    viewer: bool = Field(
+        True,
+        description="a page shows 13 scans at most, cropped to the chest; false: no picture of a scan leaves the run",
+    )
+
+
 class Settings(Section):
     """Everything that `study.yaml` may say."""
 
@@ -193,6 +202,7 @@ class Settings(Section):
     tabular: TabularSettings = TabularSettings()
     deep: DeepSettings = DeepSettings()
     horizons: HorizonSettings = HorizonSettings()
+    book: BookSettings = BookSettings()
 
     @field_validator("horizons_years")
     @classmethod
@@ -245,6 +255,10 @@ class Study:
     def lobes(self, scan_id: str) -> Path:
         """The scan's lobes on the same grid, where the method gives them: 1 to 5 as in `lung_methods.LOBES`."""
         return self.run / "lobes" / f"{scan_id}.nii.gz"
+
+    def attribution(self, network: str, scan_id: str, trained: bool = True) -> Path:
+        """What raises and lowers a scan's risk: an array file, float32, on the grid of the network's cube."""
+        return self.run / "attribution" / ("trained" if trained else "untrained") / network / f"{scan_id}.npy"
 
     @property
     def models(self) -> Path:

@@ -104,4 +104,4 @@ def test_maps_are_saved_for_every_network_and_scan(tmp_path, monkeypatch):
     assert asked == [0, 1]
     assert checked["model"].unique().tolist() == ["ResNet-18 (from scratch)"]
     for scan_id in scans["scan_id"]:
-        assert np.load(attribution.attribution_path(study, "resnet18", scan_id)).shape == (32, 32, 32)
+        assert np.load(study.attribution("resnet18", scan_id)).shape == (32, 32, 32)

@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 import SimpleITK as sitk
 
-from sscct_lib.attribution import attribution_path
 from sscct_lib.lesion_attribution import lesion_cube, lesion_table, score_map
 from sscct_lib.study import Settings, Study
 
@@ -63,7 +62,7 @@ def test_table_says_how_many_times_chance(study):
         found = np.full((16, 16, 16), -1.0, dtype=np.float32)
         found[raised] = 1.0
         for trained, kept in ((True, found), (False, np.ones_like(found))):
-            path = attribution_path(study, "swin", scan_id, trained)
+            path = study.attribution("swin", scan_id, trained)
             path.parent.mkdir(parents=True, exist_ok=True)
             np.save(path, kept)
     checked = pd.DataFrame({"model": "Swin", "network": "swin", "scan_id": ["a", "b"], "patient_id": ["p", "q"]})

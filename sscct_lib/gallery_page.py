@@ -1,0 +1,164 @@
+"""The page of scans: pictures of the cases that the gallery chose, and a viewer where the browser can have one."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sscct_lib import gallery
+from sscct_lib.files import atomic
+from sscct_lib.overlays import overlay
+from sscct_lib.scans import ScanError, code_hash, file_state
+from sscct_lib.schemas import ATTRIBUTIONS, COHORT, LUNGS
+from sscct_lib.study import Study, fingerprint
+from sscct_lib.tables import read_predictions, read_table
+from sscct_lib.viewer_files import case_script, picture
+
+INTRODUCTION = """# Scans to look at
+
+Numbers do not show how a model fails. These scans do: they were chosen by rules that were fixed before anybody looked,
+the same rules in every study. The risk is the mean over the clinical model, radiomics and the networks, each trained on
+other patients; beside it the lowest and the highest of them.
+"""
+WITH_VIEWER = """Open a scan to scroll through it in three planes. The pictures and the viewer show the lungs and 15 mm
+around them, coarser than the scans that were analysed; they are for looking, not for diagnosis. The patient's right is
+on the left. **What the risk rests on** is there for scans whose risks were explained voxel by voxel, see
+[what the networks see](notebooks/04_deep_models.ipynb), and says where a network looked, not what causes death.
+"""
+WITHOUT_VIEWER = "This study shows no pictures of scans (`book: {viewer: false}` in `study.yaml`).\n"
+
+
+def write_gallery(study: Study, scans: Path) -> str:
+    """Choose the scans of the gallery, write what their viewer loads, and the page.
+
+    Parameters
+    ----------
+    study
+        The study and run; a table that is not there leaves out what rests on it.
+    scans
+        Folder of the files that the page loads. Files that are current are kept, others removed.
+
+    Returns
+    -------
+    str
+        The page, MyST Markdown.
+    """
+    cohort = _table(study, "cohort", COHORT, "01_cohort")
+    lungs = _table(study, "lungs", LUNGS, "02_segmentation_qa")
+    predicted = any(study.table("predictions/x").parent.glob("[!.]*.parquet"))
+    predictions = (
+        read_predictions(study) if predicted else pd.DataFrame(columns=["model", "horizon_years", "scan_id", "risk"])
+    )
+    chosen = gallery.choose(predictions, lungs, cohort, study.settings) if len(cohort) else pd.DataFrame()
+    files: dict[str, str] = {}
+    if study.settings.book.viewer and len(chosen):
+        explained = _table(study, "attributions", ATTRIBUTIONS, "04_deep_models")
+        rows = lungs.set_index("scan_id", drop=False).reindex(chosen["scan_id"].unique())
+        for row in _records(rows.dropna(subset="scan_id")):
+            maps = explained[explained["scan_id"] == row["scan_id"]].set_index("model")["network"]
+            written = _write_scan(study, row, dict(maps), scans)
+            if written is not None:
+                files[row["scan_id"]] = written
+    for old in scans.glob("*"):
+        if old.stem not in files.values():
+            old.unlink()
+    return _page(study, chosen, files)
+
+
+def _table(study: Study, name: str, schema: Any, made_by: str) -> pd.DataFrame:
+    """Read a table, or give an empty one where a stage has not made it."""
+    path = study.table(name)
+    return read_table(path, schema, made_by) if path.is_file() else pd.DataFrame(columns=list(schema.columns))
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
+
+
+def _write_scan(study: Study, row: Mapping[str, Any], networks: Mapping[str, str], folder: Path) -> str | None:
+    """Write picture and script of a scan, unless they are there; give their name, or None where a file is missing."""
+    scan_id = row["scan_id"]
+    maps = {model: study.attribution(network, scan_id) for model, network in networks.items()}
+    maps = {model: path for model, path in maps.items() if path.is_file()}
+    inputs = [study.image(scan_id), study.mask(scan_id), *maps.values()]
+    key = fingerprint(
+        [file_state(path) for path in inputs], list(maps), str(row["place_mm"]), code_hash("viewer_files")
+    )
+    name = f"{scan_id}-{key}"
+    if not all((folder / f"{name}{suffix}").is_file() for suffix in (".js", ".jpg")):
+        try:
+            content, drawn = case_script(study, scan_id, maps), picture(overlay(study, row))
+        except ScanError:
+            return None  # set aside by quality assurance, whose chapter says why
+        with atomic(folder / f"{name}.jpg") as partial:
+            drawn.save(partial, format="JPEG", quality=85)
+        with atomic(folder / f"{name}.js") as partial:
+            partial.write_text(content, encoding="utf-8")
+    return name
+
+
+def _page(study: Study, chosen: pd.DataFrame, files: Mapping[str, str]) -> str:
+    shown = study.settings.book.viewer
+    parts = [INTRODUCTION, WITH_VIEWER if shown else WITHOUT_VIEWER]
+    named: set[str] = set()
+    for rule, words in gallery.RULES.items():
+        rows = [] if chosen.empty else _records(chosen[chosen["rule"] == rule])
+        parts.append(f"## {rule}\n\n{words}\n")
+        if not rows:
+            parts.append("No scan of this study.\n")
+            continue
+        cards = [_card(row, files.get(row["scan_id"]), named) for row in rows]
+        parts.append("```{raw} html\n" + _row(cards, rule, rows, files) + "\n```\n")
+    parts.append('```{raw} html\n<script src="viewer/viewer.js" defer></script>\n```\n' if files else "")
+    return "\n".join(parts)
+
+
+def _row(cards: Sequence[str], rule: str, rows: Sequence[Mapping[str, Any]], files: Mapping[str, str]) -> str:
+    together = rule == gallery.OVER_TIME and sum(row["scan_id"] in files for row in rows) > 1
+    button = '<button type="button" class="scan-open scan-button" hidden>Open side by side</button>' if together else ""
+    return f'<div class="scan-row">\n{"".join(cards)}{button}\n</div>'
+
+
+def _card(row: Mapping[str, Any], name: str | None, named: set[str]) -> str:
+    """Write one scan; the first card of a scan can be linked to as `#scan-<scan_id>`."""
+    scan_id, words = str(row["scan_id"]), in_words(row)
+    anchor = f' id="scan-{escape(scan_id)}"' if scan_id not in named else ""
+    named.add(scan_id)
+    caption = f"<figcaption>{escape(words)}</figcaption>"
+    if name is None:
+        return f'<figure class="scan-without"{anchor}>{caption}</figure>\n'
+    return (
+        f'<figure class="scan-card"{anchor} data-scan="{escape(scan_id)}" data-file="scans/{escape(name)}.js" '
+        f'data-words="{escape(words)}">\n'
+        f'<img src="scans/{escape(name)}.jpg" loading="lazy" alt="Scan {escape(scan_id)}: an axial, a coronal and a '
+        f'sagittal cut, with the outline of the lungs">\n{caption}\n'
+        f'<button type="button" class="scan-open scan-button" hidden>Open scan {escape(scan_id)}</button>\n</figure>\n'
+    )
+
+
+def in_words(row: Mapping[str, Any]) -> str:
+    """Say what is known of a scan of the gallery.
+
+    Parameters
+    ----------
+    row
+        Of `gallery.choose`.
+
+    Returns
+    -------
+    str
+        One line.
+    """
+    parts = [f"Scan {row['scan_id']} of patient {row['patient_id']}"]
+    if pd.notna(row["risk"]):
+        low, high = (f"{100 * row[name]:.0f}" for name in ("lowest", "highest"))
+        parts.append(
+            f"risk of death within {row['horizon_years']:g} years {100 * row['risk']:.0f} % (models {low} to {high} %)"
+        )
+    parts.append(str(row["state"]))
+    if isinstance(row["verdict"], str):
+        findings = f" ({row['findings']})" if row["findings"] else ""
+        parts.append(f"mask: {row['verdict']}{findings}")
+    return "; ".join(parts) + "."

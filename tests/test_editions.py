@@ -1,0 +1,78 @@
+"""Both editions come from one page: one without code, one with code and settings folded."""
+
+from pathlib import Path
+
+import pytest
+from bs4 import BeautifulSoup
+
+from sscct_lib import browser_files, editions
+from sscct_lib.study import Settings, StudyError
+
+PAGE = """<html><head><script src="../_static/scripts/fontawesome.js?x"></script>
+<script>const THEBE_JS_URL = "https://unpkg.com/thebe@0.8.2/lib/index.js"</script>
+<link rel="stylesheet" href="../_static/book.css"/></head><body data-default-mode="">
+<div class="article-header-buttons"><a class="btn-download-source-button" href="../_sources/x.ipynb">.ipynb</a></div>
+<article><h1>Risks<a class="headerlink" href="#risks">#</a></h1>
+<div class="cell"><div class="cell_input"><pre>import pandas</pre></div></div>
+<p>Each point is a group of scans.</p>
+<div class="cell tag_hide-input"><details class="admonition hide above-input"><summary aria-label="Toggle"><p>Show</p>
+</summary><div class="cell_input"><pre>draw()</pre></div></details>
+<div class="cell_output"><div class="output"><img alt="Figure" src="../_images/a.png"/></div></div></div>
+</article></body></html>"""
+PLACE = Path("notebooks/05_horizons.html")
+
+
+@pytest.fixture(scope="module")
+def both() -> tuple[BeautifulSoup, BeautifulSoup]:
+    texts = editions.editions(PAGE, PLACE, Settings(), {"n_bootstrap": 17, "weights": "/data/nets/a.pth"})
+    clinicians, analysts = (BeautifulSoup(text, "html.parser") for text in texts)
+    return clinicians, analysts
+
+
+def test_clinicians_see_figures_and_no_code(both):
+    clinicians, _ = both
+    assert clinicians.find("pre") is None
+    assert clinicians.find("details") is None
+    assert len(clinicians.select("div.cell")) == 1
+    assert clinicians.select_one("img")["src"] == "../_images/a.png"
+    assert clinicians.select_one(".btn-download-source-button") is None
+
+
+def test_analysts_see_all_code_folded_and_the_settings_with_what_was_given(both):
+    _, analysts = both
+    for code in ("import pandas", "draw()"):
+        assert analysts.find("pre", string=code).find_parent("details") is not None
+    settings = analysts.select_one("h1 + details").get_text()
+    assert "n_bootstrap: 1000" in settings
+    assert "n_bootstrap: 17" in settings
+    assert "/data" not in settings
+    assert analysts.select_one("img")["src"] == "../../_images/a.png"
+    assert analysts.select_one("link")["href"] == "../../_static/book.css"
+
+
+def test_each_edition_links_to_the_same_page_of_the_other(both):
+    clinicians, analysts = both
+    there, back = (page.select_one("a.edition-link")["href"] for page in (clinicians, analysts))
+    assert (PLACE.parent / there) == Path("notebooks/../analysts/notebooks/05_horizons.html")
+    assert (PLACE.parent / back) == Path("notebooks/../../notebooks/05_horizons.html")
+
+
+def test_nothing_is_asked_of_the_network(both):
+    for page in both:
+        assert "https://" not in str(page)
+        assert "fontawesome.js" not in str(page)
+
+
+def test_a_figure_is_described_by_its_heading_and_the_words_before_it(both):
+    assert both[0].select_one("img")["alt"] == "Risks. Each point is a group of scans."
+
+
+def test_missing_browser_packages_are_named_with_the_way_to_get_them(tmp_path):
+    with pytest.raises(StudyError, match=r"niivue.*make web"):
+        browser_files.copy_browser_files(tmp_path / "html", tmp_path / "nothing")
+
+
+def test_viewer_and_mathematics_are_copied(tmp_path):
+    browser_files.copy_browser_files(tmp_path)
+    assert (tmp_path / "vendor" / "niivue.js").stat().st_size > 1_000_000
+    assert len(list((tmp_path / "vendor" / "mathjax" / "output").rglob("*.woff"))) > 20
