@@ -125,8 +125,8 @@ def editions(source: str, place: Path, settings: Settings, given: Mapping[str, A
     """
     page = BeautifulSoup(source, "html.parser")
     _ask_nothing_of_the_network(page)
-    _make_accessible(page)
     _fold_code(page)
+    _make_accessible(page)
     if place.stem in SECTIONS:
         _add_settings(page, place.stem, settings, given)
     up = "../" * (len(place.parts) - 1)
@@ -179,7 +179,7 @@ def _remove_code(page: BeautifulSoup) -> None:
 
 
 def _summarise(page: BeautifulSoup, fold: Tag, title: str) -> None:
-    fold["class"] = f"admonition hide above-input {FOLDED}"
+    fold.attrs |= {"class": ["admonition", "hide", "above-input", FOLDED]}
     summary = fold.find("summary")
     assert isinstance(summary, Tag)
     summary.attrs.pop("aria-label", None)
