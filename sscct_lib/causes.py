@@ -164,7 +164,7 @@ def cause_specific_hazards(
         row = dict.fromkeys(["hazard_ratio", "ci_low", "ci_high", "p"], np.nan)
         if n_with_event > 1 and np.ptp(centred) > 0:
             ratio = hazard_ratios(years, event, patients, {"risk": centred / centred.std()})
-            row = dict(zip(row, ratio.loc["risk"], strict=True))
+            row = dict(zip(row, ratio.to_numpy(dtype=float)[0], strict=True))
         counted = {"n_scans": len(scans), "n_patients": len(np.unique(patients)), "n_events": int(event.sum())}
         rows.append({"cause": name, **row, **counted, "n_patients_with_event": n_with_event})
     columns = ["cause", "hazard_ratio", "ci_low", "ci_high", "p", "n_scans", "n_patients", "n_events"]
