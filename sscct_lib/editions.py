@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 from bs4 import BeautifulSoup, Tag
+from bs4.element import AttributeValueList
 
 from sscct_lib.browser_files import copy_browser_files
 from sscct_lib.files import atomic
@@ -179,7 +180,7 @@ def _remove_code(page: BeautifulSoup) -> None:
 
 
 def _summarise(page: BeautifulSoup, fold: Tag, title: str) -> None:
-    fold.attrs |= {"class": ["admonition", "hide", "above-input", FOLDED]}
+    fold["class"] = AttributeValueList(["admonition", "hide", "above-input", FOLDED])
     summary = fold.find("summary")
     assert isinstance(summary, Tag)
     summary.attrs.pop("aria-label", None)
