@@ -44,6 +44,7 @@ BOOKKEEPING = re.compile(
 
 app.add_typer(weights, name="weights")
 
+LOCK_FILE = ".sscct.lock"
 StudyFolder = Annotated[Path, typer.Argument(help="The study folder.", metavar="STUDY")]
 RunOption = Annotated[
     str, typer.Option("--run", help="Name of the run; its results lie in runs/NAME/.", metavar="NAME")
@@ -236,8 +237,10 @@ def run(
     """
     from sscct_lib.book import front_page
     from sscct_lib.cohort import check_can_be_modelled, followed
+    from sscct_lib.locks import LockedError, alone
     from sscct_lib.manifest import read_manifest
     from sscct_lib.notebooks import NOTEBOOKS, PROJECT
+    from sscct_lib.soundness import set_damaged_aside
     from sscct_lib.study import StudyError, load_study
 
     try:
@@ -254,21 +257,33 @@ def run(
     sscct = f"{shlex.quote(sys.executable)} -m sscct_lib.cli"
     command = [
         sys.executable, "-m", "snakemake", *targets, "--snakefile", str(PROJECT / "workflow" / "Snakefile"),
-        "--directory", str(study), "--cores", str(cores), "--keep-going", "--rerun-incomplete",
+        "--directory", str(study), "--cores", str(cores), "--keep-going", "--rerun-incomplete", "--nolock",
         "--quiet", "rules", "progress", "host", *context.args,
         "--config", f"run={json.dumps(run)}", f"sscct={sscct}", f"parameters={json.dumps(given)}",
     ]  # fmt: skip
-    if _run_quietly(command) != 0:
+    try:
+        with alone(study / LOCK_FILE) as lock:
+            for line in set_damaged_aside(loaded):
+                typer.echo(line)
+            exit_status = _run_quietly(command, lock)
+    except LockedError as error:
+        _stop(StudyError(f"Another run works on this study ({error}). Wait until it has ended, then run again."))
+    if exit_status != 0:
         _stop(StudyError("The run is not complete. What is finished is kept; mend the cause above and run again."))
     if until is None:
         typer.echo(f"The book: {front_page(loaded).resolve()}")
 
 
-def _run_quietly(command: list[str]) -> int:
-    """Run Snakemake; pass on what its jobs say and its errors, leave out its bookkeeping."""
+def _run_quietly(command: list[str], lock: int) -> int:
+    """Run Snakemake; pass on what its jobs say and its errors, leave out its bookkeeping; it holds our lock too."""
     # A session of its own, so that a signal reaches Snakemake once, whether it was meant for this process or its group.
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        pass_fds=[lock],
     ) as process:
         numbers = (signal.SIGINT, signal.SIGTERM)
         before = [signal.signal(number, lambda *_: os.killpg(process.pid, signal.SIGINT)) for number in numbers]
@@ -345,6 +360,7 @@ def notebook(
     name: str, study: Path, run: RunOption = "main", parameters: Annotated[str, typer.Option()] = "{}"
 ) -> None:
     """Execute one notebook (called by the workflow)."""
+    from sscct_lib.locks import alone
     from sscct_lib.notebooks import notebook_code_hash, run_notebook, write_provenance
     from sscct_lib.study import StudyError, load_study
 
@@ -352,12 +368,25 @@ def notebook(
         loaded = load_study(study, run)
         start = time.monotonic()
         given = json.loads(parameters)
-        run_notebook(loaded, name, given)
+        # A job whose run was killed may still be at work.
+        with alone(loaded.run / "logs" / f".{name}.lock", wait=True):
+            run_notebook(loaded, name, given)
         write_provenance(loaded, name, notebook_code_hash(name), given)
     except StudyError as error:
         _stop(error)
     typer.echo(f"{name}: done in {time.monotonic() - start:.0f} s")
 
 
+def main() -> None:
+    """Start the command line; a disk that is full is told in one line."""
+    from sscct_lib.files import NoRoomError
+
+    try:
+        app()
+    except NoRoomError as error:
+        typer.secho(f"Error: {error.strerror}", fg="red", err=True)
+        sys.exit(1)
+
+
 if __name__ == "__main__":
-    app()
+    main()

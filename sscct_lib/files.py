@@ -1,5 +1,6 @@
 """Files: written so that they appear whole or not at all, and their checksums."""
 
+import errno
 import glob
 import hashlib
 import os
@@ -10,6 +11,17 @@ from pathlib import Path
 from uuid import uuid4
 
 STALE_SECONDS = 3600  # no file takes that long to write
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+class NoRoomError(OSError):
+    """The disk is full, or the place may not be written to; the message says which file, and how to go on."""
+
+
+def free_name(path: Path) -> Path:
+    """Give the path, or where it is taken the first of `name.1`, `name.2`, ... that is not."""
+    names = (path.with_name(f"{path.name}.{number}") for number in range(1, 10_000))
+    return path if not path.exists() else next(name for name in names if not name.exists())
 
 
 def checksum(path: Path) -> str:
@@ -33,7 +45,27 @@ def atomic(path: Path) -> Iterator[Path]:
         A partial file in the same folder, with the same suffixes, to write to. It takes the place of `path`
         when the block ends, and is removed when the block raises; one that a killed process left is removed by the
         next to write the same file an hour later.
+
+    Raises
+    ------
+    NoRoomError
+        If the disk is full or must not be written to. The old file, if there was one, is still there.
     """
+    try:
+        with _atomic(path) as partial:
+            yield partial
+    except OSError as error:
+        if error.errno not in NO_ROOM or isinstance(error, NoRoomError):
+            raise
+        raise NoRoomError(
+            error.errno,
+            f"{path.name} cannot be written ({os.strerror(error.errno)}). What is finished is kept: make "
+            "room, or give write permission, and run the same command again.",
+        ) from error
+
+
+@contextmanager
+def _atomic(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".partial-*-{glob.escape(path.name)}"):
         # Another process may be writing the same file just now.

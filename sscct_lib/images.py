@@ -3,6 +3,7 @@
 Arrays are [z, y, x]: x grows to the patient's left, y to posterior, z to the head.
 """
 
+import errno
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +20,7 @@ from sscct_lib.files import atomic, checksum
 from sscct_lib.interpolation import axis_weights, interpolate
 from sscct_lib.scans import Record, ScanError, process
 from sscct_lib.schemas import IMAGES
-from sscct_lib.study import Study
+from sscct_lib.study import Study, StudyError
 from sscct_lib.volume_files import MOST_VOXELS, check_finite
 from sscct_lib.volume_files import read_volume as read_volume
 
@@ -187,9 +188,38 @@ def resample_mask(mask: sitk.Image, reference: sitk.Image) -> sitk.Image:
     return sitk.Resample(mask, reference, sitk.Transform(), sitk.sitkNearestNeighbor, 0, sitk.sitkUInt8)
 
 
+def read_result(path: Path) -> sitk.Image:
+    """Read a volume that the study wrote itself.
+
+    Parameters
+    ----------
+    path
+        `study.image`, `study.mask` or `study.lobes` of a scan.
+
+    Returns
+    -------
+    SimpleITK.Image
+        The volume.
+
+    Raises
+    ------
+    ScanError
+        If there is none.
+    StudyError
+        If it is damaged. It is removed then, so that the next run makes it again: the scan itself is not to blame.
+    """
+    try:
+        return read_volume(path)
+    except ScanError as error:
+        if not path.is_file():
+            raise
+        path.unlink()
+        raise StudyError(f"{path.parent.name}/{error} It was removed: the next `sscct run` makes it again.") from error
+
+
 def load_array(path: Path) -> NDArray[Any]:
-    """Read a volume that the study wrote, as an array [z, y, x]; ScanError when it is missing or damaged."""
-    return np.asarray(sitk.GetArrayFromImage(read_volume(path)))
+    """Read a volume that the study wrote, as an array [z, y, x]; `read_result` tells the errors."""
+    return np.asarray(sitk.GetArrayFromImage(read_result(path)))
 
 
 def write_image(image: sitk.Image, path: Path) -> None:
@@ -197,7 +227,12 @@ def write_image(image: sitk.Image, path: Path) -> None:
     with atomic(path) as partial, TemporaryDirectory(dir=path.parent) as folder:
         # ITK's own compression takes eight times as long.
         plain = Path(folder) / "volume.nii"
-        sitk.WriteImage(image, str(plain))
+        try:
+            sitk.WriteImage(image, str(plain))
+        except RuntimeError as error:
+            raise OSError(errno.ENOSPC, f"{path.name} cannot be written") from error
+        if plain.stat().st_size < math.prod(image.GetSize()) * image.GetSizeOfPixelComponent():
+            raise OSError(errno.ENOSPC, f"{path.name} cannot be written whole")
         partial.write_bytes(igzip.compress(plain.read_bytes(), compresslevel=2, mtime=0))
 
 

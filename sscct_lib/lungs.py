@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sscct_lib.airspace import Anatomy, find_lungs, look
 from sscct_lib.chest_shape import chest_shape, write_shape
 from sscct_lib.dicom_masks import is_dicom, read_dicom_mask
-from sscct_lib.images import read_scan, read_volume, resample, resample_mask, write_image
+from sscct_lib.images import read_result, read_scan, read_volume, resample, resample_mask, write_image
 from sscct_lib.interpolation import axis_weights, interpolate
 from sscct_lib.lung_methods import Found, apply_method, check_method
 from sscct_lib.lung_qa import measure
@@ -103,7 +103,7 @@ def _segment(study: Study, row: Mapping[str, Any]) -> Record:
     scan_id, settings = row["scan_id"], study.settings.lungs
     if not study.image(scan_id).is_file():
         raise ScanError("no prepared image: the scan was set aside when it was read, or `images` has not run.")
-    scan = _look(read_volume(study.image(scan_id)))
+    scan = _look(read_result(study.image(scan_id)))
     lungs = _find(settings.method, study, row, scan)
     _write(study, scan_id, lungs)
     second = _find_second(settings.compare_with, study, row, scan) if settings.compare_with else None
@@ -286,9 +286,11 @@ def load_lungs(study: Study, scan_id: str) -> tuple[sitk.Image, sitk.Image]:
     Raises
     ------
     ScanError
-        If either file is missing or damaged, the two differ in size, or the mask is empty.
+        If either file is missing, the two differ in size, or the mask is empty.
+    StudyError
+        If either file is damaged; it is removed, so that the next run makes it again.
     """
-    image, mask = read_volume(study.image(scan_id)), read_volume(study.mask(scan_id))
+    image, mask = read_result(study.image(scan_id)), read_result(study.mask(scan_id))
     if image.GetSize() != mask.GetSize():
         raise ScanError(
             f"the mask has {_sides(mask)} voxels, the scan {_sides(image)}. Run `02_segmentation_qa` again."

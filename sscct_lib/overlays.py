@@ -9,7 +9,7 @@ import pandas as pd
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from sscct_lib.images import read_volume
+from sscct_lib.images import read_result
 from sscct_lib.lungs import RIGHT
 from sscct_lib.study import Study
 
@@ -65,7 +65,7 @@ def overlay(study: Study, row: Mapping[str, Any]) -> Overlay:
     ScanError
         If the scan or its mask is missing or damaged.
     """
-    image, mask = read_volume(study.image(row["scan_id"])), read_volume(study.mask(row["scan_id"]))
+    image, mask = read_result(study.image(row["scan_id"])), read_result(study.mask(row["scan_id"]))
     hu, labels = sitk.GetArrayFromImage(image), sitk.GetArrayFromImage(mask)
     flagged = isinstance(row["place_mm"], str)
     if flagged:

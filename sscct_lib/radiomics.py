@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from sscct_lib.files import atomic
 from sscct_lib.filters import log_images, wavelet_images
-from sscct_lib.images import read_volume
+from sscct_lib.images import read_result
 from sscct_lib.lungs import load_lungs
 from sscct_lib.quantitative import lung_regions, quantitative_ct
 from sscct_lib.scans import ScanError, process
@@ -60,7 +60,7 @@ def extract_scans(study: Study, rows: pd.DataFrame, n_jobs: int = 1) -> pd.DataF
 def _extract_one(study: Study, row: Mapping[str, Any]) -> dict[str, Any]:
     image, lungs = load_lungs(study, row["scan_id"])
     path = study.lobes(row["scan_id"])
-    lobes = read_volume(path) if path.is_file() else None
+    lobes = read_result(path) if path.is_file() else None
     return {"settings_hash": settings_hash(study), **extract(image, lungs, study.settings.radiomics, lobes)}
 
 

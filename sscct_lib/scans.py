@@ -13,9 +13,9 @@ from typing import Any
 import pandas as pd
 from joblib import Parallel, delayed
 
-from sscct_lib.files import atomic
+from sscct_lib.files import NoRoomError, atomic
 from sscct_lib.progress import told
-from sscct_lib.study import Study, fingerprint
+from sscct_lib.study import Study, StudyError, fingerprint
 
 log = logging.getLogger(__name__)
 
@@ -119,6 +119,11 @@ def process(
     pandas.DataFrame
         One row a scan, in the order of `rows`: `scan_id`, `patient_id`, `status`, `reason` and what
         `function` returned. A scan that fails has `status` "failed" and its reason; the rest go on.
+
+    Raises
+    ------
+    StudyError, NoRoomError
+        If a result of an earlier stage is damaged, or nothing can be written: no scan is to blame.
     """
     folder = folder or study.run / "records" / stage
     jobs = [
@@ -166,7 +171,9 @@ class _Job:
         if content is None or content["key"] != self.key:
             return None
         record: Record = content["record"]
-        is_whole = record["status"] != "ok" or all(path.is_file() for path in self.outputs)
+        if content.get("check") != fingerprint(record):
+            return None
+        is_whole = record["status"] != "ok" or all(map(_has_content, self.outputs))
         return record if is_whole else None
 
     def run(self) -> Record:
@@ -176,13 +183,20 @@ class _Job:
             record = {**identity, "status": "ok", "reason": "", **self.function(self.study, self.row)}
         except ScanError as error:
             record = {**identity, "status": "failed", "reason": str(error)}
+        except (StudyError, NoRoomError):
+            raise  # no fault of this scan: the next would fail as well
         except Exception as error:
             # Not our own verdict on the data, so it is tried again at the next run: no record is kept.
             log.exception("%s: scan %s failed unexpectedly", self.stage, self.row["scan_id"])
             return {**identity, "status": "failed", "reason": f"unexpected {type(error).__name__}: {error}"}
         with atomic(self.path) as partial:
-            partial.write_text(json.dumps({"key": key, "record": record}), encoding="utf-8")
+            content = {"key": key, "check": fingerprint(record), "record": record}
+            partial.write_text(json.dumps(content), encoding="utf-8")
         return record
+
+
+def _has_content(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
 
 
 def _read_record(path: Path) -> dict[str, Any] | None:

@@ -53,3 +53,8 @@ def _stage_function(stage: str) -> Callable[[Study, pd.DataFrame], pd.DataFrame]
     room = import_module(f"sscct_lib.{stage}")
     function: Callable[[Study, pd.DataFrame], pd.DataFrame] = getattr(room, PER_SCAN_STAGES[stage])
     return function
+
+
+def shard_stage(path: Path) -> str:
+    """Tell the stage from the name of a shard's list, `<stage>_<index>.csv`."""
+    return path.stem.rsplit("_", 1)[0]

@@ -34,7 +34,7 @@ def write_table(frame: pd.DataFrame, path: Path, schema: pa.DataFrameSchema) -> 
     """
     valid = schema.validate(frame.reset_index(drop=True), lazy=True)
     with atomic(path) as partial:
-        valid.to_parquet(partial, index=False)
+        valid.to_parquet(partial, index=False, write_page_checksum=True)
     return valid
 
 
@@ -87,10 +87,11 @@ def read_table(path: Path, schema: pa.DataFrameSchema, made_by: str) -> pd.DataF
     if not path.is_file():
         raise StudyError(f"{path} is missing. Run `{made_by}` first; it writes this table.")
     try:
-        return schema.validate(pd.read_parquet(path), lazy=True)
+        return schema.validate(pd.read_parquet(path, page_checksum_verification=True), lazy=True)
     except (OSError, ValueError, pa.errors.SchemaErrors) as error:
         raise StudyError(
-            f"{path} is not a valid {schema.name} table. Delete it and run `{made_by}` again.\n{error}"
+            f"{path} is not a valid {schema.name} table. `sscct run` sets it aside and makes it again "
+            f"by `{made_by}`.\n{error}"
         ) from error
 
 

@@ -94,7 +94,7 @@ def test_a_removed_output_is_made_again(study, tmp_path):
 
     made.mkdir()
     for scan_id in ("a1", "a2"):
-        (made / scan_id).touch()
+        (made / scan_id).write_text("made")
     process(study, "cohort", function, ROWS, "o", lambda row: [], outputs=outputs)
     (made / "a1").unlink()
     process(study, "cohort", function, ROWS, "o", lambda row: [], outputs=outputs)

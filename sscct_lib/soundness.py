@@ -1,0 +1,88 @@
+"""Before a run goes on: results that were damaged or lost are named and set aside, so that they are made again."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sscct_lib.files import free_name
+from sscct_lib.stages import shard_stage
+from sscct_lib.study import Study
+
+SHARD_COLUMNS = ["scan_id", "status", "reason"]
+
+
+def set_damaged_aside(study: Study) -> list[str]:
+    """Look at what a run has finished, and move what is damaged to `runs/<run>/damaged/`.
+
+    Tables are read whole, with the checksums of their pages; executed notebooks and lists of shards are parsed; and
+    each scan that a shard lists as done must have its file. The workflow then makes again what is not in its place.
+
+    Parameters
+    ----------
+    study
+        The study and run.
+
+    Returns
+    -------
+    list of str
+        What was set aside, in words; empty when all is sound.
+    """
+    told = []
+    for folder, pattern, why_unsound in (
+        ("tables", "**/[!.]*.parquet", _table),
+        ("notebooks", "[!.]*.ipynb", _notebook),
+        ("shards", "[!.]*.csv", lambda path: _shard(study, path)),
+    ):
+        for path in sorted((study.run / folder).glob(pattern)):
+            reason = why_unsound(path)
+            if reason:
+                target = free_name(study.run / "damaged" / path.name)
+                target.parent.mkdir(exist_ok=True)
+                path.rename(target)
+                told.append(f"{path.relative_to(study.folder)}: {reason}. Set aside in {target.parent.name}/.")
+    return told
+
+
+def _table(path: Path) -> str:
+    try:
+        pq.read_table(path, page_checksum_verification=True)
+    except (OSError, pa.ArrowException) as error:
+        return f"damaged table ({str(error).splitlines()[0][:100] if str(error) else type(error).__name__})"
+    return ""
+
+
+def _notebook(path: Path) -> str:
+    try:
+        whole = "cells" in json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        whole = False
+    return "" if whole else "damaged notebook"
+
+
+def _shard(study: Study, path: Path) -> str:
+    file_of = _file_of(study, shard_stage(path))
+    try:
+        rows = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (ValueError, OSError):
+        return "damaged list of a shard"
+    if list(rows.columns) != SHARD_COLUMNS or rows.empty:
+        return "damaged list of a shard"
+    lost = [
+        scan_id
+        for scan_id in (rows.loc[rows["status"] == "ok", "scan_id"] if file_of else [])
+        if file_of and not _has_content(file_of(scan_id))
+    ]
+    return f"the files of {len(lost)} scan(s) are gone, {lost[0]} among them" if lost else ""
+
+
+def _file_of(study: Study, stage: str) -> Callable[[str], Path] | None:
+    """Give the file that a stage writes for a scan; None where its record is all."""
+    return {"images": study.image, "lungs": study.mask}.get(stage)
+
+
+def _has_content(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
