@@ -16,7 +16,31 @@ class NetworkSettings(Section):
     size: Count = Field(96, description="side of the cube that the network sees, voxels")
     epochs: Count = Field(50, description="passes over the training patients; each shows one scan of every patient")
     batch_size: Count = Field(4, description="scans in a step")
-    learning_rate: Positive = Field(4e-4, description="of AdamW")
+    learning_rate: Positive = Field(4e-4, description="highest, of AdamW; it rises in a line and falls in a cosine")
+    weight_decay: float = Field(1e-2, ge=0, description="of AdamW")
+    patience: Count | None = Field(
+        None,
+        description="epochs without a lower loss on patients set apart from training and testing, after which it "
+        "stops; the best epoch is kept. None: all training patients teach, for all epochs",
+    )
+    validation_share: Annotated[float, Field(gt=0, lt=0.5)] = Field(
+        0.15, description="share of the training patients set apart, where `patience` is given"
+    )
+    balance: Literal["none", "sampling", "loss"] = Field(
+        "none",
+        description="sampling: patients who die are shown as often as the others; loss: they weigh as much in sum; "
+        "both rank scans alike and make risks too high until they are recalibrated",
+    )
+    head_epochs: Annotated[int, Field(ge=0)] | None = Field(
+        None,
+        description="first epochs, in which the encoder is frozen and its head alone learns; none: a tenth of them "
+        "with pretrained weights, else 0; as many as `epochs`: the encoder stays as it is",
+    )
+    early_rate: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None,
+        description="learning rate of the first layers as a share of the last's, with those between in even steps of "
+        "its logarithm; none: 0.1 with pretrained weights, else 1",
+    )
     n_members: Count = Field(
         1, description="networks trained in each fold from different random numbers; their mean predicts"
     )
@@ -34,8 +58,28 @@ class NetworkSettings(Section):
     weights_sha256: str | None = Field(None, description="SHA-256 that the weight file must have")
 
 
+class AugmentationSettings(Section):
+    """How training scans are changed at random; scans that are tested never are."""
+
+    probability: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.5, description="chance of each kind of change; 0: scans as they are"
+    )
+    rotation_degrees: float = Field(6.0, ge=0, description="largest turn about each axis")
+    scaling: Annotated[float, Field(ge=0, lt=0.5)] = Field(0.06, description="largest change of size along each axis")
+    shift: Annotated[float, Field(ge=0, lt=0.5)] = Field(0.06, description="largest displacement, share of the side")
+    kernel: bool = Field(True, description="blurred or sharpened, as by another reconstruction kernel")
+    density_hu: float = Field(10.0, ge=0, description="largest change of all densities, HU")
+    noise_hu: float = Field(16.0, ge=0, description="standard deviation of added noise, HU")
+    cutout: Annotated[float, Field(ge=0, lt=1)] = Field(0.25, description="side of a box cut out, share of the side")
+    flip_left_right: bool = Field(
+        False,
+        description="mirrored too. Off, since the sides differ: the heart lies left, the right lung has three lobes, "
+        "and disease such as aspiration prefers a side",
+    )
+
+
 class DeepSettings(Section):
-    """The deep models and what they see."""
+    """The deep models, what they see, and on what machine they learn."""
 
     hu_range: tuple[float, float] = Field(
         (-1024.0, 600.0), description="densities mapped to 0..1; background is the lower bound"
@@ -46,6 +90,14 @@ class DeepSettings(Section):
     networks: tuple[Literal["resnet18", "densenet121", "swin"], ...] = Field(
         ("resnet18", "densenet121", "swin"), min_length=1, description="which are trained"
     )
+    precision: Literal["auto", "32", "bf16", "16"] = Field(
+        "auto",
+        description="of arithmetic in training; auto: bf16 where GPU or processor has it, else 16 on a GPU, or 32",
+    )
+    devices: Count = Field(1, description="GPUs that share one training")
+    num_nodes: Count = Field(1, description="machines that share one training")
+    strategy: str = Field("auto", description="how they share it: Lightning's name, such as `ddp_spawn` or `ddp`")
+    augmentation: AugmentationSettings = AugmentationSettings()
     resnet18: NetworkSettings = NetworkSettings()
     densenet121: NetworkSettings = NetworkSettings()
     swin: NetworkSettings = NetworkSettings()

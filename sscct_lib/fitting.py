@@ -1,61 +1,186 @@
-"""Fitting one network: the training loop, its augmentation, and prediction."""
+"""Fitting one network: the Lightning module of its training, and the trainer."""
 
 import logging
-import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+import sys
+import time
+import warnings
+from multiprocessing import parent_process
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pandas as pd
+import pytorch_lightning as pl
 import torch
-from numpy.typing import NDArray
+from pytorch_lightning.callbacks import EarlyStopping
+from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor, nn
-from torch.nn import functional
-from torch.optim import AdamW
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim import Optimizer
 from torch.optim.swa_utils import update_bn
 
-from sscct_lib.networks import HazardNetwork, base_hazards, hazard_losses, risks
-from sscct_lib.study import NetworkSettings, StudyError
-from sscct_lib.tensors import load_cubes, zone_densities
+from sscct_lib.augmentation import Augmentation
+from sscct_lib.batches import Cubes, Examples, OneScanEach, loader, set_apart
+from sscct_lib.checkpoints import EpochCheckpoint
+from sscct_lib.deep_settings import DeepSettings, NetworkSettings
+from sscct_lib.density_task import DensityTask
+from sscct_lib.networks import HazardNetwork, hazard_losses
+from sscct_lib.prediction import mean_loss, predict
+from sscct_lib.schedules import head_epochs, optimiser, schedule
+from sscct_lib.study import StudyError
 
 log = logging.getLogger(__name__)
 
-WEIGHT_DECAY = 1e-2
 LARGEST_GRADIENT = 1.0
-WARM_UP = 0.2  # share of the steps in which the learning rate rises
-SHIFT = 1 / 16  # augmentation: largest displacement, share of the side
-NOISE = 0.01  # augmentation: standard deviation of noise and of the change of density, share of hu_range
 
 
-@dataclass(frozen=True)
-class Examples:
-    """Scans as a network takes them.
+class Fit(pl.LightningModule):
+    """One training: the loss of a batch, its second task, the rates, and the best epoch.
 
-    Attributes
+    Parameters
     ----------
-    table
-        `scan_id`, `patient_id`, `fold`; one row a scan.
-    paths
-        Their cubes.
-    died, survived
-        From `networks.hazard_targets`, shape (n, K).
+    network
+        Changed in place.
+    density
+        The second task.
+    training, validation
+        Scans to learn from, and those of patients set apart; without any of them the last epoch is the best.
+    settings
+        Of the network.
+    seed
+        Of chance in the network itself, set anew in each epoch.
+    n_batches
+        Of an epoch.
+    where
+        Name of the training, for the log and for errors.
     """
 
-    table: pd.DataFrame
-    paths: list[Path]
-    died: NDArray[np.float32]
-    survived: NDArray[np.float32]
+    def __init__(
+        self,
+        network: HazardNetwork,
+        density: DensityTask,
+        training: Examples,
+        validation: Examples,
+        settings: NetworkSettings,
+        seed: int,
+        n_batches: int,
+        where: str,
+    ) -> None:
+        super().__init__()
+        self.losses: Tensor
+        self.validation_losses: Tensor
+        self.seconds: Tensor
+        self.network, self.density = network, density
+        self.training_scans, self.validation_scans, self.settings = training, validation, settings
+        self.seed, self.n_batches, self.where = seed, n_batches, where
+        self.best: dict[str, Tensor] = {}
+        # Buffers, so that a checkpoint holds them.
+        self.register_buffer("losses", torch.full((settings.epochs,), torch.nan))
+        self.register_buffer("validation_losses", torch.full((settings.epochs,), torch.nan))
+        self.register_buffer("seconds", torch.zeros(2, dtype=torch.float64))  # of training, and of these waiting
+        self._batch_losses: list[float] = []
+        self._ended = self._began = 0.0
+        self._names: list[str] = []
 
-    def take(self, rows: NDArray[np.int64]) -> "Examples":
-        """Keep the rows with these numbers."""
-        table = self.table.iloc[rows].reset_index(drop=True)
-        return Examples(table, [self.paths[i] for i in rows], self.died[rows], self.survived[rows])
+    def configure_optimizers(self) -> Any:
+        """AdamW with rates by layer, that rise and fall over the training."""
+        adam = optimiser(
+            self.network.encoder,
+            [self.network.head, self.density],
+            self.settings,
+            fused=self.trainer.precision != "16-mixed",
+        )
+        steps = schedule(adam, self.settings.epochs * self.n_batches)
+        return {"optimizer": adam, "lr_scheduler": {"scheduler": steps, "interval": "step"}}
+
+    def on_train_epoch_start(self) -> None:
+        """Freeze the encoder while its head alone learns; a frozen one keeps its running averages too."""
+        torch.manual_seed(self.seed + self.current_epoch)
+        frozen = self.current_epoch < head_epochs(self.settings)
+        self.train()
+        self.network.encoder.requires_grad_(not frozen).train(not frozen)
+        self._batch_losses = []
+        self._began = self._ended = time.perf_counter()
+
+    def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Count the time since the last batch ended, in which its successor was read and changed."""
+        self.seconds[1] += time.perf_counter() - self._ended
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Give the loss of a batch; StudyError where it is not a finite number."""
+        self._names = self.training_scans.table["scan_id"].iloc[batch["row"].tolist()].tolist()
+        features = self.network.features(batch["volume"]).float()
+        loss = hazard_losses(self.network.head(features), batch["died"], batch["survived"])
+        self._check_finite(loss, batch["volume"])
+        self._batch_losses += loss.tolist()
+        second = self.density(features, batch["volume"]) if self.settings.density_weight else 0.0
+        return (batch["weight"] * loss).mean() + self.settings.density_weight * second
+
+    def _check_finite(self, losses: Tensor, volumes: Tensor) -> None:
+        if torch.isfinite(losses).all():
+            return
+        bad_input = ~torch.isfinite(volumes).flatten(1).all(dim=1)
+        blamed = (bad_input if bad_input.any() else ~torch.isfinite(losses)).tolist()
+        names = ", ".join(name for name, bad in zip(self._names, blamed, strict=True) if bad)
+        cause = "their input is not finite" if bad_input.any() else "lower the learning rate of this network"
+        where = f"{self.where}, epoch {self.current_epoch + 1}"
+        raise StudyError(f"{where}: the loss is not a finite number for scan(s) {names}: {cause}.")
+
+    def configure_gradient_clipping(
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Shorten a gradient that is too long; one that is not finite ends the training, unless losses are scaled."""
+        length = nn.utils.clip_grad_norm_(self.parameters(), LARGEST_GRADIENT)
+        if not torch.isfinite(length) and self.trainer.precision != "16-mixed":
+            raise StudyError(
+                f"{self.where}, epoch {self.current_epoch + 1}: the gradient is not finite after scan(s) "
+                f"{', '.join(self._names)}: lower the learning rate of this network."
+            )
+
+    def on_train_batch_end(self, outputs: Any, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Note the time: from here on the training waits for data."""
+        self._ended = time.perf_counter()
+
+    def on_train_epoch_end(self) -> None:
+        """Note the losses of the epoch, and keep the network where it is the best so far."""
+        epoch = self.current_epoch
+        loss = float(np.mean(self._batch_losses))
+        self.losses[epoch] = loss
+        logged = {"loss": loss}
+        if self.validation_scans.paths:
+            found = mean_loss(self.validation_scans, predict(self.network, self.validation_scans.paths))
+            if not self.best or found < float(np.nanmin(self.validation_losses.cpu().numpy())):
+                self.best = {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
+            self.validation_losses[epoch] = found
+            logged["validation_loss"] = found
+        self.seconds[0] += time.perf_counter() - self._began
+        self.log_dict(logged, rank_zero_only=True)
+        told = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in logged.items())
+        log.info("%s: epoch %d of %d, %s", self.where, epoch + 1, self.settings.epochs, told)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the best epoch's network."""
+        checkpoint["best"] = self.best
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take it back."""
+        self.best = checkpoint["best"]
+
+    def on_train_end(self) -> None:
+        """Return to the best epoch."""
+        if self.best:
+            self.network.load_state_dict(self.best)
 
 
-def train(network: HazardNetwork, training: Examples, settings: NetworkSettings, seed: int, where: str) -> list[float]:
-    """Train a network on the CPU or the first GPU; on the CPU the same call gives the same weights.
+def train(
+    network: HazardNetwork,
+    examples: Examples,
+    settings: NetworkSettings,
+    seed: int,
+    where: str,
+    deep: DeepSettings | None = None,
+    unfinished: Path | None = None,
+    logs: Path | None = None,
+) -> dict[str, Any]:
+    """Train a network on the CPU or on GPUs; on the CPU the same call gives the same weights.
 
     Every epoch shows one scan of each patient, drawn anew, so that patients with many scans do not dominate.
 
@@ -63,217 +188,119 @@ def train(network: HazardNetwork, training: Examples, settings: NetworkSettings,
     ----------
     network
         Changed in place, and left on its device in evaluation mode.
-    training
-        Scans to learn from.
+    examples
+        Scans of the training patients. Some patients are set apart from learning where `settings.patience` is given.
     settings
-        Epochs, batch size and the highest learning rate; it rises and falls once.
+        Epochs, batch size, rates and balance.
     seed
         Of the draws and the augmentation.
     where
         Name of the training, for the log and for errors.
+    deep
+        What the networks have in common: precision, devices, augmentation and densities; none: the defaults.
+    unfinished
+        Checkpoint to go on from, where it exists, and to write after epochs; none: no checkpoint.
+    logs
+        Folder for Lightning's `metrics.csv`; none: no such file.
 
     Returns
     -------
-    list of float
-        Mean loss per scan in each epoch.
+    dict
+        `loss` and `validation_loss`, lists with a mean loss per scan for each epoch; `n_validation_patients`;
+        `seconds` and `waiting_share`, the share of these in which the training waited for its next batch.
 
     Raises
     ------
     StudyError
-        If the loss is no longer a finite number (the scans are named) or memory runs out.
+        If the loss is no longer a finite number (the scans are named) or memory runs out. The last checkpoint stays.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network.to(device).train()
-    rng = np.random.default_rng(seed)
-    generator = torch.Generator().manual_seed(seed)
-    scans_of = [group.to_numpy() for _, group in training.table.reset_index().groupby("patient_id")["index"]]
-    n_batches = max(1, len(scans_of) // settings.batch_size)
-
-    def batches() -> Iterator[tuple[Examples, Tensor]]:
-        drawn = rng.permutation([rng.choice(rows) for rows in scans_of])
-        for rows in np.array_split(drawn, n_batches):
-            batch = training.take(rows)
-            yield batch, augment(load_cubes(batch.paths), generator).to(device)
-
-    density = DensityTask(network.n_features, training.paths, generator).to(device)
-    parameters = [*network.parameters(), *density.parameters()]
-    optimiser = AdamW(parameters, settings.learning_rate, weight_decay=WEIGHT_DECAY, fused=True)
-    n_steps = settings.epochs * n_batches
-    schedule = LambdaLR(optimiser, lambda step: share_of_rate(step, n_steps))
-    history = []
+    deep = deep or DeepSettings()
+    share = settings.validation_share if settings.patience else 0.0
+    training, validation = set_apart(examples, share, seed) if share else (examples, examples.take(np.arange(0)))
+    gpu = torch.cuda.is_available()
+    change = Augmentation(deep.augmentation, settings.size, deep.hu_range)
+    cubes = Cubes(training, change, settings.balance == "loss")
+    sampler = OneScanEach(training, settings.batch_size, seed, settings.balance, deep.devices * deep.num_nodes)
+    density = DensityTask(network.n_features, training.paths, torch.Generator().manual_seed(seed))
+    fit = Fit(network, density, training, validation, settings, seed, len(sampler), where)
     try:
-        for epoch in range(settings.epochs):
-            losses = []
-            for batch, volumes in batches():
-                died, survived = (torch.from_numpy(part).to(device) for part in (batch.died, batch.survived))
-                features = network.features(volumes)
-                loss = hazard_losses(network.head(features), died, survived)
-                _check_finite(loss, volumes, batch, f"{where}, epoch {epoch + 1}")
-                optimiser.zero_grad()
-                (loss.mean() + settings.density_weight * density(features, volumes)).backward()
-                nn.utils.clip_grad_norm_(network.parameters(), LARGEST_GRADIENT)
-                optimiser.step()
-                schedule.step()
-                losses += loss.tolist()
-            history.append(float(np.mean(losses)))
-            log.info("%s: epoch %d of %d, loss %.3f", where, epoch + 1, settings.epochs, history[-1])
-        # The running averages of batch normalisation lag behind the weights, much so after few steps.
-        update_bn((volumes for _, volumes in batches()), network)
-    except (torch.OutOfMemoryError, MemoryError) as error:
+        trainer = _trainer(settings, deep, unfinished, logs)
+        checkpoint = unfinished if unfinished is not None and unfinished.is_file() else None
+        if checkpoint:
+            log.info("%s: goes on from its checkpoint", where)
+        trainer.fit(fit, loader(cubes, sampler, gpu), ckpt_path=checkpoint, weights_only=True)
+        network.to("cuda" if gpu else "cpu")
+        if head_epochs(settings) < settings.epochs:
+            # The running averages of batch normalisation lag behind the weights, much so after few steps.
+            last = OneScanEach(training, settings.batch_size, seed)
+            last.set_epoch(settings.epochs)
+            volumes = (batch["volume"] for batch in loader(cubes, last, gpu))
+            update_bn(volumes, network, device=next(network.parameters()).device)
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not _is_out_of_memory(error):
+            raise
         raise StudyError(
             f"{where}: memory ran out with size {settings.size} and batch_size {settings.batch_size}. "
             "Lower deep.*.batch_size first, then deep.*.size, in study.yaml."
         ) from error
-    network.eval()
-    return history
+    network.eval().requires_grad_(True)
+    seconds, waited = fit.seconds.tolist()
+    return {
+        "loss": _without_nan(fit.losses),
+        "validation_loss": _without_nan(fit.validation_losses),
+        "n_validation_patients": int(validation.table["patient_id"].nunique()),
+        "seconds": seconds,
+        "waiting_share": waited / seconds,
+    }
 
 
-def share_of_rate(step: int, n_steps: int) -> float:
-    """Give the share of the highest learning rate at a step, 0 to 1: it rises in a line and falls in a cosine.
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
-    Parameters
-    ----------
-    step
-        Counted from 0.
-    n_steps
-        Steps of the whole training; at step `n_steps` the share is 0.
 
-    Returns
-    -------
-    float
-        More than 0 at every step before the last is done.
+def _without_nan(losses: Tensor) -> list[float]:
+    return [float(loss) for loss in losses if not torch.isnan(loss)]
+
+
+def precision(deep: DeepSettings) -> Any:
+    """Give Lightning's word for the precision of a training on this machine.
+
+    The processor's bf16 halves the time of a step where it has instructions for it, and multiplies it where not.
     """
-    warm = max(1.0, WARM_UP * n_steps)
-    if step < warm:
-        return (step + 1) / (warm + 1)
-    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1.0, n_steps - warm)))
+    if deep.precision == "auto":
+        if torch.cuda.is_available():
+            return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+        return "bf16-mixed" if torch.cpu._is_avx512_bf16_supported() else "32-true"
+    return {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[deep.precision]
 
 
-class DensityTask(nn.Module):
-    """A second task that every scan teaches, whatever became of its patient: the density of each lung zone.
-
-    A few dozen deaths cannot teach an untrained encoder to see. The answers come from the scans themselves, so
-    nothing is needed but the training patients' scans; after training the task is thrown away.
-
-    Parameters
-    ----------
-    n_features
-        What the encoder gives.
-    paths
-        Cubes of the training scans, for the scale of the answers.
-    generator
-        Source of chance, on the CPU.
-
-    References
-    ----------
-    Caruana R. Multitask learning. Machine Learning 1997;28:41-75.
-    """
-
-    def __init__(self, n_features: int, paths: list[Path], generator: torch.Generator) -> None:
-        super().__init__()
-        self.mean: Tensor
-        self.sd: Tensor
-        answers = torch.cat([zone_densities(load_cubes([path])) for path in paths])
-        self.register_buffer("mean", answers.mean(dim=0))
-        self.register_buffer("sd", answers.std(dim=0).clamp(min=1e-6))
-        self.answer = nn.Linear(n_features, answers.shape[1])
-        nn.init.normal_(self.answer.weight, std=0.01, generator=generator)
-        nn.init.zeros_(self.answer.bias)
-
-    def forward(self, features: Tensor, volumes: Tensor) -> Tensor:
-        """Give the mean squared error of the answers to (B, n_features), in variances, for (B, 1, S, S, S)."""
-        expected = (zone_densities(volumes) - self.mean) / self.sd
-        return functional.mse_loss(self.answer(features), expected)
-
-
-def _check_finite(losses: Tensor, volumes: Tensor, batch: Examples, where: str) -> None:
-    if torch.isfinite(losses).all():
-        return
-    bad_input = ~torch.isfinite(volumes).flatten(1).all(dim=1)
-    blamed = bad_input if bad_input.any() else torch.ones(len(losses), dtype=torch.bool)
-    names = ", ".join(batch.table["scan_id"][blamed.cpu().numpy()])
-    cause = "their input is not finite" if bad_input.any() else "lower the learning rate of this network"
-    raise StudyError(f"{where}: the loss is not a finite number for scan(s) {names}: {cause}.")
-
-
-def augment(volumes: Tensor, generator: torch.Generator) -> Tensor:
-    """Displace each volume a little, change its density and add noise, inside the lungs alone.
-
-    No left-right flip: the two lungs differ in shape, and the heart lies between them on one side.
-
-    Parameters
-    ----------
-    volumes
-        0 to 1, shape (B, 1, S, S, S), 0 outside the lungs.
-    generator
-        Source of chance, on the CPU.
-
-    Returns
-    -------
-    torch.Tensor
-        The same shape and range.
-    """
-    side = volumes.shape[-1]
-    most = max(1, round(side * SHIFT))
-    moved = []
-    for volume in volumes:
-        z, y, x = (int(step) for step in torch.randint(0, 2 * most + 1, (3,), generator=generator))
-        moved.append(functional.pad(volume, (most,) * 6)[..., z : z + side, y : y + side, x : x + side])
-    stack = torch.stack(moved)
-    change = torch.randn(len(stack), 1, 1, 1, 1, generator=generator) + torch.randn(stack.shape, generator=generator)
-    return torch.where(stack > 0, (stack + NOISE * change).clamp(0, 1), stack)
-
-
-def predict(network: HazardNetwork, paths: list[Path], batch_size: int = 8) -> NDArray[np.float64]:
-    """Predict the risks of scans.
-
-    Parameters
-    ----------
-    network
-        Trained.
-    paths
-        The scans' cubes, of the size that the network was trained with.
-    batch_size
-        Scans at a time.
-
-    Returns
-    -------
-    numpy.ndarray
-        Risk of death within each horizon, shape (n, K).
-    """
-    device = next(network.parameters()).device
-    network.eval()
-    risk = np.empty((len(paths), network.n_intervals))
-    with torch.inference_mode():
-        for start in range(0, len(paths), batch_size):
-            part = slice(start, start + batch_size)
-            risk[part] = risks(network(load_cubes(paths[part]).to(device)).double()).cpu().numpy()
-    return risk
-
-
-def mean_loss(examples: Examples, risk: NDArray[np.float64]) -> float:
-    """Give the loss of predicted risks as training counts it: each patient weighs the same.
-
-    Parameters
-    ----------
-    examples
-        Scans and what became of them.
-    risk
-        Risk of death within each horizon, shape (n, K).
-
-    Returns
-    -------
-    float
-        Mean negative log-likelihood per scan.
-    """
-    survival = np.clip(1 - np.column_stack([np.zeros(len(risk)), risk]), 1e-9, 1)
-    hazard = torch.from_numpy(np.clip(1 - survival[:, 1:] / survival[:, :-1], 1e-9, 1 - 1e-9))
-    died, survived = torch.from_numpy(examples.died), torch.from_numpy(examples.survived)
-    losses = pd.Series(hazard_losses(torch.logit(hazard), died, survived).numpy())
-    return float(losses.groupby(examples.table["patient_id"]).mean().mean())
-
-
-def risk_without_image(training: Examples, n_scans: int) -> NDArray[np.float64]:
-    """Give every scan the risks of the training cohort, shape (n_scans, K): what an image must improve on."""
-    hazards = base_hazards(training.died, training.survived)
-    return np.tile(1 - np.cumprod(1 - hazards), (n_scans, 1))
+def _trainer(settings: NetworkSettings, deep: DeepSettings, unfinished: Path | None, logs: Path | None) -> pl.Trainer:
+    """Set up Lightning, without its remarks."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    callbacks: list[pl.Callback] = []
+    if settings.patience:
+        callbacks.append(EarlyStopping("validation_loss", patience=settings.patience, check_on_train_epoch_end=True))
+    if unfinished is not None:
+        callbacks.append(EpochCheckpoint(unfinished))
+    several = deep.devices * deep.num_nodes > 1
+    strategy = deep.strategy
+    if several and strategy == "auto":
+        strategy = "ddp_spawn_find_unused_parameters_true"  # a frozen encoder's parameters are not used
+    return pl.Trainer(
+        max_epochs=settings.epochs,
+        accelerator="gpu" if torch.cuda.is_available() else "cpu",
+        devices=deep.devices,
+        num_nodes=deep.num_nodes,
+        strategy=strategy,
+        precision=precision(deep),
+        sync_batchnorm=several and torch.cuda.is_available(),
+        use_distributed_sampler=False,
+        logger=CSVLogger(logs.parent, logs.name, version="") if logs is not None else False,
+        log_every_n_steps=1,
+        callbacks=callbacks,
+        enable_checkpointing=unfinished is not None,
+        enable_model_summary=False,
+        enable_progress_bar=sys.stderr.isatty() and parent_process() is None,
+        num_sanity_val_steps=0,
+    )

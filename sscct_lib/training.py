@@ -18,8 +18,9 @@ from joblib import cpu_count, effective_n_jobs
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
+from sscct_lib.batches import Examples
 from sscct_lib.files import atomic, checksum
-from sscct_lib.fitting import Examples, mean_loss, predict, risk_without_image, train
+from sscct_lib.fitting import train
 from sscct_lib.networks import (
     TITLES,
     HazardNetwork,
@@ -29,6 +30,7 @@ from sscct_lib.networks import (
     display_name,
     hazard_targets,
 )
+from sscct_lib.prediction import mean_loss, predict, risk_without_image
 from sscct_lib.pretrained import load_weights
 from sscct_lib.scans import code_hash
 from sscct_lib.schemas import PREDICTIONS
@@ -91,7 +93,7 @@ def _run(study: Study, tasks: list[Task], n_jobs: int) -> list[pd.DataFrame]:
     """Train and predict, in processes of their own: a network keeps the interpreter busy between kernels."""
     workers = 1 if torch.cuda.is_available() else min(effective_n_jobs(n_jobs), len(tasks))
     threads = max(1, cpu_count() // workers)
-    if workers == 1:
+    if workers == 1 and study.settings.deep.devices * study.settings.deep.num_nodes == 1:
         return [_one_model(study, *task, threads) for task in tasks]
     # Not joblib: it restarts a worker whose memory grew, as a training's does.
     with ProcessPoolExecutor(workers, get_context("spawn"), _end_with_parent) as pool:
@@ -142,6 +144,7 @@ def _examples(study: Study, cohort: pd.DataFrame, network_name: str, n_jobs: int
         [version("torch"), version("monai")],
         network_name,
         settings,
+        [study.settings.deep.augmentation, study.settings.deep.precision],
         hu_range,
         horizons(study),
         study.settings.seed,
@@ -205,8 +208,13 @@ def _train_and_save(
         network.standardise(*lung_density(training.paths))
     network.start_at(base_hazards(training.died, training.survived))
     where = f"{TITLES[network_name]}, fold {fold}, member {member}"
-    history = train(network, training, settings, seed, where)
     path = _model_path(study, network_name, fold, member)
+    unfinished = study.models / "unfinished" / f"{path.stem}_{key}.ckpt"
+    for other in unfinished.parent.glob(f"{path.stem}_*.ckpt"):
+        if other != unfinished:  # of other settings, code or scans
+            other.unlink()
+    logs = study.run / "logs" / "training" / path.stem
+    told = train(network, training, settings, seed, where, study.settings.deep, unfinished, logs)
     with atomic(path) as partial:
         save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, partial)
     card = {
@@ -226,14 +234,15 @@ def _train_and_save(
         "n_scans": len(training.table),
         "n_patients": int(training.table["patient_id"].nunique()),
         "n_deaths": [int(n) for n in training.died.sum(axis=0)],
-        "loss": history,
+        **told,
         "loss_tested": mean_loss(tested, predict(network, tested.paths)),
         "loss_tested_without_image": mean_loss(tested, risk_without_image(training, len(tested.paths))),
-        "versions": {name: version(name) for name in ("sscct", "torch", "monai")},
+        "versions": {name: version(name) for name in ("sscct", "torch", "monai", "pytorch-lightning")},
         "limits": "Research only. Not validated outside the study it was trained on.",
     }
     with atomic(path.with_suffix(".json")) as partial:
         partial.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    unfinished.unlink(missing_ok=True)
     return card
 
 

@@ -1,148 +1,204 @@
+import time
+
 import numpy as np
-import pandas as pd
 import pytest
 import torch
-from torch import nn
 
-from sscct_lib import fitting, networks
-from sscct_lib.study import NetworkSettings, StudyError
+from sscct_lib import augmentation, density_task, fitting
+from sscct_lib.deep_settings import AugmentationSettings, DeepSettings
+from sscct_lib.prediction import mean_loss, predict, risk_without_image
+from sscct_lib.study import StudyError
+from tests.deep_cubes import EIGHT, SIZE, examples, mild, network
 
-HORIZONS = (1.0, 3.0, 5.0)
-SIZE = 16
-
-
-def examples(folder, followup, event, density=None, patients=None):
-    """Cubes whose density tells the outcome, unless told otherwise."""
-    rng = np.random.default_rng(0)
-    followup, event = np.asarray(followup, dtype=float), np.asarray(event, dtype=bool)
-    density = np.where(event, 0.6, 0.2) if density is None else density
-    paths = [folder / f"s{i}.npy" for i in range(len(event))]
-    for path, level in zip(paths, density, strict=True):
-        cube = level + 0.05 * rng.standard_normal((SIZE,) * 3)
-        cube[0] = 0
-        np.save(path, cube.astype(np.float16))
-    ids = [path.stem for path in paths]
-    table = pd.DataFrame({"scan_id": ids, "patient_id": patients or ids, "fold": 0})
-    return fitting.Examples(table, paths, *networks.hazard_targets(followup, event, HORIZONS))
-
-
-def network(seed=0):
-    """A small network with batch normalisation, as the large ones have."""
-    torch.manual_seed(seed)
-    layers = [nn.Conv3d(1, 8, 3, stride=2), nn.BatchNorm3d(8), nn.ReLU(), nn.Conv3d(8, 16, 3, stride=2)]
-    layers += [nn.BatchNorm3d(16), nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten()]
-    return networks.HazardNetwork(nn.Sequential(*layers), 16, 3)
-
-
-def mild(**changed):
-    return NetworkSettings(**{"size": SIZE, "epochs": 15, "batch_size": 4, "learning_rate": 3e-2, **changed})
-
-
-EIGHT = ([0.5, 6, 2, 6, 0.7, 6, 2.5, 6], [1, 0] * 4)
+STILL = DeepSettings(augmentation=AugmentationSettings(probability=0), precision="32")
 
 
 def test_eight_scans_are_learned_by_heart(tmp_path):
     data = examples(tmp_path, *EIGHT)
     net = network()
-    losses = fitting.train(net, data, mild(), 1, "test")
-    risk = fitting.predict(net, data.paths)
-    assert len(losses) == 15
-    assert losses[-1] < losses[0] / 2
+    told = fitting.train(net, data, mild(), 1, "test", STILL)
+    risk = predict(net, data.paths)
+    assert len(told["loss"]) == 15
+    assert told["loss"][-1] < told["loss"][0] / 2
     assert risk[::2, 2].min() > 0.8
     assert risk[1::2, 2].max() < 0.2
     assert (np.diff(risk, axis=1) >= 0).all()
-    assert fitting.mean_loss(data, risk) < fitting.mean_loss(data, fitting.risk_without_image(data, 8)) / 2
+    assert mean_loss(data, risk) < mean_loss(data, risk_without_image(data, 8)) / 2
+    assert told["seconds"] > 0
+    assert 0 < told["waiting_share"] < 1
 
 
 def test_the_same_seed_gives_the_same_risks_and_another_seed_others(tmp_path):
     data = examples(tmp_path, *EIGHT)
     results = []
     for seed in (5, 5, 6):
-        net = network(seed)
+        net = network(5)
         fitting.train(net, data, mild(epochs=2), seed, "test")
-        results.append(fitting.predict(net, data.paths))
+        results.append(predict(net, data.paths))
     np.testing.assert_array_equal(results[0], results[1])
     assert np.abs(results[0] - results[2]).max() > 1e-4
 
 
-def test_every_patient_is_seen_once_in_an_epoch(tmp_path, monkeypatch):
-    patients = ["p"] * 6 + ["q", "r"]
-    data = examples(tmp_path, *EIGHT, patients=patients)
-    seen = []
-    take = fitting.Examples.take
+@pytest.mark.parametrize(
+    "changed", [{}, {"patience": 7, "epochs": 8, "validation_share": 0.25, "batch_size": 2}, {"head_epochs": 2}]
+)
+def test_a_training_that_was_killed_goes_on_to_the_same_result(tmp_path, monkeypatch, changed):
+    monkeypatch.setattr("sscct_lib.checkpoints.MOST_OF_TIME", float("inf"))
+    data = examples(tmp_path, *EIGHT)
+    settings, checkpoint = mild(**{"epochs": 6, **changed}), tmp_path / "c" / "unfinished.ckpt"
+    undisturbed = network()
+    expected = fitting.train(undisturbed, data, settings, 1, "test")
+    step = fitting.Fit.training_step
 
-    def noting(self, rows):
-        seen.extend(rows.tolist())
-        return take(self, rows)
+    def killed(self, batch, batch_idx):
+        if self.current_epoch == 3 and batch_idx == 1:
+            raise RuntimeError("killed")
+        return step(self, batch, batch_idx)
 
-    monkeypatch.setattr(fitting.Examples, "take", noting)
-    fitting.train(network(), data, mild(epochs=12, batch_size=2), 1, "test")
-    assert len(seen) == 13 * 3  # the last pass settles batch normalisation
-    counts = pd.Series(patients).iloc[seen].value_counts()
-    assert counts.to_dict() == {"p": 13, "q": 13, "r": 13}
-    assert len({row for row in seen if row < 6}) > 2  # another scan of the same patient each time
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting.Fit, "training_step", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            fitting.train(network(), data, settings, 1, "test", unfinished=checkpoint)
+    assert checkpoint.is_file()
+    resumed, epochs = network(seed=9), []
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting.Fit, "training_step", lambda *a: (epochs.append(a[0].current_epoch), step(*a))[1])
+        told = fitting.train(resumed, data, settings, 1, "test", unfinished=checkpoint)
+    assert epochs[0] == 3
+    np.testing.assert_array_equal(predict(resumed, data.paths), predict(undisturbed, data.paths))
+    for name in ("loss", "validation_loss"):
+        assert told[name] == expected[name]
+
+
+def test_early_stopping_keeps_the_best_epoch_on_patients_who_teach_nothing(tmp_path, monkeypatch):
+    data = examples(tmp_path, *EIGHT)
+    settings = mild(epochs=12, patience=2, validation_share=0.25)
+    taught = set()
+    step = fitting.Fit.training_step
+
+    def noting(self, batch, batch_idx):
+        loss = step(self, batch, batch_idx)
+        taught.update(self._names)
+        return loss
+
+    monkeypatch.setattr(fitting.Fit, "training_step", noting)
+    # Outcomes that nobody can learn from: the loss on other patients rises.
+    shuffled = fitting.Examples(data.table, data.paths, data.died[[1, 0, 2, 3, 5, 4, 6, 7]], data.survived)
+    told = fitting.train(network(), shuffled, settings, 1, "test", STILL)
+    assert told["n_validation_patients"] == 2
+    assert len(taught) == 6
+    losses = told["validation_loss"]
+    assert len(losses) == len(told["loss"]) == int(np.argmin(losses)) + 1 + settings.patience
+
+
+def test_a_frozen_encoder_stays_as_it_is_while_its_head_learns(tmp_path):
+    data = examples(tmp_path, *EIGHT)
+    net = network()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    fitting.train(net, data, mild(epochs=2, head_epochs=2), 1, "test")
+    changed = {name for name, value in net.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"head.score.weight", "head.baseline"}
+    fitting.train(net, data, mild(epochs=2, head_epochs=1), 1, "test")
+    assert not torch.equal(net.encoder[0].weight, before["encoder.0.weight"])
+    assert all(parameter.requires_grad for parameter in net.parameters())
 
 
 def test_a_scan_that_is_not_finite_is_named(tmp_path):
     data = examples(tmp_path, *EIGHT)
     np.save(data.paths[3], np.full((SIZE,) * 3, np.nan, dtype=np.float16))
     with pytest.raises(StudyError, match=r"ResNet, fold 2, epoch 1.*scan\(s\) s3: their input is not finite"):
-        fitting.train(network(), data, mild(batch_size=8), 1, "ResNet, fold 2")
+        fitting.train(network(), data, mild(batch_size=8), 1, "ResNet, fold 2", STILL)
 
 
-def test_a_training_that_diverges_stops(tmp_path):
+def test_a_training_that_diverges_stops_and_keeps_its_last_good_checkpoint(tmp_path, monkeypatch):
     data = examples(tmp_path, *EIGHT)
+    checkpoint = tmp_path / "unfinished.ckpt"
+    step = fitting.Fit.training_step
+
+    def diverging(self, batch, batch_idx):
+        if self.current_epoch == 2:
+            with torch.no_grad():
+                self.network.head.score.weight.fill_(float("inf"))
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(fitting.Fit, "training_step", diverging)
+    with pytest.raises(
+        StudyError, match=r"epoch 3: the loss is not a finite number for scan\(s\) s\d.*lower the learn"
+    ):
+        fitting.train(network(), data, mild(), 1, "test", unfinished=checkpoint)
+    kept = torch.load(checkpoint, weights_only=True)
+    assert kept["epoch"] in (0, 1)
+    assert all(torch.isfinite(value).all() for name, value in kept["state_dict"].items() if "network" in name)
+
+
+def test_a_gradient_that_is_not_finite_stops_before_it_spoils_the_network(tmp_path, monkeypatch):
     net = network()
-    with torch.no_grad():
-        net.head.score.weight.fill_(float("inf"))
-    with pytest.raises(StudyError, match="lower the learning rate"):
-        fitting.train(net, data, mild(), 1, "test")
+    step = fitting.Fit.training_step
+    # The square root of nothing: a loss of 0 whose slope is infinite.
+    monkeypatch.setattr(
+        fitting.Fit, "training_step", lambda *a: step(*a) + (a[0].network.head.score.weight * 0).abs().sum().sqrt()
+    )
+    with pytest.raises(StudyError, match="the gradient is not finite after"):
+        fitting.train(net, examples(tmp_path, *EIGHT), mild(), 1, "test")
+    assert all(torch.isfinite(parameter).all() for parameter in net.parameters())
 
 
-def test_memory_that_runs_out_is_explained(tmp_path, monkeypatch):
-    def full(volumes, generator):
-        raise torch.OutOfMemoryError("out of memory")
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried"),
+        MemoryError(),
+    ],
+)
+def test_memory_that_runs_out_is_explained(tmp_path, monkeypatch, error):
+    def full(self, volume, seed):
+        raise error
 
-    monkeypatch.setattr(fitting, "augment", full)
+    monkeypatch.setattr(augmentation.Augmentation, "__call__", full)
     with pytest.raises(StudyError, match=r"memory ran out with size 16 and batch_size 4.*Lower deep.*batch_size"):
         fitting.train(network(), examples(tmp_path, *EIGHT), mild(), 1, "test")
 
 
-def test_augmentation_stays_in_range_and_leaves_the_background():
-    volumes = torch.zeros(4, 1, 16, 16, 16)
-    volumes[:, :, 4:12, 4:12, 4:12] = 0.995
-    changed = fitting.augment(volumes, torch.Generator().manual_seed(1))
-    assert changed.shape == volumes.shape
-    assert changed.min() == 0
-    assert changed.max() <= 1
-    assert [(volume > 0).sum().item() for volume in changed] == [512] * 4  # moved as a whole, not cut here
-    assert len({tuple(volume.nonzero()[0].tolist()) for volume in changed}) > 1
-    again = fitting.augment(volumes, torch.Generator().manual_seed(1))
-    torch.testing.assert_close(again, changed)
-    inside = changed[changed > 0]
-    assert 0.003 < inside.std() < 0.03
+def test_lightning_writes_its_log_and_says_nothing(tmp_path, capfd):
+    fitting.train(network(), examples(tmp_path, *EIGHT), mild(epochs=2), 1, "test", logs=tmp_path / "logs" / "net")
+    lines = (tmp_path / "logs" / "net" / "metrics.csv").read_text().splitlines()
+    assert "loss" in lines[0]
+    assert len(lines) == 3
+    said = capfd.readouterr()
+    assert said.out == ""
+    assert "Lightning" not in said.err
+    assert "Tip" not in said.err
 
 
-def test_risks_without_an_image_are_the_cohorts(tmp_path):
-    data = examples(tmp_path, [0.5] * 20 + [6.0] * 60, [1] * 20 + [0] * 60)
-    risk = fitting.risk_without_image(data, 2)
-    np.testing.assert_allclose(risk, [[0.25, 0.256, 0.262]] * 2, atol=0.01)
+def test_half_precision_learns_the_same_where_the_processor_has_it(tmp_path):
+    data = examples(tmp_path, *EIGHT)
+    losses = {}
+    for word in ("32", "bf16"):
+        net = network()
+        told = fitting.train(net, data, mild(), 1, "test", STILL.model_copy(update={"precision": word}))
+        losses[word] = told["loss"]
+        assert net.encoder[0].weight.dtype == torch.float32
+    np.testing.assert_allclose(losses["bf16"][:3], losses["32"][:3], rtol=0.05)
+    assert losses["bf16"] != losses["32"]
 
 
-def test_mean_loss_weighs_patients_the_same(tmp_path):
-    data = examples(tmp_path, [6, 6, 6, 0.5], [0, 0, 0, 1], patients=["p", "p", "p", "q"])
-    risk = np.tile([0.2, 0.2, 0.2], (4, 1))
-    assert fitting.mean_loss(data, risk) == pytest.approx((-np.log(0.8) - np.log(0.2)) / 2, rel=1e-6)
-
-
-def test_predicting_nothing_gives_nothing():
-    assert fitting.predict(network(), []).shape == (0, 3)
-
-
-def test_the_second_task_can_be_learned_and_is_used(tmp_path):
+def test_the_second_task_changes_the_encoder(tmp_path):
     data = examples(tmp_path, [6.0] * 8, [0] * 8, density=np.linspace(0.1, 0.7, 8))
-    task = fitting.DensityTask(16, data.paths, torch.Generator().manual_seed(0))
-    volumes = fitting.load_cubes(data.paths)
+
+    def encoder_after(weight):
+        net = network()
+        fitting.train(net, data, mild(epochs=1, density_weight=weight), 1, "test")
+        return net.encoder[0].weight.detach()
+
+    assert (encoder_after(0.0) - encoder_after(1.0)).abs().max() > 1e-3
+    torch.testing.assert_close(encoder_after(1.0), encoder_after(1.0), rtol=0, atol=0)
+
+
+def test_the_second_task_can_be_learned(tmp_path):
+    data = examples(tmp_path, [6.0] * 8, [0] * 8, density=np.linspace(0.1, 0.7, 8))
+    task = density_task.DensityTask(16, data.paths, torch.Generator().manual_seed(0))
+    volumes = density_task.load_cubes(data.paths)
     # Answering with the mean leaves all of the variance, n - 1 in n of it by the unbiased estimate.
     assert task(torch.zeros(8, 16), volumes).item() == pytest.approx(7 / 8, abs=0.01)
     net = network()
@@ -155,23 +211,31 @@ def test_the_second_task_can_be_learned_and_is_used(tmp_path):
     # Half of the answers, the spreads, are noise here: all zones have the same.
     assert error.item() < 0.5
 
-    def encoder_after(weight):
-        net = network()
-        fitting.train(net, data, mild(epochs=1, density_weight=weight), 1, "test")
-        return net.encoder[0].weight.detach()
 
-    assert (encoder_after(0.0) - encoder_after(1.0)).abs().max() > 1e-3
-    torch.testing.assert_close(encoder_after(1.0), encoder_after(1.0), rtol=0, atol=0)
+def test_risks_without_an_image_are_the_cohorts(tmp_path):
+    data = examples(tmp_path, [0.5] * 20 + [6.0] * 60, [1] * 20 + [0] * 60)
+    risk = risk_without_image(data, 2)
+    np.testing.assert_allclose(risk, [[0.25, 0.256, 0.262]] * 2, atol=0.01)
 
 
-@pytest.mark.parametrize("n_steps", [1, 2, 3, 5, 10, 100])
-def test_the_learning_rate_rises_and_falls_whatever_the_number_of_steps(n_steps):
-    shares = np.array([fitting.share_of_rate(step, n_steps) for step in range(n_steps)])
-    assert (shares > 0).all()
-    assert (shares <= 1).all()
-    top = shares.argmax()
-    assert (np.diff(shares[: top + 1]) > 0).all()
-    assert (np.diff(shares[top:]) < 0).all()
-    if n_steps == 100:
-        assert top == 20
-        assert shares[-1] < 0.01
+def test_mean_loss_weighs_patients_the_same(tmp_path):
+    data = examples(tmp_path, [6, 6, 6, 0.5], [0, 0, 0, 1], patients=["p", "p", "p", "q"])
+    risk = np.tile([0.2, 0.2, 0.2], (4, 1))
+    assert mean_loss(data, risk) == pytest.approx((-np.log(0.8) - np.log(0.2)) / 2, rel=1e-6)
+
+
+def test_predicting_nothing_gives_nothing():
+    assert predict(network(), []).shape == (0, 3)
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_training(tmp_path):
+    data = examples(tmp_path, *EIGHT)
+    net = network()
+    began = time.perf_counter()
+    two = STILL.model_copy(update={"devices": 2})
+    told = fitting.train(net, data, mild(epochs=6, batch_size=2), 1, "test", two, unfinished=tmp_path / "u.ckpt")
+    assert told["loss"][-1] < told["loss"][0]
+    assert len(told["loss"]) == 6
+    assert predict(net, data.paths)[::2, 2].min() > predict(net, data.paths)[1::2, 2].max()
+    assert time.perf_counter() - began < 120

@@ -84,9 +84,9 @@ def test_a_model_never_sees_its_fold(tmp_path, monkeypatch):
     cohort = make_cohort(study)
     seen = []
 
-    def noting(network, examples, settings, seed, where):
+    def noting(network, examples, settings, seed, where, *rest):
         seen.append((where, set(examples.table["patient_id"])))
-        return [0.0]
+        return {"loss": [0.0]}
 
     monkeypatch.setattr(training, "train", noting)
     training.cross_validate(study, cohort, ["swin"])
@@ -194,7 +194,7 @@ def test_predicting_without_models_says_what_to_run(trained, tmp_path):
 def test_models_of_folds_that_no_longer_exist_are_removed(tmp_path, monkeypatch):
     study = study_in(tmp_path)
     cohort = make_cohort(study)
-    monkeypatch.setattr(training, "train", lambda *arguments: [0.0])
+    monkeypatch.setattr(training, "train", lambda *arguments: {"loss": [0.0]})
     training.cross_validate(study, cohort.assign(fold=np.arange(N) // 2 % 3), ["swin"])
     assert len(states(study)) == 6
     training.cross_validate(study, cohort, ["swin"])
