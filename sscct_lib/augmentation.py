@@ -103,5 +103,5 @@ class Augmentation:
             # Outside, average lung: a kernel would mix the border of the lungs with the emptiness around them.
             changed = self._kernel(torch.where(inside, placed, placed[inside].mean()))
         changed = torch.where(inside, self._density(changed), 0).clamp(0, 1)
-        cut: Tensor = self._cut(changed)
-        return cut.contiguous()
+        cut: Any = self._cut(changed)
+        return torch.as_tensor(cut).contiguous()
