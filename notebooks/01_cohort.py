@@ -63,6 +63,7 @@ glue("n_scans", len(cohort), display=False)
 glue("n_patients", cohort["patient_id"].nunique(), display=False)
 glue("n_scans_manifest", len(manifest), display=False)
 failed = images.loc[images["status"] == "failed", ["scan_id", "reason"]]
+glue("n_images_failed", len(failed), display=False)
 failed.style.hide(axis="index") if len(failed) else Markdown("Every image could be used.")
 
 # %% [markdown]

@@ -60,6 +60,7 @@ table = write_table(lungs.segment_scans(study, rows, n_jobs=-1), study.table("lu
 
 # %% tags=["hide-input"]
 glue("n_masks_failed", int((table["verdict"] == "fail").sum()), display=False)
+glue("n_masks_none", int((table["status"] == "failed").sum()), display=False)
 glue("n_masks_review", int((table["verdict"] == "review").sum()), display=False)
 verdict_counts(table)
 

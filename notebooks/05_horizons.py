@@ -30,11 +30,14 @@ from IPython.display import Markdown
 from myst_nb import glue
 
 from sscct_lib import (
+    acting,
     causes,
     comparison,
     curves,
     decisions,
+    failures,
     figures,
+    headline,
     horizon_figures,
     horizons,
     integrated,
@@ -43,6 +46,7 @@ from sscct_lib import (
     recalibration,
     rule_effects,
     shortcuts,
+    similar,
     stacking,
     summary,
     trajectories,
@@ -75,8 +79,7 @@ predictions = pd.concat([predictions, stacked], ignore_index=True)
 judged = [rate(predictions, cohort, settings) for rate in (horizons.evaluate, integrated.integrated_brier)]
 performance = write_table(pd.concat(judged, ignore_index=True), study.table("performance"), PERFORMANCE)
 main = performance[~variants.is_variant(performance["model"])]
-headline = summary.side_by_side(main, "auc")
-headline  # noqa: B018
+summary.side_by_side(main, "auc")
 
 # %% [markdown]
 # Does it matter how a model learns? The same features with other estimators, below the model of the table above.
@@ -392,6 +395,18 @@ explained = read_table(study.table("attributions"), ATTRIBUTIONS, "04_deep_model
 lesion_attribution.lesion_table(study, explained) if len(truth) else Markdown("Not known for this study.")
 
 # %% tags=["remove-cell"]
-for name, value in summary.headline_numbers(performance, cohort, settings).items():
+# What the front page and the chapters on acting and on failures show.
+pictured = headline.pictured_model(predictions)
+middle = similar.middle_horizon(settings)
+thirds = curves.survival_by_tertile(predictions, cohort, pictured, settings)
+wrong = failures.most_wrong(predictions, cohort, lung_table, pictured, middle, settings)
+numbers = summary.headline_numbers(performance, cohort, settings)
+numbers |= acting.worked_example(predictions, cohort, pictured, settings) | failures.counts_wrong(wrong)
+for name, value in numbers.items():
     glue(name, value, display=False)
-glue("headline", headline, display=False)
+glue("pictured_model", pictured, display=False)
+glue("headline", headline.headline(performance, settings), display=False)
+glue("headline_figure", figures.kaplan_meier_by_group(thirds, f"Thirds by the risk of {pictured}"), display=False)
+glue("most_wrong", wrong.style.hide(axis="index"), display=False)
+act_curves = decisions.decision_curves(predictions, cohort, [pictured], settings)
+glue("decision_figure", horizon_figures.decision_curves(act_curves), display=False)

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +13,7 @@ import pandera.pandas as pa
 import yaml
 
 from sscct_lib import editions, schemas
+from sscct_lib.completeness import missing_stages, notice, stub, without_missing
 from sscct_lib.files import atomic, checksum
 from sscct_lib.gallery_page import write_gallery
 from sscct_lib.notebooks import NOTEBOOKS, PROJECT
@@ -38,14 +40,15 @@ def build_book(study: Study) -> Path:
     Raises
     ------
     StudyError
-        If a notebook was not executed, if a table, notebook or page holds what may point to a patient (see
-        `privacy.find`), or if the book has a broken link, a missing number or any other warning.
+        If no notebook was executed, if a table, notebook or page holds what may point to a patient (see
+        `privacy.find`), or if the book has a broken link, a missing number or any other warning. A notebook that
+        failed gives no error: its chapter and the front page say that it is missing, and why.
     """
-    missing = [name for name in NOTEBOOKS if not (study.run / "notebooks" / f"{name}.ipynb").is_file()]
-    if missing:
-        raise StudyError(f"{study.run} lacks executed notebooks: {', '.join(missing)}. `sscct run` makes them.")
+    missing = missing_stages(study)
+    if len(missing) == len(NOTEBOOKS):
+        raise StudyError(f"{study.run} has no executed notebook, not even 01_cohort. `sscct run` makes them.")
     source = study.run / "book" / "source"
-    _assemble(study, source)
+    _assemble(study, source, missing)
     _refuse_identifiers(study, BEFORE_RENDERING)
     log = study.run / "logs" / "book.log"
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -102,18 +105,47 @@ def _contents(study: Study) -> str:
     return str(yaml.safe_dump(contents, sort_keys=False))
 
 
-def _assemble(study: Study, source: Path) -> None:
+def _assemble(study: Study, source: Path, missing: Mapping[str, str]) -> None:
     """Bring chapters, executed notebooks and generated pages together; unchanged files keep their times."""
     for path in sorted((PROJECT / "book").rglob("*")):
-        if path.is_file() and path.name != "_toc.yml":
-            _copy_if_changed(path, source / path.relative_to(PROJECT / "book"))
+        target = source / path.relative_to(PROJECT / "book")
+        if path.suffix == ".md" and missing:
+            _write_if_changed(target, without_missing(path.read_text(encoding="utf-8"), list(missing)))
+        elif path.is_file() and path.name != "_toc.yml":
+            _copy_if_changed(path, target)
     for name in NOTEBOOKS:
-        _copy_if_changed(study.run / "notebooks" / f"{name}.ipynb", source / "notebooks" / f"{name}.ipynb")
+        target = source / "notebooks" / f"{name}.ipynb"
+        if name in missing:
+            _write_if_changed(target, stub(name, missing[name]))
+        else:
+            _copy_if_changed(study.run / "notebooks" / f"{name}.ipynb", target)
+    _write_if_changed(source / "this_run.txt", this_run(study, missing))
     _write_if_changed(source / "_config.yml", _config(study))
     _write_if_changed(source / "_toc.yml", _contents(study))
     _write_if_changed(source / "run.md", run_page(study))
     _write_if_changed(source / "data_dictionary.md", data_dictionary_page())
     _write_if_changed(source / "gallery.md", write_gallery(study, study.run / "book" / "scans"))
+
+
+def this_run(study: Study, missing: Mapping[str, str]) -> str:
+    """Write the lines of the front page that tell which study and run it shows, and what the run lacks.
+
+    Parameters
+    ----------
+    study
+        The study and run.
+    missing
+        From `completeness.missing_stages`.
+
+    Returns
+    -------
+    str
+        MyST Markdown.
+    """
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((study.run / "provenance").glob("*"))]
+    commits = ", ".join(sorted({record["git_commit"] for record in records})) or "unknown"
+    shown = f"**{study.settings.title}**, run `{study.run_name}`, commit `{commits}` ([how it was made](run.md))."
+    return f"{notice(missing)}\n{shown}\n"
 
 
 def _copy_if_changed(origin: Path, target: Path) -> None:

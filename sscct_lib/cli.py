@@ -11,11 +11,14 @@ import sys
 import time
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from sscct_lib.weight_commands import weights
+
+if TYPE_CHECKING:
+    from sscct_lib.study import Study
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -228,6 +231,9 @@ def run(
         list[str] | None,
         typer.Option("--parameter", "-p", help="NOTEBOOK.NAME=VALUE, for example 05_horizons.n_bootstrap=200."),
     ] = None,
+    keep_going: Annotated[
+        bool, typer.Option("--keep-going", help="When a stage fails, still make a book of what is there.")
+    ] = False,
 ) -> None:
     """Run all stages: read, mask and measure the scans, run the five notebooks, build the book.
 
@@ -269,9 +275,22 @@ def run(
     except LockedError as error:
         _stop(StudyError(f"Another run works on this study ({error}). Wait until it has ended, then run again."))
     if exit_status != 0:
+        if keep_going and until is None:
+            _book_of_the_rest(loaded)
         _stop(StudyError("The run is not complete. What is finished is kept; mend the cause above and run again."))
     if until is None:
         typer.echo(f"The book: {front_page(loaded).resolve()}")
+
+
+def _book_of_the_rest(study: "Study") -> None:
+    """Render what a failed run has; the front page says what is missing."""
+    from sscct_lib.book import build_book
+    from sscct_lib.study import StudyError
+
+    try:
+        typer.echo(f"The book, without what failed: {build_book(study).resolve()}")
+    except StudyError as error:
+        typer.secho(f"No book: {error}", fg="red", err=True)
 
 
 def _run_quietly(command: list[str], lock: int) -> int:

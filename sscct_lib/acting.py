@@ -1,0 +1,118 @@
+"""What a risk means for one patient and for a clinic, in whole numbers, from the run."""
+
+import numpy as np
+import pandas as pd
+
+from sscct_lib.cohort import DAYS_PER_YEAR
+from sscct_lib.decisions import threshold_table
+from sscct_lib.horizons import aligned_risk
+from sscct_lib.similar import in_words, middle_horizon, outcomes, similar_patients
+from sscct_lib.study import Settings
+from sscct_lib.summary import estimate_text, years_text
+
+EXAMPLE_QUANTILE = 0.75
+
+
+def example_scan(predictions: pd.DataFrame, cohort: pd.DataFrame, model: str, settings: Settings) -> pd.Series:
+    """Choose the scan of the worked example, by a rule that does not look at what happened.
+
+    Parameters
+    ----------
+    predictions
+        Schema `PREDICTIONS`.
+    cohort
+        Schema `COHORT`.
+    model
+        Whose risks.
+    settings
+        Of the study: horizons.
+
+    Returns
+    -------
+    pandas.Series
+        A row of the cohort with `risk`: the scan whose risk at the middle horizon is nearest to the upper quartile.
+    """
+    known = cohort.assign(risk=aligned_risk(predictions, cohort, model, middle_horizon(settings))).dropna(subset="risk")
+    risks = known["risk"].to_numpy(dtype=float)
+    return known.iloc[int(np.abs(risks - np.quantile(risks, EXAMPLE_QUANTILE)).argmin())]
+
+
+def worked_example(
+    predictions: pd.DataFrame, cohort: pd.DataFrame, model: str, settings: Settings
+) -> dict[str, int | str]:
+    """Collect the numbers of the chapter on what to do with a risk.
+
+    Parameters
+    ----------
+    predictions
+        Schema `PREDICTIONS`.
+    cohort
+        Schema `COHORT`.
+    model
+        Whose risks.
+    settings
+        Of the study: horizons and thresholds; the middle ones are used.
+
+    Returns
+    -------
+    dict
+        For the example: `example_scan`, `example_risks`, `example_of_100`, `example_above` (of 100 scans, how many have
+        a lower risk), `example_similar`, `example_outcome`. For flagging 100 scans like those of the cohort:
+        `act_threshold`, `act_horizon`, `act_flagged`, `act_found`, `act_needless`, `act_deaths`, `act_price` (how many
+        needless flags a found death is worth at this threshold), `act_benefit` and `act_benefit_all`, in words.
+    """
+    horizon = middle_horizon(settings)
+    scan = example_scan(predictions, cohort, model, settings)
+    risks = predictions[(predictions["model"] == model) & (predictions["scan_id"] == scan["scan_id"])]
+    risks = risks.sort_values("horizon_years")
+    all_risks = aligned_risk(predictions, cohort, model, horizon)
+    lower = all_risks[np.isfinite(all_risks)] < scan["risk"]
+    found = outcomes(similar_patients(predictions, cohort, model, scan["risk"], settings, scan["patient_id"]), settings)
+    example: dict[str, int | str] = {
+        "example_scan": str(scan["scan_id"]),
+        "example_risks": ", ".join(
+            f"{row.risk:.0%} within {years_text(row.horizon_years)}" for row in risks.itertuples()
+        ),
+        "example_of_100": round(100 * float(scan["risk"])),
+        "example_above": round(100 * float(lower.mean())),
+        "example_similar": in_words(found),
+        "example_outcome": _outcome(scan),
+        "act_horizon": years_text(horizon),
+        "act_model": model,
+    }
+    return example | _flagging(predictions, cohort, model, settings, horizon)
+
+
+def _outcome(scan: pd.Series) -> str:
+    years = float(scan["followup_years"])
+    time = f"{years:.1f} years" if years >= 1 else f"{years * DAYS_PER_YEAR:.0f} days"
+    return f"died after {time}" if scan["event_observed"] else f"was alive when last seen, after {time}"
+
+
+def _flagging(
+    predictions: pd.DataFrame, cohort: pd.DataFrame, model: str, settings: Settings, horizon: float
+) -> dict[str, int | str]:
+    thresholds = sorted(settings.horizons.thresholds)
+    threshold = thresholds[len(thresholds) // 2]
+    table = threshold_table(predictions, cohort, model, settings)
+    at = table[(table["horizon_years"] == horizon) & (table["threshold"] == threshold)].set_index("measure")
+    odds = threshold / (1 - threshold)
+    shares = at["estimate"].astype(float).to_dict()
+    flagged, ppv, npv = (100 * shares[name] for name in ("flagged", "ppv", "npv"))
+    found = 0.0 if flagged == 0 else flagged * ppv / 100
+    missed = 0.0 if flagged == 100 else (100 - flagged) * (100 - npv) / 100
+    interval = at[at.index == "net_benefit"][["estimate", "ci_low", "ci_high"]].to_numpy(dtype=float)
+    benefit, low, high = 100 * interval[0]
+    everybody = found + missed - (100 - found - missed) * odds
+    numbers: dict[str, int | str] = {
+        "act_threshold": f"{threshold:.0%}",
+        "act_price": f"{1 / odds:.3g}",
+    }
+    for name, value in (
+        ("act_flagged", flagged), ("act_found", found), ("act_needless", flagged - found), ("act_missed", missed),
+        ("act_deaths", found + missed),
+    ):  # fmt: skip
+        numbers[name] = "an unknown number" if np.isnan(value) else f"{value:.0f}"
+    numbers["act_benefit"] = estimate_text(benefit, low, high, decimals=1)
+    numbers["act_benefit_all"] = "not estimable" if np.isnan(everybody) else f"{everybody:.1f}"
+    return numbers

@@ -1,0 +1,140 @@
+"""What a run lacks, and why: a book is made of what is there, and says so."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import nbformat
+from nbformat.v4 import new_markdown_cell, new_notebook
+
+from sscct_lib.notebooks import NOTEBOOKS
+from sscct_lib.study import Study
+
+NEEDS: dict[str, tuple[str, ...]] = {
+    "01_cohort": (),
+    "02_segmentation_qa": ("01_cohort",),
+    "03_radiomics": ("01_cohort", "02_segmentation_qa"),
+    "04_deep_models": ("01_cohort", "02_segmentation_qa"),
+    "05_horizons": ("01_cohort", "02_segmentation_qa", "03_radiomics", "04_deep_models"),
+}
+"""The notebooks whose tables a notebook reads."""
+
+CHAPTERS = {
+    "01_cohort": "The cohort",
+    "02_segmentation_qa": "The lungs",
+    "03_radiomics": "The features",
+    "04_deep_models": "The networks",
+    "05_horizons": "How good the risks are",
+}
+NOT_MADE = "*(not made in this run)*"
+
+
+def missing_stages(study: Study) -> dict[str, str]:
+    """Tell which notebooks of a run are not there, and why.
+
+    Parameters
+    ----------
+    study
+        The study and run.
+
+    Returns
+    -------
+    dict
+        By notebook: why it is missing. A notebook that rests on a missing one is missing too, though an older copy may
+        be there: it would show the results of another state of the run.
+    """
+    missing: dict[str, str] = {}
+    for name in NOTEBOOKS:
+        failed = study.run / "logs" / f"{name}.partial.ipynb"
+        needed = [other for other in NEEDS[name] if other in missing]
+        if failed.is_file():
+            missing[name] = _failure(failed)
+        elif needed:
+            missing[name] = f"It needs {' and '.join(needed)}, which {'is' if len(needed) == 1 else 'are'} missing."
+        elif not (study.run / "notebooks" / f"{name}.ipynb").is_file():
+            missing[name] = "It was not run, or stopped before its notebook began."
+    return missing
+
+
+def _failure(partial: Path) -> str:
+    """Say where a notebook failed and with which error."""
+    cells = nbformat.read(partial, as_version=4).cells  # type: ignore[no-untyped-call]
+    for cell in cells:
+        for output in cell.get("outputs", []):
+            if output["output_type"] == "error":
+                words = re.sub(r"\s+", " ", f"{output['ename']}: {output['evalue']}").strip()
+                return f"It failed in cell {cell['execution_count']}: {words}"
+    return "It was stopped before it had finished."
+
+
+def stub(name: str, reason: str) -> str:
+    """Write the page that stands in the place of a missing chapter, a notebook without code.
+
+    Parameters
+    ----------
+    name
+        One of `NOTEBOOKS`.
+    reason
+        From `missing_stages`.
+
+    Returns
+    -------
+    str
+        The notebook as JSON.
+    """
+    text = f"# {CHAPTERS[name]}\n\n" + _admonition(
+        "This chapter was not made", f"{_plain(reason)}\n\nMend the cause, then run the study again: what is finished "
+        "is kept."
+    )  # fmt: skip
+    notebook = new_notebook(cells=[new_markdown_cell(text, id="missing")])  # type: ignore[no-untyped-call]
+    return str(nbformat.writes(notebook))  # type: ignore[no-untyped-call]
+
+
+def notice(missing: Mapping[str, str]) -> str:
+    """Say on the front page what is missing and why, in MyST Markdown; empty when nothing is.
+
+    Parameters
+    ----------
+    missing
+        From `missing_stages`.
+
+    Returns
+    -------
+    str
+    """
+    if not missing:
+        return ""
+    listed = "\n".join(f"- **{CHAPTERS[name]}** (`{name}`). {_plain(reason)}" for name, reason in missing.items())
+    return _admonition("This run is not complete: chapters are missing", listed)
+
+
+def _admonition(title: str, text: str) -> str:
+    return f"::::{{admonition}} {title}\n:class: danger\n{text}\n::::\n"
+
+
+def _plain(text: str) -> str:
+    """Keep the text of an error message from being read as markup."""
+    return re.sub(r"([\\`*_{}\[\]<>$#|~])", r"\\\1", text)
+
+
+def without_missing(page: str, missing: Sequence[str]) -> str:
+    """Take from a prose page the numbers and pictures of notebooks that are missing.
+
+    Parameters
+    ----------
+    page
+        MyST Markdown.
+    missing
+        Names of notebooks.
+
+    Returns
+    -------
+    str
+        Each number is replaced by `NOT_MADE`, each pasted table or figure too.
+    """
+    for name in missing:
+        notebook = rf"(?:\.\./)?notebooks/{name}\.ipynb"
+        number = rf"\{{glue:\w+\}}`{notebook}::[^`]*`"
+        pasted = rf"(`{{3,}}|:{{3,}})\{{glue[^}}]*\}}[^\n]*\n:doc: {notebook}\n(?:[^\n]*\n)*?\1"
+        page = re.sub(pasted, NOT_MADE, re.sub(number, NOT_MADE, page))
+    return page

@@ -1,0 +1,103 @@
+"""Where the risks were most wrong, found by rule, and what is known of these scans."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sscct_lib.curves import risk_states
+from sscct_lib.study import Settings
+
+N_WRONG = 5
+FEW_DENSE = 0.05  # share of the lungs from -600 to -250 HU below which little disease is to be seen
+MUCH_DENSE = 0.2
+THICK_MM = 3.0
+
+
+def most_wrong(
+    predictions: pd.DataFrame,
+    cohort: pd.DataFrame,
+    lungs: pd.DataFrame,
+    model: str,
+    horizon_years: float,
+    settings: Settings,
+) -> pd.DataFrame:
+    """List the patients who died with the lowest risks and those who lived with the highest.
+
+    Parameters
+    ----------
+    predictions
+        Schema `PREDICTIONS`.
+    cohort
+        Schema `COHORT`.
+    lungs
+        Schema `LUNGS`.
+    model
+        Whose risks.
+    horizon_years
+        At which horizon.
+    settings
+        Of the study.
+
+    Returns
+    -------
+    pandas.DataFrame
+        At most `N_WRONG` patients of each kind, one scan each, the most wrong first: `scan`, `risk`, `what happened`,
+        and `what is known that may tell why`. Scans of unknown state are never wrong.
+    """
+    states = risk_states(predictions, cohort, model, settings)
+    at = states[states["horizon_years"] == horizon_years].drop(columns="horizon_years")
+    known = at.merge(cohort, on="scan_id").merge(
+        lungs[["scan_id", "verdict", "findings", "high_attenuation_share"]], on="scan_id", how="left"
+    )
+    deaths = known[known["state"] == "died"].sort_values(["risk", "scan_id"])
+    survivors = known[known["state"] == "alive"].sort_values(["risk", "scan_id"], ascending=[False, True])
+    wrong = pd.concat([rows.drop_duplicates("patient_id").head(N_WRONG) for rows in (deaths, survivors)])
+    return pd.DataFrame(
+        {
+            "scan": wrong["scan_id"],
+            "risk": wrong["risk"].map("{:.0%}".format),
+            "what happened": [_happened(row, horizon_years) for row in wrong.to_dict("records")],
+            "what is known that may tell why": [_why(row, horizon_years) for row in wrong.to_dict("records")],
+        }
+    ).reset_index(drop=True)
+
+
+def _happened(row: Mapping[Any, Any], horizon_years: float) -> str:
+    years = float(row["followup_years"])
+    if row["state"] == "died":
+        return f"died after {years:.1f} years"
+    return f"alive after {horizon_years:g} years"
+
+
+def _why(row: Mapping[Any, Any], horizon_years: float) -> str:
+    """Say what is known of a scan that could explain a wrong risk; it proves nothing."""
+    died, years = row["state"] == "died", float(row["followup_years"])
+    dense = float(row["high_attenuation_share"])
+    said = []
+    if died and row.get("cause_of_death") == "other":
+        said.append("did not die of the lungs")
+    if died and dense < FEW_DENSE:
+        said.append(f"little dense lung ({dense:.0%})")
+    if not died and dense > MUCH_DENSE:
+        said.append(f"much dense lung ({dense:.0%})")
+    if died and years > 0.9 * horizon_years:
+        said.append("died just before the horizon")
+    if not died and bool(row["event_observed"]):
+        said.append(f"died later, after {years:.1f} years")
+    if row["verdict"] == "review":
+        said.append(f"lung mask to be reviewed: {row['findings']}")
+    missing = [words for name, words in (("fvc_percent", "FVC"), ("dlco_percent", "DLCO")) if pd.isna(row.get(name))]
+    if missing:
+        said.append(f"{' and '.join(missing)} not known")
+    thickness = row.get("slice_thickness_mm")
+    if pd.notna(thickness) and float(thickness) > THICK_MM:
+        said.append(f"thick slices ({float(thickness):g} mm)")
+    return "; ".join(said) or "nothing that this study records"
+
+
+def counts_wrong(wrong: pd.DataFrame) -> dict[str, int]:
+    """Count, for the text, how many of the most wrong predictions have nothing recorded that may tell why."""
+    unexplained = wrong["what is known that may tell why"].eq("nothing that this study records")
+    return {"n_wrong": len(wrong), "n_wrong_unexplained": int(np.sum(unexplained))}
