@@ -407,6 +407,6 @@ for name, value in numbers.items():
 glue("pictured_model", pictured, display=False)
 glue("headline", headline.headline(performance, settings), display=False)
 glue("headline_figure", figures.kaplan_meier_by_group(thirds, f"Thirds by the risk of {pictured}"), display=False)
-glue("most_wrong", wrong.style.hide(axis="index"), display=False)
+glue("most_wrong", wrong, display=False)
 act_curves = decisions.decision_curves(predictions, cohort, [pictured], settings)
 glue("decision_figure", horizon_figures.decision_curves(act_curves), display=False)

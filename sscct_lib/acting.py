@@ -64,15 +64,12 @@ def worked_example(
     horizon = middle_horizon(settings)
     scan = example_scan(predictions, cohort, model, settings)
     risks = predictions[(predictions["model"] == model) & (predictions["scan_id"] == scan["scan_id"])]
-    risks = risks.sort_values("horizon_years")
     all_risks = aligned_risk(predictions, cohort, model, horizon)
     lower = all_risks[np.isfinite(all_risks)] < scan["risk"]
     found = outcomes(similar_patients(predictions, cohort, model, scan["risk"], settings, scan["patient_id"]), settings)
     example: dict[str, int | str] = {
         "example_scan": str(scan["scan_id"]),
-        "example_risks": ", ".join(
-            f"{row.risk:.0%} within {years_text(row.horizon_years)}" for row in risks.itertuples()
-        ),
+        "example_risks": risks_in_words(risks),
         "example_of_100": round(100 * float(scan["risk"])),
         "example_above": round(100 * float(lower.mean())),
         "example_similar": in_words(found),
@@ -116,3 +113,19 @@ def _flagging(
     numbers["act_benefit"] = estimate_text(benefit, low, high, decimals=1)
     numbers["act_benefit_all"] = "not estimable" if np.isnan(everybody) else f"{everybody:.1f}"
     return numbers
+
+
+def risks_in_words(risks: pd.DataFrame) -> str:
+    """Write the risks of one model in a sentence, for readers who cannot see the page.
+
+    Parameters
+    ----------
+    risks
+        `horizon_years`, `risk`, of one model.
+
+    Returns
+    -------
+    str
+    """
+    pairs = risks.sort_values("horizon_years")[["horizon_years", "risk"]].to_numpy(dtype=float)
+    return ", ".join(f"{risk:.0%} within {years_text(years)}" for years, risk in pairs)

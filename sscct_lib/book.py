@@ -17,6 +17,7 @@ from sscct_lib.completeness import missing_stages, notice, stub, without_missing
 from sscct_lib.files import atomic, checksum
 from sscct_lib.gallery_page import write_gallery
 from sscct_lib.notebooks import NOTEBOOKS, PROJECT
+from sscct_lib.pasted import pictures
 from sscct_lib.privacy_files import search_study
 from sscct_lib.study import MANIFEST_FILE, SETTINGS_FILE, Settings, Study, StudyError
 
@@ -107,6 +108,7 @@ def _contents(study: Study) -> str:
 
 def _assemble(study: Study, source: Path, missing: Mapping[str, str]) -> None:
     """Bring chapters, executed notebooks and generated pages together; unchanged files keep their times."""
+    shutil.rmtree(source / "pasted", ignore_errors=True)
     for path in sorted((PROJECT / "book").rglob("*")):
         target = source / path.relative_to(PROJECT / "book")
         if path.suffix == ".md" and missing:
@@ -119,6 +121,8 @@ def _assemble(study: Study, source: Path, missing: Mapping[str, str]) -> None:
             _write_if_changed(target, stub(name, missing[name]))
         else:
             _copy_if_changed(study.run / "notebooks" / f"{name}.ipynb", target)
+            for picture, content in pictures(target).items():
+                _write_if_changed(source / "pasted" / f"{picture}.png", content)
     _write_if_changed(source / "this_run.txt", this_run(study, missing))
     _write_if_changed(source / "_config.yml", _config(study))
     _write_if_changed(source / "_toc.yml", _contents(study))
@@ -143,8 +147,10 @@ def this_run(study: Study, missing: Mapping[str, str]) -> str:
         MyST Markdown.
     """
     records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((study.run / "provenance").glob("*"))]
-    commits = ", ".join(sorted({record["git_commit"] for record in records})) or "unknown"
-    shown = f"**{study.settings.title}**, run `{study.run_name}`, commit `{commits}` ([how it was made](run.md))."
+    latest = max(records, key=lambda record: str(record["finished"]), default={"git_commit": "unknown"})
+    shown = (
+        f"**{study.settings.title}**, run {study.run_name}, commit {latest['git_commit']} ([how it was made](run.md))."
+    )
     return f"{notice(missing)}\n{shown}\n"
 
 
@@ -155,11 +161,12 @@ def _copy_if_changed(origin: Path, target: Path) -> None:
     shutil.copy2(origin, target)
 
 
-def _write_if_changed(path: Path, text: str) -> None:
-    if path.is_file() and path.read_text(encoding="utf-8") == text:
+def _write_if_changed(path: Path, content: str | bytes) -> None:
+    new = content.encode() if isinstance(content, str) else content
+    if path.is_file() and path.read_bytes() == new:
         return
     with atomic(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_bytes(new)
 
 
 def run_page(study: Study) -> str:

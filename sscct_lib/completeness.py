@@ -130,8 +130,11 @@ def without_missing(page: str, missing: Sequence[str]) -> str:
     Returns
     -------
     str
-        Each number is replaced by `NOT_MADE`, each pasted table or figure too.
+        Each number is replaced by `NOT_MADE`, each pasted table too; and each picture, when the last notebook is
+        missing, which makes them all.
     """
+    if NOTEBOOKS[-1] in missing:
+        page = re.sub(r"!\[[^\]]*\]\(pasted/[^)]*\)", NOT_MADE, page)
     for name in missing:
         notebook = rf"(?:\.\./)?notebooks/{name}\.ipynb"
         number = rf"\{{glue:\w+\}}`{notebook}::[^`]*`"

@@ -43,8 +43,8 @@ def most_wrong(
     Returns
     -------
     pandas.DataFrame
-        At most `N_WRONG` patients of each kind, one scan each, the most wrong first: `scan`, `risk`, `what happened`,
-        and `what is known that may tell why`. Scans of unknown state are never wrong.
+        At most `N_WRONG` patients of each kind, one scan each, the most wrong first: index `scan`; `risk`, `what
+        happened`, and `what is known that may tell why`. Scans of unknown state are never wrong.
     """
     states = risk_states(predictions, cohort, model, settings)
     at = states[states["horizon_years"] == horizon_years].drop(columns="horizon_years")
@@ -61,7 +61,7 @@ def most_wrong(
             "what happened": [_happened(row, horizon_years) for row in wrong.to_dict("records")],
             "what is known that may tell why": [_why(row, horizon_years) for row in wrong.to_dict("records")],
         }
-    ).reset_index(drop=True)
+    ).set_index("scan")
 
 
 def _happened(row: Mapping[Any, Any], horizon_years: float) -> str:

@@ -111,8 +111,17 @@ MODEL_ORDER = (
     "Swin Transformer",
     "Quantitative CT",
     "All features",
+    "Stacked (equal weights)",
+    "Clinical + quantitative CT",
+    "Radiomics + change",
+    "ILD-GAP",
+    "Goh stage",
+    "FVC and DLCO",
+    "Age and sex",
+    "ILD-GAP (published risks)",
 )
-"""Models whose colours are fixed, because several pages of the book show them."""
+"""Models whose colours are fixed, because several pages of the book show them; the later ones share a colour with an
+earlier one, and differ from it in the dash."""
 
 
 def _slots(models: Iterable[str]) -> dict[str, int]:

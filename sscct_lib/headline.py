@@ -59,7 +59,7 @@ def headline(performance: pd.DataFrame, settings: Settings) -> pd.DataFrame:
     -------
     pandas.DataFrame
         Text, with 95 % intervals. Two columns a horizon, `AUC` and `died : expected`; the column's head says how many
-        scans were followed by death. Index: the model and what it sees.
+        scans were followed by death. Index: the model.
     """
     models = chosen_models(performance)
     keys = performance[["model", "horizon_years", "metric"]].itertuples(index=False, name=None)
@@ -71,15 +71,14 @@ def headline(performance: pd.DataFrame, settings: Settings) -> pd.DataFrame:
         if at.empty:
             continue
         most = at.sort_values("n_scans").iloc[-1]
-        head = f"{years_text(horizon)}: {most['n_events']} of {most['n_scans']:,} died ({most['n_unknown']:,} unknown)"
+        head = f"{years_text(horizon)}: {most['n_events']} of {most['n_scans']:,} died, {most['n_unknown']:,} unknown"
         for metric, words in (("auc", "AUC"), ("observed_expected", "died : expected")):
             columns[head, words] = [_cell(found.get((name, horizon, metric))) for name in models]
-    index = pd.Index([f"{name}: {kind}" for name, kind in models.items()], name="")
-    return pd.DataFrame(columns, index=index)
+    return pd.DataFrame(columns, index=list(models))
 
 
 def _cell(numbers: tuple[float, float, float] | None) -> str:
-    return "no prediction" if numbers is None else estimate_text(*numbers)
+    return "no prediction" if numbers is None else estimate_text(*numbers).replace(" to ", "–")
 
 
 def pictured_model(predictions: pd.DataFrame) -> str:
