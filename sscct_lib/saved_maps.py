@@ -54,7 +54,6 @@ def map_of_study(study: Study, scan_id: str, fold: int) -> Map | None:
     Map or None
         None where no network was trained, or it never saw the scan.
     """
-    from sscct_lib.attribution import attribution_path
     from sscct_lib.networks import display_name
     from sscct_lib.tensors import cube_path
     from sscct_lib.training import cards, fold_model
@@ -64,7 +63,7 @@ def map_of_study(study: Study, scan_id: str, fold: int) -> Map | None:
     cube = cube_path(study, scan_id, settings.size, study.settings.deep.hu_range)
     if not cards(study, name) or not cube.is_file():
         return None
-    done = attribution_path(study, name, scan_id)
+    done = study.attribution(name, scan_id)
     parts = np.load(done) if done.is_file() else mean_map([fold_model(study, name, fold)], cube)
     return Map(display_name(name, settings), np.load(cube), parts, caution(study, name))
 
