@@ -19,7 +19,7 @@ from sscct_lib.gallery_page import write_gallery
 from sscct_lib.notebooks import NOTEBOOKS, PROJECT
 from sscct_lib.pasted import pictures
 from sscct_lib.privacy_files import search_study
-from sscct_lib.study import MANIFEST_FILE, SETTINGS_FILE, Settings, Study, StudyError
+from sscct_lib.study import MANIFEST_FILE, SETTINGS_FILE, Settings, Study, StudyError, fingerprint
 
 BEFORE_RENDERING = ("tables", "notebooks", "provenance", "book/source")
 DEMO_NOTICE = "Synthetic patients: this is the demo study. No number in it speaks of a real person."
@@ -51,29 +51,47 @@ def build_book(study: Study) -> Path:
     source = study.run / "book" / "source"
     _assemble(study, source, missing)
     _refuse_identifiers(study, BEFORE_RENDERING)
-    log = study.run / "logs" / "book.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    build = [
-        str(Path(sys.executable).with_name("jupyter-book")),
-        "build",
-        str(source),
-        "-n",
-        "-W",
-        "--keep-going",
-        "-q",
-    ]
-    done = subprocess.run(
-        [*build, "--path-output", str(study.run / "book" / "sphinx")],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
-    )  # fmt: skip
-    said = done.stdout.replace(str(study.folder.resolve()), "STUDY")  # logs name no place of this machine
-    log.write_text(said, encoding="utf-8")
-    if done.returncode != 0:
-        raise StudyError("The book has faults:\n" + "\n".join(said.strip().splitlines()[-20:]))
+    _render(study, source)
     editions.publish(study, study.run / "book" / "sphinx" / "_build" / "html", front_page(study).parent)
     # Pages for clinicians are those for analysts less their code; `sscct check --privacy` looks into every file.
     _refuse_identifiers(study, tuple(f"book/_build/html/{name}" for name in (editions.ANALYSTS, "_images", "scans")))
     return front_page(study)
+
+
+def _render(study: Study, source: Path) -> None:
+    """Let Jupyter Book make pages of the sources.
+
+    Sphinx writes a page again when its own source changes. Numbers that it takes from a notebook, and the titles of
+    others in the side bar, would grow stale: where any of these changed, every page is written.
+    """
+    record = study.run / "book" / "written_with.txt"
+    state = fingerprint([(path.name, checksum(path)) for path in _behind_every_page(source)], _titles(source))
+    current = record.is_file() and record.read_text(encoding="utf-8") == state
+    record.unlink(missing_ok=True)
+    program = str(Path(sys.executable).with_name("jupyter-book"))
+    command = [program, "build", str(source), "-n", "-W", "--keep-going", "-q", *([] if current else ["--all"])]
+    done = subprocess.run(
+        [*command, "--path-output", str(study.run / "book" / "sphinx")],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+    )  # fmt: skip
+    said = done.stdout.replace(str(study.folder.resolve()), "STUDY")  # logs name no place of this machine
+    with atomic(study.run / "logs" / "book.log") as partial:
+        partial.write_text(said, encoding="utf-8")
+    if done.returncode != 0:
+        raise StudyError("The book has faults:\n" + "\n".join(said.strip().splitlines()[-20:]))
+    with atomic(record) as partial:
+        partial.write_text(state, encoding="utf-8")
+
+
+def _behind_every_page(source: Path) -> list[Path]:
+    kept = {".ipynb", ".yml", ".bib", ".css"}
+    return sorted(path for path in source.rglob("*") if path.suffix in kept)
+
+
+def _titles(source: Path) -> list[str]:
+    """Give the first heading of each prose page."""
+    texts = [path.read_text(encoding="utf-8") for path in sorted(source.rglob("*.md"))]
+    return [next((line for line in text.splitlines() if line.startswith("# ")), "") for text in texts]
 
 
 def _refuse_identifiers(study: Study, parts: tuple[str, ...]) -> None:

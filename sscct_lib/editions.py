@@ -36,6 +36,8 @@ NOT_COPIED = ("*.map", "locales", "fontawesome.js*", "sphinx-thebe.*", "*.ttf", 
 a format that browsers have not needed for years."""
 ANALYSTS = "analysts"
 FOLDED = "for-analysts"
+NUMBER = re.compile(r"[-+−<≥≤]?\d[^a-zA-Z]{0,8}(?:$|[ (].{0,36}$)|$")
+"""A cell that holds a number, with its interval or counts."""
 LONGEST_ALT = 250
 
 
@@ -143,6 +145,11 @@ def editions(source: str, place: Path, settings: Settings, given: Mapping[str, A
 def _ask_nothing_of_the_network(page: BeautifulSoup) -> None:
     if page.body is not None:
         page.body["data-default-mode"] = "auto"  # the theme asks for a mode that is named
+    for script in page.find_all("script", src=re.compile("documentation_options")):
+        # A page that was opened from a disk may not read others, from which the search takes its excerpts.
+        at_once = page.new_tag("script")
+        at_once.string = 'DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = location.protocol !== "file:";'
+        script.insert_after(at_once)
     for script in page.find_all("script"):
         text = f"{script.get('src', '')} {script.string or ''}"
         if "thebe" in text or "scripts/fontawesome.js" in text:
@@ -233,17 +240,69 @@ def _point(link: Tag, href: str, words: str, title: str) -> None:
 
 def _make_accessible(page: BeautifulSoup) -> None:
     """Put right what a checker of accessibility finds in the theme, and describe figures by the words before them."""
-    for box in page.select("div.cell_output div.output, div.highlight pre, div.cell_output pre"):
+    for style in page.find_all("style", scoped=True):
+        style.decompose()
+    article = page.find("article")
+    for table in article.find_all("table") if isinstance(article, Tag) else ():
+        _make_readable(page, table)
+    for box in [
+        *page.select("div.cell_output > div.output"),
+        *page.select("div.highlight pre"),
+        *page.select("div.table-scroll"),
+    ]:
         box["tabindex"] = "0"  # else a box that scrolls cannot be scrolled with a keyboard
     for picture in page.select("div.cell_output img"):
         picture["alt"] = _description(picture)
-    for picture in page.select("article img"):
+    for picture in article.find_all("img") if isinstance(article, Tag) else ():
         picture["loading"] = "lazy"
-    for table in page.select("article table"):
-        for cell in table.select("thead th:empty"):
+    for button in page.find_all("button", class_="search-button__button"):
+        button.attrs.pop("aria-label", None)  # its words and its title say it; another label would hide the words
+    for tag in page.select('[role="doc-biblioentry"], div.citation-list[role="list"]'):
+        del tag["role"]
+
+
+def _make_readable(page: BeautifulSoup, table: Tag) -> None:
+    """Give a table a box that scrolls, one line of headings, and words on the left, numbers on the right."""
+    if table.find_parent("div", class_="output") is None and table.parent is not None:
+        table.wrap(page.new_tag("div", attrs={"class": "table-scroll"}))
+    rows = table.select("thead tr")
+    if len(rows) == 2:  # pandas writes the name of the index on a line of its own
+        above, below = (row.find_all(["th", "td"]) for row in rows)
+        names = [cell.get_text(strip=True) for cell in below]
+        n_names = sum(map(bool, names))
+        if (
+            len(above) == len(below)
+            and not any(cell.get_text(strip=True) for cell in above[:n_names])
+            and not any(names[n_names:])
+        ):
+            for cell, name in zip(above, names[:n_names], strict=False):
+                cell.string = name
+            rows[1].decompose()
+    for cell in table.find_all("th"):
+        if not cell.get_text(strip=True):
             cell.name = "td"  # a heading without words heads nothing
-    for style in page.select("style[scoped]"):
-        style.decompose()
+    _align(table)
+
+
+def _align(table: Tag) -> None:
+    """Mark cells with numbers, and headings of columns that hold mostly numbers."""
+    columns: dict[int, list[bool]] = {}
+    for row in table.select("tbody tr"):
+        for at, cell in enumerate(row.find_all(["th", "td"])):
+            is_number = cell.name == "td" and NUMBER.match(cell.get_text(" ", strip=True)) is not None
+            columns.setdefault(at - len(row.find_all(["th", "td"])), []).append(is_number)
+            if is_number:
+                _add_class(cell, "number")
+    for row in table.select("thead tr"):
+        cells = row.find_all(["th", "td"])
+        for at, cell in enumerate(cells):
+            marks = columns.get(at - len(cells), [])
+            if sum(marks) * 2 > len(marks):
+                _add_class(cell, "number")
+
+
+def _add_class(tag: Tag, name: str) -> None:
+    tag["class"] = AttributeValueList([*tag.get_attribute_list("class"), name]) if tag.get("class") else name
 
 
 def _description(picture: Tag) -> str:
