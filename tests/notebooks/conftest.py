@@ -1,5 +1,6 @@
 """One tiny study, run end to end once for all tests of this folder."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -7,7 +8,10 @@ import pytest
 from typer.testing import CliRunner
 
 from sscct_lib.cli import app
+from sscct_lib.notebooks import PROJECT
 from sscct_lib.study import Study, load_study
+
+NO_NETWORK = PROJECT / "tests" / "no_network"
 
 TINY = """
 title: Tiny study (synthetic patients)
@@ -41,10 +45,19 @@ def run_until(folder: Path, notebook: str) -> None:
 def finished(tmp_path_factory) -> Study:
     """Make the tiny study and run all of it; no test may change it.
 
-    The truth is out of reach for everything between the making of the scans and notebook 05.
+    The truth is out of reach for everything between the making of the scans and notebook 05, and the network for
+    every process; what is tried all the same is written to `network.log` beside the study.
     """
     folder = tmp_path_factory.mktemp("tiny") / "study"
     folder.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", f"{NO_NETWORK}{os.pathsep}{PROJECT}")
+        patch.setenv("SSCCT_NETWORK_LOG", str(folder.parent / "network.log"))
+        _run_all(folder)
+    return load_study(folder)
+
+
+def _run_all(folder: Path) -> None:
     (folder / "study.yaml").write_text(TINY)
     made = sscct("demo", folder)
     assert made.exit_code == 0, made.output
@@ -55,7 +68,6 @@ def finished(tmp_path_factory) -> Study:
     (folder.parent / "hidden").rename(folder / "truth")
     ran = sscct("run", folder, "--cores", "2")
     assert ran.exit_code == 0, ran.output
-    return load_study(folder)
 
 
 @pytest.fixture
