@@ -2,6 +2,7 @@
 
 import html
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -226,9 +227,15 @@ def run_page(study: Study) -> str:
             _markdown_table(pd.DataFrame(sorted(versions.items()), columns=["Package", "Version"])),
             "## Settings",
             f"All settings of the run, defaults among them (`{SETTINGS_FILE}` says what differs from the defaults).",
-            f"```yaml\n{yaml.safe_dump(settings, sort_keys=False)}```",
+            _fenced(yaml.safe_dump(settings, sort_keys=False)),
         ]
     )
+
+
+def _fenced(text: str) -> str:
+    """Show YAML as it is: the fence is longer than any row of backticks in it, so that no text ends it early."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}yaml\n{text}{fence}"
 
 
 def stage_costs(study: Study) -> pd.DataFrame:

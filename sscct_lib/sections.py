@@ -5,6 +5,8 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 Positive = Annotated[float, Field(gt=0)]
+Words = Annotated[str, Field(pattern=r"^[^<>`{}\[\]\\\x00-\x1f]{1,200}$")]
+"""Words that pages show: one line, in which nothing is markup."""
 Count = Annotated[int, Field(ge=1)]
 
 

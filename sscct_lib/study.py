@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 from sscct_lib.deep_settings import DeepSettings
 from sscct_lib.deep_settings import NetworkSettings as NetworkSettings
 from sscct_lib.plain_yaml import parse_yaml
-from sscct_lib.sections import Count, Positive, Section
+from sscct_lib.sections import Count, Positive, Section, Words
 
 SETTINGS_FILE = "study.yaml"
 MANIFEST_FILE = "data_manifest.csv"
@@ -168,7 +168,7 @@ class HorizonSettings(Section):
 
     n_bootstrap: Count = Field(1000, description="bootstrap samples of patients behind each interval")
     n_risk_groups: Annotated[int, Field(ge=2)] = Field(4, description="groups of a calibration plot")
-    reference: str = Field("Clinical", description="model that the others are compared with")
+    reference: Words = Field("Clinical", description="model that the others are compared with")
     thresholds: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
         (0.1, 0.2, 0.4), min_length=1, description="risks from which a scan is flagged, stated before results are seen"
     )
@@ -186,7 +186,7 @@ class BookSettings(Section):
 class Settings(Section):
     """Everything that `study.yaml` may say."""
 
-    title: str = Field("Untitled study", description="shown on the front page of the book")
+    title: Words = Field("Untitled study", description="shown on the front page of the book")
     seed: int = Field(2026, ge=0, description="every random number follows from it")
     horizons_years: tuple[Positive, ...] = Field((1.0, 3.0, 5.0), min_length=1, description="years after the scan")
     labels: Literal["censored_unknown", "as_published"] = Field(

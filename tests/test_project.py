@@ -82,3 +82,9 @@ def test_no_module_is_long():
 
 def test_ci_calls_the_readmes_test_command():
     assert "make test" in Path(PROJECT / ".ci" / "run").read_text()
+
+
+def test_no_chapter_rests_on_the_one_that_only_a_demo_has():
+    chapters = [*(PROJECT / "book").glob("*.md"), *(PROJECT / "notebooks").glob("*.py")]
+    for chapter in chapters:
+        assert "(demo_cohort" not in chapter.read_text(), chapter.name

@@ -16,9 +16,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk
+import yaml
 from typer.testing import CliRunner
 
 from sscct_lib import dicom, images, volume_files
+from sscct_lib.book import _fenced
 from sscct_lib.cli import app
 from sscct_lib.dicom_frames import why_unusable
 from sscct_lib.manifest import read_manifest
@@ -255,6 +257,16 @@ class TestText:
             figure.canvas.draw()
 
         draw()
+
+    @pytest.mark.parametrize("title", ["<script>alert(1)</script>", "a\nb", "{raw}`x`", "[x](java:x)", "", "x" * 201])
+    def test_a_title_is_one_line_of_words(self, tmp_path, title):
+        (tmp_path / "study.yaml").write_text(yaml.safe_dump({"title": title}))
+        with pytest.raises(StudyError, match="title: String should match pattern"):
+            load_study(tmp_path)
+
+    def test_no_text_ends_the_block_of_settings(self):
+        text = "path: |\n  ```\n  ````\n  <script>alert(1)</script>\n"
+        assert _fenced(text) == f"`````yaml\n{text}`````"
 
 
 class TestFiles:
