@@ -92,7 +92,7 @@ class DeepSettings(Section):
     )
     precision: Literal["auto", "32", "bf16", "16"] = Field(
         "auto",
-        description="of arithmetic in training; auto: bf16 where GPU or processor has it, else 16 on a GPU, or 32",
+        description="of arithmetic in training; auto: on a GPU bf16, or 16 where it has no bf16; otherwise 32",
     )
     devices: Count = Field(1, description="GPUs that share one training")
     num_nodes: Count = Field(1, description="machines that share one training")

@@ -20,7 +20,8 @@ def model_table(study: Study) -> pd.DataFrame:
     pandas.DataFrame
         `model`, `network`, `weights`, `fold`, `member`, `size` (voxels a side), `n_parameters`; of the training
         `n_patients`, `n_scans`, `n_deaths`; `loss_tested` on the fold's patients and
-        `loss_tested_without_image`, when every scan of theirs gets the risks of the training patients.
+        `loss_tested_without_image`, when every scan of theirs gets the risks of the training patients; `seconds`
+        of training, and `waiting_share`, the share of these spent on reading and changing the next scans.
     """
     found = [card for name in TITLES for card in cards(study, name)]
     rows = [
@@ -37,6 +38,8 @@ def model_table(study: Study) -> pd.DataFrame:
             "n_deaths": sum(card["n_deaths"]),
             "loss_tested": card["loss_tested"],
             "loss_tested_without_image": card["loss_tested_without_image"],
+            "seconds": card["seconds"],
+            "waiting_share": card["waiting_share"],
         }
         for card in found
     ]
@@ -73,6 +76,9 @@ def summary(models: pd.DataFrame) -> pd.DataFrame:
     folds = models.groupby("model", sort=False)
     table = folds[list(titles)[1:]].agg(told)
     table.insert(0, "weights", folds["weights"].first())
+    table["Seconds a fold"] = folds["seconds"].mean().map("{:,.0f}".format)
+    waiting = folds["waiting_share"].mean() * 100
+    table["Waiting for data"] = waiting.map("{:.0f} %".format)
     return table.rename(columns=titles).rename_axis("Model")
 
 

@@ -263,14 +263,11 @@ def _without_nan(losses: Tensor) -> list[float]:
 
 
 def precision(deep: DeepSettings) -> Any:
-    """Give Lightning's word for the precision of a training on this machine.
-
-    The processor's bf16 halves the time of a step where it has instructions for it, and multiplies it where not.
-    """
+    """Give Lightning's word for the precision of a training on this machine: half of it on a GPU, unless told."""
     if deep.precision == "auto":
         if torch.cuda.is_available():
             return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
-        return "bf16-mixed" if torch.cpu._is_avx512_bf16_supported() else "32-true"
+        return "32-true"
     return {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[deep.precision]
 
 

@@ -97,7 +97,12 @@ def _run(study: Study, tasks: list[Task], n_jobs: int) -> list[pd.DataFrame]:
         return [_one_model(study, *task, threads) for task in tasks]
     # Not joblib: it restarts a worker whose memory grew, as a training's does.
     with ProcessPoolExecutor(workers, get_context("spawn"), _end_with_parent) as pool:
-        return [job.result() for job in [pool.submit(_one_model, study, *task, threads) for task in tasks]]
+        jobs = [pool.submit(_one_model, study, *task, threads) for task in tasks]
+        try:
+            return [job.result() for job in jobs]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # the first failure ends the page, not the last
+            raise
 
 
 def _end_with_parent() -> None:
