@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, distributed
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from sscct_lib.clinical_branch import N_VALUES
 from sscct_lib.tensors import load_cubes
 
 MOST_WORKERS = 8  # reading processes beside a GPU
@@ -32,18 +33,28 @@ class Examples:
     paths
         Their cubes.
     died, survived
-        From `networks.hazard_targets`, shape (n, K).
+        From `heads.hazard_targets`, shape (n, K).
+    clinical
+        From `clinical_branch.clinical_values`, shape (n, N_VALUES), NaN where missing; none: all are.
     """
 
     table: pd.DataFrame
     paths: list[Path]
     died: NDArray[np.float32]
     survived: NDArray[np.float32]
+    clinical: NDArray[np.float32] | None = None
 
     def take(self, rows: NDArray[np.int64]) -> "Examples":
         """Keep the rows with these numbers."""
         table = self.table.iloc[rows].reset_index(drop=True)
-        return Examples(table, [self.paths[i] for i in rows], self.died[rows], self.survived[rows])
+        clinical = None if self.clinical is None else self.clinical[rows]
+        return Examples(table, [self.paths[i] for i in rows], self.died[rows], self.survived[rows], clinical)
+
+    @property
+    def clinical_inputs(self) -> NDArray[np.float32]:
+        """The clinical values, NaN where missing, shape (n, N_VALUES)."""
+        unknown = np.full((len(self.paths), N_VALUES), np.nan, dtype=np.float32)
+        return unknown if self.clinical is None else self.clinical
 
     @property
     def followed_by_death(self) -> NDArray[np.bool_]:
@@ -166,7 +177,7 @@ class Cubes(Dataset[dict[str, Any]]):
     """
 
     def __init__(self, examples: Examples, change: Change | None, balanced: bool = False) -> None:
-        self.examples, self.change = examples, change
+        self.examples, self.change, self.clinical = examples, change, examples.clinical_inputs
         self.weights = np.ones(len(examples.paths), dtype=np.float32)
         if balanced:
             dies = examples.followed_by_death
@@ -179,13 +190,21 @@ class Cubes(Dataset[dict[str, Any]]):
         return len(self.examples.paths)
 
     def __getitem__(self, drawn: Drawn) -> dict[str, Any]:
-        """Read a scan: `volume` (1, S, S, S), `died` and `survived` (K,), its `weight` and its `row`."""
+        """Read a scan: `volume` (1, S, S, S), `clinical`, `died` and `survived` (K,), its `weight` and its `row`."""
         row, seed = drawn
         volume = load_cubes([self.examples.paths[row]])[0]
         if self.change is not None:
             volume = self.change(volume, seed)
         died, survived = self.examples.died[row], self.examples.survived[row]
-        return {"volume": volume, "died": died, "survived": survived, "weight": self.weights[row], "row": row}
+        clinical = self.clinical[row]
+        return {
+            "volume": volume,
+            "clinical": clinical,
+            "died": died,
+            "survived": survived,
+            "weight": self.weights[row],
+            "row": row,
+        }
 
 
 def loader(cubes: Cubes, sampler: OneScanEach, gpu: bool) -> "DataLoader[dict[str, Any]]":

@@ -279,6 +279,7 @@ def data_dictionary_page() -> str:
         ("lungs: a scan's mask and its quality", schemas.LUNGS),
         ("radiomics: a scan's features", schemas.RADIOMICS),
         ("predictions: model × horizon × scan", schemas.PREDICTIONS),
+        ("unusual: network × scan, whether it differs from the training scans", schemas.UNUSUAL),
         ("attributions: network × scan whose risk is explained", schemas.ATTRIBUTIONS),
         ("performance: model × horizon × metric", schemas.PERFORMANCE),
     ]

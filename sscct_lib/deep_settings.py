@@ -47,6 +47,25 @@ class NetworkSettings(Section):
     density_weight: float = Field(
         0.0, ge=0, description="weight of a second task in training, to tell the density of six lung zones; 0: none"
     )
+    head: Literal["hazard", "classifiers"] = Field(
+        "hazard",
+        description="hazard: one curve, whose risks rise with the horizon; classifiers: one for each horizon, as "
+        "published, without the scans whose state at it is unknown",
+    )
+    clinical: bool = Field(
+        False, description="age, sex, subtype, FVC and DLCO, with what is missing, add to the score of the image"
+    )
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0,
+        description="share of the encoder's features left out at random in training; a model of one member then gets "
+        "the spread of its risks by dropout too",
+    )
+    longitudinal: bool = Field(
+        False, description="also a model on all scans of a patient up to the current one, from what this network sees"
+    )
+    flag_unusual: bool = Field(
+        True, description="scans that differ from the training patients' in what this network sees are flagged"
+    )
     feature_size: int = Field(48, description="width of the Swin Transformer; the other networks have none")
     window_size: Count = Field(7, description="side of the Swin Transformer's attention windows, patches")
     weights: Path | None = Field(
@@ -78,6 +97,19 @@ class AugmentationSettings(Section):
     )
 
 
+class PretrainingSettings(Section):
+    """How an encoder learns from the scans alone, before it learns from what became of the patients."""
+
+    epochs: Count = Field(100, description="passes over the training patients; each shows one scan of every patient")
+    learning_rate: Positive = Field(1e-3, description="highest, of AdamW; it rises in a line and falls in a cosine")
+    masked_share: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.5, description="share of a volume hidden in boxes, of which the encoder must guess the densities"
+    )
+    contrast_weight: float = Field(
+        0.1, ge=0, description="weight of a second task, to tell which two masked volumes are of the same scan; 0: none"
+    )
+
+
 class DeepSettings(Section):
     """The deep models, what they see, and on what machine they learn."""
 
@@ -86,6 +118,9 @@ class DeepSettings(Section):
     )
     n_explained: Annotated[int, Field(ge=1)] = Field(
         12, description="scans, of as many patients, whose risks are explained voxel by voxel: those with the highest"
+    )
+    unusual_share: Annotated[float, Field(gt=0, lt=0.5)] = Field(
+        0.05, description="share of ordinary patients' scans that may be flagged as unusual"
     )
     networks: tuple[Literal["resnet18", "densenet121", "swin"], ...] = Field(
         ("resnet18", "densenet121", "swin"), min_length=1, description="which are trained"
@@ -98,6 +133,7 @@ class DeepSettings(Section):
     num_nodes: Count = Field(1, description="machines that share one training")
     strategy: str = Field("auto", description="how they share it: Lightning's name, such as `ddp_spawn` or `ddp`")
     augmentation: AugmentationSettings = AugmentationSettings()
+    pretraining: PretrainingSettings = PretrainingSettings()
     resnet18: NetworkSettings = NetworkSettings()
     densenet121: NetworkSettings = NetworkSettings()
     swin: NetworkSettings = NetworkSettings()

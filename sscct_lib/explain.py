@@ -5,9 +5,13 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 
-from sscct_lib.networks import HazardNetwork, display_name, risks
+from sscct_lib.clinical_branch import clinical_values
+from sscct_lib.networks import HazardNetwork, display_name
+from sscct_lib.schemas import COHORT
 from sscct_lib.study import Study
+from sscct_lib.tables import read_table
 from sscct_lib.tensors import cube_path, load_cubes
 from sscct_lib.training import fold_model, horizons
 
@@ -15,7 +19,9 @@ HEIGHTS = ("lower", "middle", "upper")  # z grows to the head
 SIDES = ("right", "left")  # x grows to the patient's left
 
 
-def zone_occlusion(network: HazardNetwork, volume: torch.Tensor) -> pd.DataFrame:
+def zone_occlusion(
+    network: HazardNetwork, volume: torch.Tensor, clinical: NDArray[np.float32] | None = None
+) -> pd.DataFrame:
     """Replace one zone after the other by average lung and see how the risks change.
 
     The lungs keep their shape: inside a zone every density becomes the mean density of the lungs that the network
@@ -27,6 +33,8 @@ def zone_occlusion(network: HazardNetwork, volume: torch.Tensor) -> pd.DataFrame
         Trained, in evaluation mode.
     volume
         One cube, 0 to 1, shape (1, 1, S, S, S), 0 outside the lungs, [z, y, x] in LPS.
+    clinical
+        The scan's clinical values, shape (1, N_VALUES), for a network that uses them; they stay as they are.
 
     Returns
     -------
@@ -51,7 +59,8 @@ def zone_occlusion(network: HazardNetwork, volume: torch.Tensor) -> pd.DataFrame
             occluded.append(one)
     with torch.inference_mode():
         stack = torch.cat(occluded).to(network.centre.device)
-        found = risks(network(stack)).double().cpu().numpy()
+        values = None if clinical is None else torch.from_numpy(clinical).to(stack.device).expand(len(stack), -1)
+        found = network.risks(network(stack, values)).double().cpu().numpy()
     rows = [
         {"height": height, "side": side, "horizon": k, "risk": found[0, k], "change": found[0, k] - one[k]}
         for (height, side), one in zip(((h, s) for h in HEIGHTS for s in SIDES), found[1:], strict=True)
@@ -85,8 +94,13 @@ def explain_scan(study: Study, network_name: str, scan_id: str, fold: int) -> pd
     """
     settings = getattr(study.settings.deep, network_name)
     volume = load_cubes([cube_path(study, scan_id, settings.size, study.settings.deep.hu_range)])
+    clinical = None
+    if settings.clinical:
+        cohort = read_table(study.table("cohort"), COHORT, "01_cohort")
+        clinical = clinical_values(cohort[cohort["scan_id"] == scan_id])
     members = [
-        zone_occlusion(fold_model(study, network_name, fold, member), volume) for member in range(settings.n_members)
+        zone_occlusion(fold_model(study, network_name, fold, member), volume, clinical)
+        for member in range(settings.n_members)
     ]
     zones = pd.concat(members).groupby(["height", "side", "horizon"], as_index=False, sort=False).mean()
     years = np.array(horizons(study))[zones.pop("horizon")]

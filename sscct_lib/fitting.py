@@ -22,7 +22,7 @@ from sscct_lib.batches import Cubes, Examples, OneScanEach, loader, set_apart
 from sscct_lib.checkpoints import EpochCheckpoint
 from sscct_lib.deep_settings import DeepSettings, NetworkSettings
 from sscct_lib.density_task import DensityTask
-from sscct_lib.networks import HazardNetwork, hazard_losses
+from sscct_lib.networks import HazardNetwork
 from sscct_lib.prediction import mean_loss, predict
 from sscct_lib.schedules import head_epochs, optimiser, schedule
 from sscct_lib.study import StudyError
@@ -84,7 +84,7 @@ class Fit(pl.LightningModule):
         """AdamW with rates by layer, that rise and fall over the training."""
         adam = optimiser(
             self.network.encoder,
-            [self.network.head, self.density],
+            [part for part in (self.network.head, self.network.clinical, self.density) if part is not None],
             self.settings,
             fused=self.trainer.precision != "16-mixed",
         )
@@ -108,7 +108,8 @@ class Fit(pl.LightningModule):
         """Give the loss of a batch; StudyError where it is not a finite number."""
         self._names = self.training_scans.table["scan_id"].iloc[batch["row"].tolist()].tolist()
         features = self.network.features(batch["volume"]).float()
-        loss = hazard_losses(self.network.head(features), batch["died"], batch["survived"])
+        logits = self.network.logits(features, batch["clinical"])
+        loss = self.network.losses(logits, batch["died"], batch["survived"])
         self._check_finite(loss, batch["volume"])
         self._batch_losses += loss.tolist()
         second = self.density(features, batch["volume"]) if self.settings.density_weight else 0.0
@@ -146,7 +147,9 @@ class Fit(pl.LightningModule):
         self.losses[epoch] = loss
         logged = {"loss": loss}
         if self.validation_scans.paths:
-            found = mean_loss(self.validation_scans, predict(self.network, self.validation_scans.paths))
+            apart = self.validation_scans
+            risk = predict(self.network, apart.paths, apart.clinical)
+            found = mean_loss(apart, risk, self.settings.head)
             if not self.best or found < float(np.nanmin(self.validation_losses.cpu().numpy())):
                 self.best = {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
             self.validation_losses[epoch] = found

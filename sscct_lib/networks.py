@@ -1,7 +1,6 @@
-"""Three encoders of a lung volume, and a head of discrete-time hazards that knows about censoring."""
+"""Three encoders of a lung volume, and the network that an encoder and a head make together."""
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,7 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sscct_lib.study import NetworkSettings, StudyError
+from sscct_lib.clinical_branch import ClinicalBranch
+from sscct_lib.deep_settings import SELF_SUPERVISED, NetworkSettings
+from sscct_lib.heads import ClassifierHead, HazardHead
+from sscct_lib.study import StudyError
 
 TITLES = {"resnet18": "ResNet-18", "densenet121": "DenseNet-121", "swin": "Swin Transformer"}
 SMALLEST = {"resnet18": 16, "densenet121": 32, "swin": 32}  # voxels; below, a pooling has nothing to pool
@@ -127,33 +129,8 @@ def build_swin(feature_size: int = 48, window_size: int = 7) -> tuple[nn.Module,
     return SwinEncoder(feature_size, window_size), 16 * feature_size
 
 
-class HazardHead(nn.Module):
-    """One score a scan, and the cohort's logit of hazard in each interval between horizons.
-
-    The logits of hazard are score + baseline, so scans keep their order over the horizons (proportional odds of
-    hazards). Free logits in each interval would learn the first year from its few deaths alone; here every death
-    teaches the score.
-
-    References
-    ----------
-    Cox DR. Regression models and life-tables. J R Stat Soc B 1972;34:187-220, section 6 (discrete time).
-    Gensheimer MF, Narasimhan B. A scalable discrete-time survival model for neural networks. PeerJ 2019;7:e6257
-    (both variants, proportional and free).
-    """
-
-    def __init__(self, n_features: int, n_intervals: int) -> None:
-        super().__init__()
-        self.score = nn.Linear(n_features, 1, bias=False)
-        self.baseline = nn.Parameter(torch.zeros(n_intervals))
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Map features (B, n_features) to logits of hazard (B, n_intervals)."""
-        logits: Tensor = self.score(features) + self.baseline
-        return logits
-
-
 class HazardNetwork(nn.Module):
-    """An encoder with a head of discrete-time hazards.
+    """An encoder with a head that gives risks.
 
     Parameters
     ----------
@@ -163,22 +140,50 @@ class HazardNetwork(nn.Module):
         What the encoder gives.
     n_intervals
         Intervals between horizons, the first from 0.
+    head
+        `hazard`, or `classifiers` for one classifier a horizon.
+    clinical
+        Whether clinical values add to the score.
+    dropout
+        Share of the encoder's features left out at random in training.
     """
 
-    def __init__(self, encoder: nn.Module, n_features: int, n_intervals: int) -> None:
+    def __init__(
+        self,
+        encoder: nn.Module,
+        n_features: int,
+        n_intervals: int,
+        head: Literal["hazard", "classifiers"] = "hazard",
+        clinical: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
         self.centre: Tensor
         self.spread: Tensor
         self.n_features, self.n_intervals = n_features, n_intervals
         self.encoder = encoder
-        self.head = HazardHead(n_features, n_intervals)
+        self.head = (HazardHead if head == "hazard" else ClassifierHead)(n_features, n_intervals)
+        self.clinical = ClinicalBranch() if clinical else None
+        self.dropout = nn.Dropout(dropout)
         self.register_buffer("centre", torch.tensor(0.0))
         self.register_buffer("spread", torch.tensor(1.0))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map volumes (B, 1, D, H, W), 0 to 1, to logits of hazard (B, n_intervals)."""
-        logits: Tensor = self.head(self.features(x))
-        return logits
+    def forward(self, x: Tensor, clinical: Tensor | None = None) -> Tensor:
+        """Map volumes (B, 1, D, H, W), 0 to 1, and clinical values (B, N_VALUES) to logits (B, n_intervals)."""
+        return self.logits(self.features(x), clinical)
+
+    def logits(self, features: Tensor, clinical: Tensor | None = None) -> Tensor:
+        """Map what the encoder gave (B, n_features), and clinical values, to logits (B, n_intervals)."""
+        logits: Tensor = self.head(self.dropout(features))
+        return logits if self.clinical is None or clinical is None else logits + self.clinical(clinical)
+
+    def losses(self, logits: Tensor, died: Tensor, survived: Tensor) -> Tensor:
+        """Give the loss of each scan (B,); the targets are those of `heads.hazard_targets`."""
+        return self.head.losses(logits, died, survived)
+
+    def risks(self, logits: Tensor) -> Tensor:
+        """Turn logits (B, n_intervals) to risks of death within each horizon (B, n_intervals)."""
+        return self.head.risks(logits)
 
     def features(self, x: Tensor) -> Tensor:
         """Map volumes (B, 1, D, H, W), 0 to 1, to what the encoder makes of them (B, n_features)."""
@@ -200,9 +205,7 @@ class HazardNetwork(nn.Module):
 
         Training then begins at the cohort's own risk instead of at a hazard of one half in each interval.
         """
-        with torch.no_grad():
-            self.head.score.weight.mul_(0.1)
-            self.head.baseline.copy_(torch.from_numpy(np.log(hazards / (1 - hazards))))
+        self.head.start_at(hazards)
 
 
 def check_size(network_name: str, settings: NetworkSettings) -> None:
@@ -238,7 +241,7 @@ def check_size(network_name: str, settings: NetworkSettings) -> None:
 
 
 def build(network_name: str, settings: NetworkSettings, n_intervals: int) -> HazardNetwork:
-    """Build an untrained network with its hazard head.
+    """Build an untrained network with its head.
 
     Parameters
     ----------
@@ -266,88 +269,15 @@ def build(network_name: str, settings: NetworkSettings, n_intervals: int) -> Haz
         parts = build_densenet121()
     else:
         parts = build_swin(settings.feature_size, settings.window_size)
-    return HazardNetwork(*parts, n_intervals)
+    return HazardNetwork(*parts, n_intervals, settings.head, settings.clinical, settings.dropout)
 
 
 def display_name(network_name: str, settings: NetworkSettings) -> str:
-    """Name a model as tables and figures show it: without pretrained weights it says so."""
-    title = TITLES[network_name]
-    return title if settings.weights else f"{title} (from scratch)"
-
-
-def hazard_targets(
-    followup_years: NDArray[np.float64], event_observed: NDArray[np.bool_], horizons_years: Sequence[float]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Tell in which interval between horizons each scan was followed by death, and which it survived.
-
-    A scan censored inside an interval contributes the part of the interval for which it was followed: with a
-    hazard that is constant inside the interval, surviving the fraction f of it has probability (1 - hazard)^f.
-    With no scan specific hazards the maximum of this likelihood is the actuarial (life-table) estimate.
-
-    Parameters
-    ----------
-    followup_years
-        From the scan to death or last contact, years, shape (n,).
-    event_observed
-        Whether the follow-up ends with death, shape (n,).
-    horizons_years
-        Increasing horizons h_1 < ... < h_K, years; the intervals are (0, h_1], (h_1, h_2], ...
-
-    Returns
-    -------
-    died : numpy.ndarray
-        1 in the interval of death, else 0, shape (n, K).
-    survived : numpy.ndarray
-        Fraction of each interval known to be survived, 0 to 1, shape (n, K); 0 in the interval of death.
-
-    References
-    ----------
-    Gensheimer MF, Narasimhan B. A scalable discrete-time survival model for neural networks. PeerJ 2019;7:e6257
-    (likelihood). Kvamme H, Borgan Ø. Continuous and discrete-time survival prediction with neural networks.
-    Lifetime Data Anal 2021;27:710-36 (censoring inside an interval under a constant hazard).
-    """
-    ends = np.asarray(horizons_years, dtype=float)
-    starts = np.concatenate([[0.0], ends[:-1]])
-    time = followup_years[:, None]
-    died = event_observed[:, None] & (time > starts) & (time <= ends)
-    survived = np.where(died, 0.0, np.clip((time - starts) / (ends - starts), 0.0, 1.0))
-    return died.astype(np.float32), survived.astype(np.float32)
-
-
-def base_hazards(died: NDArray[np.float32], survived: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Estimate the cohort's hazard in each interval, shape (K,).
-
-    The actuarial estimate, deaths / (deaths + intervals survived), with half a death added to each so that no
-    interval starts at a hazard of 0 or 1.
-    """
-    n_died = died.sum(axis=0, dtype=float) + 0.5
-    return np.asarray(n_died / (n_died + survived.sum(axis=0, dtype=float) + 0.5))
-
-
-def hazard_losses(logits: Tensor, died: Tensor, survived: Tensor) -> Tensor:
-    """Negative log-likelihood of each scan under discrete-time hazards.
-
-    Parameters
-    ----------
-    logits
-        Logits of hazard, shape (B, K).
-    died, survived
-        From `hazard_targets`, shape (B, K).
-
-    Returns
-    -------
-    torch.Tensor
-        - sum over k of died_k log h_k + survived_k log(1 - h_k), shape (B,).
-
-    References
-    ----------
-    Gensheimer and Narasimhan 2019, equation 1, with fractions of intervals survived.
-    """
-    log_likelihood = died * functional.logsigmoid(logits) + survived * functional.logsigmoid(-logits)
-    return -log_likelihood.sum(dim=1)
-
-
-def risks(logits: Tensor) -> Tensor:
-    """Turn logits of hazard (B, K) to risks of death within each horizon (B, K), non-decreasing over horizons."""
-    log_survival = functional.logsigmoid(-logits).cumsum(dim=1)
-    return -torch.expm1(log_survival)
+    """Name a model as tables and figures show it: what it sees beside the image, its head, and where it started."""
+    title = TITLES[network_name] + (" + clinical" if settings.clinical else "")
+    remarks = ["classifiers"] if settings.head == "classifiers" else []
+    if settings.weights is None:
+        remarks.append("from scratch")
+    elif str(settings.weights) == SELF_SUPERVISED:
+        remarks.append("self-supervised")
+    return f"{title} ({', '.join(remarks)})" if remarks else title

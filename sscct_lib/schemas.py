@@ -294,6 +294,21 @@ ATTRIBUTIONS = pa.DataFrameSchema(
     unique=["network", "scan_id"],
 )
 
+UNUSUAL = pa.DataFrameSchema(
+    {
+        "network": column(str, "which network"),
+        **_ids(),
+        "fold": column(int, "fold in which the scan was tested; the network never saw its patient"),
+        "distance": column(float, "Mahalanobis distance from the training scans, as the network sees them"),
+        "threshold": column(float, "distance beyond which a scan is flagged; infinite with too few patients to tell"),
+        "unusual": column(bool, "whether it is flagged"),
+        "reasons": column(str, "what is unusual about it, in words; empty when it is not flagged"),
+    },
+    name="unusual",
+    strict=True,
+    unique=["network", "scan_id"],
+)
+
 PERFORMANCE = pa.DataFrameSchema(
     {
         "model": column(str, "name of the model"),

@@ -19,25 +19,23 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from sscct_lib.batches import Examples
+from sscct_lib.clinical_branch import clinical_values
 from sscct_lib.files import atomic, checksum
 from sscct_lib.fitting import train
-from sscct_lib.networks import (
-    TITLES,
-    HazardNetwork,
-    base_hazards,
-    build,
-    check_size,
-    display_name,
-    hazard_targets,
-)
-from sscct_lib.prediction import mean_loss, predict, risk_without_image
-from sscct_lib.pretrained import load_weights
+from sscct_lib.heads import base_hazards, hazard_targets
+from sscct_lib.networks import TITLES, HazardNetwork, build, check_size, display_name
+from sscct_lib.prediction import dropout_spread, encode, mean_loss, predict, risk_without_image, risks_of
+from sscct_lib.pretrained import Weights, load_weights
+from sscct_lib.pretraining import pretrained_encoder
 from sscct_lib.scans import code_hash
 from sscct_lib.schemas import PREDICTIONS
 from sscct_lib.study import NetworkSettings, Study, StudyError, fingerprint
 from sscct_lib.tensors import cube_path, lung_density, make_cubes
+from sscct_lib.weights import PUBLISHED, is_self_supervised, located
 
 log = logging.getLogger(__name__)
+
+NOT_OF_TRAINING = {"longitudinal", "flag_unusual"}  # settings of what is built on a trained network
 
 Task = tuple[str, Examples, int, int, str]  # network, scans, fold, member, key
 
@@ -65,7 +63,8 @@ def cross_validate(study: Study, cohort: pd.DataFrame, networks: Sequence[str], 
     -------
     pandas.DataFrame
         Schema `PREDICTIONS`: the mean risk over the members of a fold and, with two or more (`n_members`), their
-        standard deviation (deep ensemble, Lakshminarayanan et al. 2017). A scan whose cube cannot be made has
+        standard deviation (deep ensemble, Lakshminarayanan et al. 2017); of a single member with dropout, that over
+        random draws of its features. A scan whose cube cannot be made has
         no row, and the log says why.
 
     Raises
@@ -84,8 +83,9 @@ def cross_validate(study: Study, cohort: pd.DataFrame, networks: Sequence[str], 
         _forget_others(study, name, folds, members)
         tasks += [(name, examples, fold, member, key) for fold in folds for member in members]
     predictions = pd.concat(_run(study, tasks, n_jobs), ignore_index=True)
-    scans = predictions.groupby(["model", "horizon_years", "scan_id", "patient_id", "fold"])["risk"]
-    spread = scans.agg(["mean", "std"]).rename(columns={"mean": "risk", "std": "risk_sd"}).reset_index()
+    scans = predictions.groupby(["model", "horizon_years", "scan_id", "patient_id", "fold"])
+    spread = scans.agg(risk=("risk", "mean"), risk_sd=("risk", "std"), dropout_sd=("dropout_sd", "mean")).reset_index()
+    spread["risk_sd"] = spread["risk_sd"].fillna(spread["dropout_sd"])  # a single member has no other
     return PREDICTIONS.validate(spread[list(PREDICTIONS.columns)])
 
 
@@ -144,11 +144,13 @@ def _examples(study: Study, cohort: pd.DataFrame, network_name: str, n_jobs: int
         followup = np.where(event, followup, np.inf)
     died, survived = hazard_targets(followup, event, horizons(study))
     paths = [cube_path(study, scan_id, settings.size, hu_range) for scan_id in table["scan_id"]]
+    clinical = clinical_values(table)
     key = fingerprint(
         code_hash("training"),
         [version("torch"), version("monai")],
         network_name,
-        settings,
+        settings.model_dump(mode="json", exclude=NOT_OF_TRAINING),
+        study.settings.deep.pretraining if is_self_supervised(settings) else None,
         [study.settings.deep.augmentation, study.settings.deep.precision],
         hu_range,
         horizons(study),
@@ -156,8 +158,10 @@ def _examples(study: Study, cohort: pd.DataFrame, network_name: str, n_jobs: int
         table[["scan_id", "patient_id", "fold"]].to_dict("list"),
         cubes.loc[kept, "cube_sha256"].tolist(),
         [died.tolist(), survived.tolist()],
+        np.nan_to_num(clinical, nan=-1).tolist() if settings.clinical else None,
     )
-    return Examples(table[["scan_id", "patient_id", "fold"]], paths, died, survived), key
+    identity = table[["scan_id", "patient_id", "fold"]]
+    return Examples(identity, paths, died, survived, clinical), key
 
 
 def _check_folds(examples: Examples, folds: list[int]) -> None:
@@ -188,12 +192,25 @@ def _one_model(
     else:
         log.info("%s, fold %d, member %d: found trained", TITLES[network_name], fold, member)
     network = fold_model(study, network_name, fold, member)
-    return _frame(card, tested.table, predict(network, tested.paths))
+    features = encode(network, tested.paths)
+    risk = risks_of(network, features, tested.clinical)
+    has_dropout = _settings(study, network_name).dropout > 0
+    drawn = (
+        dropout_spread(network, features, tested.clinical, card["seed"]) if has_dropout else np.full_like(risk, np.nan)
+    )
+    return _frame(card, tested.table, risk, dropout_sd=drawn)
 
 
-def _frame(card: Mapping[str, Any], scans: pd.DataFrame, risk: NDArray[np.float64]) -> pd.DataFrame:
+def _frame(
+    card: Mapping[str, Any], scans: pd.DataFrame, risk: NDArray[np.float64], **others: NDArray[np.float64]
+) -> pd.DataFrame:
     rows = [
-        scans.assign(model=card["model"], horizon_years=horizon, risk=risk[:, k])
+        scans.assign(
+            model=card["model"],
+            horizon_years=horizon,
+            risk=risk[:, k],
+            **{name: values[:, k] for name, values in others.items()},
+        )
         for k, horizon in enumerate(card["horizons_years"])
     ]
     return pd.concat(rows, ignore_index=True)
@@ -205,13 +222,7 @@ def _train_and_save(
     settings = _settings(study, network_name)
     seed = int(fingerprint(study.settings.seed, network_name, fold, member), 16) % 2**32
     torch.manual_seed(seed)
-    network = build(network_name, settings, len(horizons(study)))
-    weights = None
-    if settings.weights is not None:
-        weights = load_weights(network.encoder, study.folder / settings.weights, settings.weights_sha256)
-    if network_name != "swin" or weights is None:  # the published Swin weights learned on densities from 0 to 1
-        network.standardise(*lung_density(training.paths))
-    network.start_at(base_hazards(training.died, training.survived))
+    network, weights = _untrained(study, network_name, training, fold)
     where = f"{TITLES[network_name]}, fold {fold}, member {member}"
     path = _model_path(study, network_name, fold, member)
     unfinished = study.models / "unfinished" / f"{path.stem}_{key}.ckpt"
@@ -235,13 +246,15 @@ def _train_and_save(
         "labels": study.settings.labels,
         "seed": seed,
         "weights": weights.words if weights else "none (from scratch)",
+        "weights_loaded": weights.plain() if weights else None,
+        "weights_licence": getattr(PUBLISHED.get(str(settings.weights)), "licence", "") if weights else "",
         "n_parameters": sum(parameter.numel() for parameter in network.parameters()),
         "n_scans": len(training.table),
         "n_patients": int(training.table["patient_id"].nunique()),
         "n_deaths": [int(n) for n in training.died.sum(axis=0)],
         **told,
-        "loss_tested": mean_loss(tested, predict(network, tested.paths)),
-        "loss_tested_without_image": mean_loss(tested, risk_without_image(training, len(tested.paths))),
+        "loss_tested": mean_loss(tested, predict(network, tested.paths, tested.clinical), settings.head),
+        "loss_tested_without_image": mean_loss(tested, risk_without_image(training, len(tested.paths)), settings.head),
         "versions": {name: version(name) for name in ("sscct", "torch", "monai", "pytorch-lightning")},
         "limits": "Research only. Not validated outside the study it was trained on.",
     }
@@ -249,6 +262,24 @@ def _train_and_save(
         partial.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
     unfinished.unlink(missing_ok=True)
     return card
+
+
+def _untrained(study: Study, network_name: str, training: Examples, fold: int) -> tuple[HazardNetwork, Weights | None]:
+    """Build a network that knows scale and base risk of its training scans, with pretrained weights if it has any."""
+    settings = _settings(study, network_name)
+    network = build(network_name, settings, len(horizons(study)))
+    weights = None
+    if is_self_supervised(settings):
+        weights = load_weights(network.encoder, *pretrained_encoder(study, network_name, training, fold))
+    elif settings.weights is not None:
+        weights = load_weights(network.encoder, located(study, network_name, settings), settings.weights_sha256)
+    # The published Swin weights learned on densities from 0 to 1; all others see them standardised.
+    if network_name != "swin" or weights is None or is_self_supervised(settings):
+        network.standardise(*lung_density(training.paths))
+    if network.clinical is not None:
+        network.clinical.fit(training.clinical_inputs, training.table["patient_id"])
+    network.start_at(base_hazards(training.died, training.survived))
+    return network, weights
 
 
 def _model_path(study: Study, network_name: str, fold: int, member: int) -> Path:
@@ -310,7 +341,7 @@ def predict_risks(trained: Study, network_name: str, study: Study, scans: pd.Dat
     study
         The study and run that holds the scans: images and lung masks are made.
     scans
-        `scan_id`, `patient_id`; one row a scan.
+        `scan_id`, `patient_id`, and clinical columns of schema `COHORT` where they are known; one row a scan.
 
     Returns
     -------
@@ -331,9 +362,10 @@ def predict_risks(trained: Study, network_name: str, study: Study, scans: pd.Dat
     cubes = make_cubes(study, scans, size, hu_range)
     for row in cubes[cubes["status"] != "ok"].itertuples():
         log.warning("%s: scan %s has no prediction: %s", network_name, row.scan_id, row.reason)
-    table = cubes.loc[cubes["status"] == "ok", ["scan_id", "patient_id"]].reset_index(drop=True)
+    kept = cubes["status"].eq("ok").to_numpy()
+    table, clinical = cubes.loc[kept, ["scan_id", "patient_id"]].reset_index(drop=True), clinical_values(scans[kept])
     paths = [cube_path(study, scan_id, size, hu_range) for scan_id in table["scan_id"]]
     models = [_load_model(_model_path(trained, network_name, card["fold"], card["member"]), card) for card in found]
-    members = np.stack([predict(model, paths) for model in models])
+    members = np.stack([predict(model, paths, clinical) for model in models])
     rows = _frame(found[0], table, members.mean(axis=0))
     return rows.assign(risk_sd=members.std(axis=0, ddof=1).T.ravel())

@@ -5,7 +5,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from sscct_lib import batches, networks
+from sscct_lib import batches, heads, networks
 from sscct_lib.study import NetworkSettings
 
 HORIZONS = (1.0, 3.0, 5.0)
@@ -24,7 +24,7 @@ def examples(folder, followup, event, density=None, patients=None):
         np.save(path, cube.astype(np.float16))
     ids = [path.stem for path in paths]
     table = pd.DataFrame({"scan_id": ids, "patient_id": patients or ids, "fold": 0})
-    return batches.Examples(table, paths, *networks.hazard_targets(followup, event, HORIZONS))
+    return batches.Examples(table, paths, *heads.hazard_targets(followup, event, HORIZONS))
 
 
 def network(seed=0):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from sscct_lib import explain, networks, tensors, training
+from sscct_lib import explain, heads, networks, tensors, training
 from sscct_lib.study import DeepSettings, NetworkSettings, Settings, Study, StudyError
 
 
@@ -40,7 +40,7 @@ def test_only_the_zone_that_the_network_looks_at_changes_its_risk(network):
     # By hand: five sixths of the zone are lung at 0.6, made 0.2; standardised with centre 0.2.
     logits = torch.tensor([-3.0, -2.0, -2.0])
     scores = torch.tensor([5 * (5 * 0.4 - 0.2) / 6, 5 * (5 * 0.0 - 0.2) / 6])
-    full, without = networks.risks(scores[:, None] + logits).numpy()
+    full, without = heads.risks(scores[:, None] + logits).numpy()
     np.testing.assert_allclose(zones.loc[seen, "risk"], full, rtol=1e-5)
     np.testing.assert_allclose(zones.loc[seen, "change"], full - without, rtol=1e-5)
     assert (zones.loc[seen, "change"] > 0).all()

@@ -8,7 +8,7 @@ from monai.networks.nets.resnet import resnet18
 from monai.networks.nets.swin_unetr import SwinUNETR
 from torch.nn import functional
 
-from sscct_lib import networks
+from sscct_lib import heads, networks
 from sscct_lib.study import NetworkSettings, StudyError
 
 HORIZONS = (1.0, 3.0, 5.0)
@@ -21,7 +21,7 @@ TINY = {
 
 def targets(followup, event):
     followup, event = np.asarray(followup, dtype=float), np.asarray(event, dtype=bool)
-    return [torch.from_numpy(part) for part in networks.hazard_targets(followup, event, HORIZONS)]
+    return [torch.from_numpy(part) for part in heads.hazard_targets(followup, event, HORIZONS)]
 
 
 @pytest.mark.parametrize("name", list(TINY))
@@ -107,7 +107,7 @@ def test_targets_by_hand():
 def test_loss_by_hand():
     hazards = torch.tensor([[0.1, 0.2, 0.3]])
     logits = torch.logit(hazards).expand(3, 3)
-    losses = networks.hazard_losses(logits, *targets([2.0, 2.0, 4.5], [1, 0, 0]))
+    losses = heads.hazard_losses(logits, *targets([2.0, 2.0, 4.5], [1, 0, 0]))
     expected = -torch.log(torch.tensor([0.9 * 0.2, 0.9 * 0.8**0.5, 0.9 * 0.8 * 0.7**0.75]))
     torch.testing.assert_close(losses, expected)
 
@@ -120,12 +120,12 @@ def fitted_risks(followup, event):
 
     def closure():
         optimiser.zero_grad()
-        loss = networks.hazard_losses(logits.expand(len(died), 3), died, survived).mean()
+        loss = heads.hazard_losses(logits.expand(len(died), 3), died, survived).mean()
         loss.backward()
         return loss
 
     optimiser.step(closure)
-    return networks.risks(logits.detach())[0].numpy()
+    return heads.risks(logits.detach())[0].numpy()
 
 
 def test_without_censoring_inside_intervals_the_likelihood_gives_kaplan_meier():
@@ -143,7 +143,7 @@ def test_with_censoring_the_likelihood_gives_the_actuarial_estimate_near_the_tru
     rng = np.random.default_rng(2)
     time, censored_at = rng.exponential(6, 20_000), rng.uniform(0, 8, 20_000)
     event, followup = time <= censored_at, np.minimum(time, censored_at)
-    died, survived = networks.hazard_targets(followup, event, HORIZONS)
+    died, survived = heads.hazard_targets(followup, event, HORIZONS)
     hazard = died.sum(0) / (died.sum(0) + survived.sum(0))
     fitted = fitted_risks(followup, event)
     np.testing.assert_allclose(fitted, 1 - np.cumprod(1 - hazard), atol=1e-4)
@@ -151,18 +151,18 @@ def test_with_censoring_the_likelihood_gives_the_actuarial_estimate_near_the_tru
 
 
 def test_base_hazards_are_the_actuarial_ones_and_never_zero():
-    died, survived = networks.hazard_targets(np.array([0.5, 6.0, 6.0]), np.array([True, False, False]), HORIZONS)
-    np.testing.assert_allclose(networks.base_hazards(died, survived), [1.5 / 4, 0.5 / 3, 0.5 / 3])
+    died, survived = heads.hazard_targets(np.array([0.5, 6.0, 6.0]), np.array([True, False, False]), HORIZONS)
+    np.testing.assert_allclose(heads.base_hazards(died, survived), [1.5 / 4, 0.5 / 3, 0.5 / 3])
     network = networks.HazardNetwork(torch.nn.Flatten(), 8, 3)
-    network.start_at(networks.base_hazards(died, survived))
+    network.start_at(heads.base_hazards(died, survived))
     logits = network(torch.zeros(1, 1, 2, 2, 2))
-    np.testing.assert_allclose(networks.risks(logits)[0, 0].item(), 1.5 / 4, rtol=1e-6)
+    np.testing.assert_allclose(heads.risks(logits)[0, 0].item(), 1.5 / 4, rtol=1e-6)
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.floats(-60, 60), min_size=3, max_size=3))
 def test_risks_are_probabilities_in_order(logits):
-    risks = networks.risks(torch.tensor([logits]))[0]
+    risks = heads.risks(torch.tensor([logits]))[0]
     assert (risks >= 0).all()
     assert (risks <= 1).all()
     assert (risks.diff() >= 0).all()
@@ -170,19 +170,19 @@ def test_risks_are_probabilities_in_order(logits):
 
 def test_risks_of_known_hazards():
     logits = torch.logit(torch.tensor([[0.1, 0.2, 0.5]], dtype=torch.float64))
-    np.testing.assert_allclose(networks.risks(logits)[0], [0.1, 0.28, 0.64])
+    np.testing.assert_allclose(heads.risks(logits)[0], [0.1, 0.28, 0.64])
 
 
 def test_followup_after_the_censoring_time_changes_the_loss():
     logits = torch.zeros(2, 3)
-    earlier, later = networks.hazard_losses(logits, *targets([1.5, 2.5], [0, 0])).tolist()
+    earlier, later = heads.hazard_losses(logits, *targets([1.5, 2.5], [0, 0])).tolist()
     assert later - earlier == pytest.approx(0.5 * np.log(2))
 
 
 def test_one_score_orders_scans_alike_at_every_horizon():
     torch.manual_seed(0)
     network = networks.HazardNetwork(torch.nn.Flatten(), 8, 3)
-    risk = networks.risks(network(torch.rand(20, 1, 2, 2, 2)).detach())
+    risk = heads.risks(network(torch.rand(20, 1, 2, 2, 2)).detach())
     orders = risk.argsort(dim=0)
     assert (orders == orders[:, :1]).all()
     # A scan's odds of hazard stand in the same ratio to another's in each interval.

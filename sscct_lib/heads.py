@@ -1,0 +1,184 @@
+"""Heads that turn what an encoder saw into risks: discrete-time hazards, or a classifier for each horizon.
+
+Both know about censoring. Hazards give risks that cannot fall from one horizon to the next; separate classifiers, as
+published, can.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class HazardHead(nn.Module):
+    """One score a scan, and the cohort's logit of hazard in each interval between horizons.
+
+    The logits of hazard are score + baseline, so scans keep their order over the horizons (proportional odds of
+    hazards). Free logits in each interval would learn the first year from its few deaths alone; here every death
+    teaches the score.
+
+    References
+    ----------
+    Cox DR. Regression models and life-tables. J R Stat Soc B 1972;34:187-220, section 6 (discrete time).
+    Gensheimer MF, Narasimhan B. A scalable discrete-time survival model for neural networks. PeerJ 2019;7:e6257
+    (both variants, proportional and free).
+    """
+
+    def __init__(self, n_features: int, n_intervals: int) -> None:
+        super().__init__()
+        self.score = nn.Linear(n_features, 1, bias=False)
+        self.baseline = nn.Parameter(torch.zeros(n_intervals))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map features (B, n_features) to logits of hazard (B, n_intervals)."""
+        logits: Tensor = self.score(features) + self.baseline
+        return logits
+
+    def losses(self, logits: Tensor, died: Tensor, survived: Tensor) -> Tensor:
+        """Negative log-likelihood of each scan, shape (B,); arguments as for `hazard_losses`."""
+        return hazard_losses(logits, died, survived)
+
+    def risks(self, logits: Tensor) -> Tensor:
+        """Turn logits to risks of death within each horizon, shape (B, n_intervals)."""
+        return risks(logits)
+
+    def start_at(self, hazards: NDArray[np.float64]) -> None:
+        """Let the untrained head predict nearly `hazards`, shape (n_intervals,), for every scan."""
+        with torch.no_grad():
+            self.score.weight.mul_(0.1)
+            self.baseline.copy_(torch.from_numpy(np.log(hazards / (1 - hazards))))
+
+
+class ClassifierHead(nn.Module):
+    """A classifier for each horizon that knows nothing of the others: died within it, or not.
+
+    A scan censored before a horizon teaches nothing about it: its state is unknown. Where the study counts such scans
+    as alive (`labels: as_published`), the targets say so. Risks can cross: nothing makes that of a later horizon the
+    higher one.
+    """
+
+    def __init__(self, n_features: int, n_intervals: int) -> None:
+        super().__init__()
+        self.score = nn.Linear(n_features, n_intervals, bias=False)
+        self.baseline = nn.Parameter(torch.zeros(n_intervals))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map features (B, n_features) to logits of risk (B, n_intervals)."""
+        logits: Tensor = self.score(features) + self.baseline
+        return logits
+
+    def start_at(self, hazards: NDArray[np.float64]) -> None:
+        """Let the untrained head predict nearly the risks of these hazards, shape (n_intervals,), for every scan."""
+        risk = 1 - np.cumprod(1 - hazards)
+        with torch.no_grad():
+            self.score.weight.mul_(0.1)
+            self.baseline.copy_(torch.from_numpy(np.log(risk / (1 - risk))))
+
+    def losses(self, logits: Tensor, died: Tensor, survived: Tensor) -> Tensor:
+        """Cross-entropy of each scan, shape (B,); arguments as for `classifier_losses`."""
+        return classifier_losses(logits, died, survived)
+
+    def risks(self, logits: Tensor) -> Tensor:
+        """Turn logits to risks of death within each horizon, shape (B, n_intervals), which can cross."""
+        return logits.sigmoid()
+
+
+def hazard_targets(
+    followup_years: NDArray[np.float64], event_observed: NDArray[np.bool_], horizons_years: Sequence[float]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Tell in which interval between horizons each scan was followed by death, and which it survived.
+
+    A scan censored inside an interval contributes the part of the interval for which it was followed: with a
+    hazard that is constant inside the interval, surviving the fraction f of it has probability (1 - hazard)^f.
+    With no scan specific hazards the maximum of this likelihood is the actuarial (life-table) estimate.
+
+    Parameters
+    ----------
+    followup_years
+        From the scan to death or last contact, years, shape (n,).
+    event_observed
+        Whether the follow-up ends with death, shape (n,).
+    horizons_years
+        Increasing horizons h_1 < ... < h_K, years; the intervals are (0, h_1], (h_1, h_2], ...
+
+    Returns
+    -------
+    died : numpy.ndarray
+        1 in the interval of death, else 0, shape (n, K).
+    survived : numpy.ndarray
+        Fraction of each interval known to be survived, 0 to 1, shape (n, K); 0 in the interval of death.
+
+    References
+    ----------
+    Gensheimer MF, Narasimhan B. A scalable discrete-time survival model for neural networks. PeerJ 2019;7:e6257
+    (likelihood). Kvamme H, Borgan Ø. Continuous and discrete-time survival prediction with neural networks.
+    Lifetime Data Anal 2021;27:710-36 (censoring inside an interval under a constant hazard).
+    """
+    ends = np.asarray(horizons_years, dtype=float)
+    starts = np.concatenate([[0.0], ends[:-1]])
+    time = followup_years[:, None]
+    died = event_observed[:, None] & (time > starts) & (time <= ends)
+    survived = np.where(died, 0.0, np.clip((time - starts) / (ends - starts), 0.0, 1.0))
+    return died.astype(np.float32), survived.astype(np.float32)
+
+
+def base_hazards(died: NDArray[np.float32], survived: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Estimate the cohort's hazard in each interval, shape (K,).
+
+    The actuarial estimate, deaths / (deaths + intervals survived), with half a death added to each so that no
+    interval starts at a hazard of 0 or 1.
+    """
+    n_died = died.sum(axis=0, dtype=float) + 0.5
+    return np.asarray(n_died / (n_died + survived.sum(axis=0, dtype=float) + 0.5))
+
+
+def hazard_losses(logits: Tensor, died: Tensor, survived: Tensor) -> Tensor:
+    """Negative log-likelihood of each scan under discrete-time hazards.
+
+    Parameters
+    ----------
+    logits
+        Logits of hazard, shape (B, K).
+    died, survived
+        From `hazard_targets`, shape (B, K).
+
+    Returns
+    -------
+    torch.Tensor
+        - sum over k of died_k log h_k + survived_k log(1 - h_k), shape (B,).
+
+    References
+    ----------
+    Gensheimer and Narasimhan 2019, equation 1, with fractions of intervals survived.
+    """
+    log_likelihood = died * functional.logsigmoid(logits) + survived * functional.logsigmoid(-logits)
+    return -log_likelihood.sum(dim=1)
+
+
+def risks(logits: Tensor) -> Tensor:
+    """Turn logits of hazard (B, K) to risks of death within each horizon (B, K), non-decreasing over horizons."""
+    log_survival = functional.logsigmoid(-logits).cumsum(dim=1)
+    return -torch.expm1(log_survival)
+
+
+def classifier_losses(logits: Tensor, died: Tensor, survived: Tensor) -> Tensor:
+    """Binary cross-entropy of each scan, summed over the horizons at which its state is known.
+
+    Parameters
+    ----------
+    logits
+        Of risk within each horizon, shape (B, K).
+    died, survived
+        From `hazard_targets`, shape (B, K).
+
+    Returns
+    -------
+    torch.Tensor
+        Shape (B,).
+    """
+    dead = died.cumsum(dim=1)
+    alive = (survived >= 1).to(logits.dtype).cumprod(dim=1)
+    return (functional.binary_cross_entropy_with_logits(logits, dead, reduction="none") * (dead + alive)).sum(dim=1)
