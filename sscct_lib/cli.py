@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from sscct_lib.check_command import check
-from sscct_lib.weight_commands import weights
+from sscct_lib.weight_commands import pretrain, weights
 
 if TYPE_CHECKING:
     from sscct_lib.study import Study
@@ -48,6 +48,7 @@ BOOKKEEPING = re.compile(
 
 app.add_typer(weights, name="weights")
 app.command()(check)
+app.command()(pretrain)
 
 LOCK_FILE = ".sscct.lock"
 StudyFolder = Annotated[Path, typer.Argument(help="The study folder.", metavar="STUDY")]

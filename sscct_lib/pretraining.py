@@ -17,6 +17,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytorch_lightning as pl
 import torch
 from monai.losses.contrastive import ContrastiveLoss
@@ -32,7 +34,7 @@ from sscct_lib.networks import TITLES, HazardNetwork, build
 from sscct_lib.scans import code_hash
 from sscct_lib.schedules import optimiser, schedule
 from sscct_lib.study import Study, StudyError, fingerprint
-from sscct_lib.tensors import load_cubes, lung_density
+from sscct_lib.tensors import cube_path, load_cubes, lung_density, make_cubes
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +133,7 @@ class Pretraining(pl.LightningModule):
         loss = functional.mse_loss(self.density(features), asked)
         if self.pretraining.contrast_weight and len(volumes) > 1:
             loss = loss + self.pretraining.contrast_weight * self.contrast(*self.projection(features).chunk(2))
-        self._of_epoch.append(float(loss))
+        self._of_epoch.append(float(loss.detach()))
         return loss
 
     def on_train_epoch_end(self) -> None:
@@ -263,6 +265,38 @@ def pretrain(
         raise StudyError(f"{where}: the weights are not finite numbers. Lower deep.pretraining.learning_rate.")
     log.info("%s: loss %.3f in the first epoch, %.3f in the last", where, task.losses[0], task.losses[-1])
     return task.losses
+
+
+def pretrain_folds(study: Study, cohort: pd.DataFrame, network_name: str, n_jobs: int = 1) -> list[Path]:
+    """Let the encoder of every fold learn from the scans of its training patients.
+
+    Parameters
+    ----------
+    study
+        The study and run: images and lung masks are made.
+    cohort
+        `scan_id`, `patient_id`, `fold`: the scans with usable lungs.
+    network_name
+        `resnet18`, `densenet121` or `swin`.
+    n_jobs
+        Processes that make the cubes.
+
+    Returns
+    -------
+    list of Path
+        The encoders, by fold.
+    """
+    settings: NetworkSettings = getattr(study.settings.deep, network_name)
+    hu_range = study.settings.deep.hu_range
+    made = make_cubes(study, cohort, settings.size, hu_range, n_jobs)["status"].eq("ok").to_numpy()
+    table = cohort.loc[made, ["scan_id", "patient_id", "fold"]].reset_index(drop=True)
+    paths = [cube_path(study, scan_id, settings.size, hu_range) for scan_id in table["scan_id"]]
+    nothing = np.zeros((len(table), 1), dtype=np.float32)  # outcomes are not looked at
+    examples = Examples(table, paths, nothing, nothing)
+    return [
+        pretrained_encoder(study, network_name, examples.take(np.flatnonzero(table["fold"] != fold)), fold)[0]
+        for fold in sorted(set(table["fold"]))
+    ]
 
 
 def _read_card(path: Path) -> dict[str, Any]:

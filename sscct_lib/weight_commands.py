@@ -74,3 +74,42 @@ def verify_weights(study: StudyFolder) -> None:
     except StudyError as error:
         _stop(error)
     typer.echo(f"{named} file(s) of weights are whole and fit.")
+
+
+def pretrain(
+    study: StudyFolder,
+    run: Annotated[str, typer.Option("--run", help="Name of the run.", metavar="NAME")] = "main",
+    network: Annotated[
+        list[str] | None, typer.Option(help="resnet18, densenet121 or swin; as often as you like. Default: all.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(help="Processes that prepare scans; -1: as many as there are cores.")] = -1,
+) -> None:
+    """Let encoders learn from the scans of STUDY themselves, without outcomes, before they are fine-tuned.
+
+    For sites without published weights. Each fold gets an encoder that never sees the patients on whom the fold is
+    tested. Networks with `weights: self-supervised` in study.yaml start from it; they also pretrain when this command
+    has not run. Needs the tables of notebooks 01 and 02.
+    """
+    from sscct_lib.lungs import usable
+    from sscct_lib.networks import TITLES
+    from sscct_lib.pretraining import pretrain_folds
+    from sscct_lib.schemas import COHORT, LUNGS
+    from sscct_lib.study import StudyError, load_study
+    from sscct_lib.tables import read_table
+
+    try:
+        loaded = load_study(study, run)
+        chosen = network or list(loaded.settings.deep.networks)
+        unknown = sorted(set(chosen) - set(TITLES))
+        if unknown:
+            raise StudyError(f"--network {', '.join(unknown)}: expected {', '.join(TITLES)}.")
+        cohort = read_table(loaded.table("cohort"), COHORT, "01_cohort")
+        lungs = usable(read_table(loaded.table("lungs"), LUNGS, "02_segmentation_qa"))
+        kept = cohort[cohort["scan_id"].isin(lungs["scan_id"])].reset_index(drop=True)
+        for name in chosen:
+            paths = pretrain_folds(loaded, kept, name, jobs)
+            typer.echo(f"{TITLES[name]}: {len(paths)} encoders in {paths[0].parent}")
+            if getattr(loaded.settings.deep, name).weights is None:
+                typer.echo(f"  To use them, in study.yaml under deep.{name}: weights: self-supervised")
+    except StudyError as error:
+        _stop(error)

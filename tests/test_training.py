@@ -47,7 +47,9 @@ def small(network_name, settings, n_intervals):
     """A network that trains in no time, in the place of a Swin Transformer."""
     networks.check_size(network_name, settings)
     layers = [nn.Conv3d(1, 8, 3, stride=4), nn.BatchNorm3d(8), nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten()]
-    return networks.HazardNetwork(nn.Sequential(*layers), 8, n_intervals)
+    return networks.HazardNetwork(
+        nn.Sequential(*layers), 8, n_intervals, settings.head, settings.clinical, settings.dropout
+    )
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -249,6 +251,32 @@ def test_pretrained_weights_are_loaded_and_named(tmp_path, monkeypatch):
     assert card["weights"].startswith("w.pt, ")
     loaded = training._load_model(training._model_path(study, "swin", 0, 0), card).encoder.state_dict()
     torch.testing.assert_close(loaded, encoder.state_dict(), rtol=0, atol=1e-6)
+
+
+def test_classifiers_clinical_values_and_dropout_go_from_settings_to_predictions(tmp_path):
+    tuned = TINY.model_copy(update={"head": "classifiers", "clinical": True, "dropout": 0.3, "epochs": 30})
+    study = study_in(tmp_path, swin=tuned)
+    cohort = make_cohort(study).assign(sex="female", age_years=60.0, fvc_percent=np.nan)
+    # Nothing but age tells who dies: all scans are alike.
+    for scan_id in cohort["scan_id"]:
+        write_scan(study, scan_id, -700)
+    cohort["age_years"] = np.where(cohort["event_observed"], 75.0, 45.0)
+    predictions = training.cross_validate(study, cohort, ["swin"])
+    assert set(predictions["model"]) == {"Swin Transformer + clinical (classifiers, from scratch)"}
+    assert (predictions["risk_sd"] > 0).all()
+    longest = predictions[predictions["horizon_years"] == 5].merge(cohort)
+    for _, rows in longest.groupby("fold"):
+        assert rows[rows["event_observed"]]["risk"].min() > rows[~rows["event_observed"]]["risk"].max()
+    key = key_of(study, cohort)
+    assert key_of(study, cohort.assign(age_years=50.0)) != key
+    quiet = tuned.model_copy(update={"longitudinal": True, "flag_unusual": False})
+    assert key_of(study_in(tmp_path, swin=quiet), cohort) == key
+    # New scans bring their own values; where they are missing, the medians count.
+    new = cohort.iloc[[0, 2]].assign(age_years=[45.0, 75.0])
+    risks = training.predict_risks(study, "swin", study, new).query("horizon_years == 5")["risk"].to_numpy()
+    assert risks[1] > risks[0]
+    unknown = training.predict_risks(study, "swin", study, new[["scan_id", "patient_id"]])
+    assert unknown.query("horizon_years == 5")["risk"].between(risks[0], risks[1]).all()
 
 
 @pytest.mark.parametrize(
