@@ -9,6 +9,7 @@ import pandera.pandas as pa
 
 from sscct_lib.schemas import column, covariates
 from sscct_lib.study import StudyError
+from sscct_lib.tables import read_csv
 
 DATES = ("scan_date", "last_contact_date", "transplant_date")
 OF_THE_SCAN = ("scan_year", "manufacturer", "kernel", "slice_thickness_mm")  # never taken from the table
@@ -59,12 +60,7 @@ def read_clinical(path: Path) -> pd.DataFrame:
         If the file is missing, is no CSV table, or has violations: all of them, each with row and column. Cells
         are not repeated, since they are a patient's.
     """
-    if not path.is_file():
-        raise StudyError(f"{path} is missing: expected a CSV table with one row a patient or visit.")
-    try:
-        raw = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise StudyError(f"{path} is not a comma-separated table in UTF-8: {error}") from error
+    raw = read_csv(path)
     raw = raw.apply(lambda cells: cells.str.strip())
     raw = raw.mask(raw == "")
     missing = [name for name, spec in CLINICAL.columns.items() if spec.required and name not in raw]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sscct_lib.dicom import Series
+from sscct_lib.dicom import UNREADABLE, Series
 from sscct_lib.scans import ScanError
 
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
@@ -178,7 +178,7 @@ def _frames(header: Any, path: Path) -> list[Frame]:
             return [_frame(path, 0, header, header, header, header, header)]
         shared = header.SharedFunctionalGroupsSequence[0]
         return [_enhanced_frame(path, index, header, groups, shared) for index, groups in enumerate(per_frame)]
-    except (AttributeError, TypeError, ValueError, IndexError, KeyError) as error:
+    except UNREADABLE as error:
         raise ScanError("slices without position, orientation or pixel spacing: no volume can be made") from error
 
 

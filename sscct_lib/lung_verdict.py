@@ -8,6 +8,7 @@ import pandas as pd
 
 from sscct_lib.lung_qa import Measured, Place
 from sscct_lib.study import LungSettings, StudyError
+from sscct_lib.tables import read_csv
 
 DECISIONS_FILE = "qa_decisions.csv"
 DECISION_COLUMNS = ("scan_id", "verdict", "who", "when", "why")
@@ -197,7 +198,7 @@ def apply_decisions(table: pd.DataFrame, path: Path) -> pd.DataFrame:
 
 
 def _read_decisions(path: Path) -> pd.DataFrame:
-    raw = pd.read_csv(path, dtype=str, keep_default_na=False)
+    raw = read_csv(path)
     missing = [name for name in DECISION_COLUMNS if name not in raw]
     if missing:
         raise StudyError(f"{path} has no column {', '.join(missing)}; found {', '.join(raw.columns)}.")

@@ -1,6 +1,5 @@
 """The manifest: one row a scan. Reading it finds every violation and names each with file, row and column."""
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import pandera.pandas as pa
 
 from sscct_lib.schemas import MANIFEST, covariates
 from sscct_lib.study import Study, StudyError
+from sscct_lib.tables import read_csv
 
 SCAN_TIME = ("scan_day", "scan_date")
 CONTACT_TIME = ("last_contact_day", "last_contact_date")
@@ -70,13 +70,7 @@ def files_missing(study: Study, manifest: pd.DataFrame) -> list[str]:
 def _read_csv(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise StudyError(f"{path} is missing: a study needs a manifest with one row a scan.")
-    try:
-        with warnings.catch_warnings():
-            # Rows longer than the header would lose cells with no more than a warning.
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            raw = pd.read_csv(path, dtype=str, index_col=False, keep_default_na=False, encoding="utf-8-sig")
-    except (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise StudyError(f"{path} is not a comma-separated table in UTF-8: {error}") from error
+    raw = read_csv(path)
     if raw.empty:
         raise StudyError(f"{path} has no rows: expected one row a scan below the header.")
     stripped: pd.DataFrame = raw.apply(lambda cells: cells.str.strip())

@@ -1,5 +1,6 @@
 """Reading and writing the tables that stages hand to each other."""
 
+import warnings
 from pathlib import Path
 
 import pandas as pd
@@ -36,6 +37,35 @@ def write_table(frame: pd.DataFrame, path: Path, schema: pa.DataFrameSchema) -> 
     with atomic(path) as partial:
         valid.to_parquet(partial, index=False, write_page_checksum=True)
     return valid
+
+
+def read_csv(path: Path) -> pd.DataFrame:
+    """Read a table that people wrote, every cell as text.
+
+    Parameters
+    ----------
+    path
+        CSV, UTF-8, with a header.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a line, numbered from 0; an empty cell is "".
+
+    Raises
+    ------
+    StudyError
+        If the file is missing or no table: not UTF-8, without a header, or a row has more cells than the header.
+    """
+    if not path.is_file():
+        raise StudyError(f"{path} is missing: expected a table of comma-separated text.")
+    try:
+        with warnings.catch_warnings():
+            # Rows longer than the header would lose cells with no more than a warning.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            return pd.read_csv(path, dtype=str, index_col=False, keep_default_na=False, encoding="utf-8-sig")
+    except (ValueError, OSError, pd.errors.ParserWarning) as error:
+        raise StudyError(f"{path} is not a comma-separated table in UTF-8: {error}") from error
 
 
 def write_csv(frame: pd.DataFrame, path: Path) -> None:

@@ -189,6 +189,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tries", type=int, default=50, help="of each per-scan stage")
     parser.add_argument("--notebook-tries", type=int, default=5, help="of each notebook, and of the workflow")
+    parser.add_argument("--stages", nargs="*", default=list(PER_SCAN_STAGES), help="per-scan stages that are killed")
     parser.add_argument("--out", type=Path, help="CSV to write the table to")
     given = parser.parse_args()
     rows = []
@@ -204,11 +205,12 @@ def main() -> None:
         empty = _copy(study.folder, Path(scratch) / "empty")
         shutil.rmtree(empty.folder / "scans")
         shutil.rmtree(empty.folder / "truth" / "masks", ignore_errors=True)
-        if given.tries:
+        if "phantom" in given.stages:
             note(try_stage(empty.folder, "phantom", attempt_scans, given.tries))
-            for stage in ("images", "lungs", "radiomics"):
+        for stage in ("images", "lungs", "radiomics"):
+            if stage in given.stages:
                 note(try_stage(study.folder, stage, attempt_scans, given.tries))
-                run_shard(study, stage, 0)
+            run_shard(study, stage, 0)
         if given.notebook_tries:
             row = try_stage(study.folder, "01_cohort", attempt_run, given.notebook_tries)
             note(replace(row, stage="workflow to 01_cohort"))
