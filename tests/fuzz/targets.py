@@ -34,7 +34,7 @@ cohort:
 radiomics: {regions: [upper, peel], log_sigma_mm: [1.0, 2.0]}
 deep: {networks: [swin], swin: {size: 32, weights: w.pt, weights_sha256: abc}}
 """
-PARAMETERS = "01_cohort.n_folds=3 05_horizons.thresholds=[0.1,0.2] 04_deep_models.size={a: 1}"
+PARAMETERS = "01_cohort.n_folds=3 05_horizons.thresholds=[0.1,0.2] 04_deep_models.size={a:1}"
 WORDS = [
     b"", b",", b"\n", b"\"", b"'", b"\0", b"\xff", b"../", b"=1+1", b"nan", b"inf", b"-1", b"1e400",
     b"2020-13-45", b"99999999999999999999", b"0001-01-01", b"9999-12-31", b"!!python/object:os.system", b"&a",
