@@ -1,9 +1,9 @@
 """The section `deep` of `study.yaml`: the networks, and how they are trained."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sscct_lib.sections import Count, Positive, Section
 
@@ -113,6 +113,11 @@ class PretrainingSettings(Section):
 class DeepSettings(Section):
     """The deep models, what they see, and on what machine they learn."""
 
+    preset: Literal["demo", "published", "best"] | None = Field(
+        None,
+        description="fills the settings of this section that are not given. demo: minutes without a GPU; published: as "
+        "near as it is known to the published study, window and frozen encoders included; best: with a GPU",
+    )
     hu_range: tuple[float, float] = Field(
         (-1024.0, 600.0), description="densities mapped to 0..1; background is the lower bound"
     )
@@ -137,3 +142,54 @@ class DeepSettings(Section):
     resnet18: NetworkSettings = NetworkSettings()
     densenet121: NetworkSettings = NetworkSettings()
     swin: NetworkSettings = NetworkSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, given: Any) -> Any:
+        """Put the values of the preset where none are given."""
+        preset = PRESETS.get(given.get("preset"), {}) if isinstance(given, dict) else {}
+        return _filled(given, preset) if preset else given
+
+
+def _filled(given: Any, preset: dict[str, Any]) -> Any:
+    if not isinstance(given, dict):
+        return given
+    both = {name: _filled(given[name], value) if name in given else value for name, value in preset.items()}
+    return given | {name: both[name] for name in preset}
+
+
+def _networks(weights: tuple[str | None, str | None, str | None], **settings: Any) -> dict[str, dict[str, Any]]:
+    named = zip(("resnet18", "densenet121", "swin"), weights, strict=True)
+    return {name: {**settings, "weights": start} for name, start in named}
+
+
+_DEMO = {"size": 32, "epochs": 12, "batch_size": 8, "learning_rate": 1e-3, "density_weight": 1.0}
+_PRETRAINED = ("medicalnet", "imagenet", "swinvit")
+
+# published: the window, size, frozen encoders, optimiser and stopping of the sibling study by the same first author
+# (arXiv 2510.04923), whose code is known. best: fine-tuned through, with three members; for a GPU.
+PRESETS: dict[str | None, dict[str, Any]] = {
+    "demo": {
+        "resnet18": _DEMO,
+        "densenet121": _DEMO | {"epochs": 10},
+        "swin": _DEMO | {"feature_size": 24, "window_size": 4},
+    },
+    "published": {
+        "hu_range": (-175.0, 250.0),
+        "augmentation": {"probability": 0.0},
+        **_networks(
+            _PRETRAINED,
+            size=96,
+            epochs=50,
+            batch_size=4,
+            learning_rate=4e-4,
+            weight_decay=1e-5,
+            patience=10,
+            head_epochs=50,
+            balance="loss",
+        ),
+    },
+    "best": _networks(
+        _PRETRAINED, size=96, epochs=60, batch_size=8, learning_rate=2e-4, patience=15, n_members=3, density_weight=0.2
+    ),
+}
