@@ -1,5 +1,8 @@
 """What was trained: tables of the deep models of a run, from the cards that lie beside them."""
 
+from typing import Any
+
+import numpy as np
 import pandas as pd
 
 from sscct_lib.networks import TITLES
@@ -19,7 +22,8 @@ def model_table(study: Study) -> pd.DataFrame:
     -------
     pandas.DataFrame
         `model`, `network`, `weights`, `fold`, `member`, `size` (voxels a side), `n_parameters`; of the training
-        `n_patients`, `n_scans`, `n_deaths`; `loss_tested` on the fold's patients and
+        `n_patients`, `n_scans`, `n_deaths`, `not_estimable` (horizons within which none of these patients died, or
+        empty); `loss_tested` on the fold's patients and
         `loss_tested_without_image`, when every scan of theirs gets the risks of the training patients; `seconds`
         of training, and `waiting_share`, the share of these spent on reading and changing the next scans.
     """
@@ -36,6 +40,7 @@ def model_table(study: Study) -> pd.DataFrame:
             "n_patients": card["n_patients"],
             "n_scans": card["n_scans"],
             "n_deaths": sum(card["n_deaths"]),
+            "not_estimable": _horizons_without_deaths(card),
             "loss_tested": card["loss_tested"],
             "loss_tested_without_image": card["loss_tested_without_image"],
             "seconds": card["seconds"],
@@ -44,6 +49,11 @@ def model_table(study: Study) -> pd.DataFrame:
         for card in found
     ]
     return pd.DataFrame(rows)
+
+
+def _horizons_without_deaths(card: dict[str, Any]) -> str:
+    deaths = zip(card["horizons_years"], np.cumsum(card["n_deaths"]), strict=True)
+    return ", ".join(f"{horizon:g} years" for horizon, n in deaths if n == 0)
 
 
 def summary(models: pd.DataFrame) -> pd.DataFrame:
@@ -79,6 +89,10 @@ def summary(models: pd.DataFrame) -> pd.DataFrame:
     table["Seconds a fold"] = folds["seconds"].mean().map("{:,.0f}".format)
     waiting = folds["waiting_share"].mean() * 100
     table["Waiting for data"] = waiting.map("{:.0f} %".format)
+    # A fold that cannot learn a horizon takes it from the whole model.
+    lost = folds["not_estimable"].agg(lambda told: max(told, key=len))
+    if lost.any():
+        table["Not estimable"] = lost
     return table.rename(columns=titles).rename_axis("Model")
 
 

@@ -65,7 +65,7 @@ def cross_validate(study: Study, cohort: pd.DataFrame, networks: Sequence[str], 
         Schema `PREDICTIONS`: the mean risk over the members of a fold and, with two or more (`n_members`), their
         standard deviation (deep ensemble, Lakshminarayanan et al. 2017); of a single member with dropout, that over
         random draws of its features. A scan whose cube cannot be made has
-        no row, and the log says why.
+        no row, nor has a horizon within which nobody died whom a fold could learn from; the log says why.
 
     Raises
     ------
@@ -75,10 +75,12 @@ def cross_validate(study: Study, cohort: pd.DataFrame, networks: Sequence[str], 
     for name in networks:
         check_size(name, _settings(study, name))
     tasks: list[Task] = []
+    told: list[float] = []
     for name in networks:
         examples, key = _examples(study, cohort, name, n_jobs)
         folds = sorted(set(examples.table["fold"]))
         _check_folds(examples, folds)
+        told = horizons_told(study, examples, folds)
         members = range(_settings(study, name).n_members)
         _forget_others(study, name, folds, members)
         tasks += [(name, examples, fold, member, key) for fold in folds for member in members]
@@ -86,6 +88,7 @@ def cross_validate(study: Study, cohort: pd.DataFrame, networks: Sequence[str], 
     scans = predictions.groupby(["model", "horizon_years", "scan_id", "patient_id", "fold"])
     spread = scans.agg(risk=("risk", "mean"), risk_sd=("risk", "std"), dropout_sd=("dropout_sd", "mean")).reset_index()
     spread["risk_sd"] = spread["risk_sd"].fillna(spread["dropout_sd"])  # a single member has no other
+    spread = spread[spread["horizon_years"].isin(told)].reset_index(drop=True)
     return PREDICTIONS.validate(spread[list(PREDICTIONS.columns)])
 
 
@@ -176,6 +179,23 @@ def _check_folds(examples: Examples, folds: list[int]) -> None:
                 f"{int(examples.died[training].sum())} scan(s) followed by death within the longest horizon; "
                 "training needs at least 2 patients and 1 death. Add patients, or lower cohort.n_folds."
             )
+
+
+def horizons_told(study: Study, examples: Examples, folds: list[int]) -> list[float]:
+    """List the horizons that every fold can learn: deaths within them outside the fold; the log names the others."""
+    learned = []
+    for k, horizon in enumerate(horizons(study)):
+        died: NDArray[np.bool_] = np.asarray(examples.died[:, : k + 1].any(axis=1))
+        taught = [set(examples.table["fold"].to_numpy()[died]) - {fold} for fold in folds]
+        without = [fold for fold, others in zip(folds, taught, strict=True) if not others]
+        if without:
+            log.warning(
+                "The risk within %g years is not estimable: outside fold(s) %s nobody died within it.",
+                horizon, ", ".join(map(str, without)),
+            )  # fmt: skip
+        else:
+            learned.append(horizon)
+    return learned
 
 
 def _one_model(

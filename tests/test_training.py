@@ -7,7 +7,7 @@ import SimpleITK as sitk
 import torch
 from torch import nn
 
-from sscct_lib import deep_tables, networks, training
+from sscct_lib import deep_tables, fitting, networks, training
 from sscct_lib.files import checksum
 from sscct_lib.images import write_image
 from sscct_lib.study import DeepSettings, NetworkSettings, Settings, Study, StudyError
@@ -97,6 +97,31 @@ def test_a_model_never_sees_its_fold(tmp_path, monkeypatch):
         ("Swin Transformer, fold 0, member 0", patients[1]),
         ("Swin Transformer, fold 1, member 0", patients[0]),
     ]
+
+
+def test_patients_set_apart_for_stopping_are_neither_taught_nor_tested(tmp_path, monkeypatch):
+    study = study_in(tmp_path, swin=TINY.model_copy(update={"patience": 1, "validation_share": 0.4}))
+    cohort = make_cohort(study)
+    cohort["fold"] = np.arange(N) // 2 // 3
+    parts = []
+    begin = fitting.Fit.__init__
+
+    def noting(self, network, density, training, validation, *rest):
+        parts.append([set(part.table["patient_id"]) for part in (training, validation)])
+        begin(self, network, density, training, validation, *rest)
+
+    monkeypatch.setattr(fitting.Fit, "__init__", noting)
+    predictions = training.cross_validate(study, cohort, ["swin"])
+    assert (
+        predictions.groupby("horizon_years")["scan_id"].agg(list).map(sorted).map(set).eq(set(cohort["scan_id"])).all()
+    )
+    assert not predictions.duplicated(["scan_id", "horizon_years"]).any()
+    assert len(parts) == 2
+    for fold, (taught, apart) in enumerate(parts):
+        tested = set(cohort.loc[cohort["fold"] == fold, "patient_id"])
+        assert apart
+        assert len(taught) + len(apart) + len(tested) == N // 2  # nobody is in two of them
+        assert taught | apart | tested == set(cohort["patient_id"])
 
 
 def test_outcomes_of_the_tested_fold_change_nothing_there(trained, tmp_path):
@@ -291,6 +316,20 @@ def test_folds_that_cannot_be_learned_are_named(trained, change, message):
     study, cohort, _ = trained
     with pytest.raises(StudyError, match=message):
         training.cross_validate(study, cohort.assign(**change), ["swin"])
+
+
+def test_a_horizon_without_deaths_to_learn_from_is_named_and_the_others_are_told(tmp_path, caplog):
+    study = study_in(tmp_path)
+    # Outside fold 1 all deaths come after the first year.
+    cohort = make_cohort(study)
+    late = cohort["fold"].eq(0) & cohort["event_observed"]
+    cohort["followup_years"] = cohort["followup_years"].where(~late, 2.0)
+    predictions = training.cross_validate(study, cohort, ["swin"])
+    assert set(predictions["horizon_years"]) == {3.0, 5.0}
+    assert "The risk within 1 years is not estimable: outside fold(s) 1 nobody died within it." in caplog.text
+    assert set(predictions["scan_id"]) == set(cohort["scan_id"])
+    table = deep_tables.summary(deep_tables.model_table(study))
+    assert table["Not estimable"].tolist() == ["1 years"]
 
 
 def test_no_usable_lungs_and_impossible_size(trained, tmp_path):
