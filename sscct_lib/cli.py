@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from sscct_lib.check_command import check
+from sscct_lib.scan_commands import predict, report
 from sscct_lib.weight_commands import pretrain, weights
 
 if TYPE_CHECKING:
@@ -47,8 +48,8 @@ BOOKKEEPING = re.compile(
 )
 
 app.add_typer(weights, name="weights")
-app.command()(check)
-app.command()(pretrain)
+for command in (check, report, predict, pretrain):
+    app.command()(command)
 
 LOCK_FILE = ".sscct.lock"
 StudyFolder = Annotated[Path, typer.Argument(help="The study folder.", metavar="STUDY")]

@@ -138,6 +138,7 @@ def write_provenance(study: Study, stage: str, code: str, parameters: Mapping[st
         "git_commit": git_commit(),
         "code": code,
         "settings": fingerprint(study.settings),
+        "sections": {name: fingerprint(getattr(study.settings, name)) for name in type(study.settings).model_fields},
         "seed": study.settings.seed,
         "parameters": dict(parameters),
         "versions": {name: version(name) for name in SHOWN_PACKAGES},
