@@ -13,12 +13,13 @@ import pandas as pd
 import pandera.pandas as pa
 import yaml
 
-from sscct_lib import editions, schemas
+from sscct_lib import checklists, editions, model_cards, patient_pages, schemas
 from sscct_lib.completeness import missing_stages, notice, stub, without_missing
 from sscct_lib.files import atomic, checksum
 from sscct_lib.gallery_page import write_gallery
 from sscct_lib.notebooks import NOTEBOOKS, PROJECT
 from sscct_lib.pasted import pictures
+from sscct_lib.prediction_file import fields_described
 from sscct_lib.privacy_files import search_study
 from sscct_lib.study import MANIFEST_FILE, SETTINGS_FILE, Settings, Study, StudyError, fingerprint
 
@@ -147,6 +148,10 @@ def _assemble(study: Study, source: Path, missing: Mapping[str, str]) -> None:
     _write_if_changed(source / "_toc.yml", _contents(study))
     _write_if_changed(source / "run.md", run_page(study))
     _write_if_changed(source / "data_dictionary.md", data_dictionary_page())
+    _write_if_changed(source / "patients.md", patient_pages.write_pages(study, source / "patients"))
+    _write_if_changed(source / "model_cards.md", model_cards.page(study))
+    for name in checklists.NAMES:
+        _write_if_changed(source / f"checklist_{name}.md", checklists.page(name, study, missing))
     _write_if_changed(source / "gallery.md", write_gallery(study, study.run / "book" / "scans"))
 
 
@@ -292,6 +297,11 @@ def data_dictionary_page() -> str:
     ]
     for title, schema in described:
         parts += [f"## {title}", _markdown_table(data_dictionary(schema))]
+    parts += [
+        "## prediction.json",
+        "What `sscct predict` writes about a scan that was never in the study. `[]` marks a list.",
+        _markdown_table(fields_described()),
+    ]
     parts += ["## Settings of study.yaml", _markdown_table(_settings_dictionary())]
     return "\n\n".join(parts)
 

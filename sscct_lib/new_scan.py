@@ -19,13 +19,12 @@ from sscct_lib.prediction_file import Prediction, prediction_of
 from sscct_lib.radiomics import extract_scans
 from sscct_lib.saved_maps import Map, caution, mean_map
 from sscct_lib.saved_models import FOLDER, predict_risks
-from sscct_lib.scan_report import Scan, ScanReport, build, read_tables
+from sscct_lib.scan_report import NEW, Scan, ScanReport, build, read_tables
 from sscct_lib.schemas import covariates
 from sscct_lib.stacking import SOURCES, STACKED, stack
 from sscct_lib.study import SETTINGS_FILE, Study, StudyError, fingerprint
 from sscct_lib.tensors import cube_path
 
-NEW = "new"  # id of the scan in files and on the page
 NETWORKS = ("resnet18", "densenet121", "swin")
 MUST_AGREE = ("images", "lungs", "radiomics", "horizons_years", "labels")
 """Settings that a model's input or meaning rests on."""

@@ -126,7 +126,7 @@ def _number(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def described() -> pd.DataFrame:
+def fields_described() -> pd.DataFrame:
     """List the fields of the file, for the data dictionary: `field` (`[]`: a list) and `meaning`."""
     rows: list[dict[str, str]] = []
 

@@ -10,12 +10,13 @@ from matplotlib.figure import Figure
 
 from sscct_lib.figures import GREY, INK, PALETTE, PERCENT, model_colours, styled
 from sscct_lib.lung_figures import LUNG_WINDOW, SIDES
-from sscct_lib.scan_report import ScanReport
+from sscct_lib.scan_report import NEW, ScanReport
 from sscct_lib.summary import years_text
 
 A4 = (8.27, 11.69)  # inches
 RESEARCH = "Research use, not for care. No risk on this page may guide the treatment of a patient."
 SYNTHETIC = "A synthetic patient of the demo study. "
+OUTSIDE = "Judged by a demo study, whose models learned from synthetic patients. "
 BRIGHTEST = 0.6
 LINES = 94  # letters across the page
 
@@ -57,10 +58,11 @@ def scan_page(report: ScanReport) -> Figure:
 
 def _head(figure: Figure, report: ScanReport) -> float:
     """Write title and warnings; return where they end, as a share of the height."""
-    figure.text(0.05, 0.965, f"Scan {report.scan_id}", fontsize=17, weight="bold", va="top")
+    is_new = report.scan_id == NEW
+    figure.text(0.05, 0.965, "A new scan" if is_new else f"Scan {report.scan_id}", fontsize=17, weight="bold", va="top")
     figure.text(0.05, 0.937, f"{report.study_title}, run {report.run_name}", fontsize=10, color=GREY, va="top")
     figure.text(
-        0.95, 0.965, textwrap.fill((SYNTHETIC if report.is_demo else "") + RESEARCH, 52),
+        0.95, 0.965, textwrap.fill((((OUTSIDE if is_new else SYNTHETIC) if report.is_demo else "") + RESEARCH), 56),
         fontsize=9, weight="bold", color="white", va="top", ha="right",
         bbox={"facecolor": "#8a1c1c", "edgecolor": "none", "boxstyle": "round,pad=0.5"},
     )  # fmt: skip
@@ -146,7 +148,7 @@ def _words(axis: Axes, report: ScanReport) -> None:
 
 def _alike(report: ScanReport) -> str:
     if report.likeness.findings:
-        return f"No: {'; '.join(report.likeness.findings)}."
+        return "No: the box at the top says in what."
     if np.isnan(report.likeness.nearer):
         return "It cannot be told: its measures, or enough training scans, are missing."
     return (

@@ -20,6 +20,8 @@ from sscct_lib.study import Study, StudyError
 from sscct_lib.tables import read_predictions, read_table
 from sscct_lib.unlike import Likeness, likeness
 
+NEW = "new"
+"""Id of a scan from outside the study, in files and on its page."""
 FACTS = {
     "age_years": ("age", "{:.0f}"),
     "sex": ("sex", "{}"),

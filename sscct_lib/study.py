@@ -181,6 +181,9 @@ class BookSettings(Section):
         True,
         description="a page shows 13 scans at most, cropped to the chest; false: no picture of a scan leaves the run",
     )
+    patients: bool = Field(
+        True, description="a chapter shows the pages of four patients at most, chosen by rule; false: of none"
+    )
 
 
 class Settings(Section):

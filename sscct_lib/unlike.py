@@ -14,7 +14,7 @@ from sscct_lib.wording import in_words, unit_of
 FAR = 0.99  # share of training scans that must lie nearer before a scan counts as far
 MARGIN = 0.1  # how far outside the training range a value may lie, as a share of that range
 FEWEST_SCANS = 30
-MOST_NAMED = 6
+MOST_NAMED = 3
 PLAIN = {"age_years": "age", "fvc_percent": "FVC", "dlco_percent": "DLCO", "slice_thickness_mm": "slice thickness"}
 UNITS = {"slice_thickness_mm": "mm"}
 CATEGORIES = {"manufacturer": "scanners by", "kernel": "the kernel", "sex": "sex", "ssc_subtype": "the subtype"}
