@@ -1,7 +1,6 @@
 """Reporting checklists as pages: every item with its status and the place in the book, filled from the run."""
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -11,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sscct_lib.cohort import label_name
+from sscct_lib.completeness import plain
 from sscct_lib.feature_sets import RADIOMICS as IMAGE_TYPES
 from sscct_lib.notebooks import PROJECT
 from sscct_lib.study import Study, StudyError
@@ -222,15 +222,10 @@ def _row(
 ) -> tuple[str, str, str, str]:
     says, status, links = item.says.format_map(known), item.status, [_link(place, missing) for place in item.where]
     if stated is not None:
-        says, status = _plain(stated), "met"
+        says, status = plain(" ".join(stated.split())), "met"
     elif any(NOTEBOOK_PAGES.get(place.split("#")[0]) in missing for place in item.where):
         says, status = f"A chapter that would say it was {NOT_MADE}.", "open"
     return item.id, status, item.asks, " ".join([says, "→ " + ", ".join(links) if links else ""]).strip()
-
-
-def _plain(text: str) -> str:
-    """Keep a statement within its cell, and its letters from being read as markup."""
-    return re.sub(r"([\\`*_{}\[\]<>$#|~])", r"\\\1", " ".join(text.split()))
 
 
 def _marked(status: str) -> str:

@@ -83,7 +83,7 @@ def stub(name: str, reason: str) -> str:
         The notebook as JSON.
     """
     text = f"# {CHAPTERS[name]}\n\n" + _admonition(
-        "This chapter was not made", f"{_plain(reason)}\n\nMend the cause, then run the study again: what is finished "
+        "This chapter was not made", f"{plain(reason)}\n\nMend the cause, then run the study again: what is finished "
         "is kept."
     )  # fmt: skip
     notebook = new_notebook(cells=[new_markdown_cell(text, id="missing")])  # type: ignore[no-untyped-call]
@@ -104,7 +104,7 @@ def notice(missing: Mapping[str, str]) -> str:
     """
     if not missing:
         return ""
-    listed = "\n".join(f"- **{CHAPTERS[name]}** (`{name}`). {_plain(reason)}" for name, reason in missing.items())
+    listed = "\n".join(f"- **{CHAPTERS[name]}** (`{name}`). {plain(reason)}" for name, reason in missing.items())
     return _admonition("This run is not complete: chapters are missing", listed)
 
 
@@ -112,8 +112,8 @@ def _admonition(title: str, text: str) -> str:
     return f"::::{{admonition}} {title}\n:class: danger\n{text}\n::::\n"
 
 
-def _plain(text: str) -> str:
-    """Keep the text of an error message from being read as markup."""
+def plain(text: str) -> str:
+    """Keep letters of an error message or an id from being read as markup."""
     return re.sub(r"([\\`*_{}\[\]<>$#|~])", r"\\\1", text)
 
 

@@ -14,6 +14,7 @@ from sscct_lib.files import checksum
 from sscct_lib.images import prepare_scans
 from sscct_lib.ingest import ingest
 from sscct_lib.lungs import segment_scans
+from sscct_lib.networks import TITLES
 from sscct_lib.overlays import overlay
 from sscct_lib.prediction_file import Prediction, prediction_of
 from sscct_lib.radiomics import extract_scans
@@ -24,6 +25,7 @@ from sscct_lib.schemas import covariates
 from sscct_lib.stacking import SOURCES, STACKED, stack
 from sscct_lib.study import SETTINGS_FILE, Study, StudyError, fingerprint
 from sscct_lib.tensors import cube_path
+from sscct_lib.unusual_scans import flag_new
 
 NETWORKS = ("resnet18", "densenet121", "swin")
 MUST_AGREE = ("images", "lungs", "radiomics", "horizons_years", "labels")
@@ -84,6 +86,7 @@ def predict_scan(
         raise StudyError(f"No model of run {trained.run_name} could judge the scan. {' '.join(warnings)}")
     with_stacked, said = _stacked(risks, tables.predictions, trained)
     scan = Scan(NEW, None, scan_values, lungs, with_stacked)
+    said += _unusual(trained, study)
     report = build(trained, tables, scan, overlay(study, lungs), _map(trained, study), (*warnings, *said))
     return prediction_of(report, scan, known, _hashes(trained)), report
 
@@ -205,6 +208,18 @@ def _map(trained: Study, study: Study) -> Map | None:
 
     networks = [training.fold_model(trained, name, card["fold"], card["member"]) for card in found]
     return Map(found[0]["model"], np.load(cube), mean_map(networks, cube), caution(trained, name))
+
+
+def _unusual(trained: Study, study: Study) -> list[str]:
+    """Ask the networks that can tell whether the scan is unlike those that they learned from."""
+    row = pd.DataFrame({"scan_id": [NEW], "patient_id": [NEW]})
+    said = []
+    for name in NETWORKS:
+        if (trained.models / "unusual" / f"{name}.json").is_file():
+            found = flag_new(trained, name, study, row)
+            reasons = found.loc[found["unusual"], "reasons"]
+            said += [f"To {TITLES[name]} the scan is unlike those that it learned from: {words}." for words in reasons]
+    return said
 
 
 def _hashes(trained: Study) -> dict[str, str]:

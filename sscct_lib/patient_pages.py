@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from sscct_lib.acting import example_scan, risks_in_words
+from sscct_lib.completeness import plain
 from sscct_lib.files import atomic
 from sscct_lib.headline import pictured_model
 from sscct_lib.horizons import aligned_risk
@@ -114,7 +115,7 @@ def _pages(study: Study, folder: Path) -> dict[Path, str]:
             if not study.settings.book.viewer:  # no picture of a scan leaves the run
                 report = replace(report, overlay=None, attribution=None)
             _draw(report, picture, text)
-        pages[text] = f"Scan {scan_id}: {words}"
+        pages[text] = f"Scan {plain(scan_id)}: {words}"
     return pages
 
 
@@ -149,6 +150,7 @@ def in_words(report: ScanReport, picture: str) -> str:
     """
     own = report.risks[report.risks["model"] == report.model]
     lines = [f"{report.model}: {risks_in_words(own)}. {report.similar_words}"]
-    lines += [f"**{words}**" for words in report.warnings]
-    alt = f"Page on scan {report.scan_id}: risk over time, place in the cohort, reasons, and the scan in two planes."
+    lines += [f"**{plain(words)}**" for words in report.warnings]
+    name = plain(report.scan_id)
+    alt = f"Page on scan {name}: risk over time, place in the cohort, reasons, and the scan in two planes."
     return "\n\n".join([*lines, f"![{alt}](patients/{picture})"])

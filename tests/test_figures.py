@@ -134,3 +134,16 @@ def test_figures_leave_no_trace(cohort):
     figures.followup_curve(followup_curve(cohort, n_bootstrap=10))
     assert dict(mpl.rcParams) == before
     assert plt.get_fignums() == []
+
+
+def test_every_named_model_keeps_its_colour_and_dash_in_any_company():
+    from sscct_lib.headline import ROWS
+
+    names = [*figures.MODEL_ORDER]
+    colours, dashes = figures.model_colours(names), figures.model_dashes(names)
+    for name in names:
+        assert figures.model_colours([name])[name] == colours[name]
+        assert figures.model_dashes(["Zebra", name])[name] == dashes[name]
+    assert len({(colours[name], str(dashes[name])) for name in names}) == len(names)
+    # Those that stand together on the front page differ in colour alone.
+    assert len({colours[name] for name in ROWS}) == len(ROWS)

@@ -106,7 +106,7 @@ def test_an_unknown_parameter_is_refused_with_the_known_ones(finished):
 
 
 def test_a_failing_notebook_names_the_cell_and_leaves_its_partial_copy(copied):
-    ran = sscct("run", copied.folder, "-p", "05_horizons.n_bootstrap=-1")
+    ran = sscct("run", copied.folder, "-p", "05_horizons.n_bootstrap=-1", "--keep-going")
     assert ran.exit_code == 1
     assert re.search(r"Notebook 05_horizons failed in cell \d+", ran.output)
     partial = nbformat.read(copied.run / "logs" / "05_horizons.partial.ipynb", as_version=4)
@@ -115,6 +115,13 @@ def test_a_failing_notebook_names_the_cell_and_leaves_its_partial_copy(copied):
     text = (copied.run / "logs" / "05_horizons.partial.ipynb").read_text()
     for folder in (copied.folder, PROJECT, Path(sys.prefix)):
         assert str(folder) not in text
+    # The book is made of the rest, and says on the front page what is missing and why.
+    front = front_page(copied).read_text()
+    assert "This run is not complete" in front
+    assert "n_bootstrap" in front
+    assert "(not made in this run)" in front
+    assert "This chapter was not made" in (front_page(copied).parent / "notebooks" / "05_horizons.html").read_text()
+    assert "Verdicts" in (front_page(copied).parent / "notebooks" / "02_segmentation_qa.html").read_text()
 
 
 def test_a_damaged_scan_is_set_aside_counted_and_the_rest_go_on(copied, tmp_path):

@@ -1,0 +1,158 @@
+"""Pages on single scans: small, odd and large studies each give a page, and the page says what it knows."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sscct_lib import acting, failures, headline, horizons, patient_pages, report_figures, scan_report, similar
+from sscct_lib.acting import risks_in_words
+from sscct_lib.prediction_file import Prediction, fields_described, prediction_of
+from sscct_lib.study import HorizonSettings, Settings, Study
+from sscct_lib.unlike import Likeness
+from tests.test_horizons import make_cohort, make_predictions
+
+FEW = Settings(title="A study", horizons=HorizonSettings(n_bootstrap=20))
+CLINICAL = {"age_years": 60.0, "sex": "female", "fvc_percent": np.nan}
+
+
+def tables_of(cohort, models=("Radiomics", "Clinical")):
+    lungs = pd.DataFrame(
+        {"scan_id": cohort["scan_id"], "verdict": "pass", "findings": "", "high_attenuation_share": 0.1}
+    )
+    features = cohort[["scan_id", "patient_id"]].assign(
+        status="ok", reason="", settings_hash="x", qct_mean_hu=np.linspace(-850, -700, len(cohort))
+    )
+    given = pd.concat([make_predictions(cohort, model=name) for name in models], ignore_index=True)
+    return scan_report.Tables(cohort, lungs, features, given)
+
+
+def report_of(tables, tmp_path, known=None, lungs=None, settings=FEW):
+    own = tables.cohort.iloc[0]
+    known, lungs = {"qct_mean_hu": -800.0, **(known or CLINICAL)}, lungs or {"verdict": "pass", "findings": ""}
+    risks = tables.predictions[tables.predictions["scan_id"] == own["scan_id"]]
+    scan = scan_report.Scan(own["scan_id"], own["patient_id"], known, lungs, risks)
+    return scan_report.build(Study(tmp_path, settings), tables, scan, None, None), scan
+
+
+def words_of(figure):
+    figure.canvas.draw()
+    axes = [text.get_text() for axis in figure.axes for text in [*axis.texts, axis.title, axis.xaxis.label]]
+    titles = [axis.get_title(loc="left") for axis in figure.axes]
+    return "\n".join([*(text.get_text() for text in figure.texts), *axes, *titles])
+
+
+def test_a_page_says_who_how_sure_and_what_is_missing(tmp_path):
+    tables = tables_of(make_cohort(60))
+    report, _ = report_of(tables, tmp_path)
+    assert report.model == "Radiomics"
+    text = words_of(report_figures.scan_page(report))
+    for expected in ("Research use, not for care", "FVC: not known", "DLCO: not known", "age: 60", "A study"):
+        assert expected in text
+    assert "synthetic" not in text
+    own = report.risks[(report.risks["model"] == "Radiomics") & (report.risks["horizon_years"] == 3)]["risk"].item()
+    assert report.lower == pytest.approx((report.cohort_risks < own).mean())
+    assert f"{own:.0%}" in text
+
+
+def test_failed_masks_and_strangers_are_warned_of_on_the_page(tmp_path):
+    tables = tables_of(make_cohort(60))
+    lungs = {"verdict": "fail", "findings": "the mask leaks into the bowel"}
+    report, _ = report_of(tables, tmp_path, {"qct_mean_hu": -300.0}, lungs)
+    text = words_of(report_figures.scan_page(report))
+    assert "leaks into the bowel" in " ".join(text.split())
+    assert "No risk of this scan can be trusted" in " ".join(text.split())
+    assert "unlike those that the models learned from" in " ".join(text.split())
+
+
+def test_a_demo_study_is_called_synthetic_and_a_new_scan_is_not(tmp_path):
+    demo = Settings(demo={}, horizons=HorizonSettings(n_bootstrap=20))
+    report, _ = report_of(tables_of(make_cohort(40)), tmp_path, settings=demo)
+    assert "A synthetic patient of the demo study" in " ".join(words_of(report_figures.scan_page(report)).split())
+    text = " ".join(words_of(report_figures.scan_page(replace(report, scan_id="new"))).split())
+    assert "A synthetic patient" not in text
+    assert "models learned from synthetic patients" in text
+
+
+@pytest.mark.parametrize("n_patients", [3, 5])
+def test_a_study_of_few_patients_gives_words_instead_of_numbers(tmp_path, n_patients):
+    cohort = make_cohort(n_patients, seed=4)
+    tables = tables_of(cohort)
+    report, _ = report_of(tables, tmp_path)
+    assert np.isnan(report.likeness.nearer)
+    assert "It cannot be told" in words_of(report_figures.scan_page(report))
+    performance = horizons.evaluate(tables.predictions, cohort, FEW)
+    assert len(headline.headline(performance, FEW)) == 2
+    assert acting.worked_example(tables.predictions, cohort, "Radiomics", FEW)["example_similar"]
+    assert len(failures.most_wrong(tables.predictions, cohort, tables.lungs, "Radiomics", 3.0, FEW)) <= n_patients
+
+
+def test_a_horizon_without_deaths_and_a_model_without_a_horizon_give_a_page(tmp_path):
+    cohort = make_cohort(30).assign(event_observed=False)
+    tables = tables_of(cohort)
+    given = tables.predictions[
+        (tables.predictions["model"] != "Radiomics") | (tables.predictions["horizon_years"] != 3)
+    ].reset_index(drop=True)
+    report, _ = report_of(scan_report.Tables(cohort, tables.lungs, tables.features, given), tmp_path)
+    assert np.isnan(report.lower)
+    report_figures.scan_page(report).canvas.draw()
+
+
+def test_ids_with_odd_characters_do_not_become_markup(tmp_path):
+    cohort = make_cohort(30)
+    cohort["scan_id"] = "a_b_" + cohort["scan_id"] + "_c.d"
+    tables = tables_of(cohort)
+    report, _ = report_of(tables, tmp_path)
+    words = patient_pages.in_words(report, "x.png")
+    assert "a\\_b\\_p000-0\\_c.d" in words
+    assert set(patient_pages.chosen_scans(tables, FEW).values()) <= set(cohort["scan_id"])
+
+
+def test_chosen_scans_are_few_and_do_not_look_at_what_happened():
+    cohort = make_cohort(1063)
+    tables = tables_of(cohort)
+    assert len(cohort) > 1900
+    chosen = patient_pages.chosen_scans(tables, FEW)
+    assert list(chosen) == ["lowest", "middle", "example", "highest"]
+    other = scan_report.Tables(cohort.assign(event_observed=False), tables.lungs, tables.features, tables.predictions)
+    assert patient_pages.chosen_scans(other, FEW) == chosen
+    wrong = failures.most_wrong(tables.predictions, cohort, tables.lungs, "Radiomics", 3.0, FEW)
+    assert len(wrong) == 10
+    near = similar.similar_patients(tables.predictions, cohort, "Radiomics", 0.2, FEW)
+    assert len(near) == 20
+
+
+def test_pages_can_be_switched_off_and_old_ones_go(tmp_path):
+    study = Study(tmp_path, Settings(book={"patients": False}))
+    (tmp_path / "patients").mkdir()
+    (tmp_path / "patients" / "old.png").write_bytes(b"x")
+    assert patient_pages.SWITCHED_OFF in patient_pages.write_pages(study, tmp_path / "patients")
+    assert not list((tmp_path / "patients").iterdir())
+    assert patient_pages.NONE in patient_pages.write_pages(Study(tmp_path, Settings()), tmp_path / "patients")
+
+
+def test_the_file_holds_what_the_page_shows_and_reads_back(tmp_path):
+    report, scan = report_of(tables_of(make_cohort(60)), tmp_path)
+    lungs = {"verdict": "review", "findings": "look", "volume_l": 4.0, "mean_hu": np.nan}
+    scan = scan_report.Scan(scan.scan_id, None, scan.known, lungs, scan.risks.assign(n_missing=np.nan))
+    made = prediction_of(report, scan, {"age_years": 60.0, "sex": "female"}, {"a.skops": "0" * 64})
+    back = Prediction.model_validate_json(made.model_dump_json())
+    assert back == made
+    assert made.lungs.mean_hu is None
+    assert {one.risk for one in made.risks} == set(scan.risks["risk"])
+    assert "NaN" not in made.model_dump_json()
+    fields = fields_described()
+    assert set(made.model_dump()) == {name.rstrip("[]") for name in fields["field"] if "." not in name}
+    assert (fields["meaning"] != "").all()
+
+
+def test_likeness_of_nothing_is_no_claim(tmp_path):
+    report, _ = report_of(tables_of(make_cohort(60)), tmp_path)
+    plain = replace(report, likeness=Likeness(0.5, 60, ()))
+    assert "Yes: 50% of the 60 training scans" in words_of(report_figures.scan_page(plain))
+
+
+def test_risks_in_words_are_in_order():
+    risks = pd.DataFrame({"horizon_years": [5.0, 1.0], "risk": [0.4, 0.1]})
+    assert risks_in_words(risks) == "10% within 1 year, 40% within 5 years"
