@@ -269,16 +269,24 @@ def _parse_parameters(texts: list[str], notebooks: tuple[str, ...]) -> dict[str,
 
 
 @app.command()
-def book(study: StudyFolder, run: RunOption = "main") -> None:
-    """Render the book from the executed notebooks of a run."""
+def book(
+    study: StudyFolder,
+    run: RunOption = "main",
+    pdf: Annotated[bool, typer.Option("--pdf", help="Also print the chapters; needs Chromium or Chrome.")] = False,
+) -> None:
+    """Render the book from the executed notebooks of a run: for clinicians, and for analysts with the code."""
     from sscct_lib.book import build_book
+    from sscct_lib.pdf import print_book
     from sscct_lib.study import StudyError, load_study
 
     try:
-        index = build_book(load_study(study, run))
+        loaded = load_study(study, run)
+        index = build_book(loaded)
+        typer.echo(f"The book: {index.resolve()}")
+        if pdf:
+            typer.echo(f"As PDF: {print_book(loaded, index.parent).resolve()}")
     except StudyError as error:
         _stop(error)
-    typer.echo(f"The book: {index.resolve()}")
 
 
 @app.command(hidden=True)

@@ -36,6 +36,7 @@ NOT_COPIED = ("*.map", "locales", "fontawesome.js*", "sphinx-thebe.*", "*.ttf", 
 a format that browsers have not needed for years."""
 ANALYSTS = "analysts"
 FOLDED = "for-analysts"
+UNNAMED_MODE = 'localStorage.getItem("mode") || ""'
 NUMBER = re.compile(r"[-+−<≥≤]?\d[^a-zA-Z]{0,8}(?:$|[ (].{0,36}$)|$")
 """A cell that holds a number, with its interval or counts."""
 LONGEST_ALT = 250
@@ -143,8 +144,9 @@ def editions(source: str, place: Path, settings: Settings, given: Mapping[str, A
 
 
 def _ask_nothing_of_the_network(page: BeautifulSoup) -> None:
-    if page.body is not None:
-        page.body["data-default-mode"] = "auto"  # the theme asks for a mode that is named
+    for script in page.find_all("script"):
+        if script.string and UNNAMED_MODE in script.string:  # of which the theme complains in the console
+            script.string = script.string.replace(UNNAMED_MODE, UNNAMED_MODE.replace('""', '"auto"'))
     for script in page.find_all("script", src=re.compile("documentation_options")):
         # A page that was opened from a disk may not read others, from which the search takes its excerpts.
         at_once = page.new_tag("script")

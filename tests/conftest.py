@@ -1,5 +1,6 @@
 """Small studies on disk for the tests."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import SimpleITK as sitk
 
 from sscct_lib.study import Study, load_study
+from tests import tiny_study
 
 
 @pytest.fixture
@@ -51,3 +53,17 @@ def write_image():
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> Study:
+    """Run the tiny study end to end, once for all tests; no test may change it."""
+    return tiny_study.finish(tmp_path_factory.mktemp("tiny") / "study")
+
+
+@pytest.fixture
+def copied(finished: Study, tmp_path: Path) -> Study:
+    """Copy the finished study, with file times, for tests that change it."""
+    folder = tmp_path / "copy"
+    shutil.copytree(finished.folder, folder, copy_function=shutil.copy2)
+    return load_study(folder)

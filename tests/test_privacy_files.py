@@ -24,7 +24,7 @@ from sscct_lib.privacy_files import search_file, search_study
 from sscct_lib.source_identifiers import read_identifiers
 from sscct_lib.study import StudyError, load_study
 from tests.dicom_samples import SECRET, hounsfield, save, series
-from tests.notebooks.conftest import sscct
+from tests.tiny_study import sscct
 
 RUN = Path("runs") / "main"
 DATE = "2015-03-04"

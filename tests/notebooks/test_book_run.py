@@ -13,8 +13,7 @@ from sscct_lib.notebooks import NOTEBOOKS, PROJECT
 from sscct_lib.schemas import COHORT, LUNGS, PERFORMANCE, RADIOMICS
 from sscct_lib.study import load_study
 from sscct_lib.tables import read_predictions, read_table
-
-from .conftest import sscct
+from tests.tiny_study import sscct
 
 pytestmark = pytest.mark.slow
 

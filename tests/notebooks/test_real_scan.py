@@ -12,8 +12,7 @@ from sscct_lib.radiomics import extract_scans
 from sscct_lib.schemas import LUNGS
 from sscct_lib.study import load_study
 from sscct_lib.tables import read_table
-
-from .conftest import TINY, sscct
+from tests.tiny_study import TINY, sscct
 
 ARCHIVE = Path(__file__).parents[3] / "shared" / "data" / "lidc-idri-0314-dicom.tar.xz"
 

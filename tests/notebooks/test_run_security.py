@@ -9,8 +9,7 @@ import zipfile
 import pytest
 
 from sscct_lib.privacy_files import search_study
-
-from .conftest import NO_NETWORK, sscct
+from tests.tiny_study import NO_NETWORK, sscct
 
 pytestmark = pytest.mark.slow
 

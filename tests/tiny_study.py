@@ -1,7 +1,6 @@
-"""One tiny study, run end to end once for all tests of this folder."""
+"""One tiny study, run end to end once for all tests that need one."""
 
 import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -41,14 +40,12 @@ def run_until(folder: Path, notebook: str) -> None:
     assert ran.exit_code == 0, ran.output
 
 
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory) -> Study:
-    """Make the tiny study and run all of it; no test may change it.
+def finish(folder: Path) -> Study:
+    """Make the tiny study in a folder and run all of it.
 
     The truth is out of reach for everything between the making of the scans and notebook 05, and the network for
     every process; what is tried all the same is written to `network.log` beside the study.
     """
-    folder = tmp_path_factory.mktemp("tiny") / "study"
     folder.mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", f"{NO_NETWORK}{os.pathsep}{PROJECT}")
@@ -68,11 +65,3 @@ def _run_all(folder: Path) -> None:
     (folder.parent / "hidden").rename(folder / "truth")
     ran = sscct("run", folder, "--cores", "2")
     assert ran.exit_code == 0, ran.output
-
-
-@pytest.fixture
-def copied(finished: Study, tmp_path: Path) -> Study:
-    """Copy the finished study, with file times, for tests that change it."""
-    folder = tmp_path / "copy"
-    shutil.copytree(finished.folder, folder, copy_function=shutil.copy2)
-    return load_study(folder)
