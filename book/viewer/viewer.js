@@ -259,8 +259,12 @@
       button.hidden = false;
       button.addEventListener("click", () => viewer.open(cards, within));
     }
-    const named = document.getElementById(decodeURIComponent(location.hash.slice(1)));
-    if (named && named.matches(".scan-card")) viewer.open([named], named);
+    const openNamed = () => {
+      const named = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+      if (named && named.matches(".scan-card")) viewer.open([named], named);
+    };
+    window.addEventListener("hashchange", openNamed);
+    openNamed();
   }
 
   if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start);
