@@ -187,6 +187,7 @@ PRESETS: dict[str | None, dict[str, Any]] = {
             patience=10,
             head_epochs=50,
             balance="loss",
+            head="classifiers",
         ),
     },
     "best": _networks(

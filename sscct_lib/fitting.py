@@ -266,12 +266,25 @@ def _without_nan(losses: Tensor) -> list[float]:
 
 
 def precision(deep: DeepSettings) -> Any:
-    """Give Lightning's word for the precision of a training on this machine: half of it on a GPU, unless told."""
-    if deep.precision == "auto":
-        if torch.cuda.is_available():
-            return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
-        return "32-true"
-    return {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[deep.precision]
+    """Give Lightning's word for the precision of a training on this machine: half of it on a GPU, unless told.
+
+    Without a GPU it is 32 bits: PyTorch 2.13 computes bf16 gradients of 3D convolutions wrongly on the processor where
+    maps are smaller than the kernel, and writes outside its memory.
+
+    Raises
+    ------
+    StudyError
+        If half precision is asked for without a GPU.
+    """
+    gpu = torch.cuda.is_available()
+    if deep.precision == "auto" and gpu:
+        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+    if deep.precision in ("bf16", "16") and not gpu:
+        raise StudyError(
+            f"deep.precision is {deep.precision}, and there is no GPU: the processor's half precision gives wrong "
+            "gradients. Set it to auto or 32."
+        )
+    return {"auto": "32-true", "32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[deep.precision]
 
 
 def _trainer(settings: NetworkSettings, deep: DeepSettings, unfinished: Path | None, logs: Path | None) -> pl.Trainer:

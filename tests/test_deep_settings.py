@@ -18,7 +18,7 @@ def test_one_word_fills_what_is_not_given(tmp_path):
         assert (network.size, network.batch_size, network.epochs, network.patience) == (96, 4, 50, 10)
         assert (network.learning_rate, network.weight_decay) == (4e-4, 1e-5)
         assert network.head_epochs == network.epochs  # a frozen encoder
-        assert network.balance == "loss"
+        assert (network.balance, network.head) == ("loss", "classifiers")
         assert network.weights is not None
     assert deep.swin.feature_size == 48
 

@@ -171,16 +171,26 @@ def test_lightning_writes_its_log_and_says_nothing(tmp_path, capfd):
     assert "Tip" not in said.err
 
 
-def test_half_precision_learns_the_same_where_the_processor_has_it(tmp_path):
-    data = examples(tmp_path, *EIGHT)
-    losses = {}
-    for word in ("32", "bf16"):
-        net = network()
-        told = fitting.train(net, data, mild(), 1, "test", STILL.model_copy(update={"precision": word}))
-        losses[word] = told["loss"]
-        assert net.encoder[0].weight.dtype == torch.float32
-    np.testing.assert_allclose(losses["bf16"][:3], losses["32"][:3], rtol=0.05)
-    assert losses["bf16"] != losses["32"]
+@pytest.mark.parametrize(
+    ("gpu", "bf16", "asked", "word"),
+    [
+        (False, False, "auto", "32-true"),
+        (True, True, "auto", "bf16-mixed"),
+        (True, False, "auto", "16-mixed"),
+        (True, True, "32", "32-true"),
+        (True, True, "16", "16-mixed"),
+    ],
+)
+def test_precision_follows_the_machine(monkeypatch, gpu, bf16, asked, word):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: bf16)
+    assert fitting.precision(DeepSettings(precision=asked)) == word
+
+
+def test_half_precision_is_refused_without_a_gpu(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(StudyError, match="there is no GPU"):
+        fitting.train(network(), examples(tmp_path, *EIGHT), mild(), 1, "test", DeepSettings(precision="bf16"))
 
 
 def test_the_second_task_changes_the_encoder(tmp_path):
