@@ -54,7 +54,7 @@ def leading_features(weights: pd.DataFrame, n: int = 10) -> list[str]:
     list of str
     """
     mean = weights.groupby("feature")["coefficient"].mean().abs()
-    return [str(name) for name in mean[mean > 0].nlargest(n).index]
+    return [str(name) for name in mean[mean > 0].astype(float).nlargest(n).index]
 
 
 def accumulated_effects(

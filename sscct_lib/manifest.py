@@ -144,6 +144,7 @@ def _violation(case: dict[str, Any]) -> Violation:
 def _across_columns(valid: pd.DataFrame, raw: pd.DataFrame, folder: Path) -> list[Violation]:
     """Find what no single column can tell."""
     violations: list[Violation] = []
+    root = folder.resolve()
 
     def add(rows: "pd.Series[bool]", name: str, expected: str) -> None:
         violations.extend(
@@ -154,7 +155,7 @@ def _across_columns(valid: pd.DataFrame, raw: pd.DataFrame, folder: Path) -> lis
     add(valid.duplicated("scan_id", keep="first"), "scan_id", "a scan_id that no other row has")
     for name in ("image", "lung_mask"):
         if name in valid:
-            add(valid[name].map(lambda text: _leaves(folder, text)), name, "a path inside the study folder")
+            add(valid[name].map(lambda text: _leaves(root, text)), name, "a path inside the study folder")
     for scan, contact in zip(SCAN_TIME, CONTACT_TIME, strict=True):
         if {scan, contact} <= set(valid.columns):
             add(valid[contact] < valid[scan], contact, f"not before {scan}: follow-up cannot be negative")
@@ -196,10 +197,9 @@ def _shown(cell: object) -> str:
     return repr(cell) if isinstance(cell, str) else "an empty cell"
 
 
-def _leaves(folder: Path, text: object) -> bool:
+def _leaves(root: Path, text: object) -> bool:
     if not isinstance(text, str):
         return False
-    root = folder.resolve()
     try:
         return not (root / text).resolve().is_relative_to(root)
     except (OSError, ValueError, RuntimeError):  # links in a circle, or text that no file is called

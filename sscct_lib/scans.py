@@ -47,8 +47,13 @@ def code_files(module: str) -> tuple[Path, ...]:
         path = waiting.pop()
         if path not in found and path.is_file():
             found.add(path)
-            waiting += imported_rooms(path.read_text(encoding="utf-8"))
+            waiting += _rooms_of(path)
     return tuple(sorted(found))
+
+
+@cache
+def _rooms_of(path: Path) -> tuple[Path, ...]:
+    return tuple(imported_rooms(path.read_text(encoding="utf-8")))
 
 
 def imported_rooms(source: str) -> list[Path]:
