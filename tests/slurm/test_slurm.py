@@ -1,4 +1,4 @@
-"""A small study on a real SLURM cluster of one machine: `python -m pytest tests/slurm` as root, with slurm-wlm, munge."""
+"""A small study on a SLURM cluster of this machine: `python -m pytest tests/slurm` as root, with slurm-wlm and munge."""
 
 import os
 import shutil
