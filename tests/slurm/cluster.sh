@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # A SLURM cluster of this one machine, for tests: `cluster.sh start FOLDER`, `cluster.sh stop FOLDER`.
-# Needs root and Debian's packages slurm-wlm and munge. All its files lie in FOLDER; then: export SLURM_CONF=FOLDER/slurm.conf
+# Needs root and Debian's packages slurm-wlm and munge. Its files lie in FOLDER, but for the link $conf: jobs get no
+# SLURM_* variables, so that the place of the settings must be the usual one.
 set -euo pipefail
-action=$1 folder=$(realpath -m "$2")
+action=$1 folder=$(realpath -m "$2") conf=/etc/slurm/slurm.conf
 
 start() {
+  if [ -e $conf ]; then echo "$conf exists: this machine has a cluster already" >&2; return 1; fi
   mkdir -p "$folder"/{state,spool}
   host=$(hostname -s)
   dd if=/dev/urandom of="$folder/munge.key" bs=1024 count=1 status=none
@@ -36,7 +38,8 @@ OverTimeLimit=0
 NodeName=$host NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=4000 State=UNKNOWN
 PartitionName=normal Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 END
-  export SLURM_CONF="$folder/slurm.conf"
+  mkdir -p /etc/slurm
+  ln -sfn "$folder/slurm.conf" $conf
   slurmctld -c
   slurmd -c
   for _ in $(seq 60); do
@@ -48,6 +51,7 @@ END
 }
 
 stop() {
+  rm -f $conf
   for name in slurmd slurmctld munged; do
     if [ -f "$folder/$name.pid" ]; then kill "$(cat "$folder/$name.pid")" || true; fi
   done

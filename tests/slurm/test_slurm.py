@@ -1,4 +1,4 @@
-"""A small study on a SLURM cluster of this machine: `python -m pytest tests/slurm` as root, with slurm-wlm and munge."""
+"""A small study on a SLURM cluster of this machine: `python -m pytest tests/slurm` as root, with Debian's packages."""
 
 import os
 import shutil
@@ -16,6 +16,7 @@ from tests.faults.kill import command, make_study, results
 HERE = Path(__file__).parent
 
 pytestmark = [
+    pytest.mark.usefixtures("cluster"),
     pytest.mark.slow,
     pytest.mark.skipif(
         os.geteuid() != 0 or not shutil.which("slurmctld") or not find_spec("snakemake_executor_plugin_slurm"),
@@ -26,10 +27,10 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    """Start the cluster, and give the environment in which its commands work."""
+    """Start the cluster, and stop it after the tests."""
     folder = tmp_path_factory.mktemp("slurm")
     subprocess.run([HERE / "cluster.sh", "start", folder], check=True)
-    yield os.environ | {"SLURM_CONF": str(folder / "slurm.conf")}
+    yield
     subprocess.run([HERE / "cluster.sh", "stop", folder], check=True)
 
 
@@ -51,36 +52,35 @@ def again(local, folder: Path) -> Path:
     return folder
 
 
-def on_cluster(folder: Path, cluster, *options: str) -> subprocess.CompletedProcess:
-    arguments = run(folder, "--profile", str(HERE / "profile"), *options)
-    return subprocess.run(arguments, env=cluster, capture_output=True, text=True)
+def on_cluster(folder: Path) -> subprocess.CompletedProcess:
+    return subprocess.run(run(folder, "--profile", str(HERE / "profile")), capture_output=True, text=True)
 
 
-def test_the_cluster_gives_the_same_tables(cluster, local, tmp_path):
+def test_the_cluster_gives_the_same_tables(local, tmp_path):
     folder = again(local, tmp_path / "study")
-    ran = on_cluster(folder, cluster)
+    ran = on_cluster(folder)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert results(load_study(folder), "01_cohort") == results(local, "01_cohort")
 
 
-def test_a_cancelled_job_is_named_and_the_run_goes_on(cluster, local, tmp_path):
+def test_a_cancelled_job_is_named_and_the_run_goes_on(local, tmp_path):
     folder = again(local, tmp_path / "study")
     arguments = run(folder, "--profile", str(HERE / "profile"), "--retries", "0")
-    with subprocess.Popen(arguments, env=cluster, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as first:
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as first:
         deadline = time.monotonic() + 120
-        while not (jobs := _jobs(cluster)):
+        while not (jobs := _jobs()):
             assert time.monotonic() < deadline, "no job came to the cluster"
             time.sleep(0.5)
-        subprocess.run(["scancel", jobs[0]], env=cluster, check=True)
+        subprocess.run(["scancel", jobs[0]], check=True)
         said = first.communicate(timeout=600)[0]
     assert first.returncode == 1, said
     assert "The run is not complete" in said
-    assert on_cluster(folder, cluster).returncode == 0
+    assert on_cluster(folder).returncode == 0
     assert results(load_study(folder), "01_cohort") == results(local, "01_cohort")
 
 
-def _jobs(cluster) -> list[str]:
-    listed = subprocess.run(["squeue", "-h", "-o", "%i", "-t", "R"], env=cluster, capture_output=True, text=True)
+def _jobs() -> list[str]:
+    listed = subprocess.run(["squeue", "-h", "-o", "%i", "-t", "R"], capture_output=True, text=True)
     return listed.stdout.split()
 
 
