@@ -7,9 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk
+from hypothesis import settings
 
 from sscct_lib.study import Study, load_study
 from tests import tiny_study
+
+settings.register_profile("sscct", deadline=None)  # a busy machine is no fault of the code
+settings.load_profile("sscct")
 
 
 @pytest.fixture

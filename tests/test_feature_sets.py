@@ -3,7 +3,7 @@ from typing import get_args
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sscct_lib.feature_sets import (
@@ -80,7 +80,6 @@ def test_change_is_per_year_since_the_last_scan_long_enough_before() -> None:
     assert changed.loc[["first", "soon", "other"]].filter(like="change_").isna().all(axis=None)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("pqr"), st.integers(0, 2000)), min_size=1, max_size=12, unique=True))
 def test_change_never_looks_ahead(scans: list[tuple[str, int]]) -> None:
     """What comes later, or from another patient, changes nothing."""

@@ -31,7 +31,7 @@ def ours(hu: np.ndarray, spacing: tuple[float, ...]) -> list[tuple[str, np.ndarr
     return [*filters.log_images(hu, spacing, SIGMAS), *filters.wavelet_images(hu)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(scans())
 def test_images_are_bit_for_bit_those_of_pyradiomics(scan) -> None:
     for (name, values), (their_name, their_values) in zip(ours(*scan), theirs(*scan), strict=True):

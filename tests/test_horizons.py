@@ -242,7 +242,7 @@ def test_exponential_model_in_closed_form(censoring):
     assert METRICS["observed_expected"].measure(risk, outcome)[0] == pytest.approx(1, abs=0.03)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     st.lists(
         st.tuples(st.integers(0, 20), st.floats(0.1, 10), st.booleans(), st.integers(0, 4)), min_size=5, max_size=40

@@ -27,7 +27,7 @@ def network(n_inputs=3):
     return made.eval()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=5), st.integers(0, 10_000))
 def test_later_scans_change_nothing(counts, seed):
     rng = np.random.default_rng(seed)

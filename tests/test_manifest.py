@@ -105,7 +105,7 @@ def test_missing_files_and_unknown_columns_are_told(study_of, manifest_frame):
     assert len(files_missing(study, read_manifest(study))) == 4
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     column=st.sampled_from(["scan_id", "patient_id", "scan_date", "image", "event_observed", "age_years"]),
     row=st.integers(0, 3),

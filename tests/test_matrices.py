@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sscct_lib import matrices
@@ -74,7 +74,6 @@ def test_a_lone_voxel_has_no_pair_and_one_run_in_each_direction() -> None:
     st.sampled_from([5.0, 12.5, 25.0, 33.3]),
     st.sampled_from([np.float32, np.float64]),
 )
-@settings(deadline=None)
 def test_levels_are_those_of_numpy(values: list[float], width: float, dtype: type) -> None:
     densities = np.array(values, dtype)
     on_edges = (np.floor(densities[:5] / width) * width).astype(dtype)

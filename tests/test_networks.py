@@ -159,7 +159,7 @@ def test_base_hazards_are_the_actuarial_ones_and_never_zero():
     np.testing.assert_allclose(heads.risks(logits)[0, 0].item(), 1.5 / 4, rtol=1e-6)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.floats(-60, 60), min_size=3, max_size=3))
 def test_risks_are_probabilities_in_order(logits):
     risks = heads.risks(torch.tensor([logits]))[0]

@@ -20,14 +20,14 @@ def ball(radius: int) -> np.ndarray:
     return z**2 + y**2 + x**2 <= radius**2
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(masks, spacings)
 def test_the_mesh_is_that_of_pyradiomics(mask: np.ndarray, spacing) -> None:
     area, volume, _ = cShape.calculate_coefficients(mask, np.array(spacing))
     assert area_and_volume(mask, spacing) == pytest.approx((area, volume), rel=1e-9, abs=1e-9)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(masks.filter(lambda mask: mask.any()), spacings)
 def test_diameters_are_the_longest_of_all_pairs_of_surface_points(mask: np.ndarray, spacing) -> None:
     points = []
@@ -43,7 +43,7 @@ def test_diameters_are_the_longest_of_all_pairs_of_surface_points(mask: np.ndarr
     assert diameters(mask, spacing) == pytest.approx((*expected, pdist(surface * spacing).max()), rel=1e-12)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(masks.filter(lambda mask: mask.sum() > 1), spacings)
 def test_variances_are_those_of_the_voxel_centres(mask: np.ndarray, spacing) -> None:
     covariance = np.cov((np.argwhere(mask) * spacing).T, bias=True)

@@ -1,7 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from lifelines import KaplanMeierFitter
 
@@ -64,7 +64,6 @@ def test_a_prediction_does_not_depend_on_other_tested_scans(study: Study) -> Non
     pd.testing.assert_frame_equal(before[chosen], after[chosen])
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.sampled_from("ab"), st.sampled_from([1.0, 3.0, 5.0]), st.floats(0, 1)),

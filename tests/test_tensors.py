@@ -53,7 +53,7 @@ def test_axes_are_kept_in_order():
         np.testing.assert_allclose(lines.std(axis=1), 0, atol=1e-3)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.tuples(*[st.integers(4, 40)] * 3), st.integers(8, 24), st.floats(0, 1))
 def test_resizing_keeps_constants(shape, size, value):
     cube = tensors.resize(np.full(shape, value, dtype=np.float32), size)

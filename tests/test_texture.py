@@ -37,7 +37,7 @@ def images_with_regions(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, tuple[
     return hu, mask, spacing, draw(st.sampled_from([5.0, 12.5, 25.0, 33.3]))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(images_with_regions())
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_features_equal_those_of_pyradiomics_on_any_image_and_region(case) -> None:
