@@ -12,9 +12,8 @@ from sscct_lib import saved_models, training
 from sscct_lib.prediction_file import Prediction
 from sscct_lib.schemas import COHORT, RADIOMICS
 from sscct_lib.tables import read_table
+from tests.notebooks.test_real_scan import ARCHIVE
 from tests.tiny_study import sscct
-
-from .test_real_scan import ARCHIVE
 
 pytestmark = pytest.mark.slow
 KNOWN = ("age_years", "sex", "ssc_subtype", "fvc_percent", "dlco_percent")
