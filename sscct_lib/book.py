@@ -18,6 +18,7 @@ from sscct_lib.completeness import missing_stages, notice, stub, without_missing
 from sscct_lib.files import atomic, checksum
 from sscct_lib.gallery_page import write_gallery
 from sscct_lib.notebooks import NOTEBOOKS, PROJECT
+from sscct_lib.packages import packages_table
 from sscct_lib.pasted import pictures
 from sscct_lib.prediction_file import fields_described
 from sscct_lib.privacy_files import search_study
@@ -148,6 +149,7 @@ def _assemble(study: Study, source: Path, missing: Mapping[str, str]) -> None:
     _write_if_changed(source / "_toc.yml", _contents(study))
     _write_if_changed(source / "run.md", run_page(study))
     _write_if_changed(source / "data_dictionary.md", data_dictionary_page())
+    _write_if_changed(source / "packages.md", packages_page())
     _write_if_changed(source / "patients.md", patient_pages.write_pages(study, source / "patients"))
     _write_if_changed(source / "model_cards.md", model_cards.page(study))
     for name in checklists.NAMES:
@@ -273,6 +275,13 @@ def stage_costs(study: Study) -> pd.DataFrame:
         }
     )
     return costs.reset_index()
+
+
+def packages_page() -> str:
+    """Write the page of the packages that were used, with their licences, in MyST Markdown."""
+    # Versions stay out: those that are named for a day would look like a patient's date.
+    words = "What this software needs, as packages state their own licences; `constraints.txt` pins their versions."
+    return "\n\n".join(["# Packages and licences", words, _markdown_table(packages_table())])
 
 
 def data_dictionary_page() -> str:
