@@ -41,13 +41,20 @@ def needed_packages(root: str = "sscct") -> list[Distribution]:
 
 def licence(package: Distribution) -> str:
     """Name the licence of a package: its SPDX expression, else its classifiers, else the first words of its text."""
-    metadata = package.metadata
     classifiers = [
-        line.rsplit(" :: ", 1)[-1] for line in metadata.get_all("Classifier") or [] if line.startswith("License :: ")
+        line.rsplit(" :: ", 1)[-1]
+        for line in package.metadata.get_all("Classifier") or []
+        if line.startswith("License :: ")
     ]
-    text = metadata.get("License-Expression") or "; ".join(classifiers) or metadata.get("License") or ""
+    text = _field(package, "License-Expression") or "; ".join(classifiers) or _field(package, "License")
     words = re.sub(r"\s+", " ", text).strip()
-    return words[:LONGEST_LICENCE] or "not told by its metadata"
+    if len(words) > LONGEST_LICENCE:
+        words = f"{words[: LONGEST_LICENCE - 1]}…"
+    return words or "not told by its metadata"
+
+
+def _field(package: Distribution, name: str) -> str:
+    return "; ".join(package.metadata.get_all(name) or [])
 
 
 def packages_table() -> pd.DataFrame:
