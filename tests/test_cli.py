@@ -9,7 +9,7 @@ def sscct(*arguments):
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-@pytest.mark.parametrize("command", ["demo", "ingest", "check", "run", "book", "pretrain"])
+@pytest.mark.parametrize("command", ["demo", "ingest", "check", "run", "book", "pretrain", "report", "predict"])
 def test_help_teaches(command):
     shown = sscct(command, "--help")
     assert shown.exit_code == 0
