@@ -22,6 +22,7 @@ from sscct_lib.packages import packages_table
 from sscct_lib.pasted import pictures
 from sscct_lib.prediction_file import fields_described
 from sscct_lib.privacy_files import search_study
+from sscct_lib.seals import remove_unless_sealed, seal
 from sscct_lib.study import MANIFEST_FILE, SETTINGS_FILE, Settings, Study, StudyError, fingerprint
 
 BEFORE_RENDERING = ("tables", "notebooks", "provenance", "book/source")
@@ -71,12 +72,16 @@ def _render(study: Study, source: Path) -> None:
     state = fingerprint([(path.name, checksum(path)) for path in _behind_every_page(source)], _titles(source))
     current = record.is_file() and record.read_text(encoding="utf-8") == state
     record.unlink(missing_ok=True)
+    # What Sphinx remembers of the pages are pickles: only those that this user's own build wrote are read.
+    memory = study.run / "book" / "sphinx" / "_build" / ".doctrees"
+    remove_unless_sealed(memory)
     program = str(Path(sys.executable).with_name("jupyter-book"))
     command = [program, "build", str(source), "-n", "-W", "--keep-going", "-q", *([] if current else ["--all"])]
     done = subprocess.run(
         [*command, "--path-output", str(study.run / "book" / "sphinx")],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
     )  # fmt: skip
+    seal(memory)
     said = done.stdout.replace(str(study.folder.resolve()), "STUDY")  # logs name no place of this machine
     with atomic(study.run / "logs" / "book.log") as partial:
         partial.write_text(said, encoding="utf-8")
