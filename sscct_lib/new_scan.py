@@ -171,7 +171,8 @@ def _risks(trained: Study, study: Study, scan_values: Mapping[str, Any]) -> pd.D
     frames = []
     if any((trained.models / FOLDER).glob("[!.]*.json")):
         frames.append(predict_risks(trained.models, pd.DataFrame([dict(scan_values)])))
-    row = pd.DataFrame({"scan_id": [NEW], "patient_id": [NEW]})
+    clinical = {name: scan_values[name] for name in covariates() if name in scan_values}
+    row = pd.DataFrame([{"scan_id": NEW, "patient_id": NEW, **clinical}])
     frames += [training.predict_risks(trained, name, study, row) for name in NETWORKS if training.cards(trained, name)]
     if not frames:
         raise StudyError(f"{trained.models} holds no trained model. Run `sscct run` first; it trains and saves them.")

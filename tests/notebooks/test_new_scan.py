@@ -47,7 +47,7 @@ def test_risks_are_those_of_the_same_models_inside_the_study(finished, scan, pre
     row = features[features["scan_id"] == scan["scan_id"]]
     known = pd.DataFrame([scan]).drop(columns=["patient_id", "scan_day"])
     inside = [saved_models.predict_risks(finished.models, row.drop(columns="patient_id").merge(known, on="scan_id"))]
-    rows = pd.DataFrame([scan])[["scan_id", "patient_id"]]
+    rows = pd.DataFrame([scan])
     inside += [training.predict_risks(finished, name, finished, rows) for name in ("resnet18", "densenet121", "swin")]
     expected = pd.concat(inside).set_index(["model", "horizon_years"])["risk"]
     np.testing.assert_allclose(outside[expected.index], expected, atol=1e-6)
