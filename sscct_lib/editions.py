@@ -61,9 +61,9 @@ def publish(study: Study, rendered: Path, html: Path) -> None:
         If a script for the pages is not installed.
     """
     skipped = shutil.ignore_patterns(*NOT_COPIED, "*.html", "_sources")
-    shutil.copytree(rendered, html, ignore=skipped, dirs_exist_ok=True)
+    shutil.copytree(rendered, html, ignore=skipped, copy_function=shutil.copyfile, dirs_exist_ok=True)
     own = shutil.ignore_patterns(*NOT_COPIED, *SHARED, "*.html")
-    shutil.copytree(rendered, html / ANALYSTS, ignore=own, dirs_exist_ok=True)
+    shutil.copytree(rendered, html / ANALYSTS, ignore=own, copy_function=shutil.copyfile, dirs_exist_ok=True)
     copy_browser_files(html)
     for origin, name in ((study.run / "book" / "scans", "scans"), (PROJECT / "book" / "viewer", "viewer")):
         shutil.rmtree(html / name, ignore_errors=True)
@@ -312,5 +312,5 @@ def _description(picture: Tag) -> str:
     before = picture.find_previous("p")
     title = heading.get_text(" ", strip=True).rstrip("#").strip() if heading else ""
     words = before.get_text(" ", strip=True) if before else ""
-    text = re.sub(r"\s+", " ", f"{title}. {words}")
+    text = re.sub(r"\s+", " ", f"{title}{'' if title.endswith(('?', '.')) else '.'} {words}")
     return text if len(text) <= LONGEST_ALT else text[:LONGEST_ALT].rsplit(" ", 1)[0] + " …"

@@ -56,7 +56,9 @@ def roc_curves(curves: pd.DataFrame, performance: pd.DataFrame) -> Figure:
         axis.set_title(f"{years_text(horizon)}: {_counts(rows.iloc[0])}", loc="left")
         title = "AUC (95 % interval)"
         title += f", highest {MOST_CURVES} of {len(rows)}" if len(rows) > MOST_CURVES else ""
-        axis.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), title=title, alignment="left")
+        # From the top of the panel down: a legend taller than the panel would else reach into the title above it.
+        legend = axis.legend(loc="upper left", bbox_to_anchor=(1.02, 1.0), title=title, alignment="left", fontsize=9.5)
+        legend.get_title().set_fontsize(9.5)
     axes[-1, 0].set_xlabel("1 - specificity")
     return figure
 
