@@ -248,7 +248,7 @@ def _make_accessible(page: BeautifulSoup) -> None:
     for table in article.find_all("table") if isinstance(article, Tag) else ():
         _make_readable(page, table)
     for box in [
-        *page.select("div.cell_output > div.output"),
+        *page.select("div.output"),
         *page.select("div.highlight pre"),
         *page.select("div.table-scroll"),
     ]:
