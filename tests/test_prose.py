@@ -74,3 +74,13 @@ def test_every_figure_follows_words_that_say_what_to_look_at(name):
             words_before = ""
             n_figures += 1
     assert n_figures > 0
+
+
+def test_the_style_sheet_closes_what_it_opens():
+    for path in sorted((PROJECT / "book" / "_static").glob("*.css")):
+        text = path.read_text(encoding="utf-8")
+        depth = 0
+        for letter in text:
+            depth += {"{": 1, "}": -1}.get(letter, 0)
+            assert 0 <= depth <= 2, path.name
+        assert depth == 0, path.name
