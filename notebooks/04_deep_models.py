@@ -24,11 +24,22 @@ hu_range: list = None  # densities that the networks see as 0 and 1, HU; none: a
 # %% tags=["hide-input"]
 import numpy as np
 import pandas as pd
+from IPython.display import Markdown
 from myst_nb import glue
 
-from sscct_lib import attribution, deep_figures, deep_tables, explain, progress, tensors, training
+from sscct_lib import (
+    attribution,
+    deep_figures,
+    deep_tables,
+    explain,
+    longitudinal_models,
+    progress,
+    tensors,
+    training,
+    unusual_scans,
+)
 from sscct_lib.lungs import usable
-from sscct_lib.schemas import ATTRIBUTIONS, COHORT, LUNGS, PREDICTIONS
+from sscct_lib.schemas import ATTRIBUTIONS, COHORT, LUNGS, PREDICTIONS, UNUSUAL
 from sscct_lib.study import load_study
 from sscct_lib.tables import read_table, write_table
 
@@ -53,7 +64,9 @@ cohort = cohort[cohort["scan_id"].isin(lungs["scan_id"])].reset_index(drop=True)
 
 # %% tags=["hide-input"]
 predictions = training.cross_validate(study, cohort, deep.networks, n_jobs=-1)
-predictions = write_table(predictions, study.table("predictions/04_deep_models"), PREDICTIONS)
+over_time = longitudinal_models.cross_validate_all(study, deep.networks, cohort)
+written = pd.concat([predictions, over_time], ignore_index=True) if len(over_time) else predictions
+write_table(written, study.table("predictions/04_deep_models"), PREDICTIONS)
 models = deep_tables.model_table(study)
 models = models[models["network"].isin(deep.networks)]
 glue("n_scans_deep", predictions["scan_id"].nunique(), display=False)
@@ -84,6 +97,15 @@ deep_figures.network_input(cube, f"Scan {scan_id} as {training.TITLES[network]} 
 deep_tables.summary(models)
 
 # %% [markdown]
+# Of pretrained weights: how many tensors of the network the file filled, how many kept their random start, and how many
+# the network has no place for. `sscct weights list` names published weights; without any, `sscct pretrain` lets a
+# network learn from the scans of its training patients first.
+
+# %% tags=["hide-input"]
+loaded = deep_tables.weights_table(study)
+loaded.style.hide(axis="index") if len(loaded) else Markdown("No network of this run started from pretrained weights.")
+
+# %% [markdown]
 # ## How they learned
 #
 # Look at the dots: each is the loss on the patients of one fold, whom the model never saw; lower is better. The circle
@@ -100,6 +122,40 @@ deep_figures.learning_curves(deep_tables.learning_curves(study), models)
 
 # %% tags=["hide-input"]
 predictions.pivot_table(index="model", columns="horizon_years", values="risk").round(3)
+
+# %% [markdown]
+# A risk of death within five years cannot be lower than that within one. A network that gives hazards (`head: hazard`)
+# keeps to this by construction; separate classifiers, as in the published study, need not.
+
+# %% tags=["hide-input"]
+deep_tables.crossings(written)
+
+# %% [markdown]
+# ## All scans of a patient so far
+#
+# With `longitudinal: true` a small recurrent network reads what the trained network saw of each scan of a patient up to
+# the current one, with the time between, and corrects the risk. It never sees a later scan. Its risks are listed as
+# `longitudinal`; whether they are better than those of the single scan, the table of variants in the next chapter says.
+
+# %% tags=["hide-input"]
+mean_risks = over_time.pivot_table(index="model", columns="horizon_years", values="risk").round(3)
+mean_risks if len(over_time) else Markdown("No network of this run has a longitudinal model.")
+
+# %% [markdown]
+# ## Scans unlike those that a network learned from
+#
+# A network answers whatever it is shown. Here each scan is compared with the training scans, as the network sees them.
+# A scan that lies farther out than nearly all scans of patients who were held out in the same way is flagged, and its
+# risk deserves less trust. Some ordinary scans are flagged too, at the rate in the table. Look at the reasons: a
+# density that no lung has is an error of the scanner or of the mask; severe disease may be rare and real.
+
+# %% tags=["hide-input"]
+unusual = write_table(unusual_scans.flag_all(study, deep.networks, cohort), study.table("unusual"), UNUSUAL)
+deep_tables.flags(unusual, deep.unusual_share) if len(unusual) else Markdown("No network of this run flags scans.")
+
+# %% tags=["hide-input"]
+flagged = deep_tables.flagged_in_words(unusual)
+flagged.style.hide(axis="index") if len(flagged) else Markdown("No scan is flagged.")
 
 # %% [markdown]
 # ## What a risk rests on

@@ -26,7 +26,7 @@ shown_model: str = None  # model whose calibration and risk groups are drawn; no
 
 # %% tags=["hide-input"]
 import pandas as pd
-from IPython.display import Markdown
+from IPython.display import Markdown, display
 from myst_nb import glue
 
 from sscct_lib import (
@@ -44,6 +44,7 @@ from sscct_lib import (
     lesion_attribution,
     progress,
     recalibration,
+    reliability,
     rule_effects,
     shortcuts,
     similar,
@@ -173,6 +174,22 @@ summary.side_by_side(performance, "scaled_brier")
 
 # %% tags=["hide-input"]
 summary.side_by_side(performance, "integrated_brier", decimals=3)
+
+# %% [markdown]
+# ## Does a model know when it does not know?
+#
+# Some networks give each risk with a spread: of an ensemble, or of one network when parts of it are left out at random
+# (`dropout`). Scans are divided in thirds by it. If the spread is worth something, the third with the wide spread has
+# the larger error: a scaled Brier score farther below that of the others, and a share of deaths farther from 1.
+# Intervals that overlap leave the question open.
+
+# %% tags=["hide-input"]
+with_spread = reliability.models_with_spread(predictions)
+for name in with_spread:
+    display(Markdown(f"**{name}**"))
+    display(reliability.in_words(reliability.by_spread(predictions, cohort, name, settings)))
+if not with_spread:
+    display(Markdown("No model of this run gives a spread."))
 
 # %% [markdown]
 # ## What happens to patients at low, middle and high risk?

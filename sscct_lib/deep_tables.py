@@ -106,3 +106,102 @@ def learning_curves(study: Study) -> pd.DataFrame:
             for epoch, loss in enumerate(card["loss"], start=1)
         ]
     )
+
+
+def weights_table(study: Study) -> pd.DataFrame:
+    """List the pretrained weights of each model of a run, and what of them was used.
+
+    Parameters
+    ----------
+    study
+        The study and run.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a model and file: tensors of the encoder that were `matched` and `missing` in it, `unexpected` tensors
+        of the file, the beginning of its SHA-256, and its licence where it is known. Empty when all start from
+        scratch.
+    """
+    rows = {
+        (card["model"], card["weights_loaded"]["sha256"]): {
+            "Model": card["model"],
+            "File": card["weights_loaded"]["file"],
+            "Matched": card["weights_loaded"]["n_matched"],
+            "Missing": card["weights_loaded"]["n_expected"] - card["weights_loaded"]["n_matched"],
+            "Unexpected": card["weights_loaded"]["n_unexpected"],
+            "SHA-256": card["weights_loaded"]["sha256"][:12] + "…",
+            "Licence": card["weights_licence"],
+        }
+        for name in TITLES
+        for card in cards(study, name)
+        if card["weights_loaded"]
+    }
+    return pd.DataFrame(list(rows.values()))
+
+
+def crossings(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Count the scans whose risk falls from one horizon to a later one, which no true risk does.
+
+    Parameters
+    ----------
+    predictions
+        Schema `PREDICTIONS`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a model: `Scans`, `Risks that cross`, and `Largest fall`, in percentage points. Hazards give 0 by
+        construction; separate classifiers may not.
+    """
+    rows = {}
+    for model, own in predictions.groupby("model", sort=False):
+        wide = own.pivot(index="scan_id", columns="horizon_years", values="risk").sort_index(axis=1)
+        fall = (-wide.diff(axis=1).min(axis=1)).clip(lower=0).fillna(0)
+        rows[model] = {
+            "Scans": len(wide),
+            "Risks that cross": int((fall > 0).sum()),
+            "Largest fall": f"{100 * fall.max():.1f}",
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("Model")
+
+
+def flags(unusual: pd.DataFrame, share: float) -> pd.DataFrame:
+    """Count the scans that each network finds unusual.
+
+    Parameters
+    ----------
+    unusual
+        Schema `UNUSUAL`.
+    share
+        Of ordinary scans that may be flagged.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a network: scans and patients, how many of them are flagged, and what is expected of ordinary ones.
+    """
+    rows = {}
+    for network, own in unusual.groupby("network", sort=False):
+        flagged = own[own["unusual"]]
+        rows[TITLES[str(network)]] = {
+            "Scans": len(own),
+            "Flagged": f"{len(flagged)} ({len(flagged) / len(own):.1%})",
+            "Of patients": f"{flagged['patient_id'].nunique()} of {own['patient_id'].nunique()}",
+            "Expected of ordinary scans": f"{share:.0%}"
+            if own["threshold"].max() < float("inf")
+            else "too few patients",
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("Network")
+
+
+def flagged_in_words(unusual: pd.DataFrame) -> pd.DataFrame:
+    """List the flagged scans, the farthest first: how far, as a multiple of the threshold, and why, in words."""
+    flagged = unusual[unusual["unusual"]]
+    ratio = flagged["distance"] / flagged["threshold"]
+    table = flagged.assign(network=flagged["network"].map(TITLES), distance=ratio).sort_values(
+        "distance", ascending=False
+    )
+    table = table.assign(distance=table["distance"].map("{:.2f} times the threshold".format))
+    titles = {"scan_id": "Scan", "network": "Network", "distance": "Distance", "reasons": "What is unusual"}
+    return table[list(titles)].rename(columns=titles)

@@ -5,6 +5,7 @@ import pandas as pd
 from sscct_lib.stacking import STACKED
 from sscct_lib.study import Settings
 from sscct_lib.summary import estimate_text, years_text
+from sscct_lib.wording import network_of
 
 ROWS = {
     "ILD-GAP": "clinical index in use",
@@ -41,7 +42,7 @@ def chosen_models(performance: pd.DataFrame) -> dict[str, str]:
         name: kind
         for wanted, kind in ROWS.items()
         for name in names
-        if name == wanted or (kind == "CT: network" and name.split(" (")[0] == wanted)
+        if name == wanted or (kind == "CT: network" and network_of(name) == wanted)
     }
 
 

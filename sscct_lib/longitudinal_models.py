@@ -1,5 +1,6 @@
 """Longitudinal models of a study: trained on what each fold's network sees, saved, and used for predictions."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,14 @@ def cross_validate(study: Study, network_name: str, cohort: pd.DataFrame) -> pd.
         parts.append(_frame(study, network_name, network, model, _take(seen, tested)).assign(fold=fold))
     frame = pd.concat(parts, ignore_index=True).assign(risk_sd=np.nan)
     return PREDICTIONS.validate(frame[list(PREDICTIONS.columns)])
+
+
+def cross_validate_all(study: Study, networks: Sequence[str], cohort: pd.DataFrame) -> pd.DataFrame:
+    """Predict a cohort by the longitudinal models of every network whose settings ask for one: schema `PREDICTIONS`."""
+    asked = [name for name in networks if getattr(study.settings.deep, name).longitudinal]
+    found = [cross_validate(study, name, cohort) for name in asked]
+    empty = pd.DataFrame(columns=list(PREDICTIONS.columns))
+    return PREDICTIONS.validate(pd.concat(found, ignore_index=True) if found else empty)
 
 
 def predict_new(trained: Study, network_name: str, study: Study, scans: pd.DataFrame) -> pd.DataFrame:

@@ -7,6 +7,7 @@ from sscct_lib.calibration import logit
 from sscct_lib.horizons import aligned_risk
 from sscct_lib.schemas import PREDICTIONS
 from sscct_lib.study import Settings
+from sscct_lib.wording import network_of
 
 STACKED = "Stacked (equal weights)"
 SOURCES = {
@@ -47,8 +48,7 @@ def stack(predictions: pd.DataFrame, cohort: pd.DataFrame, settings: Settings) -
     puzzle: a simple theoretical explanation. Int J Forecast 2016;32:754-62 (why equal weights are hard to beat).
     """
     names = list(dict.fromkeys(predictions["model"]))
-    # `ResNet-18 (from scratch)` is the network `ResNet-18`.
-    models = [[name for name in names if name.split(" (")[0] in wanted] for wanted in SOURCES.values()]
+    models = [[name for name in names if network_of(name) in wanted] for wanted in SOURCES.values()]
     sources = [found for found in models if found]
     frames = []
     for horizon in settings.horizons_years if len(sources) > 1 else ():

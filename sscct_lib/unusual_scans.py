@@ -1,7 +1,7 @@
 """Flags of unusual scans, for a cohort out of fold and for new scans."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +69,15 @@ def flag_unusual(study: Study, network_name: str, cohort: pd.DataFrame) -> pd.Da
         reasons=np.where(distance > limit, texts, ""),
     )
     return UNUSUAL.validate(flagged[list(UNUSUAL.columns)])
+
+
+def flag_all(study: Study, networks: Sequence[str], cohort: pd.DataFrame) -> pd.DataFrame:
+    """Flag a cohort by every network whose settings ask for it (`flag_unusual`): schema `UNUSUAL`."""
+    asked = [name for name in networks if getattr(study.settings.deep, name).flag_unusual]
+    found = [flag_unusual(study, name, cohort) for name in asked]
+    return UNUSUAL.validate(
+        pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=list(UNUSUAL.columns))
+    )
 
 
 def flag_new(trained: Study, network_name: str, study: Study, scans: pd.DataFrame) -> pd.DataFrame:

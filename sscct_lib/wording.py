@@ -127,3 +127,11 @@ def unit_of(feature: str) -> str:
         return "litres"
     is_density = measure.startswith(("mean_hu", "sd_hu")) or measure.endswith("_hu")
     return "HU" if is_density else ""
+
+
+def network_of(model: str) -> str:
+    """Name the network of a deep model without remarks: `ResNet-18` for `ResNet-18 + clinical (from scratch)`.
+
+    A variant, as `ResNet-18 (from scratch), longitudinal`, and any other model keep their name.
+    """
+    return re.sub(r"( \+ clinical)?( \([^()]*\))?$", "", model)

@@ -96,6 +96,8 @@ def test_odd_sizes_that_a_network_allows_work(size):
 def test_names_say_when_there_are_no_weights():
     assert networks.display_name("swin", NetworkSettings()) == "Swin Transformer (from scratch)"
     assert networks.display_name("swin", NetworkSettings(weights="a.pt")) == "Swin Transformer"
+    own = NetworkSettings(weights="self-supervised", clinical=True, head="classifiers")
+    assert networks.display_name("resnet18", own) == "ResNet-18 + clinical (classifiers, self-supervised)"
 
 
 def test_targets_by_hand():
