@@ -184,7 +184,7 @@ checked = attribution.attribute_scans(study, deep.networks, explained)
 checked = write_table(checked, study.table("attributions"), ATTRIBUTIONS)
 scan_id = explained["scan_id"].iloc[0]
 maps = {
-    training.TITLES[name]: np.load(study.attribution(name, scan_id))
+    attribution.map_title(name, checked): np.load(study.attribution(name, scan_id))
     for name in deep.networks
     if getattr(deep, name).size == size
 }

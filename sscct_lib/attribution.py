@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from sscct_lib.files import atomic
-from sscct_lib.networks import HazardNetwork, display_name
+from sscct_lib.networks import TITLES, HazardNetwork, display_name
 from sscct_lib.schemas import ATTRIBUTIONS
 from sscct_lib.study import Study
 from sscct_lib.tensors import cube_path, load_cubes
@@ -185,3 +185,10 @@ def sanity(checked: pd.DataFrame) -> pd.DataFrame:
             "verdict": "fails: the picture hardly depends on training; do not read it" if failed else "passes",
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
+
+
+def map_title(network_name: str, checked: pd.DataFrame) -> str:
+    """Name a network above its map, and say where its maps fail the check of `sanity`."""
+    own = checked[checked["network"] == network_name]
+    fails = sanity(own)["verdict"].str.startswith("fails").any()
+    return TITLES[network_name] + (": fails the check" if fails else "")
