@@ -167,7 +167,8 @@ _DEMO = {"size": 32, "epochs": 12, "batch_size": 8, "learning_rate": 1e-3, "dens
 _PRETRAINED = ("medicalnet", "imagenet", "swinvit")
 
 # published: the window, size, frozen encoders, optimiser and stopping of the sibling study by the same first author
-# (arXiv 2510.04923), whose code is known. best: fine-tuned through, with three members; for a GPU.
+# (arXiv 2510.04923), whose code is known, with a classifier a horizon. best: fine-tuned through, with three members;
+# for a GPU.
 PRESETS: dict[str | None, dict[str, Any]] = {
     "demo": {
         "resnet18": _DEMO,

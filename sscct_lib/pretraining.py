@@ -13,6 +13,7 @@ transformers for 3D medical image analysis. CVPR 2022 (both tasks, on CT).
 
 import json
 import logging
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -244,6 +245,7 @@ def pretrain(
     sampler = OneScanEach(examples, settings.batch_size, seed)
     task = Pretraining(network, examples, settings, deep.pretraining, seed, len(sampler))
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
     log.info("%s: %d epochs", where, deep.pretraining.epochs)
     gpu = torch.cuda.is_available()
     trainer = pl.Trainer(
