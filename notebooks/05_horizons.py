@@ -180,11 +180,11 @@ summary.side_by_side(performance, "integrated_brier", decimals=3)
 #
 # Some networks give each risk with a spread: of an ensemble, or of one network when parts of it are left out at random
 # (`dropout`). Scans are divided in thirds by it. If the spread is worth something, the third with the wide spread has
-# the larger error: a scaled Brier score farther below that of the others, and a share of deaths farther from 1.
-# Intervals that overlap leave the question open.
+# the larger error: a higher Brier score at the same mean risk, or a ratio of deaths farther from 1. Intervals that
+# overlap leave the question open.
 
 # %% tags=["hide-input"]
-with_spread = reliability.models_with_spread(predictions)
+with_spread = reliability.models_with_spread(predictions, shown)
 for name in with_spread:
     display(Markdown(f"**{name}**"))
     display(reliability.in_words(reliability.by_spread(predictions, cohort, name, settings)))

@@ -27,7 +27,7 @@ def model_table(study: Study) -> pd.DataFrame:
         `loss_tested_without_image`, when every scan of theirs gets the risks of the training patients; `seconds`
         of training, and `waiting_share`, the share of these spent on reading and changing the next scans.
     """
-    found = [card for name in TITLES for card in cards(study, name)]
+    found = [card for name in study.settings.deep.networks for card in cards(study, name)]
     rows = [
         {
             "model": card["model"],
@@ -101,7 +101,7 @@ def learning_curves(study: Study) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {**{name: card[name] for name in ("model", "fold", "member")}, "epoch": epoch, "loss": loss}
-            for network in TITLES
+            for network in study.settings.deep.networks
             for card in cards(study, network)
             for epoch, loss in enumerate(card["loss"], start=1)
         ]
@@ -133,7 +133,7 @@ def weights_table(study: Study) -> pd.DataFrame:
             "SHA-256": card["weights_loaded"]["sha256"][:12] + "…",
             "Licence": card["weights_licence"],
         }
-        for name in TITLES
+        for name in study.settings.deep.networks
         for card in cards(study, name)
         if card["weights_loaded"]
     }

@@ -5,17 +5,35 @@ import pandas as pd
 
 from sscct_lib.horizons import evaluate
 from sscct_lib.schemas import PREDICTIONS
+from sscct_lib.stacking import SOURCES
 from sscct_lib.study import Settings
 from sscct_lib.summary import estimate_text
+from sscct_lib.wording import network_of
 
 THIRDS = ("narrow", "middle", "wide")
-METRICS = ("observed_expected", "brier", "scaled_brier")
+METRICS = ("observed_expected", "brier")
 
 
-def models_with_spread(predictions: pd.DataFrame) -> list[str]:
-    """List the models all of whose risks have a spread: ensembles, and single models with dropout."""
+def models_with_spread(predictions: pd.DataFrame, best: str) -> list[str]:
+    """List the models to look at: networks and the best model, where all their risks have a spread.
+
+    A network has one as an ensemble or with dropout; a tabular model from its repeated cross-validation.
+
+    Parameters
+    ----------
+    predictions
+        Schema `PREDICTIONS`.
+    best
+        The model that the chapter shows.
+
+    Returns
+    -------
+    list of str
+        In the order of `predictions`.
+    """
     has = predictions.groupby("model", sort=False)["risk_sd"].apply(lambda spread: spread.notna().all())
-    return [str(name) for name in has.index[has]]
+    names = [str(name) for name in has.index[has]]
+    return [name for name in names if name == best or network_of(name) in SOURCES["networks"]]
 
 
 def by_spread(predictions: pd.DataFrame, cohort: pd.DataFrame, model: str, settings: Settings) -> pd.DataFrame:
@@ -80,6 +98,5 @@ def in_words(table: pd.DataFrame) -> pd.DataFrame:
             ],
             "Observed : expected": text("observed_expected", 2),
             "Brier score": text("brier", 3),
-            "Scaled Brier score": text("scaled_brier", 2),
         }
     ).set_index("Spread of the risk")

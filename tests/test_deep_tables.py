@@ -1,6 +1,9 @@
+from pathlib import Path
+
 import pandas as pd
 
 from sscct_lib import deep_tables
+from sscct_lib.study import Settings, Study
 from sscct_lib.wording import network_of
 
 
@@ -25,7 +28,7 @@ def test_weights_are_listed_with_what_they_filled(monkeypatch):
     card = {"model": "ResNet-18", "weights_loaded": loaded, "weights_licence": "MIT"}
     found = {"resnet18": [card, card], "swin": [{"model": "Swin (from scratch)", "weights_loaded": None}]}
     monkeypatch.setattr(deep_tables, "cards", lambda study, name: found.get(name, []))
-    table = deep_tables.weights_table(None)
+    table = deep_tables.weights_table(Study(Path(), Settings()))
     assert table.to_dict("records") == [
         {
             "Model": "ResNet-18", "File": "w.pth", "Matched": 83, "Missing": 2, "Unexpected": 4,
@@ -33,7 +36,7 @@ def test_weights_are_listed_with_what_they_filled(monkeypatch):
         }
     ]  # fmt: skip
     monkeypatch.setattr(deep_tables, "cards", lambda study, name: [])
-    assert deep_tables.weights_table(None).empty
+    assert deep_tables.weights_table(Study(Path(), Settings())).empty
 
 
 def unusual(distance, threshold):

@@ -40,7 +40,11 @@ SETTINGS = Settings(horizons_years=(1.0,), horizons=HorizonSettings(n_bootstrap=
 
 
 def test_models_without_spread_are_left_out(cohort_and_predictions):
-    assert reliability.models_with_spread(cohort_and_predictions[1]) == ["net"]
+    predictions = cohort_and_predictions[1].replace({"model": {"net": "ResNet-18 (from scratch)"}})
+    assert reliability.models_with_spread(predictions, "plain") == ["ResNet-18 (from scratch)"]
+    tabular = cohort_and_predictions[1]
+    assert reliability.models_with_spread(tabular, "plain") == []
+    assert reliability.models_with_spread(tabular, "net") == ["net"]
 
 
 def test_a_spread_that_tells_shows_in_the_scores(cohort_and_predictions):
@@ -56,7 +60,7 @@ def test_a_spread_that_tells_shows_in_the_scores(cohort_and_predictions):
     assert table["brier"].iloc[2] == pytest.approx(expected)
     ratio = cohort["event_observed"][part].sum() / own["risk"][part].sum()
     assert table["observed_expected"].iloc[2] == pytest.approx(ratio, rel=1e-6)
-    assert table["scaled_brier"].iloc[2] < 0 < table["scaled_brier_low"].iloc[0]
+    assert table["brier_low"].iloc[2] > table["brier_high"].iloc[0]
     shown = reliability.in_words(table)
     assert shown.index[0] == "narrow (odds times or over 1.11)"
     assert shown.iloc[0, 1].endswith(f"/{N // 3} ({N // 3})")
