@@ -26,6 +26,7 @@ from sscct_lib.stacking import SOURCES, STACKED, stack
 from sscct_lib.study import SETTINGS_FILE, Study, StudyError, fingerprint
 from sscct_lib.tensors import cube_path
 from sscct_lib.unusual_scans import flag_new
+from sscct_lib.wording import network_of
 
 NETWORKS = ("resnet18", "densenet121", "swin")
 MUST_AGREE = ("images", "lungs", "radiomics", "horizons_years", "labels")
@@ -185,7 +186,7 @@ def _stacked(risks: pd.DataFrame, of_study: pd.DataFrame, trained: Study) -> tup
     """Add the stacked risk where every source that it has in the study judged the scan."""
 
     def sources(names: "pd.Series[str]") -> set[str]:
-        plain = {name.split(" (")[0] for name in names}
+        plain = {network_of(name) for name in names}
         return {source for source, wanted in SOURCES.items() if plain & set(wanted)}
 
     lacking = sources(of_study["model"]) - sources(risks["model"])
