@@ -290,7 +290,7 @@ def precision(deep: DeepSettings) -> Any:
 def _trainer(settings: NetworkSettings, deep: DeepSettings, unfinished: Path | None, logs: Path | None) -> pl.Trainer:
     """Set up Lightning, without its remarks."""
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
     callbacks: list[pl.Callback] = []
     if settings.patience:
         callbacks.append(EarlyStopping("validation_loss", patience=settings.patience, check_on_train_epoch_end=True))
