@@ -55,7 +55,9 @@ cohort = cohort[cohort["scan_id"].isin(lungs["scan_id"])].reset_index(drop=True)
 #
 # Patients are divided into folds; each model is trained on the patients of the other folds and tested on its own.
 # In every epoch it sees one scan of each training patient, drawn anew, so that patients with many scans do not count
-# more. Networks that start from scratch get a second task, to tell how dense each zone of the lungs is, which needs
+# more. In training alone, scans are turned, moved, blurred, sharpened or made noisier a little at random, but not
+# mirrored: the two sides of a chest differ. Networks that start from scratch get a second task, to tell how dense
+# each zone of the lungs is, which needs
 # no outcome (`density_weight` in `study.yaml`). A patient who left the study alive counts as alive up to that day, and
 # as unknown after it. The risks of a scan cannot fall from one horizon to the next.
 #
@@ -91,7 +93,8 @@ deep_figures.network_input(cube, f"Scan {scan_id} as {training.TITLES[network]} 
 #
 # `weights` says where a network started. `none (from scratch)` means random numbers, and the name of the model says
 # so in every table and figure: nothing was learned elsewhere. Pretrained weights are a file named in `study.yaml`
-# with its SHA-256, and are refused when they fill less than 90 % of the network.
+# with its SHA-256, and are refused when they fill less than 90 % of the network. `Waiting for data` is the share of the
+# training time in which the next scans were read and changed.
 
 # %% tags=["hide-input"]
 deep_tables.summary(models)
