@@ -208,15 +208,11 @@ def _frame(path: Path, index: int, header: Any, position: Any, orientation: Any,
     axes = np.array(orientation.ImageOrientationPatient, dtype=float).reshape(2, 3)
     axes = axes / np.linalg.norm(axes, axis=1, keepdims=True)
     between_rows, between_columns = (float(side) for side in measures.PixelSpacing)
-    return Frame(
-        path,
-        index,
-        header,
-        np.array(position.ImagePositionPatient, dtype=float).reshape(3),
-        axes,
-        (between_columns, between_rows),
-        (float(rescale.get("RescaleSlope", None) or 1), float(rescale.get("RescaleIntercept", None) or 0)),
-    )
+    place = np.array(position.ImagePositionPatient, dtype=float).reshape(3)
+    values = (float(rescale.get("RescaleSlope", None) or 1), float(rescale.get("RescaleIntercept", None) or 0))
+    if not np.isfinite([*place, *axes.ravel(), between_rows, between_columns, *values]).all():
+        raise ValueError("a number of the geometry is not finite")
+    return Frame(path, index, header, place, axes, (between_columns, between_rows), values)
 
 
 def _one_acquisition(frames: list[Frame], notes: list[str]) -> list[Frame]:

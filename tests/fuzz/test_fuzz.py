@@ -39,6 +39,31 @@ def test_damaged_files_are_read_or_refused_in_words(reader):
     damaged()
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("clinical", "patient_id,last_contact_date,event_observed\na,2018-01-01,1,1,1\n"),
+        ("clinical", "patient_id,last_contact_date,event_observed\na,b,2018-01-01,5\n"),
+        ("decisions", "scan_id,verdict,who,when,why\na1,pass,AB,2024-01-01,\udc80\n"),
+        ("parameters", "01_cohort.labels={x}; rm -rf"),
+        ("settings", "horizons_years: 2020-13-45"),
+    ],
+)
+def test_what_was_found_before(name, content, tmp_path):
+    target = make_target(name, tmp_path)
+    path = tmp_path / next(iter(target.valid))
+    path.write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(target.allowed):
+        target.read(path)
+
+
+def test_geometry_that_is_no_number(tmp_path):
+    target = make_target("dicom", tmp_path)
+    for path in tmp_path.iterdir():
+        path.unlink()
+    assert attempt(target, tmp_path, 13973) == "refused"
+
+
 def test_damage_changes_most_files():
     import random
 

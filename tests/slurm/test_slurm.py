@@ -89,4 +89,4 @@ def test_the_shipped_profile_plans_the_workflow(local, tmp_path):
     shipped = HERE.parents[1] / "workflow" / "profiles" / "slurm"
     planned = subprocess.run(run(folder, "--profile", str(shipped), "--dry-run"), capture_output=True, text=True)
     assert planned.returncode == 0, planned.stdout + planned.stderr
-    assert pd.read_csv(folder / "data_manifest.csv").shape[0] == 28
+    assert pd.read_csv(folder / "data_manifest.csv").shape[0] == 30
