@@ -14,10 +14,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
+import psutil
 
 from sscct_lib.files import checksum
 from sscct_lib.notebooks import NOTEBOOKS
@@ -106,13 +108,17 @@ def forked(work: Callable[[], object], seconds: float | None = None) -> bool:
 
 
 def started(arguments: list[str], seconds: float | None = None) -> bool:
-    """Run a command in a session of its own, and kill all of that after some seconds."""
+    """Run a command, and after some seconds kill it with all that it started, as a power failure does."""
     process = subprocess.Popen(arguments, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         process.wait(seconds)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
+        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        for member in family:
+            with suppress(psutil.NoSuchProcess):
+                member.kill()
         process.wait()
+        psutil.wait_procs(family[1:], timeout=10)
     return process.returncode != 0
 
 

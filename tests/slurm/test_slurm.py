@@ -1,4 +1,4 @@
-"""A small study on a SLURM cluster of this machine: `python -m pytest tests/slurm` as root, with Debian's packages."""
+"""A small study on a SLURM cluster of this machine: `SSCCT_SLURM=1 python -m pytest tests/slurm`, as root."""
 
 import os
 import shutil
@@ -19,8 +19,11 @@ pytestmark = [
     pytest.mark.usefixtures("cluster"),
     pytest.mark.slow,
     pytest.mark.skipif(
-        os.geteuid() != 0 or not shutil.which("slurmctld") or not find_spec("snakemake_executor_plugin_slurm"),
-        reason="needs root, Debian's slurm-wlm and munge, and the extra `slurm`",
+        "SSCCT_SLURM" not in os.environ
+        or os.geteuid() != 0
+        or not shutil.which("slurmctld")
+        or not find_spec("snakemake_executor_plugin_slurm"),
+        reason="asked for with SSCCT_SLURM=1; needs root, Debian's slurm-wlm and munge, and the extra `slurm`",
     ),
 ]
 
