@@ -104,7 +104,7 @@ def _risk_curve(axis: Axes, report: ScanReport) -> None:
     axis.set(xlim=(0, years[-1] * 1.06), ylim=(0, min(1.02, 1.45 * top)), ylabel="")
     axis.set_xlabel("Years after the scan", fontsize=10)
     axis.yaxis.set_major_formatter(PERCENT)
-    axis.legend(loc="upper left", fontsize=8)
+    axis.legend(loc="lower right" if max(high) > 0.7 else "upper left", fontsize=8)
     axis.tick_params(labelsize=9)
 
 
