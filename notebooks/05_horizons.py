@@ -83,7 +83,8 @@ main = performance[~variants.is_variant(performance["model"])]
 summary.side_by_side(main, "auc")
 
 # %% [markdown]
-# Does it matter how a model learns? The same features with other estimators, below the model of the table above.
+# Does it matter how a model learns? The same features with other estimators, and networks that read all scans of a
+# patient so far (`longitudinal`), below the model of the table above.
 
 # %% tags=["hide-input"]
 others = variants.variants_side_by_side(performance)

@@ -146,3 +146,12 @@ def test_commands_list_and_verify(study):
     assert refused.exit_code == 1
     assert f"SHA-256 {digest}; expected" in refused.output
     assert sscct("weights", "fetch", "more", study.folder).exit_code == 1
+
+
+def test_pretraining_names_what_is_missing(study):
+    refused = sscct("pretrain", study.folder, "--network", "resnet50")
+    assert refused.exit_code == 1
+    assert "--network resnet50: expected resnet18, densenet121, swin" in refused.output
+    refused = sscct("pretrain", study.folder)
+    assert refused.exit_code == 1
+    assert "Run `01_cohort` first" in refused.output
