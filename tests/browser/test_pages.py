@@ -1,0 +1,142 @@
+"""Every page of the book opens in a browser, asks nothing of the network, fits its screen, and can be used by all."""
+
+import re
+import shutil
+from collections import defaultdict
+from pathlib import Path
+from urllib.parse import unquote, urldefrag, urljoin, urlparse
+
+import pytest
+from bs4 import BeautifulSoup
+
+from sscct_lib.browser_files import MODULES
+from sscct_lib.pdf import print_book
+
+from .conftest import PHONE
+
+pytestmark = pytest.mark.slow
+
+AXE = MODULES / "axe-core" / "axe.min.js"
+FIRST_PAGE_BYTES = 1_000_000
+FIRST_PAGE_SECONDS = 2.0
+BOOK_BYTES = 80_000_000
+
+
+def names(pages: Path, edition: str = "") -> list[str]:
+    """List the pages of an edition, relative to the folder of the book."""
+    folder = pages / edition
+    found = [path.relative_to(pages).as_posix() for path in sorted(folder.rglob("*.html"))]
+    return [name for name in found if name.startswith("analysts/") == (edition == "analysts") and "_static" not in name]
+
+
+def test_every_page_opens_without_errors_or_requests_to_the_outside(visit, book, pages):
+    reader = visit()
+    shown = names(pages) if book.startswith("http") else [*names(pages), *names(pages, "analysts")]
+    for name in shown:
+        reader.open(book + name)
+        assert reader.page.locator("article h1, #search-results, main h1").count() > 0, name
+        reader.check(book)
+
+
+def test_every_link_anchor_image_and_script_is_there(pages):
+    parsed = {path.resolve(): BeautifulSoup(path.read_text(), "html.parser") for path in pages.rglob("*.html")}
+    anchors = {path: {tag.get("id") or tag.get("name") for tag in page.find_all(True)} for path, page in parsed.items()}
+    broken = []
+    for path, page in parsed.items():
+        for tag in page.find_all(True):
+            for attribute in ("href", "src"):
+                address = tag.get(attribute)
+                if not address or urlparse(address).scheme or address.startswith("//"):
+                    continue
+                plain, fragment = urldefrag(urljoin(path.as_uri(), address))
+                target = Path(unquote(urlparse(plain).path))
+                if not target.is_file():
+                    broken.append(f"{path.relative_to(pages.resolve())}: {address}")
+                elif fragment and target in anchors and unquote(fragment) not in anchors[target]:
+                    broken.append(f"{path.relative_to(pages.resolve())}: no anchor {address}")
+    assert not broken, broken
+
+
+def test_editions_have_the_same_pages_and_clinicians_see_no_code(pages):
+    ours, theirs = names(pages), names(pages, "analysts")
+    assert [f"analysts/{name}" for name in ours] == theirs
+    for name in ours:
+        page = BeautifulSoup((pages / name).read_text(), "html.parser")
+        assert not page.select("div.cell_input, details.for-analysts"), name
+    notebook = BeautifulSoup((pages / "analysts/notebooks/05_horizons.html").read_text(), "html.parser")
+    assert all(code.find_parent("details") for code in notebook.select("div.cell_input"))
+    assert "n_bootstrap: 50" in notebook.select_one("h1 + details").get_text()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_serious_fault(visit, pages, scheme):
+    reader = visit(color_scheme=scheme, reduced_motion="reduce")
+    # In the dark the style is the same on all pages; the analysts' pages differ in their folds.
+    shown = names(pages) if scheme == "light" else ["index.html", "gallery.html", "notebooks/05_horizons.html"]
+    faults = defaultdict(list)
+    for name in [*shown, "analysts/notebooks/05_horizons.html"]:
+        reader.open((pages / name).as_uri())
+        reader.page.add_script_tag(path=str(AXE))
+        for fault in reader.page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]:
+            if fault["impact"] in ("serious", "critical"):
+                faults[name] += [f"{fault['id']}: {node['html'][:200]}" for node in fault["nodes"]]
+    assert not faults, dict(faults)
+
+
+@pytest.mark.parametrize("look", [{}, {"viewport": PHONE, "is_mobile": True}], ids=["desktop", "phone"])
+def test_no_page_is_wider_than_the_screen(visit, pages, look, tmp_path):
+    reader = visit(**look)
+    for name in [*names(pages), "analysts/notebooks/05_horizons.html"]:
+        reader.open((pages / name).as_uri())
+        width, screen = reader.page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+        assert width <= screen, f"{name} is {width} pixels wide"
+        picture = reader.page.screenshot(path=tmp_path / "page.png")
+        assert len(set(picture)) > 100
+
+
+def test_every_figure_has_words_and_every_table_a_heading(pages):
+    for name in names(pages):
+        article = BeautifulSoup((pages / name).read_text(), "html.parser").find("article")
+        for picture in article.find_all("img") if article else ():
+            assert len(picture.get("alt", "")) > 10, (name, picture)
+
+
+def test_search_finds_a_word(visit, book):
+    reader = visit()
+    reader.open(book + "search.html?q=calibration")
+    reader.page.wait_for_selector("#search-results li a", timeout=10_000)
+    found = reader.page.locator("#search-results li a").all_inner_texts()
+    assert any("isk" in title for title in found), found
+    reader.check(book)
+
+
+def test_a_reader_can_switch_to_the_dark_and_back(visit, book):
+    reader = visit()
+    reader.open(book + "index.html")
+    colours = set()
+    for _ in range(3):
+        reader.page.locator("button.theme-switch-button:visible").first.click()
+        colours.add(reader.page.evaluate("getComputedStyle(document.body).backgroundColor"))
+    assert len(colours) == 2
+
+
+def test_the_first_page_is_small_and_soon_there(visit, served, pages):
+    seconds = []
+    for _ in range(3):
+        reader = visit()
+        sizes: list[int] = []
+        reader.page.on("response", lambda answer, sizes=sizes: sizes.append(len(answer.body())))
+        reader.open(served)
+        seconds.append(reader.page.evaluate("performance.getEntriesByType('navigation')[0].domInteractive / 1000"))
+        assert sum(sizes) <= FIRST_PAGE_BYTES
+    assert min(seconds) <= FIRST_PAGE_SECONDS
+    assert sum(path.stat().st_size for path in pages.rglob("*") if path.is_file()) <= BOOK_BYTES
+
+
+def test_the_chapters_are_printed_as_one_pdf(browser, pages, finished, tmp_path):
+    copy = tmp_path / "html"
+    shutil.copytree(pages, copy, ignore=shutil.ignore_patterns("analysts", "scans"))
+    content = print_book(finished, copy).read_bytes()
+    assert content.startswith(b"%PDF-")
+    assert len(re.findall(rb"/Type\s*/Page\b", content)) > 15
+    assert not list(copy.glob(".print*"))
