@@ -138,7 +138,7 @@ def process(
     found = [job.finished() for job in jobs]
     # Workers are started only when there is work: a finished study is read in this process.
     missing = [delayed(job.run)() for job, record in zip(jobs, found, strict=True) if record is None]
-    made = told(Parallel(n_jobs=n_jobs, return_as="generator")(missing), len(missing), f"{stage}: scan")
+    made = iter(list(told(Parallel(n_jobs=n_jobs, return_as="generator")(missing), len(missing), f"{stage}: scan")))
     done = [next(made) if record is None else record for record in found]
     first = ["scan_id", "patient_id", "status", "reason"]
     frame = pd.DataFrame(done)

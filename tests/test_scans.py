@@ -101,6 +101,7 @@ def test_a_removed_output_is_made_again(study, tmp_path):
     assert function.calls[3:] == ["a1"]
 
 
+@pytest.mark.filterwarnings("error::UserWarning")  # a warning would stand in the book
 def test_workers_give_the_same_table(study):
     parallel = process(study, "cohort", Doubling(), ROWS, "p", lambda row: [], n_jobs=2)
     pd.testing.assert_frame_equal(parallel, run(study, Doubling()))
