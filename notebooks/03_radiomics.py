@@ -42,6 +42,7 @@ from sscct_lib import (
     radiomics,
     saved_models,
     stability,
+    summary,
     tabular,
 )
 from sscct_lib.cohort import flow_text, label_name, select_features
@@ -146,7 +147,7 @@ result.notes.style.hide(axis="index") if len(result.notes) else Markdown("Every 
 # Out-of-fold risks, averaged over scans. How good they are is the subject of the chapter on horizons.
 
 # %% tags=["hide-input"]
-predictions.pivot_table(index="model", columns="horizon_years", values="risk").round(3)
+summary.mean_risks(predictions)
 
 # %% [markdown]
 # ## What clinicians use today

@@ -34,6 +34,7 @@ from sscct_lib import (
     explain,
     longitudinal_models,
     progress,
+    summary,
     tensors,
     training,
     unusual_scans,
@@ -43,6 +44,7 @@ from sscct_lib.schemas import ATTRIBUTIONS, COHORT, LUNGS, PREDICTIONS, UNUSUAL
 from sscct_lib.study import load_study
 from sscct_lib.tables import read_table, write_table
 
+pd.set_option("display.max_colwidth", None)
 progress.show()
 study = load_study(study_dir, run_name, deep={"networks": networks, "hu_range": hu_range})
 deep = study.settings.deep
@@ -124,7 +126,7 @@ deep_figures.learning_curves(deep_tables.learning_curves(study), models)
 # Out-of-fold risks, averaged over scans. How good they are is the subject of the chapter on horizons.
 
 # %% tags=["hide-input"]
-predictions.pivot_table(index="model", columns="horizon_years", values="risk").round(3)
+summary.mean_risks(predictions)
 
 # %% [markdown]
 # A risk of death within five years cannot be lower than that within one. A network that gives hazards (`head: hazard`)
@@ -141,8 +143,7 @@ deep_tables.crossings(written)
 # `longitudinal`; whether they are better than those of the single scan, the table of variants in the next chapter says.
 
 # %% tags=["hide-input"]
-mean_risks = over_time.pivot_table(index="model", columns="horizon_years", values="risk").round(3)
-mean_risks if len(over_time) else Markdown("No network of this run has a longitudinal model.")
+summary.mean_risks(over_time) if len(over_time) else Markdown("No network of this run has a longitudinal model.")
 
 # %% [markdown]
 # ## Scans unlike those that a network learned from

@@ -79,8 +79,9 @@ def attributions(cube: NDArray[np.float16], maps: dict[str, NDArray[np.float32]]
             axis.imshow(cube[place].astype(float), cmap="gray", vmin=0, vmax=BRIGHTEST, interpolation="nearest")
             strength = np.clip(np.abs(shown) / most, 0, 1)
             axis.imshow(shown, cmap="PuOr_r", vmin=-most, vmax=most, alpha=strength, interpolation="nearest")
-            axis.set_title(f"{name.partition(' (')[0]}, {plane}", fontsize=11)
+            axis.text(0.03, 0.97, plane, color="white", fontsize=10, va="top", transform=axis.transAxes)
             axis.axis("off")
+        line[0].set_title(name.partition(" (")[0], loc="left", fontsize=11)
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontsize=12)
     return figure

@@ -5,6 +5,7 @@ import pandas as pd
 from sscct_lib.bootstrap import resample_patients
 from sscct_lib.horizons import cohort_outcome
 from sscct_lib.study import Settings
+from sscct_lib.wording import years_text as years_text
 
 DENOMINATORS = "scans followed by death"
 
@@ -368,17 +369,19 @@ def estimate_text(estimate: float, low: float, high: float, decimals: int = 2) -
     return f"{estimate:.{decimals}f} ({low:.{decimals}f} to {high:.{decimals}f})"
 
 
-def years_text(horizon: float) -> str:
-    """Write a horizon.
+def mean_risks(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Average the predicted risks over scans.
 
     Parameters
     ----------
-    horizon
-        Years after the scan.
+    predictions
+        Schema `PREDICTIONS`.
 
     Returns
     -------
-    str
-        For example `1 year` or `3 years`.
+    pandas.DataFrame
+        A row a model, a column a horizon: mean risk in per cent, as text.
     """
-    return "1 year" if horizon == 1 else f"{horizon:g} years"
+    table = predictions.pivot_table(index="model", columns="horizon_years", values="risk").map("{:.1%}".format)
+    horizons = table.columns.to_numpy(dtype=float)
+    return table.set_axis([f"{years_text(horizon)}, mean risk" for horizon in horizons], axis=1)

@@ -1,4 +1,4 @@
-"""Features named as a reader would name them."""
+"""Features and horizons named as a reader would name them."""
 
 import re
 
@@ -135,3 +135,19 @@ def network_of(model: str) -> str:
     A variant, as `ResNet-18 (from scratch), longitudinal`, and any other model keep their name.
     """
     return re.sub(r"( \+ clinical)?( \([^()]*\))?$", "", model)
+
+
+def years_text(horizon: float) -> str:
+    """Write a horizon.
+
+    Parameters
+    ----------
+    horizon
+        Years after the scan.
+
+    Returns
+    -------
+    str
+        For example `1 year` or `3 years`.
+    """
+    return "1 year" if horizon == 1 else f"{horizon:g} years"

@@ -77,3 +77,11 @@ def test_differences_side_by_side(predictions, cohort):
     table = summary.differences_side_by_side(differences(predictions, cohort, "A", FEW))
     assert table.index.tolist() == ["B"]
     assert table.columns.tolist()[:2] == ["1 year", "p_holm, 1 year"]
+
+
+def test_mean_risks_are_means_over_scans():
+    rows = [("a", 1.0, 0.1), ("a", 1.0, 0.3), ("a", 5.0, 0.5), ("b", 1.0, 0.0), ("b", 5.0, 1.0)]
+    table = summary.mean_risks(pd.DataFrame(rows, columns=["model", "horizon_years", "risk"]))
+    assert table.loc["a"].tolist() == ["20.0%", "50.0%"]
+    assert table.loc["b"].tolist() == ["0.0%", "100.0%"]
+    assert table.columns.tolist() == ["1 year, mean risk", "5 years, mean risk"]
