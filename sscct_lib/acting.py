@@ -11,6 +11,13 @@ from sscct_lib.study import Settings
 from sscct_lib.summary import estimate_text, years_text
 
 EXAMPLE_QUANTILE = 0.75
+NOT_ESTIMABLE = "not estimable"
+NAMES = (
+    "example_scan", "example_risks", "example_of_100", "example_above", "example_similar", "example_outcome",
+    "act_threshold", "act_price", "act_flagged", "act_found", "act_needless", "act_missed", "act_deaths",
+    "act_benefit", "act_benefit_all",
+)  # fmt: skip
+"""What the chapter on what to do with a risk says."""
 
 
 def example_scan(predictions: pd.DataFrame, cohort: pd.DataFrame, model: str, settings: Settings) -> pd.Series:
@@ -37,9 +44,7 @@ def example_scan(predictions: pd.DataFrame, cohort: pd.DataFrame, model: str, se
     return known.iloc[int(np.abs(risks - np.quantile(risks, EXAMPLE_QUANTILE)).argmin())]
 
 
-def worked_example(
-    predictions: pd.DataFrame, cohort: pd.DataFrame, model: str, settings: Settings
-) -> dict[str, int | str]:
+def worked_example(predictions: pd.DataFrame, cohort: pd.DataFrame, model: str, settings: Settings) -> dict[str, str]:
     """Collect the numbers of the chapter on what to do with a risk.
 
     Parameters
@@ -59,19 +64,22 @@ def worked_example(
         For the example: `example_scan`, `example_risks`, `example_of_100`, `example_above` (of 100 scans, how many have
         a lower risk), `example_similar`, `example_outcome`. For flagging 100 scans like those of the cohort:
         `act_threshold`, `act_horizon`, `act_flagged`, `act_found`, `act_needless`, `act_deaths`, `act_price` (how many
-        needless flags a found death is worth at this threshold), `act_benefit` and `act_benefit_all`, in words.
+        needless flags a found death is worth at this threshold), `act_benefit` and `act_benefit_all`, in words. All of
+        these are "not estimable" where the model has no risk at the middle horizon.
     """
     horizon = middle_horizon(settings)
+    if not np.isfinite(aligned_risk(predictions, cohort, model, horizon)).any():
+        return dict.fromkeys(NAMES, NOT_ESTIMABLE) | {"act_horizon": years_text(horizon), "act_model": model}
     scan = example_scan(predictions, cohort, model, settings)
     risks = predictions[(predictions["model"] == model) & (predictions["scan_id"] == scan["scan_id"])]
     all_risks = aligned_risk(predictions, cohort, model, horizon)
     lower = all_risks[np.isfinite(all_risks)] < scan["risk"]
     found = outcomes(similar_patients(predictions, cohort, model, scan["risk"], settings, scan["patient_id"]), settings)
-    example: dict[str, int | str] = {
+    example = {
         "example_scan": str(scan["scan_id"]),
         "example_risks": risks_in_words(risks),
-        "example_of_100": round(100 * float(scan["risk"])),
-        "example_above": round(100 * float(lower.mean())),
+        "example_of_100": f"{100 * float(scan['risk']):.0f}",
+        "example_above": f"{100 * float(lower.mean()):.0f}",
         "example_similar": in_words(found),
         "example_outcome": _outcome(scan),
         "act_horizon": years_text(horizon),
@@ -88,7 +96,7 @@ def _outcome(scan: pd.Series) -> str:
 
 def _flagging(
     predictions: pd.DataFrame, cohort: pd.DataFrame, model: str, settings: Settings, horizon: float
-) -> dict[str, int | str]:
+) -> dict[str, str]:
     thresholds = sorted(settings.horizons.thresholds)
     threshold = thresholds[len(thresholds) // 2]
     table = threshold_table(predictions, cohort, model, settings)
@@ -101,7 +109,7 @@ def _flagging(
     interval = at[at.index == "net_benefit"][["estimate", "ci_low", "ci_high"]].to_numpy(dtype=float)
     benefit, low, high = 100 * interval[0]
     everybody = found + missed - (100 - found - missed) * odds
-    numbers: dict[str, int | str] = {
+    numbers: dict[str, str] = {
         "act_threshold": f"{threshold:.0%}",
         "act_price": f"{1 / odds:.3g}",
     }
@@ -111,7 +119,7 @@ def _flagging(
     ):  # fmt: skip
         numbers[name] = "an unknown number" if np.isnan(value) else f"{value:.0f}"
     numbers["act_benefit"] = estimate_text(benefit, low, high, decimals=1)
-    numbers["act_benefit_all"] = "not estimable" if np.isnan(everybody) else f"{everybody:.1f}"
+    numbers["act_benefit_all"] = NOT_ESTIMABLE if np.isnan(everybody) else f"{everybody:.1f}"
     return numbers
 
 

@@ -83,7 +83,9 @@ def _cell(numbers: tuple[float, float, float] | None) -> str:
 
 
 def pictured_model(predictions: pd.DataFrame) -> str:
-    """Name the model of the front page's picture: the first of `PICTURED` in the run, or else the run's first.
+    """Name the model of the front page's picture: the first of `PICTURED`, or else the run's first.
+
+    A model that could not be fitted at some horizon stands back behind those that could.
 
     Parameters
     ----------
@@ -94,5 +96,6 @@ def pictured_model(predictions: pd.DataFrame) -> str:
     -------
     str
     """
-    names = list(predictions["model"].unique())
+    n_horizons = predictions.groupby("model", sort=False)["horizon_years"].nunique()
+    names = list(n_horizons.index[n_horizons == n_horizons.max()])
     return str(next((name for name in PICTURED if name in names), names[0]))

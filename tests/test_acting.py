@@ -142,3 +142,15 @@ def test_a_model_without_predictions_at_a_horizon_and_a_horizon_without_deaths_a
     assert set(table.to_numpy().ravel()) == {"not estimable"}
     without = performance[(performance["model"] != "Radiomics") | (performance["horizon_years"] == 1)]
     assert "no prediction" in set(headline.headline(without, FEW).loc["Radiomics"])
+
+
+def test_a_model_that_lacks_a_horizon_is_not_pictured_and_gives_words(cohort, predictions):
+    short = predictions[predictions["horizon_years"] == 5].assign(model="Radiomics")
+    both = pd.concat([short, predictions.assign(model="Age and sex")])
+    assert headline.pictured_model(both) == "Age and sex"
+    assert headline.pictured_model(short) == "Radiomics"
+    words = acting.worked_example(short, cohort, "Radiomics", FEW)
+    full = acting.worked_example(predictions, cohort, "Model", FEW)
+    assert words.keys() == full.keys()
+    assert {words[name] for name in acting.NAMES} == {"not estimable"}
+    assert words["act_horizon"] == "3 years"
