@@ -135,6 +135,9 @@ def editions(source: str, place: Path, settings: Settings, given: Mapping[str, A
     """
     page = BeautifulSoup(source, "html.parser")
     _ask_nothing_of_the_network(page)
+    if place.stem != "search":  # nothing on another page reads the index of the search
+        for script in page.find_all("script", src=re.compile(r"(?:searchtools|language_data|searchindex)\.js")):
+            script.decompose()
     _fold_code(page)
     _make_accessible(page)
     if place.stem in SECTIONS:
