@@ -2,6 +2,7 @@
 
 import html
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -189,7 +190,8 @@ def _copy_if_changed(origin: Path, target: Path) -> None:
     if target.is_file() and target.read_bytes() == origin.read_bytes():
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy2(origin, target)
+    shutil.copyfile(origin, target)  # its times, but not who may read it
+    os.utime(target, ns=(origin.stat().st_atime_ns, origin.stat().st_mtime_ns))
 
 
 def _write_if_changed(path: Path, content: str | bytes) -> None:

@@ -211,7 +211,7 @@ def build(
     ScanReport
     """
     settings, middle = study.settings, middle_horizon(study.settings)
-    model = pictured_model(scan.risks)
+    model = pictured_model(scan.risks.drop_duplicates("model"))  # one scan may lack a horizon of the first model
     at = scan.risks[(scan.risks["model"] == model) & np.isclose(scan.risks["horizon_years"], middle)]
     risk = float(at["risk"].iloc[0]) if len(at) else np.nan
     cohort_risks = aligned_risk(tables.predictions, tables.cohort, model, middle)
