@@ -1,5 +1,7 @@
 """The table and the picture of the front page: a few models, chosen by a rule that knows no result."""
 
+from collections.abc import Sequence
+
 import pandas as pd
 
 from sscct_lib.stacking import STACKED
@@ -82,10 +84,23 @@ def _cell(numbers: tuple[float, float, float] | None) -> str:
     return "no prediction" if numbers is None else estimate_text(*numbers).replace(" to ", "–")
 
 
-def pictured_model(predictions: pd.DataFrame) -> str:
-    """Name the model of the front page's picture: the first of `PICTURED`, or else the run's first.
+def first_pictured(names: Sequence[str]) -> str:
+    """Choose the model to picture among those named: the first of `PICTURED`, or else the first name.
 
-    A model that could not be fitted at some horizon stands back behind those that could.
+    Parameters
+    ----------
+    names
+        At least one.
+
+    Returns
+    -------
+    str
+    """
+    return next((name for name in PICTURED if name in names), names[0])
+
+
+def pictured_model(predictions: pd.DataFrame) -> str:
+    """Name the model of the front page's picture, by `first_pictured` among those fitted at the most horizons.
 
     Parameters
     ----------
@@ -97,5 +112,4 @@ def pictured_model(predictions: pd.DataFrame) -> str:
     str
     """
     n_horizons = predictions.groupby("model", sort=False)["horizon_years"].nunique()
-    names = list(n_horizons.index[n_horizons == n_horizons.max()])
-    return str(next((name for name in PICTURED if name in names), names[0]))
+    return first_pictured([str(name) for name in n_horizons.index[n_horizons == n_horizons.max()]])

@@ -88,10 +88,12 @@ def test_a_study_of_few_patients_gives_words_instead_of_numbers(tmp_path, n_pati
     assert len(failures.most_wrong(tables.predictions, cohort, tables.lungs, "Radiomics", 3.0, FEW)) <= n_patients
 
 
-def test_a_horizon_without_deaths_and_models_without_a_horizon_give_a_page(tmp_path):
+@pytest.mark.parametrize("lacking", [["Radiomics"], ["Radiomics", "Clinical"]])
+def test_a_horizon_without_deaths_and_a_model_without_a_horizon_give_a_page(tmp_path, lacking):
     cohort = make_cohort(30).assign(event_observed=False)
     tables = tables_of(cohort)
-    given = tables.predictions[tables.predictions["horizon_years"] != 3].reset_index(drop=True)
+    lacks = tables.predictions["model"].isin(lacking) & (tables.predictions["horizon_years"] == 3)
+    given = tables.predictions[~lacks].reset_index(drop=True)
     report, _ = report_of(scan_report.Tables(cohort, tables.lungs, tables.features, given), tmp_path)
     assert np.isnan(report.lower)
     report_figures.scan_page(report).canvas.draw()
