@@ -4,6 +4,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from sscct_lib.files import copy_folder
 from sscct_lib.study import StudyError
 
 MODULES = Path(sys.prefix) / "share" / "sscct" / "node_modules"
@@ -42,6 +43,6 @@ def copy_browser_files(html: Path, modules: Path = MODULES) -> None:
             )
         copy.parent.mkdir(parents=True, exist_ok=True)
         if origin.is_dir():
-            shutil.copytree(origin, copy, dirs_exist_ok=True)
+            copy_folder(origin, copy)
         else:
             shutil.copyfile(origin, copy)

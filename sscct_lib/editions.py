@@ -16,7 +16,7 @@ from bs4 import BeautifulSoup, Tag
 from bs4.element import AttributeValueList
 
 from sscct_lib.browser_files import copy_browser_files
-from sscct_lib.files import atomic
+from sscct_lib.files import atomic, copy_folder
 from sscct_lib.notebooks import PROJECT
 from sscct_lib.scans import code_hash
 from sscct_lib.study import Settings, Study, fingerprint
@@ -66,15 +66,13 @@ def publish(study: Study, rendered: Path, html: Path) -> None:
     StudyError
         If a script for the pages is not installed.
     """
-    skipped = shutil.ignore_patterns(*NOT_COPIED, "*.html", "_sources")
-    shutil.copytree(rendered, html, ignore=skipped, copy_function=shutil.copyfile, dirs_exist_ok=True)
-    own = shutil.ignore_patterns(*NOT_COPIED, *SHARED, "*.html")
-    shutil.copytree(rendered, html / ANALYSTS, ignore=own, copy_function=shutil.copyfile, dirs_exist_ok=True)
+    copy_folder(rendered, html, (*NOT_COPIED, "*.html", "_sources"))
+    copy_folder(rendered, html / ANALYSTS, (*NOT_COPIED, *SHARED, "*.html"))
     copy_browser_files(html)
     for origin, name in ((study.run / "book" / "scans", "scans"), (PROJECT / "book" / "viewer", "viewer")):
         shutil.rmtree(html / name, ignore_errors=True)
         if origin.is_dir():
-            shutil.copytree(origin, html / name)
+            copy_folder(origin, html / name)
     places = [path.relative_to(rendered) for path in sorted(rendered.rglob("*.html"))]
     places = [place for place in places if place.parts[0] != "_static"]
     _remove_old_pages(html, {*places, *(Path(ANALYSTS) / place for place in places)})

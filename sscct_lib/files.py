@@ -4,9 +4,11 @@ import errno
 import glob
 import hashlib
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from fnmatch import fnmatch
 from pathlib import Path
 from uuid import uuid4
 
@@ -78,3 +80,27 @@ def _atomic(path: Path) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def copy_folder(origin: Path, target: Path, left_out: tuple[str, ...] = ()) -> None:
+    """Copy a folder's files; who may read the copies is the umask's to say, as of all files of a study.
+
+    `shutil.copytree` would carry the rights of the original along.
+
+    Parameters
+    ----------
+    origin
+        The folder.
+    target
+        Made, or filled up.
+    left_out
+        Patterns of names, of files and folders, that are not copied.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    for path in origin.iterdir():
+        if any(fnmatch(path.name, pattern) for pattern in left_out):
+            continue
+        if path.is_dir():
+            copy_folder(path, target / path.name, left_out)
+        else:
+            shutil.copyfile(path, target / path.name)
