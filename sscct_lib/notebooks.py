@@ -67,8 +67,9 @@ def run_notebook(study: Study, name: str, parameters: Mapping[str, Any]) -> Path
             cwd=str(study.folder),
             progress_bar=False,
             stderr_file=sys.stderr,
-            # The kernel's warnings about its own transport are not the user's concern.
-            extra_arguments=["--IPKernelApp.log_level=40"],
+            # The kernel's warnings about its own transport are not the user's concern. Figures are part of the
+            # notebook whatever MPLBACKEND says: on clusters it often names a backend that shows nothing.
+            extra_arguments=["--IPKernelApp.log_level=40", "--IPKernelApp.matplotlib=inline"],
         )
     except PapermillExecutionError as error:
         raise StudyError(

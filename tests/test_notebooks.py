@@ -1,11 +1,15 @@
-"""An executed notebook names no place of the machine that ran it."""
+"""An executed notebook holds its figures and names no place of the machine that ran it."""
 
 import json
 import sys
 import sysconfig
 from tempfile import gettempdir
 
-from sscct_lib.notebooks import PROJECT, _forget_paths
+import nbformat
+
+from sscct_lib import notebooks
+from sscct_lib.notebooks import PROJECT, _forget_paths, run_notebook
+from sscct_lib.pasted import pictures
 from sscct_lib.privacy_files import search_file
 from sscct_lib.study import Settings, Study
 
@@ -32,3 +36,34 @@ def test_paths_of_warnings_tracebacks_and_papermill_are_shortened(tmp_path):
     content = json.loads(path.read_text())
     assert content["cells"][0]["outputs"][0]["text"][0] == "joblib/parallel.py:44: UserWarning: slow\n"
     assert content["metadata"]["papermill"]["input_path"] == "runs/main/logs/01.source.ipynb"
+
+
+FIGURES = """\
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+# %% tags=["parameters"]
+study_dir: str = ".."  # the study folder
+run_name: str = "main"  # which run of the study
+# %%
+import matplotlib.pyplot as plt
+from myst_nb import glue
+figure, _ = plt.subplots()
+glue("curve", figure, display=False)
+figure
+"""
+
+
+def test_figures_are_kept_where_the_surroundings_name_a_backend_that_shows_nothing(tmp_path, monkeypatch):
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks" / "06_figure.py").write_text(FIGURES)
+    monkeypatch.setattr(notebooks, "PROJECT", tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    executed = run_notebook(Study(tmp_path, Settings()), "06_figure", {})
+    assert pictures(executed)["curve"].startswith(b"\x89PNG")
+    shown = nbformat.read(executed, as_version=4).cells[-1].outputs[-1]
+    assert "image/png" in shown.data
