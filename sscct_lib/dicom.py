@@ -22,6 +22,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 PREAMBLE_BYTES = 128
 LAST_IDENTITY_TAG = 0x0020000E  # SeriesInstanceUID
 MOST_INFLATED_BYTES = 1 << 30
+SMALL_BYTES, HIGHEST_RATIO = 1 << 26, 100  # beyond the first, no scan is deflated to less than a hundredth
 PIECE_BYTES = 1 << 20
 UNREADABLE = (
     InvalidDicomError, BytesLengthException, OSError, EOFError, ValueError, TypeError, AttributeError, KeyError,
@@ -148,17 +149,18 @@ def refuse_bomb(path: Path) -> None:
     Raises
     ------
     ValueError
-        If its content is larger than `MOST_INFLATED_BYTES`.
+        If its content is larger than `MOST_INFLATED_BYTES`, or larger than 64 MiB and a hundred times the file.
     """
     with path.open("rb") as file:
         if file.read(PREAMBLE_BYTES + 4)[PREAMBLE_BYTES:] != b"DICM":
             return
         if _read_file_meta_info(file).get("TransferSyntaxUID", "") != DeflatedExplicitVRLittleEndian:
             return
+        most = min(MOST_INFLATED_BYTES, max(SMALL_BYTES, HIGHEST_RATIO * path.stat().st_size))
         inflate, n_bytes, waiting = zlib.decompressobj(-zlib.MAX_WBITS), 0, file.read(PIECE_BYTES)
         while waiting:
             n_bytes += len(inflate.decompress(waiting, PIECE_BYTES))
-            if n_bytes > MOST_INFLATED_BYTES:
+            if n_bytes > most:
                 raise ValueError("its compressed content is larger than any scan")
             waiting = inflate.unconsumed_tail or file.read(PIECE_BYTES)
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from sscct_lib.dicom import UNREADABLE, Series
 from sscct_lib.scans import ScanError
+from sscct_lib.volume_files import HIGHEST_COMPRESSION
 
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 ENHANCED_CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2.1"
@@ -101,6 +102,9 @@ def _too_large(series: Series) -> str:
     n_pixels = max(sides[::2]) * max(sides[1::2]) * series.n_slices
     if min(sides) < SIDE_PIXELS[0] or max(sides) > SIDE_PIXELS[1] or n_pixels > MOST_PIXELS:
         return f"slices of up to {max(sides)} pixels a side, {series.n_slices} of them: no chest CT"
+    n_bytes = sum(path.stat().st_size for _, path in series.headers)
+    if n_pixels > HIGHEST_COMPRESSION * n_bytes:
+        return f"{n_pixels:,} pixels announced in {n_bytes:,} bytes, more than any compression can hold"
     return ""
 
 

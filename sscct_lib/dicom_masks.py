@@ -1,5 +1,6 @@
 """Lung masks in DICOM: segmentations (SEG) and contours of radiotherapy (RTSTRUCT), brought onto the grid of a scan."""
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from sscct_lib.airspace import split_sides
+from sscct_lib.codestreams import refuse_other_size
 from sscct_lib.dicom import UNREADABLE, quiet_pydicom, refuse_bomb
 from sscct_lib.images import resample_mask
 from sscct_lib.scans import ScanError
@@ -127,8 +129,11 @@ def _from_segments(item: pydicom.Dataset, scan: sitk.Image, frame_uid: str) -> N
     _check_frame(str(item.get("FrameOfReferenceUID", "")), frame_uid)
     sides = {int(one.SegmentNumber): _side_of_segment(one) for one in item.SegmentSequence}
     chosen = _choose(sides, "segments")
+    refuse_other_size(item)
+    segmentation = hd.seg.Segmentation.from_dataset(item, copy=False)
     try:
-        volume = hd.seg.Segmentation.from_dataset(item, copy=False).get_volume(segment_numbers=list(chosen))
+        _check_extent(segmentation.get_volume_geometry(), scan)
+        volume = segmentation.get_volume(segment_numbers=list(chosen))
     except RuntimeError as error:
         raise ScanError("the slices of the segmentation have uneven steps: it cannot be placed on the scan.") from error
     array, affine = np.asarray(volume.array) >= 0.5, np.asarray(volume.affine)
@@ -143,6 +148,12 @@ def _from_segments(item: pydicom.Dataset, scan: sitk.Image, frame_uid: str) -> N
         placed = sitk.GetArrayFromImage(_on_grid(sitk.DICOMOrient(image, "LPS"), scan)) > 0
         parts[side] = parts[side] | placed if side in parts else placed
     return _labels(parts, scan)
+
+
+def _check_extent(geometry: Any, scan: sitk.Image) -> None:
+    """Compare the voxels that slices of a segmentation span, gaps between them filled, before memory is taken."""
+    if geometry is not None and math.prod(geometry.spatial_shape) > math.prod(scan.GetSize()):
+        raise ScanError("the segmentation reaches beyond the scan: it was drawn on other images.")
 
 
 def _on_grid(mask: sitk.Image, scan: sitk.Image) -> sitk.Image:

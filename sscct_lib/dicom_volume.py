@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydicom.pixels.utils import get_expected_length
 from scipy import ndimage
 
+from sscct_lib.codestreams import refuse_other_size, syntax_of
 from sscct_lib.dicom import UNREADABLE, Series, quiet_pydicom
 from sscct_lib.dicom_frames import Frame, first_rescale, stack, step_mm
 from sscct_lib.images import AIR_HU
@@ -94,7 +95,7 @@ def _decoded(frames: list[Frame]) -> tuple[list[Frame], NDArray[np.int16]]:
             good.append(frame)
             planes.append(_without_padding(_rescaled(values[frame.index], applied, frame.rescale), frame))
     if not good:
-        syntax = _syntax(frames[0].header).name
+        syntax = syntax_of(frames[0].header).name
         raise ScanError(
             f"none of the {len(frames)} slices can be decoded: truncated, damaged, or in a compression that GDCM does "
             f"not read ({syntax}). Export them again, uncompressed."
@@ -105,18 +106,13 @@ def _decoded(frames: list[Frame]) -> tuple[list[Frame], NDArray[np.int16]]:
 def _is_whole(item: pydicom.Dataset) -> bool:
     """Tell whether all bytes of the pixels are there: GDCM fills in for those that are not, or searches for long."""
     pixels = item.PixelData
-    if not _syntax(item).is_encapsulated:
+    if not syntax_of(item).is_encapsulated:
         return len(pixels) >= get_expected_length(item)
     place = 0
     while place + ITEM_HEADER.size <= len(pixels):
         _, length = ITEM_HEADER.unpack_from(pixels, place)
         place += ITEM_HEADER.size + length
     return bool(place == len(pixels))
-
-
-def _syntax(item: pydicom.Dataset) -> pydicom.uid.UID:
-    """Give the transfer syntax; a file without preamble has the first that there was."""
-    return pydicom.uid.UID(item.file_meta.get("TransferSyntaxUID", pydicom.uid.ImplicitVRLittleEndian))
 
 
 def _rescaled(plane: NDArray[Any], applied: tuple[float, float], own: tuple[float, float]) -> NDArray[Any]:
@@ -134,6 +130,7 @@ def _decode(path: Path) -> NDArray[Any] | None:
         item = pydicom.dcmread(path, force=True)
         if not _is_whole(item):
             return None
+        refuse_other_size(item)
         values = sitk.GetArrayFromImage(sitk.ReadImage(str(path), imageIO="GDCMImageIO"))
     except (RuntimeError, *UNREADABLE):
         return None

@@ -6,10 +6,12 @@ import hashlib
 import os
 import shutil
 import time
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import BinaryIO
 from uuid import uuid4
 
 STALE_SECONDS = 3600  # no file takes that long to write
@@ -30,6 +32,18 @@ def checksum(path: Path) -> str:
     """Hash a file's content with SHA-256; 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def grows(archive: Path | BinaryIO, n_bytes: int) -> bool:
+    """Tell whether the members of a zip archive, which has some bytes, are larger than itself; False for other files.
+
+    Files of weights and models are stored without compression: one that grows was made to fill memory.
+    """
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            return sum(member.file_size for member in opened.infolist()) > n_bytes
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError):
+        return False
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from sscct_lib.files import checksum
+from sscct_lib.files import checksum, grows
 from sscct_lib.study import StudyError
 
 LEAST_SHARE = 0.9
@@ -114,6 +114,8 @@ def _verified(path: Path, sha256: str | None) -> str:
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
+    if grows(path, path.stat().st_size):
+        raise StudyError(f"{path.name} is an archive that grows when it is read; expected weights stored as they are.")
     try:
         if path.suffix == ".safetensors":
             content: Any = load_file(path)
@@ -133,7 +135,10 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
 def _is_plain(value: Any) -> bool:
     """Tell whether a value is a tensor with its numbers in memory, one after the other."""
-    return isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == "cpu"
+    if not isinstance(value, Tensor) or value.layout != torch.strided or value.device.type != "cpu":
+        return False
+    # A few numbers can be spread out to a tensor of any size, which copies would fill memory with.
+    return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
 
 
 def _our_name(name: str) -> str:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from hashlib import sha256
 from importlib.metadata import version
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import skops.io
 from joblib import Parallel, delayed
 
 from sscct_lib.feature_sets import NotEstimableError, add_change
-from sscct_lib.files import atomic
+from sscct_lib.files import atomic, grows
 from sscct_lib.harmonisation import scanner
 from sscct_lib.pipelines import design
 from sscct_lib.study import Study, StudyError
@@ -228,6 +229,8 @@ def load_model(card_path: Path) -> tuple[dict[str, Any], Any]:
         raise StudyError(f"{card_path.stem}: the model or its card cannot be read ({error}). {again}") from error
     if sha256(content).hexdigest() != card["sha256"]:
         raise StudyError(f"{path} is not the file that {card_path.name} describes. {again}")
+    if grows(BytesIO(content), len(content)):
+        raise StudyError(f"{path} is an archive that grows when it is read; models are stored as they are. {again}")
     unknown = sorted(set(skops.io.get_untrusted_types(data=content)) - set(TRUSTED_TYPES))
     if unknown:
         raise StudyError(f"{path} holds types that are not trusted: {', '.join(unknown)}. {again}")

@@ -71,3 +71,20 @@ def copied(finished: Study, tmp_path: Path) -> Study:
     folder = tmp_path / "copy"
     shutil.copytree(finished.folder, folder, copy_function=shutil.copy2)
     return load_study(folder)
+
+
+@pytest.fixture
+def little_memory():
+    """Fail where a test takes 150 MB more, at any moment, than the process had before it."""
+    reset = Path("/proc/self/clear_refs")
+    if not reset.exists():
+        pytest.skip("the peak of memory is measured on Linux alone")
+    reset.write_text("5")  # forgets the peak so far
+    before = _memory_mb("VmRSS")
+    yield
+    assert _memory_mb("VmHWM") - before < 150
+
+
+def _memory_mb(name: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024

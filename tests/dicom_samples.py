@@ -1,10 +1,24 @@
 """Small DICOM series, written with pydicom."""
 
+import io
 from pathlib import Path
 
 import numpy as np
+import pydicom
+import SimpleITK as sitk
+from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pydicom.encaps import encapsulate
+from pydicom.uid import (
+    JPEG2000,
+    UID,
+    ExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSNearLossless,
+    generate_uid,
+)
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2.1"
@@ -83,3 +97,39 @@ def enhanced(values: np.ndarray) -> Dataset:
     item.PerFrameFunctionalGroupsSequence = groups
     item.PixelData = (values[order] + 1024).astype("<i2").tobytes()
     return item
+
+
+def by_gdcm(item: Dataset, compressor: str, folder) -> bytes:
+    """Compress the pixels of a slice with the encoder of GDCM."""
+    path = folder / "encoded.dcm"
+    writer = sitk.ImageFileWriter()
+    writer.SetImageIO("GDCMImageIO")
+    writer.SetUseCompression(True)
+    writer.SetCompressor(compressor)
+    writer.SetFileName(str(path))
+    writer.Execute(sitk.GetImageFromArray(np.frombuffer(item.PixelData, "<i2").reshape(item.Rows, item.Columns)))
+    return pydicom.dcmread(path).PixelData
+
+
+def by_openjpeg(item: Dataset) -> bytes:
+    """Compress the pixels of a slice with loss (JPEG 2000, 4:1), with the OpenJPEG of Pillow."""
+    stored = np.frombuffer(item.PixelData, "<u2").reshape(item.Rows, item.Columns)
+    stream = io.BytesIO()
+    Image.fromarray(stored).save(
+        stream, "JPEG2000", irreversible=True, quality_mode="rates", quality_layers=[4], no_jp2=True
+    )
+    return encapsulate([stream.getvalue()])
+
+
+def compress(item: Dataset, syntax: UID, folder) -> None:
+    """Compress a slice in place."""
+    if syntax in (JPEGLossless, JPEGLosslessSV1):  # process 14 may use any predictor, so also the first
+        item.PixelData = by_gdcm(item, "JPEG", folder)
+    elif syntax == JPEG2000Lossless:
+        item.PixelData = by_gdcm(item, "JPEG2000", folder)
+    elif syntax == JPEG2000:
+        item.PixelData = by_openjpeg(item)
+    elif syntax.is_encapsulated:
+        options = {"jls_error": 3} if syntax == JPEGLSNearLossless else {}
+        item.compress(syntax, generate_instance_uid=False, **options)
+    item.file_meta.TransferSyntaxUID = syntax

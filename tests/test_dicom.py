@@ -1,17 +1,13 @@
 """DICOM files of every kind that a hospital sends: compressed, bare, damaged, mixed up. Each is made here."""
 
-import io
-
 import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
-from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
     JPEG2000,
-    UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     HTJ2KLossless,
@@ -29,7 +25,7 @@ from sscct_lib.dicom import find_series, read_headers
 from sscct_lib.dicom_frames import why_unusable
 from sscct_lib.dicom_volume import read_series
 from sscct_lib.scans import ScanError
-from tests.dicom_samples import STEP_MM, enhanced, hounsfield, save, series, slice_of
+from tests.dicom_samples import STEP_MM, compress, enhanced, hounsfield, save, series, slice_of
 
 
 def volume(folder) -> tuple[np.ndarray, list[str]]:
@@ -37,42 +33,6 @@ def volume(folder) -> tuple[np.ndarray, list[str]]:
     (files,), _ = find_series(folder)
     image, notes = read_series(read_headers(files))
     return sitk.GetArrayFromImage(image), notes
-
-
-def by_gdcm(item: Dataset, compressor: str, folder) -> bytes:
-    """Compress the pixels of a slice with the encoder of GDCM."""
-    path = folder / "encoded.dcm"
-    writer = sitk.ImageFileWriter()
-    writer.SetImageIO("GDCMImageIO")
-    writer.SetUseCompression(True)
-    writer.SetCompressor(compressor)
-    writer.SetFileName(str(path))
-    writer.Execute(sitk.GetImageFromArray(np.frombuffer(item.PixelData, "<i2").reshape(item.Rows, item.Columns)))
-    return pydicom.dcmread(path).PixelData
-
-
-def by_openjpeg(item: Dataset) -> bytes:
-    """Compress the pixels of a slice with loss (JPEG 2000, 4:1), with the OpenJPEG of Pillow."""
-    stored = np.frombuffer(item.PixelData, "<u2").reshape(item.Rows, item.Columns)
-    stream = io.BytesIO()
-    Image.fromarray(stored).save(
-        stream, "JPEG2000", irreversible=True, quality_mode="rates", quality_layers=[4], no_jp2=True
-    )
-    return encapsulate([stream.getvalue()])
-
-
-def compress(item: Dataset, syntax: UID, folder) -> None:
-    """Compress a slice in place."""
-    if syntax in (JPEGLossless, JPEGLosslessSV1):  # process 14 may use any predictor, so also the first
-        item.PixelData = by_gdcm(item, "JPEG", folder)
-    elif syntax == JPEG2000Lossless:
-        item.PixelData = by_gdcm(item, "JPEG2000", folder)
-    elif syntax == JPEG2000:
-        item.PixelData = by_openjpeg(item)
-    elif syntax.is_encapsulated:
-        options = {"jls_error": 3} if syntax == JPEGLSNearLossless else {}
-        item.compress(syntax, generate_instance_uid=False, **options)
-    item.file_meta.TransferSyntaxUID = syntax
 
 
 def smooth(n: int = 40) -> np.ndarray:

@@ -3,7 +3,6 @@
 import ast
 import gzip
 import os
-import resource
 import stat
 import struct
 import subprocess
@@ -146,18 +145,6 @@ class TestPaths:
         (tmp_path / name).write_text("ObjectType = Image\nElementDataFile = /etc/passwd\n")
         with pytest.raises(ScanError, match="is no NIfTI or NRRD image"):
             volume_files.read_volume(tmp_path / name)
-
-
-def peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-@pytest.fixture
-def little_memory():
-    """Fail where a test takes 150 MB more than the process had before."""
-    before = peak_mb()
-    yield
-    assert peak_mb() - before < 150
 
 
 def announcing(path: Path, size: tuple[int, int, int], content: bytes = b"") -> Path:
