@@ -66,11 +66,13 @@ def read_clinical(path: Path) -> pd.DataFrame:
     missing = [name for name, spec in CLINICAL.columns.items() if spec.required and name not in raw]
     if missing:
         raise StudyError(f"{path} has no column {', '.join(missing)}; found {', '.join(raw.columns)}.")
-    table = raw.reindex(columns=list(CLINICAL.columns))
-    violations = _give_types(table) or _check(table)
+    table: pd.DataFrame = raw.reindex(columns=list(CLINICAL.columns))
+    violations = _give_types(table)
+    if not violations:
+        table, violations = _checked(table)
     if violations:
         raise StudyError(f"{path} has {len(violations)} violation(s); nothing was read:\n  " + "\n  ".join(violations))
-    return CLINICAL.validate(table)
+    return table
 
 
 def empty_clinical() -> pd.DataFrame:
@@ -94,11 +96,12 @@ def _give_types(table: pd.DataFrame) -> list[str]:
     return violations
 
 
-def _check(table: pd.DataFrame) -> list[str]:
-    """Find cells out of range and rows that contradict each other."""
+def _checked(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Find cells out of range and rows that contradict each other; also gives the table with its columns' types."""
     violations = []
+    valid: pd.DataFrame = table
     try:
-        CLINICAL.validate(table, lazy=True)
+        valid = CLINICAL.validate(table, lazy=True)
     except pa.errors.SchemaErrors as errors:
         for case in errors.failure_cases.to_dict("records"):
             row = "" if pd.isna(case["index"]) else f"row {int(case['index']) + HEADER_LINES}, "
@@ -115,7 +118,7 @@ def _check(table: pd.DataFrame) -> list[str]:
             f"row {int(row) + HEADER_LINES}, column {name}: expected the same in all rows of a patient"
             for row in table.index[differing]
         ]
-    return violations
+    return valid, violations
 
 
 def attach(scans: pd.DataFrame, clinical: pd.DataFrame) -> pd.DataFrame:

@@ -8,6 +8,7 @@ import re
 import struct
 from typing import Any
 
+from pydicom.config import IGNORE
 from pydicom.encaps import generate_frames
 from pydicom.uid import (
     UID,
@@ -30,7 +31,8 @@ LARGER_SIZE = b"\xff\xf8", b"\x04"  # JPEG-LS may give a size that does not fit 
 
 def syntax_of(item: Any) -> UID:
     """Give a file's transfer syntax; one without preamble has the first that there was."""
-    return UID(item.file_meta.get("TransferSyntaxUID", ImplicitVRLittleEndian))
+    # Without validation, whose warning would repeat a damaged value.
+    return UID(str(item.file_meta.get("TransferSyntaxUID", ImplicitVRLittleEndian)), IGNORE)
 
 
 def refuse_other_size(item: Any) -> None:

@@ -24,6 +24,7 @@ AXIAL_COSINE = 0.85  # a gantry tilts by up to 30 degrees
 SAME_POSITION_MM = 0.01
 SIDE_PIXELS = (8, 4096)
 MOST_PIXELS = 1_500_000_000
+LARGEST_NUMBER = 1e6  # millimetres, or a slope
 
 
 @dataclass(frozen=True)
@@ -137,9 +138,11 @@ def stack(series: Series) -> tuple[list[Frame], list[str]]:
     Raises
     ------
     ScanError
-        If slices have no geometry, or two of them cannot be told apart.
+        If there are no slices, or none with a geometry, or two of them cannot be told apart.
     """
     frames, notes = _distinct(series)
+    if not frames:
+        raise ScanError("no slices: its files name no frame")
     common, n_common = Counter(frame.shape for frame in frames).most_common(1)[0]
     if n_common < len(frames):
         notes.append(f"{len(frames) - n_common} slice(s) of another size or orientation left out")
@@ -214,8 +217,13 @@ def _frame(path: Path, index: int, header: Any, position: Any, orientation: Any,
     between_rows, between_columns = (float(side) for side in measures.PixelSpacing)
     place = np.array(position.ImagePositionPatient, dtype=float).reshape(3)
     values = (float(rescale.get("RescaleSlope", None) or 1), float(rescale.get("RescaleIntercept", None) or 0))
-    if not np.isfinite([*place, *axes.ravel(), between_rows, between_columns, *values]).all():
-        raise ValueError("a number of the geometry is not finite")
+    numbers = [*place, *axes.ravel(), between_rows, between_columns, *values]
+    if (
+        not np.isfinite(numbers).all()
+        or np.abs(numbers).max() > LARGEST_NUMBER
+        or min(between_rows, between_columns) <= 0
+    ):
+        raise ValueError("a number of the geometry is not finite, or none that a scanner writes")
     return Frame(path, index, header, place, axes, (between_columns, between_rows), values)
 
 

@@ -2,6 +2,7 @@
 
 import math
 import re
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ def read_dicom_mask(path: Path, scan: sitk.Image, frame_uid: str = "") -> sitk.I
             )
     except ScanError:
         raise
-    except UNREADABLE as error:
+    except (RuntimeError, sqlite3.Error, *UNREADABLE) as error:  # highdicom keeps an index of the frames in SQLite
         raise ScanError(f"the mask is damaged, or lacks what DICOM demands of it ({type(error).__name__}).") from error
     mask = sitk.GetImageFromArray(_without_gaps(labels, scan.GetSpacing()[2]))
     mask.CopyInformation(scan)

@@ -10,6 +10,7 @@ import pydicom
 import SimpleITK as sitk
 from numpy.typing import NDArray
 from pydicom.pixels.utils import get_expected_length
+from pydicom.uid import AllTransferSyntaxes
 from scipy import ndimage
 
 from sscct_lib.codestreams import refuse_other_size, syntax_of
@@ -55,6 +56,8 @@ def read_series(series: Series) -> tuple[sitk.Image, list[str]]:
     frames, volume = _decoded(ordered)
     if len(frames) < len(ordered):
         notes.append(f"{len(ordered) - len(frames)} slice(s) truncated or damaged: treated as missing")
+    if len(frames) < 2:
+        raise ScanError(f"only one of {len(ordered)} slices can be decoded. Export the series again.")
     first = frames[0]
     offsets = np.array([frame.position - first.position for frame in frames])
     heights = offsets @ first.normal
@@ -95,10 +98,11 @@ def _decoded(frames: list[Frame]) -> tuple[list[Frame], NDArray[np.int16]]:
             good.append(frame)
             planes.append(_without_padding(_rescaled(values[frame.index], applied, frame.rescale), frame))
     if not good:
-        syntax = syntax_of(frames[0].header).name
+        syntax = syntax_of(frames[0].header)
+        name = syntax.name if syntax in AllTransferSyntaxes else "unknown"  # a damaged one may be any text
         raise ScanError(
             f"none of the {len(frames)} slices can be decoded: truncated, damaged, or in a compression that GDCM does "
-            f"not read ({syntax}). Export them again, uncompressed."
+            f"not read ({name}). Export them again, uncompressed."
         )
     return good, np.stack(planes)
 

@@ -1,5 +1,6 @@
 """The manifest: one row a scan. Reading it finds every violation and names each with file, row and column."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +45,13 @@ def read_manifest(study: Study) -> pd.DataFrame:
     known = raw[[name for name in raw.columns if name in MANIFEST.columns]]
     valid, typed_wrong = _typed(known)
     violations = missing + typed_wrong
-    if valid is not None and not missing:
-        violations += _across_columns(valid, raw, study.folder)
+    days = _in_days(valid) if valid is not None and not missing else None
+    if valid is not None and days is not None:
+        violations += _across_columns(valid, raw, study.folder) + _across_scans(days, raw)
     if violations:
         raise StudyError(_report(path, violations))
-    assert valid is not None
-    return _in_days(valid)
+    assert days is not None
+    return days
 
 
 def unknown_columns(study: Study) -> list[str]:
@@ -96,7 +98,7 @@ def _missing_columns(raw: pd.DataFrame) -> list[Violation]:
 
 def _typed(known: pd.DataFrame) -> tuple[pd.DataFrame | None, list[Violation]]:
     """Give every column its type; None where that fails, with the violations."""
-    present = MANIFEST.remove_columns([name for name in MANIFEST.columns if name not in known.columns])
+    present = _schema_of(frozenset(known.columns))
     frame = known.copy()
     violations: list[Violation] = []
     for name, spec in present.columns.items():
@@ -111,6 +113,12 @@ def _typed(known: pd.DataFrame) -> tuple[pd.DataFrame | None, list[Violation]]:
         return present.validate(frame, lazy=True), []
     except pa.errors.SchemaErrors as errors:
         return None, [_violation(case) for case in errors.failure_cases.to_dict("records")]
+
+
+@cache
+def _schema_of(columns: frozenset[str]) -> pa.DataFrameSchema:
+    """Give the manifest's schema for a file with these columns."""
+    return MANIFEST.remove_columns([name for name in MANIFEST.columns if name not in columns])
 
 
 def _convert(cells: pd.Series, dtype: str) -> tuple[pd.Series, "pd.Series[bool]"]:
@@ -171,13 +179,12 @@ def _across_columns(valid: pd.DataFrame, raw: pd.DataFrame, folder: Path) -> lis
     scan_times = [name for name in SCAN_TIME if name in valid]
     unset = valid[scan_times].isna().all(axis=1)
     add(unset, scan_times[0], "the time of the scan")
-    return violations + _across_scans(valid, raw)
+    return violations
 
 
-def _across_scans(valid: pd.DataFrame, raw: pd.DataFrame) -> list[Violation]:
+def _across_scans(days: pd.DataFrame, raw: pd.DataFrame) -> list[Violation]:
     """Find patients whose scans contradict each other."""
     violations: list[Violation] = []
-    days = _in_days(valid)
     for name in ("last_contact_day", "event_observed", "transplant_day", "sex"):
         differing = days.groupby("patient_id")[name].transform("nunique") > 1
         column = name if name in raw else name.replace("_day", "_date")

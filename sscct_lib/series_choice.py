@@ -78,7 +78,7 @@ def is_lossy(series: Series) -> bool:
     """Tell whether the pixels of a series went through a compression that changed them."""
     if series.get("LossyImageCompression") == "01":
         return True
-    return any(header.file_meta.get("TransferSyntaxUID", None) in LOSSY for header, _ in series.headers)
+    return any(str(header.file_meta.get("TransferSyntaxUID", "")) in LOSSY for header, _ in series.headers)
 
 
 def preference(series: Series, frames: list[Frame], kernel: str) -> tuple[Any, ...]:

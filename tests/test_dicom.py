@@ -25,6 +25,7 @@ from sscct_lib.dicom import find_series, read_headers
 from sscct_lib.dicom_frames import why_unusable
 from sscct_lib.dicom_volume import read_series
 from sscct_lib.scans import ScanError
+from sscct_lib.study import StudyError
 from tests.dicom_samples import STEP_MM, compress, enhanced, hounsfield, save, series, slice_of
 
 
@@ -120,6 +121,38 @@ class TestTransferSyntaxes:
             assert path.read_bytes()[:2] == b"\x08\x00"
         found, _ = volume(tmp_path)
         assert (found == truth).all()
+
+
+class TestFoundByFuzzing:
+    def test_a_transfer_syntax_of_many_values(self, tmp_path):
+        slices = series(hounsfield())
+        path = sorted(save(slices, tmp_path).iterdir())[0]
+        content = path.read_bytes()
+        path.write_bytes(content.replace(b"1.2.840.10008.1.2.1\0", b"063Y\\063Y\\063Y\\063Y ", 1))
+        (candidate,) = find_candidates(tmp_path, "soft")
+        assert candidate.reason == ""
+        _, notes = volume(tmp_path)
+        assert "1 slice(s) truncated or damaged: treated as missing" in notes
+
+    @pytest.mark.parametrize("changed", [{"ImagePositionPatient": ["1e308"] * 3}, {"PixelSpacing": [0, 3]}])
+    def test_geometry_that_no_scanner_writes(self, tmp_path, changed):
+        save(series(hounsfield(), **changed), tmp_path)
+        with pytest.raises(StudyError, match="no volume can be made"):
+            find_candidates(tmp_path, "soft")
+
+    def test_a_file_of_many_frames_that_names_none(self, tmp_path):
+        item = enhanced(hounsfield())
+        item.PerFrameFunctionalGroupsSequence = []
+        save([item], tmp_path)
+        with pytest.raises(StudyError, match="no slices: its files name no frame"):
+            find_candidates(tmp_path, "soft")
+
+    def test_a_series_of_which_one_slice_can_be_decoded(self, tmp_path):
+        slices = series(hounsfield())
+        for item in slices[1:]:
+            item.PixelData = item.PixelData[:100]
+        with pytest.raises(ScanError, match="only one of 40 slices can be decoded"):
+            volume(save(slices, tmp_path))
 
 
 class TestEnhanced:

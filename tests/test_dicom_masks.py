@@ -139,6 +139,20 @@ def dice(mask: sitk.Image, truth: np.ndarray, label: int) -> float:
 
 
 class TestSegmentation:
+    @pytest.mark.parametrize("values", [[1, 2, 3, 4, 5], None])
+    @pytest.mark.parametrize("place", [None, []])
+    def test_frames_that_highdicom_cannot_place(self, sample, tmp_path, values, place):
+        path = write_seg(sample, tmp_path / "seg.dcm", both_sides(sample))
+        item = pydicom.dcmread(path)
+        frame = item.PerFrameFunctionalGroupsSequence[3]
+        if values is None:
+            frame.PlanePositionSequence[0].ImagePositionPatient = place
+        else:
+            frame.FrameContentSequence[0].DimensionIndexValues = values
+        item.save_as(path)
+        with pytest.raises(ScanError, match="the mask is damaged"):
+            read_dicom_mask(path, sample.scan)
+
     @pytest.mark.parametrize("kind", ["BINARY", "FRACTIONAL"])
     def test_round_trip_is_exact(self, sample, tmp_path, kind):
         path = write_seg(sample, tmp_path / "seg.dcm", both_sides(sample), kind)

@@ -4,14 +4,21 @@ import hashlib
 import io
 import random
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
+import pydicom
 import SimpleITK as sitk
+from pydicom.dataset import Dataset
+from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless, RLELossless
 
 from sscct_lib.study import SETTINGS_FILE, StudyError
+from tests.fuzz.damages import by_cells, by_elements, by_members, by_scalars, by_volume, deflated
 
 MANIFEST = """scan_id,patient_id,scan_date,image,last_contact_date,event_observed,age_years,sex,sha256,transplant_date
 a1,a,2015-01-01,scans/a1.nii.gz,2018-01-01,1,50,female,,
@@ -35,37 +42,10 @@ radiomics: {regions: [upper, peel], log_sigma_mm: [1.0, 2.0]}
 deep: {networks: [swin], swin: {size: 32, weights: w.pt, weights_sha256: abc}}
 """
 PARAMETERS = "01_cohort.n_folds=3 05_horizons.thresholds=[0.1,0.2] 04_deep_models.size={a:1}"
-WORDS = [
-    b"", b",", b"\n", b"\"", b"'", b"\0", b"\xff", b"../", b"=1+1", b"nan", b"inf", b"-1", b"1e400",
-    b"2020-13-45", b"99999999999999999999", b"0001-01-01", b"9999-12-31", b"!!python/object:os.system", b"&a",
-    b"*a", b"[", b"{", b"? ", b": ", b"null", b"~", b"0x1p3", b"\xef\xbb\xbf", b"\r", b"\t", b"1:2:3", b"<<: ",
-    b"\xed\xa0\x80", b"\x80", b"\x7f\xff\xff\xff", b"\0\0\0\0", b"\xff\xff\xff\xff", b"<b>", b"%s", b"{x}",
-    b"a" * 70,
-]  # fmt: skip
-
-
-def damage(content: bytes, rng: random.Random) -> bytes:
-    """Change bytes: flip, cut, repeat, drop, or write a word that has meaning to some reader."""
-    data = bytearray(content)
-    for _ in range(rng.choice([1, 1, 1, 2, 3, 6])):
-        place = rng.randrange(len(data) + 1)
-        # Headers are where decisions are made.
-        place = place if rng.random() < 0.5 else min(place, rng.randrange(600))
-        action = rng.randrange(6)
-        if action == 0 and place < len(data):
-            data[place] ^= 1 << rng.randrange(8)
-        elif action == 1 and place < len(data):
-            data[place] = rng.randrange(256)
-        elif action == 2:
-            del data[place : place + rng.choice([1, 2, 4, 16, 1 << 20])]
-        elif action == 3:
-            data[place:place] = data[place : place + rng.choice([1, 4, 32])]
-        elif action == 4:
-            word = rng.choice(WORDS)
-            data[place : place + len(word)] = word
-        else:
-            data[place:place] = rng.choice(WORDS)
-    return bytes(data)
+SYNTAXES = {
+    "plain": None, "runs": RLELossless, "jpeg": JPEGLosslessSV1, "jpeg_ls": JPEGLSLossless,
+    "jpeg_2000": JPEG2000Lossless,
+}  # fmt: skip
 
 
 @dataclass
@@ -77,14 +57,17 @@ class Target:
     valid
         Valid files, by their names.
     read
-        Reads a file whose content may be anything.
+        Reads a file whose content may be anything; False where it said in words, without an error, that it is no use.
     allowed
         Its own clear errors.
+    damage
+        Changes the content of a file.
     """
 
     valid: dict[str, bytes]
     read: Callable[[Path], object]
     allowed: tuple[type[Exception], ...]
+    damage: Callable[[bytes, random.Random], bytes]
 
 
 def _tables(scratch: Path) -> dict[str, Target]:
@@ -99,12 +82,17 @@ def _tables(scratch: Path) -> dict[str, Target]:
     scans["scan_date"] = pd.to_datetime(["2015-01-01", "2016-01-03", "2014-05-05"])
     lungs = pd.DataFrame({"scan_id": ["a1", "b1"], "status": "ok", "verdict": "review", "findings": ""})
     return {
-        "manifest": Target({"data_manifest.csv": MANIFEST.encode()}, lambda path: read_manifest(study), (StudyError,)),
+        "manifest": Target(
+            {"data_manifest.csv": MANIFEST.encode()}, lambda path: read_manifest(study), (StudyError,), by_cells
+        ),
         "clinical": Target(
-            {"clinical.csv": CLINICAL.encode()}, lambda path: attach(scans, read_clinical(path)), (StudyError,)
+            {"clinical.csv": CLINICAL.encode()},
+            lambda path: attach(scans, read_clinical(path)),
+            (StudyError,),
+            by_cells,
         ),
         "decisions": Target(
-            {"qa_decisions.csv": DECISIONS.encode()}, lambda path: apply_decisions(lungs, path), (StudyError,)
+            {"qa_decisions.csv": DECISIONS.encode()}, lambda path: apply_decisions(lungs, path), (StudyError,), by_cells
         ),
     }
 
@@ -123,8 +111,9 @@ def _settings(scratch: Path) -> dict[str, Target]:
             {SETTINGS_FILE: SETTINGS.encode()},
             lambda path: load_study(path.parent, cohort={"n_folds": 2}),
             (StudyError,),
+            by_scalars,
         ),
-        "parameters": Target({"parameters.txt": PARAMETERS.encode()}, parameters, (StudyError,)),
+        "parameters": Target({"parameters.txt": PARAMETERS.encode()}, parameters, (StudyError,), by_scalars),
     }
 
 
@@ -139,35 +128,97 @@ def _images(scratch: Path) -> dict[str, Target]:
         image.SetSpacing((1.5, 1.5, 2.0))
         sitk.WriteImage(image, str(scratch / name), useCompression=name != "d.nii")
         valid[name] = (scratch / name).read_bytes()
-    return {"images": Target(valid, lambda path: resample(read_scan(path), 4.0), (ScanError,))}
+    return {"images": Target(valid, lambda path: resample(read_scan(path), 4.0), (ScanError,), by_volume)}
+
+
+def _bytes_of(item: Dataset) -> bytes:
+    """Write a dataset with open sequences, so that an element of another length breaks nothing around it."""
+    for element in item.iterall():
+        if element.VR == "SQ":
+            element.is_undefined_length = True
+            for inner in element.value:
+                inner.is_undefined_length_sequence_item = True
+    item.file_meta.MediaStorageSOPClassUID, item.file_meta.MediaStorageSOPInstanceUID = (
+        item.SOPClassUID,
+        item.SOPInstanceUID,
+    )
+    buffer = io.BytesIO()
+    item.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
 
 
 def _dicom(scratch: Path) -> dict[str, Target]:
-    from sscct_lib.dicom import find_series, read_headers
-    from sscct_lib.dicom_frames import why_unusable
-    from sscct_lib.dicom_masks import read_dicom_mask, referred_series
+    """One damaged slice among 20 sound ones, plain or compressed, or one damaged multi-frame file."""
+    from sscct_lib import dicom_volume
+    from sscct_lib.candidates import _from_series
+    from sscct_lib.dicom import Series, find_series, read_headers
     from sscct_lib.dicom_volume import read_series
     from sscct_lib.scans import ScanError
-    from tests.dicom_samples import enhanced, series
+    from tests.dicom_samples import compress, enhanced, save, series
 
-    values = np.random.default_rng(0).integers(-1000, 400, (24, 8, 8)).astype(np.int16)
-    valid = {}
-    for name, item in (("single.dcm", series(values)[0]), ("frames.dcm", enhanced(values))):
-        buffer = io.BytesIO()
-        item.save_as(buffer, enforce_file_format=True)
-        valid[name] = buffer.getvalue()
-    scan = sitk.GetImageFromArray(values)
+    values = np.random.default_rng(0).integers(-1000, 400, (21, 12, 12)).astype(np.int16)
+    slices = series(values)
+    for number, item in enumerate(slices):
+        item.ImagePositionPatient = [-50.0, -40.0, 100.0 + 8.0 * number]  # the fewest slices that are a thorax
+    frames = enhanced(values)
+    for group in frames.PerFrameFunctionalGroupsSequence:
+        group.PlanePositionSequence[0].ImagePositionPatient[2] *= 1.6
+    valid = {"frames.dcm": _bytes_of(frames)}
+    for name, syntax in SYNTAXES.items():
+        item = deepcopy(slices[12])
+        if syntax is not None:
+            compress(item, syntax, scratch)
+        valid[f"{name}.dcm"] = _bytes_of(item)
+    valid["deflated.dcm"] = valid["plain.dcm"]
+    sound = [item for i, item in enumerate(slices) if i != 12]
+    others = read_headers(sorted(save(sound, scratch.parent / f"{scratch.name}_sound").iterdir()))
+    decode = dicom_volume._decode
+    decoded = {path: decode(path) for _, path in others.headers}  # once, since they stay the same
+
+    def read(path: Path) -> bool:
+        for files in find_series(path.parent)[0]:
+            found = read_headers(files)
+            if path.name != "frames.dcm" and found.get("SeriesInstanceUID") == others.get("SeriesInstanceUID"):
+                found = Series([*others.headers, *found.headers], found.n_damaged)
+            if _from_series(found, "soft").reason:
+                continue
+            with patch.object(dicom_volume, "_decode", lambda one: decoded[one] if one in decoded else decode(one)):
+                _, notes = read_series(found)
+            return not any(word in note for note in notes for word in ("left out", "damaged"))
+        return False
+
+    return {"dicom": Target(valid, read, (ScanError,), by_elements)}
+
+
+def _masks(scratch: Path) -> dict[str, Target]:
+    from sscct_lib.dicom_masks import read_dicom_mask, referred_series
+    from sscct_lib.scans import ScanError
+    from tests.dicom_samples import STEP_MM, series
+    from tests.test_dicom_masks import both_sides, contours_of, write_rtstruct, write_seg
+
+    truth = np.zeros((24, 12, 12), np.uint8)
+    truth[2:20, 2:10, 1:5], truth[2:20, 2:10, 7:11] = 1, 2
+    scan = sitk.GetImageFromArray(truth.astype(np.int16))
+    scan.SetSpacing((2.5, 3.0, STEP_MM))
+    scan.SetOrigin((-50.0, -40.0, 100.0))
+    identity = {"FrameOfReferenceUID": "1.2.3.7", "StudyTime": "", "StudyID": "", "AccessionNumber": ""}
+    sample = SimpleNamespace(
+        headers=series(truth.astype(np.int16), **identity),
+        truth=truth,
+        scan=scan,
+        frame="1.2.3.7",
+        series="1.2.3.100.1",
+    )
+    write_seg(sample, scratch / "seg.dcm", both_sides(sample))
+    sides = {name: contours_of(truth == side, scan, 2) for name, side in (("Lung_R", 1), ("Lung_L", 2))}
+    write_rtstruct(sample, scratch / "contours.dcm", sides)
+    valid = {name: _bytes_of(pydicom.dcmread(scratch / name)) for name in ("seg.dcm", "contours.dcm")}
 
     def read(path: Path) -> None:
-        groups, _ = find_series(path.parent)
-        for files in groups:
-            found = read_headers(files)
-            if not why_unusable(found):
-                read_series(found)
         referred_series(path)
         read_dicom_mask(path, scan)
 
-    return {"dicom": Target(valid, read, (ScanError,))}
+    return {"masks": Target(valid, read, (ScanError,), by_elements)}
 
 
 def _weights(scratch: Path) -> dict[str, Target]:
@@ -184,12 +235,12 @@ def _weights(scratch: Path) -> dict[str, Target]:
     def read(path: Path) -> None:
         load_weights(encoder, path, hashlib.sha256(path.read_bytes()).hexdigest())
 
-    return {"weights": Target(valid, read, (StudyError,))}
+    return {"weights": Target(valid, read, (StudyError,), by_members)}
 
 
 MAKERS = {
     "manifest": _tables, "clinical": _tables, "decisions": _tables, "settings": _settings, "parameters": _settings,
-    "images": _images, "dicom": _dicom, "weights": _weights,
+    "images": _images, "dicom": _dicom, "masks": _masks, "weights": _weights,
 }  # fmt: skip
 
 
@@ -213,16 +264,16 @@ def attempt(target: Target, folder: Path, seed: int) -> str:
     Returns
     -------
     str
-        `read`, or `refused` with one of its own errors; any other exception is a finding, and is raised.
+        `read`, or `refused` in words; an exception that is none of its own errors is a finding, and is raised.
     """
     rng = random.Random(seed)
     name = rng.choice(sorted(target.valid))
     path = folder / name
-    path.write_bytes(damage(target.valid[name], rng))
+    content = target.damage(target.valid[name], rng)
+    path.write_bytes(deflated(content) if name == "deflated.dcm" else content)
     try:
-        target.read(path)
+        return "refused" if target.read(path) is False else "read"
     except target.allowed:
         return "refused"
     finally:
         path.unlink()
-    return "read"
