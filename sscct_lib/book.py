@@ -1,6 +1,5 @@
 """Assemble the executed notebooks of a run with the prose chapters, and render the Jupyter Book."""
 
-import html
 import json
 import os
 import re
@@ -14,17 +13,18 @@ import pandas as pd
 import pandera.pandas as pa
 import yaml
 
-from sscct_lib import checklists, editions, model_cards, patient_pages, schemas
+from sscct_lib import checklists, editions, model_cards, patient_pages, schemas, sweep_page
 from sscct_lib.completeness import missing_stages, notice, stub, without_missing
 from sscct_lib.files import atomic, checksum
 from sscct_lib.gallery_page import write_gallery
+from sscct_lib.markup import html_table
 from sscct_lib.notebooks import NOTEBOOKS, PROJECT
 from sscct_lib.packages import packages_table
 from sscct_lib.pasted import pictures
 from sscct_lib.prediction_file import fields_described
 from sscct_lib.privacy_files import search_study
 from sscct_lib.seals import remove_unless_sealed, seal
-from sscct_lib.study import MANIFEST_FILE, SETTINGS_FILE, Settings, Study, StudyError, fingerprint
+from sscct_lib.study import MANIFEST_FILE, SETTINGS_FILE, Settings, Study, StudyError, fingerprint, read_settings
 
 BEFORE_RENDERING = ("tables", "notebooks", "provenance", "book/source")
 DEMO_NOTICE = "Synthetic patients: this is the demo study. No number in it speaks of a real person."
@@ -125,11 +125,11 @@ def _config(study: Study) -> str:
 
 
 def _contents(study: Study) -> str:
-    """Write the table of contents; the chapter on the demo cohort is for studies of synthetic patients."""
+    """Write the table of contents, without the chapters that only synthetic patients or a sweep have."""
     contents = yaml.safe_load((PROJECT / "book" / "_toc.yml").read_text(encoding="utf-8"))
-    if study.settings.demo is None:
-        for part in contents["parts"]:
-            part["chapters"] = [chapter for chapter in part["chapters"] if chapter["file"] != "demo_cohort"]
+    present = {"demo_cohort": study.settings.demo is not None, "sweep": sweep_page.has_sweep(study)}
+    for part in contents["parts"]:
+        part["chapters"] = [chapter for chapter in part["chapters"] if present.get(chapter["file"], True)]
     return str(yaml.safe_dump(contents, sort_keys=False))
 
 
@@ -157,6 +157,8 @@ def _assemble(study: Study, source: Path, missing: Mapping[str, str]) -> None:
     _write_if_changed(source / "data_dictionary.md", data_dictionary_page())
     _write_if_changed(source / "packages.md", packages_page())
     _write_if_changed(source / "patients.md", patient_pages.write_pages(study, source / "patients"))
+    if sweep_page.has_sweep(study):
+        _write_if_changed(source / "sweep.md", sweep_page.write_page(study, source))
     _write_if_changed(source / "model_cards.md", model_cards.page(study))
     for name in checklists.NAMES:
         _write_if_changed(source / f"checklist_{name}.md", checklists.page(name, study, missing))
@@ -225,6 +227,7 @@ def run_page(study: Study) -> str:
         "Run": study.run_name,
         "Commit of the project": ", ".join(commits) or "unknown",
         "Seed": str(study.settings.seed),
+        f"Changed in {SETTINGS_FILE} for this run": _changes(study),
         "SHA-256 of the manifest": checksum(study.folder / MANIFEST_FILE),
         "Notebook parameters given": json.dumps(editions.without_folders(given)) if given else "none",
     }
@@ -232,18 +235,23 @@ def run_page(study: Study) -> str:
         [
             "# How this run was made",
             "Everything that is needed to make the same numbers again.",
-            _markdown_table(pd.DataFrame(list(facts.items()), columns=["What", "Value"])),
+            html_table(pd.DataFrame(list(facts.items()), columns=["What", "Value"])),
             "## Time and memory",
             "Each row sums the jobs of a stage as they last ran; the peak is that of the largest job. Work that was "
             "already finished when a job ran is not in it.",
-            _markdown_table(stage_costs(study)),
+            html_table(stage_costs(study)),
             "## Package versions",
-            _markdown_table(pd.DataFrame(sorted(versions.items()), columns=["Package", "Version"])),
+            html_table(pd.DataFrame(sorted(versions.items()), columns=["Package", "Version"])),
             "## Settings",
             f"All settings of the run, defaults among them (`{SETTINGS_FILE}` says what differs from the defaults).",
             _fenced(yaml.safe_dump(settings, sort_keys=False)),
         ]
     )
+
+
+def _changes(study: Study) -> str:
+    path = study.run_settings_path
+    return json.dumps(editions.without_folders(read_settings(path))) if path.is_file() else "nothing"
 
 
 def _fenced(text: str) -> str:
@@ -288,7 +296,7 @@ def packages_page() -> str:
     """Write the page of the packages that were used, with their licences, in MyST Markdown."""
     # Versions stay out: those that are named for a day would look like a patient's date.
     words = "What this software needs, as packages state their own licences; `constraints.txt` pins their versions."
-    return "\n\n".join(["# Packages and licences", words, _markdown_table(packages_table())])
+    return "\n\n".join(["# Packages and licences", words, html_table(packages_table())])
 
 
 def data_dictionary_page() -> str:
@@ -303,6 +311,8 @@ def data_dictionary_page() -> str:
         ("unusual: network × scan, whether it differs from the training scans", schemas.UNUSUAL),
         ("attributions: network × scan whose risk is explained", schemas.ATTRIBUTIONS),
         ("performance: model × horizon × metric", schemas.PERFORMANCE),
+        ("swept_runs: a run of a sweep", schemas.SWEPT_RUNS),
+        ("sweep: run × model × horizon × metric, by `sscct sweep`", schemas.SWEEP),
     ]
     parts = [
         "# Data dictionary",
@@ -312,13 +322,13 @@ def data_dictionary_page() -> str:
         "or `last_contact_day`. Inside the study only days since a patient's first scan are kept.",
     ]
     for title, schema in described:
-        parts += [f"## {title}", _markdown_table(data_dictionary(schema))]
+        parts += [f"## {title}", html_table(data_dictionary(schema))]
     parts += [
         "## prediction.json",
         "What `sscct predict` writes about a scan that was never in the study. `[]` marks a list.",
-        _markdown_table(fields_described()),
+        html_table(fields_described()),
     ]
-    parts += ["## Settings of study.yaml", _markdown_table(_settings_dictionary())]
+    parts += ["## Settings of study.yaml", html_table(_settings_dictionary())]
     return "\n\n".join(parts)
 
 
@@ -363,15 +373,3 @@ def _settings_dictionary() -> pd.DataFrame:
 
     add(Settings, "")
     return pd.DataFrame(rows)
-
-
-def _markdown_table(frame: pd.DataFrame) -> str:
-    """Write a table as HTML with its cells escaped; Markdown pipes would break on the text of checks."""
-    if frame.empty:
-        return "None."
-    head = "".join(f"<th>{html.escape(str(name))}</th>" for name in frame.columns)
-    body = "\n".join(
-        "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>"
-        for row in frame.itertuples(index=False)
-    )
-    return f'<table class="table">\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>'

@@ -17,6 +17,7 @@ import typer
 
 from sscct_lib.check_command import check
 from sscct_lib.scan_commands import predict, report
+from sscct_lib.sweep_command import sweep
 from sscct_lib.weight_commands import pretrain, weights
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ BOOKKEEPING = re.compile(
 app.add_typer(weights, name="weights")
 for command in (check, report, predict, pretrain):
     app.command()(command)
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(sweep)
 
 LOCK_FILE = ".sscct.lock"
 StudyFolder = Annotated[Path, typer.Argument(help="The study folder.", metavar="STUDY")]

@@ -77,7 +77,7 @@ def write_tables(study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
     StudyError
         If the study has no `demo` section.
     """
-    manifest, truth = demo_cohort(_demo_settings(study), study.settings.seed)
+    manifest, truth = demo_cohort(_demo_settings(study), study.demo_seed)
     for frame, path in ((manifest, study.manifest_path), (truth, study.folder / "truth" / "truth.csv")):
         text = frame.to_csv(index=False, lineterminator="\n")
         if not path.is_file() or path.read_bytes() != text.encode():
@@ -128,7 +128,7 @@ def make_scans(study: Study, rows: pd.DataFrame, n_jobs: int = 1) -> pd.DataFram
     StudyError
         If the study has no `demo` section, a row is not one of its scans, or a scan could not be made.
     """
-    _, truth = demo_cohort(_demo_settings(study), study.settings.seed)
+    _, truth = demo_cohort(_demo_settings(study), study.demo_seed)
     unknown = sorted(set(rows["scan_id"]) - set(truth["scan_id"]))
     if unknown:
         raise StudyError(
@@ -137,7 +137,7 @@ def make_scans(study: Study, rows: pd.DataFrame, n_jobs: int = 1) -> pd.DataFram
         )
     wanted = truth.set_index("scan_id", drop=False).loc[list(rows["scan_id"])]
     folder = study.folder / "truth" / "records"
-    settings = [study.settings.seed, study.settings.demo]
+    settings = [study.demo_seed, _demo_settings(study).model_dump(exclude={"seed"})]
     made = scans.process(
         study,
         "phantom",
@@ -173,7 +173,7 @@ def make_scan(study: Study, row: Mapping[str, Any]) -> dict[str, Any]:
     dict
         `lung_l` and the shares of the lungs that the masks hold.
     """
-    volume = draw_scan(row, study.settings.seed, _demo_settings(study).spacing_mm)
+    volume = draw_scan(row, study.demo_seed, _demo_settings(study).spacing_mm)
     for name, path in scan_files(study, row["scan_id"]).items():
         write_volume(getattr(volume, name), volume, path)
     return _measured(volume)
@@ -187,7 +187,7 @@ def draw_scan(row: Mapping[str, Any], seed: int, spacing_mm: float) -> Volume:
     row
         A row of the truth table.
     seed
-        Of the study.
+        Of the synthetic patients: `Study.demo_seed`.
     spacing_mm
         Voxel side.
 

@@ -49,3 +49,25 @@ def parse_yaml(text: str) -> Any:
         raise ValueError("nested too deep") from error
     except (yaml.YAMLError, TypeError, OverflowError) as error:
         raise ValueError(str(error)) from error
+
+
+def lay_over(content: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Change some settings, and leave the others.
+
+    Parameters
+    ----------
+    content
+        From `parse_yaml`.
+    changes
+        Values by name; a dictionary changes some names of a section.
+
+    Returns
+    -------
+    dict
+        A new dictionary.
+    """
+    merged = dict(content)
+    for name, value in changes.items():
+        inner = merged.get(name)
+        merged[name] = lay_over(inner if isinstance(inner, dict) else {}, value) if isinstance(value, dict) else value
+    return merged

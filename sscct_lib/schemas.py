@@ -327,3 +327,30 @@ PERFORMANCE = pa.DataFrameSchema(
     strict=True,
     unique=["model", "horizon_years", "metric"],
 )
+
+SWEPT_RUNS = pa.DataFrameSchema(
+    {
+        "run": column(str, "name of the run"),
+        "changes": column(str, "settings that differ from `study.yaml`, with their values; empty: none"),
+        "missing": column(str, "why the run is not finished; empty when it is"),
+        "state": column(str, "checksum of its table of performance when it was compared; empty without one"),
+    },
+    name="swept_runs",
+    strict=True,
+    unique=["run"],
+)
+
+SWEEP = pa.DataFrameSchema(
+    {
+        "run": column(str, "name of the run"),
+        "kind": column(str, "the model's name without remarks, the same in all runs"),
+        **{name: PERFORMANCE.columns[name] for name in PERFORMANCE.columns},
+        "difference": column(float, "AUC of the run minus that of the first run, on the same scans", nullable=True),
+        "difference_low": column(float, "lower end of its 95 % interval by bootstrap of patients", nullable=True),
+        "difference_high": column(float, "upper end of the same", nullable=True),
+        "n_paired": column(int, "scans that both runs judged, with the same patient, follow-up and outcome"),
+    },
+    name="sweep",
+    strict=True,
+    unique=["run", "model", "horizon_years", "metric"],
+)

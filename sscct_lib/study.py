@@ -1,6 +1,7 @@
 """A study: its typed settings, and where a run keeps things.
 
-A study is a folder with `study.yaml`, `data_manifest.csv` and `runs/<name>/`.
+A study is a folder with `study.yaml`, `data_manifest.csv` and `runs/<name>/`. What a run of a sweep changes in
+`study.yaml` lies in its `runs/<name>/settings.yaml`.
 """
 
 import hashlib
@@ -13,10 +14,11 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from sscct_lib.deep_settings import DeepSettings
 from sscct_lib.deep_settings import NetworkSettings as NetworkSettings
-from sscct_lib.plain_yaml import parse_yaml
+from sscct_lib.plain_yaml import lay_over, parse_yaml
 from sscct_lib.sections import Count, Positive, Section, Words
 
 SETTINGS_FILE = "study.yaml"
+RUN_SETTINGS_FILE = "settings.yaml"
 MANIFEST_FILE = "data_manifest.csv"
 MOST_SHOWN = 200  # characters of a wrong value
 
@@ -38,6 +40,7 @@ class DemoSettings(Section):
     n_patients: Annotated[int, Field(ge=1, le=5000)] = Field(76, description="patients to make, at most")
     n_scans: Count | None = Field(None, description="stop at this many scans; none: all scans of all patients")
     spacing_mm: Annotated[float, Field(ge=0.8, le=10)] = Field(3.0, description="voxel side of the synthetic scans, mm")
+    seed: int | None = Field(None, ge=0, description="of the synthetic patients and scans; none: the study's `seed`")
     confounded_scanner: bool = Field(
         False, description="sicker patients are scanned on one scanner, with its sharp kernel"
     )
@@ -234,6 +237,17 @@ class Study:
     run_name: str = "main"
 
     @property
+    def demo_seed(self) -> int:
+        """Seed of the synthetic patients and scans."""
+        demo = self.settings.demo
+        return self.settings.seed if demo is None or demo.seed is None else demo.seed
+
+    @property
+    def run_settings_path(self) -> Path:
+        """What this run changes in `study.yaml`; there is none but for the runs of a sweep."""
+        return self.run / RUN_SETTINGS_FILE
+
+    @property
     def manifest_path(self) -> Path:
         """The manifest, one row a scan."""
         return self.folder / MANIFEST_FILE
@@ -270,7 +284,7 @@ class Study:
 
 
 def load_study(folder: str | Path, run_name: str = "main", **overrides: Any) -> Study:
-    """Read a study's settings.
+    """Read a study's settings, with what its run changes in them.
 
     Parameters
     ----------
@@ -295,18 +309,45 @@ def load_study(folder: str | Path, run_name: str = "main", **overrides: Any) -> 
     path = Path(folder) / SETTINGS_FILE
     if not path.is_file():
         raise StudyError(f"{path} is missing. A study folder needs one; `sscct demo FOLDER` makes an example.")
+    content = read_settings(path)
+    where = str(path)
+    try:
+        RunNameHolder(name=run_name)
+        own = Path(folder) / "runs" / run_name / RUN_SETTINGS_FILE
+        if own.is_file():
+            content = lay_over(content, read_settings(own))
+            where = f"{path}, with {own.relative_to(folder)}"
+        settings = Settings.model_validate(lay_over(content, _given(overrides)))
+    except ValidationError as error:
+        raise StudyError(f"{where}:\n{_violations(error)}") from error
+    return Study(Path(folder), settings, run_name)
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Read a file of settings, without judging them.
+
+    Parameters
+    ----------
+    path
+        `study.yaml`, or the settings of a run.
+
+    Returns
+    -------
+    dict
+        Values by name, sections as dictionaries.
+
+    Raises
+    ------
+    StudyError
+        If it is not YAML, or not `name: value` lines.
+    """
     try:
         content = parse_yaml(path.read_text(encoding="utf-8")) or {}
     except ValueError as error:
         raise StudyError(f"{path} is not readable YAML: {error}") from error
     if not isinstance(content, dict):
         raise StudyError(f"{path}: expected `name: value` lines, found a {type(content).__name__}.")
-    try:
-        RunNameHolder(name=run_name)
-        settings = Settings.model_validate(_merge(content, overrides))
-    except ValidationError as error:
-        raise StudyError(f"{path}:\n{_violations(error)}") from error
-    return Study(Path(folder), settings, run_name)
+    return content
 
 
 class RunNameHolder(Section):
@@ -315,15 +356,10 @@ class RunNameHolder(Section):
     name: RunName
 
 
-def _merge(content: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(content)
-    for name, value in overrides.items():
-        if isinstance(value, dict):
-            inner = merged.get(name)
-            merged[name] = _merge(inner if isinstance(inner, dict) else {}, value)
-        elif value is not None:
-            merged[name] = value
-    return merged
+def _given(overrides: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what is None: as in `study.yaml`."""
+    kept = {name: _given(value) if isinstance(value, dict) else value for name, value in overrides.items()}
+    return {name: value for name, value in kept.items() if value is not None}
 
 
 def _violations(error: ValidationError) -> str:

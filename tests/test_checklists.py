@@ -11,7 +11,15 @@ from sscct_lib.study import Settings, Study, StudyError
 
 COUNTS = {"tripod_ai": 52, "claim": 44, "clear": 58}
 MAIN_ITEMS = {"tripod_ai": 27, "claim": 44, "clear": 58}
-GENERATED = {"run", "data_dictionary", "model_cards", "gallery", "patients", *(f"checklist_{name}" for name in COUNTS)}
+GENERATED = {
+    "run",
+    "data_dictionary",
+    "model_cards",
+    "gallery",
+    "patients",
+    "sweep",
+    *(f"checklist_{name}" for name in COUNTS),
+}
 
 
 def slugs(text):

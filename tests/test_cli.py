@@ -9,7 +9,9 @@ def sscct(*arguments):
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-@pytest.mark.parametrize("command", ["demo", "ingest", "check", "run", "book", "pretrain", "report", "predict"])
+@pytest.mark.parametrize(
+    "command", ["demo", "ingest", "check", "run", "book", "pretrain", "report", "predict", "sweep"]
+)
 def test_help_teaches(command):
     shown = sscct(command, "--help")
     assert shown.exit_code == 0
