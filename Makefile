@@ -2,10 +2,11 @@
 # make test   install, check style and types, run all tests (make test-quick: only the quick ones)
 # make lab    open JupyterLab with the notebooks
 # make web    install the scripts that the book's pages load (`make book` does it)
+# make sbom   write sbom.json, the bill of materials of .venv (CycloneDX)
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3.11)
 BIN := .venv/bin
 
-.PHONY: book test test-quick lab lint install web clean
+.PHONY: book test test-quick lab lint install web sbom clean
 .DEFAULT_GOAL := book
 
 book: .venv/.installed
@@ -58,6 +59,12 @@ web:
 .venv/.installed-test: .venv/.installed
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation --editable ".[test]"
 	@touch $@
+
+sbom: .venv/.installed
+	@$(PYTHON) -m venv .venv/sbom
+	@.venv/sbom/bin/pip install --quiet --disable-pip-version-check cyclonedx-bom==7.5.0
+	@.venv/sbom/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --of JSON -o sbom.json $(BIN)/python
+	@echo "sbom.json: $$(grep -c '"purl"' sbom.json) packages"
 
 clean:
 	rm -rf runs scans truth .snakemake

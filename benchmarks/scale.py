@@ -1,9 +1,10 @@
 """What a study costs with its number of scans: planning, memory, and seconds and bytes of each stage.
 
-python benchmarks/scale.py planning|memory|stages [--study FINISHED_STUDY]
+python benchmarks/scale.py planning|memory|stages|tables [--study FINISHED_STUDY]
 
 Writes book/scale_<part>.csv. `planning` uses stub images (empty files: nothing but their names is read); `memory` uses
-copies of one synthetic scan; `stages` reads what the workflow measured in a finished study.
+copies of one synthetic scan; `stages` reads what the workflow measured in a finished study; `tables` fills tables with
+random numbers.
 """
 
 import argparse
@@ -14,12 +15,19 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import pandera.pandas as pa
+import pyarrow.parquet as pq
 
+from sscct_lib.schemas import COHORT, PREDICTIONS, RADIOMICS
 from sscct_lib.stages import run_shard
 from sscct_lib.study import load_study
+from sscct_lib.tables import read_table, write_table
 
 BOOK = Path(__file__).parents[1] / "book"
 STAGES = ("images", "lungs", "radiomics")
@@ -74,22 +82,15 @@ def memory() -> pd.DataFrame:
                 path.unlink()
                 os.link(scan, path)
             for stage in STAGES:
-                rows.append({"scans in a job": n_scans, "stage": stage, "peak MB": _peak_mb(folder, stage)})
+                peak_mb = _measured(_run_stage, folder, stage)[1]
+                rows.append({"scans in a job": n_scans, "stage": stage, "peak MB": peak_mb})
                 print(rows[-1], flush=True)
     return pd.DataFrame(rows).pivot(index="stage", columns="scans in a job", values="peak MB").reset_index()
 
 
-def _peak_mb(folder: Path, stage: str) -> int:
-    """Run a stage in a process of its own, and tell its peak."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        table = run_shard(load_study(folder), stage, 0)
-        assert (table["status"] == "ok").all(), table["reason"].tolist()
-        os.write(writing, json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss).encode())
-        os._exit(0)
-    assert os.waitpid(child, 0)[1] == 0
-    return int(json.loads(os.read(reading, 100))) // 1024
+def _run_stage(folder: Path, stage: str) -> None:
+    table = run_shard(load_study(folder), stage, 0)
+    assert (table["status"] == "ok").all(), table["reason"].tolist()
 
 
 def stages(folder: Path) -> pd.DataFrame:
@@ -113,13 +114,84 @@ def stages(folder: Path) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def tables() -> pd.DataFrame:
+    """Write and read the largest tables, each in a process of its own."""
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for n_scans in (2_125, 100_000):
+            for name, (make, schema, column) in TABLES.items():
+                path = Path(scratch) / f"{name}_{n_scans}.parquet"
+                written = _measured(_make_and_write, make, n_scans, path, schema)
+                read = _measured(read_table, path, schema, "the benchmark")
+                one = _measured(partial(pd.read_parquet, columns=[column]), path)
+                row = {"table": name, "scans": n_scans, "rows": pq.read_metadata(path).num_rows}
+                row |= {"MB on disk": round(path.stat().st_size / 1e6, 1), "made and written, s": written[0]}
+                row |= {"read and checked, s": read[0], "peak MB": read[1]}
+                row |= {"one column, s": one[0], "peak MB of one column": one[1]}
+                rows.append(row)
+                print(row, flush=True)
+    return pd.DataFrame(rows)
+
+
+def _make_and_write(make: Callable[[int], pd.DataFrame], n_scans: int, path: Path, schema: pa.DataFrameSchema) -> None:
+    write_table(make(n_scans), path, schema)
+
+
+def _ids(n_scans: int) -> pd.DataFrame:
+    index = pd.Series(range(n_scans))
+    return pd.DataFrame({"scan_id": index.map("s{:06d}".format), "patient_id": (index // 4).map("p{:06d}".format)})
+
+
+def _cohort(n_scans: int) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    frame = _ids(n_scans).assign(scan_day=0, followup_years=rng.exponential(5, n_scans), fold=rng.integers(5))
+    labels = {f"label_{years}y": rng.integers(0, 2, n_scans) for years in (1, 3, 5)}
+    return frame.assign(event_observed=rng.random(n_scans) < 0.2, age_years=rng.normal(55, 9, n_scans), **labels)
+
+
+def _radiomics(n_scans: int) -> pd.DataFrame:
+    numbers = np.random.default_rng(0).normal(size=(n_scans, 140))
+    features = pd.DataFrame(numbers, columns=[f"original_glcm_F{i}" for i in range(numbers.shape[1])])
+    return pd.concat([_ids(n_scans).assign(status="ok", reason="", settings_hash="0"), features], axis=1)
+
+
+def _predictions(n_scans: int) -> pd.DataFrame:
+    rng, ids = np.random.default_rng(0), _ids(n_scans).assign(fold=0, risk_sd=np.nan)
+    each = [(f"Model {i}", years) for i in range(20) for years in (1.0, 3.0, 5.0)]
+    frames = [ids.assign(model=name, horizon_years=years, risk=rng.random(n_scans)) for name, years in each]
+    return pd.concat(frames, ignore_index=True)[list(PREDICTIONS.columns)]
+
+
+TABLES = {
+    "cohort": (_cohort, COHORT, "followup_years"),
+    "radiomics, 140 features": (_radiomics, RADIOMICS, "original_glcm_F7"),
+    "predictions, 20 models, 3 horizons": (_predictions, PREDICTIONS, "risk"),
+}
+
+
+def _measured(work: Callable[..., object], *arguments: object) -> tuple[float, int]:
+    """Do work in a process of its own; gives its seconds and its peak, MB."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        start = time.monotonic()
+        work(*arguments)
+        told = [round(time.monotonic() - start, 2), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024]
+        os.write(writing, json.dumps(told).encode())
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    seconds, peak_mb = json.loads(os.read(reading, 100))
+    return seconds, peak_mb
+
+
 def main() -> None:
     """Measure one part."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["planning", "memory", "stages"])
+    parser.add_argument("part", choices=["planning", "memory", "stages", "tables"])
     parser.add_argument("--study", type=Path, help="a finished study, for `stages`")
     given = parser.parse_args()
-    table = {"planning": planning, "memory": memory, "stages": lambda: stages(given.study)}[given.part]()
+    parts = {"planning": planning, "memory": memory, "stages": lambda: stages(given.study), "tables": tables}
+    table = parts[given.part]()
     table.to_csv(BOOK / f"scale_{given.part}.csv", index=False)
     print(table.to_string(index=False))
 

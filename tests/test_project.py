@@ -33,6 +33,17 @@ def test_every_dependency_is_pinned_to_a_version_that_it_allows(requirement):
     assert requirement.specifier.contains(version, prereleases=True)
 
 
+def test_every_pinned_package_has_its_hash():
+    lines = (PROJECT / "requirements-ci.txt").read_text().splitlines()
+    hashed = {}
+    for line in filter(lambda line: not line.startswith("#"), lines):
+        name, version = re.fullmatch(r"([\w.-]+)==([\w.+]+) --hash=sha256:[0-9a-f]{64}", line).groups()
+        hashed[canonicalize_name(name)] = Version(Version(version).public)
+    cluster = {name for name in pinned() if name.startswith("snakemake-executor-plugin-slurm")}  # not a part of CI
+    expected = {name: version for name, version in pinned().items() if name not in cluster}
+    assert hashed == expected, "requirements-ci.txt is not of constraints.txt; SECURITY.md says how to make it anew"
+
+
 def test_torch_is_the_tested_one():
     assert pinned()["torch"] == Version("2.13.0")
 

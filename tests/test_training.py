@@ -8,9 +8,11 @@ import torch
 from torch import nn
 
 from sscct_lib import deep_tables, fitting, networks, training
+from sscct_lib.deep_settings import AugmentationSettings
 from sscct_lib.files import checksum
+from sscct_lib.horizons import evaluate
 from sscct_lib.images import write_image
-from sscct_lib.study import DeepSettings, NetworkSettings, Settings, Study, StudyError
+from sscct_lib.study import DeepSettings, HorizonSettings, NetworkSettings, Settings, Study, StudyError
 
 TINY = NetworkSettings(size=32, feature_size=12, window_size=4, epochs=2, batch_size=2, learning_rate=3e-3)
 N = 12  # scans, two of each patient
@@ -355,3 +357,24 @@ def test_three_networks_in_two_processes(trained, monkeypatch):
     assert predictions.groupby("model").size().to_dict() == {
         f"{title} (from scratch)": N * 3 for title in networks.TITLES.values()
     }
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_folds_and_risks_of_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "build", networks.build)  # of layers that normalise each scan by itself
+    predicted = []
+    for devices, batch_size in ((1, 4), (2, 2)):  # as many scans a step
+        swin = TINY.model_copy(update={"batch_size": batch_size, "epochs": 3})
+        deep = DeepSettings(
+            networks=("swin",), swin=swin, devices=devices, augmentation=AugmentationSettings(probability=0)
+        )
+        study = Study(tmp_path / str(devices), Settings(deep=deep, horizons=HorizonSettings(n_bootstrap=20)))
+        cohort = make_cohort(study)
+        predictions = training.cross_validate(study, cohort, ["swin"])
+        predicted.append((predictions, evaluate(predictions, cohort.assign(scan_day=0), study.settings)))
+    (one, of_one), (two, of_two) = predicted
+    pd.testing.assert_frame_equal(one.drop(columns="risk"), two.drop(columns="risk"))
+    assert one["risk"].std() > 0.01
+    np.testing.assert_allclose(one["risk"], two["risk"], atol=1e-4)
+    np.testing.assert_allclose(of_one["estimate"], of_two["estimate"], atol=1e-3)
+    assert of_one["estimate"].notna().any()
