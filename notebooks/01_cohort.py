@@ -61,6 +61,7 @@ Markdown(f"In words: {cohorts.flow_text(flow)}")
 # %% tags=["hide-input"]
 glue("n_scans", len(cohort), display=False)
 glue("n_patients", cohort["patient_id"].nunique(), display=False)
+glue("n_patients_died", int(cohort.groupby("patient_id")["event_observed"].any().sum()), display=False)
 glue("n_scans_manifest", len(manifest), display=False)
 failed = images.loc[images["status"] == "failed", ["scan_id", "reason"]]
 glue("n_images_failed", len(failed), display=False)

@@ -32,6 +32,7 @@ from sscct_lib.manifest import read_manifest
 from sscct_lib.schemas import COHORT, IMAGES, LUNGS
 from sscct_lib.study import load_study
 from sscct_lib.tables import read_table, write_table
+from sscct_lib.wording import RULE_WORDS
 
 progress.show()
 study = load_study(study_dir, run_name, lungs={"method": method})
@@ -93,7 +94,7 @@ Markdown(f"In words: {cohorts.flow_text(flow)}")
 # is told at the end of the chapter on horizons.
 
 # %% tags=["hide-input"]
-rule_counts(table)
+rule_counts(table).rename(RULE_WORDS)
 
 # %% [markdown]
 # What a person decided instead, and why.

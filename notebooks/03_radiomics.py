@@ -38,11 +38,11 @@ from sscct_lib import (
     figures,
     importance,
     lungs,
+    plain_tables,
     progress,
     radiomics,
     saved_models,
     stability,
-    summary,
     tabular,
 )
 from sscct_lib.cohort import flow_text, label_name, select_features
@@ -88,11 +88,12 @@ figures.flow_diagram(flow)
 Markdown(f"In words: {flow_text(flow)}")
 
 # %% [markdown]
-# Quantitative CT over all scans: half of the scans lie below the median, one in ten below `p10`, one in ten above
-# `p90`. Shares are fractions of the lung; densities are in HU.
+# Quantitative CT over all scans: half of the scans lie below the median. Look at the dense lung of the lower zones:
+# fibrosis in systemic sclerosis begins there. Shares are per cent of the lung; dense lung also holds vessels, so some
+# of it is in every patient.
 
 # %% tags=["hide-input"]
-radiomics.describe(features).set_index("measure").round(2)
+plain_tables.quantitative_ct(features)
 
 # %% [markdown]
 # ## Stability
@@ -147,7 +148,7 @@ result.notes.style.hide(axis="index") if len(result.notes) else Markdown("Every 
 # Out-of-fold risks, averaged over scans. How good they are is the subject of the chapter on horizons.
 
 # %% tags=["hide-input"]
-summary.mean_risks(predictions)
+plain_tables.mean_risks(predictions)
 
 # %% [markdown]
 # ## What clinicians use today
@@ -165,10 +166,10 @@ summary.mean_risks(predictions)
 # %% tags=["hide-input"]
 known_scores, not_fitted = baselines.predict(table, study)
 known_scores = write_table(known_scores, study.table("predictions/03_baselines"), PREDICTIONS)
-known_scores.pivot_table(index="model", columns="horizon_years", values="risk", aggfunc=["mean", "count"]).round(3)
+plain_tables.mean_risks(known_scores)
 
 # %% tags=["hide-input"]
-not_fitted  # noqa: B018
+not_fitted.style.hide(axis="index") if len(not_fitted) else Markdown("Every baseline was fitted as planned.")
 
 # %% [markdown]
 # ## What the model with most features needs
@@ -209,9 +210,9 @@ feature_figures.feature_effects(along, f"Death within {horizon:g} years: {len(kn
 # %% [markdown]
 # ## Models for new scans
 #
-# The same models, now fitted on all scans and saved with a model card. The columns count the scans of known state on
-# which each rests, their patients, the deaths among them, and the scans of unknown state; the last is the size of the
-# file.
+# The same models, fitted on all scans and saved with a [model card](../model_cards.md). For each horizon: how many of
+# the scans of known state were followed by death, of how many patients these scans are, and how many scans are of
+# unknown state.
 
 # %% tags=["hide-input"]
-saved_models.save_models(table, study, n_jobs=-1, versions=versions)
+plain_tables.saved_models(saved_models.save_models(table, study, n_jobs=-1, versions=versions))

@@ -33,8 +33,8 @@ from sscct_lib import (
     deep_tables,
     explain,
     longitudinal_models,
+    plain_tables,
     progress,
-    summary,
     tensors,
     training,
     unusual_scans,
@@ -126,7 +126,7 @@ deep_figures.learning_curves(deep_tables.learning_curves(study), models)
 # Out-of-fold risks, averaged over scans. How good they are is the subject of the chapter on horizons.
 
 # %% tags=["hide-input"]
-summary.mean_risks(predictions)
+plain_tables.mean_risks(predictions)
 
 # %% [markdown]
 # A risk of death within five years cannot be lower than that within one. A network that gives hazards (`head: hazard`)
@@ -143,7 +143,7 @@ deep_tables.crossings(written)
 # `longitudinal`; whether they are better than those of the single scan, the table of variants in the next chapter says.
 
 # %% tags=["hide-input"]
-summary.mean_risks(over_time) if len(over_time) else Markdown("No network of this run has a longitudinal model.")
+plain_tables.mean_risks(over_time) if len(over_time) else Markdown("No network of this run has a longitudinal model.")
 
 # %% [markdown]
 # ## Scans unlike those that a network learned from
@@ -198,7 +198,8 @@ deep_figures.attributions(cube, maps, f"Scan {scan_id}: what raises (orange) and
 # %% [markdown]
 # Such pictures can deceive: some look the same whatever the network has learned, since they follow the edges of the
 # image. So each is compared with that of the same network with random weights; a picture that hardly differs says
-# nothing about what was learned. Whether networks look where the disease is, chapter 5 tells for simulated patients.
+# nothing about what was learned. Whether networks look where the disease is, the chapter on
+# [how good the risks are](05_horizons.ipynb) tells for simulated patients.
 
 # %% tags=["hide-input"]
 attribution.sanity(checked)

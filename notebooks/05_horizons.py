@@ -42,6 +42,7 @@ from sscct_lib import (
     horizons,
     integrated,
     lesion_attribution,
+    plain_tables,
     progress,
     recalibration,
     reliability,
@@ -58,6 +59,7 @@ from sscct_lib import (
 from sscct_lib.schemas import ATTRIBUTIONS, COHORT, LUNGS, PERFORMANCE, PREDICTIONS
 from sscct_lib.study import load_study
 from sscct_lib.tables import read_predictions, read_table, write_table
+from sscct_lib.wording import RULE_WORDS
 
 pd.set_option("display.max_colwidth", None)
 progress.show()
@@ -75,6 +77,10 @@ predictions = pd.concat([predictions, stacked], ignore_index=True)
 # 0.5 is a coin, 1 is perfect. Look at how wide the intervals are before looking at which model leads.
 # `Stacked (equal weights)` is the average of the clinical model, radiomics and the networks: weights that are learned
 # from risks of a cross-validation find a signal even where there is none, so these are all equal.
+#
+# A model that knows next to nothing can lie well below 0.5 here: when many of the few deaths fall into one fold, the
+# models tested on it learned from fewer deaths and give it lower risks. Read such a value as no information, not as a
+# rule to be turned around.
 
 # %% tags=["hide-input"]
 judged = [rate(predictions, cohort, settings) for rate in (horizons.evaluate, integrated.integrated_brier)]
@@ -91,7 +97,7 @@ others = variants.variants_side_by_side(performance)
 others if len(others) else Markdown("This study compares no estimators.")
 
 # %% tags=["hide-input"]
-remarks = summary.remarks(performance)
+remarks = plain_tables.remarks(performance)
 remarks.style.hide(axis="index") if len(remarks) else Markdown("Every model predicted every scan at every horizon.")
 
 # %% [markdown]
@@ -118,7 +124,7 @@ horizon_figures.roc_curves(curves.roc_curves(predictions, cohort, performance, s
 # ## Is one model better than another?
 #
 # Each model minus the reference model, on the same scans and in the same bootstrap samples. An interval that holds 0
-# says that this cohort cannot tell the two apart. `p_holm` is corrected for the number of comparisons.
+# says that this cohort cannot tell the two apart. `p (Holm)` is corrected for the number of comparisons.
 
 # %% tags=["hide-input"]
 compared_with = comparison.reference_model(predictions, settings)
@@ -179,10 +185,10 @@ summary.side_by_side(performance, "integrated_brier", decimals=3)
 # %% [markdown]
 # ## Does a model know when it does not know?
 #
-# Some networks give each risk with a spread: of an ensemble, or of one network when parts of it are left out at random
-# (`dropout`). Scans are divided in thirds by it. If the spread is worth something, the third with the wide spread has
-# the larger error: a higher Brier score at the same mean risk, or a ratio of deaths farther from 1. Intervals that
-# overlap leave the question open.
+# Some models give each risk with a spread: over repeats of the cross-validation, over an ensemble of networks, or of
+# one network when parts of it are left out at random (`dropout`). Scans are divided in thirds by it. If the spread is
+# worth something, the third with the wide spread has the larger error: a higher Brier score at the same mean risk, or a
+# ratio of deaths farther from 1. Intervals that overlap leave the question open.
 
 # %% tags=["hide-input"]
 with_spread = reliability.models_with_spread(predictions, shown)
@@ -300,7 +306,7 @@ noise = trajectories.noise(over_time, settings)
 trajectories.noise_in_words(noise).style.hide(axis="index")
 
 # %% tags=["hide-input"]
-noise.set_index("measure").round(3)
+plain_tables.noise(noise)
 
 # %% [markdown]
 # Of two patients with the same risk today, does the one whose risk rose die sooner? The second row answers it. A hazard
@@ -308,7 +314,7 @@ noise.set_index("measure").round(3)
 # guess; an interval that holds 1 leaves it open. Errors allow for several scans of one patient.
 
 # %% tags=["hide-input"]
-trajectories.hazard_of_change(over_time).set_index("comparison").round(3)
+summary.hazards_in_words(trajectories.hazard_of_change(over_time))
 
 # %% [markdown]
 # The same as AUC, on the scans that have one before them: the risk today, both together, and the difference.
@@ -337,7 +343,7 @@ lung_table = read_table(study.table("lungs"), LUNGS, "02_segmentation_qa")
 Markdown(f"Model: **{judged_model}**")
 
 # %% tags=["hide-input"]
-rule_effects.effects_of_rules(predictions, removed, lung_table, cohort, judged_model, settings)
+rule_effects.effects_of_rules(predictions, removed, lung_table, cohort, judged_model, settings).rename(RULE_WORDS)
 
 # %% [markdown]
 # ## What would simpler counting have said?
@@ -404,7 +410,8 @@ summary.side_by_side(beside_truth, "observed_expected") if len(truth) else Markd
 # %% [markdown]
 # ## Do the networks look where the disease is?
 #
-# In simulated scans the place of every lesion is known. For the scans explained in chapter 4: how many times more of
+# In simulated scans the place of every lesion is known. For the scans that
+# [the chapter on networks](04_deep_models.ipynb) explained: how many times more of
 # what raises the risk lies in lesions than chance would put there, and how often the strongest voxel lies in one. The
 # same network with random weights is the bar to pass: lesions stand out in any picture, for their density is unusual.
 

@@ -9,13 +9,14 @@ from sscct_lib.horizons import aligned_risk
 from sscct_lib.similar import in_words, middle_horizon, outcomes, similar_patients
 from sscct_lib.study import Settings
 from sscct_lib.summary import estimate_text, years_text
+from sscct_lib.wording import percent_text
 
 EXAMPLE_QUANTILE = 0.75
 NOT_ESTIMABLE = "not estimable"
 NAMES = (
     "example_scan", "example_risks", "example_of_100", "example_above", "example_similar", "example_outcome",
     "act_threshold", "act_price", "act_flagged", "act_found", "act_needless", "act_missed", "act_deaths",
-    "act_benefit", "act_benefit_all",
+    "act_benefit", "act_benefit_all", "act_of_flagged",
 )  # fmt: skip
 """What the chapter on what to do with a risk says."""
 
@@ -64,7 +65,8 @@ def worked_example(predictions: pd.DataFrame, cohort: pd.DataFrame, model: str, 
         For the example: `example_scan`, `example_risks`, `example_of_100`, `example_above` (of 100 scans, how many have
         a lower risk), `example_similar`, `example_outcome`. For flagging 100 scans like those of the cohort:
         `act_threshold`, `act_horizon`, `act_flagged`, `act_found`, `act_needless`, `act_deaths`, `act_price` (how many
-        needless flags a found death is worth at this threshold), `act_benefit` and `act_benefit_all`, in words. All of
+        needless flags a found death is worth at this threshold), `act_of_flagged` (of 100 flagged, how many die),
+        `act_benefit` and `act_benefit_all`, in words. All of
         these are "not estimable" where the model has no risk at the middle horizon.
     """
     horizon = middle_horizon(settings)
@@ -108,9 +110,10 @@ def _flagging(
     missed = 0.0 if flagged == 100 else (100 - flagged) * (100 - npv) / 100
     interval = at[at.index == "net_benefit"][["estimate", "ci_low", "ci_high"]].to_numpy(dtype=float)
     benefit, low, high = 100 * interval[0]
+    die, die_low, die_high = 100 * at[at.index == "ppv"][["estimate", "ci_low", "ci_high"]].to_numpy(dtype=float)[0]
     everybody = found + missed - (100 - found - missed) * odds
     numbers: dict[str, str] = {
-        "act_threshold": f"{threshold:.0%}",
+        "act_threshold": percent_text(threshold),
         "act_price": f"{1 / odds:.3g}",
     }
     for name, value in (
@@ -119,6 +122,7 @@ def _flagging(
     ):  # fmt: skip
         numbers[name] = "an unknown number" if np.isnan(value) else f"{value:.0f}"
     numbers["act_benefit"] = estimate_text(benefit, low, high, decimals=1)
+    numbers["act_of_flagged"] = estimate_text(die, die_low, die_high, decimals=0)
     numbers["act_benefit_all"] = NOT_ESTIMABLE if np.isnan(everybody) else f"{everybody:.1f}"
     return numbers
 
@@ -136,4 +140,4 @@ def risks_in_words(risks: pd.DataFrame) -> str:
     str
     """
     pairs = risks.sort_values("horizon_years")[["horizon_years", "risk"]].to_numpy(dtype=float)
-    return ", ".join(f"{risk:.0%} within {years_text(years)}" for years, risk in pairs)
+    return ", ".join(f"{percent_text(risk)} within {years_text(years)}" for years, risk in pairs)

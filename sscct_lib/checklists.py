@@ -14,6 +14,7 @@ from sscct_lib.completeness import plain
 from sscct_lib.feature_sets import RADIOMICS as IMAGE_TYPES
 from sscct_lib.notebooks import PROJECT
 from sscct_lib.study import Study, StudyError
+from sscct_lib.wording import percent_text
 
 FOLDER = PROJECT / "book" / "checklists"
 STATEMENTS_FILE = "statements.yaml"
@@ -90,7 +91,7 @@ def facts(study: Study) -> dict[str, str]:
         "n_folds": str(settings.cohort.n_folds),
         "n_repeats": str(settings.tabular.n_repeats),
         "n_bootstrap": f"{settings.horizons.n_bootstrap:,}",
-        "thresholds": ", ".join(f"{threshold:.0%}" for threshold in settings.horizons.thresholds),
+        "thresholds": ", ".join(percent_text(threshold) for threshold in settings.horizons.thresholds),
         "spacing_mm": f"{settings.images.spacing_mm:g}",
         "feature_spacing_mm": f"{settings.radiomics.spacing_mm:g}",
         "feature_hu": " to ".join(f"{edge:g}" for edge in settings.radiomics.hu_range),

@@ -278,7 +278,6 @@ def book(
 ) -> None:
     """Render the book from the executed notebooks of a run: for clinicians, and for analysts with the code."""
     from sscct_lib.book import build_book
-    from sscct_lib.pdf import print_book
     from sscct_lib.study import StudyError, load_study
 
     try:
@@ -286,6 +285,8 @@ def book(
         index = build_book(loaded)
         typer.echo(f"The book: {index.resolve()}")
         if pdf:
+            from sscct_lib.pdf import print_book
+
             typer.echo(f"As PDF: {print_book(loaded, index.parent).resolve()}")
     except StudyError as error:
         _stop(error)

@@ -4,9 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from lifelines import KaplanMeierFitter
 from numpy.typing import NDArray
-from sklearn.model_selection import StratifiedGroupKFold
 
 from sscct_lib.schemas import COHORT, covariates
 from sscct_lib.study import Study, StudyError
@@ -100,6 +98,8 @@ def censoring_weights(
     Graf E, Schmoor C, Sauerbrei W, Schumacher M. Assessment and comparison of prognostic classification schemes
     for survival data. Stat Med 1999;18:2529-45.
     """
+    from lifelines import KaplanMeierFitter
+
     # On a day with a death and a censoring the death comes first, so that weighted deaths equal Kaplan-Meier's.
     times = np.where(event_observed, followup_years, np.nextafter(followup_years, np.inf))
     censoring = KaplanMeierFitter().fit(times, event_observed=~event_observed)
@@ -332,6 +332,8 @@ def assign_folds(cohort: pd.DataFrame, study: Study) -> NDArray[np.int64]:
     numpy.ndarray
         The fold of each scan, 0 to n_folds - 1, shape (n,). All 0 where there are fewer patients than folds.
     """
+    from sklearn.model_selection import StratifiedGroupKFold
+
     n_folds = study.settings.cohort.n_folds
     folds = np.zeros(len(cohort), dtype=np.int64)
     if cohort["patient_id"].nunique() < n_folds:

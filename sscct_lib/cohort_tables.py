@@ -5,6 +5,8 @@ import pandas as pd
 
 from sscct_lib.cohort import label_name
 
+AT_LAST_CONTACT = {"alive": "alive at last contact", "died": "died"}
+
 
 def characteristics(cohort: pd.DataFrame) -> pd.DataFrame:
     """Describe the patients at their first scan in the cohort: the paper's Table 1.
@@ -46,7 +48,8 @@ def characteristics(cohort: pd.DataFrame) -> pd.DataFrame:
         decimals=1,
     )  # fmt: skip
     described: pd.DataFrame = table.tableone
-    return described
+    names = [str(name) for name in described.columns.get_level_values(1)]
+    return described.set_axis([AT_LAST_CONTACT.get(name, name) for name in names], axis=1)
 
 
 def label_counts(cohort: pd.DataFrame, horizons_years: tuple[float, ...]) -> pd.DataFrame:

@@ -1,11 +1,9 @@
 """What a run lacks, and why: a book is made of what is there, and says so."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-import nbformat
-from nbformat.v4 import new_markdown_cell, new_notebook
 
 from sscct_lib.notebooks import NOTEBOOKS
 from sscct_lib.study import Study
@@ -27,6 +25,11 @@ CHAPTERS = {
     "05_horizons": "How good the risks are",
 }
 NOT_MADE = "*(not made in this run)*"
+
+
+def has_sweep(study: Study) -> bool:
+    """Tell whether a run is the first of a sweep that was compared."""
+    return study.table("sweep").is_file() and study.table("swept_runs").is_file()
 
 
 def missing_stages(study: Study) -> dict[str, str]:
@@ -58,8 +61,7 @@ def missing_stages(study: Study) -> dict[str, str]:
 
 def _failure(partial: Path) -> str:
     """Say where a notebook failed and with which error."""
-    cells = nbformat.read(partial, as_version=4).cells  # type: ignore[no-untyped-call]
-    for cell in cells:
+    for cell in json.loads(partial.read_text(encoding="utf-8"))["cells"]:
         for output in cell.get("outputs", []):
             if output["output_type"] == "error":
                 words = re.sub(r"\s+", " ", f"{output['ename']}: {output['evalue']}").strip()
@@ -86,8 +88,8 @@ def stub(name: str, reason: str) -> str:
         "This chapter was not made", f"{plain(reason)}\n\nMend the cause, then run the study again: what is finished "
         "is kept."
     )  # fmt: skip
-    notebook = new_notebook(cells=[new_markdown_cell(text, id="missing")])  # type: ignore[no-untyped-call]
-    return str(nbformat.writes(notebook))  # type: ignore[no-untyped-call]
+    cell = {"cell_type": "markdown", "id": "missing", "metadata": {}, "source": text}
+    return json.dumps({"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}, indent=1)
 
 
 def notice(missing: Mapping[str, str]) -> str:

@@ -8,6 +8,7 @@ import pandas as pd
 from sscct_lib.networks import TITLES
 from sscct_lib.study import Study
 from sscct_lib.training import cards
+from sscct_lib.wording import percent_text
 
 
 def model_table(study: Study) -> pd.DataFrame:
@@ -186,9 +187,9 @@ def flags(unusual: pd.DataFrame, share: float) -> pd.DataFrame:
         flagged = own[own["unusual"]]
         rows[TITLES[str(network)]] = {
             "Scans": len(own),
-            "Flagged": f"{len(flagged)} ({len(flagged) / len(own):.1%})",
+            "Flagged": f"{len(flagged)} ({percent_text(len(flagged) / len(own), 1)})",
             "Of patients": f"{flagged['patient_id'].nunique()} of {own['patient_id'].nunique()}",
-            "Expected of ordinary scans": f"{share:.0%}"
+            "Expected of ordinary scans": percent_text(share)
             if own["threshold"].max() < float("inf")
             else "too few patients",
         }

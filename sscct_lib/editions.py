@@ -6,7 +6,6 @@ and each page can be used with a keyboard, a screen reader and a phone.
 
 import json
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -70,8 +69,11 @@ def publish(study: Study, rendered: Path, html: Path) -> None:
     copy_folder(rendered, html / ANALYSTS, (*NOT_COPIED, *SHARED, "*.html"))
     copy_browser_files(html)
     for origin, name in ((study.run / "book" / "scans", "scans"), (PROJECT / "book" / "viewer", "viewer")):
-        shutil.rmtree(html / name, ignore_errors=True)
-        if origin.is_dir():
+        kept = {path.name for path in origin.glob("*")}
+        for old in (html / name).glob("*"):
+            if old.name not in kept:
+                old.unlink()
+        if kept:
             copy_folder(origin, html / name)
     places = [path.relative_to(rendered) for path in sorted(rendered.rglob("*.html"))]
     places = [place for place in places if place.parts[0] != "_static"]

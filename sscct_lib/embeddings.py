@@ -1,6 +1,7 @@
 """What the trained network of a fold makes of scans, in a few numbers a scan, for models that build on it."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,17 @@ from sscct_lib.training import cards, fold_model
 
 Floats = NDArray[np.float64]
 N_COMPONENTS = 16
+
+
+def fold_file(folder: Path, network_name: str, fold: int) -> Path:
+    """Where what belongs to the network of a fold is kept in a folder."""
+    return folder / f"{network_name}_fold{fold}.safetensors"
+
+
+def fold_files(folder: Path, network_name: str) -> dict[int, Path]:
+    """List what belongs to a network in a folder, by fold; empty where there is nothing."""
+    found = folder.glob(f"{network_name}_fold*.safetensors")
+    return dict(sorted((int(path.stem.rpartition("_fold")[2]), path) for path in found))
 
 
 def embed(study: Study, network_name: str, fold: int, holder: Study, scans: pd.DataFrame) -> NDArray[np.float32]:
@@ -49,7 +61,7 @@ def embed(study: Study, network_name: str, fold: int, holder: Study, scans: pd.D
     card = next((card for card in cards(study, network_name) if card["fold"] == fold and card["member"] == 0), {})
     cubes = make_cubes(holder, scans, settings.size, hu_range)
     key = fingerprint(card.get("sha256"), cubes[["scan_id", "cube_sha256"]].to_dict("list"))
-    path = holder.run / "embeddings" / f"{network_name}_fold{fold}.safetensors"
+    path = fold_file(holder.run / "embeddings", network_name, fold)
     try:
         with safe_open(path, "numpy") as file:
             if file.metadata()["key"] == key:

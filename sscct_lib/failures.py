@@ -8,6 +8,7 @@ import pandas as pd
 
 from sscct_lib.curves import risk_states
 from sscct_lib.study import Settings
+from sscct_lib.wording import percent_text
 
 N_WRONG = 5
 FEW_DENSE = 0.05  # share of the lungs from -600 to -250 HU below which little disease is to be seen
@@ -57,7 +58,7 @@ def most_wrong(
     return pd.DataFrame(
         {
             "scan": wrong["scan_id"],
-            "risk": wrong["risk"].map("{:.0%}".format),
+            "risk": wrong["risk"].map(percent_text),
             "what happened": [_happened(row, horizon_years) for row in wrong.to_dict("records")],
             "what is known that may tell why": [_why(row, horizon_years) for row in wrong.to_dict("records")],
         }
@@ -79,9 +80,9 @@ def _why(row: Mapping[Any, Any], horizon_years: float) -> str:
     if died and row.get("cause_of_death") == "other":
         said.append("did not die of the lungs")
     if died and dense < FEW_DENSE:
-        said.append(f"little dense lung ({dense:.0%})")
+        said.append(f"little dense lung ({percent_text(dense)})")
     if not died and dense > MUCH_DENSE:
-        said.append(f"much dense lung ({dense:.0%})")
+        said.append(f"much dense lung ({percent_text(dense)})")
     if died and years > 0.9 * horizon_years:
         said.append("died just before the horizon")
     if not died and bool(row["event_observed"]):

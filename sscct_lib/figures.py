@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sscct_lib.cohort import FlowStep
+from sscct_lib.svg import BookFigure
 
 Colour = tuple[float, float, float]
 
@@ -65,7 +66,7 @@ def new_figure(height: float, n_rows: int = 1, n_columns: int = 1, **subplots: A
     axes : numpy.ndarray of matplotlib.axes.Axes
         Always two-dimensional, shape (n_rows, n_columns).
     """
-    figure = plt.figure(figsize=(WIDTH, height), layout="constrained")
+    figure = plt.figure(figsize=(WIDTH, height), layout="constrained", FigureClass=BookFigure)
     plt.close(figure)  # else a notebook shows it twice: as the cell's value, and as pyplot's open figure
     return figure, figure.subplots(n_rows, n_columns, squeeze=False, **subplots)
 

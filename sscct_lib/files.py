@@ -3,6 +3,7 @@
 import errno
 import glob
 import hashlib
+import json
 import os
 import shutil
 import time
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 from uuid import uuid4
 
 STALE_SECONDS = 3600  # no file takes that long to write
@@ -96,10 +97,36 @@ def _atomic(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def write_if_changed(path: Path, content: str | bytes) -> None:
+    """Write a file whole, unless it has that content already: then it keeps its time."""
+    new = content.encode() if isinstance(content, str) else content
+    if path.is_file() and path.read_bytes() == new:
+        return
+    with atomic(path) as partial:
+        partial.write_bytes(new)
+
+
+def write_keyed(path: Path, key: str, content: Any) -> None:
+    """Write what holds as long as a key is the same, as JSON."""
+    with atomic(path) as partial:
+        partial.write_text(json.dumps({"key": key, "content": content}), encoding="utf-8")
+
+
+def read_keyed(path: Path, key: str) -> dict[str, Any]:
+    """Read what `write_keyed` wrote under the same key; empty where there is nothing, or it is damaged."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    is_whole = isinstance(found, dict) and found.get("key") == key and isinstance(found.get("content"), dict)
+    return dict(found["content"]) if is_whole else {}
+
+
 def copy_folder(origin: Path, target: Path, left_out: tuple[str, ...] = ()) -> None:
     """Copy a folder's files; who may read the copies is the umask's to say, as of all files of a study.
 
-    `shutil.copytree` would carry the rights of the original along.
+    `shutil.copytree` would carry the rights of the original along. A copy has the time of its original; one of the same
+    size and time is kept.
 
     Parameters
     ----------
@@ -117,4 +144,12 @@ def copy_folder(origin: Path, target: Path, left_out: tuple[str, ...] = ()) -> N
         if path.is_dir():
             copy_folder(path, target / path.name, left_out)
         else:
-            shutil.copyfile(path, target / path.name)
+            _copy(path, target / path.name)
+
+
+def _copy(origin: Path, copy: Path) -> None:
+    wanted, there = origin.stat(), copy.stat() if copy.is_file() else None
+    if there is not None and (there.st_size, there.st_mtime_ns) == (wanted.st_size, wanted.st_mtime_ns):
+        return
+    shutil.copyfile(origin, copy)
+    os.utime(copy, ns=(wanted.st_atime_ns, wanted.st_mtime_ns))

@@ -100,12 +100,12 @@ def first_pictured(names: Sequence[str]) -> str:
 
 
 def pictured_model(predictions: pd.DataFrame) -> str:
-    """Name the model of the front page's picture, by `first_pictured` among those fitted at the most horizons.
+    """Name the model whose risks are pictured, by `first_pictured` among those with the most horizons.
 
     Parameters
     ----------
     predictions
-        Schema `PREDICTIONS`, at least one row.
+        Schema `PREDICTIONS`, at least one row: of a run, or of one scan.
 
     Returns
     -------
@@ -113,3 +113,21 @@ def pictured_model(predictions: pd.DataFrame) -> str:
     """
     n_horizons = predictions.groupby("model", sort=False)["horizon_years"].nunique()
     return first_pictured([str(name) for name in n_horizons.index[n_horizons == n_horizons.max()]])
+
+
+def pictured_for(risks: pd.DataFrame, predictions: pd.DataFrame) -> str:
+    """Name the model pictured on the page of one scan: that of the run, or by the same rule one that judged the scan.
+
+    Parameters
+    ----------
+    risks
+        `model` and `horizon_years` of the scan, at least one row.
+    predictions
+        Schema `PREDICTIONS`, of the run.
+
+    Returns
+    -------
+    str
+    """
+    model = pictured_model(predictions)
+    return model if model in set(risks["model"]) else pictured_model(risks)

@@ -108,7 +108,10 @@ def calibration_plot(groups: pd.DataFrame, smooth: pd.DataFrame, title: str = ""
         axis.yaxis.set_major_formatter(PERCENT)
         axis.locator_params(nbins=4)
         axis.set_title(
-            f"{years_text(horizon)}\n{int(rows['n_events'].sum())} followed by death", loc="left", fontsize=11
+            f"{years_text(horizon)}\n{int(rows['n_events'].sum())} of {int(rows['n_scans'].sum()):,} scans\n"
+            "followed by death",
+            loc="left",
+            fontsize=11,
         )
     axes[0, 0].set_ylabel("Observed")
     figure.suptitle(title, x=0.02, ha="left", fontsize=13)
@@ -150,8 +153,9 @@ def performance_forest(performance: pd.DataFrame, published: pd.DataFrame) -> Fi
         axis.axvline(0.5, color=GREY, lw=1, ls=":")
         axis.axhline(len(models) - 0.5, color=GREY, lw=0.6)
         first = at.iloc[0]
-        axis.set_title(f"{years_text(horizon)}\n{int(first['n_events'])} of {int(first['n_scans'])} scans", fontsize=11)
-        axis.set_xlabel("AUC")
+        counts = f"{int(first['n_events'])} of {int(first['n_scans']):,}"
+        axis.set_title(f"{years_text(horizon)}: {counts}\nscans followed by death", fontsize=10)
+        axis.set(xlim=(0, 1), xticks=(0, 0.5, 1), xlabel="AUC")
     names = [*models, *(f"{name}\n(another cohort)" for name in others)]
     axes[0, 0].set(yticks=range(n_rows), yticklabels=names, ylim=(n_rows - 0.5, -0.5))
     return figure
@@ -215,11 +219,11 @@ def decision_curves(curves: pd.DataFrame) -> Figure:
     colours, dashes = model_colours(models), model_dashes(models)
     for axis, horizon in zip(axes[:, 0], horizons, strict=False):
         at = curves[curves["horizon_years"] == horizon]
-        for name, rows in at.groupby("model", sort=False):
-            strategy = name not in models
+        for name in [*models, "everybody", "nobody"]:
+            rows, strategy = at[at["model"] == name], name not in models
             style = {"color": GREY if strategy else colours[name], "lw": 1.2 if strategy else 2}
-            style["ls"] = {"everybody": "--", "nobody": ":"}.get(str(name)) or dashes[name]
-            label = f"flag {name}" if strategy else str(name)
+            style["ls"] = {"everybody": "--", "nobody": ":"}.get(name) or dashes[name]
+            label = f"flag {name}" if strategy else name
             axis.plot(rows["threshold"], rows["net_benefit"], label=label, **style)
             axis.fill_between(
                 rows["threshold"], rows["ci_low"], rows["ci_high"], color=style["color"], alpha=0.15, lw=0

@@ -11,7 +11,15 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from sscct_lib.clinical_branch import clinical_values
-from sscct_lib.embeddings import Projection, embed, fit_projection, patient_weights, with_cubes
+from sscct_lib.embeddings import (
+    Projection,
+    embed,
+    fit_projection,
+    fold_file,
+    fold_files,
+    patient_weights,
+    with_cubes,
+)
 from sscct_lib.files import atomic
 from sscct_lib.heads import hazard_targets
 from sscct_lib.longitudinal import N_SEEN, LongitudinalNetwork, Seen, predict, train
@@ -21,6 +29,7 @@ from sscct_lib.study import NetworkSettings, Study, StudyError, fingerprint
 from sscct_lib.training import fold_model, horizons
 
 SUFFIX = ", longitudinal"
+FOLDER = "longitudinal"
 
 
 def cross_validate(study: Study, network_name: str, cohort: pd.DataFrame) -> pd.DataFrame:
@@ -66,7 +75,7 @@ def cross_validate(study: Study, network_name: str, cohort: pd.DataFrame) -> pd.
         seed = int(fingerprint(study.settings.seed, network_name, fold, "longitudinal"), 16) % 2**32
         training = _take(seen, ~tested)
         model = train(training, died[~tested], survived[~tested], network.head, seed)
-        _save(model, projection, centre, scale, _path(study, network_name, fold))
+        _save(model, projection, centre, scale, fold_file(study.models / FOLDER, network_name, fold))
         parts.append(_frame(study, network_name, network, model, _take(seen, tested)).assign(fold=fold))
     frame = pd.concat(parts, ignore_index=True).assign(risk_sd=np.nan)
     return PREDICTIONS.validate(frame[list(PREDICTIONS.columns)])
@@ -105,7 +114,7 @@ def predict_new(trained: Study, network_name: str, study: Study, scans: pd.DataF
     StudyError
         If there are no longitudinal models.
     """
-    paths = sorted(_path(trained, network_name, 0).parent.glob(f"{network_name}_fold*.safetensors"))
+    paths = fold_files(trained.models / FOLDER, network_name)
     if not paths:
         raise StudyError(
             f"{trained.models} holds no longitudinal models. Run `04_deep_models` with "
@@ -113,8 +122,7 @@ def predict_new(trained: Study, network_name: str, study: Study, scans: pd.DataF
         )
     table = with_cubes(trained, network_name, study, scans)
     frames = []
-    for path in paths:
-        fold = int(path.stem.rpartition("_fold")[2])
+    for fold, path in paths.items():
         model, projection, centre, scale = _load(path)
         network = fold_model(trained, network_name, fold)
         embedded = embed(trained, network_name, fold, study, table)
@@ -160,10 +168,6 @@ def _frame(
         for k, horizon in enumerate(horizons(study))
     ]
     return pd.concat(rows, ignore_index=True)
-
-
-def _path(study: Study, network_name: str, fold: int) -> Path:
-    return study.models / "longitudinal" / f"{network_name}_fold{fold}.safetensors"
 
 
 def _save(model: LongitudinalNetwork, projection: Projection, centre: float, scale: float, path: Path) -> None:

@@ -118,6 +118,7 @@ def _draw_measure(axis: Axes, table: pd.DataFrame, name: str, low: float | None,
     axis.set(yticks=[], ylim=(-1.6, 1.6), xlim=(left, right))
     axis.spines["left"].set_visible(False)
     axis.tick_params(axis="x", colors=INK)
+    axis.locator_params(axis="x", nbins=5)
 
 
 def _counted(table: pd.DataFrame, verdict: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from sscct_lib.saved_models import FOLDER, LIMITS, USE
+from sscct_lib.card_texts import FOLDER, LIMITS, USE
 from sscct_lib.schemas import PERFORMANCE
 from sscct_lib.study import Study
 from sscct_lib.summary import estimate_text, years_text

@@ -10,6 +10,7 @@ import yaml
 
 from sscct_lib import training
 from sscct_lib.candidates import VOLUME_SUFFIXES
+from sscct_lib.card_texts import FOLDER
 from sscct_lib.files import checksum
 from sscct_lib.images import prepare_scans
 from sscct_lib.ingest import ingest
@@ -19,7 +20,7 @@ from sscct_lib.overlays import overlay
 from sscct_lib.prediction_file import Prediction, prediction_of
 from sscct_lib.radiomics import extract_scans
 from sscct_lib.saved_maps import Map, caution, mean_map
-from sscct_lib.saved_models import FOLDER, predict_risks
+from sscct_lib.saved_models import predict_risks
 from sscct_lib.scan_report import NEW, Scan, ScanReport, build, read_tables
 from sscct_lib.schemas import covariates
 from sscct_lib.stacking import SOURCES, STACKED, stack

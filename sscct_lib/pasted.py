@@ -1,10 +1,9 @@
 """Pictures that a notebook hands to prose pages by `glue`, as files that Sphinx can find from any page."""
 
 import base64
+import json
 from pathlib import Path
 from typing import Any
-
-import nbformat
 
 PREFIX = "application/papermill.record/"
 
@@ -20,14 +19,17 @@ def pictures(notebook: Path) -> dict[str, bytes]:
     Returns
     -------
     dict
-        PNG by the name under which it was glued.
+        By the name under which a figure was glued, with the ending of a file: SVG where there is one, else PNG.
     """
-    found = {}
-    for cell in nbformat.read(notebook, as_version=4).cells:  # type: ignore[no-untyped-call]
+    found: dict[str, bytes] = {}
+    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
         for output in cell.get("outputs", []):
-            name, png = _name(output), output.get("data", {}).get(f"{PREFIX}image/png")
-            if name and png:
-                found[name] = base64.b64decode(png)
+            name, data = _name(output), output.get("data", {})
+            svg, png = data.get(f"{PREFIX}image/svg+xml"), data.get(f"{PREFIX}image/png")
+            if name and svg:
+                found[f"{name}.svg"] = "".join(svg).encode()
+            elif name and png:
+                found[f"{name}.png"] = base64.b64decode("".join(png))
     return found
 
 

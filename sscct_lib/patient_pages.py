@@ -11,7 +11,6 @@ from sscct_lib.completeness import plain
 from sscct_lib.files import atomic
 from sscct_lib.headline import pictured_model
 from sscct_lib.horizons import aligned_risk
-from sscct_lib.report_figures import scan_page
 from sscct_lib.scan_report import ScanReport, Tables, of_study, read_tables
 from sscct_lib.scans import ScanError, code_hash, file_state
 from sscct_lib.similar import middle_horizon
@@ -126,9 +125,11 @@ def _inputs(study: Study) -> list[Path]:
 
 
 def _draw(report: ScanReport, picture: Path, text: Path) -> None:
+    from sscct_lib.report_figures import scan_page
+
     figure = scan_page(report)
     with atomic(picture) as partial:
-        figure.savefig(partial, format="png", dpi=110, metadata={"Software": None})
+        figure.savefig(partial, format="png", dpi=150, metadata={"Software": None})
     with atomic(text) as partial:
         partial.write_text(in_words(report, picture.name), encoding="utf-8")
 

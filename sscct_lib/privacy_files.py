@@ -12,8 +12,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from sscct_lib.privacy import Finding, Identifiers, find, is_identifying_field
 from sscct_lib.privacy_texts import (
@@ -26,13 +25,16 @@ from sscct_lib.privacy_texts import (
     read_text,
 )
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 PROJECT_FILES = {
     "sscct_lib", "tests", "benchmarks", "workflow", "book", "README.md", "CONTRIBUTING.md", "LICENSE", "Makefile",
     "pyproject.toml", "constraints.txt", "environment.yml", "_config.yml",
 }  # fmt: skip
 """In a copy of this project that is a study too, its own code and chapters are no study data."""
 BINARY = {".npy", ".npz", ".so", ".pyc", ".woff", ".woff2", ".ttf", ".eot", ".ico", ".mo", ".inv", ".map"}
-COPIED = {".ipynb", ".png", ".md", ".html"}
+COPIED = {".ipynb", ".png", ".svg", ".md", ".html"}
 PICTURES = {".png", ".jpg", ".jpeg", ".gif", ".tif", ".tiff", ".webp"}
 MOST_SHOWN = 50
 
@@ -63,7 +65,12 @@ class Search:
         return shown + self.unread
 
 
-def search_study(folder: Path, known: Identifiers | None = None, parts: tuple[str, ...] = ("",)) -> Search:
+def search_study(
+    folder: Path,
+    known: Identifiers | None = None,
+    parts: tuple[str, ...] = ("",),
+    clean: dict[str, list[int]] | None = None,
+) -> Search:
     """Look for identifiers in a study.
 
     Parameters
@@ -75,15 +82,23 @@ def search_study(folder: Path, known: Identifiers | None = None, parts: tuple[st
         The hospital's identifiers, from `source_identifiers.read_identifiers`; None: patterns only.
     parts
         Which files or folders of the study, relative to it; by default all.
+    clean
+        State (`_state`) of files in which nothing was found before, by the same search; they are not read again while
+        it is the same. Files that are found clean are added.
 
     Returns
     -------
     Search
     """
     search, seen = Search(), set[bytes]()
+    clean = {} if clean is None else clean
     for part in parts:
         for path in _files(folder, folder / part):
-            place = path.relative_to(folder).as_posix()
+            place, state = path.relative_to(folder).as_posix(), _state(path)
+            if clean.get(place) == state:
+                search.n_files += 1
+                continue
+            n_before = len(search.findings)
             search.findings += [Finding(f"{place} (its name)", one.kind, one.masked) for one in find(place, known)]
             if path.suffix.lower() in BINARY:
                 continue
@@ -99,7 +114,15 @@ def search_study(folder: Path, known: Identifiers | None = None, parts: tuple[st
                 continue
             search.n_files += 1
             search.findings += [Finding(f"{place}, {one.place}", one.kind, one.masked) for one in found]
+            if len(search.findings) == n_before:
+                clean[place] = state
     return search
+
+
+def _state(path: Path) -> list[int]:
+    """Tell whether a file is the same: its number, size, and times, one of which no program can set back."""
+    stat = path.stat()
+    return [stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
 
 
 def _files(root: Path, start: Path) -> Iterator[Path]:
@@ -197,7 +220,9 @@ def _search_table(path: Path, known: Identifiers | None) -> list[Finding]:
     return found
 
 
-def _search_column(name: str, cells: pd.Series, known: Identifiers | None) -> list[Finding]:
+def _search_column(name: str, cells: "pd.Series", known: Identifiers | None) -> list[Finding]:
+    import pandas as pd
+
     if pd.api.types.is_datetime64_any_dtype(cells):
         return [Finding(f"column {name}", "date", f"in {cells.notna().sum()} rows")] if cells.notna().any() else []
     if pd.api.types.is_integer_dtype(cells):

@@ -9,6 +9,7 @@ import binascii
 import gzip
 import io
 import json
+import re
 import struct
 import zipfile
 from collections.abc import Callable, Iterator
@@ -35,6 +36,9 @@ NIFTI_TEXTS = {
     540: {"descrip": (240, 320), "aux_file": (320, 344), "intent_name": (508, 524)},
 }
 """Text fields of a header, by its size: NIfTI-1 and NIfTI-2."""
+EMBEDDED = re.compile(r"data:image/(?:png|jpeg|gif|webp);base64,\s*([A-Za-z0-9+/=\s]+)")
+OUTLINE = re.compile(r"\s(?:d|points)=\"[MmZzLlHhVvCcSsQqTtAaEe0-9\s.,+-]*\"")
+"""Of vector graphics: a picture inside, and the course of a line."""
 LONGEST_TEXT = 50_000_000
 HEADER_BYTES = 1_000_000
 LONGEST_DATE_NUMBER = 8
@@ -83,7 +87,9 @@ def read_notebook(path: Path, special: list[Finding]) -> Texts:
         bundles = [output.get("data", {}) for output in cell.get("outputs", [])]
         for data in [*bundles, *cell.get("attachments", {}).values()]:
             for kind, value in data.items():
-                if kind.startswith("image/") and kind != "image/svg+xml":
+                if kind.endswith("image/svg+xml"):
+                    yield from ((f"cell {number}, {place}", text) for place, text in svg_texts("".join(value)))
+                elif kind.startswith("image/"):
                     yield from ((f"cell {number}, {place}", text) for place, text in _encoded_picture(value))
                 elif isinstance(value, str | list):
                     yield f"cell {number}, output, ", "".join(map(str, value))
@@ -114,6 +120,22 @@ def read_picture(content: bytes) -> Texts:
             value = value.decode("latin-1")
         if isinstance(value, str):
             yield f"picture's text {name}", value
+
+
+def read_svg(path: Path) -> Texts:
+    """Give what a file of vector graphics says."""
+    with path.open("rb") as file:
+        yield from svg_texts(file.read(LONGEST_TEXT).decode("utf-8"))
+
+
+def svg_texts(text: str) -> Texts:
+    """Give the words, names and comments of vector graphics, and the texts that pictures inside carry.
+
+    The numbers that say where lines go are left out: dates would be seen in them.
+    """
+    for encoded in EMBEDDED.findall(text):
+        yield from _encoded_picture(encoded)
+    yield "drawing, ", OUTLINE.sub(lambda one: "\n" * one[0].count("\n"), text)
 
 
 def read_nifti(path: Path, special: list[Finding]) -> Texts:
@@ -168,6 +190,7 @@ READERS: dict[str, Callable[[Path], Texts]] = {
     ".nrrd": read_nrrd,
     ".safetensors": read_safetensors,
     ".skops": read_zip,
+    ".svg": read_svg,
     ".zip": read_zip,
 }
 """By the ending of a file's name; another file is read as text."""

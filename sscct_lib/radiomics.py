@@ -21,7 +21,6 @@ from sscct_lib.scans import ScanError, process
 from sscct_lib.schemas import RADIOMICS
 from sscct_lib.study import RadiomicsSettings, Study, fingerprint
 from sscct_lib.texture import Hu, Mask, pyradiomics_features
-from sscct_lib.wording import in_words
 
 FILTER_MARGIN = 5  # voxels
 
@@ -302,28 +301,3 @@ def resample(image: sitk.Image, lungs: sitk.Image, spacing_mm: float) -> tuple[s
     filt.SetDefaultPixelValue(0)
     filt.SetInterpolator(sitk.sitkLabelLinear)
     return resampled, filt.Execute(lungs)
-
-
-def describe(features: pd.DataFrame) -> pd.DataFrame:
-    """Summarise the quantitative CT measures of a feature table.
-
-    Parameters
-    ----------
-    features
-        Schema `RADIOMICS`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row a measure: `measure` in words, `median`, `p10` and `p90` over scans, `n_scans` that have it.
-    """
-    measures = features[features["status"] == "ok"].filter(regex="^qct_")
-    return pd.DataFrame(
-        {
-            "measure": [in_words(str(name)) for name in measures],
-            "median": measures.median().to_numpy(),
-            "p10": measures.quantile(0.1).to_numpy(),
-            "p90": measures.quantile(0.9).to_numpy(),
-            "n_scans": measures.notna().sum().to_numpy(),
-        }
-    )

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sscct_lib.card_texts import FOLDER
 from sscct_lib.pipelines import INDICATOR, design, prepared
-from sscct_lib.saved_models import FOLDER, load_model
+from sscct_lib.saved_models import load_model
 from sscct_lib.wording import in_words, unit_of
 
 EXPLAINED = ("Clinical + quantitative CT", "Quantitative CT", "Clinical", "All features", "Radiomics")

@@ -8,7 +8,7 @@ from sscct_lib.schemas import PREDICTIONS
 from sscct_lib.stacking import SOURCES
 from sscct_lib.study import Settings
 from sscct_lib.summary import estimate_text
-from sscct_lib.wording import network_of
+from sscct_lib.wording import network_of, percent_text
 
 THIRDS = ("narrow", "middle", "wide")
 METRICS = ("observed_expected", "brier")
@@ -89,10 +89,9 @@ def in_words(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "Spread of the risk": [
-                f"{third} (odds times or over {factor:.2f})"
-                for third, factor in zip(table["third"], factors, strict=True)
+                f"{third} (odds × or ÷ {factor:.2f})" for third, factor in zip(table["third"], factors, strict=True)
             ],
-            "Mean risk": table["risk"].map("{:.0%}".format),
+            "Mean risk": table["risk"].map(percent_text),
             "Deaths/scans (patients)": [
                 f"{row.n_events}/{row.n_scans} ({row.n_patients})" for row in table.itertuples()
             ],

@@ -118,9 +118,9 @@ def _place(axis: Axes, report: ScanReport) -> None:
         axis.axvline(float(own.iloc[0]), color=PALETTE[3], lw=2.2)
         words = f"this scan: higher than\n{100 * report.lower:.0f} of 100"
         right = float(own.iloc[0]) > 0.5 * axis.get_xlim()[1]
-        axis.text(
-            float(own.iloc[0]), 0.97 * axis.get_ylim()[1], f"{words} " if right else f" {words}",
-            color=PALETTE[3], fontsize=9, va="top", ha="right" if right else "left",
+        axis.annotate(
+            words, (float(own.iloc[0]), 0.97 * axis.get_ylim()[1]), (-5 if right else 5, 0), color=PALETTE[3],
+            textcoords="offset points", fontsize=9, va="top", ha="right" if right else "left",
         )  # fmt: skip
     axis.set_xlabel(f"Risk within {years_text(report.middle_years)}", fontsize=10)
     axis.xaxis.set_major_formatter(PERCENT)
@@ -133,7 +133,7 @@ def _words(axis: Axes, report: ScanReport) -> None:
     if len(report.reasons):
         lines.append((f"What weighs most ({report.explained})", {"weight": "bold", "fontsize": 11}))
         for words, ratio in zip(report.reasons["words"], report.reasons["hazard_ratio"].astype(float), strict=True):
-            times = f"{'raises' if ratio > 1 else 'lowers'} the hazard of death, x{ratio:.2f}"
+            times = f"{'raises' if ratio > 1 else 'lowers'} the hazard of death, ×{ratio:.2f}"
             lines += [(line, {"fontsize": 9}) for line in textwrap.wrap(f"- {words}; {times}", LINES + 14)]
     lines.append(("Patients with about the same risk", {"weight": "bold", "fontsize": 11}))
     lines += [(line, {"fontsize": 9}) for line in textwrap.wrap(report.similar_words, LINES + 14)]

@@ -14,6 +14,7 @@ import pandas as pd
 import skops.io
 from joblib import Parallel, delayed
 
+from sscct_lib.card_texts import FOLDER, LIMITS, USE
 from sscct_lib.feature_sets import NotEstimableError, add_change
 from sscct_lib.files import atomic, grows
 from sscct_lib.harmonisation import scanner
@@ -22,7 +23,6 @@ from sscct_lib.study import Study, StudyError
 from sscct_lib.tabular import Model, models_of, never_falling, one_settings_hash, train
 from sscct_lib.tuning import Fit
 
-FOLDER = "tabular"  # within the folder of models
 # What a model file may hold beside scikit-learn's and numpy's own types, which skops trusts.
 TRUSTED_TYPES = [
     "numpy.dtype",
@@ -47,11 +47,6 @@ KINDS = {
     "forest": "random survival forest",
     "boosting": "gradient boosting of Cox's partial likelihood",
 }
-USE = "Research on groups of patients: the risk of death from any cause within some years of a chest CT."
-LIMITS = (
-    "Not validated outside the study that it was trained on, and not a medical device. How well it predicts there is "
-    "in the performance table of the same run; scans of other scanners, kernels or patients may differ."
-)
 
 
 def save_models(

@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sscct_lib import reasons
-from sscct_lib.headline import chosen_models, first_pictured
+from sscct_lib.headline import chosen_models, pictured_for
 from sscct_lib.horizons import aligned_risk
 from sscct_lib.lungs import usable
 from sscct_lib.overlays import Overlay, overlay
@@ -81,7 +81,7 @@ class ScanReport:
     study_title, run_name, is_demo, scan_id
         Where it comes from.
     model
-        Whose risk is shown: see `headline.first_pictured`.
+        Whose risk is shown: see `headline.pictured_for`.
     risks
         `model`, `horizon_years`, `risk`, `risk_sd`, of the models of the front page that judged the scan.
     cohort_risks
@@ -211,7 +211,7 @@ def build(
     ScanReport
     """
     settings, middle = study.settings, middle_horizon(study.settings)
-    model = first_pictured(list(scan.risks["model"].unique()))
+    model = pictured_for(scan.risks, tables.predictions)
     at = scan.risks[(scan.risks["model"] == model) & np.isclose(scan.risks["horizon_years"], middle)]
     risk = float(at["risk"].iloc[0]) if len(at) else np.nan
     cohort_risks = aligned_risk(tables.predictions, tables.cohort, model, middle)

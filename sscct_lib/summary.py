@@ -5,6 +5,7 @@ import pandas as pd
 from sscct_lib.bootstrap import resample_patients
 from sscct_lib.horizons import cohort_outcome
 from sscct_lib.study import Settings
+from sscct_lib.wording import percent_text
 from sscct_lib.wording import years_text as years_text
 
 DENOMINATORS = "scans followed by death"
@@ -105,7 +106,7 @@ def thresholds_side_by_side(table: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for years, threshold in table[["horizon_years", "threshold"]].drop_duplicates().to_numpy():
         at = table[(table["horizon_years"] == years) & (table["threshold"] == threshold)].set_index("measure")
-        row = {"horizon": years_text(years), "flagged from": f"{threshold:.0%}"}
+        row = {"horizon": years_text(years), "flagged from": percent_text(threshold)}
         for measure, words in names.items():
             estimate, low, high = (100 * at.loc[measure, name] for name in ("estimate", "ci_low", "ci_high"))
             row[words] = estimate_text(estimate, low, high, decimals=0)
@@ -176,47 +177,6 @@ def ways_of_counting(performance: pd.DataFrame, model: str) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def remarks(performance: pd.DataFrame) -> pd.DataFrame:
-    """List what could not be estimated, and models that cover only some scans.
-
-    Parameters
-    ----------
-    performance
-        Schema `PERFORMANCE`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        `model`, `horizon`, `measures` (names of metrics), `note`; no rows when there is nothing to remark. What
-        holds for several models, or at several horizons, is one row.
-    """
-    noted = performance[performance["note"] != ""]
-    columns = ["model", "horizon", "measures", "note"]
-    n_metrics = performance["metric"].nunique()
-    rows = []
-    for model, years, note in noted[["model", "horizon_years", "note"]].drop_duplicates().to_numpy():
-        same = (noted["model"] == model) & (noted["horizon_years"] == years) & (noted["note"] == note)
-        at = noted[same]
-        measures = "all" if len(at) == n_metrics else ", ".join(at["metric"])
-        rows.append((model, years_text(years), measures, note))
-    table = pd.DataFrame(rows, columns=columns)
-    if table.empty:
-        return table
-    table = _folded(table, "model", performance["model"].nunique())
-    return _folded(table, "horizon", performance["horizon_years"].nunique())
-
-
-def _folded(table: pd.DataFrame, name: str, n_all: int) -> pd.DataFrame:
-    """Make one row of rows that differ in one column alone."""
-
-    def joined(values: "pd.Series[str]") -> str:
-        return f"every {name}" if len(values) == n_all and n_all > 1 else ", ".join(values)
-
-    others = [column for column in table.columns if column != name]
-    folded = table.groupby(others, sort=False)[name].agg(joined).reset_index()
-    return folded[list(table.columns)]
-
-
 PUBLISHED = pd.DataFrame(
     [
         ("best of three networks", 1.0, 0.769, 0.769, 2125, 181),
@@ -283,7 +243,7 @@ def differences_side_by_side(table: pd.DataFrame, metric: str = "auc") -> pd.Dat
         at = rows[rows["horizon_years"] == horizon].set_index("model")
         texts = [estimate_text(*values) for values in at[["difference", "ci_low", "ci_high"]].to_numpy()]
         columns[years_text(horizon)] = pd.Series(texts, index=at.index)
-        columns[f"p_holm, {years_text(horizon)}"] = at["p_holm"].map("{:.2f}".format, na_action="ignore")
+        columns[f"{years_text(horizon)}, p (Holm)"] = at["p_holm"].map("{:.2f}".format, na_action="ignore")
     return pd.DataFrame(columns).reindex(rows["model"].unique()).fillna("")
 
 
@@ -367,21 +327,3 @@ def estimate_text(estimate: float, low: float, high: float, decimals: int = 2) -
     if pd.isna(low):
         return f"{estimate:.{decimals}f} (no interval)"
     return f"{estimate:.{decimals}f} ({low:.{decimals}f} to {high:.{decimals}f})"
-
-
-def mean_risks(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Average the predicted risks over scans.
-
-    Parameters
-    ----------
-    predictions
-        Schema `PREDICTIONS`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        A row a model, a column a horizon: mean risk in per cent, as text.
-    """
-    table = predictions.pivot_table(index="model", columns="horizon_years", values="risk").map("{:.1%}".format)
-    horizons = table.columns.to_numpy(dtype=float)
-    return table.set_axis([f"{years_text(horizon)}, mean risk" for horizon in horizons], axis=1)

@@ -1,22 +1,23 @@
 """The page that compares the runs of a sweep, in the book of the first of them."""
 
-import io
 from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 
-from sscct_lib.files import atomic
+from sscct_lib.completeness import has_sweep as has_sweep
+from sscct_lib.files import write_if_changed
 from sscct_lib.headline import ROWS, first_pictured
 from sscct_lib.markup import html_table
 from sscct_lib.schemas import SWEEP, SWEPT_RUNS
 from sscct_lib.study import Study, load_study
 from sscct_lib.summary import estimate_text, years_text
+from sscct_lib.svg import as_svg
 from sscct_lib.sweep_comparison import state
 from sscct_lib.tables import read_table
 
 MADE_BY = "sscct sweep"
-PICTURE = "sweep.png"
+PICTURE = "sweep.svg"
 WARNING = """::::{{admonition}} Never choose a run by these figures
 :class: warning
 They show how far the results hang on a setting, and nothing more. The run that looks best of several looks better than
@@ -25,11 +26,6 @@ about {n_false} of their 95 % intervals leave out 0. Fix settings before results
 training patients (as the tuning of the models does), or judge the chosen run once, on patients of another cohort.
 ::::
 """
-
-
-def has_sweep(study: Study) -> bool:
-    """Tell whether a run is the first of a sweep that was compared."""
-    return study.table("sweep").is_file() and study.table("swept_runs").is_file()
 
 
 def write_page(study: Study, folder: Path) -> str:
@@ -65,9 +61,7 @@ def write_page(study: Study, folder: Path) -> str:
     ]
     if len(sweep):
         shown = first_pictured([kind for kind in ROWS if kind in set(sweep["kind"])])
-        with io.BytesIO() as png, atomic(folder / PICTURE) as partial:
-            sweep_forest(sweep, shown).savefig(png, format="png")
-            partial.write_bytes(png.getvalue())
+        write_if_changed(folder / PICTURE, as_svg(sweep_forest(sweep, shown)) or "")
         parts += [
             f"## How far the AUC of {shown} hangs on the settings",
             "Look at whether the intervals overlap before looking at their middles. The dotted line is the first run's "

@@ -16,6 +16,7 @@ from sscct_lib.risk_models import known_outcomes, survival_outcome
 from sscct_lib.schemas import PREDICTIONS
 from sscct_lib.study import Settings
 from sscct_lib.summary import estimate_text
+from sscct_lib.wording import percent_text
 
 CLOSE_DAYS = 120  # between two scans of a patient whose disease has hardly changed
 CURRENT, WITH_CHANGE = "risk now", "risk now and its change"
@@ -135,7 +136,9 @@ def noise_in_words(table: pd.DataFrame, risks: tuple[float, ...] = (0.05, 0.1, 0
         factors = row[["estimate", "ci_low", "ci_high"]].to_numpy(dtype=float)
         up = [100 * moved(risk, factor) for factor in factors]
         down = [100 * moved(risk, 1 / factor) for factor in factors[[0, 2, 1]]]
-        cells.append((f"{risk:.0%}", estimate_text(*up, decimals=0) + " %", estimate_text(*down, decimals=0) + " %"))
+        cells.append(
+            (percent_text(risk), estimate_text(*up, decimals=0) + " %", estimate_text(*down, decimals=0) + " %")
+        )
     return pd.DataFrame(cells, columns=columns)
 
 

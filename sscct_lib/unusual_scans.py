@@ -8,13 +8,15 @@ import numpy as np
 import pandas as pd
 from safetensors.numpy import load_file, save_file
 
-from sscct_lib.embeddings import Projection, embed, with_cubes
+from sscct_lib.embeddings import Projection, embed, fold_file, fold_files, with_cubes
 from sscct_lib.files import atomic
 from sscct_lib.networks import TITLES
 from sscct_lib.schemas import UNUSUAL
 from sscct_lib.study import NetworkSettings, Study, StudyError
 from sscct_lib.tensors import cube_path
 from sscct_lib.unusual import Reference, fit_reference, measure, reasons, threshold
+
+FOLDER = "unusual"
 
 
 def flag_unusual(study: Study, network_name: str, cohort: pd.DataFrame) -> pd.DataFrame:
@@ -52,7 +54,7 @@ def flag_unusual(study: Study, network_name: str, cohort: pd.DataFrame) -> pd.Da
         tested = fold == one
         embedded = embed(study, network_name, int(one), study, table)
         reference = fit_reference(embedded[~tested], measures[~tested], patients[~tested])
-        _save(reference, _reference_path(study, network_name, int(one)))
+        _save(reference, fold_file(study.models / FOLDER, network_name, int(one)))
         distance[tested] = reference.distances(embedded[tested])
         texts[tested] = reasons(measures[tested], reference.ordinary)
     share = study.settings.deep.unusual_share
@@ -105,14 +107,14 @@ def flag_new(trained: Study, network_name: str, study: Study, scans: pd.DataFram
     StudyError
         If there is nothing to hold the scans against.
     """
-    paths = sorted(_limit_path(trained, network_name).parent.glob(f"{network_name}_fold*.safetensors"))
+    paths = fold_files(trained.models / FOLDER, network_name)
     if not paths or not _limit_path(trained, network_name).is_file():
         raise StudyError(
             f"{trained.models} does not say which scans are unusual to {TITLES[network_name]}. Run `04_deep_models` "
             f"with deep.{network_name}.flag_unusual: true."
         )
     table = with_cubes(trained, network_name, study, scans)[["scan_id", "patient_id"]]
-    references = {int(path.stem.rpartition("_fold")[2]): _load(path) for path in paths}
+    references = {fold: _load(path) for fold, path in paths.items()}
     distance = np.mean(
         [one.distances(embed(trained, network_name, fold, study, table)) for fold, one in references.items()], axis=0
     )
@@ -136,11 +138,7 @@ def _measures(trained: Study, network_name: str, holder: Study, table: pd.DataFr
 
 
 def _limit_path(study: Study, network_name: str) -> Path:
-    return study.models / "unusual" / f"{network_name}.json"
-
-
-def _reference_path(study: Study, network_name: str, fold: int) -> Path:
-    return study.models / "unusual" / f"{network_name}_fold{fold}.safetensors"
+    return study.models / FOLDER / f"{network_name}.json"
 
 
 def _save(reference: Reference, path: Path) -> None:

@@ -43,6 +43,48 @@ REGION_WORDS = {
     "lul": " in the left upper lobe",
     "lll": " in the left lower lobe",
 }
+METRIC_WORDS = {
+    "auc": "AUC",
+    "auc_complete_cases": "AUC of known states",
+    "auc_presumed_alive": "AUC with unknown as alive",
+    "uno_c": "Uno's concordance",
+    "harrell_c": "Harrell's concordance",
+    "average_precision": "average precision",
+    "observed_risk": "observed risk",
+    "brier": "Brier score",
+    "scaled_brier": "scaled Brier score",
+    "integrated_brier": "integrated Brier score",
+    "observed_expected": "died : expected",
+    "calibration_intercept": "calibration intercept",
+    "calibration_slope": "calibration slope",
+    "ici": "mean calibration error",
+    "e50": "median calibration error",
+    "e90": "90th percentile of the calibration error",
+}
+RULE_WORDS = {
+    "volume_l": "lung volume",
+    "left_share": "share of the left lung",
+    "mean_hu": "mean lung density",
+    "trachea_hu": "density of air in the trachea",
+    "heart_hu": "density of the heart",
+    "noise_hu": "noise",
+    "cut_area_cm2": "lung cut by the edge of the scan",
+    "missed_air_l": "aerated lung left out",
+    "solid_share": "solid tissue in the mask",
+    "solid_core_ml": "thick solid tissue in the mask",
+    "outside_share": "mask outside the body",
+    "step_ratio": "jump between slices",
+    "shape_change_mm": "chest unlike the patient's other scans",
+    "volume_change": "volume unlike the patient's other scans",
+    "heart_left_mm": "heart to the right of the spine",
+    "trachea_height": "trachea below the lungs, or not found",
+    "spine_behind_mm": "spine in front of the lungs",
+    "spine_share": "spine not found in most slices",
+    "chest_width_mm": "chest deeper than wide",
+    "smallest_lobe_share": "a lobe that is hardly there",
+    "agreement_dice": "two methods that do not agree",
+}
+"""What each rule of the lung checks looks at, by the measure that it is named for."""
 
 
 def in_words(feature: str) -> str:
@@ -151,3 +193,26 @@ def years_text(horizon: float) -> str:
         For example `1 year` or `3 years`.
     """
     return "1 year" if horizon == 1 else f"{horizon:g} years"
+
+
+def percent_text(share: float, decimals: int = 0) -> str:
+    """Write a share or a risk in per cent; one that is not quite none, or not quite all, is not rounded to that.
+
+    Parameters
+    ----------
+    share
+        From 0 to 1.
+    decimals
+        Digits after the point.
+
+    Returns
+    -------
+    str
+        For example `7 %`, `below 1 %`, `above 99 %`.
+    """
+    smallest, percent = 10.0**-decimals, f"{100 * share:.{decimals}f}"
+    if share > 0 and float(percent) == 0:
+        return f"below {smallest:g} %"
+    if share < 1 and float(percent) == 100:
+        return f"above {100 - smallest:g} %"
+    return f"{percent} %"

@@ -40,7 +40,7 @@ def test_flags_without_censoring_are_counted_by_hand(predictions):
     risk = predictions.loc[predictions["horizon_years"] == 3, "risk"].to_numpy()
     died = cohort["followup_years"].to_numpy() <= 3
     flagged = risk >= 0.2
-    assert numbers["act_threshold"] == "20%"
+    assert numbers["act_threshold"] == "20 %"
     assert numbers["act_price"] == "4"
     assert numbers["act_flagged"] == f"{100 * flagged.mean():.0f}"
     assert numbers["act_found"] == f"{100 * (flagged & died).mean():.0f}"
@@ -55,6 +55,7 @@ def test_nobody_flagged_and_nobody_followed_give_words(cohort, predictions):
     nobody = acting.worked_example(predictions.assign(risk=0.01), cohort, "Model", FEW)
     assert nobody["act_flagged"] == "0"
     assert nobody["act_found"] == "0"
+    assert nobody["act_of_flagged"] == "not estimable"
     short = cohort.assign(followup_years=0.5, event_observed=False)
     assert acting.worked_example(predictions, short, "Model", FEW)["act_benefit"] == "not estimable"
 
@@ -87,7 +88,7 @@ def test_outcomes_of_similar_patients_are_counted_and_kaplan_meier(cohort, predi
 def test_the_most_wrong_are_deaths_with_low_and_survivals_with_high_risk(cohort, predictions):
     wrong = failures.most_wrong(predictions, cohort, lungs_of(cohort), "Model", 3.0, FEW)
     assert len(wrong) == 2 * failures.N_WRONG
-    risk = wrong["risk"].str.rstrip("%").astype(float)
+    risk = wrong["risk"].str.extract(r"(\d+)", expand=False).astype(float)
     died = wrong["what happened"].str.startswith("died")
     assert risk[died].is_monotonic_increasing
     assert risk[~died].is_monotonic_decreasing
@@ -99,7 +100,7 @@ def test_what_is_recorded_of_a_wrong_prediction_is_said(cohort, predictions):
     lungs = lungs_of(cohort, verdict="review", findings="the mask leaks", high_attenuation_share=0.01)
     wrong = failures.most_wrong(predictions, known, lungs, "Model", 3.0, FEW)
     first = wrong["what is known that may tell why"].iloc[0]
-    for words in ("did not die of the lungs", "little dense lung (1%)", "the mask leaks", "FVC not known", "5 mm"):
+    for words in ("did not die of the lungs", "little dense lung (1 %)", "the mask leaks", "FVC not known", "5 mm"):
         assert words in first
     plain = failures.most_wrong(
         predictions, cohort.assign(fvc_percent=80.0, dlco_percent=60.0), lungs_of(cohort), "Model", 3.0, FEW

@@ -50,7 +50,7 @@ def unusual(distance, threshold):
 def test_flags_are_counted_by_scan_and_patient_and_listed_from_the_farthest():
     table = unusual([1.0, 2.0, 6.0, 9.0, 1.0], 4.0)
     counted = deep_tables.flags(table, 0.05).loc["Swin Transformer"]
-    assert counted.tolist() == [5, "2 (40.0%)", "1 of 3", "5%"]
+    assert counted.tolist() == [5, "2 (40.0 %)", "1 of 3", "5 %"]
     listed = deep_tables.flagged_in_words(table)
     assert listed["Scan"].tolist() == ["s3", "s2"]
     assert listed["Distance"].tolist() == ["2.25 times the threshold", "1.50 times the threshold"]

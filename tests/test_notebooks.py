@@ -54,16 +54,25 @@ import matplotlib.pyplot as plt
 from myst_nb import glue
 figure, _ = plt.subplots()
 glue("curve", figure, display=False)
-figure
+from sscct_lib.figures import new_figure
+sharp, _ = new_figure(2)
+glue("sharp", sharp, display=False)
+sharp
 """
 
 
 def test_figures_are_kept_where_the_surroundings_name_a_backend_that_shows_nothing(tmp_path, monkeypatch):
+    project = notebooks.PROJECT
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "notebooks" / "06_figure.py").write_text(FIGURES)
     monkeypatch.setattr(notebooks, "PROJECT", tmp_path)
     monkeypatch.setenv("MPLBACKEND", "agg")
+    monkeypatch.setenv("PYTHONPATH", str(project))
     executed = run_notebook(Study(tmp_path, Settings()), "06_figure", {})
-    assert pictures(executed)["curve"].startswith(b"\x89PNG")
-    shown = nbformat.read(executed, as_version=4).cells[-1].outputs[-1]
-    assert "image/png" in shown.data
+    found = pictures(executed)
+    assert set(found) == {"curve.png", "sharp.svg"}
+    assert found["curve.png"].startswith(b"\x89PNG")
+    assert b"<svg" in found["sharp.svg"]
+    outputs = nbformat.read(executed, as_version=4).cells[-1].outputs
+    shown = next(output for output in outputs if output.output_type == "execute_result")
+    assert {"image/png", "image/svg+xml"} <= shown.data.keys()

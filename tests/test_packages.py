@@ -1,6 +1,6 @@
-from sscct_lib.book import packages_page
 from sscct_lib.packages import licence, needed_packages, packages_table
 from sscct_lib.privacy import find
+from sscct_lib.reference_pages import packages_page
 
 
 def test_every_package_is_listed_once_with_its_licence():

@@ -16,11 +16,12 @@ import SimpleITK as sitk
 from PIL import Image, PngImagePlugin
 from safetensors.numpy import save_file
 
-from sscct_lib.book import _refuse_identifiers, run_page
+from sscct_lib.book import _refuse_identifiers
 from sscct_lib.ingest import ingest
 from sscct_lib.notebooks import PROJECT
 from sscct_lib.privacy import find
 from sscct_lib.privacy_files import search_file, search_study
+from sscct_lib.reference_pages import run_page
 from sscct_lib.source_identifiers import read_identifiers
 from sscct_lib.study import StudyError, load_study
 from tests.dicom_samples import SECRET, hounsfield, save, series
@@ -166,6 +167,26 @@ def plant_png_compressed(study: Path) -> None:
     (study / RUN / "book" / "_build" / "html" / "figure.png").write_bytes(picture(SECRET, compressed=True))
 
 
+def plant_svg(study: Path) -> None:
+    (study / RUN / "book" / "_build" / "html" / "figure.svg").write_text(
+        f'<svg>\n<path d="M 20150304\n20150304"/>\n<!-- {SECRET} -->\n</svg>'
+    )
+
+
+def plant_svg_picture(study: Path) -> None:
+    inside = base64.b64encode(picture(SECRET)).decode()
+    (study / RUN / "book" / "_build" / "html" / "figure.svg").write_text(
+        f'<svg><image href="data:image/png;base64,{inside}"/></svg>'
+    )
+
+
+def plant_svg_output(study: Path) -> None:
+    content = notebook()
+    data = {"application/papermill.record/image/svg+xml": f"<svg>\n<!-- {DATE} -->\n</svg>"}
+    content["cells"][1]["outputs"].append({"output_type": "display_data", "data": data, "metadata": {}})
+    write_json(study / RUN / "notebooks" / "01.ipynb", content)
+
+
 def plant_card(study: Path) -> None:
     write_json(study / RUN / "models" / "card.json", {"trained_on": "/data/registry/study"})
 
@@ -212,6 +233,9 @@ PLACES = {
     plant_chapter: "runs/main/book/source/index.md, line 3: date 20…",
     plant_png: "runs/main/book/_build/html/figure.png, picture's text Software: name Mü…",
     plant_png_compressed: "runs/main/book/_build/html/figure.png, picture's text Software: name Mü…",
+    plant_svg: "runs/main/book/_build/html/figure.svg, drawing, line 4: name Mü…",
+    plant_svg_picture: "runs/main/book/_build/html/figure.svg, picture's text Software: name Mü…",
+    plant_svg_output: "runs/main/notebooks/01.ipynb, cell 2, drawing, line 2: date 20…",
     plant_card: "runs/main/models/card.json, field trained_on: path /d…",
     plant_tensor_metadata: "runs/main/models/a.safetensors, metadata: e-mail er…",
     plant_skops: "runs/main/models/a.skops, schema.json, line 1: date 20…",

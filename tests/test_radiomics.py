@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import SimpleITK as sitk
 
-from sscct_lib import radiomics, schemas, tables
+from sscct_lib import plain_tables, radiomics, schemas, tables
 from sscct_lib.radiomics import extract, extract_scans, resample, settings_hash
 from sscct_lib.scans import ScanError
 from sscct_lib.study import RadiomicsSettings, StudyError, load_study
@@ -188,9 +188,11 @@ def test_the_settings_hash_tells_settings_apart(study) -> None:
 
 
 def test_the_description_is_in_words_and_leaves_failed_scans_out(study) -> None:
-    described = radiomics.describe(extract_scans(study, rows("ok", "flat")))
-    dense = described.set_index("measure").loc["share of dense lung in the lower zones"]
-    assert dense["n_scans"] == 1
+    features = extract_scans(study, rows("ok", "flat"))
+    dense = plain_tables.quantitative_ct(features).loc["share of dense lung in the lower zones"]
+    assert (dense["scans"], dense["unit"]) == (1, "%")
+    share = features.loc[features["status"] == "ok", "qct_high_attenuation_share_lower"].item()
+    assert float(dense["median"]) == pytest.approx(100 * share, abs=0.051)
 
 
 def test_filtered_images_and_regions_have_pyradiomics_names_and_values(scan) -> None:

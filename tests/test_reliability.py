@@ -62,7 +62,7 @@ def test_a_spread_that_tells_shows_in_the_scores(cohort_and_predictions):
     assert table["observed_expected"].iloc[2] == pytest.approx(ratio, rel=1e-6)
     assert table["brier_low"].iloc[2] > table["brier_high"].iloc[0]
     shown = reliability.in_words(table)
-    assert shown.index[0] == "narrow (odds times or over 1.11)"
+    assert shown.index[0] == "narrow (odds × or ÷ 1.11)"
     assert shown.iloc[0, 1].endswith(f"/{N // 3} ({N // 3})")
 
 

@@ -94,9 +94,23 @@ def test_a_horizon_without_deaths_and_a_model_without_a_horizon_give_a_page(tmp_
     tables = tables_of(cohort)
     lacks = tables.predictions["model"].isin(lacking) & (tables.predictions["horizon_years"] == 3)
     given = tables.predictions[~lacks].reset_index(drop=True)
-    report, _ = report_of(scan_report.Tables(cohort, tables.lungs, tables.features, given), tmp_path)
-    assert np.isnan(report.lower)
+    lacking_tables = scan_report.Tables(cohort, tables.lungs, tables.features, given)
+    report, _ = report_of(lacking_tables, tmp_path)
+    assert np.isnan(report.lower) == (len(lacking) == 2)
     report_figures.scan_page(report).canvas.draw()
+    # The patients of the book's pages are chosen by the model that their pages picture.
+    assert report.model == headline.pictured_model(given)
+    assert bool(patient_pages.chosen_scans(lacking_tables, FEW)) == np.isfinite(report.lower)
+
+
+def test_a_scan_that_the_pictured_model_did_not_judge_shows_another():
+    cohort = make_cohort(20)
+    given = tables_of(cohort).predictions
+    own = given[given["scan_id"] == cohort["scan_id"].iloc[0]]
+    assert headline.pictured_for(own, given) == "Radiomics"
+    assert headline.pictured_for(own[own["model"] == "Clinical"], given) == "Clinical"
+    one_year = own[(own["model"] == "Clinical") | (own["horizon_years"] == 1)]
+    assert headline.pictured_for(one_year, given) == "Radiomics"
 
 
 def test_ids_with_odd_characters_do_not_become_markup(tmp_path):
@@ -155,4 +169,4 @@ def test_likeness_of_nothing_is_no_claim(tmp_path):
 
 def test_risks_in_words_are_in_order():
     risks = pd.DataFrame({"horizon_years": [5.0, 1.0], "risk": [0.4, 0.1]})
-    assert risks_in_words(risks) == "10% within 1 year, 40% within 5 years"
+    assert risks_in_words(risks) == "10 % within 1 year, 40 % within 5 years"

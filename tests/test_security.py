@@ -19,12 +19,12 @@ import yaml
 from typer.testing import CliRunner
 
 from sscct_lib import dicom, images, volume_files
-from sscct_lib.book import _fenced
 from sscct_lib.cli import app
 from sscct_lib.dicom_frames import why_unusable
 from sscct_lib.manifest import read_manifest
 from sscct_lib.notebooks import PROJECT
 from sscct_lib.plain_yaml import parse_yaml
+from sscct_lib.reference_pages import _fenced
 from sscct_lib.scans import ScanError
 from sscct_lib.study import StudyError, load_study
 from sscct_lib.tables import write_csv

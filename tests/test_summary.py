@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from sscct_lib import summary
+from sscct_lib import plain_tables, summary
 from sscct_lib.comparison import differences
 from sscct_lib.horizons import evaluate
 from sscct_lib.summary import estimate_text, years_text
@@ -59,7 +59,7 @@ def test_numbers_when_nothing_can_be_estimated(predictions, cohort):
     numbers = summary.headline_numbers(performance, alive, FEW)
     assert (numbers["best_model_1y"], numbers["best_auc_1y"]) == ("no model", "not estimable")
     assert summary.beside_published(performance)["best AUC here"].eq("not estimable").all()
-    assert summary.remarks(performance)["note"].str.startswith("not estimable").all()
+    assert plain_tables.remarks(performance)["note"].str.startswith("not estimable").all()
     assert summary.best_at_longest(performance, FEW) == "A"
 
 
@@ -70,18 +70,10 @@ def test_beside_published_shows_the_published_values(performance):
 
 
 def test_nothing_to_remark(performance):
-    assert summary.remarks(performance).empty
+    assert plain_tables.remarks(performance).empty
 
 
 def test_differences_side_by_side(predictions, cohort):
     table = summary.differences_side_by_side(differences(predictions, cohort, "A", FEW))
     assert table.index.tolist() == ["B"]
-    assert table.columns.tolist()[:2] == ["1 year", "p_holm, 1 year"]
-
-
-def test_mean_risks_are_means_over_scans():
-    rows = [("a", 1.0, 0.1), ("a", 1.0, 0.3), ("a", 5.0, 0.5), ("b", 1.0, 0.0), ("b", 5.0, 1.0)]
-    table = summary.mean_risks(pd.DataFrame(rows, columns=["model", "horizon_years", "risk"]))
-    assert table.loc["a"].tolist() == ["20.0%", "50.0%"]
-    assert table.loc["b"].tolist() == ["0.0%", "100.0%"]
-    assert table.columns.tolist() == ["1 year, mean risk", "5 years, mean risk"]
+    assert table.columns.tolist()[:2] == ["1 year", "1 year, p (Holm)"]

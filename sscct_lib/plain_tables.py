@@ -1,0 +1,170 @@
+"""Tables of the chapters as readers see them: words for names, units, and counts."""
+
+import pandas as pd
+
+from sscct_lib.summary import estimate_text
+from sscct_lib.wording import METRIC_WORDS, in_words, percent_text, unit_of, years_text
+
+NOISE_WORDS = {
+    "sd_logit": "noise: standard deviation of the logit",
+    "factor_of_odds": "times that the odds must rise or fall to be beyond it",
+    "share_beyond": "share of all changes that are beyond it",
+}
+DECIMALS = {"litres": 2, "HU": 0, "%": 1}
+SHARE = "_share"
+
+
+def quantitative_ct(features: pd.DataFrame) -> pd.DataFrame:
+    """Describe the quantitative CT of a cohort.
+
+    Parameters
+    ----------
+    features
+        Schema `RADIOMICS`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row a measure, in words; `unit`, the median and the 10th and 90th percentile over scans as text, and how many
+        `scans` have it. Shares of the lung are in per cent.
+    """
+    measures = features[features["status"] == "ok"].filter(regex="^qct_").astype(float)
+    rows = []
+    for name in map(str, measures):
+        unit = "%" if SHARE in name else unit_of(name)
+        factor = 100 if SHARE in name else 1
+        ends = (factor * measures[name].quantile(share) for share in (0.5, 0.1, 0.9))
+        texts = ["not known" if pd.isna(value) else f"{value:.{DECIMALS.get(unit, 2)}f}" for value in ends]
+        rows.append((in_words(name), unit, *texts, int(measures[name].notna().sum())))
+    columns = ["measure", "unit", "median", "one in ten below", "one in ten above", "scans"]
+    return pd.DataFrame(rows, columns=columns).set_index("measure")
+
+
+def mean_risks(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Average the predicted risks over scans.
+
+    Parameters
+    ----------
+    predictions
+        Schema `PREDICTIONS`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row a model, a column a horizon: mean risk in per cent, as text; and the number of scans.
+    """
+    risks = predictions.pivot_table(index="model", columns="horizon_years", values="risk")
+    heads = [f"{years_text(years)}, mean risk" for years in risks.columns.to_numpy(dtype=float)]
+    shown = risks.map(_share_or_none).set_axis(heads, axis=1)
+    return shown.assign(scans=predictions.groupby("model")["scan_id"].nunique())
+
+
+def _share_or_none(share: float) -> str:
+    return "not predicted" if pd.isna(share) else percent_text(share, decimals=1)
+
+
+def saved_models(table: pd.DataFrame) -> pd.DataFrame:
+    """Lay out what the saved models learned from.
+
+    Parameters
+    ----------
+    table
+        From `saved_models.save_models`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row a model; a column a horizon, with the deaths among the scans of known state, their patients, and the scans
+        of unknown state; the size of the file, and a note where there is one.
+    """
+    texts = []
+    for row in table.to_dict("records"):
+        known = row.get("n_scans")
+        counts = "not fitted" if known is None or pd.isna(known) else (
+            f"{int(row['n_events'])} of {int(known):,} ({int(row['n_patients']):,} patients; "
+            f"{int(row['n_unknown']):,} unknown)"
+        )  # fmt: skip
+        texts.append(counts)
+    shown = table.assign(text=texts, horizon=[f"{years_text(years)}: died" for years in table["horizon_years"]])
+    wide = shown.pivot(index="model", columns="horizon", values="text")
+    wide = wide.reindex(index=shown["model"].unique(), columns=shown["horizon"].unique())
+    by_model = shown.groupby("model", sort=False)
+    if "megabytes" in table:
+        wide["file, MB"] = by_model["megabytes"].first().map("{:.1f}".format, na_action="ignore").fillna("")
+    notes = by_model["note"].agg(lambda said: "; ".join(dict.fromkeys(filter(None, said.fillna("")))))
+    if notes.ne("").any():
+        wide["note"] = notes
+    return wide.rename_axis(columns=None)
+
+
+def noise(table: pd.DataFrame) -> pd.DataFrame:
+    """Write the noise of a risk with its intervals.
+
+    Parameters
+    ----------
+    table
+        From `trajectories.noise`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row a measure: estimate with 95 % interval as text, pairs of scans, patients.
+    """
+    texts = [estimate_text(*values) for values in table[["estimate", "ci_low", "ci_high"]].to_numpy(dtype=float)]
+    words = table["measure"].map(NOISE_WORDS).rename("measure")
+    counts = {"pairs of scans": table["n_pairs"].to_numpy(), "patients": table["n_patients"].to_numpy()}
+    return pd.DataFrame({"estimate": texts, **counts}, index=pd.Index(words))
+
+
+def remarks(performance: pd.DataFrame) -> pd.DataFrame:
+    """List what could not be estimated, and models that cover only some scans.
+
+    Parameters
+    ----------
+    performance
+        Schema `PERFORMANCE`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        `model`, `horizon`, `measures` in words, `note`; no rows when there is nothing to remark. What holds for several
+        models, or at several horizons, is one row.
+    """
+    noted = performance[performance["note"] != ""]
+    columns = ["model", "horizon", "measures", "note"]
+    metrics = list(performance["metric"].unique())
+    rows = []
+    for model, years, note in noted[["model", "horizon_years", "note"]].drop_duplicates().to_numpy():
+        same = (noted["model"] == model) & (noted["horizon_years"] == years) & (noted["note"] == note)
+        at = noted[same]
+        rows.append((model, years_text(years), _measures(list(at["metric"]), metrics), note))
+    table = pd.DataFrame(rows, columns=columns)
+    if table.empty:
+        return table
+    table = _folded(table, "model", performance["model"].nunique())
+    return _folded(table, "horizon", performance["horizon_years"].nunique())
+
+
+def _folded(table: pd.DataFrame, name: str, n_all: int) -> pd.DataFrame:
+    """Make one row of rows that differ in one column alone."""
+
+    def joined(values: "pd.Series[str]") -> str:
+        return f"every {name}" if len(values) == n_all and n_all > 1 else ", ".join(values)
+
+    others = [column for column in table.columns if column != name]
+    folded = table.groupby(others, sort=False)[name].agg(joined).reset_index()
+    return folded[list(table.columns)]
+
+
+def _measures(noted: list[str], known: list[str]) -> str:
+    """Name metrics, by those that are left out where these are fewer."""
+    left = [name for name in known if name not in noted]
+    if not left:
+        return "all"
+    if len(left) < len(noted):
+        return f"all but {_joined(left)}"
+    return _joined(noted)
+
+
+def _joined(metrics: list[str]) -> str:
+    return ", ".join(METRIC_WORDS.get(name, name) for name in metrics)
