@@ -92,7 +92,7 @@ Markdown(f"In words: {flow_text(flow)}")
 # fibrosis in systemic sclerosis begins there. Shares are per cent of the lung; dense lung also holds vessels, so some
 # of it is in every patient.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "fold-output"]
 plain_tables.quantitative_ct(features)
 
 # %% [markdown]

@@ -24,7 +24,7 @@ from sscct_lib.study import Study, StudyError, fingerprint
 
 BEFORE_RENDERING = ("tables", "notebooks", "provenance", "book/source")
 JUPYTER_BOOK = "import sys; sys.modules['rfc3987_syntax'] = None; from jupyter_book.cli.main import main; main()"
-"""Jupyter Book as a program; without a grammar of web addresses that takes a second to load and that no setting needs."""
+"""Jupyter Book as a program, without a grammar of web addresses that takes a second to load and no setting needs."""
 DEMO_NOTICE = "Synthetic patients: this is the demo study. No number in it speaks of a real person."
 
 
@@ -74,7 +74,18 @@ def _render(study: Study, source: Path) -> None:
     # What Sphinx remembers of the pages are pickles: only those that this user's own build wrote are read.
     memory = study.run / "book" / "sphinx" / "_build" / ".doctrees"
     remove_unless_sealed(memory)
-    command = [sys.executable, "-c", JUPYTER_BOOK, "build", str(source), "-n", "-W", "--keep-going", "-q", *([] if current else ["--all"])]
+    command = [
+        sys.executable,
+        "-c",
+        JUPYTER_BOOK,
+        "build",
+        str(source),
+        "-n",
+        "-W",
+        "--keep-going",
+        "-q",
+        *([] if current else ["--all"]),
+    ]
     done = subprocess.run(
         [*command, "--path-output", str(study.run / "book" / "sphinx")],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import yaml
 from bs4 import BeautifulSoup, Tag
@@ -35,6 +36,7 @@ NOT_COPIED = ("*.map", "locales", "fontawesome.js*", "sphinx-thebe.*", "*.ttf", 
 a format that browsers have not needed for years."""
 ANALYSTS = "analysts"
 FOLDED = "for-analysts"
+FOLD_OUTPUT = "fold-output"
 ICON = (
     "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E%3Crect width='16' height='16' "
     "rx='3' fill='%23111'/%3E%3Cellipse cx='5' cy='9' rx='2.6' ry='5' fill='%2356b4e9'/%3E%3Cellipse cx='11' cy='9' "
@@ -65,6 +67,7 @@ def publish(study: Study, rendered: Path, html: Path) -> None:
     StudyError
         If a script for the pages is not installed.
     """
+    _remove_unused_images(rendered, html)
     copy_folder(rendered, html, (*NOT_COPIED, "*.html", "_sources"))
     copy_folder(rendered, html / ANALYSTS, (*NOT_COPIED, *SHARED, "*.html"))
     copy_browser_files(html)
@@ -80,6 +83,17 @@ def publish(study: Study, rendered: Path, html: Path) -> None:
     _remove_old_pages(html, {*places, *(Path(ANALYSTS) / place for place in places)})
     for place in places:
         _edit(study, rendered, html, place)
+
+
+def _remove_unused_images(rendered: Path, html: Path) -> None:
+    """Remove figures of earlier results, which Sphinx keeps: no page shows them any more."""
+    used: set[str] = set()
+    for page in rendered.rglob("*.html"):
+        used |= {unquote(name) for name in re.findall(r'_images/([^"#?]+)', page.read_text(encoding="utf-8"))}
+    for folder in (rendered / "_images", html / "_images"):
+        for image in folder.glob("*"):
+            if image.name not in used:
+                image.unlink()
 
 
 def _remove_old_pages(html: Path, places: set[Path]) -> None:
@@ -139,6 +153,7 @@ def editions(source: str, place: Path, settings: Settings, given: Mapping[str, A
         for script in page.find_all("script", src=re.compile(r"(?:searchtools|language_data|searchindex)\.js")):
             script.decompose()
     _fold_code(page)
+    _fold_outputs(page)
     _make_accessible(page)
     if place.stem in SECTIONS:
         _add_settings(page, place.stem, settings, given)
@@ -186,6 +201,17 @@ def _fold_code(page: BeautifulSoup) -> None:
         elif "tag_injected-parameters" in names:
             title = "Parameters that this run gave"
         _summarise(page, fold, title)
+
+
+def _fold_outputs(page: BeautifulSoup) -> None:
+    """Fold what a cell tagged `fold-output` shows: in both editions, for readers who want all numbers."""
+    for cell in page.select(f"div.cell.tag_{FOLD_OUTPUT}"):
+        output = cell.find("div", class_="cell_output")
+        if isinstance(output, Tag):
+            fold = output.wrap(page.new_tag("details", attrs={"class": "folded-output"}))
+            summary = page.new_tag("summary")
+            summary.string = "Show the table"
+            fold.insert(0, summary)
 
 
 def _remove_code(page: BeautifulSoup) -> None:

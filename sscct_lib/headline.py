@@ -74,7 +74,8 @@ def headline(performance: pd.DataFrame, settings: Settings) -> pd.DataFrame:
         if at.empty:
             continue
         most = at.sort_values("n_scans").iloc[-1]
-        head = f"{years_text(horizon)}: {most['n_events']} of {most['n_scans']:,} died, {most['n_unknown']:,} unknown"
+        counts = f"{most['n_events']} deaths, {most['n_scans']:,} scans, {most['n_unknown']:,} unknown"
+        head = f"{years_text(horizon)}: {counts}"
         for metric, words in (("auc", "AUC"), ("observed_expected", "died : expected")):
             columns[head, words] = [_cell(found.get((name, horizon, metric))) for name in models]
     return pd.DataFrame(columns, index=list(models))

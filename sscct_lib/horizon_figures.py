@@ -153,8 +153,8 @@ def performance_forest(performance: pd.DataFrame, published: pd.DataFrame) -> Fi
         axis.axvline(0.5, color=GREY, lw=1, ls=":")
         axis.axhline(len(models) - 0.5, color=GREY, lw=0.6)
         first = at.iloc[0]
-        counts = f"{int(first['n_events'])} of {int(first['n_scans']):,}"
-        axis.set_title(f"{years_text(horizon)}: {counts}\nscans followed by death", fontsize=10)
+        counts = f"{int(first['n_events'])} deaths\n{int(first['n_scans']):,} scans"
+        axis.set_title(f"{years_text(horizon)}\n{counts}", fontsize=10.5)
         axis.set(xlim=(0, 1), xticks=(0, 0.5, 1), xlabel="AUC")
     names = [*models, *(f"{name}\n(another cohort)" for name in others)]
     axes[0, 0].set(yticks=range(n_rows), yticklabels=names, ylim=(n_rows - 0.5, -0.5))

@@ -153,6 +153,8 @@ def printed(article: Tag, page: str, anchors: Mapping[str, str]) -> str:
     folder = PurePosixPath(page).parent
     for useless in article.select("a.headerlink, button, script, .scan-viewer, .edition-link"):
         useless.decompose()
+    for fold in article.find_all("details"):
+        fold["open"] = ""
     for tag in article.find_all(id=True):
         tag["id"] = f"{here}--{tag['id']}"
     for link in article.find_all("a", href=True):

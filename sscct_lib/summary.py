@@ -216,7 +216,7 @@ def beside_published(performance: pd.DataFrame) -> pd.DataFrame:
             row["deaths here"] = f"{top['n_events']} of {top['n_scans']} scans ({top['n_unknown']} unknown)"
         for other in PUBLISHED[PUBLISHED["horizon_years"] == horizon].itertuples():
             low, high = f"{other.auc_low:.3f}", f"{other.auc_high:.3f}"
-            row[f"another cohort: {other.model}"] = low if low == high else f"{low} to {high}"
+            row[f"AUC there: {other.model}"] = low if low == high else f"{low} to {high}"
             row["deaths there"] = f"{other.n_events} of {other.n_scans:,} scans"
         rows.append(row)
     return pd.DataFrame(rows).fillna("").set_index("horizon")

@@ -65,7 +65,7 @@ def test_numbers_when_nothing_can_be_estimated(predictions, cohort):
 
 def test_beside_published_shows_the_published_values(performance):
     table = summary.beside_published(performance)
-    assert table["another cohort: best of three networks"].tolist() == ["0.769", "0.801", "0.709"]
+    assert table["AUC there: best of three networks"].tolist() == ["0.769", "0.801", "0.709"]
     assert table.loc["5 years", "deaths there"] == "428 of 2,125 scans"
 
 
