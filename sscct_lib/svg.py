@@ -20,7 +20,7 @@ class BookFigure(Figure):
 
 
 def as_svg(figure: Figure) -> str | None:
-    """Draw a figure as vector graphics.
+    """Draw a figure as vector graphics, where that helps.
 
     Parameters
     ----------
@@ -30,18 +30,34 @@ def as_svg(figure: Figure) -> str | None:
     Returns
     -------
     str or None
-        SVG whose letters are outlines, since a reader's machine may lack the font; what each says stands beside it in
-        a comment. None where the figure holds images, which are pixels anyway, or so many marks that pixels are
+        From `draw`. None where the figure holds images, which are pixels anyway, or so many marks that pixels are
         smaller.
     """
     if any(axes.images for axes in figure.axes):
         return None
+    text = draw(figure)
+    return text if len(text) <= LARGEST else None
+
+
+def draw(figure: Figure) -> str:
+    """Draw a figure as vector graphics.
+
+    Parameters
+    ----------
+    figure
+        Any figure.
+
+    Returns
+    -------
+    str
+        SVG whose letters are outlines, since a reader's machine may lack the font; what each says stands beside it in
+        a comment.
+    """
     written = io.StringIO()
     # Names inside the file follow from its content and this salt; without one they are drawn at random.
     with mpl.rc_context({"svg.hashsalt": "sscct", "svg.fonttype": "path"}):
         figure.savefig(written, format="svg", bbox_inches="tight", metadata=dict.fromkeys(METADATA))
-    text = re.sub(r'(?<= )(width|height)="([\d.]+)pt"', _in_pixels, written.getvalue(), count=2)
-    return text if len(text) <= LARGEST else None
+    return re.sub(r'(?<= )(width|height)="([\d.]+)pt"', _in_pixels, written.getvalue(), count=2)
 
 
 def _in_pixels(size: re.Match[str]) -> str:

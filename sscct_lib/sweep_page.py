@@ -12,7 +12,7 @@ from sscct_lib.markup import html_table
 from sscct_lib.schemas import SWEEP, SWEPT_RUNS
 from sscct_lib.study import Study, load_study
 from sscct_lib.summary import estimate_text, years_text
-from sscct_lib.svg import as_svg
+from sscct_lib.svg import draw
 from sscct_lib.sweep_comparison import state
 from sscct_lib.tables import read_table
 
@@ -61,7 +61,7 @@ def write_page(study: Study, folder: Path) -> str:
     ]
     if len(sweep):
         shown = first_pictured([kind for kind in ROWS if kind in set(sweep["kind"])])
-        write_if_changed(folder / PICTURE, as_svg(sweep_forest(sweep, shown)) or "")
+        write_if_changed(folder / PICTURE, draw(sweep_forest(sweep, shown)))
         parts += [
             f"## How far the AUC of {shown} hangs on the settings",
             "Look at whether the intervals overlap before looking at their middles. The dotted line is the first run's "

@@ -135,7 +135,7 @@ def test_the_page_warns_counts_and_lists_what_failed(compared, tmp_path):
     assert page.index("### Clinical") < page.index("### ResNet-18")
     assert page.count("<th>AUC minus the first run&#x27;s</th>") == 6
     assert f"on {len(make_cohort(120))} scans" in page
-    assert (tmp_path / "book" / "sweep.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in (tmp_path / "book" / "sweep.svg").read_text()
 
 
 def test_the_page_says_which_run_changed_since(compared, tmp_path):
