@@ -4,6 +4,7 @@ import base64
 import gzip
 import io
 import json
+import os
 import zipfile
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import SimpleITK as sitk
 from PIL import Image, PngImagePlugin
 from safetensors.numpy import save_file
 
+from sscct_lib import privacy_files
 from sscct_lib.book import _refuse_identifiers
 from sscct_lib.ingest import ingest
 from sscct_lib.notebooks import PROJECT
@@ -345,3 +347,22 @@ def test_the_day_of_a_decision_on_a_mask_is_no_date_of_a_patient(tmp_path):
     path = tmp_path / "qa_decisions.csv"
     path.write_text(f"scan_id,verdict,who,when,why\na,pass,AB,{DATE},seen on {DATE}\n")
     assert [finding.place for finding in search_file(path)] == ["row 2, column why"]
+
+
+def test_a_file_found_clean_is_read_again_only_when_it_changes(study, monkeypatch):
+    read = []
+    real = privacy_files.search_file
+    monkeypatch.setattr(privacy_files, "search_file", lambda path, known: read.append(path) or real(path, known))
+    clean: dict[str, list[int]] = {}
+    assert search_study(study, clean=clean).findings == []
+    n_first = len(read)
+    search_study(study, clean=clean)
+    search_study(study, clean=clean)
+    assert len(read) <= n_first + 3  # a copy of a file that was skipped is read once by itself
+    log = study / RUN / "logs" / "book.log"
+    before = log.stat()
+    log.write_text(log.read_text().replace("done", "done on 2015-03-04"))
+    os.utime(log, ns=(before.st_atime_ns, before.st_mtime_ns))  # a time that was set back hides nothing
+    found = search_study(study, clean=clean)
+    assert [one.kind for one in found.findings] == ["date"]
+    assert len(search_study(study, clean=clean).findings) == 1  # and is found again, for nothing was mended

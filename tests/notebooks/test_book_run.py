@@ -1,12 +1,15 @@
 """The workflow, the notebooks and the book on a tiny study, as a batch user runs them."""
 
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import nbformat
 import pandas as pd
 import pytest
+from bs4 import BeautifulSoup
 
 from sscct_lib.book import front_page
 from sscct_lib.notebooks import NOTEBOOKS, PROJECT
@@ -16,6 +19,7 @@ from sscct_lib.tables import read_predictions, read_table
 from tests.tiny_study import sscct
 
 pytestmark = pytest.mark.slow
+OF_PATIENTS = ("gallery", "patients")
 
 
 def times(study) -> dict[str, int]:
@@ -184,3 +188,49 @@ def test_paths_of_the_tests_are_not_in_git():
     ignored = (Path(__file__).parents[2] / ".gitignore").read_text()
     for folder in ("/runs/", "/scans/", "/truth/"):
         assert folder in ignored
+
+
+CHANGED_SENTENCE = """
+import resource, sys
+from pathlib import Path
+from sscct_lib import book
+from sscct_lib.study import load_study
+
+book.PROJECT = Path(sys.argv[1])
+book.build_book(load_study(sys.argv[2]))
+spent = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+print(sum(one.ru_utime + one.ru_stime for one in spent))
+"""
+LONGEST_SECONDS = 10.0
+
+
+def test_without_scans_and_patients_the_book_says_so_and_a_changed_sentence_is_soon_in_it(copied, tmp_path):
+    settings = copied.folder / "study.yaml"
+    settings.write_text(settings.read_text() + "book: {viewer: false, patients: false}\n")
+    project = tmp_path / "project"
+    shutil.copytree(PROJECT / "book", project / "book")
+    shutil.copyfile(PROJECT / "_config.yml", project / "_config.yml")
+    pages = front_page(copied).parent
+
+    def build() -> float:
+        command = [sys.executable, "-c", CHANGED_SENTENCE, project, copied.folder]
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return float(done.stdout.split()[-1])
+
+    build()
+    gallery, patients = (BeautifulSoup((pages / f"{name}.html").read_text(), "html.parser") for name in OF_PATIENTS)
+    for page in (gallery, patients):
+        assert not page.find("article").find_all("img")
+        assert "book: {" in page.get_text()
+    assert not list((pages / "scans").glob("*"))
+    assert not [path for path in (pages / "_images").glob("*") if path.name.startswith(("lowest", "highest"))]
+    limits = project / "book" / "limits.md"
+    limits.write_text(limits.read_text().replace("in order of weight", "from the heaviest to the lightest"))
+    build()  # copies of pages that were not read a second time are, once
+    limits.write_text(limits.read_text().replace("the lightest", "the least"))
+    others = {path: path.stat().st_mtime_ns for path in pages.rglob("*.html") if path.stem != "limits"}
+    assert build() < LONGEST_SECONDS
+    assert "from the heaviest to the least" in (pages / "limits.html").read_text()
+    assert "from the heaviest to the least" in (pages / "analysts" / "limits.html").read_text()
+    assert others == {path: path.stat().st_mtime_ns for path in others}
