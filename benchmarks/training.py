@@ -45,6 +45,7 @@ from sscct_lib.batches import Examples
 from sscct_lib.deep_settings import AugmentationSettings, DeepSettings, NetworkSettings
 from sscct_lib.heads import hazard_losses, hazard_targets
 from sscct_lib.networks import TITLES, build
+from sscct_lib.processors import kept_memory
 
 N_PATIENTS, N_FOLDS, EPOCHS = 640, 5, 50  # of the published study's size
 HORIZONS = (1.0, 3.0, 5.0)
@@ -131,7 +132,7 @@ def one_fold(name: str, settings: NetworkSettings, deep: DeepSettings, examples:
 def ours(name: str, settings: NetworkSettings, deep: DeepSettings, examples: Examples) -> tuple[float, float]:
     """Train a fold on each core, side by side; give their scans in a second together."""
     spawn, n = get_context("spawn"), cores()
-    with ProcessPoolExecutor(n, spawn, _wait_for_all, (spawn.Barrier(n),)) as pool:
+    with kept_memory(), ProcessPoolExecutor(n, spawn, _wait_for_all, (spawn.Barrier(n),)) as pool:
         jobs = [pool.submit(one_fold, name, settings, deep, examples) for _ in range(n)]
         speeds, waits = zip(*[job.result() for job in jobs], strict=True)
     return sum(speeds), float(np.mean(waits))

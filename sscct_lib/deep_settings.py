@@ -132,7 +132,7 @@ class DeepSettings(Section):
     )
     precision: Literal["auto", "32", "bf16", "16"] = Field(
         "auto",
-        description="of arithmetic in training; auto: on a GPU bf16, or 16 where it has no bf16; otherwise 32",
+        description="of arithmetic in training; auto: bf16 where the machine has it, 16 on other GPUs, otherwise 32",
     )
     devices: Count = Field(1, description="GPUs that share one training")
     num_nodes: Count = Field(1, description="machines that share one training")

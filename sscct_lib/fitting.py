@@ -24,6 +24,7 @@ from sscct_lib.deep_settings import DeepSettings, NetworkSettings
 from sscct_lib.density_task import DensityTask
 from sscct_lib.networks import HazardNetwork
 from sscct_lib.prediction import mean_loss, predict
+from sscct_lib.processors import multiplies_bf16
 from sscct_lib.schedules import head_epochs, optimiser, schedule
 from sscct_lib.study import StudyError
 
@@ -266,25 +267,22 @@ def _without_nan(losses: Tensor) -> list[float]:
 
 
 def precision(deep: DeepSettings) -> Any:
-    """Give Lightning's word for the precision of a training on this machine: half of it on a GPU, unless told.
-
-    Without a GPU it is 32 bits: PyTorch 2.13 computes bf16 gradients of 3D convolutions wrongly on the processor where
-    maps are smaller than the kernel, and writes outside its memory.
+    """Give Lightning's word for the precision of a training on this machine: half where it is fast, unless told.
 
     Raises
     ------
     StudyError
-        If half precision is asked for without a GPU.
+        If a half precision is asked for that the machine does not have.
     """
     gpu = torch.cuda.is_available()
-    if deep.precision == "auto" and gpu:
-        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
-    if deep.precision in ("bf16", "16") and not gpu:
+    bf16 = torch.cuda.is_bf16_supported() if gpu else multiplies_bf16()
+    if deep.precision == "auto":
+        return "bf16-mixed" if bf16 else "16-mixed" if gpu else "32-true"
+    if (deep.precision == "bf16" and not bf16) or (deep.precision == "16" and not gpu):
         raise StudyError(
-            f"deep.precision is {deep.precision}, and there is no GPU: the processor's half precision gives wrong "
-            "gradients. Set it to auto or 32."
+            f"deep.precision is {deep.precision}, which this machine does not compute by itself. Set it to auto or 32."
         )
-    return {"auto": "32-true", "32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[deep.precision]
+    return {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[deep.precision]
 
 
 def _trainer(settings: NetworkSettings, deep: DeepSettings, unfinished: Path | None, logs: Path | None) -> pl.Trainer:

@@ -14,7 +14,9 @@ from torch.nn import functional
 from sscct_lib.clinical_branch import ClinicalBranch
 from sscct_lib.deep_settings import SELF_SUPERVISED, NetworkSettings
 from sscct_lib.heads import ClassifierHead, HazardHead
+from sscct_lib.processors import convolve_rightly, processor_at_32_bits
 from sscct_lib.study import StudyError
+from sscct_lib.window_attention import attend_piecewise
 
 TITLES = {"resnet18": "ResNet-18", "densenet121": "DenseNet-121", "swin": "Swin Transformer"}
 SMALLEST = {"resnet18": 16, "densenet121": 32, "swin": 32}  # voxels; below, a pooling has nothing to pool
@@ -53,10 +55,13 @@ class SwinEncoder(nn.Module):
             num_heads=(3, 6, 12, 24),
             spatial_dims=3,
         )
+        attend_piecewise(self.vit)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, 1, D, H, W) to (B, 16 * feature_size)."""
-        deepest: Tensor = self.vit(x, True)[-1]
+        # With 16 bits a processor's layer norms add up their weights' gradients in 16 bits too, and lose most of them.
+        with processor_at_32_bits():
+            deepest: Tensor = self.vit(x, True)[-1]
         return deepest.mean(dim=(2, 3, 4))
 
 
@@ -269,6 +274,7 @@ def build(network_name: str, settings: NetworkSettings, n_intervals: int) -> Haz
         parts = build_densenet121()
     else:
         parts = build_swin(settings.feature_size, settings.window_size)
+    convolve_rightly(parts[0])
     return HazardNetwork(*parts, n_intervals, settings.head, settings.clinical, settings.dropout)
 
 

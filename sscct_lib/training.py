@@ -27,6 +27,7 @@ from sscct_lib.networks import TITLES, HazardNetwork, build, check_size, display
 from sscct_lib.prediction import dropout_spread, encode, mean_loss, predict, risk_without_image, risks_of
 from sscct_lib.pretrained import Weights, load_weights
 from sscct_lib.pretraining import pretrained_encoder
+from sscct_lib.processors import kept_memory
 from sscct_lib.scans import code_hash
 from sscct_lib.schemas import PREDICTIONS
 from sscct_lib.study import NetworkSettings, Study, StudyError, fingerprint
@@ -99,7 +100,7 @@ def _run(study: Study, tasks: list[Task], n_jobs: int) -> list[pd.DataFrame]:
     if workers == 1 and study.settings.deep.devices * study.settings.deep.num_nodes == 1:
         return [_one_model(study, *task, threads) for task in tasks]
     # Not joblib: it restarts a worker whose memory grew, as a training's does.
-    with ProcessPoolExecutor(workers, get_context("spawn"), _end_with_parent) as pool:
+    with kept_memory(), ProcessPoolExecutor(workers, get_context("spawn"), _end_with_parent) as pool:
         jobs = [pool.submit(_one_model, study, *task, threads) for task in tasks]
         try:
             return [job.result() for job in jobs]

@@ -175,6 +175,8 @@ def test_lightning_writes_its_log_and_says_nothing(tmp_path, capfd):
     ("gpu", "bf16", "asked", "word"),
     [
         (False, False, "auto", "32-true"),
+        (False, True, "auto", "bf16-mixed"),
+        (False, True, "32", "32-true"),
         (True, True, "auto", "bf16-mixed"),
         (True, False, "auto", "16-mixed"),
         (True, True, "32", "32-true"),
@@ -184,13 +186,16 @@ def test_lightning_writes_its_log_and_says_nothing(tmp_path, capfd):
 def test_precision_follows_the_machine(monkeypatch, gpu, bf16, asked, word):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: bf16)
+    monkeypatch.setattr(fitting, "multiplies_bf16", lambda: bf16)
     assert fitting.precision(DeepSettings(precision=asked)) == word
 
 
-def test_half_precision_is_refused_without_a_gpu(tmp_path, monkeypatch):
+@pytest.mark.parametrize("asked", ["bf16", "16"])
+def test_half_precision_is_refused_where_the_machine_has_none(tmp_path, monkeypatch, asked):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(StudyError, match="there is no GPU"):
-        fitting.train(network(), examples(tmp_path, *EIGHT), mild(), 1, "test", DeepSettings(precision="bf16"))
+    monkeypatch.setattr(fitting, "multiplies_bf16", lambda: False)
+    with pytest.raises(StudyError, match="Set it to auto or 32"):
+        fitting.train(network(), examples(tmp_path, *EIGHT), mild(), 1, "test", DeepSettings(precision=asked))
 
 
 def test_the_second_task_changes_the_encoder(tmp_path):
