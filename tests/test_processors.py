@@ -28,12 +28,13 @@ def gradients(module, x, half, lowest=-1.0):
 
 
 @needs_bf16
-@settings(max_examples=150, deadline=None)
+@pytest.mark.filterwarnings("ignore:TF32 acceleration")
+@settings(max_examples=60, deadline=None)
 @given(
     sides=st.tuples(*[st.integers(1, 10)] * 3),
     kernel=st.sampled_from([1, 2, 3, 7]),
     stride=st.sampled_from([1, 2]),
-    channels=st.tuples(st.sampled_from([1, 3, 16, 64]), st.sampled_from([1, 16, 48])),
+    channels=st.tuples(st.sampled_from([1, 3, 16]), st.sampled_from([1, 16])),
     batch=st.integers(1, 3),
 )
 def test_gradients_of_convolutions_are_right_at_every_side(sides, kernel, stride, channels, batch):
