@@ -342,12 +342,14 @@ summary.differences_side_by_side(gain) if shows_gain else Markdown("")
 # %% tags=["hide-input"]
 removed = read_table(study.table("removed/03_radiomics"), PREDICTIONS, "03_radiomics")
 of_features = performance["model"].isin(settings.tabular.feature_sets)
-judged_model = summary.best_at_longest(performance[of_features], settings)
+judged_model = summary.best_at_longest(performance[of_features], settings) if of_features.any() else None
 lung_table = read_table(study.table("lungs"), LUNGS, "02_segmentation_qa")
-Markdown(f"Model: **{judged_model}**")
+Markdown(f"Model: **{judged_model}**" if judged_model else "No model on features could be fitted.")
 
 # %% tags=["hide-input"]
-rule_effects.effects_of_rules(predictions, removed, lung_table, cohort, judged_model, settings).rename(RULE_WORDS)
+rules = (predictions, removed, lung_table, cohort)
+told = rule_effects.effects_of_rules(*rules, judged_model, settings).rename(RULE_WORDS) if judged_model else None
+Markdown("") if told is None else told
 
 # %% [markdown]
 # ## What would simpler counting have said?

@@ -182,7 +182,7 @@ def run(
     from sscct_lib.locks import LockedError, alone
     from sscct_lib.manifest import read_manifest
     from sscct_lib.notebooks import NOTEBOOKS, PROJECT
-    from sscct_lib.soundness import set_damaged_aside
+    from sscct_lib.soundness import pull_back_times, set_damaged_aside
     from sscct_lib.study import StudyError, load_study
 
     try:
@@ -207,6 +207,8 @@ def run(
         with alone(study / LOCK_FILE) as lock:
             for line in set_damaged_aside(loaded):
                 typer.echo(line)
+            if pull_back_times(loaded):
+                typer.echo("The clock was set back since the last run: times of results were moved to the past.")
             exit_status = _run_quietly(command, lock)
     except LockedError as error:
         _stop(StudyError(f"Another run works on this study ({error}). Wait until it has ended, then run again."))

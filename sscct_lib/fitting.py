@@ -19,7 +19,7 @@ from torch.optim.swa_utils import update_bn
 
 from sscct_lib.augmentation import Augmentation
 from sscct_lib.batches import Cubes, Examples, OneScanEach, loader, set_apart
-from sscct_lib.checkpoints import EpochCheckpoint
+from sscct_lib.checkpoints import EpochCheckpoint, sound
 from sscct_lib.deep_settings import DeepSettings, NetworkSettings
 from sscct_lib.density_task import DensityTask
 from sscct_lib.networks import HazardNetwork
@@ -203,7 +203,7 @@ def train(
     deep
         What the networks have in common: precision, devices, augmentation and densities; none: the defaults.
     unfinished
-        Checkpoint to go on from, where it exists, and to write after epochs; none: no checkpoint.
+        Checkpoint to go on from, where it exists and is sound, and to write after epochs; none: no checkpoint.
     logs
         Folder for Lightning's `metrics.csv`; none: no such file.
 
@@ -229,7 +229,7 @@ def train(
     fit = Fit(network, density, training, validation, settings, seed, len(sampler), where)
     try:
         trainer = _trainer(settings, deep, unfinished, logs)
-        checkpoint = unfinished if unfinished is not None and unfinished.is_file() else None
+        checkpoint = sound(unfinished, where)
         if checkpoint:
             log.info("%s: goes on from its checkpoint", where)
         trainer.fit(fit, loader(cubes, sampler, gpu), ckpt_path=checkpoint, weights_only=True)

@@ -1,6 +1,8 @@
 """Before a run goes on: results that were damaged or lost are named and set aside, so that they are made again."""
 
 import json
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from sscct_lib.files import free_name
 from sscct_lib.stages import shard_stage
 from sscct_lib.study import Study
 
+CLOCK_SLACK_NS = 60 * 10**9  # clocks of a file server and of this machine differ a little
 SHARD_COLUMNS = ["scan_id", "status", "reason"]
 
 
@@ -45,6 +48,32 @@ def set_damaged_aside(study: Study) -> list[str]:
                 path.rename(target)
                 told.append(f"{path.relative_to(study.folder)}: {reason}. Set aside in {target.parent.name}/.")
     return told
+
+
+def pull_back_times(study: Study) -> float:
+    """Bring results that were written in the future to the past: the clock was set back since.
+
+    The workflow tells from times which result is older than what it rests on. All its results move by as much, so
+    that their order stays, and what this run writes is newer than all of them.
+
+    Parameters
+    ----------
+    study
+        The study and run.
+
+    Returns
+    -------
+    float
+        Seconds by which the results were moved; 0 where none lies in the future.
+    """
+    patterns = ("shards/*.csv", "tables/**/*.parquet", "notebooks/*.ipynb", "book/_build/html/index.html")
+    changed = {path: path.stat().st_mtime_ns for pattern in patterns for path in study.run.glob(pattern)}
+    ahead = max(changed.values(), default=0) - time.time_ns()
+    if ahead <= CLOCK_SLACK_NS:
+        return 0.0
+    for path, at in changed.items():
+        os.utime(path, ns=(at - ahead, at - ahead))
+    return ahead / 1e9
 
 
 def _table(path: Path) -> str:

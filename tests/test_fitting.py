@@ -39,10 +39,33 @@ def test_the_same_seed_gives_the_same_risks_and_another_seed_others(tmp_path):
     assert np.abs(results[0] - results[2]).max() > 1e-4
 
 
+def test_the_number_of_threads_changes_no_risk_by_more_than_a_hundred_thousandth(tmp_path):
+    data, before, risks = examples(tmp_path, *EIGHT), torch.get_num_threads(), []
+    try:
+        for n_threads in (1, 2, 4):
+            torch.set_num_threads(n_threads)
+            net = network()
+            fitting.train(net, data, mild(epochs=6), 1, "test")
+            risks.append(predict(net, data.paths))
+    finally:
+        torch.set_num_threads(before)
+    for risk in risks[1:]:
+        np.testing.assert_allclose(risk, risks[0], rtol=0, atol=1e-5)
+
+
+PATIENT = {"patience": 7, "epochs": 8, "validation_share": 0.25, "batch_size": 2}
+
+
 @pytest.mark.parametrize(
-    "changed", [{}, {"patience": 7, "epochs": 8, "validation_share": 0.25, "batch_size": 2}, {"head_epochs": 2}]
+    ("changed", "at"),
+    [
+        *(pytest.param({}, epoch, marks=[] if epoch == 5 else pytest.mark.slow) for epoch in range(1, 6)),
+        pytest.param(PATIENT, 3, marks=pytest.mark.slow),
+        (PATIENT, 7),
+        ({"head_epochs": 2}, 3),
+    ],
 )
-def test_a_training_that_was_killed_goes_on_to_the_same_result(tmp_path, monkeypatch, changed):
+def test_a_training_that_was_killed_at_any_epoch_goes_on_to_the_same_result(tmp_path, monkeypatch, changed, at):
     monkeypatch.setattr("sscct_lib.checkpoints.MOST_OF_TIME", float("inf"))
     data = examples(tmp_path, *EIGHT)
     settings, checkpoint = mild(**{"epochs": 6, **changed}), tmp_path / "c" / "unfinished.ckpt"
@@ -51,7 +74,7 @@ def test_a_training_that_was_killed_goes_on_to_the_same_result(tmp_path, monkeyp
     step = fitting.Fit.training_step
 
     def killed(self, batch, batch_idx):
-        if self.current_epoch == 3 and batch_idx == 1:
+        if self.current_epoch == at and batch_idx == 1:
             raise RuntimeError("killed")
         return step(self, batch, batch_idx)
 
@@ -64,10 +87,35 @@ def test_a_training_that_was_killed_goes_on_to_the_same_result(tmp_path, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(fitting.Fit, "training_step", lambda *a: (epochs.append(a[0].current_epoch), step(*a))[1])
         told = fitting.train(resumed, data, settings, 1, "test", unfinished=checkpoint)
-    assert epochs[0] == 3
+    assert epochs[0] == at
     np.testing.assert_array_equal(predict(resumed, data.paths), predict(undisturbed, data.paths))
     for name in ("loss", "validation_loss"):
         assert told[name] == expected[name]
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "another"])
+def test_a_damaged_checkpoint_is_named_set_aside_and_made_again(tmp_path, monkeypatch, caplog, damage):
+    monkeypatch.setattr("sscct_lib.checkpoints.MOST_OF_TIME", float("inf"))
+    data, checkpoint = examples(tmp_path, *EIGHT), tmp_path / "swin_fold0_0_abc.ckpt"
+    undisturbed = network()
+    fitting.train(undisturbed, data, mild(epochs=3), 1, "test", unfinished=checkpoint)
+    content = bytearray(checkpoint.read_bytes())
+    if damage == "flipped":
+        content[content.find(b"data/0") + 200] ^= 16
+    elif damage == "another":
+        torch.save({"weight": torch.zeros(3)}, checkpoint)
+        content = checkpoint.read_bytes()
+    checkpoint.write_bytes({"cut": content[:-500], "empty": b""}.get(damage, content))
+    again = network(seed=9)
+    again.load_state_dict(network().state_dict())
+    fitting.train(again, data, mild(epochs=3), 1, "test", unfinished=checkpoint)
+    assert "its checkpoint swin_fold0_0_abc.ckpt is damaged. It was set aside as swin_fold0_0_abc.ckpt.damaged" in (
+        caplog.text
+    )
+    assert (tmp_path / "swin_fold0_0_abc.ckpt.damaged").is_file()
+    np.testing.assert_array_equal(predict(again, data.paths), predict(undisturbed, data.paths))
+    kept = torch.load(checkpoint, weights_only=True)  # made again
+    assert {"epoch", "best"} <= kept.keys()
 
 
 def test_early_stopping_keeps_the_best_epoch_on_patients_who_teach_nothing(tmp_path, monkeypatch):

@@ -34,7 +34,7 @@ STUDY = """
 title: Small study (synthetic patients)
 seed: 10
 shard_size: 4
-demo: {n_patients: 12, n_scans: 30, spacing_mm: 8.0}
+demo: {n_patients: 12, spacing_mm: 8.0}
 images: {spacing_mm: 8.0}
 cohort: {n_folds: 2}
 radiomics: {spacing_mm: 8.0}

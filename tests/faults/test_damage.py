@@ -17,7 +17,7 @@ from sscct_lib.locks import LockedError, alone
 from sscct_lib.lungs import load_lungs
 from sscct_lib.scans import process
 from sscct_lib.schemas import IMAGES
-from sscct_lib.soundness import set_damaged_aside
+from sscct_lib.soundness import pull_back_times, set_damaged_aside
 from sscct_lib.stages import run_shard
 from sscct_lib.study import StudyError
 from sscct_lib.tables import read_table, write_table
@@ -212,6 +212,23 @@ class TestClockAndPlace:
         table = run_shard(study, "images", 0)
         assert (table["status"] == "ok").all()
         assert study.image("a1").read_bytes() == before
+
+    def test_results_of_the_future_move_to_the_past_in_their_order(self, study):
+        (study.run / "tables").mkdir(exist_ok=True)
+        files = [study.run / "shards" / "images_0000.csv", study.table("cohort"), study.table("lungs")]
+        for days, path in zip((-400, 300, 301), files, strict=True):
+            path.touch()
+            os.utime(path, (time.time() + days * 86400,) * 2)
+        assert pull_back_times(study) == pytest.approx(301 * 86400, abs=60)
+        times = [path.stat().st_mtime for path in files]
+        assert times == sorted(times)
+        assert times[2] - times[0] == pytest.approx(701 * 86400, abs=60)
+        assert times[-1] <= time.time()
+        assert pull_back_times(study) == 0
+        image = study.image("a1")  # what scans rest on keeps its time
+        os.utime(image, (time.time() + 86400,) * 2)
+        pull_back_times(study)
+        assert image.stat().st_mtime > time.time()
 
     def test_a_study_that_was_moved_keeps_its_results(self, study, tmp_path_factory, monkeypatch):
         from sscct_lib.study import load_study

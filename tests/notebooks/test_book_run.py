@@ -1,5 +1,6 @@
 """The workflow, the notebooks and the book on a tiny study, as a batch user runs them."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -87,11 +88,17 @@ def test_a_second_run_makes_nothing_again(copied):
     assert remade(copied, before) == set()
 
 
-def test_a_changed_parameter_makes_again_what_depends_on_it(copied):
+def test_a_changed_parameter_makes_again_what_depends_on_it_once_whatever_the_clock_says(copied):
+    for path in copied.run.rglob("*"):  # as if the clock had been set back by a year
+        os.utime(path, (path.stat().st_mtime + 365 * 86400,) * 2)
     before = times(copied)
     ran = sscct("run", copied.folder, "-p", "05_horizons.n_bootstrap=20")
     assert ran.exit_code == 0, ran.output
+    assert "The clock was set back" in ran.output
     assert remade(copied, before) == {"05_horizons"}
+    before = times(copied)
+    assert sscct("run", copied.folder, "-p", "05_horizons.n_bootstrap=20").exit_code == 0
+    assert remade(copied, before) == set()
 
 
 def test_a_changed_setting_makes_again_what_depends_on_it(copied):
@@ -173,15 +180,41 @@ def test_every_notebook_was_executed_without_exception(finished):
         assert len(executed.cells) > 5
 
 
-def test_two_workers_and_one_give_the_same_tables(finished, tmp_path):
+def pictures(study, name: str) -> list[str]:
+    """Give the figures of an executed notebook, in their order."""
+    executed = nbformat.read(study.run / "notebooks" / f"{name}.ipynb", as_version=4)
+    made = [output.get("data", {}) for cell in executed.cells for output in cell.get("outputs", [])]
+    return [content for data in made for kind, content in sorted(data.items()) if kind.startswith("image/")]
+
+
+def test_one_worker_gives_the_bytes_that_two_give(finished, tmp_path, monkeypatch):
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")  # for the workers inside of notebooks
     folder = tmp_path / "again"
     folder.mkdir()
     (folder / "study.yaml").write_bytes((finished.folder / "study.yaml").read_bytes())
     assert sscct("demo", folder, "--jobs", "1").exit_code == 0
     assert sscct("run", folder, "--cores", "1", "--until", "03_radiomics").exit_code == 0
     again = load_study(folder)
-    for name in ("cohort", "lungs", "radiomics", "predictions/03_radiomics"):
-        pd.testing.assert_frame_equal(pd.read_parquet(again.table(name)), pd.read_parquet(finished.table(name)))
+    names = ("cohort", "images", "lungs", "radiomics", "predictions/03_radiomics", "predictions/03_baselines")
+    for name in (*names, "removed/03_radiomics"):
+        assert again.table(name).read_bytes() == finished.table(name).read_bytes(), name
+    for name in NOTEBOOKS[:3]:
+        assert len(pictures(finished, name)) > 2
+        assert pictures(again, name) == pictures(finished, name), name
+
+
+def test_deep_models_and_horizons_are_the_same_with_one_worker(copied, finished, monkeypatch):
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")
+    assert sscct("notebook", "05_horizons", copied.folder).exit_code == 0
+    for name in ("performance", "stacked"):
+        assert copied.table(name).read_bytes() == finished.table(name).read_bytes(), name
+    assert len(pictures(finished, "05_horizons")) > 5
+    assert pictures(copied, "05_horizons") == pictures(finished, "05_horizons")
+    for path in (copied.models / "deep").glob("resnet18*"):
+        path.unlink()
+    assert sscct("notebook", "04_deep_models", copied.folder).exit_code == 0
+    again, before = (pd.read_parquet(study.table("predictions/04_deep_models")) for study in (copied, finished))
+    pd.testing.assert_frame_equal(again, before, check_exact=False, rtol=0, atol=1e-5)
 
 
 def test_paths_of_the_tests_are_not_in_git():
