@@ -99,7 +99,8 @@ def _state(path: Path) -> str:
     if path.suffix == ".ipynb":
         cells = json.loads(path.read_text())["cells"]
         made = [output.get("data", {}) for cell in cells for output in cell.get("outputs", [])]
-        return json.dumps([len(cells), [one["image/png"] for one in made if "image/png" in one]])
+        figures = [content for one in made for kind, content in sorted(one.items()) if kind.startswith("image/")]
+        return json.dumps([len(cells), figures])
     if path.suffix != ".json":
         return checksum(path)
     content = json.loads(path.read_text())
