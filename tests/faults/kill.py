@@ -33,7 +33,7 @@ from sscct_lib.study import Study, load_study
 STUDY = """
 title: Small study (synthetic patients)
 seed: 10
-shard_size: 4
+shard_size: 8
 demo: {n_patients: 12, spacing_mm: 8.0}
 images: {spacing_mm: 8.0}
 cohort: {n_folds: 2}
@@ -93,6 +93,12 @@ def results(study: Study) -> dict[str, str]:
     files = [path for path in sorted(study.folder.rglob("*")) if path.is_file() and path.name[0] != "."]
     inside = {path.relative_to(study.folder): path for path in files}
     return {str(name): _state(path) for name, path in inside.items() if not NO_RESULTS & set(name.parts)}
+
+
+def tables(study: Study) -> dict[str, str]:
+    """Give the tables of a run, each as text."""
+    paths = sorted(study.table("x").parent.rglob("[!.]*.parquet"))
+    return {path.name: pd.read_parquet(path).to_csv(index=False) for path in paths}
 
 
 def _state(path: Path) -> str:

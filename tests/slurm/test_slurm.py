@@ -16,7 +16,7 @@ from sscct_lib.book import front_page
 from sscct_lib.manifest import read_manifest
 from sscct_lib.notebooks import NOTEBOOKS
 from sscct_lib.study import load_study
-from tests.faults.kill import command, make_study, results
+from tests.faults.kill import command, make_study, tables
 
 HERE = Path(__file__).parent
 
@@ -102,7 +102,7 @@ def test_a_whole_study_on_the_cluster_gives_the_tables_of_this_machine(finished,
     study = load_study(folder)
     assert front_page(study).is_file()
     assert {path.stem for path in study.run.glob("notebooks/*.ipynb")} == set(NOTEBOOKS)
-    assert results(study, "05_horizons") == results(finished, "05_horizons")
+    assert tables(study) == tables(finished)
     n_jobs = len(list(study.run.glob("benchmarks/*.tsv"))) + 1  # that of the book is not measured
     print(f"\n{len(read_manifest(study))} scans, {n_jobs} jobs, {time.monotonic() - began:.0f} s")
 
@@ -112,7 +112,7 @@ def test_a_cancelled_job_is_named_and_the_run_goes_on(local, tmp_path):
     until = ("--until", "01_cohort")
     interrupted(on_cluster(folder, *until), lambda job: subprocess.run(["scancel", job], check=True))
     done(on_cluster(folder, *until))
-    assert results(load_study(folder), "01_cohort") == results(local, "01_cohort")
+    assert tables(load_study(folder)) == tables(local)
 
 
 def test_a_job_that_runs_out_of_time_is_named_and_the_run_goes_on(local, tmp_path):
@@ -128,7 +128,7 @@ def test_a_job_that_runs_out_of_time_is_named_and_the_run_goes_on(local, tmp_pat
     interrupted(on_cluster(folder, *until, *short), hang)
     assert _state(stopped[0]) == "TIMEOUT"
     done(on_cluster(folder, *until))
-    assert results(load_study(folder), "01_cohort") == results(local, "01_cohort")
+    assert tables(load_study(folder)) == tables(local)
 
 
 def _suspend(job: str) -> None:
