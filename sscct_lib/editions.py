@@ -46,6 +46,8 @@ ICON = (
 UNNAMED_MODE = 'localStorage.getItem("mode") || ""'
 NUMBER = re.compile(r"[-+−<≥≤]?\d[^a-zA-Z]{0,8}(?:$|[ (].{0,36}$)|$")
 """A cell that holds a number, with its interval or counts."""
+BEFORE_PERCENT = re.compile(r"(?<=\d) %")
+"""A line must not end between a number and its sign."""
 LONGEST_ALT = 250
 
 
@@ -294,6 +296,10 @@ def _make_accessible(page: BeautifulSoup) -> None:
         picture["alt"] = _description(picture)
     for picture in article.find_all("img") if isinstance(article, Tag) else ():
         picture["loading"] = "lazy"
+        if not picture.find_parent(["a", "figure"]):  # on a phone a figure is opened alone to be looked at closely
+            picture.wrap(page.new_tag("a", attrs={"href": str(picture["src"]), "class": "figure-alone"}))
+    for text in article.find_all(string=BEFORE_PERCENT) if isinstance(article, Tag) else ():
+        text.replace_with(BEFORE_PERCENT.sub("\u00a0%", text))
     for button in page.find_all("button", class_="search-button__button"):
         button.attrs.pop("aria-label", None)  # its words and its title say it; another label would hide the words
     for tag in page.select('[role="doc-biblioentry"], div.citation-list[role="list"]'):

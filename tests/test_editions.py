@@ -76,3 +76,32 @@ def test_viewer_and_mathematics_are_copied(tmp_path):
     browser_files.copy_browser_files(tmp_path)
     assert (tmp_path / "vendor" / "niivue.js").stat().st_size > 1_000_000
     assert len(list((tmp_path / "vendor" / "mathjax" / "output").rglob("*.woff"))) > 20
+
+
+def test_a_figure_opens_alone_and_no_line_ends_before_a_percent_sign():
+    page = PAGE.replace("Each point is a group of scans.", "Of 100 scans 7 % die.")
+    clinicians, analysts = (
+        BeautifulSoup(text, "html.parser") for text in editions.editions(page, PLACE, Settings(), {})
+    )
+    assert clinicians.select_one("img").parent["href"] == "../_images/a.png"
+    assert analysts.select_one("img").parent["href"] == "../../_images/a.png"
+    assert "7\u00a0% die" in clinicians.get_text()
+
+
+def test_what_a_cell_folds_is_folded_in_both_editions():
+    folded = PAGE.replace('class="cell tag_hide-input"', 'class="cell tag_hide-input tag_fold-output"')
+    for text in editions.editions(folded, PLACE, Settings(), {}):
+        fold = BeautifulSoup(text, "html.parser").select_one("details.folded-output")
+        assert fold.find("summary").get_text() == "Show the table"
+        assert fold.select_one("div.cell_output img") is not None
+
+
+def test_figures_that_no_page_shows_go(tmp_path):
+    rendered, html = tmp_path / "rendered", tmp_path / "html"
+    for folder in (rendered / "_images", html / "_images"):
+        folder.mkdir(parents=True)
+        for name in ("a.png", "old.png"):
+            (folder / name).write_bytes(b"x")
+    (rendered / "index.html").write_text('<img src="_images/a.png">')
+    editions._remove_unused_images(rendered, html)
+    assert sorted(path.name for path in tmp_path.rglob("*.png")) == ["a.png", "a.png"]
