@@ -142,7 +142,8 @@ glue("n_patients_tabular", table["patient_id"].nunique(), display=False)
 # What could not be fitted, or was fitted with less than planned, is listed here.
 
 # %% tags=["hide-input"]
-result.notes.style.hide(axis="index") if len(result.notes) else Markdown("Every model was fitted as planned.")
+unfitted = plain_tables.fitting_notes(result.notes)
+unfitted.style.hide(axis="index") if len(unfitted) else Markdown("Every model was fitted as planned.")
 
 # %% [markdown]
 # Out-of-fold risks, averaged over scans. How good they are is the subject of the chapter on horizons.
@@ -169,7 +170,9 @@ known_scores = write_table(known_scores, study.table("predictions/03_baselines")
 plain_tables.mean_risks(known_scores)
 
 # %% tags=["hide-input"]
-not_fitted.style.hide(axis="index") if len(not_fitted) else Markdown("Every baseline was fitted as planned.")
+plain_tables.fitting_notes(not_fitted).style.hide(axis="index") if len(not_fitted) else Markdown(
+    "Every baseline was fitted as planned."
+)
 
 # %% [markdown]
 # ## What the model with most features needs

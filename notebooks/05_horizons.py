@@ -228,10 +228,11 @@ horizon_figures.risk_distribution(curves.risk_states(predictions, cohort, shown,
 
 # %% [markdown]
 # The same as hazard ratios: how many times faster patients die, with errors that allow for several scans of one
-# patient. Thirds are compared only when somebody died in each.
+# patient. Thirds are compared only when somebody died in each, and nothing when fewer than five patients died.
 
 # %% tags=["hide-input"]
-summary.hazards_in_words(views.hazard_ratios(predictions, cohort, shown, settings))
+ratios = views.hazard_ratios(predictions, cohort, shown, settings)
+summary.hazards_in_words(ratios) if len(ratios) else Markdown("Fewer than five patients died: not estimable.")
 
 # %% [markdown]
 # ## What do patients die of?
@@ -318,7 +319,8 @@ plain_tables.noise(noise)
 # guess; an interval that holds 1 leaves it open. Errors allow for several scans of one patient.
 
 # %% tags=["hide-input"]
-summary.hazards_in_words(trajectories.hazard_of_change(over_time))
+of_change = trajectories.hazard_of_change(over_time)
+summary.hazards_in_words(of_change) if len(of_change) else Markdown("Fewer than five patients died: not estimable.")
 
 # %% [markdown]
 # The same as AUC, on the scans that have one before them: the risk today, both together, and the difference.

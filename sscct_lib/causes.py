@@ -12,6 +12,7 @@ from sscct_lib.schemas import CAUSES
 from sscct_lib.study import Settings
 
 TRANSPLANT = "transplant"
+FEWEST_PATIENTS = 5  # with the event: robust errors of fewer clusters are far too small
 
 
 def aalen_johansen(time: Floats, event: Flags, of_cause: Flags, counts: Floats, at: ArrayLike) -> Floats:
@@ -142,7 +143,7 @@ def cause_specific_hazards(
         One row a cause that occurs: `cause`, `hazard_ratio` (of one standard deviation of the logit of the risk),
         `ci_low`, `ci_high` (95 %) and `p` (Wald) with errors robust to several scans of a patient, `n_scans`,
         `n_patients`, `n_events` (scans followed by the event within the horizon), `n_patients_with_event`. No ratio
-        where fewer than two patients had the event.
+        where fewer than five patients had the event.
 
     References
     ----------
@@ -162,7 +163,7 @@ def cause_specific_hazards(
             continue
         n_with_event = len(np.unique(patients[event]))
         row = dict.fromkeys(["hazard_ratio", "ci_low", "ci_high", "p"], np.nan)
-        if n_with_event > 1 and np.ptp(centred) > 0:
+        if n_with_event >= FEWEST_PATIENTS and np.ptp(centred) > 0:
             ratio = hazard_ratios(years, event, patients, {"risk": centred / centred.std()})
             row = dict(zip(row, ratio.to_numpy(dtype=float)[0], strict=True))
         counted = {"n_scans": len(scans), "n_patients": len(np.unique(patients)), "n_events": int(event.sum())}

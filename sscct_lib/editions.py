@@ -217,7 +217,9 @@ def _fold_outputs(page: BeautifulSoup) -> None:
 
 
 def _remove_code(page: BeautifulSoup) -> None:
-    """Remove folded code and settings; what the code shows stays."""
+    """Remove folded code and settings, and what packages warn of; what the code shows stays."""
+    for warning in page.select("div.output.stderr"):
+        warning.decompose()
     for fold in page.find_all("details", class_=FOLDED):
         fold.decompose()
     for cell in page.find_all("div", class_="cell"):

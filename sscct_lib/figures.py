@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from sscct_lib.cohort import FlowStep
 from sscct_lib.svg import BookFigure
+from sscct_lib.wording import counted as counted
 
 Colour = tuple[float, float, float]
 
@@ -139,11 +140,6 @@ def _slots(models: Iterable[str]) -> dict[str, int]:
             slots[name] = slot
     slots |= {name: len(MODEL_ORDER) + i for i, name in enumerate(others)}
     return {name: slots[name] for name in names}
-
-
-def counted(n: int, noun: str) -> str:
-    """Write a count with its noun, for example `1 scan` and `2,125 scans`."""
-    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
 @styled

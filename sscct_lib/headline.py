@@ -7,7 +7,7 @@ import pandas as pd
 from sscct_lib.stacking import STACKED
 from sscct_lib.study import Settings
 from sscct_lib.summary import estimate_text, years_text
-from sscct_lib.wording import network_of
+from sscct_lib.wording import counted, network_of
 
 ROWS = {
     "ILD-GAP": "clinical index in use",
@@ -74,7 +74,8 @@ def headline(performance: pd.DataFrame, settings: Settings) -> pd.DataFrame:
         if at.empty:
             continue
         most = at.sort_values("n_scans").iloc[-1]
-        counts = f"{most['n_events']} deaths, {most['n_scans']:,} scans, {most['n_unknown']:,} unknown"
+        deaths, scans = counted(int(most["n_events"]), "death"), counted(int(most["n_scans"]), "scan")
+        counts = f"{deaths}, {scans}, {most['n_unknown']:,} unknown"
         head = f"{years_text(horizon)}: {counts}"
         for metric, words in (("auc", "AUC"), ("observed_expected", "died : expected")):
             columns[head, words] = [_cell(found.get((name, horizon, metric))) for name in models]

@@ -147,15 +147,15 @@ def performance_forest(performance: pd.DataFrame, published: pd.DataFrame) -> Fi
             axis.plot([row["ci_low"], row["ci_high"]], [y, y], color=colours[model], lw=2)
             axis.plot(row["estimate"], y, "o", color=colours[model], ms=6)
             if pd.isna(row["estimate"]):
-                axis.text(0.5, y, " not estimable", va="center", fontsize=10, color=GREY)
+                axis.text(0.5, y, "not estimable", ha="center", va="center", fontsize=9, color=GREY)
         for y, row in enumerate(_at_horizon(published, others, horizon), start=len(models)):
             axis.plot([row["auc_low"], row["auc_high"]], [y, y], "-o", color=INK, mfc="white", lw=1, ms=6)
         axis.axvline(0.5, color=GREY, lw=1, ls=":")
         axis.axhline(len(models) - 0.5, color=GREY, lw=0.6)
-        first = at.iloc[0]
-        counts = f"{int(first['n_events'])} deaths\n{int(first['n_scans']):,} scans"
+        most = at.sort_values("n_scans").iloc[-1]
+        counts = f"{counted(int(most['n_events']), 'death')}\n{counted(int(most['n_scans']), 'scan')}"
         axis.set_title(f"{years_text(horizon)}\n{counts}", fontsize=10.5)
-        axis.set(xlim=(0, 1), xticks=(0, 0.5, 1), xlabel="AUC")
+        axis.set(xlim=(0, 1), xticks=(0, 0.5, 1), xticklabels=("0", "0.5", "1"), xlabel="AUC")
     names = [*models, *(f"{name}\n(another cohort)" for name in others)]
     axes[0, 0].set(yticks=range(n_rows), yticklabels=names, ylim=(n_rows - 0.5, -0.5))
     return figure

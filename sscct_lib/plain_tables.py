@@ -97,6 +97,28 @@ def saved_models(table: pd.DataFrame) -> pd.DataFrame:
     return wide.rename_axis(columns=None)
 
 
+def fitting_notes(notes: pd.DataFrame) -> pd.DataFrame:
+    """Gather what could not be fitted: one row for what happened to several models in the same fits.
+
+    Parameters
+    ----------
+    notes
+        `model`, `horizon_years`, `fold`, `note`, and `repeat` where cross-validation is repeated.
+
+    Returns
+    -------
+    pandas.DataFrame
+        `models`, `horizons`, `fits` (how many, of each model and horizon), `what happened`.
+    """
+    keys = ["model", "horizon_years", "note"]
+    fits = notes.groupby(keys, sort=False).size().rename("fits").reset_index()
+    fits["horizons"] = [years_text(years) for years in fits["horizon_years"].astype(float)]
+    by_model = fits.groupby(["model", "fits", "note"], sort=False)["horizons"].agg(", ".join).reset_index()
+    rows = by_model.groupby(["horizons", "fits", "note"], sort=False)["model"].agg("; ".join).reset_index()
+    shown = rows.rename(columns={"model": "models", "note": "what happened"})
+    return shown[["models", "horizons", "fits", "what happened"]]
+
+
 def noise(table: pd.DataFrame) -> pd.DataFrame:
     """Write the noise of a risk with its intervals.
 

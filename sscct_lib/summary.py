@@ -263,8 +263,12 @@ def hazards_in_words(table: pd.DataFrame) -> pd.DataFrame:
     ratios = [estimate_text(*values) for values in table[["hazard_ratio", "ci_low", "ci_high"]].to_numpy()]
     shown = table.drop(columns=["hazard_ratio", "ci_low", "ci_high"]).set_index(table.columns[0])
     shown.insert(0, "hazard ratio", ratios)
-    shown["p"] = shown["p"].map("{:.2g}".format, na_action="ignore")
+    shown["p"] = shown["p"].map(_p_text, na_action="ignore")
     return shown.rename(columns=lambda name: name.removeprefix("n_").replace("_", " ")).fillna("")
+
+
+def _p_text(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.2g}"
 
 
 def headline_numbers(performance: pd.DataFrame, cohort: pd.DataFrame, settings: Settings) -> dict[str, int | str]:

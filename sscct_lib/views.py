@@ -242,7 +242,7 @@ def hazard_ratios(predictions: pd.DataFrame, cohort: pd.DataFrame, model: str, s
     pandas.DataFrame
         `comparison`, `hazard_ratio`, `ci_low`, `ci_high` (95 %), `p` (Wald, robust), `n_scans`, `n_patients`,
         `n_events` (deaths within the longest horizon). Thirds are not compared when one has no death; no rows when
-        nobody died.
+        fewer than five patients died.
 
     References
     ----------
@@ -256,6 +256,8 @@ def hazard_ratios(predictions: pd.DataFrame, cohort: pd.DataFrame, model: str, s
     third = tertile_names(risk)
     columns = ["comparison", "hazard_ratio", "ci_low", "ci_high", "p", "n_scans", "n_patients", "n_events"]
     models = []
+    if patients[died].nunique() < FEWEST_PATIENTS:  # robust errors of so few clusters are far too small
+        return pd.DataFrame(columns=columns)
     if all(died[third == name].any() for name in TERTILES):
         models.append({name: (third == name).astype(float) for name in TERTILES[1:]})
     if died.any() and np.ptp(risk) > 0:

@@ -216,3 +216,8 @@ def percent_text(share: float, decimals: int = 0) -> str:
     if share < 1 and float(percent) == 100:
         return f"above {100 - smallest:g} %"
     return f"{percent} %"
+
+
+def counted(n: int, noun: str) -> str:
+    """Write a count with its noun, for example `1 scan` and `2,125 scans`."""
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"

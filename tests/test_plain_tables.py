@@ -92,3 +92,11 @@ def test_noise_is_written_with_its_interval():
     assert shown["estimate"].tolist() == ["0.25 (0.10 to 0.50)", "not estimable"]
     assert shown["patients"].tolist() == [24, 2]
     assert shown.index.notna().all()
+
+
+def test_what_happened_to_several_models_in_the_same_fits_is_one_row():
+    rows = [(m, y, r, 0, "no death") for m in ("A", "B") for y in (1.0, 3.0) for r in (0, 1)]
+    rows += [("A", 5.0, 0, 1, "one death")]
+    table = plain_tables.fitting_notes(pd.DataFrame(rows, columns=["model", "horizon_years", "repeat", "fold", "note"]))
+    assert table.to_numpy().tolist() == [["A; B", "1 year, 3 years", 2, "no death"], ["A", "5 years", 1, "one death"]]
+    assert plain_tables.fitting_notes(pd.DataFrame(columns=["model", "horizon_years", "fold", "note"])).empty
