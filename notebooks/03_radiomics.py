@@ -170,9 +170,8 @@ known_scores = write_table(known_scores, study.table("predictions/03_baselines")
 plain_tables.mean_risks(known_scores)
 
 # %% tags=["hide-input"]
-plain_tables.fitting_notes(not_fitted).style.hide(axis="index") if len(not_fitted) else Markdown(
-    "Every baseline was fitted as planned."
-)
+lacking = plain_tables.fitting_notes(not_fitted)
+lacking.style.hide(axis="index") if len(lacking) else Markdown("Every baseline was fitted as planned.")
 
 # %% [markdown]
 # ## What the model with most features needs
