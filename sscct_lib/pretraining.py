@@ -26,11 +26,12 @@ from monai.losses.contrastive import ContrastiveLoss
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim import Optimizer
 
 from sscct_lib.batches import Cubes, Examples, OneScanEach, loader
 from sscct_lib.deep_settings import NetworkSettings, PretrainingSettings
 from sscct_lib.files import atomic, checksum
-from sscct_lib.fitting import precision
+from sscct_lib.fitting import LARGEST_GRADIENT, precision
 from sscct_lib.networks import TITLES, HazardNetwork, build
 from sscct_lib.scans import code_hash
 from sscct_lib.schedules import optimiser, schedule
@@ -124,6 +125,12 @@ class Pretraining(pl.LightningModule):
         adam = optimiser(self.network.encoder, others, plain, fused=self.trainer.precision != "16-mixed")
         steps = schedule(adam, self.pretraining.epochs * self.n_batches)
         return {"optimizer": adam, "lr_scheduler": {"scheduler": steps, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Shorten a gradient that is too long; Lightning's own refuses the fused optimiser in half precision."""
+        nn.utils.clip_grad_norm_(self.parameters(), LARGEST_GRADIENT)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Give the loss of a batch, in variances of the densities."""
@@ -253,7 +260,6 @@ def pretrain(
         accelerator="gpu" if gpu else "cpu",
         devices=1,
         precision=precision(deep),
-        gradient_clip_val=1.0,
         use_distributed_sampler=False,
         logger=False,
         enable_checkpointing=False,
