@@ -246,16 +246,20 @@ def share_results(origins: Sequence[Study], target: Study) -> int:
         Number of files shared.
     """
     n_shared = 0
+    networks = tuple(target.settings.deep.networks)
     for folders, sections in SHARED:
         for origin in origins:
             if all(getattr(origin.settings, name) == getattr(target.settings, name) for name in sections):
-                n_shared += sum(_link_files(origin.run / folder, target.run / folder) for folder in folders)
+                for folder in folders:
+                    starts = networks if folder.startswith("models/") else ("",)
+                    n_shared += _link_files(origin.run / folder, target.run / folder, starts)
     return n_shared
 
 
-def _link_files(origin: Path, target: Path) -> int:
+def _link_files(origin: Path, target: Path, starts: tuple[str, ...]) -> int:
+    """Link the files whose names start so."""
     n_linked = 0
-    for path in sorted(origin.rglob("[!.]*")):
+    for path in sorted(path for path in origin.rglob("[!.]*") if path.name.startswith(starts)):
         place = target / path.relative_to(origin)
         if not path.is_file() or place.exists():
             continue

@@ -125,10 +125,15 @@ def test_a_run_that_is_no_sweeps_keeps_its_settings(planned_of, study_of, manife
 
 
 def test_results_that_rest_on_the_same_settings_are_shared(planned_of):
-    table = "run,radiomics.bin_width,images.spacing_mm,seed\nfirst,,,\nbins,10,,\ncoarse,,5,\nseed,,,7\n"
+    table = (
+        "run,radiomics.bin_width,images.spacing_mm,seed,deep.networks\nfirst,,,,\nbins,10,,,\ncoarse,,5,,\nseed,,,7,\n"
+    )
+    table += "fewer,,,,[swin]\n"
     first, *others = (run.study for run in planned_of(table))
     made = ["images/a.nii.gz", "records/images/a.json", "masks/a.nii.gz", "records/lungs/a.json", "tensors/32/a.npy"]
     made += ["records/radiomics/a.json", "models/deep/swin_fold0_0.json", "tables/cohort.parquet"]
+    made += ["models/deep/resnet18_fold0_0.json"]
+    networks = {"models/deep/swin_fold0_0.json", "models/deep/resnet18_fold0_0.json"}
     for name in [*made, "images/.partial-1-a.nii.gz"]:
         (first.run / name).parent.mkdir(parents=True, exist_ok=True)
         (first.run / name).write_text(name)
@@ -140,7 +145,8 @@ def test_results_that_rest_on_the_same_settings_are_shared(planned_of):
         assert share_results([first], other) == 0
     assert shared["bins"] == sorted(set(made) - {"records/radiomics/a.json", "tables/cohort.parquet"})
     assert shared["coarse"] == []
-    assert shared["seed"] == sorted(set(made) - {"models/deep/swin_fold0_0.json", "tables/cohort.parquet"})
+    assert shared["seed"] == sorted(set(made) - networks - {"tables/cohort.parquet"})
+    assert shared["fewer"] == sorted(set(made) - {"models/deep/resnet18_fold0_0.json", "tables/cohort.parquet"})
     assert (others[0].run / made[0]).stat().st_ino == (first.run / made[0]).stat().st_ino
 
 
