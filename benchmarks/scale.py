@@ -118,6 +118,9 @@ def tables() -> pd.DataFrame:
     """Write and read the largest tables, each in a process of its own."""
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
+        first = Path(scratch) / "first.parquet"
+        _make_and_write(_cohort, 10, first, COHORT)  # what is loaded at the first use belongs to none of them
+        read_table(first, COHORT, "the benchmark")
         for n_scans in (2_125, 100_000):
             for name, (make, schema, column) in TABLES.items():
                 path = Path(scratch) / f"{name}_{n_scans}.parquet"
@@ -125,9 +128,9 @@ def tables() -> pd.DataFrame:
                 read = _measured(read_table, path, schema, "the benchmark")
                 one = _measured(partial(pd.read_parquet, columns=[column]), path)
                 row = {"table": name, "scans": n_scans, "rows": pq.read_metadata(path).num_rows}
-                row |= {"MB on disk": round(path.stat().st_size / 1e6, 1), "made and written, s": written[0]}
-                row |= {"read and checked, s": read[0], "peak MB": read[1]}
-                row |= {"one column, s": one[0], "peak MB of one column": one[1]}
+                row |= {"MB on disk": round(path.stat().st_size / 1e6, 1), "made and written, CPU s": written[0]}
+                row |= {"read and checked, CPU s": read[0], "peak MB": read[1]}
+                row |= {"one column, CPU s": one[0], "peak MB of one column": one[1]}
                 rows.append(row)
                 print(row, flush=True)
     return pd.DataFrame(rows)
@@ -170,13 +173,13 @@ TABLES = {
 
 
 def _measured(work: Callable[..., object], *arguments: object) -> tuple[float, int]:
-    """Do work in a process of its own; gives its seconds and its peak, MB."""
+    """Do work in a process of its own; gives its CPU seconds, which no other process lengthens, and its peak, MB."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
-        start = time.monotonic()
+        start = time.process_time()
         work(*arguments)
-        told = [round(time.monotonic() - start, 2), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024]
+        told = [round(time.process_time() - start, 2), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024]
         os.write(writing, json.dumps(told).encode())
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
