@@ -117,8 +117,8 @@ def _state(path: Path) -> str:
 
 def times(study: Study) -> set[tuple[Path, int]]:
     """Tell of each finished scan and each trained network when it was written."""
-    written = [path for path in study.folder.rglob("[!.]*.json") if {"records", "deep"} & set(path.parts)]
-    return {(path.relative_to(study.folder), path.stat().st_mtime_ns) for path in written}
+    written = {path.relative_to(study.folder): path for path in study.folder.rglob("[!.]*.json")}
+    return {(name, path.stat().st_mtime_ns) for name, path in written.items() if {"records", "deep"} & set(name.parts)}
 
 
 def forked(work: Callable[[], object], seconds: float | None) -> bool:

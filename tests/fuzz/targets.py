@@ -1,12 +1,14 @@
 """What is fuzzed: for each reader valid files to damage, and the errors that it may answer with."""
 
 import hashlib
+import atexit
 import io
 import random
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from unittest.mock import patch
 
@@ -149,6 +151,9 @@ def _bytes_of(item: Dataset) -> bytes:
 
 def _dicom(scratch: Path) -> dict[str, Target]:
     """One damaged slice among 20 sound ones, plain or compressed, or one damaged multi-frame file."""
+    beside = TemporaryDirectory()  # for as long as this process reads
+    atexit.register(beside.cleanup)
+    room = Path(beside.name)
     from sscct_lib import dicom_volume
     from sscct_lib.candidates import _from_series
     from sscct_lib.dicom import Series, find_series, read_headers
@@ -167,11 +172,11 @@ def _dicom(scratch: Path) -> dict[str, Target]:
     for name, syntax in SYNTAXES.items():
         item = deepcopy(slices[12])
         if syntax is not None:
-            compress(item, syntax, scratch)
+            compress(item, syntax, room)
         valid[f"{name}.dcm"] = _bytes_of(item)
     valid["deflated.dcm"] = valid["plain.dcm"]
     sound = [item for i, item in enumerate(slices) if i != 12]
-    others = read_headers(sorted(save(sound, scratch.parent / f"{scratch.name}_sound").iterdir()))
+    others = read_headers(sorted(save(sound, room / "sound").iterdir()))
     decode = dicom_volume._decode
     decoded = {path: decode(path) for _, path in others.headers}  # once, since they stay the same
 
@@ -213,6 +218,8 @@ def _masks(scratch: Path) -> dict[str, Target]:
     sides = {name: contours_of(truth == side, scan, 2) for name, side in (("Lung_R", 1), ("Lung_L", 2))}
     write_rtstruct(sample, scratch / "contours.dcm", sides)
     valid = {name: _bytes_of(pydicom.dcmread(scratch / name)) for name in ("seg.dcm", "contours.dcm")}
+    for name in valid:
+        (scratch / name).unlink()
 
     def read(path: Path) -> None:
         referred_series(path)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.fuzz.damages import deflated
 from tests.fuzz.targets import MAKERS, attempt, make_target
 
-N_INPUTS = {"manifest": 60, "clinical": 60, "dicom": 150, "images": 200}
+N_INPUTS = {"manifest": 60, "clinical": 60, "dicom": 150, "masks": 60, "images": 200}
 
 
 @pytest.fixture(scope="module", params=list(MAKERS))
