@@ -84,7 +84,8 @@ def atomic(path: Path) -> Iterator[Path]:
 @contextmanager
 def _atomic(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f".partial-*-{glob.escape(path.name)}"):
+    # `write_image` has a plain file beside the compressed one.
+    for left in path.parent.glob(f".partial-*-{glob.escape(path.name.removesuffix('.gz'))}*"):
         # Another process may be writing the same file just now.
         with suppress(FileNotFoundError):
             if time.time() - left.stat().st_mtime > STALE_SECONDS:

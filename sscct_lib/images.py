@@ -7,7 +7,6 @@ import errno
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -224,16 +223,18 @@ def load_array(path: Path) -> NDArray[Any]:
 
 def write_image(image: sitk.Image, path: Path) -> None:
     """Write a volume as compressed NIfTI, whole or not at all."""
-    with atomic(path) as partial, TemporaryDirectory(dir=path.parent) as folder:
-        # ITK's own compression takes eight times as long.
-        plain = Path(folder) / "volume.nii"
+    with atomic(path) as partial:
+        # ITK's own compression takes eight times as long. By its name, what a kill leaves is removed with the rest.
+        plain = partial.with_name(partial.name.removesuffix(".gz"))
         try:
             sitk.WriteImage(image, str(plain))
+            if plain.stat().st_size < math.prod(image.GetSize()) * image.GetSizeOfPixelComponent():
+                raise OSError(errno.ENOSPC, f"{path.name} cannot be written whole")
+            partial.write_bytes(igzip.compress(plain.read_bytes(), compresslevel=2, mtime=0))
         except RuntimeError as error:
             raise OSError(errno.ENOSPC, f"{path.name} cannot be written") from error
-        if plain.stat().st_size < math.prod(image.GetSize()) * image.GetSizeOfPixelComponent():
-            raise OSError(errno.ENOSPC, f"{path.name} cannot be written whole")
-        partial.write_bytes(igzip.compress(plain.read_bytes(), compresslevel=2, mtime=0))
+        finally:
+            plain.unlink(missing_ok=True)
 
 
 def prepare_scans(study: Study, rows: pd.DataFrame, n_jobs: int = 1) -> pd.DataFrame:

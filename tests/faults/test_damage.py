@@ -64,6 +64,28 @@ class TestImages:
         run_shard(study, "images", 0)
         assert path.read_bytes() == before
 
+    def test_what_a_killed_process_left_is_hidden_and_goes_with_the_next_writing_of_the_scan(self, study, monkeypatch):
+        def killed(*args, **options):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        folder = study.image("a1").parent
+        study.image("a1").unlink()
+        child = os.fork()
+        if child == 0:
+            monkeypatch.setattr(images.igzip, "compress", killed)
+            run_shard(study, "images", 0)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        left = [path for path in folder.iterdir() if path.name.startswith(".")]
+        assert len(left) >= 1
+        assert {path.name for path in folder.iterdir()} - {path.name for path in left} == {
+            f"{name}.nii.gz" for name in ("a2", "b1", "c1")
+        }
+        for path in left:
+            os.utime(path, (time.time() - 2 * 3600,) * 2)
+        run_shard(study, "images", 0)
+        assert sorted(path.name for path in folder.iterdir()) == [f"{name}.nii.gz" for name in ("a1", "a2", "b1", "c1")]
+
     def test_a_source_that_changed_after_listing_is_set_aside_by_its_checksum(self, study_of, manifest_frame, study):
         flip(study.folder / "scans" / "a1.nii.gz")
         listed = manifest_frame.assign(sha256=["0" * 64, "", "", ""])

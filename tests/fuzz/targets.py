@@ -1,7 +1,7 @@
 """What is fuzzed: for each reader valid files to damage, and the errors that it may answer with."""
 
-import hashlib
 import atexit
+import hashlib
 import io
 import random
 from collections.abc import Callable
