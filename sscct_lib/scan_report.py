@@ -83,7 +83,8 @@ class ScanReport:
     model
         Whose risk is shown: see `headline.pictured_for`.
     risks
-        `model`, `horizon_years`, `risk`, `risk_sd`, of the models of the front page that judged the scan.
+        `model`, `horizon_years`, `risk`, `risk_sd`, of the models of the front page that judged the scan, and of
+        `model`.
     cohort_risks
         Risks of the cohort by the same model at the middle horizon, shape (n,).
     middle_years
@@ -226,14 +227,14 @@ def build(
     if loaded is not None and pd.notna(scan.known.get("settings_hash")):
         why = reasons.reasons(scan.known, training, *loaded)
     facts = {words: _fact(scan.known.get(name), form) for name, (words, form) in FACTS.items()}
-    shown = scan.risks[scan.risks["model"].isin(chosen_models(scan.risks))]
+    shown = scan.risks[scan.risks["model"].isin([*chosen_models(scan.risks), model])]
     return ScanReport(
         study_title=settings.title,
         run_name=study.run_name,
         is_demo=settings.demo is not None,
         scan_id=scan.scan_id,
         model=model,
-        risks=shown if len(shown) else scan.risks,
+        risks=shown,
         cohort_risks=cohort_risks,
         middle_years=middle,
         lower=float(np.mean(cohort_risks < risk)) if len(cohort_risks) else np.nan,

@@ -103,6 +103,17 @@ def test_a_horizon_without_deaths_and_a_model_without_a_horizon_give_a_page(tmp_
     assert bool(patient_pages.chosen_scans(lacking_tables, FEW)) == np.isfinite(report.lower)
 
 
+def test_a_pictured_model_that_is_not_on_the_front_page_is_on_the_page(tmp_path):
+    tables = tables_of(make_cohort(20), models=("Clinical", "Age and sex"))
+    lacks = (tables.predictions["model"] == "Clinical") & (tables.predictions["horizon_years"] == 3)
+    given = tables.predictions[~lacks].reset_index(drop=True)
+    report, _ = report_of(scan_report.Tables(tables.cohort, tables.lungs, tables.features, given), tmp_path)
+    assert report.model == "Age and sex"
+    assert set(report.risks["model"]) == {"Age and sex", "Clinical"}
+    assert patient_pages.in_words(report, "x.png").startswith("Age and sex: ")
+    assert " within 3 years" in patient_pages.in_words(report, "x.png")
+
+
 def test_a_scan_that_the_pictured_model_did_not_judge_shows_another():
     cohort = make_cohort(20)
     given = tables_of(cohort).predictions
