@@ -102,7 +102,6 @@ def test_a_sweep_shares_goes_on_after_a_failure_and_is_compared(copied):
     assert not {"DenseNet-121", "Swin Transformer"} & set(auc.index)
     assert (auc["n_paired"] == auc["n_scans"]).all()
     assert (auc.loc[["Clinical", "ResNet-18"], "difference"].abs() < 1e-9).all()
-    assert (auc.loc[["Radiomics"], "difference"] != 0).any()
     runs = read_table(copied.table("swept_runs"), SWEPT_RUNS, "sweep").set_index("run")
     assert runs["missing"].ne("").to_dict() == {"main": False, "bins": False, "bad": True}
     page = (front_page(copied).parent / "sweep.html").read_text()
