@@ -1,7 +1,10 @@
 """The plots of notebook 05: discrimination, calibration, and risk by what happened."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
@@ -187,10 +190,11 @@ def risk_distribution(risks: pd.DataFrame, title: str = "") -> Figure:
     figure, axes = new_figure(1.2 + 1.5 * len(horizons), len(horizons), sharex=True)
     for axis, horizon in zip(axes[:, 0], horizons, strict=True):
         rows = risks[risks["horizon_years"] == horizon]
-        sns.stripplot(
-            rows, x="risk", y="state", order=states, hue="state", hue_order=states, palette=colours,
-            jitter=0.3, size=4, alpha=0.7, legend=False, ax=axis,
-        )  # fmt: skip
+        with _same_chance():
+            sns.stripplot(
+                rows, x="risk", y="state", order=states, hue="state", hue_order=states, palette=colours,
+                jitter=0.3, size=4, alpha=0.7, legend=False, ax=axis,
+            )  # fmt: skip
         numbers = rows["state"].value_counts()
         axis.set_yticks(range(3), [f"{state} ({numbers.get(state, 0)})" for state in states])
         axis.set(xlim=(-0.01, 1.01), ylabel="", xlabel="")
@@ -238,3 +242,14 @@ def decision_curves(curves: pd.DataFrame) -> Figure:
     axes[-1, 0].set_xlabel("Risk from which a scan is flagged")
     axes[-1, 0].xaxis.set_major_formatter(PERCENT)
     return figure
+
+
+@contextmanager
+def _same_chance() -> Iterator[None]:
+    """Let dots be spread in the same way each time: seaborn draws from numpy's common stream."""
+    before = np.random.get_state()  # noqa: NPY002
+    np.random.seed(0)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(before)  # noqa: NPY002

@@ -147,3 +147,18 @@ def test_every_named_model_keeps_its_colour_and_dash_in_any_company():
     assert len({(colours[name], str(dashes[name])) for name in names}) == len(names)
     # Those that stand together on the front page differ in colour alone.
     assert len({colours[name] for name in ROWS}) == len(ROWS)
+
+
+def test_dots_are_spread_in_the_same_way_each_time():
+    import numpy as np
+    import pandas as pd
+
+    rng = np.random.default_rng(0)
+    risks = pd.DataFrame({"horizon_years": 1.0, "risk": rng.random(40), "state": rng.choice(["died", "alive"], 40)})
+    drawn = []
+    for _ in range(2):
+        np.random.random()  # noqa: NPY002 - whatever others drew before
+        figure = horizon_figures.risk_distribution(risks)
+        drawn.append([dots.get_offsets().tolist() for dots in figure.axes[0].collections])
+    assert drawn[0] == drawn[1]
+    assert len(drawn[0]) > 0
