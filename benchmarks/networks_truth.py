@@ -22,6 +22,7 @@ from sscct_lib.lungs import usable
 from sscct_lib.schemas import COHORT, LUNGS
 from sscct_lib.study import Study, load_study
 from sscct_lib.tables import read_predictions, read_table
+from sscct_lib.wording import years_text
 
 REFERENCE = "Clinical"
 
@@ -71,6 +72,28 @@ def table(study: Study) -> pd.DataFrame:
     return named.rename(columns={"more_more": "more", "attained_attained": "attained"}).reset_index()
 
 
+def in_words(result: pd.DataFrame) -> pd.DataFrame:
+    """Write each estimate with its interval, for the book."""
+
+    def estimate(row: pd.Series, name: str, prefix: str) -> str:
+        if pd.isna(row[name]):
+            return ""
+        return f"{row[name]:.2f} ({row[f'{prefix}ci_low']:.2f} to {row[f'{prefix}ci_high']:.2f})"
+
+    return pd.DataFrame(
+        {
+            "model": result["model"],
+            "horizon": [years_text(years) for years in result["horizon_years"]],
+            "scans": result["n_scans"],
+            "patients": result["n_patients"],
+            "deaths": result["n_events"],
+            "AUC": [estimate(row, "auc", "") for _, row in result.iterrows()],
+            "more than clinical values": [estimate(row, "more", "more_") for _, row in result.iterrows()],
+            "share of the attainable": [estimate(row, "attained", "attained_") for _, row in result.iterrows()],
+        }
+    )
+
+
 def main() -> None:
     """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -92,7 +115,7 @@ def main() -> None:
     result = table(load_study(given.folder))
     print(result.round(3).to_string(index=False))
     if given.out:
-        result.round(4).to_csv(given.out, index=False)
+        in_words(result).to_csv(given.out, index=False)
 
 
 if __name__ == "__main__":
