@@ -184,9 +184,8 @@ def main() -> None:
         for name in given.networks:
             for size in (96, 128):
                 with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-                    rows.append(
-                        {"network": TITLES[name], "size": size, "peak_gb": pool.submit(step_memory, name, size).result()}
-                    )
+                    peak = pool.submit(step_memory, name, size).result()
+                rows.append({"network": TITLES[name], "size": size, "peak_gb": peak})
     else:
         deep = DeepSettings()
         for name in given.networks:
