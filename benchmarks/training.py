@@ -1,6 +1,6 @@
 """Time training against a plain PyTorch loop over a MONAI CacheDataset, with the same networks, sizes and changes.
 
-`python benchmarks/training.py [--networks resnet18 ...] [--size 64] [--scans 8] [--epochs 2] [--out FILE.csv]`
+`python benchmarks/training.py [--networks resnet18 ...] [--size 64] [--scans 16] [--epochs 5] [--out FILE.csv]`
 trains on made-up lungs for a few epochs, in turn:
 
 - plain: one process with a thread for every core, a careful tutorial's loop: MONAI's layers as they are, cached scans,
@@ -174,8 +174,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--networks", nargs="+", default=list(TITLES), choices=list(TITLES))
     parser.add_argument("--size", type=int, default=64)
-    parser.add_argument("--scans", type=int, default=8)
-    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--scans", type=int, default=16)
+    parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--memory", action="store_true", help="peak memory of a step instead of speed")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
