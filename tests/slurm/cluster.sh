@@ -34,6 +34,7 @@ MpiDefault=none
 ReturnToService=2
 SchedulerParameters=sched_interval=2
 KillWait=2
+MinJobAge=86400
 OverTimeLimit=0
 NodeName=$host NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=4000 State=UNKNOWN
 PartitionName=normal Nodes=ALL Default=YES MaxTime=INFINITE State=UP
