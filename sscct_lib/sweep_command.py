@@ -102,7 +102,8 @@ def _call(command: list[str]) -> int:
 
         def stop(number: int, _: object) -> None:
             stopped.append(number)
-            process.send_signal(signal.SIGINT)
+            # Not SIGINT: what is started in the background of a script ignores that one.
+            process.send_signal(signal.SIGTERM)
 
         numbers = (signal.SIGINT, signal.SIGTERM)
         before = [signal.signal(number, stop) for number in numbers]

@@ -104,7 +104,7 @@ def test_nothing_to_decide_when_nobody_died(cohort):
 def test_threshold_table_for_readers(cohort):
     table = threshold_table(make_predictions(cohort), cohort, "Model", FEW)
     shown = summary.thresholds_side_by_side(table)
-    assert shown.index.tolist()[0] == ("1 year", "10%")
+    assert shown.index.tolist()[0] == ("1 year", "10 %")
     assert len(shown) == 3 * len(FEW.horizons.thresholds)
     row = table.query("horizon_years == 3 and threshold == 0.2 and measure == 'sensitivity'").iloc[0]
     assert shown.loc[("3 years", "20%"), "deaths found of 100"].startswith(f"{row['estimate'] * 100:.0f} (")
