@@ -107,4 +107,4 @@ def test_threshold_table_for_readers(cohort):
     assert shown.index.tolist()[0] == ("1 year", "10 %")
     assert len(shown) == 3 * len(FEW.horizons.thresholds)
     row = table.query("horizon_years == 3 and threshold == 0.2 and measure == 'sensitivity'").iloc[0]
-    assert shown.loc[("3 years", "20%"), "deaths found of 100"].startswith(f"{row['estimate'] * 100:.0f} (")
+    assert shown.loc[("3 years", "20 %"), "deaths found of 100"].startswith(f"{row['estimate'] * 100:.0f} (")
