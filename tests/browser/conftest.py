@@ -76,6 +76,8 @@ class Visit:
         self.page.on("console", lambda message: message.type == "error" and self.faults.append(message.text))
 
     def open(self, address: str) -> None:
+        # Pictures of the page before that still load are given up here; that is no fault of the next page.
+        self.page.goto("about:blank")
         self.requests.clear()
         self.faults.clear()
         self.page.goto(address, wait_until="load")
