@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 
 from sscct_lib import saved_models, training
+from sscct_lib.headline import pictured_model
 from sscct_lib.prediction_file import Prediction
 from sscct_lib.schemas import COHORT, RADIOMICS
-from sscct_lib.tables import read_table
+from sscct_lib.tables import read_predictions, read_table
 from tests.notebooks.test_real_scan import ARCHIVE
 from tests.tiny_study import sscct
 
@@ -56,7 +57,7 @@ def test_risks_are_those_of_the_same_models_inside_the_study(finished, scan, pre
     }
     assert found.synthetic
     assert found.missing == []
-    assert found.shown_model == "Stacked (equal weights)"
+    assert found.shown_model == pictured_model(read_predictions(finished))  # as in the book
 
 
 def test_the_files_say_what_they_are_for_and_name_nobody(finished, scan, predicted):
@@ -80,7 +81,7 @@ def test_missing_clinical_values_are_said_and_no_stacked_risk_is_made_up(finishe
     assert "No stacked risk: it needs clinical" in ran.output
     found = json.loads((tmp_path / "prediction.json").read_text())
     assert "Clinical" not in {one["model"] for one in found["risks"]}
-    assert found["shown_model"] == "Radiomics"
+    assert found["shown_model"] == pictured_model(read_predictions(finished))  # it needs no clinical values
 
 
 @pytest.mark.skipif(not ARCHIVE.is_file(), reason=f"the public CT {ARCHIVE.name} is not beside this project")
