@@ -57,7 +57,9 @@ def test_risks_are_those_of_the_same_models_inside_the_study(finished, scan, pre
     }
     assert found.synthetic
     assert found.missing == []
-    assert found.shown_model == pictured_model(read_predictions(finished))  # as in the book
+    assert (
+        found.shown_model == pictured_model(read_predictions(finished)) == "ResNet-18 (from scratch)"
+    )  # as the book's
 
 
 def test_the_files_say_what_they_are_for_and_name_nobody(finished, scan, predicted):
@@ -81,7 +83,7 @@ def test_missing_clinical_values_are_said_and_no_stacked_risk_is_made_up(finishe
     assert "No stacked risk: it needs clinical" in ran.output
     found = json.loads((tmp_path / "prediction.json").read_text())
     assert "Clinical" not in {one["model"] for one in found["risks"]}
-    assert found["shown_model"] == pictured_model(read_predictions(finished))  # it needs no clinical values
+    assert found["shown_model"] == "ResNet-18 (from scratch)"  # it needs no clinical values
 
 
 @pytest.mark.skipif(not ARCHIVE.is_file(), reason=f"the public CT {ARCHIVE.name} is not beside this project")
