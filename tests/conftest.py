@@ -9,6 +9,7 @@ import pytest
 import SimpleITK as sitk
 from hypothesis import settings
 
+from sscct_lib.locks import alone
 from sscct_lib.study import Study, load_study
 from tests import tiny_study
 
@@ -60,9 +61,15 @@ def write_image():
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory) -> Study:
-    """Run the tiny study end to end, once for all tests; no test may change it."""
-    return tiny_study.finish(tmp_path_factory.mktemp("tiny") / "study")
+def finished(tmp_path_factory, worker_id: str) -> Study:
+    """Run the tiny study end to end, once for all tests and all of their processes; no test may change it."""
+    own = tmp_path_factory.getbasetemp()
+    shared = (own if worker_id == "master" else own.parent) / "tiny"
+    with alone(shared / "lock", wait=True):
+        if not (shared / "done").is_file():
+            tiny_study.finish(shared / "study")
+            (shared / "done").touch()
+    return load_study(shared / "study")
 
 
 @pytest.fixture

@@ -31,6 +31,7 @@ def ours(hu: np.ndarray, spacing: tuple[float, ...]) -> list[tuple[str, np.ndarr
     return [*filters.log_images(hu, spacing, SIGMAS), *filters.wavelet_images(hu)]
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(scans())
 def test_images_are_bit_for_bit_those_of_pyradiomics(scan) -> None:

@@ -1,5 +1,6 @@
 import numpy as np
 import pandas as pd
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -96,6 +97,7 @@ def cohort(n, rng):
     return seen, died, survived, second, change
 
 
+@pytest.mark.slow
 def test_a_rise_is_learned_and_the_same_seed_gives_the_same(monkeypatch):
     monkeypatch.setattr(longitudinal, "N_STEPS", 300)
     rng = np.random.default_rng(3)

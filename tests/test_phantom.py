@@ -86,8 +86,9 @@ def test_stopped_run_resumes_and_keeps_what_is_there(tmp_path):
     assert scans[1].stat().st_mtime_ns == kept
 
 
+@pytest.mark.slow
 def test_killed_run_leaves_no_half_file_and_resumes_to_the_same_bytes(tmp_path):
-    settings = "demo: {n_patients: 3, n_scans: 5, spacing_mm: 4.0}\n"
+    settings = "demo: {n_patients: 3, n_scans: 5, spacing_mm: 6.0}\n"
     for name in ("whole", "killed"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "study.yaml").write_text(settings)

@@ -51,6 +51,7 @@ def test_gradients_of_convolutions_are_right_at_every_side(sides, kernel, stride
         torch.testing.assert_close(value, exact[name], rtol=0.03, atol=1e-3, msg=name)
 
 
+@pytest.mark.slow
 @needs_bf16
 @pytest.mark.parametrize("name", TITLES)
 def test_the_first_gradients_of_each_network_point_where_those_of_32_bits_do(name):

@@ -117,8 +117,8 @@ def test_a_removed_table_is_made_again(copied):
     assert copied.table("performance").is_file()
 
 
-def test_an_unknown_parameter_is_refused_with_the_known_ones(finished):
-    ran = sscct("run", finished.folder, "--run", "other", "--until", "01_cohort", "-p", "01_cohort.n_fold=3")
+def test_an_unknown_parameter_is_refused_with_the_known_ones(copied):
+    ran = sscct("run", copied.folder, "--run", "other", "--until", "01_cohort", "-p", "01_cohort.n_fold=3")
     assert ran.exit_code == 1
     assert re.search(r"no parameter n_fold; it has .*n_folds", ran.output)
 
