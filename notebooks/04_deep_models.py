@@ -57,11 +57,13 @@ cohort = cohort[cohort["scan_id"].isin(lungs["scan_id"])].reset_index(drop=True)
 #
 # Patients are divided into folds; each model is trained on the patients of the other folds and tested on its own.
 # In every epoch it sees one scan of each training patient, drawn anew, so that patients with many scans do not count
-# more. In training alone, scans are turned, moved, blurred, sharpened or made noisier a little at random, but not
-# mirrored: the two sides of a chest differ. Networks that start from scratch get a second task, to tell how dense
-# each zone of the lungs is, which needs
-# no outcome (`density_weight` in `study.yaml`). A patient who left the study alive counts as alive up to that day, and
-# as unknown after it. The risks of a scan cannot fall from one horizon to the next.
+# more. Those who live long have more scans, so a scan drawn in this way is followed by death more often than a scan of
+# the cohort; the learned risks are therefore moved to the hazards of all training scans, which changes no order (prior
+# correction {cite:p}`king2001`). In training alone, scans are turned, moved, blurred, sharpened or made noisier a
+# little at random, but not mirrored: the two sides of a chest differ. Networks that start from scratch get a second
+# task, to tell how dense each zone of the lungs is, which needs no outcome (`density_weight` in `study.yaml`). A
+# patient who left the study alive counts as alive up to that day, and as unknown after it. The risks of a scan cannot
+# fall from one horizon to the next.
 #
 # A trained model is kept: when this page is run again with the same data and settings, only what is missing is
 # trained.

@@ -92,6 +92,36 @@ def set_apart(examples: Examples, share: float, seed: int) -> tuple[Examples, Ex
     return examples.take(np.flatnonzero(~taken)), examples.take(np.flatnonzero(taken))
 
 
+def _balancing(examples: Examples) -> NDArray[np.float64]:
+    """Weigh scans, shape (n,), so that the patients who die count as much in sum as the others."""
+    dies = examples.followed_by_death
+    patients = examples.table["patient_id"]
+    shares = {kind: patients[dies == kind].nunique() / patients.nunique() for kind in (False, True)}
+    return np.array([0.5 / shares[kind] for kind in dies.tolist()])
+
+
+def training_weights(examples: Examples, balance: Literal["none", "loss", "sampling"]) -> NDArray[np.float64]:
+    """Tell how much each scan counts in a training, on average over its epochs.
+
+    Parameters
+    ----------
+    examples
+        Scans of the training patients.
+    balance
+        As in the settings of the network.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (n,), mean 1: the scans of a patient share the weight of one.
+    """
+    patients = examples.table["patient_id"]
+    weights = 1 / patients.map(patients.value_counts()).to_numpy(dtype=float)
+    if balance != "none":
+        weights = weights * _balancing(examples)
+    return np.asarray(weights / weights.mean())
+
+
 class OneScanEach(Sampler[list[Drawn]]):
     """Batches of an epoch: one scan of each patient, drawn anew, so that patients with many scans do not dominate.
 
@@ -178,12 +208,8 @@ class Cubes(Dataset[dict[str, Any]]):
 
     def __init__(self, examples: Examples, change: Change | None, balanced: bool = False) -> None:
         self.examples, self.change, self.clinical = examples, change, examples.clinical_inputs
-        self.weights = np.ones(len(examples.paths), dtype=np.float32)
-        if balanced:
-            dies = examples.followed_by_death
-            patients = examples.table["patient_id"]
-            shares = {kind: patients[dies == kind].nunique() / patients.nunique() for kind in (False, True)}
-            self.weights = np.array([0.5 / shares[kind] for kind in dies.tolist()], dtype=np.float32)
+        weights = _balancing(examples) if balanced else np.ones(len(examples.paths))
+        self.weights = weights.astype(np.float32)
 
     def __len__(self) -> int:
         """Give the number of scans."""

@@ -13,7 +13,53 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
-class HazardHead(nn.Module):
+class Head(nn.Module):
+    """Scores of a scan, and the cohort's own logits, from which every scan starts.
+
+    Attributes
+    ----------
+    shift
+        Added to the logits, shape (n_intervals,): 0 until `correct_prior`.
+    """
+
+    shift: Tensor
+
+    def __init__(self, n_features: int, n_scores: int, n_intervals: int) -> None:
+        super().__init__()
+        self.score = nn.Linear(n_features, n_scores, bias=False)
+        self.baseline = nn.Parameter(torch.zeros(n_intervals))
+        self.register_buffer("shift", torch.zeros(n_intervals))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map features (B, n_features) to logits (B, n_intervals)."""
+        logits: Tensor = self.score(features) + self.baseline + self.shift
+        return logits
+
+    def start_at(self, hazards: NDArray[np.float64]) -> None:
+        """Let the untrained head predict nearly `hazards`, shape (n_intervals,), for every scan."""
+        with torch.no_grad():
+            self.score.weight.mul_(0.1)
+            self.baseline.copy_(self.cohort_logits(hazards))
+
+    def correct_prior(self, seen: NDArray[np.float64], cohort: NDArray[np.float64]) -> None:
+        """Move the logits from the hazards of the scans as they counted in training to those of all, both (K,).
+
+        Training draws one scan of each patient, and may draw those who die more often: the risks that it learns are
+        true of such a draw, and too high for a scan of the cohort. Scans keep their order.
+
+        References
+        ----------
+        King G, Zeng L. Logistic regression in rare events data. Polit Anal 2001;9:137-63, section 4.1 (prior
+        correction).
+        """
+        self.shift.copy_(self.cohort_logits(cohort) - self.cohort_logits(seen))
+
+    def cohort_logits(self, hazards: NDArray[np.float64]) -> Tensor:
+        """Give the logits that mean these hazards, both of shape (n_intervals,)."""
+        raise NotImplementedError
+
+
+class HazardHead(Head):
     """One score a scan, and the cohort's logit of hazard in each interval between horizons.
 
     The logits of hazard are score + baseline, so scans keep their order over the horizons (proportional odds of
@@ -28,14 +74,7 @@ class HazardHead(nn.Module):
     """
 
     def __init__(self, n_features: int, n_intervals: int) -> None:
-        super().__init__()
-        self.score = nn.Linear(n_features, 1, bias=False)
-        self.baseline = nn.Parameter(torch.zeros(n_intervals))
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Map features (B, n_features) to logits of hazard (B, n_intervals)."""
-        logits: Tensor = self.score(features) + self.baseline
-        return logits
+        super().__init__(n_features, 1, n_intervals)
 
     def losses(self, logits: Tensor, died: Tensor, survived: Tensor) -> Tensor:
         """Negative log-likelihood of each scan, shape (B,); arguments as for `hazard_losses`."""
@@ -45,14 +84,12 @@ class HazardHead(nn.Module):
         """Turn logits to risks of death within each horizon, shape (B, n_intervals)."""
         return risks(logits)
 
-    def start_at(self, hazards: NDArray[np.float64]) -> None:
-        """Let the untrained head predict nearly `hazards`, shape (n_intervals,), for every scan."""
-        with torch.no_grad():
-            self.score.weight.mul_(0.1)
-            self.baseline.copy_(torch.from_numpy(np.log(hazards / (1 - hazards))))
+    def cohort_logits(self, hazards: NDArray[np.float64]) -> Tensor:
+        """Give the logits of these hazards, shape (n_intervals,)."""
+        return torch.from_numpy(hazards).logit()
 
 
-class ClassifierHead(nn.Module):
+class ClassifierHead(Head):
     """A classifier for each horizon that knows nothing of the others: died within it, or not.
 
     A scan censored before a horizon teaches nothing about it: its state is unknown. Where the study counts such scans
@@ -61,21 +98,7 @@ class ClassifierHead(nn.Module):
     """
 
     def __init__(self, n_features: int, n_intervals: int) -> None:
-        super().__init__()
-        self.score = nn.Linear(n_features, n_intervals, bias=False)
-        self.baseline = nn.Parameter(torch.zeros(n_intervals))
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Map features (B, n_features) to logits of risk (B, n_intervals)."""
-        logits: Tensor = self.score(features) + self.baseline
-        return logits
-
-    def start_at(self, hazards: NDArray[np.float64]) -> None:
-        """Let the untrained head predict nearly the risks of these hazards, shape (n_intervals,), for every scan."""
-        risk = 1 - np.cumprod(1 - hazards)
-        with torch.no_grad():
-            self.score.weight.mul_(0.1)
-            self.baseline.copy_(torch.from_numpy(np.log(risk / (1 - risk))))
+        super().__init__(n_features, n_intervals, n_intervals)
 
     def losses(self, logits: Tensor, died: Tensor, survived: Tensor) -> Tensor:
         """Cross-entropy of each scan, shape (B,); arguments as for `classifier_losses`."""
@@ -84,6 +107,10 @@ class ClassifierHead(nn.Module):
     def risks(self, logits: Tensor) -> Tensor:
         """Turn logits to risks of death within each horizon, shape (B, n_intervals), which can cross."""
         return logits.sigmoid()
+
+    def cohort_logits(self, hazards: NDArray[np.float64]) -> Tensor:
+        """Give the logits of the risks within each horizon under these hazards, shape (n_intervals,)."""
+        return torch.from_numpy(1 - np.cumprod(1 - hazards)).logit()
 
 
 def hazard_targets(
@@ -125,14 +152,18 @@ def hazard_targets(
     return died.astype(np.float32), survived.astype(np.float32)
 
 
-def base_hazards(died: NDArray[np.float32], survived: NDArray[np.float32]) -> NDArray[np.float64]:
+def base_hazards(
+    died: NDArray[np.float32], survived: NDArray[np.float32], weights: NDArray[np.float64] | None = None
+) -> NDArray[np.float64]:
     """Estimate the cohort's hazard in each interval, shape (K,).
 
     The actuarial estimate, deaths / (deaths + intervals survived), with half a death added to each so that no
-    interval starts at a hazard of 0 or 1.
+    interval starts at a hazard of 0 or 1. `weights`, shape (n,) with mean 1, say how much each scan counts;
+    none: alike.
     """
-    n_died = died.sum(axis=0, dtype=float) + 0.5
-    return np.asarray(n_died / (n_died + survived.sum(axis=0, dtype=float) + 0.5))
+    weights = np.ones(len(died)) if weights is None else weights
+    n_died = weights @ died + 0.5
+    return np.asarray(n_died / (n_died + weights @ survived + 0.5))
 
 
 def hazard_losses(logits: Tensor, died: Tensor, survived: Tensor) -> Tensor:

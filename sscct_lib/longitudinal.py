@@ -139,7 +139,8 @@ def train(
     optimiser = torch.optim.AdamW(network.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     rows, years, inside = _tensors(seen.scans)
     weight = (inside / inside.sum(dim=1, keepdim=True) / len(inside)).flatten()
-    inputs, logits = torch.from_numpy(seen.inputs)[rows], torch.from_numpy(seen.logits)[rows]
+    inputs = torch.from_numpy(seen.inputs)[rows]
+    logits = (torch.from_numpy(seen.logits) - head.shift.cpu())[rows]  # as they are where every patient counts once
     targets = [torch.from_numpy(part)[rows].flatten(0, 1) for part in (died, survived)]
     for _ in range(N_STEPS):
         optimiser.zero_grad()

@@ -18,7 +18,7 @@ from joblib import cpu_count, effective_n_jobs
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
-from sscct_lib.batches import Examples
+from sscct_lib.batches import Examples, training_weights
 from sscct_lib.clinical_branch import clinical_values
 from sscct_lib.files import atomic, checksum
 from sscct_lib.fitting import train
@@ -252,6 +252,7 @@ def _train_and_save(
             other.unlink()
     logs = study.run / "logs" / "training" / path.stem
     told = train(network, training, settings, seed, where, study.settings.deep, unfinished, logs)
+    network.head.correct_prior(_hazards_seen(training, settings), base_hazards(training.died, training.survived))
     with atomic(path) as partial:
         save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, partial)
     card = {
@@ -299,8 +300,13 @@ def _untrained(study: Study, network_name: str, training: Examples, fold: int) -
         network.standardise(*lung_density(training.paths))
     if network.clinical is not None:
         network.clinical.fit(training.clinical_inputs, training.table["patient_id"])
-    network.start_at(base_hazards(training.died, training.survived))
+    network.start_at(_hazards_seen(training, settings))
     return network, weights
+
+
+def _hazards_seen(training: Examples, settings: NetworkSettings) -> NDArray[np.float64]:
+    """Give the hazards of the training scans as they count in training: one scan of each patient an epoch."""
+    return base_hazards(training.died, training.survived, training_weights(training, settings.balance))
 
 
 def _model_path(study: Study, network_name: str, fold: int, member: int) -> Path:

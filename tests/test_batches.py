@@ -35,6 +35,16 @@ def test_an_epoch_is_the_same_whatever_came_before_it(data):
     assert drawn(batches.OneScanEach(data, 2, 2), 3) != epochs[3] or epochs[3] != epochs[4]
 
 
+@pytest.mark.parametrize("balance", ["none", "sampling"])
+def test_weights_are_how_often_a_scan_is_drawn(tmp_path, balance):
+    patients, died = list("aabcdeefff"), [1] * 3 + [0] * 7
+    data = examples(tmp_path, np.where(died, 0.5, 6), died, patients=patients)
+    sampler = batches.OneScanEach(data, 2, 1, balance)
+    rows = pd.Series([row for epoch in range(3000) for row in drawn(sampler, epoch)])
+    often = rows.value_counts(normalize=True).sort_index().to_numpy() * len(patients)
+    np.testing.assert_allclose(batches.training_weights(data, balance), often, rtol=0.12)
+
+
 def test_balanced_sampling_shows_both_outcomes_as_often_and_each_patient_alike(tmp_path):
     died = [1] * 2 + [0] * 10
     data = examples(tmp_path, np.where(died, 0.5, 6), died)

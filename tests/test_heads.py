@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 from torch.nn import functional
 
 from sscct_lib import heads, networks
@@ -41,6 +42,27 @@ def test_classifiers_start_at_the_risks_of_the_cohort_and_can_cross():
         crossing.score.weight.copy_(torch.tensor([[1.0], [-1.0], [0.5]]))
     found = crossing.risks(crossing(torch.tensor([[2.0]])))[0]
     assert found[0] > found[1]
+
+
+@pytest.mark.parametrize("kind", [heads.HazardHead, heads.ClassifierHead])
+def test_what_was_learned_from_chosen_scans_is_moved_to_the_risk_of_all(kind):
+    """Logistic regression on as many deaths as others, against that on everybody (King and Zeng 2001)."""
+    rng = np.random.default_rng(4)
+    x = rng.normal(size=(60_000, 1))
+    event = rng.random(60_000) < 1 / (1 + np.exp(3.5 - x[:, 0]))
+    chosen = np.concatenate([np.flatnonzero(event), rng.choice(np.flatnonzero(~event), event.sum(), replace=False)])
+    regression = LogisticRegression(C=np.inf).fit(x[chosen], event[chosen])
+    head = kind(1, 1)
+    with torch.no_grad():
+        head.score.weight.fill_(regression.coef_.item())
+        head.baseline.fill_(regression.intercept_.item())
+        before = head.risks(head(torch.from_numpy(x).float()))
+        assert before.mean().item() > 4 * event.mean()
+        head.correct_prior(np.array([0.5]), np.array([event.mean()]))
+        after = head.risks(head(torch.from_numpy(x).float()))
+    assert after.mean().item() == pytest.approx(event.mean(), rel=0.02)
+    whole = LogisticRegression(C=np.inf).fit(x, event)
+    assert (head.baseline + head.shift).item() == pytest.approx(whole.intercept_.item(), abs=0.06)
 
 
 def test_each_classifier_fits_the_share_of_deaths_among_known_scans():

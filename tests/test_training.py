@@ -249,6 +249,23 @@ def test_members_of_an_ensemble_give_the_mean_and_the_spread(trained, tmp_path):
     assert len(states(fewer)) == 2 * 2 * 2  # the files of the third are gone
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("change", [{}, {"balance": "loss", "head": "classifiers"}])
+def test_patients_with_many_scans_do_not_dominate_and_risks_are_right_for_all_scans(tmp_path, change):
+    """All scans look alike: their risk is the share of scans that are followed by death, not that of patients."""
+    settings = TINY.model_copy(update={"epochs": 12, "learning_rate": 1e-2, **change})
+    deep = DeepSettings(networks=("swin",), swin=settings, augmentation=AugmentationSettings(probability=0))
+    study = Study(tmp_path, Settings(deep=deep))
+    patients = np.repeat([f"p{i}" for i in range(16)], [1] * 4 + [5] * 4 + [1] * 4 + [5] * 4)
+    dies = np.isin(patients, ["p0", "p1", "p2", "p8", "p9", "p10"])  # they are seen once, most others five times
+    cohort = pd.DataFrame({"patient_id": patients, "event_observed": dies, "fold": np.repeat([0, 1], 24)})
+    cohort = cohort.assign(scan_id=[f"s{i}" for i in range(48)], followup_years=np.where(dies, 0.5, 7.0))
+    for scan_id in cohort["scan_id"]:
+        write_scan(study, scan_id, -700)
+    first = training.cross_validate(study, cohort, ["swin"]).query("horizon_years == 1")
+    assert first["risk"].mean() == pytest.approx(dies.mean(), rel=0.3)
+
+
 def test_cards_tables_and_curves(trained):
     study, cohort, _ = trained
     card = json.loads((study.models / "deep" / "swin_fold0_0.json").read_text())
@@ -357,6 +374,35 @@ def test_three_networks_in_two_processes(trained, monkeypatch):
     assert predictions.groupby("model").size().to_dict() == {
         f"{title} (from scratch)": N * 3 for title in networks.TITLES.values()
     }
+
+
+def standing_in(folder, network_name, build):
+    """Write weights in the layout of the published ones, and give the settings that name them."""
+    torch.manual_seed(5)
+    tensors = build()[0].state_dict()
+    path = folder / f"{network_name}.pth"
+    torch.save({"state_dict": {f"module.{name}": tensor for name, tensor in tensors.items()}}, path)
+    return {"weights": path.name, "weights_sha256": checksum(path), "size": 32, "epochs": 2}, tensors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("preset", "stays"), [("published", True), ("best", False)])
+def test_presets_train_every_network_from_its_weights(tmp_path, monkeypatch, preset, stays):
+    monkeypatch.setattr(training, "build", networks.build)
+    builders = (networks.build_resnet18, networks.build_densenet121, networks.build_swin)
+    made = {name: standing_in(tmp_path, name, build) for name, build in zip(networks.TITLES, builders, strict=True)}
+    given = {"preset": preset, **{name: settings for name, (settings, _) in made.items()}}
+    study = Study(tmp_path, Settings(deep=DeepSettings.model_validate(given)))
+    cohort = make_cohort(study).assign(fold=np.arange(N) // 2 // 3)
+    predictions = training.cross_validate(study, cohort, list(networks.TITLES))
+    assert predictions.groupby("model").size().eq(N * 3).all()
+    named = " (classifiers)" if preset == "published" else ""
+    assert set(predictions["model"]) == {f"{title}{named}" for title in networks.TITLES.values()}
+    for name, (_, tensors) in made.items():
+        trained = training.fold_model(study, name, 0, 0).encoder.state_dict()
+        kernels = [key for key, tensor in tensors.items() if tensor.dim() == 5]
+        assert kernels
+        assert all(torch.equal(trained[key], tensors[key]) for key in kernels) == stays, name
 
 
 @pytest.mark.slow
