@@ -216,11 +216,18 @@ def train(
     Raises
     ------
     StudyError
-        If the loss is no longer a finite number (the scans are named) or memory runs out. The last checkpoint stays.
+        If the loss is no longer a finite number (the scans are named) or memory runs out; the last checkpoint stays.
+        If too few patients are left to set some apart.
     """
     deep = deep or DeepSettings()
     share = settings.validation_share if settings.patience else 0.0
     training, validation = set_apart(examples, share, seed) if share else (examples, examples.take(np.arange(0)))
+    if share and not validation.paths:
+        raise StudyError(
+            f"{where}: patience sets training patients apart, and of {examples.table['patient_id'].nunique()} none can "
+            "be: at least 2 who die within the longest horizon, or 2 who do not, are needed. Add patients, or leave "
+            "patience out."
+        )
     gpu = torch.cuda.is_available()
     change = Augmentation(deep.augmentation, settings.size, deep.hu_range)
     cubes = Cubes(training, change, settings.balance == "loss")

@@ -18,7 +18,7 @@ from sscct_lib.files import atomic
 from sscct_lib.lungs import load_lungs
 from sscct_lib.morphology import bounding_box
 from sscct_lib.scans import Record, process
-from sscct_lib.study import Study
+from sscct_lib.study import Study, StudyError
 
 
 def lung_cube(
@@ -127,14 +127,26 @@ def load_cubes(paths: list[Path]) -> torch.Tensor:
 
 
 def lung_density(paths: list[Path]) -> tuple[float, float]:
-    """Give mean and standard deviation of the density inside the lungs of cubes, on their scale of 0 to 1."""
+    """Give mean and standard deviation of the density inside the lungs of cubes, on their scale of 0 to 1.
+
+    Raises
+    ------
+    StudyError
+        If all lungs are of one density on that scale: the window shows nothing of them.
+    """
     sums = np.zeros(3)  # of 1, of density, of its square
     for path in paths:
         cube = np.load(path)
         inside = cube[cube > 0].astype(np.float64)
         sums += [len(inside), inside.sum(), (inside**2).sum()]
-    mean = sums[1] / sums[0]
-    return float(mean), float(np.sqrt(sums[2] / sums[0] - mean**2))
+    mean = sums[1] / max(sums[0], 1)
+    variance = sums[2] / max(sums[0], 1) - mean**2
+    if variance <= 0:
+        raise StudyError(
+            f"study.yaml, deep.hu_range: the lungs of all {len(paths)} training scans are of one density in this "
+            "window. Widen it: lungs have about -1000 to -200 HU."
+        )
+    return float(mean), float(np.sqrt(variance))
 
 
 def zone_densities(volumes: torch.Tensor) -> torch.Tensor:

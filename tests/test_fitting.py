@@ -118,6 +118,12 @@ def test_a_damaged_checkpoint_is_named_set_aside_and_made_again(tmp_path, monkey
     assert {"epoch", "best"} <= kept.keys()
 
 
+def test_too_few_patients_to_set_apart_are_counted(tmp_path):
+    data = examples(tmp_path, [0.5, 6.0], [1, 0])
+    with pytest.raises(StudyError, match="test: patience sets training patients apart, and of 2 none can be"):
+        fitting.train(network(), data, mild(patience=2), 1, "test", STILL)
+
+
 def test_early_stopping_keeps_the_best_epoch_on_patients_who_teach_nothing(tmp_path, monkeypatch):
     data = examples(tmp_path, *EIGHT)
     settings = mild(epochs=12, patience=2, validation_share=0.25)

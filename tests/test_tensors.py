@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sscct_lib import tensors
 from sscct_lib.images import write_image
-from sscct_lib.study import Settings, Study
+from sscct_lib.study import Settings, Study, StudyError
 
 HU_RANGE = (-1024.0, 600.0)
 
@@ -109,6 +109,13 @@ def test_density_inside_the_lungs(tmp_path):
         np.save(path, cube)
     inside = cubes[cubes > 0].astype(float)
     np.testing.assert_allclose(tensors.lung_density(paths), (inside.mean(), inside.std()), rtol=1e-6)
+
+
+@pytest.mark.parametrize("level", [0, 0.5])
+def test_a_window_that_shows_nothing_of_the_lungs_is_refused(tmp_path, level):
+    np.save(tmp_path / "a.npy", np.full((8, 8, 8), level, dtype=np.float16))
+    with pytest.raises(StudyError, match=r"deep.hu_range: the lungs of all 1 training scans.*Widen it"):
+        tensors.lung_density([tmp_path / "a.npy"])
 
 
 def test_densities_of_zones_by_hand():
