@@ -102,9 +102,10 @@ def compare(by_chance: pd.DataFrame, by_severity: pd.DataFrame) -> pd.DataFrame:
                         scores[tested][new] += fitted.decision_function(table[new]) / N_REPEATS
             for tested, table in cohorts.items():
                 auc = "{:.2f} ({:.2f} to {:.2f})".format(*area(table, scores[tested]))
-                counts = {"n_scans": len(table), "n_patients": table["patient_id"].nunique()}
+                counts = {"scans": len(table), "patients": table["patient_id"].nunique()}
                 rows.append({"trained on": trained, "tested on": tested, "harmonisation": way,
-                             "AUC (95 % interval)": auc, **counts, "n_severe": int(table["severe"].sum())})  # fmt: skip
+                             "AUC (95 % interval)": auc, **counts,
+                             "with severe disease": int(table["severe"].sum())})  # fmt: skip
     return pd.DataFrame(rows)
 
 

@@ -29,6 +29,7 @@ from sscct_lib.notebooks import run_notebook
 from sscct_lib.schemas import COHORT, LUNGS, PREDICTIONS
 from sscct_lib.study import Settings, load_study
 from sscct_lib.tables import write_table
+from sscct_lib.wording import METRIC_WORDS
 
 BOOK = Path(__file__).parents[1] / "book"
 HORIZON_YEARS = 3.0
@@ -115,10 +116,12 @@ def coverage(sizes: tuple[int, ...] = (60, 200), n_cohorts: int = 500, n_bootstr
         )
         table = pd.DataFrame(rows).groupby("quantity", sort=False).mean()
         tables.append(table.assign(n_patients=n_patients).reset_index())
+    words = METRIC_WORDS | {f"difference in {name}": f"difference in {said}" for name, said in METRIC_WORDS.items()}
     order = ["n_patients", "quantity", "truth", "mean error", "covered", "covered, percentiles"]
     table = pd.concat(tables)[[*order, "covered, scans as if independent"]]
     table["mean error"] = table["mean error"].map("{:+.4f}".format)
-    return table.round(3).set_index("n_patients")
+    table["quantity"] = table["quantity"].replace(words)
+    return table.round(3).rename(columns={"n_patients": "patients"}).set_index("patients")
 
 
 def one_cohort(

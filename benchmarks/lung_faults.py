@@ -46,7 +46,7 @@ def main() -> None:
         make_scans(study, rows, chosen.jobs)
         prepare_scans(study, rows, chosen.jobs)
         table = planted(study, rows, chosen.jobs)
-    shown = summary(table, chosen.seed)
+    shown = summary(table)
     if chosen.seed == parser.get_default("seed"):
         shown.to_csv(TABLE, index=False)
     print(shown.to_string(index=False))
@@ -103,7 +103,7 @@ def _beside_others(judged: pd.DataFrame, index: int) -> pd.Series:
     return compare_visits(pd.concat([one, others]), SETTINGS).loc[index]
 
 
-def summary(table: pd.DataFrame, seed: int) -> pd.DataFrame:
+def summary(table: pd.DataFrame) -> pd.DataFrame:
     """Count by fault, with Wilson's 95 % interval."""
     faults = table[table["fault"] != "none"]
     parts = [
@@ -114,12 +114,12 @@ def summary(table: pd.DataFrame, seed: int) -> pd.DataFrame:
     lines = []
     for name, part in parts:
         n, n_flagged = len(part), int(part["flagged"].sum())
-        interval = binomtest(n_flagged, n).proportion_ci(method="wilson")
+        share, interval = n_flagged / n, binomtest(n_flagged, n).proportion_ci(method="wilson")
+        ends = [f"{100 * end:.0f}" for end in (share, interval.low, interval.high)]
         lines.append(
             {
-                "planted": name, "seed": seed, "n_patients": part["patient_id"].nunique(), "n_scans": n,
-                "n_flagged": n_flagged, "flagged": round(n_flagged / n, 4),
-                "ci_low": round(interval.low, 4), "ci_high": round(interval.high, 4),
+                "planted": name, "patients": part["patient_id"].nunique(), "scans": n, "flagged": n_flagged,
+                "of 100 scans (95 % interval)": f"{ends[0]} ({ends[1]} to {ends[2]})",
             }
         )  # fmt: skip
     return pd.DataFrame(lines)

@@ -29,6 +29,7 @@ from sscct_lib.shortcuts import compare_shortcuts
 from sscct_lib.study import HorizonSettings, Settings
 from sscct_lib.summary import differences_side_by_side, estimate_text, side_by_side, years_text
 from sscct_lib.tuning import patient_weights
+from sscct_lib.wording import METRIC_WORDS
 
 BOOK = Path(__file__).parents[1] / "book"
 SETTINGS = Settings(horizons=HorizonSettings(n_bootstrap=1000, reference="Age and sex"))
@@ -99,7 +100,7 @@ def performance_table(performance: pd.DataFrame) -> pd.DataFrame:
     for metric, decimals in METRICS_SHOWN.items():
         shown = side_by_side(performance, metric, decimals)
         shown = shown if metric == "auc" else shown.iloc[1:]
-        frames.append(shown.reset_index().assign(metric=metric.replace("_", " ").replace("auc", "AUC")))
+        frames.append(shown.reset_index().assign(metric=METRIC_WORDS[metric]))
     table = pd.concat(frames, ignore_index=True)
     first = table["model"].str.startswith("scans")
     table.loc[first, ["metric", "model"]] = ["", "visits followed by death"]

@@ -76,6 +76,10 @@ judged = table[table["status"] == "ok"]
 flagged = overlays.worst_first(judged).head(n_shown)
 lung_figures.mask_overlay([overlays.overlay(study, row) for row in flagged.to_dict("records")], "No scan was flagged.")
 
+# %% tags=["hide-input"]
+n_flagged = int(judged["verdict"].isin(["review", "fail"]).sum())
+Markdown(f"Shown: {len(flagged)} of the {n_flagged} scans that were flagged, the worst first.")
+
 # %% [markdown]
 # ## What was left out, and by which rule
 #

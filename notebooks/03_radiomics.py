@@ -190,7 +190,7 @@ feature_figures.importance(needed, f"Death within {horizon:g} years")
 # The weights of single features: each dot is one fit (a fold of a repeat), the tick is their mean, the bar their range.
 # Below each name stands in how many fits the feature was chosen at all. A weight is what a feature adds when all others
 # stay the same, and in a small cohort part of it is chance: a feature can weigh against what clinicians expect (a
-# large lung towards death, say) when its neighbours already carry the expected part. Trust what every fit chose.
+# large lung towards death, say) when its neighbours already carry the expected part. Read only what every fit chose.
 
 # %% tags=["hide-input"]
 weights = effects.feature_weights(result, explained)
@@ -198,6 +198,9 @@ leading = effects.leading_features(weights)
 known = table[label_name(horizon)].dropna()
 counts = f"{len(table)} scans, {table['patient_id'].nunique()} patients"
 feature_figures.feature_weights(weights, leading, f"{explained}: {counts}")
+
+# %% tags=["hide-input"]
+Markdown(plain_tables.always_chosen(weights))
 
 # %% [markdown]
 # How the risk changes along the leading features, each in its own unit: the curve is the mean over the fits, the band
@@ -207,7 +210,7 @@ feature_figures.feature_weights(weights, leading, f"{explained}: {counts}")
 # %% tags=["hide-input"]
 ranked = effects.leading_features(weights, n=40)
 along = effects.accumulated_effects(result, table, explained, ranked, horizon)
-feature_figures.feature_effects(along, f"Death within {horizon:g} years: {len(known)} scans, {known.sum()} deaths")
+feature_figures.feature_effects(along, f"Death within {horizon:g} years: {known.sum()} of {len(known)} scans")
 
 # %% [markdown]
 # ## Models for new scans

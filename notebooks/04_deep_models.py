@@ -95,9 +95,9 @@ deep_figures.network_input(cube, f"Scan {scan_id} as {training.TITLES[network]} 
 # %% [markdown]
 # ## The models
 #
-# `weights` says where a network started. `none (from scratch)` means random numbers, and the name of the model says
+# *Weights* says where a network started. *None (from scratch)* means random numbers, and the name of the model says
 # so in every table and figure: nothing was learned elsewhere. Pretrained weights are a file named in `study.yaml`
-# with its SHA-256, and are refused when they fill less than 90 % of the network. `Waiting for data` is the share of the
+# with its SHA-256, and are refused when they fill less than 90 % of the network. *Waiting for data* is the share of the
 # training time in which the next scans were read and changed.
 
 # %% tags=["hide-input"]
@@ -169,7 +169,7 @@ flagged.style.hide(axis="index") if len(flagged) else Markdown("No scan is flagg
 # Here is the scan with the highest risk. In turn, each zone of its lungs is replaced by average lung, and the numbers
 # say by how many percentage points its risk was higher as it is. Look for the zones where disease is: a model that
 # answers to them has learned something that a radiologist would name. It shows what the model responds to, not what
-# causes death.
+# causes death. A risk near 100 % is how sure a network is that learned from few deaths, not how sure anybody can be.
 
 # %% tags=["hide-input"]
 longest = max(study.settings.horizons_years)
@@ -180,9 +180,13 @@ deep_figures.zone_changes(
     zones[zones["horizon_years"] == longest], f"Scan {scan_id}: change of the {longest:g}-year risk, percentage points"
 )
 
+# %% tags=["hide-input"]
+Markdown(deep_tables.flagged_or_not(unusual, scan_id))
+
 # %% [markdown]
 # Finer: the score of the same scan shared out among its voxels (integrated gradients). Orange raises the risk against a
-# lung of average density, purple lowers it.
+# lung of average density, purple lowers it. Do not read a picture that *fails the check*: it hardly depends on what the
+# network learned, as the table below shows.
 
 # %% tags=["hide-input"]
 explained = attribution.most_at_risk(predictions, deep.n_explained)

@@ -206,3 +206,30 @@ def flagged_in_words(unusual: pd.DataFrame) -> pd.DataFrame:
     table = table.assign(distance=table["distance"].map("{:.2f} times the threshold".format))
     titles = {"scan_id": "Scan", "network": "Network", "distance": "Distance", "reasons": "What is unusual"}
     return table[list(titles)].rename(columns=titles)
+
+
+def flagged_or_not(unusual: pd.DataFrame, scan_id: str) -> str:
+    """Say beside an explained risk whether a network finds the scan unlike those that it learned from.
+
+    Parameters
+    ----------
+    unusual
+        Schema `UNUSUAL`.
+    scan_id
+        The scan.
+
+    Returns
+    -------
+    str
+        A sentence; empty where no network of the run flags scans.
+    """
+    own = unusual[unusual["scan_id"] == scan_id]
+    if own.empty:
+        return ""
+    networks = [TITLES[str(name)] for name in own.loc[own["unusual"], "network"]]
+    if not networks:
+        return f"Scan {scan_id} is not flagged above as unlike the training scans."
+    return (
+        f"**Scan {scan_id} is flagged above as unlike the training scans ({', '.join(networks)}): the highest risk of "
+        "the run is also one that deserves less trust.**"
+    )

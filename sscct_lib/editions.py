@@ -46,6 +46,8 @@ ICON = (
 UNNAMED_MODE = 'localStorage.getItem("mode") || ""'
 NUMBER = re.compile(r"[-+−<≥≤]?\d[^a-zA-Z]{0,8}(?:$|[ (].{0,36}$)|$")
 """A cell that holds a number, with its interval or counts."""
+INTERVAL = re.compile(r"([-+−]?\d[\d.,]*) \(([-+−]?\d[\d.,]*) to ([-+−]?\d[\d.,]*)\)")
+"""An estimate with its interval; a line must not end inside it."""
 BEFORE_PERCENT = re.compile(r"(?<=\d) %")
 """A line must not end between a number and its sign."""
 LONGEST_ALT = 250
@@ -332,20 +334,23 @@ def _make_readable(page: BeautifulSoup, table: Tag) -> None:
 
 
 def _align(table: Tag) -> None:
-    """Mark cells with numbers, and headings of columns that hold mostly numbers."""
+    """Mark the columns that hold mostly numbers, with their headings and what stands there in place of a number."""
     columns: dict[int, list[bool]] = {}
     for row in table.select("tbody tr"):
-        for at, cell in enumerate(row.find_all(["th", "td"])):
-            is_number = cell.name == "td" and NUMBER.match(cell.get_text(" ", strip=True)) is not None
-            columns.setdefault(at - len(row.find_all(["th", "td"])), []).append(is_number)
-            if is_number:
-                _add_class(cell, "number")
-    for row in table.select("thead tr"):
+        cells = row.find_all(["th", "td"])
+        for at, cell in enumerate(cells):
+            words = cell.get_text(" ", strip=True)
+            if words:
+                is_number = cell.name == "td" and NUMBER.match(words) is not None
+                columns.setdefault(at - len(cells), []).append(is_number)
+    for row in table.select("tr"):
         cells = row.find_all(["th", "td"])
         for at, cell in enumerate(cells):
             marks = columns.get(at - len(cells), [])
             if sum(marks) * 2 > len(marks):
                 _add_class(cell, "number")
+    for text in table.find_all(string=INTERVAL):
+        text.replace_with(INTERVAL.sub("\\1\u00a0(\\2\u00a0to\u00a0\\3)", text))
 
 
 def _add_class(tag: Tag, name: str) -> None:

@@ -147,8 +147,6 @@ def importance(table: pd.DataFrame, title: str = "") -> Figure:
     axis.set_yticks(places, [f"{row.kind} ({row.n_features})" for row in table.itertuples()])
     axis.invert_yaxis()
     axis.set_xlabel("loss of AUC when shuffled, with 95 % interval")
-    counts = (
-        f": {table['n_scans'].iloc[0]} scans, {table['n_events'].iloc[0]} deaths" if len(table) else ": no estimate"
-    )
+    counts = f": {table['n_events'].iloc[0]} of {table['n_scans'].iloc[0]} scans" if len(table) else ": no estimate"
     axis.set_title(title + counts, loc="left")
     return figure

@@ -1,5 +1,6 @@
 """Every plot of the book, in one style. Figures draw tables; they compute nothing statistical."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle, pairwise
 from typing import Any
@@ -121,24 +122,34 @@ MODEL_ORDER = (
     "FVC and DLCO",
     "Age and sex",
     "ILD-GAP (published risks)",
+    "Clinical + quantitative CT, boosted trees",
+    "Clinical + quantitative CT, harmonised",
+    "Clinical + quantitative CT, logistic",
+    "Clinical + quantitative CT, survival forest",
+    "ResNet-18, longitudinal",
+    "DenseNet-121, longitudinal",
+    "Swin Transformer, longitudinal",
 )
 """Models whose colours are fixed, because several pages of the book show them; the later ones share a colour with an
 earlier one, and differ from it in the dash."""
 
 
 def _slots(models: Iterable[str]) -> dict[str, int]:
-    """Give models their places in the palette; `ResNet-18 (from scratch)` alone takes the place of `ResNet-18`."""
+    """Give models their places in the palette; `ResNet-18 (from scratch)` takes that of `ResNet-18`."""
     names = list(dict.fromkeys(models))
     fixed = {name: i for i, name in enumerate(MODEL_ORDER)}
     slots = {name: fixed[name] for name in names if name in fixed}
     others = []
     for name in sorted(set(names) - set(slots)):
-        slot = fixed.get(name.split(" (")[0])
+        slot = fixed.get(re.sub(r" \([^()]*\)", "", name))
         if slot is None or slot in slots.values():
             others.append(name)
         else:
             slots[name] = slot
-    slots |= {name: len(MODEL_ORDER) + i for i, name in enumerate(others)}
+    for place, name in enumerate(others, start=len(MODEL_ORDER)):  # in a colour that the figure does not have yet
+        taken = {slot % len(PALETTE) for slot in slots.values()}
+        free = (slot for slot in range(place, place + len(PALETTE)) if slot % len(PALETTE) not in taken)
+        slots[name] = next(free, place)
     return {name: slots[name] for name in names}
 
 
@@ -240,7 +251,7 @@ def kaplan_meier_by_group(curves: pd.DataFrame, title: str = "") -> Figure:
     colours = dict(zip(groups, sns.color_palette("colorblind", len(groups)), strict=True))
     for (name, rows), dash in zip(groups.items(), cycle(_DASHES)):
         first = rows.iloc[0]
-        label = f"{name}: {counted(int(first['n_events']), 'death')} in {counted(int(first['n_scans']), 'scan')}"
+        label = f"{name}: {int(first['n_events']):,} of {counted(int(first['n_scans']), 'scan')} followed by death"
         shown = rows.dropna(subset="survival")
         axis.step(shown["years"], shown["survival"], where="post", color=colours[name], ls=dash, lw=2, label=label)
         axis.fill_between(
@@ -272,8 +283,7 @@ def cumulative_incidence_by_cause(curves: pd.DataFrame) -> Figure:
     if curves.empty:
         return _nothing(figure, axis, "No scan is followed by death")
     for (name, rows), colour, dash in zip(curves.groupby("group", sort=False), PALETTE, cycle(_DASHES)):
-        noun = "scan" if name == "transplant" else "death"
-        label = f"{name}: {counted(int(rows['n_events'].iloc[0]), noun)}"
+        label = f"{name}: {counted(int(rows['n_events'].iloc[0]), 'scan')}"
         axis.step(rows["years"], rows["incidence"], where="post", color=colour, ls=dash, lw=2, label=label)
         axis.fill_between(rows["years"], rows["ci_low"], rows["ci_high"], step="post", color=colour, alpha=0.15, lw=0)
     first = curves.iloc[0]

@@ -74,8 +74,8 @@ def headline(performance: pd.DataFrame, settings: Settings) -> pd.DataFrame:
         if at.empty:
             continue
         most = at.sort_values("n_scans").iloc[-1]
-        deaths, scans = counted(int(most["n_events"]), "death"), counted(int(most["n_scans"]), "scan")
-        counts = f"{deaths}, {scans}, {most['n_unknown']:,} unknown"
+        died, scans = f"{most['n_events']:,}", counted(int(most["n_scans"]), "scan")
+        counts = f"{died} of {scans} followed by death, {most['n_unknown']:,} unknown"
         head = f"{years_text(horizon)}: {counts}"
         for metric, words in (("auc", "AUC"), ("observed_expected", "died : expected")):
             columns[head, words] = [_cell(found.get((name, horizon, metric))) for name in models]

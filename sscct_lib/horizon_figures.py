@@ -109,7 +109,8 @@ def calibration_plot(groups: pd.DataFrame, smooth: pd.DataFrame, title: str = ""
         axis.set(xlim=(0, top), ylim=(-0.02 * top, top), xlabel="Predicted", aspect="equal")
         axis.xaxis.set_major_formatter(PERCENT)
         axis.yaxis.set_major_formatter(PERCENT)
-        axis.locator_params(nbins=4)
+        axis.locator_params(axis="x", nbins=3)  # the labels of three narrow panels must not run into one another
+        axis.locator_params(axis="y", nbins=4)
         axis.set_title(
             f"{years_text(horizon)}\n{int(rows['n_events'].sum())} of {int(rows['n_scans'].sum()):,} scans\n"
             "followed by death",
@@ -156,7 +157,7 @@ def performance_forest(performance: pd.DataFrame, published: pd.DataFrame) -> Fi
         axis.axvline(0.5, color=GREY, lw=1, ls=":")
         axis.axhline(len(models) - 0.5, color=GREY, lw=0.6)
         most = at.sort_values("n_scans").iloc[-1]
-        counts = f"{counted(int(most['n_events']), 'death')}\n{counted(int(most['n_scans']), 'scan')}"
+        counts = f"{int(most['n_events']):,} of {counted(int(most['n_scans']), 'scan')}\nfollowed by death"
         axis.set_title(f"{years_text(horizon)}\n{counts}", fontsize=10.5)
         axis.set(xlim=(0, 1), xticks=(0, 0.5, 1), xticklabels=("0", "0.5", "1"), xlabel="AUC")
     names = [*models, *(f"{name}\n(another cohort)" for name in others)]

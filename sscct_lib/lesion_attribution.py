@@ -86,9 +86,9 @@ def lesion_table(study: Study, checked: pd.DataFrame) -> pd.DataFrame:
     -------
     pandas.DataFrame
         One row a model: `times chance` (mean over scans of the share in lesions over the lesions' share of the lungs),
-        the same of the untrained network, and `pointing game` (share of scans whose strongest voxel lies in a lesion)
-        with the share expected by chance, 95 % intervals by bootstrap of patients, `scans` and `patients`. Scans with
-        less than 1 % disease are left out.
+        the same of the untrained network, and `strongest voxel in a lesion` (share of scans for
+        which that holds) with the share expected by chance, 95 % intervals by bootstrap of patients, `scans` and
+        `patients`. Scans with less than 1 % disease are left out.
     """
     rows = {}
     for (model, name), scans in checked.groupby(["model", "network"], sort=False):
@@ -107,7 +107,7 @@ def lesion_table(study: Study, checked: pd.DataFrame) -> pd.DataFrame:
 def _summary(table: pd.DataFrame, study: Study) -> dict[str, str | int]:
     counted: dict[str, str | int] = {"scans": len(table), "patients": table["patient_id"].nunique()}
     if table.empty:
-        nothing = dict.fromkeys(("untrained, times chance", "pointing game", "by chance"), "")
+        nothing = dict.fromkeys(("untrained, times chance", "strongest voxel in a lesion", "by chance"), "")
         return {"times chance": "no disease to find", **nothing, **counted}
     counts = resample_patients(table["patient_id"], study.settings.horizons.n_bootstrap, study.settings.seed).counts
 
@@ -119,7 +119,7 @@ def _summary(table: pd.DataFrame, study: Study) -> dict[str, str | int]:
     return {
         "times chance": text((table["in_lesions"] / table["expected"]).to_numpy(), 1),
         "untrained, times chance": text((table["untrained"] / table["expected"]).to_numpy(), 1),
-        "pointing game": text(table["hit"].to_numpy(), 2),
+        "strongest voxel in a lesion": text(table["hit"].to_numpy(), 2),
         "by chance": f"{table['expected'].mean():.2f}",
         **counted,
     }

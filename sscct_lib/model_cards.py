@@ -11,11 +11,16 @@ from sscct_lib.schemas import PERFORMANCE
 from sscct_lib.study import Study
 from sscct_lib.summary import estimate_text, years_text
 from sscct_lib.tables import read_table
+from sscct_lib.wording import in_words
 
 NONE = "This run has saved no model.\n"
 NOT_JUDGED = "not judged in this run"
 LEFT_OUT = ("weights", "weights_sha256")
 MOST_COLUMNS = 8
+LABEL_WORDS = {
+    "censored_unknown": "unknown there, not alive",
+    "as_published": "counted as alive, as presumably published",
+}
 
 
 def page(study: Study) -> str:
@@ -64,9 +69,9 @@ def _tabular(card: Mapping[str, Any], performance: pd.DataFrame) -> str:
         "Kind": card["kind"],
         "Learned from": f"{learned['n_scans']:,} scans of {learned['n_patients']:,} patients, {learned['n_deaths']} of "
         f"whom died; {learned['weights']}",
-        "Sees": f"{len(card['columns'])} columns, {len(used)} after selection: {_few(used)}",
+        "Sees": f"{len(card['columns'])} columns; weighs {len(used)} numbers made and chosen of them: {_few(used)}",
         "Chosen by tuning": tuned or "nothing",
-        "Labels": card["labels"],
+        "Not followed to a horizon": LABEL_WORDS[card["labels"]],
         **_performance(str(card["model"]), performance),
         "Settings of features": f"`{card['settings_hash']}`",
         "SHA-256": f"`{card['sha256']}`",
@@ -88,7 +93,7 @@ def _network(name: str, cards: list[dict[str, Any]], performance: pd.DataFrame) 
         "Weights at the start": first["weights"],
         "Sees": f"the lungs from {first['hu_range'][0]:g} to {first['hu_range'][1]:g} HU",
         "Settings": ", ".join(f"{key} {value:g}" for key, value in settings.items() if _is_number(value)),
-        "Labels": first["labels"],
+        "Not followed to a horizon": LABEL_WORDS[first["labels"]],
         **_performance(name, performance),
         "SHA-256": "<br>".join(f"fold {card['fold']}, member {card['member']}: `{card['sha256']}`" for card in cards),
         "Software": ", ".join(f"{key} {version}" for key, version in first["versions"].items()),
@@ -106,10 +111,10 @@ def _performance(model: str, performance: pd.DataFrame) -> dict[str, str]:
             continue
         numbers = at[["estimate", "ci_low", "ci_high"]].astype(float).to_dict("index")
         said = [estimate_text(*numbers[metric].values()) for metric in ("auc", "observed_expected")]
-        counts = at[["n_events", "n_scans", "n_patients"]].to_dict("index")["auc"]
+        counts = at[["n_events", "n_scans", "n_patients", "n_unknown"]].to_dict("index")["auc"]
         found[f"Within {years_text(horizon)}"] = (
-            f"AUC {said[0]}; died : expected {said[1]}; {counts['n_events']} of {counts['n_scans']:,} scans of "
-            f"{counts['n_patients']:,} patients followed by death"
+            f"AUC {said[0]}; died : expected {said[1]}; of {counts['n_scans']:,} scans of {counts['n_patients']:,} "
+            f"patients {counts['n_events']:,} followed by death, {counts['n_unknown']:,} unknown"
         )
     return found or {"Performance": NOT_JUDGED}
 
@@ -120,8 +125,8 @@ def _section(name: str, rows: Mapping[str, str]) -> str:
 
 
 def _few(names: list[str]) -> str:
-    shown = ", ".join(f"`{name}`" for name in names[:MOST_COLUMNS])
-    return shown + (f" and {len(names) - MOST_COLUMNS} more" if len(names) > MOST_COLUMNS else "")
+    shown = "; ".join(in_words(name) for name in names[:MOST_COLUMNS])
+    return shown + (f"; and {len(names) - MOST_COLUMNS} more" if len(names) > MOST_COLUMNS else "")
 
 
 def _span(counts: list[int]) -> str:

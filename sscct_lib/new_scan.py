@@ -21,7 +21,7 @@ from sscct_lib.prediction_file import Prediction, prediction_of
 from sscct_lib.radiomics import extract_scans
 from sscct_lib.saved_maps import Map, caution, mean_map
 from sscct_lib.saved_models import predict_risks
-from sscct_lib.scan_report import NEW, Scan, ScanReport, build, read_tables
+from sscct_lib.scan_report import NEW, STRANGE, Scan, ScanReport, build, read_tables
 from sscct_lib.schemas import covariates
 from sscct_lib.stacking import SOURCES, STACKED, stack
 from sscct_lib.study import SETTINGS_FILE, Study, StudyError, fingerprint
@@ -192,7 +192,9 @@ def _stacked(risks: pd.DataFrame, of_study: pd.DataFrame, trained: Study) -> tup
 
     lacking = sources(of_study["model"]) - sources(risks["model"])
     if STACKED not in set(of_study["model"]) or lacking:
-        said = [f"No stacked risk: it needs {' and '.join(sorted(lacking))}, which is missing."] if lacking else []
+        said = (
+            [f"No stacked risk: it needs {' and '.join(sorted(lacking))} risks, which are missing."] if lacking else []
+        )
         return risks, said
     cohort = pd.DataFrame({"scan_id": [NEW], "patient_id": [NEW], "fold": [0]})
     return pd.concat([risks, stack(risks, cohort, trained.settings)], ignore_index=True), []
@@ -221,7 +223,7 @@ def _unusual(trained: Study, study: Study) -> list[str]:
         if (trained.models / "unusual" / f"{name}.json").is_file():
             found = flag_new(trained, name, study, row)
             reasons = found.loc[found["unusual"], "reasons"]
-            said += [f"To {TITLES[name]} the scan is unlike those that it learned from: {words}." for words in reasons]
+            said += [f"To {TITLES[name]} {STRANGE}: {words}." for words in reasons]
     return said
 
 

@@ -119,7 +119,7 @@ def _pages(study: Study, folder: Path) -> dict[Path, str]:
 
 
 def _inputs(study: Study) -> list[Path]:
-    names = ("cohort", "lungs", "radiomics", "stacked", "attributions")
+    names = ("cohort", "lungs", "radiomics", "stacked", "attributions", "unusual")
     predictions = sorted(study.table("predictions/x").parent.glob("[!.]*.parquet"))
     return [*(study.table(name) for name in names), *predictions]
 

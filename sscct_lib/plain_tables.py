@@ -119,6 +119,28 @@ def fitting_notes(notes: pd.DataFrame) -> pd.DataFrame:
     return shown[["models", "horizons", "fits", "what happened"]]
 
 
+def always_chosen(weights: pd.DataFrame) -> str:
+    """Say which features every fit of a model chose; the weight of any other is in part chance.
+
+    Parameters
+    ----------
+    weights
+        From `effects.feature_weights`.
+
+    Returns
+    -------
+    str
+        A sentence or two; empty where nothing was fitted.
+    """
+    if weights.empty:
+        return ""
+    chosen = weights.assign(chosen=weights["coefficient"] != 0).groupby("feature", sort=True)["chosen"].all()
+    names = [in_words(str(name)) for name in chosen.index[chosen]]
+    if not names:
+        return "No feature was chosen by every fit: no single weight of this run is a finding."
+    return f"Chosen by every fit: {'; '.join(names)}."
+
+
 def noise(table: pd.DataFrame) -> pd.DataFrame:
     """Write the noise of a risk with its intervals.
 

@@ -76,7 +76,9 @@ def _in_words(name: str, scan: Mapping[str, Any], cohort: pd.DataFrame) -> str:
     if name not in cohort:  # a category
         column, _, level = name.rpartition("_")
         value = scan.get(column)
-        return words if value == level else f"not {words}"
+        if pd.isna(value):
+            return f"{in_words(column)}: not known, taken as not {level}"
+        return words if value == level else f"{in_words(column)}: not {level}"
     value = scan.get(name)
     if pd.isna(value):
         return f"{words}: not known, taken as that of a typical scan"

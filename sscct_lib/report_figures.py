@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 
 from sscct_lib.figures import GREY, INK, PALETTE, PERCENT, model_colours, styled
 from sscct_lib.lung_figures import LUNG_WINDOW, SIDES
-from sscct_lib.scan_report import NEW, ScanReport
-from sscct_lib.summary import years_text
+from sscct_lib.scan_report import NEW, STRANGE, ScanReport
+from sscct_lib.wording import percent_text, years_text
 
 A4 = (8.27, 11.69)  # inches
 RESEARCH = "Research use, not for care. No risk on this page may guide the treatment of a patient."
@@ -89,7 +89,7 @@ def _risk_curve(axis: Axes, report: ScanReport) -> None:
     colour = model_colours([report.model])[report.model]
     axis.plot([0, *main["horizon_years"]], [0, *main["risk"]], "-o", color=colour, lw=2.2, ms=5, label=report.model)
     for years_, risk in zip(main["horizon_years"], main["risk"], strict=True):
-        axis.annotate(f"{risk:.0%}", (years_, risk), (-5, 5), textcoords="offset points", ha="right", fontsize=9.5)
+        axis.annotate(percent_text(risk), (years_, risk), (-5, 5), textcoords="offset points", ha="right", fontsize=9.5)
     known = report.similar.dropna(subset="observed")
     if len(known):
         n = int(report.similar[["died", "alive", "unknown"]].iloc[0].sum())
@@ -121,6 +121,7 @@ def _place(axis: Axes, report: ScanReport) -> None:
         axis.annotate(
             words, (float(own.iloc[0]), 0.97 * axis.get_ylim()[1]), (-5 if right else 5, 0), color=PALETTE[3],
             textcoords="offset points", fontsize=9, va="top", ha="right" if right else "left",
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
         )  # fmt: skip
     axis.set_xlabel(f"Risk within {years_text(report.middle_years)}", fontsize=10)
     axis.xaxis.set_major_formatter(PERCENT)
@@ -131,7 +132,9 @@ def _words(axis: Axes, report: ScanReport) -> None:
     axis.axis("off")
     lines: list[tuple[str, dict[str, Any]]] = []
     if len(report.reasons):
-        lines.append((f"What weighs most ({report.explained})", {"weight": "bold", "fontsize": 11}))
+        lines.append(
+            (f"What weighs most in a model that can be read: {report.explained}", {"weight": "bold", "fontsize": 11})
+        )
         for words, ratio in zip(report.reasons["words"], report.reasons["hazard_ratio"].astype(float), strict=True):
             times = f"{'raises' if ratio > 1 else 'lowers'} the hazard of death, ×{ratio:.2f}"
             lines += [(line, {"fontsize": 9}) for line in textwrap.wrap(f"- {words}; {times}", LINES + 14)]
@@ -147,7 +150,7 @@ def _words(axis: Axes, report: ScanReport) -> None:
 
 
 def _alike(report: ScanReport) -> str:
-    if report.likeness.findings:
+    if report.likeness.findings or any(STRANGE in words for words in report.warnings):
         return "No: the box at the top says in what."
     if np.isnan(report.likeness.nearer):
         return "It cannot be told: its measures, or enough training scans, are missing."

@@ -68,6 +68,7 @@ def predict(
     from sscct_lib.new_scan import predict_scan
     from sscct_lib.scans import ScanError
     from sscct_lib.study import StudyError, load_study
+    from sscct_lib.wording import percent_text, years_text
 
     try:
         known = read_values(clinical)
@@ -79,7 +80,7 @@ def predict(
         partial.write_text(prediction.model_dump_json(indent=1) + "\n", encoding="utf-8")
     for one in prediction.risks:
         if one.model == prediction.shown_model:
-            typer.echo(f"Risk of death within {one.horizon_years:g} year(s), {one.model}: {one.risk:.0%}")
+            typer.echo(f"Risk of death within {years_text(one.horizon_years)}, {one.model}: {percent_text(one.risk)}")
     for words in prediction.warnings:
         typer.secho(f"Warning: {words}", fg="yellow")
     typer.echo(f"All models and the reasons: {out / 'prediction.json'}")

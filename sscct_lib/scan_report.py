@@ -12,9 +12,10 @@ from sscct_lib import reasons
 from sscct_lib.headline import chosen_models, pictured_for
 from sscct_lib.horizons import aligned_risk
 from sscct_lib.lungs import usable
+from sscct_lib.networks import TITLES
 from sscct_lib.overlays import Overlay, overlay
 from sscct_lib.saved_maps import Map, map_of_study
-from sscct_lib.schemas import COHORT, LUNGS, PREDICTIONS, RADIOMICS
+from sscct_lib.schemas import COHORT, LUNGS, PREDICTIONS, RADIOMICS, UNUSUAL
 from sscct_lib.similar import in_words, middle_horizon, outcomes, similar_patients
 from sscct_lib.study import Study, StudyError
 from sscct_lib.tables import read_predictions, read_table
@@ -22,6 +23,8 @@ from sscct_lib.unlike import Likeness, likeness
 
 NEW = "new"
 """Id of a scan from outside the study, in files and on its page."""
+STRANGE = "the scan is unlike those that it learned from"
+"""What is said of a scan that a network flags."""
 FACTS = {
     "age_years": ("age", "{:.0f}"),
     "sex": ("sex", "{}"),
@@ -177,7 +180,18 @@ def of_study(study: Study, scan_id: str, tables: Tables | None = None) -> ScanRe
     known = _row(own) | (_row(features) if len(features) else {})
     lungs = _row(tables.lungs[tables.lungs["scan_id"] == scan_id])
     scan = Scan(scan_id, str(own["patient_id"].iloc[0]), known, lungs, risks)
-    return build(study, tables, scan, overlay(study, lungs), map_of_study(study, scan_id, int(own["fold"].iloc[0])))
+    pictures = overlay(study, lungs), map_of_study(study, scan_id, int(own["fold"].iloc[0]))
+    return build(study, tables, scan, *pictures, _flags(study, scan_id))
+
+
+def _flags(study: Study, scan_id: str) -> tuple[str, ...]:
+    """Say which networks found a scan of the study unusual, and why."""
+    if not study.table("unusual").is_file():
+        return ()
+    table = read_table(study.table("unusual"), UNUSUAL, "04_deep_models")
+    own = table[(table["scan_id"] == scan_id) & table["unusual"]]
+    found = own[["network", "reasons"]].itertuples(index=False, name=None)
+    return tuple(f"To {TITLES[network]} {STRANGE}: {words}." for network, words in found)
 
 
 def _row(rows: pd.DataFrame) -> dict[str, Any]:

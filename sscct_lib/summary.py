@@ -127,23 +127,20 @@ def parts_side_by_side(table: pd.DataFrame, metric: str = "auc") -> pd.DataFrame
     Returns
     -------
     pandas.DataFrame
-        Estimates with intervals, patients and deaths as text; index `kind` and `part`.
+        Estimates with intervals, and how many scans were followed by death, as text; index `kind` and `part`.
     """
     rows = table[table["metric"] == metric]
     columns = {}
     for years in sorted(rows["horizon_years"].unique()):
         at = rows[rows["horizon_years"] == years]
+        texts = [
+            "too small" if row.note.startswith("too small") else estimate_text(row.estimate, row.ci_low, row.ci_high)
+            for row in at.itertuples()
+        ]
+        counts = [f"{row.n_events} of {row.n_scans} scans" for row in at.itertuples()]
         columns[years_text(years)] = pd.Series(
-            [
-                "too small"
-                if row.note.startswith("too small")
-                else estimate_text(row.estimate, row.ci_low, row.ci_high)
-                for row in at.itertuples()
-            ],
+            [f"{text}; {counted}" for text, counted in zip(texts, counts, strict=True)],
             index=pd.MultiIndex.from_frame(at[["kind", "part"]]),
-        )
-        columns[f"deaths/scans, {years_text(years)}"] = pd.Series(
-            [f"{row.n_events}/{row.n_scans}" for row in at.itertuples()], index=columns[years_text(years)].index
         )
     return pd.DataFrame(columns)
 
@@ -329,5 +326,5 @@ def estimate_text(estimate: float, low: float, high: float, decimals: int = 2) -
     if pd.isna(estimate):
         return "not estimable"
     if pd.isna(low):
-        return f"{estimate:.{decimals}f} (no interval)"
-    return f"{estimate:.{decimals}f} ({low:.{decimals}f} to {high:.{decimals}f})"
+        return f"{estimate:z.{decimals}f} (no interval)"
+    return f"{estimate:z.{decimals}f} ({low:z.{decimals}f} to {high:z.{decimals}f})"

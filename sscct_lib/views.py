@@ -115,8 +115,8 @@ def groups(cohort: pd.DataFrame) -> Iterator[Part]:
     for column, kind, cuts, unit in _GROUPS:
         if column not in cohort or cohort[column].isna().all():
             continue
-        levels = _in_words(cohort[column], cuts, unit) if cuts else cohort[column].astype("string")
-        for level in sorted(levels.dropna().unique()):
+        levels = _in_words(cohort[column], cuts, unit) if cuts else cohort[column].astype("string").astype("category")
+        for level in levels.cat.categories[levels.cat.categories.isin(levels)]:  # from low to high, or by name
             yield Part(kind, str(level), levels.eq(level).fillna(False).to_numpy(dtype=bool), followup, ones)
         if levels.isna().any():
             yield Part(kind, "not known", levels.isna().to_numpy(dtype=bool), followup, ones)
@@ -124,9 +124,12 @@ def groups(cohort: pd.DataFrame) -> Iterator[Part]:
 
 def _in_words(values: pd.Series, cuts: list[float], unit: str) -> pd.Series:
     edges = [-np.inf, *cuts, np.inf]
-    between = (f"{low:g} to {high:g}" for low, high in pairwise(cuts))
-    words = [f"{text} {unit}".strip() for text in (f"below {cuts[0]:g}", *between, f"from {cuts[-1]:g}")]
-    return pd.cut(values.astype(float), edges, right=False, labels=words).astype("string")
+    if not unit:  # calendar years, which are whole
+        between, below = [f"{low:g} to {high - 1:g}" for low, high in pairwise(cuts)], "before"
+    else:
+        between, below = [f"{low:g} to below {high:g}" for low, high in pairwise(cuts)], "below"
+    words = [f"{text} {unit}".strip() for text in (f"{below} {cuts[0]:g}", *between, f"from {cuts[-1]:g}")]
+    return pd.cut(values.astype(float), edges, right=False, labels=words)
 
 
 def evaluate_parts(

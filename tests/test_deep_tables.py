@@ -67,3 +67,11 @@ def test_the_network_behind_a_model_is_known_by_its_name():
         "Clinical + quantitative CT": "Clinical + quantitative CT",
     }
     assert {name: network_of(name) for name in names} == names
+
+
+def test_an_explained_scan_that_is_unlike_the_training_scans_is_named():
+    unusual = pd.DataFrame({"scan_id": ["a", "b"], "network": "resnet18", "unusual": [True, False]})
+    assert "a is flagged above" in deep_tables.flagged_or_not(unusual, "a")
+    assert "ResNet-18" in deep_tables.flagged_or_not(unusual, "a")
+    assert "not flagged" in deep_tables.flagged_or_not(unusual, "b")
+    assert deep_tables.flagged_or_not(unusual, "c") == ""

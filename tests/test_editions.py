@@ -105,3 +105,17 @@ def test_figures_that_no_page_shows_go(tmp_path):
     (rendered / "index.html").write_text('<img src="_images/a.png">')
     editions._remove_unused_images(rendered, html)
     assert sorted(path.name for path in tmp_path.rglob("*.png")) == ["a.png", "a.png"]
+
+
+def test_a_column_of_numbers_is_one_whatever_stands_in_place_of_a_number():
+    table = BeautifulSoup(
+        "<table><thead><tr><th>model</th><th>AUC</th><th>expected</th></tr></thead><tbody>"
+        "<tr><th>A</th><td>0.73 (0.42 to 0.91), width 0.49</td><td>a date</td></tr>"
+        "<tr><th>B</th><td>-0.01 (-0.20 to 0.10)</td><td>1 to 64 letters</td></tr>"
+        "<tr><th>C</th><td>not estimable</td><td></td></tr></tbody></table>",
+        "html.parser",
+    ).table
+    editions._align(table)
+    numbers = [cell.get_text() for cell in table.select(".number")]
+    whole = [text.replace("\u00a0", "_") for text in numbers]
+    assert whole == ["AUC", "0.73_(0.42_to_0.91), width 0.49", "-0.01_(-0.20_to_0.10)", "not estimable"]

@@ -60,6 +60,6 @@ def test_importance_carries_its_counts() -> None:
         }
     )  # fmt: skip
     axis = importance(table, "Death within 3 years").axes[0]
-    assert axis.get_title(loc="left") == "Death within 3 years: 40 scans, 7 deaths"
+    assert axis.get_title(loc="left") == "Death within 3 years: 7 of 40 scans"
     assert [label.get_text() for label in axis.get_yticklabels()] == ["age (1)"]
     assert importance(table.iloc[:0], "Death").axes[0].get_title(loc="left") == "Death: no estimate"

@@ -57,6 +57,13 @@ def test_models_of_one_figure_differ_in_colour():
     assert len(set(figures.model_colours(names).values())) == len(names)
 
 
+def test_a_variant_has_the_same_colour_whichever_models_stand_beside_it():
+    variants = ["Clinical + quantitative CT, logistic", "ResNet-18 (from scratch), longitudinal"]
+    many = figures.model_colours([*variants, "Clinical + quantitative CT, boosted trees", "Ensemble", "ResNet-18"])
+    for name in variants:
+        assert many[name] == figures.model_colours([name, "Clinical"])[name]
+
+
 def test_followup_curve_prints_numbers_at_risk(cohort):
     figure = figures.followup_curve(followup_curve(cohort, n_bootstrap=50))
     shown = texts(figure).split("\n")

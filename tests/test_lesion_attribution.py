@@ -70,5 +70,5 @@ def test_table_says_how_many_times_chance(study):
     # All, and half, of what raises the risk lies in a quarter of the lungs: 4 and 2 times chance.
     assert row["times chance"] == "3.0 (2.0 to 4.0)"
     assert row["untrained, times chance"] == "1.0 (1.0 to 1.0)"
-    assert row["pointing game"].startswith("1.00")
+    assert row["strongest voxel in a lesion"].startswith("1.00")
     assert (row["by chance"], row["scans"], row["patients"]) == ("0.25", 2, 2)

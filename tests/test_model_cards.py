@@ -17,7 +17,7 @@ TABULAR = {
     "kind": "elastic-net Cox regression",
     "trained_on": {"n_scans": 1234, "n_patients": 56, "n_deaths": 7, "weights": "every patient counts once"},
     "columns": ["age_years"],
-    "columns_used": [f"c{i}" for i in range(12)],
+    "columns_used": [f"qct_p{i:02d}_hu" for i in range(12)],
     "chosen_by_tuning": {"penalty": 0.1},
     "labels": "censored_unknown",
     "settings_hash": "abc",
@@ -68,7 +68,9 @@ def test_performance_stands_on_the_card_with_its_counts(study):
     row = judged[(judged["metric"] == "auc") & (judged["horizon_years"] == 3)].iloc[0]
     text = model_cards.page(study)
     assert f"AUC {row['estimate']:.2f} ({row['ci_low']:.2f} to {row['ci_high']:.2f})" in text
-    assert f"{row['n_events']} of {row['n_scans']} scans of {row['n_patients']} patients" in text
+    assert f"of {row['n_scans']} scans of {row['n_patients']} patients {row['n_events']} followed by death" in text
+    assert f"{row['n_unknown']} unknown" in text
+    assert row["n_unknown"] > 0
     assert np.isfinite(row["estimate"])
 
 

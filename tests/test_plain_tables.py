@@ -100,3 +100,12 @@ def test_what_happened_to_several_models_in_the_same_fits_is_one_row():
     table = plain_tables.fitting_notes(pd.DataFrame(rows, columns=["model", "horizon_years", "repeat", "fold", "note"]))
     assert table.to_numpy().tolist() == [["A; B", "1 year, 3 years", 2, "no death"], ["A", "5 years", 1, "one death"]]
     assert plain_tables.fitting_notes(pd.DataFrame(columns=["model", "horizon_years", "fold", "note"])).empty
+
+
+def test_only_what_every_fit_chose_is_named():
+    weights = pd.DataFrame(
+        {"feature": ["age_years", "age_years", "qct_mean_hu", "qct_mean_hu"], "coefficient": [0.2, 0.1, 0.3, 0.0]}
+    )
+    assert plain_tables.always_chosen(weights) == "Chosen by every fit: age."
+    assert "No feature" in plain_tables.always_chosen(weights.query("feature != 'age_years'"))
+    assert plain_tables.always_chosen(weights.iloc[:0]) == ""

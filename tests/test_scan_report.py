@@ -6,11 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sscct_lib import acting, failures, headline, horizons, patient_pages, report_figures, scan_report, similar
+from sscct_lib import acting, failures, headline, horizons, patient_pages, reasons, report_figures, scan_report, similar
 from sscct_lib.acting import risks_in_words
 from sscct_lib.prediction_file import Prediction, fields_described, prediction_of
+from sscct_lib.schemas import UNUSUAL
 from sscct_lib.study import HorizonSettings, Settings, Study
+from sscct_lib.tables import write_table
 from sscct_lib.unlike import Likeness
+from sscct_lib.wording import percent_text
 from tests.test_horizons import make_cohort, make_predictions
 
 FEW = Settings(title="A study", horizons=HorizonSettings(n_bootstrap=20))
@@ -53,7 +56,7 @@ def test_a_page_says_who_how_sure_and_what_is_missing(tmp_path):
     assert "synthetic" not in text
     own = report.risks[(report.risks["model"] == "Radiomics") & (report.risks["horizon_years"] == 3)]["risk"].item()
     assert report.lower == pytest.approx((report.cohort_risks < own).mean())
-    assert f"{own:.0%}" in text
+    assert percent_text(own) in text
 
 
 def test_failed_masks_and_strangers_are_warned_of_on_the_page(tmp_path):
@@ -181,3 +184,29 @@ def test_likeness_of_nothing_is_no_claim(tmp_path):
 def test_risks_in_words_are_in_order():
     risks = pd.DataFrame({"horizon_years": [5.0, 1.0], "risk": [0.4, 0.1]})
     assert risks_in_words(risks) == "10 % within 1 year, 40 % within 5 years"
+
+
+def test_a_scan_that_a_network_flags_is_not_called_alike(tmp_path):
+    study = Study(tmp_path, Settings())
+    row = {"network": "resnet18", "scan_id": "p000-0", "patient_id": "p000", "fold": 0, "distance": 2.0}
+    told = row | {
+        "threshold": 1.0,
+        "unusual": True,
+        "reasons": "no single measure is unusual; the pattern as a whole is",
+    }
+    write_table(pd.DataFrame([told]), study.table("unusual"), UNUSUAL)
+    warnings = scan_report._flags(study, "p000-0")
+    assert warnings == ("To ResNet-18 the scan is unlike those that it learned from: " + str(told["reasons"]) + ".",)
+    assert scan_report._flags(study, "p001-0") == ()
+    report, _ = report_of(tables_of(make_cohort(60)), tmp_path)
+    assert "Yes: " in words_of(report_figures.scan_page(report))
+    flagged = words_of(report_figures.scan_page(replace(report, warnings=warnings)))
+    assert "Yes: " not in flagged
+    assert "No: the box at the top" in flagged
+
+
+def test_a_category_that_is_not_known_is_not_called_another():
+    cohort = pd.DataFrame({"sex": ["female", "male"]})
+    assert reasons._in_words("sex_female", {"sex": None}, cohort) == "sex: not known, taken as not female"
+    assert reasons._in_words("sex_female", {"sex": "male"}, cohort) == "sex: not female"
+    assert reasons._in_words("sex_female", {"sex": "female"}, cohort) == "sex: female"

@@ -27,6 +27,7 @@ def performance(predictions, cohort):
 
 def test_texts():
     assert estimate_text(0.774, 0.701, 0.829) == "0.77 (0.70 to 0.83)"
+    assert estimate_text(-0.001, -0.2, 0.1) == "0.00 (-0.20 to 0.10)"  # there is no -0.00
     assert estimate_text(float("nan"), 0.1, 0.2) == "not estimable"
     assert estimate_text(0.5, float("nan"), float("nan"), decimals=3) == "0.500 (no interval)"
     assert [years_text(1.0), years_text(0.5), years_text(5.0)] == ["1 year", "0.5 years", "5 years"]

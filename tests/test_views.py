@@ -83,8 +83,11 @@ def test_groups_cover_every_scan_once(cohort):
     assert "kernel" not in {part.kind for part in parts}
     known = known.assign(scan_year=2008 + np.arange(len(known)) % 15, dense_lung_percent=np.arange(len(known)) % 20)
     by_kind = {(part.kind, part.name): part.scans for part in views.groups(known)}
-    decade = by_kind["year of the scan", "2010 to 2015"]
+    decade = by_kind["year of the scan", "2010 to 2014"]
     np.testing.assert_array_equal(decade, known["scan_year"].between(2010, 2014))
+    assert [part.name for part in views.groups(known) if part.kind == "age"] == [
+        "below 50 years", "50 to below 65 years", "from 65 years"
+    ]  # fmt: skip
     dense = by_kind["dense lung, -600 to -250 HU", "from 10 % of the lungs"]
     np.testing.assert_array_equal(dense, known["dense_lung_percent"] >= 10)
     assert [part.name for part in parts if part.kind == "subtype"] == ["limited", "not known"]
@@ -97,7 +100,8 @@ def test_a_group_that_is_too_small_is_said(cohort):
     assert men["estimate"].isna().all()
     assert men["note"].str.startswith("too small").all()
     shown = summary.parts_side_by_side(table)
-    assert shown.loc[("sex", "male"), "1 year"] == "too small"
+    men = men[men["horizon_years"] == 1].iloc[0]
+    assert shown.loc[("sex", "male"), "1 year"] == f"too small; {men['n_events']} of {men['n_scans']} scans"
 
 
 def test_hazard_ratios_equal_lifelines_and_need_deaths(cohort):

@@ -80,7 +80,7 @@ def test_missing_clinical_values_are_said_and_no_stacked_risk_is_made_up(finishe
     ran = predict(finished, finished.folder / manifest.loc[scan["scan_id"], "image"], tmp_path)
     assert ran.exit_code == 0, ran.output
     assert "Not known: age, sex, subtype, FVC, DLCO" in ran.output
-    assert "No stacked risk: it needs clinical" in ran.output
+    assert "No stacked risk: it needs clinical risks" in ran.output
     found = json.loads((tmp_path / "prediction.json").read_text())
     assert "Clinical" not in {one["model"] for one in found["risks"]}
     assert found["shown_model"] == "ResNet-18 (from scratch)"  # it needs no clinical values
