@@ -204,7 +204,7 @@ def flagged_in_words(unusual: pd.DataFrame) -> pd.DataFrame:
         "distance", ascending=False
     )
     table = table.assign(distance=table["distance"].map("{:.2f} times the threshold".format))
-    titles = {"scan_id": "Scan", "network": "Network", "distance": "Distance", "reasons": "What is unusual"}
+    titles = {"scan_id": "Scan", "reasons": "What is unusual", "distance": "Distance", "network": "Network"}
     return table[list(titles)].rename(columns=titles)
 
 

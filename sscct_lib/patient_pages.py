@@ -11,7 +11,7 @@ from sscct_lib.completeness import plain
 from sscct_lib.files import atomic
 from sscct_lib.headline import pictured_model
 from sscct_lib.horizons import aligned_risk
-from sscct_lib.scan_report import ScanReport, Tables, of_study, read_tables
+from sscct_lib.scan_report import WEIGHTS, ScanReport, Tables, of_study, read_tables
 from sscct_lib.scans import ScanError, code_hash, file_state
 from sscct_lib.similar import middle_horizon
 from sscct_lib.study import Settings, Study, StudyError, fingerprint
@@ -152,6 +152,10 @@ def in_words(report: ScanReport, picture: str) -> str:
     own = report.risks[report.risks["model"] == report.model]
     lines = [f"{report.model}: {risks_in_words(own)}. {report.similar_words}"]
     lines += [f"**{plain(words)}**" for words in report.warnings]
+    if len(report.reasons):  # a phone shows the picture too small to be read
+        pairs = report.reasons[["words", "hazard_ratio"]].itertuples(index=False, name=None)
+        said = "\n".join(f"- {plain(words)}: hazard ×{float(ratio):.2f}" for words, ratio in pairs)
+        lines.append(f":::{{dropdown}} {WEIGHTS}: {plain(report.explained)}\n{said}\n:::")
     name = plain(report.scan_id)
     alt = f"Page on scan {name}: risk over time, place in the cohort, reasons, and the scan in two planes."
     return "\n\n".join([*lines, f"![{alt}](patients/{picture})"])

@@ -170,21 +170,27 @@ def data_dictionary(schema: pa.DataFrameSchema) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        One row a column: `column`, `type`, `unit`, `required`, `expected`, `meaning`.
+        One row a column: `column`, `meaning`, `type`, `unit`, `required`, `expected`.
     """
     rows = []
     for name, spec in schema.columns.items():
         rows.append(
             {
                 "column": name,
+                "meaning": spec.description or "",
                 "type": str(spec.dtype),
                 "unit": (spec.metadata or {}).get("unit", ""),
                 "required": "yes" if spec.required else "no",
-                "expected": "; ".join(str(check.error) for check in spec.checks if check.error),
-                "meaning": spec.description or "",
+                "expected": "; ".join(_expected(str(check.error)) for check in spec.checks if check.error),
             }
         )
     return pd.DataFrame(rows)
+
+
+def _expected(said: str) -> str:
+    """Say what pandera's own check of a list expects as the other checks do: `one of ok, failed`."""
+    listed = re.fullmatch(r"isin\(\[(.*)\]\)", said)
+    return f"one of {listed[1].replace(chr(39), '')}" if listed else said
 
 
 def _settings_dictionary() -> pd.DataFrame:
@@ -196,7 +202,7 @@ def _settings_dictionary() -> pd.DataFrame:
             if hasattr(default, "model_fields"):
                 add(type(default), f"{prefix}{name}.")
             else:
-                rows.append({"setting": prefix + name, "default": str(default), "meaning": field.description or ""})
+                rows.append({"setting": prefix + name, "meaning": field.description or "", "default": str(default)})
 
     add(Settings, "")
     return pd.DataFrame(rows)

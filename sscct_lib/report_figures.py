@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from sscct_lib.figures import GREY, INK, PALETTE, PERCENT, model_colours, styled
 from sscct_lib.lung_figures import LUNG_WINDOW, SIDES
-from sscct_lib.scan_report import NEW, STRANGE, ScanReport
+from sscct_lib.scan_report import NEW, STRANGE, WEIGHTS, ScanReport
 from sscct_lib.wording import percent_text, years_text
 
 A4 = (8.27, 11.69)  # inches
@@ -132,9 +132,7 @@ def _words(axis: Axes, report: ScanReport) -> None:
     axis.axis("off")
     lines: list[tuple[str, dict[str, Any]]] = []
     if len(report.reasons):
-        lines.append(
-            (f"What weighs most in a model that can be read: {report.explained}", {"weight": "bold", "fontsize": 11})
-        )
+        lines.append((f"{WEIGHTS}: {report.explained}", {"weight": "bold", "fontsize": 11}))
         for words, ratio in zip(report.reasons["words"], report.reasons["hazard_ratio"].astype(float), strict=True):
             times = f"{'raises' if ratio > 1 else 'lowers'} the hazard of death, ×{ratio:.2f}"
             lines += [(line, {"fontsize": 9}) for line in textwrap.wrap(f"- {words}; {times}", LINES + 14)]

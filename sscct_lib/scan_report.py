@@ -25,6 +25,8 @@ NEW = "new"
 """Id of a scan from outside the study, in files and on its page."""
 STRANGE = "the scan is unlike those that it learned from"
 """What is said of a scan that a network flags."""
+WEIGHTS = "What weighs most in a model that can be read"
+"""The heading of the reasons; they are those of one model, and not of the one whose risk is drawn."""
 FACTS = {
     "age_years": ("age", "{:.0f}"),
     "sex": ("sex", "{}"),

@@ -61,28 +61,6 @@ def best(performance: pd.DataFrame, horizon_years: float, metric: str = "auc") -
     return None if rows.empty else rows.iloc[int(rows["estimate"].argmax())]
 
 
-def best_at_longest(performance: pd.DataFrame, settings: Settings) -> str:
-    """Name the model with the highest AUC at the longest horizon at which any can be estimated.
-
-    Parameters
-    ----------
-    performance
-        Schema `PERFORMANCE`.
-    settings
-        Of the study.
-
-    Returns
-    -------
-    str
-        The first model when no AUC can be estimated.
-    """
-    for horizon in sorted(settings.horizons_years, reverse=True):
-        top = best(performance, horizon)
-        if top is not None:
-            return str(top["model"])
-    return str(performance["model"].iloc[0])
-
-
 def thresholds_side_by_side(table: pd.DataFrame) -> pd.DataFrame:
     """Lay the threshold table out as readers use it: a row a horizon and threshold.
 

@@ -210,3 +210,11 @@ def test_a_category_that_is_not_known_is_not_called_another():
     assert reasons._in_words("sex_female", {"sex": None}, cohort) == "sex: not known, taken as not female"
     assert reasons._in_words("sex_female", {"sex": "male"}, cohort) == "sex: not female"
     assert reasons._in_words("sex_female", {"sex": "female"}, cohort) == "sex: female"
+
+
+def test_the_reasons_stand_in_words_beside_the_picture(tmp_path):
+    report, _ = report_of(tables_of(make_cohort(60)), tmp_path)
+    why = pd.DataFrame({"feature": ["sex_female"], "words": ["sex: female"], "hazard_ratio": [1.5]})
+    words = patient_pages.in_words(replace(report, reasons=why, explained="Clinical"), "x.png")
+    assert "- sex: female: hazard ×1.50" in words
+    assert f"{scan_report.WEIGHTS}: Clinical" in words
