@@ -44,7 +44,7 @@ ICON = (
 )
 """Two lungs; a page without an icon makes the browser ask the server for one."""
 UNNAMED_MODE = 'localStorage.getItem("mode") || ""'
-NUMBER = re.compile(r"[-+−<≥≤]?\d[^a-zA-Z]{0,8}(?:$|[ (].{0,36}$)|$")
+NUMBER = re.compile(r"(?:[<≥≤] ?|below |above )?[-+−]?\d[^a-zA-Z]{0,8}(?:$|[ (].{0,36}$)|$")
 """A cell that holds a number, with its interval or counts."""
 INTERVAL = re.compile(r"([-+−]?\d[\d.,]*) \(([-+−]?\d[\d.,]*) to ([-+−]?\d[\d.,]*)\)")
 """An estimate with its interval; a line must not end inside it."""
