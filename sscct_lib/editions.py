@@ -46,8 +46,10 @@ ICON = (
 UNNAMED_MODE = 'localStorage.getItem("mode") || ""'
 NUMBER = re.compile(r"(?:[<≥≤] ?|below |above )?[-+−]?\d[^a-zA-Z]{0,8}(?:$|[ (].{0,36}$)|$")
 """A cell that holds a number, with its interval or counts."""
-INTERVAL = re.compile(r"([-+−]?\d[\d.,]*) \(([-+−]?\d[\d.,]*) to ([-+−]?\d[\d.,]*)\)")
-"""An estimate with its interval; a line must not end inside it."""
+BEFORE_INTERVAL = re.compile(r"(?<=\d) (?=\([-+−]?\d[\d.,]*\sto\s[-+−]?\d[\d.,]*\))")
+"""Between an estimate and its interval."""
+INSIDE = re.compile(r"(?<![;,]) (?!\()")
+"""A line of a cell with a number may end after a comma or semicolon, or before a bracket, and nowhere else."""
 BEFORE_PERCENT = re.compile(r"(?<=\d) %")
 """A line must not end between a number and its sign."""
 LONGEST_ALT = 250
@@ -349,8 +351,10 @@ def _align(table: Tag) -> None:
             marks = columns.get(at - len(cells), [])
             if sum(marks) * 2 > len(marks):
                 _add_class(cell, "number")
-    for text in table.find_all(string=INTERVAL):
-        text.replace_with(INTERVAL.sub("\\1\u00a0(\\2\u00a0to\u00a0\\3)", text))
+    for cell in table.select("td.number"):
+        for text in cell.find_all(string=True):
+            if NUMBER.match(text.strip()):
+                text.replace_with(INSIDE.sub("\u00a0", BEFORE_INTERVAL.sub("\u00a0", text.strip())))
 
 
 def _add_class(tag: Tag, name: str) -> None:

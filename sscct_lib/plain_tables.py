@@ -34,7 +34,7 @@ def quantitative_ct(features: pd.DataFrame) -> pd.DataFrame:
         unit = "%" if SHARE in name else unit_of(name)
         factor = 100 if SHARE in name else 1
         ends = (factor * measures[name].quantile(share) for share in (0.5, 0.1, 0.9))
-        texts = ["not known" if pd.isna(value) else f"{value:.{DECIMALS.get(unit, 2)}f}" for value in ends]
+        texts = ["not known" if pd.isna(value) else f"{value:z.{DECIMALS.get(unit, 2)}f}" for value in ends]
         rows.append((in_words(name), unit, *texts, int(measures[name].notna().sum())))
     columns = ["measure", "unit", "median", "one in ten below", "one in ten above", "scans"]
     return pd.DataFrame(rows, columns=columns).set_index("measure")
