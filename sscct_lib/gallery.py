@@ -8,7 +8,7 @@ import pandas as pd
 
 from sscct_lib.cohort import label_name
 from sscct_lib.overlays import spread, worst_first
-from sscct_lib.stacking import SOURCES
+from sscct_lib.stacking import SOURCES, STACKED
 from sscct_lib.study import Settings
 
 RIGHT = "Most confident and right"
@@ -48,8 +48,8 @@ def choose(predictions: pd.DataFrame, lungs: pd.DataFrame, cohort: pd.DataFrame,
     Parameters
     ----------
     predictions
-        Schema `PREDICTIONS`; a scan's risk is the mean over the clinical model, radiomics and the networks, or over
-        all models where these are not among them. May be empty.
+        Schema `PREDICTIONS`; a scan's risk is the stacked one, or where there is none the mean over the clinical
+        model, radiomics and the networks, or over all models where these are not among them. May be empty.
     lungs
         Schema `LUNGS`. May be empty.
     cohort
@@ -78,6 +78,10 @@ def choose(predictions: pd.DataFrame, lungs: pd.DataFrame, cohort: pd.DataFrame,
         .agg(risk="mean", lowest="min", highest="max", sd="std")
         .reset_index()
     )
+    # Where the run has a stacked risk, it is the one of the front page and of the patients' pages.
+    stacked = predictions[(predictions["model"] == STACKED) & (predictions["horizon_years"] == horizon)]
+    if len(stacked):
+        risks["risk"] = risks["scan_id"].map(stacked.set_index("scan_id")["risk"])
     scans = cohort.merge(risks, on="scan_id", how="left")
     masks = lungs.reindex(columns=["scan_id", "patient_id", "verdict", "findings", "flags"])
     scans = scans.merge(masks.drop(columns=["patient_id", "flags"]), on="scan_id", how="left")

@@ -11,7 +11,7 @@ from sscct_lib import gallery
 from sscct_lib.files import atomic
 from sscct_lib.overlays import overlay
 from sscct_lib.scans import ScanError, code_hash, file_state
-from sscct_lib.schemas import ATTRIBUTIONS, COHORT, LUNGS
+from sscct_lib.schemas import ATTRIBUTIONS, COHORT, LUNGS, PREDICTIONS
 from sscct_lib.study import Study, fingerprint
 from sscct_lib.tables import read_predictions, read_table
 from sscct_lib.viewer_files import case_script, picture
@@ -19,8 +19,8 @@ from sscct_lib.viewer_files import case_script, picture
 INTRODUCTION = """# Scans to look at
 
 Numbers do not show how a model fails. These scans do: they were chosen by rules that were fixed before anybody looked,
-the same rules in every study. The risk is the mean over the clinical model, radiomics and the networks, each trained on
-other patients; beside it the lowest and the highest of them.
+the same rules in every study. The risk is that of the clinical model, radiomics and the networks together, each trained
+on other patients; beside it the lowest and the highest of them.
 """
 WITH_VIEWER = """Open a scan to scroll through it in three planes. The pictures and the viewer show the lungs and 15 mm
 around them, coarser than the scans that were analysed; they are for looking, not for diagnosis. The patient's right is
@@ -51,6 +51,8 @@ def write_gallery(study: Study, scans: Path) -> str:
     predictions = (
         read_predictions(study) if predicted else pd.DataFrame(columns=["model", "horizon_years", "scan_id", "risk"])
     )
+    if study.table("stacked").is_file():
+        predictions = pd.concat([predictions, _table(study, "stacked", PREDICTIONS, "05_horizons")], ignore_index=True)
     chosen = gallery.choose(predictions, lungs, cohort, study.settings) if len(cohort) else pd.DataFrame()
     files: dict[str, str] = {}
     if study.settings.book.viewer and len(chosen):

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from sscct_lib import gallery
+from sscct_lib.stacking import STACKED
 from sscct_lib.study import Settings
 
 SETTINGS = Settings(horizons_years=(1.0, 5.0))
@@ -85,3 +86,11 @@ def test_a_horizon_at_which_nobody_is_known_to_have_died_is_not_shown():
     cohort["label_1y"] = pd.array([0, 1] * 15, dtype="Int8")
     both = pd.concat([predictions, predictions.assign(horizon_years=1.0)])
     assert set(gallery.choose(both, lungs, cohort, SETTINGS)["horizon_years"]) == {1.0}
+
+
+def test_a_scan_has_the_stacked_risk_of_the_front_page_where_the_run_has_one():
+    predictions, lungs, cohort = tables(20)
+    stacked = predictions[predictions["model"] == "Clinical"].assign(model=STACKED, risk=0.123)
+    table = gallery.choose(pd.concat([predictions, stacked], ignore_index=True), lungs, cohort, SETTINGS)
+    assert table["risk"].eq(0.123).all()
+    assert (table["lowest"] != 0.123).all()
