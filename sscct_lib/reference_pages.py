@@ -7,6 +7,7 @@ from importlib.metadata import version
 import pandas as pd
 import pandera.pandas as pa
 import yaml
+from pydantic import BaseModel
 
 from sscct_lib import schemas
 from sscct_lib.completeness import plain
@@ -196,10 +197,10 @@ def _expected(said: str) -> str:
 def _settings_dictionary() -> pd.DataFrame:
     rows: list[dict[str, str]] = []
 
-    def add(model: type, prefix: str) -> None:
-        for name, field in model.model_fields.items():  # type: ignore[attr-defined]
+    def add(model: type[BaseModel], prefix: str) -> None:
+        for name, field in model.model_fields.items():
             default = field.default
-            if hasattr(default, "model_fields"):
+            if isinstance(default, BaseModel):
                 add(type(default), f"{prefix}{name}.")
             else:
                 rows.append({"setting": prefix + name, "meaning": field.description or "", "default": str(default)})
