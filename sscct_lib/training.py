@@ -343,7 +343,10 @@ def _load_model(path: Path, card: Mapping[str, Any]) -> HazardNetwork:
         raise StudyError(f"{path.name} is missing or not the file of its card. Run `04_deep_models` again.")
     settings = NetworkSettings.model_validate(card["settings"])
     network = build(card["network"], settings, len(card["horizons_years"]))
-    network.load_state_dict(load_file(path))
+    tensors = load_file(path)
+    if tensors.keys() != network.state_dict().keys():
+        raise StudyError(f"{path.name} is of a network that this version no longer builds. Run `04_deep_models` again.")
+    network.load_state_dict(tensors)
     return network.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
 

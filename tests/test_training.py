@@ -1,10 +1,12 @@
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from sscct_lib import deep_tables, fitting, networks, training
@@ -218,6 +220,20 @@ def test_predicting_without_models_says_what_to_run(trained, tmp_path):
     study, cohort, _ = trained
     with pytest.raises(StudyError, match=r"has no models of resnet18\. Run `04_deep_models`"):
         training.predict_risks(study, "resnet18", study, cohort)
+
+
+def test_a_model_of_another_version_says_what_to_run(trained, tmp_path):
+    study, _, _ = trained
+    older = Study(tmp_path, study.settings)
+    shutil.copytree(study.models, older.models)
+    path = older.models / "deep" / "swin_fold0_0.safetensors"
+    tensors = load_file(path)
+    del tensors["head.shift"]
+    save_file(tensors, path)
+    card = json.loads(path.with_suffix(".json").read_text())
+    path.with_suffix(".json").write_text(json.dumps(card | {"sha256": checksum(path)}))
+    with pytest.raises(StudyError, match=r"no longer builds\. Run `04_deep_models` again"):
+        training.fold_model(older, "swin", 0)
 
 
 def test_models_of_folds_that_no_longer_exist_are_removed(tmp_path, monkeypatch):
