@@ -19,6 +19,7 @@ from sscct_lib.tensors import load_cubes
 MOST_WORKERS = 8  # reading processes beside a GPU
 
 Change = Callable[[Tensor, int], Tensor]  # a volume (1, S, S, S) and a seed give the changed volume
+Balance = Literal["none", "loss", "sampling"]  # as in the settings of a network
 Drawn = tuple[int, int]  # the row of a scan, and the seed of its change
 
 
@@ -100,7 +101,7 @@ def _balancing(examples: Examples) -> NDArray[np.float64]:
     return np.array([0.5 / shares[kind] for kind in dies.tolist()])
 
 
-def training_weights(examples: Examples, balance: Literal["none", "loss", "sampling"]) -> NDArray[np.float64]:
+def training_weights(examples: Examples, balance: Balance) -> NDArray[np.float64]:
     """Tell how much each scan counts in a training, on average over its epochs.
 
     Parameters
@@ -147,7 +148,7 @@ class OneScanEach(Sampler[list[Drawn]]):
         examples: Examples,
         batch_size: int,
         seed: int,
-        balance: Literal["none", "loss", "sampling"] = "none",
+        balance: Balance = "none",
         n_ranks: int = 1,
     ) -> None:
         self.scans_of = [rows.to_numpy() for _, rows in examples.table.reset_index().groupby("patient_id")["index"]]

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sscct_lib.batches import Examples
+from sscct_lib.batches import Balance, Examples, training_weights
 from sscct_lib.clinical_branch import N_VALUES
 from sscct_lib.heads import base_hazards, classifier_losses, hazard_losses
 from sscct_lib.networks import HazardNetwork
@@ -137,3 +137,8 @@ def risk_without_image(training: Examples, n_scans: int) -> NDArray[np.float64]:
     """Give every scan the risks of the training cohort, shape (n_scans, K): what an image must improve on."""
     hazards = base_hazards(training.died, training.survived)
     return np.tile(1 - np.cumprod(1 - hazards), (n_scans, 1))
+
+
+def hazards_seen(training: Examples, balance: Balance) -> NDArray[np.float64]:
+    """Give the hazards of training scans as they count in training, shape (K,): one scan of each patient an epoch."""
+    return base_hazards(training.died, training.survived, training_weights(training, balance))

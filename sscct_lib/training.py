@@ -18,13 +18,13 @@ from joblib import cpu_count, effective_n_jobs
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
-from sscct_lib.batches import Examples, training_weights
+from sscct_lib.batches import Examples
 from sscct_lib.clinical_branch import clinical_values
 from sscct_lib.files import atomic, checksum
 from sscct_lib.fitting import train
 from sscct_lib.heads import base_hazards, hazard_targets
 from sscct_lib.networks import TITLES, HazardNetwork, build, check_size, display_name
-from sscct_lib.prediction import dropout_spread, encode, mean_loss, predict, risk_without_image, risks_of
+from sscct_lib.prediction import dropout_spread, encode, hazards_seen, mean_loss, predict, risk_without_image, risks_of
 from sscct_lib.pretrained import Weights, load_weights
 from sscct_lib.pretraining import pretrained_encoder
 from sscct_lib.processors import kept_memory
@@ -252,7 +252,7 @@ def _train_and_save(
             other.unlink()
     logs = study.run / "logs" / "training" / path.stem
     told = train(network, training, settings, seed, where, study.settings.deep, unfinished, logs)
-    network.head.correct_prior(_hazards_seen(training, settings), base_hazards(training.died, training.survived))
+    network.head.correct_prior(hazards_seen(training, settings.balance), base_hazards(training.died, training.survived))
     with atomic(path) as partial:
         save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, partial)
     card = {
@@ -300,13 +300,8 @@ def _untrained(study: Study, network_name: str, training: Examples, fold: int) -
         network.standardise(*lung_density(training.paths))
     if network.clinical is not None:
         network.clinical.fit(training.clinical_inputs, training.table["patient_id"])
-    network.start_at(_hazards_seen(training, settings))
+    network.start_at(hazards_seen(training, settings.balance))
     return network, weights
-
-
-def _hazards_seen(training: Examples, settings: NetworkSettings) -> NDArray[np.float64]:
-    """Give the hazards of the training scans as they count in training: one scan of each patient an epoch."""
-    return base_hazards(training.died, training.survived, training_weights(training, settings.balance))
 
 
 def _model_path(study: Study, network_name: str, fold: int, member: int) -> Path:

@@ -1,4 +1,4 @@
-"""Studies on a SLURM cluster of this machine, 10 to 30 minutes: `SSCCT_SLURM=1 python -m pytest tests/slurm -s`, as root."""
+"""Studies on a SLURM cluster of this machine: `SSCCT_SLURM=1 python -m pytest tests/slurm -s`, as root."""
 
 import os
 import shutil
