@@ -128,7 +128,7 @@ def test_the_headline_takes_fixed_models_whatever_their_results(cohort):
     assert table.shape == (3, 6)
     first = table.columns[0][0]
     died = int(((cohort["followup_years"] <= 1) & cohort["event_observed"]).sum())
-    assert first.startswith(f"1 year: {died} deaths, {len(cohort)} scans")
+    assert first.startswith(f"1 year: {died} of {len(cohort)} scans followed by death")
     assert headline.pictured_model(given) == "Radiomics"
     worse = performance.assign(estimate=performance["estimate"] / 2)
     assert list(headline.headline(worse, FEW).index) == list(table.index)

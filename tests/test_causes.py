@@ -53,7 +53,7 @@ def test_figure_names_causes_and_numbers(cohort):
     figure = cumulative_incidence_by_cause(table)
     labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     n_lung = table.loc[table["group"] == "lung", "n_events"].iloc[0]
-    assert labels[0] == f"lung: {n_lung} deaths"
+    assert labels[0] == f"lung: {n_lung} scans"
 
 
 def test_a_transplant_is_an_event_of_its_own(cohort):
