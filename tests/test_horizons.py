@@ -414,5 +414,5 @@ def test_intervals_cover_the_truth_and_scan_level_intervals_do_not():
     assert table["covered"].between(0.9, 1).all()
     assert (table["covered, scans as if independent"] < table["covered"]).all()
     assert table["covered, scans as if independent"].mean() < 0.93
-    auc = table.set_index("quantity").loc["auc"]
+    auc = table.set_index("quantity").loc["AUC"]
     assert abs(float(auc["mean error"])) < 0.02
