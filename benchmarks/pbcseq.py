@@ -18,7 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sscct_lib.bootstrap import interval, resample_patients
-from sscct_lib.cohort import DAYS_PER_YEAR
+from sscct_lib.cohort import DAYS_PER_YEAR, patient_weights
 from sscct_lib.comparison import differences
 from sscct_lib.curves import calibration
 from sscct_lib.horizons import cohort_outcome, evaluate
@@ -28,7 +28,6 @@ from sscct_lib.schemas import PREDICTIONS
 from sscct_lib.shortcuts import compare_shortcuts
 from sscct_lib.study import HorizonSettings, Settings
 from sscct_lib.summary import differences_side_by_side, estimate_text, side_by_side, years_text
-from sscct_lib.tuning import patient_weights
 from sscct_lib.wording import METRIC_WORDS
 
 BOOK = Path(__file__).parents[1] / "book"

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,12 +14,13 @@ from torch import Tensor, distributed
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from sscct_lib.clinical_branch import N_VALUES
+from sscct_lib.cohort import patient_weights
+from sscct_lib.deep_settings import Balance
 from sscct_lib.tensors import load_cubes
 
 MOST_WORKERS = 8  # reading processes beside a GPU
 
 Change = Callable[[Tensor, int], Tensor]  # a volume (1, S, S, S) and a seed give the changed volume
-Balance = Literal["none", "loss", "sampling"]  # as in the settings of a network
 Drawn = tuple[int, int]  # the row of a scan, and the seed of its change
 
 
@@ -116,8 +117,7 @@ def training_weights(examples: Examples, balance: Balance) -> NDArray[np.float64
     numpy.ndarray
         Shape (n,), mean 1: the scans of a patient share the weight of one.
     """
-    patients = examples.table["patient_id"]
-    weights = 1 / patients.map(patients.value_counts()).to_numpy(dtype=float)
+    weights = patient_weights(examples.table["patient_id"])
     if balance != "none":
         weights = weights * _balancing(examples)
     return np.asarray(weights / weights.mean())

@@ -345,3 +345,25 @@ def assign_folds(cohort: pd.DataFrame, study: Study) -> NDArray[np.int64]:
     for fold, (_, tested) in enumerate(splitter.split(cohort, ever, cohort["patient_id"])):
         folds[tested] = fold
     return folds
+
+
+def patient_weights(patients: "pd.Series[str]") -> NDArray[np.float64]:
+    """Let every patient count once, shared among the scans, with a mean weight of 1.
+
+    Parameters
+    ----------
+    patients
+        Of each scan, shape (n,).
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (n,).
+
+    References
+    ----------
+    Williamson JM, Datta S, Satten GA. Marginal analyses of clustered data when cluster size is informative. Biometrics
+    2003;59:36-42.
+    """
+    weight = 1.0 / patients.groupby(patients).transform("size").to_numpy(dtype=float)
+    return np.asarray(weight * len(weight) / weight.sum())

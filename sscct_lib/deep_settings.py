@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from sscct_lib.sections import Count, Positive, Section
 
 SELF_SUPERVISED = "self-supervised"
+Balance = Literal["none", "sampling", "loss"]
 
 
 class NetworkSettings(Section):
@@ -26,10 +27,10 @@ class NetworkSettings(Section):
     validation_share: Annotated[float, Field(gt=0, lt=0.5)] = Field(
         0.15, description="share of the training patients set apart, where `patience` is given"
     )
-    balance: Literal["none", "sampling", "loss"] = Field(
+    balance: Balance = Field(
         "none",
         description="sampling: patients who die are shown as often as the others; loss: they weigh as much in sum; "
-        "both rank scans alike and make risks too high until they are recalibrated",
+        "both rank scans alike, and the risks learned are moved back to those of the cohort",
     )
     head_epochs: Annotated[int, Field(ge=0)] | None = Field(
         None,

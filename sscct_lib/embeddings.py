@@ -100,12 +100,6 @@ def with_cubes(study: Study, network_name: str, holder: Study, scans: pd.DataFra
     return scans[cubes["status"].eq("ok").to_numpy()].reset_index(drop=True)
 
 
-def patient_weights(patient_id: "pd.Series[str]") -> Floats:
-    """Weigh scans so that every patient counts the same; the mean weight is 1, shape (n,)."""
-    share = 1 / patient_id.groupby(patient_id).transform("size").to_numpy(dtype=float)
-    return np.asarray(share * len(share) / share.sum())
-
-
 @dataclass(frozen=True)
 class Projection:
     """Embeddings brought to a few numbers, learned from the training scans of a fold.
@@ -136,7 +130,7 @@ def fit_projection(embedded: NDArray[np.float32], weights: Floats, n_components:
     embedded
         Of training scans, shape (n, n_features).
     weights
-        Of the scans, shape (n,), from `patient_weights`.
+        Of the scans, shape (n,), from `cohort.patient_weights`.
     n_components
         At most; fewer where the scans span fewer.
 

@@ -11,13 +11,13 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from sscct_lib.clinical_branch import clinical_values
+from sscct_lib.cohort import patient_weights
 from sscct_lib.embeddings import (
     Projection,
     embed,
     fit_projection,
     fold_file,
     fold_files,
-    patient_weights,
     with_cubes,
 )
 from sscct_lib.files import atomic

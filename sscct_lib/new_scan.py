@@ -15,13 +15,12 @@ from sscct_lib.files import checksum
 from sscct_lib.images import prepare_scans
 from sscct_lib.ingest import ingest
 from sscct_lib.lungs import segment_scans
-from sscct_lib.networks import TITLES
 from sscct_lib.overlays import overlay
 from sscct_lib.prediction_file import Prediction, prediction_of
 from sscct_lib.radiomics import extract_scans
 from sscct_lib.saved_maps import Map, caution, mean_map
 from sscct_lib.saved_models import predict_risks
-from sscct_lib.scan_report import NEW, STRANGE, Scan, ScanReport, build, read_tables
+from sscct_lib.scan_report import NEW, Scan, ScanReport, build, read_tables, strange
 from sscct_lib.schemas import covariates
 from sscct_lib.stacking import SOURCES, STACKED, stack
 from sscct_lib.study import SETTINGS_FILE, Study, StudyError, fingerprint
@@ -223,7 +222,7 @@ def _unusual(trained: Study, study: Study) -> list[str]:
         if (trained.models / "unusual" / f"{name}.json").is_file():
             found = flag_new(trained, name, study, row)
             reasons = found.loc[found["unusual"], "reasons"]
-            said += [f"To {TITLES[name]} {STRANGE}: {words}." for words in reasons]
+            said += [strange(name, words) for words in reasons]
     return said
 
 

@@ -9,8 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sscct_lib.batches import Balance, Examples, training_weights
+from sscct_lib.batches import Examples, training_weights
 from sscct_lib.clinical_branch import N_VALUES
+from sscct_lib.deep_settings import Balance
 from sscct_lib.heads import base_hazards, classifier_losses, hazard_losses
 from sscct_lib.networks import HazardNetwork
 from sscct_lib.tensors import load_cubes

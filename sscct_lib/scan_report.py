@@ -193,7 +193,12 @@ def _flags(study: Study, scan_id: str) -> tuple[str, ...]:
     table = read_table(study.table("unusual"), UNUSUAL, "04_deep_models")
     own = table[(table["scan_id"] == scan_id) & table["unusual"]]
     found = own[["network", "reasons"]].itertuples(index=False, name=None)
-    return tuple(f"To {TITLES[network]} {STRANGE}: {words}." for network, words in found)
+    return tuple(strange(network, words) for network, words in found)
+
+
+def strange(network_name: str, why: str) -> str:
+    """Say that a network flags a scan, and why."""
+    return f"To {TITLES[network_name]} {STRANGE}: {why}."
 
 
 def _row(rows: pd.DataFrame) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import Pipeline
 
 from sscct_lib.agreement import MIN_PATIENTS, feature_agreement
+from sscct_lib.cohort import patient_weights
 from sscct_lib.feature_sets import NotEstimableError
 from sscct_lib.pipelines import design, make_estimator, make_pipeline_of
 from sscct_lib.risk_models import known_outcomes, survival_outcome
@@ -56,28 +57,6 @@ class Fit:
     def risks(self, table: pd.DataFrame) -> Floats:
         """Give the risk of each scan at each of `horizons_years`, shape (n, n_horizons)."""
         return np.asarray(self.pipeline.predict(design(table, self.columns, self.harmonised)))
-
-
-def patient_weights(patients: "pd.Series[str]") -> Floats:
-    """Let every patient count once, shared among the scans, with a mean weight of 1.
-
-    Parameters
-    ----------
-    patients
-        Of each scan, shape (n,).
-
-    Returns
-    -------
-    numpy.ndarray
-        Shape (n,).
-
-    References
-    ----------
-    Williamson JM, Datta S, Satten GA. Marginal analyses of clustered data when cluster size is informative. Biometrics
-    2003;59:36-42.
-    """
-    weight = 1.0 / patients.groupby(patients).transform("size").to_numpy(dtype=float)
-    return np.asarray(weight * len(weight) / weight.sum())
 
 
 def training_agreement(versions: pd.DataFrame | None, patients: "pd.Series[str]") -> "pd.Series[float] | None":

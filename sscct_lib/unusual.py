@@ -17,7 +17,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.covariance import LedoitWolf
 
-from sscct_lib.embeddings import Floats, Projection, fit_projection, patient_weights
+from sscct_lib.cohort import patient_weights
+from sscct_lib.embeddings import Floats, Projection, fit_projection
 
 MEASURES = {
     "density": ("lungs denser", "lungs less dense", "HU"),

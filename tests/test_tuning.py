@@ -2,9 +2,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from sscct_lib.cohort import patient_weights
 from sscct_lib.feature_sets import NotEstimableError
 from sscct_lib.risk_models import L1_RATIOS, PENALTIES
-from sscct_lib.tuning import fit, patient_weights, training_agreement
+from sscct_lib.tuning import fit, training_agreement
 from tests.tabular_cohort import lost_before, make_study, make_table
 
 

@@ -5,7 +5,8 @@ from sklearn.covariance import LedoitWolf
 from sklearn.decomposition import PCA
 
 from sscct_lib import unusual
-from sscct_lib.embeddings import fit_projection, patient_weights
+from sscct_lib.cohort import patient_weights
+from sscct_lib.embeddings import fit_projection
 
 HU = (-1024.0, 600.0)
 
