@@ -18,10 +18,11 @@ from safetensors.torch import load_file, save_file
 
 from sscct_lib.images import prepare_scans
 from sscct_lib.lungs import segment_scans
-from sscct_lib.networks import TITLES, build
+from sscct_lib.networks import build
 from sscct_lib.prediction import predict
 from sscct_lib.study import NetworkSettings, Settings, Study
 from sscct_lib.tensors import cube_path, make_cubes
+from sscct_lib.wording import NETWORK_WORDS
 
 
 def main() -> None:
@@ -35,7 +36,7 @@ def main() -> None:
     settings, seconds = NetworkSettings(size=given.size), {}
     with TemporaryDirectory() as name:
         folder = Path(name)
-        for network in TITLES:
+        for network in NETWORK_WORDS:
             save_file(build(network, settings, 3).state_dict(), folder / f"{network}.safetensors")
         study = Study(folder, Settings(images={"spacing_mm": given.spacing}))
         row = pd.DataFrame(
@@ -57,13 +58,13 @@ def main() -> None:
         hu_range = study.settings.deep.hu_range
         make_cubes(study, row, given.size, hu_range)
         done("make the cube")
-        for network in TITLES:
+        for network in NETWORK_WORDS:
             for _ in range(given.folds):
                 model = build(network, settings, 3)
                 model.load_state_dict(load_file(folder / f"{network}.safetensors"))
                 risk = predict(model.eval(), [cube_path(study, "s", given.size, hu_range)])
                 assert np.isfinite(risk).all()
-            done(f"{TITLES[network]}, {given.folds} fold(s)")
+            done(f"{NETWORK_WORDS[network]}, {given.folds} fold(s)")
     seconds["all"] = sum(seconds.values())
     print(pd.Series(seconds).round(2).to_string())
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GB, {cpu_count()} cores")

@@ -46,9 +46,10 @@ from sscct_lib import fitting
 from sscct_lib.batches import Examples
 from sscct_lib.deep_settings import AugmentationSettings, DeepSettings, NetworkSettings
 from sscct_lib.heads import hazard_losses, hazard_targets
-from sscct_lib.networks import TITLES, build
+from sscct_lib.networks import build
 from sscct_lib.processors import Convolution, kept_memory
 from sscct_lib.window_attention import PiecewiseAttention
+from sscct_lib.wording import NETWORK_WORDS
 
 N_PATIENTS, N_FOLDS, EPOCHS = 640, 5, 50  # of the published study's size
 HORIZONS = (1.0, 3.0, 5.0)
@@ -172,7 +173,7 @@ def step_memory(name: str, size: int) -> float:
 def main() -> None:
     """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--networks", nargs="+", default=list(TITLES), choices=list(TITLES))
+    parser.add_argument("--networks", nargs="+", default=list(NETWORK_WORDS), choices=list(NETWORK_WORDS))
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--scans", type=int, default=16)
     parser.add_argument("--epochs", type=int, default=5)
@@ -185,7 +186,7 @@ def main() -> None:
             for size in (96, 128):
                 with ProcessPoolExecutor(1, get_context("spawn")) as pool:
                     peak = pool.submit(step_memory, name, size).result()
-                rows.append({"network": TITLES[name], "size": size, "peak_gb": peak})
+                rows.append({"network": NETWORK_WORDS[name], "size": size, "peak_gb": peak})
     else:
         deep = DeepSettings()
         for name in given.networks:
@@ -197,7 +198,7 @@ def main() -> None:
                 fast, waiting = ours(name, settings, deep, examples)
             shown = N_PATIENTS * (N_FOLDS - 1) * EPOCHS
             rows.append({
-                "network": TITLES[name], "size": given.size, "plain": slow, "ours": fast, "ratio": fast / slow,
+                "network": NETWORK_WORDS[name], "size": given.size, "plain": slow, "ours": fast, "ratio": fast / slow,
                 "waiting_share": waiting, "study_hours": shown / fast / 3600,
             })  # fmt: skip
     table = pd.DataFrame(rows)

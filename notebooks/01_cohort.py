@@ -13,7 +13,7 @@
 #
 # Whom does this study speak of? This chapter counts the scans that came in and those that were left out, with the
 # reason; describes the patients; shows how long they were followed; and says for each scan whether the patient was
-# alive 1, 3 and 5 years later. A scan whose patient was not followed that long is *unknown*, never "alive".
+# alive at each horizon. A scan whose patient was not followed that long is *unknown*, never "alive".
 
 # %% tags=["parameters"]
 study_dir: str = ".."  # the study folder
@@ -33,6 +33,7 @@ from sscct_lib.manifest import read_manifest
 from sscct_lib.schemas import COHORT, IMAGES
 from sscct_lib.study import load_study
 from sscct_lib.tables import write_table
+from sscct_lib.wording import horizons_text
 
 progress.show()
 study = load_study(study_dir, run_name, horizons_years=horizons_years, labels=labels, cohort={"n_folds": n_folds})
@@ -59,6 +60,7 @@ figures.flow_diagram(flow)
 Markdown(f"In words: {cohorts.flow_text(flow)}")
 
 # %% tags=["hide-input"]
+glue("horizons", horizons_text(study.settings.horizons_years), display=False)
 glue("n_scans", len(cohort), display=False)
 glue("n_patients", cohort["patient_id"].nunique(), display=False)
 glue("n_patients_died", int(cohort.groupby("patient_id")["event_observed"].any().sum()), display=False)

@@ -49,6 +49,7 @@ from sscct_lib.cohort import flow_text, label_name, select_features
 from sscct_lib.schemas import COHORT, LUNGS, PREDICTIONS, RADIOMICS
 from sscct_lib.study import load_study
 from sscct_lib.tables import read_table, write_table
+from sscct_lib.wording import years_text
 
 progress.show()
 study = load_study(
@@ -184,7 +185,7 @@ lacking.style.hide(axis="index") if len(lacking) else Markdown("Every baseline w
 horizon = sorted(study.settings.horizons_years)[len(study.settings.horizons_years) // 2]
 explained = study.settings.tabular.feature_sets[-1]
 needed = importance.held_out_importance(result, table, explained, horizon, study)
-feature_figures.importance(needed, f"Death within {horizon:g} years")
+feature_figures.importance(needed, f"Death within {years_text(horizon)}")
 
 # %% [markdown]
 # The weights of single features: each dot is one fit (a fold of a repeat), the tick is their mean, the bar their range.
@@ -210,7 +211,7 @@ Markdown(plain_tables.always_chosen(weights))
 # %% tags=["hide-input"]
 ranked = effects.leading_features(weights, n=40)
 along = effects.accumulated_effects(result, table, explained, ranked, horizon)
-feature_figures.feature_effects(along, f"Death within {horizon:g} years: {known.sum()} of {len(known)} scans")
+feature_figures.feature_effects(along, f"Death within {years_text(horizon)}: {known.sum()} of {len(known)} scans")
 
 # %% [markdown]
 # ## Models for new scans

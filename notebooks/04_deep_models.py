@@ -43,6 +43,7 @@ from sscct_lib.lungs import usable
 from sscct_lib.schemas import ATTRIBUTIONS, COHORT, LUNGS, PREDICTIONS, UNUSUAL
 from sscct_lib.study import load_study
 from sscct_lib.tables import read_table, write_table
+from sscct_lib.wording import NETWORK_WORDS
 
 pd.set_option("display.max_colwidth", None)
 progress.show()
@@ -90,7 +91,7 @@ network = deep.networks[0]
 size = getattr(deep, network).size
 scan_id = cohort["scan_id"].iloc[0]
 cube = np.load(tensors.cube_path(study, scan_id, size, deep.hu_range))
-deep_figures.network_input(cube, f"Scan {scan_id} as {training.TITLES[network]} sees it, {size} voxels a side")
+deep_figures.network_input(cube, f"Scan {scan_id} as {NETWORK_WORDS[network]} sees it, {size} voxels a side")
 
 # %% [markdown]
 # ## The models

@@ -9,7 +9,7 @@
 # ---
 
 # %% [markdown]
-# # Risk of death at 1, 3 and 5 years: every model side by side
+# # Risk of death at each horizon: every model side by side
 #
 # Every model predicted each scan without having seen that patient. Here we ask four things of those predictions: do
 # patients who died have higher predicted risks than those who lived (discrimination), do as many die as predicted

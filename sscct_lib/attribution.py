@@ -11,11 +11,12 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from sscct_lib.files import atomic
-from sscct_lib.networks import TITLES, HazardNetwork, display_name
+from sscct_lib.networks import HazardNetwork, display_name
 from sscct_lib.schemas import ATTRIBUTIONS
 from sscct_lib.study import Study
 from sscct_lib.tensors import cube_path, load_cubes
 from sscct_lib.training import fold_model
+from sscct_lib.wording import NETWORK_WORDS
 
 N_STEPS = 24  # of the path; the error of the sum is a few percent of the score
 MOST_ALIKE = 0.5  # rank correlation with an untrained network from which a map says nothing about training
@@ -191,4 +192,4 @@ def map_title(network_name: str, checked: pd.DataFrame) -> str:
     """Name a network above its map, and say where its maps fail the check of `sanity`."""
     own = checked[checked["network"] == network_name]
     fails = sanity(own)["verdict"].str.startswith("fails").any()
-    return TITLES[network_name] + (": fails the check" if fails else "")
+    return NETWORK_WORDS[network_name] + (": fails the check" if fails else "")

@@ -14,6 +14,7 @@ from sscct_lib.risk_models import known_outcomes, survival_outcome
 from sscct_lib.schemas import PREDICTIONS
 from sscct_lib.study import Study
 from sscct_lib.tabular import never_falling
+from sscct_lib.wording import years_text
 
 POINTS, EXTENSIVE = "ild_gap_points", "goh_extensive"
 MODELS = {
@@ -208,7 +209,7 @@ def _learned_risk(
     died, weight = known_outcomes(outcome, horizon_years, study.settings.labels)
     known = weight > 0
     if len(set(died[known])) < 2:
-        return f"no training scan died within {horizon_years:g} years, or none is known to be alive then"
+        return f"no training scan died within {years_text(horizon_years)}, or none is known to be alive then"
     # Almost no penalty: it only keeps the risk finite where no training scan of one stage died.
     model_of_columns = LogisticRegression(C=1 / (PENALTY * weight.sum()))
     pipeline = make_pipeline(imputation(columns), StandardScaler(), model_of_columns)

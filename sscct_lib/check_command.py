@@ -43,6 +43,7 @@ def check(
     from sscct_lib import study as studies
     from sscct_lib.cohort import check_can_be_modelled, followed, horizons_without_deaths
     from sscct_lib.manifest import files_missing, read_manifest, unknown_columns
+    from sscct_lib.wording import years_text
 
     try:
         loaded = studies.load_study(study, run)
@@ -57,7 +58,7 @@ def check(
         kept = followed(manifest)
         check_can_be_modelled(kept, loaded)
         for horizon in horizons_without_deaths(kept, loaded):
-            typer.echo(f"Nobody died within {horizon:g} year(s): nothing can be estimated at that horizon.")
+            typer.echo(f"Nobody died within {years_text(horizon)}: nothing can be estimated at that horizon.")
     except studies.StudyError as error:
         _stop(error)
     if missing and loaded.settings.demo is None:

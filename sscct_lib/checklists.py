@@ -14,11 +14,13 @@ from sscct_lib.completeness import plain
 from sscct_lib.feature_sets import RADIOMICS as IMAGE_TYPES
 from sscct_lib.notebooks import PROJECT
 from sscct_lib.study import Study, StudyError
-from sscct_lib.wording import percent_text
+from sscct_lib.wording import NETWORK_WORDS, horizons_text, percent_text, years_text
 
 FOLDER = PROJECT / "book" / "checklists"
 STATEMENTS_FILE = "statements.yaml"
 NAMES = ("tripod_ai", "claim", "clear")
+NOT_BALANCED = "Deaths are neither resampled nor weighted."
+BALANCED = "Patients who die are shown more often, or weigh more, in training."
 NOTEBOOK_PAGES = {
     "cohort": "01_cohort",
     "lungs": "02_segmentation_qa",
@@ -82,12 +84,11 @@ def facts(study: Study) -> dict[str, str]:
     settings = study.settings
     deep = settings.deep
     weights = {str(getattr(deep, name).weights or "none") for name in deep.networks}
-    years = [f"{horizon:g}" for horizon in settings.horizons_years]
     filters = [f"LoG {sigma:g} mm" for sigma in settings.radiomics.log_sigma_mm]
     filters += ["wavelet"] if settings.radiomics.wavelet else []
     return {
         "kind": "Synthetic patients" if settings.demo is not None else "The patients of this study",
-        "horizons": (" and ".join([", ".join(years[:-1]), years[-1]]) if len(years) > 1 else years[0]) + " years",
+        "horizons": horizons_text(settings.horizons_years),
         "n_folds": str(settings.cohort.n_folds),
         "n_repeats": str(settings.tabular.n_repeats),
         "n_bootstrap": f"{settings.horizons.n_bootstrap:,}",
@@ -101,7 +102,8 @@ def facts(study: Study) -> dict[str, str]:
         "min_icc": f"{settings.tabular.min_icc:g}",
         "max_correlation": f"{settings.tabular.max_correlation:g}",
         "lung_method": f"the method `{settings.lungs.method}`",
-        "networks": ", ".join(deep.networks),
+        "networks": ", ".join(NETWORK_WORDS[name] for name in deep.networks),
+        "imbalance": BALANCED if any(getattr(deep, name).balance != "none" for name in deep.networks) else NOT_BALANCED,
         "weights": ", ".join(sorted(Path(name).name for name in weights)),
         "image_types": ", ".join(["Original", *filters]),
         "commit": _commit(study),
@@ -114,14 +116,14 @@ def _counts(study: Study) -> dict[str, str]:
     if study.table("cohort").is_file():
         cohort = pd.read_parquet(study.table("cohort"))
         died = [
-            f"{int(cohort[label_name(horizon)].eq(1).sum())} within {horizon:g}"
+            f"{int(cohort[label_name(horizon)].eq(1).sum())} within {years_text(horizon)}"
             for horizon in study.settings.horizons_years
             if label_name(horizon) in cohort
         ]
         counts |= {
             "n_scans": f"{len(cohort):,}",
             "n_patients": f"{cohort['patient_id'].nunique():,}",
-            "deaths": f"scans followed by death: {', '.join(died)} years",
+            "deaths": f"scans followed by death: {', '.join(died)}",
         }
     if study.table("radiomics").is_file():
         columns = pd.read_parquet(study.table("radiomics")).columns

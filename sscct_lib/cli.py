@@ -195,13 +195,13 @@ def run(
             check_can_be_modelled(followed(manifest), loaded)
     except StudyError as error:
         _stop(error)
-    targets = [f"runs/{run}/notebooks/{until}.ipynb"] if until else []
     sscct = f"{shlex.quote(sys.executable)} -m sscct_lib.cli"
     command = [
-        sys.executable, "-m", "snakemake", *targets, "--snakefile", str(PROJECT / "workflow" / "Snakefile"),
+        sys.executable, "-m", "snakemake", "--snakefile", str(PROJECT / "workflow" / "Snakefile"),
         "--directory", str(study), "--cores", str(cores), "--keep-going", "--rerun-incomplete", "--nolock",
         "--quiet", "rules", "progress", "host", *context.args,
         "--config", f"run={json.dumps(run)}", f"sscct={sscct}", f"parameters={json.dumps(given)}",
+        f"last={json.dumps(until or 'book')}",
     ]  # fmt: skip
     try:
         with alone(study / LOCK_FILE) as lock:

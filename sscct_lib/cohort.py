@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from sscct_lib.schemas import COHORT, covariates
 from sscct_lib.study import Study, StudyError
+from sscct_lib.wording import years_text
 
 DAYS_PER_YEAR = 365.25
 
@@ -272,7 +273,7 @@ def check_can_be_modelled(kept: pd.DataFrame, study: Study) -> None:
     if n_patients < n_folds or n_died < n_folds:
         raise StudyError(
             f"{study.manifest_path}: {n_patients} patient(s) with follow-up, of whom {n_died} died within "
-            f"{longest:g} years. Cross-validation in {n_folds} folds by patient needs at least {n_folds} of each. "
+            f"{years_text(longest)}. Cross-validation in {n_folds} folds by patient needs at least {n_folds} of each. "
             "Add patients, or lower cohort.n_folds in study.yaml. The first stages need no follow-up: "
             "`sscct run STUDY --until 02_segmentation_qa`."
         )

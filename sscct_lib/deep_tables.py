@@ -5,10 +5,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sscct_lib.networks import TITLES
 from sscct_lib.study import Study
 from sscct_lib.training import cards
-from sscct_lib.wording import percent_text
+from sscct_lib.wording import NETWORK_WORDS, percent_text, years_text
 
 
 def model_table(study: Study) -> pd.DataFrame:
@@ -54,7 +53,7 @@ def model_table(study: Study) -> pd.DataFrame:
 
 def _horizons_without_deaths(card: dict[str, Any]) -> str:
     deaths = zip(card["horizons_years"], np.cumsum(card["n_deaths"]), strict=True)
-    return ", ".join(f"{horizon:g} years" for horizon, n in deaths if n == 0)
+    return ", ".join(years_text(horizon) for horizon, n in deaths if n == 0)
 
 
 def summary(models: pd.DataFrame) -> pd.DataFrame:
@@ -185,7 +184,7 @@ def flags(unusual: pd.DataFrame, share: float) -> pd.DataFrame:
     rows = {}
     for network, own in unusual.groupby("network", sort=False):
         flagged = own[own["unusual"]]
-        rows[TITLES[str(network)]] = {
+        rows[NETWORK_WORDS[str(network)]] = {
             "Scans": len(own),
             "Flagged": f"{len(flagged)} ({percent_text(len(flagged) / len(own), 1)})",
             "Of patients": f"{flagged['patient_id'].nunique()} of {own['patient_id'].nunique()}",
@@ -200,7 +199,7 @@ def flagged_in_words(unusual: pd.DataFrame) -> pd.DataFrame:
     """List the flagged scans, the farthest first: how far, as a multiple of the threshold, and why, in words."""
     flagged = unusual[unusual["unusual"]]
     ratio = flagged["distance"] / flagged["threshold"]
-    table = flagged.assign(network=flagged["network"].map(TITLES), distance=ratio).sort_values(
+    table = flagged.assign(network=flagged["network"].map(NETWORK_WORDS), distance=ratio).sort_values(
         "distance", ascending=False
     )
     table = table.assign(distance=table["distance"].map("{:.2f} times the threshold".format))
@@ -226,7 +225,7 @@ def flagged_or_not(unusual: pd.DataFrame, scan_id: str) -> str:
     own = unusual[unusual["scan_id"] == scan_id]
     if own.empty:
         return ""
-    networks = [TITLES[str(name)] for name in own.loc[own["unusual"], "network"]]
+    networks = [NETWORK_WORDS[str(name)] for name in own.loc[own["unusual"], "network"]]
     if not networks:
         return f"Scan {scan_id} is not flagged above as unlike the training scans."
     return (

@@ -8,7 +8,7 @@ import pandas as pd
 
 from sscct_lib.curves import risk_states
 from sscct_lib.study import Settings
-from sscct_lib.wording import percent_text
+from sscct_lib.wording import percent_text, years_text
 
 N_WRONG = 5
 FEW_DENSE = 0.05  # share of the lungs from -600 to -250 HU below which little disease is to be seen
@@ -69,7 +69,7 @@ def _happened(row: Mapping[Any, Any], horizon_years: float) -> str:
     years = float(row["followup_years"])
     if row["state"] == "died":
         return f"died after {years:.1f} years"
-    return f"alive after {horizon_years:g} years"
+    return f"alive after {years_text(horizon_years)}"
 
 
 def _why(row: Mapping[Any, Any], horizon_years: float) -> str:

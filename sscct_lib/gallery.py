@@ -10,6 +10,7 @@ from sscct_lib.cohort import label_name
 from sscct_lib.overlays import spread, worst_first
 from sscct_lib.stacking import SOURCES, STACKED
 from sscct_lib.study import Settings
+from sscct_lib.wording import years_text
 
 RIGHT = "Most confident and right"
 WRONG = "Most confident and wrong"
@@ -133,4 +134,4 @@ def _state(row: Mapping[Any, Any], label: str, horizon: float) -> str:
     if died is True:
         return f"died {years:.1f} years after the scan"
     followed = f"alive when last seen, {years:.1f} years after the scan"
-    return followed if row[label] == 0 else f"{followed}: unknown at {horizon:g} years"
+    return followed if row[label] == 0 else f"{followed}: unknown at {years_text(horizon)}"

@@ -15,6 +15,7 @@ from sscct_lib.schemas import ATTRIBUTIONS, COHORT, LUNGS, PREDICTIONS
 from sscct_lib.study import Study, fingerprint
 from sscct_lib.tables import read_predictions, read_table
 from sscct_lib.viewer_files import case_script, picture
+from sscct_lib.wording import years_text
 
 INTRODUCTION = """# Scans to look at
 
@@ -156,9 +157,8 @@ def in_words(row: Mapping[str, Any]) -> str:
     parts = [f"Scan {row['scan_id']} of patient {row['patient_id']}"]
     if pd.notna(row["risk"]):
         low, high = (f"{100 * row[name]:.0f}" for name in ("lowest", "highest"))
-        parts.append(
-            f"risk of death within {row['horizon_years']:g} years {100 * row['risk']:.0f} % (models {low} to {high} %)"
-        )
+        within = years_text(row["horizon_years"])
+        parts.append(f"risk of death within {within} {100 * row['risk']:.0f} % (models {low} to {high} %)")
     parts.append(str(row["state"]))
     if isinstance(row["verdict"], str):
         findings = f" ({row['findings']})" if row["findings"] else ""

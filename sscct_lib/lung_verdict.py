@@ -131,7 +131,7 @@ def _unlike(measures: dict[str, Any], settings: LungSettings) -> list[Finding]:
 def _wrong_extent(measures: dict[str, Any], settings: LungSettings) -> list[Finding]:
     """Find masks that hold too much or too little, and scans that end or skip within the lungs."""
     checks = (
-        ("cut_area_cm2", settings.max_cut_area_cm2, 1, "the edge of the scan cuts {:.0f} cm2 of lung"),
+        ("cut_area_cm2", settings.max_cut_area_cm2, 1, "the edge of the scan cuts {:.0f} cm² of lung"),
         ("missed_air_l", settings.max_missed_air_l, 1, "{:.2f} L of aerated lung left out of the mask"),
         ("solid_share", settings.max_solid_share, 100, "{:.1f} % of the mask is solid tissue"),
         (

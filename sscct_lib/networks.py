@@ -17,8 +17,8 @@ from sscct_lib.heads import ClassifierHead, HazardHead
 from sscct_lib.processors import convolve_rightly, processor_at_32_bits
 from sscct_lib.study import StudyError
 from sscct_lib.window_attention import attend_piecewise
+from sscct_lib.wording import NETWORK_WORDS
 
-TITLES = {"resnet18": "ResNet-18", "densenet121": "DenseNet-121", "swin": "Swin Transformer"}
 SMALLEST = {"resnet18": 16, "densenet121": 32, "swin": 32}  # voxels; below, a pooling has nothing to pool
 SWIN_FACTOR = 32  # patches of 2 and four mergings halve the side five times
 HEADS = 12  # the four stages' attention heads (3, 6, 12, 24) share the width in whole numbers
@@ -228,12 +228,13 @@ def check_size(network_name: str, settings: NetworkSettings) -> None:
     StudyError
         If the name is unknown, the cube is too small, or it does not divide (Swin Transformer).
     """
-    if network_name not in TITLES:
-        raise StudyError(f"Unknown network {network_name!r}; expected one of {', '.join(TITLES)}.")
+    if network_name not in NETWORK_WORDS:
+        raise StudyError(f"Unknown network {network_name!r}; expected one of {', '.join(NETWORK_WORDS)}.")
     where = f"study.yaml, deep.{network_name}"
     if settings.size < SMALLEST[network_name]:
         raise StudyError(
-            f"{where}.size is {settings.size}; {TITLES[network_name]} needs at least {SMALLEST[network_name]} voxels."
+            f"{where}.size is {settings.size}; {NETWORK_WORDS[network_name]} needs at least {SMALLEST[network_name]} "
+            "voxels."
         )
     if network_name == "swin" and settings.size % SWIN_FACTOR:
         nearest = max(SWIN_FACTOR, round(settings.size / SWIN_FACTOR) * SWIN_FACTOR)
@@ -280,7 +281,7 @@ def build(network_name: str, settings: NetworkSettings, n_intervals: int) -> Haz
 
 def display_name(network_name: str, settings: NetworkSettings) -> str:
     """Name a model as tables and figures show it: what it sees beside the image, its head, and where it started."""
-    title = TITLES[network_name] + (" + clinical" if settings.clinical else "")
+    title = NETWORK_WORDS[network_name] + (" + clinical" if settings.clinical else "")
     remarks = ["classifiers"] if settings.head == "classifiers" else []
     if settings.weights is None:
         remarks.append("from scratch")

@@ -15,6 +15,7 @@ from sscct_lib.scan_report import WEIGHTS, ScanReport, Tables, of_study, read_ta
 from sscct_lib.scans import ScanError, code_hash, file_state
 from sscct_lib.similar import middle_horizon
 from sscct_lib.study import Settings, Study, StudyError, fingerprint
+from sscct_lib.wording import years_text
 
 SWITCHED_OFF = "This study shows no page of a single patient (`book: {patients: false}` in `study.yaml`).\n"
 NONE = "No scan of this run has a risk, so there is no page.\n"
@@ -33,7 +34,7 @@ No risk on this page may guide the treatment of a patient.
 :::
 """
 RULES = {
-    "lowest": "the lowest risk within {years:g} years",
+    "lowest": "the lowest risk within {horizon}",
     "middle": "the risk nearest to the median",
     "example": "the risk nearest to the upper quartile: the example of [what to do with a risk](acting.md)",
     "highest": "the highest risk",
@@ -104,7 +105,7 @@ def _pages(study: Study, folder: Path) -> dict[Path, str]:
     pages = {}
     key = fingerprint(code_hash("report_figures"), study.settings, [file_state(path) for path in _inputs(study)])
     for rule, scan_id in chosen_scans(tables, study.settings).items():
-        words = RULES[rule].format(years=middle_horizon(study.settings))
+        words = RULES[rule].format(horizon=years_text(middle_horizon(study.settings)))
         picture, text = folder / f"{rule}-{key}.png", folder / f"{rule}-{key}.txt"
         if not (picture.is_file() and text.is_file()):
             try:

@@ -32,11 +32,12 @@ from sscct_lib.batches import Cubes, Examples, OneScanEach, loader
 from sscct_lib.deep_settings import NetworkSettings, PretrainingSettings
 from sscct_lib.files import atomic, checksum
 from sscct_lib.fitting import LARGEST_GRADIENT, precision
-from sscct_lib.networks import TITLES, HazardNetwork, build
+from sscct_lib.networks import HazardNetwork, build
 from sscct_lib.scans import code_hash
 from sscct_lib.schedules import optimiser, schedule
 from sscct_lib.study import Study, StudyError, fingerprint
 from sscct_lib.tensors import cube_path, load_cubes, lung_density, make_cubes
+from sscct_lib.wording import NETWORK_WORDS
 
 log = logging.getLogger(__name__)
 
@@ -196,7 +197,8 @@ def pretrained_encoder(study: Study, network_name: str, training: Examples, fold
     # A head, clinical values and dropout come later.
     network = build(network_name, settings.model_copy(update={"clinical": False, "dropout": 0.0}), 1)
     network.standardise(*lung_density(training.paths))
-    losses = pretrain(network, training, settings, study, seed, f"{TITLES[network_name]}, fold {fold}, pretraining")
+    where = f"{NETWORK_WORDS[network_name]}, fold {fold}, pretraining"
+    losses = pretrain(network, training, settings, study, seed, where)
     with atomic(path) as partial:
         save_file({name: tensor.contiguous() for name, tensor in network.encoder.state_dict().items()}, partial)
     card = {

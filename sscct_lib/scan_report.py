@@ -12,7 +12,6 @@ from sscct_lib import reasons
 from sscct_lib.headline import chosen_models, pictured_for
 from sscct_lib.horizons import aligned_risk
 from sscct_lib.lungs import usable
-from sscct_lib.networks import TITLES
 from sscct_lib.overlays import Overlay, overlay
 from sscct_lib.saved_maps import Map, map_of_study
 from sscct_lib.schemas import COHORT, LUNGS, PREDICTIONS, RADIOMICS, UNUSUAL
@@ -20,6 +19,7 @@ from sscct_lib.similar import in_words, middle_horizon, outcomes, similar_patien
 from sscct_lib.study import Study, StudyError
 from sscct_lib.tables import read_predictions, read_table
 from sscct_lib.unlike import Likeness, likeness
+from sscct_lib.wording import NETWORK_WORDS
 
 NEW = "new"
 """Id of a scan from outside the study, in files and on its page."""
@@ -38,12 +38,13 @@ FACTS = {
 
 @dataclass(frozen=True)
 class Tables:
-    """The tables of a run against which a scan is held."""
+    """The tables of a run against which a scan is held; `unusual` is empty where no network flags scans."""
 
     cohort: pd.DataFrame
     lungs: pd.DataFrame
     features: pd.DataFrame
     predictions: pd.DataFrame
+    unusual: pd.DataFrame
 
     def training(self) -> pd.DataFrame:
         """Give clinical values and features of the scans that the models learned from."""
@@ -136,11 +137,15 @@ def read_tables(study: Study) -> Tables:
     if study.table("stacked").is_file():
         stacked = read_table(study.table("stacked"), PREDICTIONS, "05_horizons")
         predictions = pd.concat([predictions, stacked], ignore_index=True)
+    unusual = pd.DataFrame(columns=list(UNUSUAL.columns))
+    if study.table("unusual").is_file():
+        unusual = read_table(study.table("unusual"), UNUSUAL, "04_deep_models")
     return Tables(
         read_table(study.table("cohort"), COHORT, "01_cohort"),
         read_table(study.table("lungs"), LUNGS, "02_segmentation_qa"),
         read_table(study.table("radiomics"), RADIOMICS, "03_radiomics"),
         predictions,
+        unusual,
     )
 
 
@@ -183,22 +188,19 @@ def of_study(study: Study, scan_id: str, tables: Tables | None = None) -> ScanRe
     lungs = _row(tables.lungs[tables.lungs["scan_id"] == scan_id])
     scan = Scan(scan_id, str(own["patient_id"].iloc[0]), known, lungs, risks)
     pictures = overlay(study, lungs), map_of_study(study, scan_id, int(own["fold"].iloc[0]))
-    return build(study, tables, scan, *pictures, _flags(study, scan_id))
+    return build(study, tables, scan, *pictures, _flags(tables, scan_id))
 
 
-def _flags(study: Study, scan_id: str) -> tuple[str, ...]:
+def _flags(tables: Tables, scan_id: str) -> tuple[str, ...]:
     """Say which networks found a scan of the study unusual, and why."""
-    if not study.table("unusual").is_file():
-        return ()
-    table = read_table(study.table("unusual"), UNUSUAL, "04_deep_models")
-    own = table[(table["scan_id"] == scan_id) & table["unusual"]]
+    own = tables.unusual[(tables.unusual["scan_id"] == scan_id) & tables.unusual["unusual"].eq(True)]
     found = own[["network", "reasons"]].itertuples(index=False, name=None)
     return tuple(strange(network, words) for network, words in found)
 
 
 def strange(network_name: str, why: str) -> str:
     """Say that a network flags a scan, and why."""
-    return f"To {TITLES[network_name]} {STRANGE}: {why}."
+    return f"To {NETWORK_WORDS[network_name]} {STRANGE}: {why}."
 
 
 def _row(rows: pd.DataFrame) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from sscct_lib.bootstrap import proportion_interval
 from sscct_lib.horizons import aligned_risk, cohort_outcome, study_resamples
 from sscct_lib.metrics import observed_risk
 from sscct_lib.study import Settings
+from sscct_lib.wording import years_text
 
 N_SIMILAR = 20
 
@@ -97,8 +98,9 @@ def in_words(found: pd.DataFrame) -> str:
         return "No other patient has a risk to compare with."
     n = int(found[["died", "alive", "unknown"]].iloc[0].sum())
     parts = [
-        f"within {row.horizon_years:g} year{'' if row.horizon_years == 1 else 's'} {row.died} had died, "
-        f"{row.alive} lived and {row.unknown} had not been followed that long"
-        for row in found.itertuples()
+        f"within {years_text(horizon)} {died} had died, {alive} lived and {unknown} had not been followed that long"
+        for horizon, died, alive, unknown in zip(
+            *(found[name] for name in ("horizon_years", "died", "alive", "unknown")), strict=True
+        )
     ]
     return f"Of the {n} other patients with the nearest risk: {'; '.join(parts)}."

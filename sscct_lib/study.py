@@ -92,7 +92,7 @@ class LungSettings(Section):
         (0.0, 300.0), description="plausible density of the heart, without and with contrast, HU"
     )
     max_noise_hu: Positive = Field(120.0, description="most noise, measured in the trachea, HU")
-    max_cut_area_cm2: Positive = Field(10.0, description="most lung that the edge of the scan may cut, cm2")
+    max_cut_area_cm2: Positive = Field(10.0, description="most lung that the edge of the scan may cut, cm²")
     max_step_ratio: Positive = Field(
         1.7, description="largest change between two slices, against that of their neighbours"
     )

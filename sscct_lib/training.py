@@ -23,7 +23,7 @@ from sscct_lib.clinical_branch import clinical_values
 from sscct_lib.files import atomic, checksum
 from sscct_lib.fitting import train
 from sscct_lib.heads import base_hazards, hazard_targets
-from sscct_lib.networks import TITLES, HazardNetwork, build, check_size, display_name
+from sscct_lib.networks import HazardNetwork, build, check_size, display_name
 from sscct_lib.prediction import dropout_spread, encode, hazards_seen, mean_loss, predict, risk_without_image, risks_of
 from sscct_lib.pretrained import Weights, load_weights
 from sscct_lib.pretraining import pretrained_encoder
@@ -33,6 +33,7 @@ from sscct_lib.schemas import PREDICTIONS
 from sscct_lib.study import NetworkSettings, Study, StudyError, fingerprint
 from sscct_lib.tensors import cube_path, lung_density, make_cubes
 from sscct_lib.weights import PUBLISHED, is_self_supervised, located
+from sscct_lib.wording import NETWORK_WORDS, years_text
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +142,7 @@ def _examples(study: Study, cohort: pd.DataFrame, network_name: str, n_jobs: int
     kept = cubes["status"].eq("ok").to_numpy()
     table = cohort[kept].reset_index(drop=True)
     if table.empty:
-        raise StudyError(f"No scan of the cohort has usable lungs for {TITLES[network_name]}; see the log.")
+        raise StudyError(f"No scan of the cohort has usable lungs for {NETWORK_WORDS[network_name]}; see the log.")
     followup = table["followup_years"].to_numpy(dtype=float)
     event = table["event_observed"].to_numpy(dtype=bool)
     if study.settings.labels == "as_published":
@@ -191,8 +192,8 @@ def horizons_told(study: Study, examples: Examples, folds: list[int]) -> list[fl
         without = [fold for fold, others in zip(folds, taught, strict=True) if not others]
         if without:
             log.warning(
-                "The risk within %g years is not estimable: outside fold(s) %s nobody died within it.",
-                horizon, ", ".join(map(str, without)),
+                "The risk within %s is not estimable: outside fold(s) %s nobody died within it.",
+                years_text(horizon), ", ".join(map(str, without)),
             )  # fmt: skip
         else:
             learned.append(horizon)
@@ -211,7 +212,7 @@ def _one_model(
     if card is None or card["key"] != key or not path.is_file() or checksum(path) != card["sha256"]:
         card = _train_and_save(study, network_name, training, tested, fold, member, key)
     else:
-        log.info("%s, fold %d, member %d: found trained", TITLES[network_name], fold, member)
+        log.info("%s, fold %d, member %d: found trained", NETWORK_WORDS[network_name], fold, member)
     network = fold_model(study, network_name, fold, member)
     features = encode(network, tested.paths)
     risk = risks_of(network, features, tested.clinical)
@@ -244,7 +245,7 @@ def _train_and_save(
     seed = int(fingerprint(study.settings.seed, network_name, fold, member), 16) % 2**32
     torch.manual_seed(seed)
     network, weights = _untrained(study, network_name, training, fold)
-    where = f"{TITLES[network_name]}, fold {fold}, member {member}"
+    where = f"{NETWORK_WORDS[network_name]}, fold {fold}, member {member}"
     path = _model_path(study, network_name, fold, member)
     unfinished = study.models / "unfinished" / f"{path.stem}_{key}.ckpt"
     for other in unfinished.parent.glob(f"{path.stem}_*.ckpt"):

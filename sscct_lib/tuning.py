@@ -17,6 +17,7 @@ from sscct_lib.feature_sets import NotEstimableError
 from sscct_lib.pipelines import design, make_estimator, make_pipeline_of
 from sscct_lib.risk_models import known_outcomes, survival_outcome
 from sscct_lib.study import Study
+from sscct_lib.wording import years_text
 
 Floats = NDArray[np.float64]
 LEAST_RISK = 1e-4  # a risk of 0 or 1 would make one surprise count without limit
@@ -146,7 +147,7 @@ def _why_not(died: NDArray[np.int64], weight: Floats, patients: "pd.Series[str]"
         n_patients = patients[(weight > 0) & (died == state)].nunique()
         if n_patients < FEWEST_PATIENTS:
             found = "no training patient" if n_patients == 0 else f"only {n_patients} training patient"
-            return f"{found} {words} {horizon:g} years"
+            return f"{found} {words} {years_text(horizon)}"
     return ""
 
 

@@ -10,11 +10,11 @@ from safetensors.numpy import load_file, save_file
 
 from sscct_lib.embeddings import Projection, embed, fold_file, fold_files, with_cubes
 from sscct_lib.files import atomic
-from sscct_lib.networks import TITLES
 from sscct_lib.schemas import UNUSUAL
 from sscct_lib.study import NetworkSettings, Study, StudyError
 from sscct_lib.tensors import cube_path
 from sscct_lib.unusual import Reference, fit_reference, measure, reasons, threshold
+from sscct_lib.wording import NETWORK_WORDS
 
 FOLDER = "unusual"
 
@@ -110,8 +110,8 @@ def flag_new(trained: Study, network_name: str, study: Study, scans: pd.DataFram
     paths = fold_files(trained.models / FOLDER, network_name)
     if not paths or not _limit_path(trained, network_name).is_file():
         raise StudyError(
-            f"{trained.models} does not say which scans are unusual to {TITLES[network_name]}. Run `04_deep_models` "
-            f"with deep.{network_name}.flag_unusual: true."
+            f"{trained.models} does not say which scans are unusual to {NETWORK_WORDS[network_name]}. Run "
+            f"`04_deep_models` with deep.{network_name}.flag_unusual: true."
         )
     table = with_cubes(trained, network_name, study, scans)[["scan_id", "patient_id"]]
     references = {fold: _load(path) for fold, path in paths.items()}

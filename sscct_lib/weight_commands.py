@@ -54,10 +54,11 @@ def fetch_weights(
 @weights.command("verify")
 def verify_weights(study: StudyFolder) -> None:
     """Load the weights that `study.yaml` names as training will, and say what they fill."""
-    from sscct_lib.networks import TITLES, build
+    from sscct_lib.networks import build
     from sscct_lib.pretrained import load_weights
     from sscct_lib.study import NetworkSettings, StudyError, load_study
     from sscct_lib.weights import is_self_supervised, located
+    from sscct_lib.wording import NETWORK_WORDS
 
     named = 0
     try:
@@ -65,11 +66,11 @@ def verify_weights(study: StudyFolder) -> None:
         for network in loaded.settings.deep.networks:
             settings: NetworkSettings = getattr(loaded.settings.deep, network)
             if settings.weights is None or is_self_supervised(settings):
-                typer.echo(f"{TITLES[network]}: {settings.weights or 'from scratch'}")
+                typer.echo(f"{NETWORK_WORDS[network]}: {settings.weights or 'from scratch'}")
                 continue
             encoder = build(network, settings, len(loaded.settings.horizons_years)).encoder
             found = load_weights(encoder, located(loaded, network, settings), settings.weights_sha256)
-            typer.echo(f"{TITLES[network]}: {found.words}")
+            typer.echo(f"{NETWORK_WORDS[network]}: {found.words}")
             named += 1
     except StudyError as error:
         _stop(error)
@@ -91,24 +92,24 @@ def pretrain(
     has not run. Needs the tables of notebooks 01 and 02.
     """
     from sscct_lib.lungs import usable
-    from sscct_lib.networks import TITLES
     from sscct_lib.pretraining import pretrain_folds
     from sscct_lib.schemas import COHORT, LUNGS
     from sscct_lib.study import StudyError, load_study
     from sscct_lib.tables import read_table
+    from sscct_lib.wording import NETWORK_WORDS
 
     try:
         loaded = load_study(study, run)
         chosen = network or list(loaded.settings.deep.networks)
-        unknown = sorted(set(chosen) - set(TITLES))
+        unknown = sorted(set(chosen) - set(NETWORK_WORDS))
         if unknown:
-            raise StudyError(f"--network {', '.join(unknown)}: expected {', '.join(TITLES)}.")
+            raise StudyError(f"--network {', '.join(unknown)}: expected {', '.join(NETWORK_WORDS)}.")
         cohort = read_table(loaded.table("cohort"), COHORT, "01_cohort")
         lungs = usable(read_table(loaded.table("lungs"), LUNGS, "02_segmentation_qa"))
         kept = cohort[cohort["scan_id"].isin(lungs["scan_id"])].reset_index(drop=True)
         for name in chosen:
             paths = pretrain_folds(loaded, kept, name, jobs)
-            typer.echo(f"{TITLES[name]}: {len(paths)} encoders in {paths[0].parent}")
+            typer.echo(f"{NETWORK_WORDS[name]}: {len(paths)} encoders in {paths[0].parent}")
             if getattr(loaded.settings.deep, name).weights is None:
                 typer.echo(f"  To use them, in study.yaml under deep.{name}: weights: self-supervised")
     except StudyError as error:

@@ -1,6 +1,7 @@
 """Features and horizons named as a reader would name them."""
 
 import re
+from collections.abc import Sequence
 
 CLINICAL_WORDS = {
     "age_years": "age",
@@ -9,6 +10,7 @@ CLINICAL_WORDS = {
     "sex": "sex",
     "ssc_subtype": "skin subtype",
 }
+NETWORK_WORDS = {"resnet18": "ResNet-18", "densenet121": "DenseNet-121", "swin": "Swin Transformer"}
 CLASS_WORDS = {
     "firstorder": "density histogram",
     "shape": "shape",
@@ -193,6 +195,23 @@ def years_text(horizon: float) -> str:
         For example `1 year` or `3 years`.
     """
     return "1 year" if horizon == 1 else f"{horizon:g} years"
+
+
+def horizons_text(horizons: Sequence[float]) -> str:
+    """Write all horizons of a study.
+
+    Parameters
+    ----------
+    horizons
+        Years after the scan, at least one.
+
+    Returns
+    -------
+    str
+        For example `1, 3 and 5 years`.
+    """
+    *first, last = (f"{horizon:g}" for horizon in horizons)
+    return f"{', '.join(first)} and {last} years" if first else years_text(horizons[0])
 
 
 def percent_text(share: float, decimals: int = 0) -> str:

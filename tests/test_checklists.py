@@ -76,6 +76,15 @@ def test_a_page_has_every_item_and_the_settings_of_the_run(study, name):
     assert sum("| **open** |" in row for row in rows) == is_open > 0
 
 
+def test_networks_are_named_and_how_deaths_were_weighted_follows_the_settings(tmp_path):
+    of = {balance: Settings(deep={"networks": ["swin"], "swin": {"balance": balance}}) for balance in ("none", "loss")}
+    plain, weighted = (checklists.page("tripod_ai", Study(tmp_path, settings), {}) for settings in of.values())
+    assert "Swin Transformer with fixed settings" in plain
+    assert "neither resampled nor weighted" in plain
+    assert "neither resampled nor weighted" not in weighted
+    assert "weigh more, in training" in weighted
+
+
 def test_items_that_rest_on_a_missing_chapter_are_open(study):
     whole, less = (checklists.page("claim", study, missing) for missing in ({}, {"05_horizons": "It failed."}))
     assert less.count("**open**") > whole.count("**open**")

@@ -50,7 +50,7 @@ def test_nobody_died_before_a_horizon_is_said(study_of, manifest_frame, write_im
     manifest_frame["last_contact_date"] = ["2018-01-01", "2018-01-01", "2020-05-05", "2019-09-01"]
     manifest_frame["event_observed"] = "1"
     study = study_of(manifest_frame, "cohort: {n_folds: 2}\nhorizons_years: [1, 5]")
-    assert "Nobody died within 1 year(s)" in sscct("check", study.folder).output
+    assert "Nobody died within 1 year:" in sscct("check", study.folder).output
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from sscct_lib import plain_tables
 from sscct_lib.lung_verdict import plausible_ranges
 from sscct_lib.metrics import METRICS
 from sscct_lib.study import LungSettings
-from sscct_lib.wording import METRIC_WORDS, RULE_WORDS, percent_text
+from sscct_lib.wording import METRIC_WORDS, RULE_WORDS, horizons_text, percent_text
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,14 @@ from sscct_lib.wording import METRIC_WORDS, RULE_WORDS, percent_text
 )
 def test_no_risk_is_rounded_to_none_or_to_certainty(share, decimals, text):
     assert percent_text(share, decimals) == text
+
+
+@pytest.mark.parametrize(
+    ("horizons", "text"),
+    [((1.0,), "1 year"), ((2.5,), "2.5 years"), ((1.0, 5.0), "1 and 5 years"), ((1, 3, 5), "1, 3 and 5 years")],
+)
+def test_horizons_are_listed_as_one_speaks(horizons, text):
+    assert horizons_text(horizons) == text
 
 
 def test_mean_risks_are_means_over_scans():

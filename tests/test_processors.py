@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from sscct_lib.deep_settings import NetworkSettings
-from sscct_lib.networks import TITLES, build
+from sscct_lib.networks import build
 from sscct_lib.processors import KEPT, Convolution, convolve_rightly, kept_memory, multiplies_bf16
+from sscct_lib.wording import NETWORK_WORDS
 
 needs_bf16 = pytest.mark.skipif(not multiplies_bf16(), reason="this processor does not multiply bf16 itself")
 
@@ -53,7 +54,7 @@ def test_gradients_of_convolutions_are_right_at_every_side(sides, kernel, stride
 
 @pytest.mark.slow
 @needs_bf16
-@pytest.mark.parametrize("name", TITLES)
+@pytest.mark.parametrize("name", NETWORK_WORDS)
 def test_the_first_gradients_of_each_network_point_where_those_of_32_bits_do(name):
     torch.manual_seed(0)
     network = build(name, NetworkSettings(size=32, feature_size=12, window_size=4), 3).eval()

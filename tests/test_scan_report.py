@@ -11,11 +11,11 @@ from sscct_lib.acting import risks_in_words
 from sscct_lib.prediction_file import Prediction, fields_described, prediction_of
 from sscct_lib.schemas import UNUSUAL
 from sscct_lib.study import HorizonSettings, Settings, Study
-from sscct_lib.tables import write_table
 from sscct_lib.unlike import Likeness
 from sscct_lib.wording import percent_text
 from tests.test_horizons import make_cohort, make_predictions
 
+NOT_FLAGGED = pd.DataFrame(columns=list(UNUSUAL.columns))
 FEW = Settings(title="A study", horizons=HorizonSettings(n_bootstrap=20))
 CLINICAL = {"age_years": 60.0, "sex": "female", "fvc_percent": np.nan}
 
@@ -28,7 +28,7 @@ def tables_of(cohort, models=("Radiomics", "Clinical")):
         status="ok", reason="", settings_hash="x", qct_mean_hu=np.linspace(-850, -700, len(cohort))
     )
     given = pd.concat([make_predictions(cohort, model=name) for name in models], ignore_index=True)
-    return scan_report.Tables(cohort, lungs, features, given)
+    return scan_report.Tables(cohort, lungs, features, given, NOT_FLAGGED)
 
 
 def report_of(tables, tmp_path, known=None, lungs=None, settings=FEW):
@@ -97,7 +97,7 @@ def test_a_horizon_without_deaths_and_a_model_without_a_horizon_give_a_page(tmp_
     tables = tables_of(cohort)
     lacks = tables.predictions["model"].isin(lacking) & (tables.predictions["horizon_years"] == 3)
     given = tables.predictions[~lacks].reset_index(drop=True)
-    lacking_tables = scan_report.Tables(cohort, tables.lungs, tables.features, given)
+    lacking_tables = replace(tables, cohort=cohort, predictions=given)
     report, _ = report_of(lacking_tables, tmp_path)
     assert np.isnan(report.lower) == (len(lacking) == 2)
     report_figures.scan_page(report).canvas.draw()
@@ -110,7 +110,7 @@ def test_a_pictured_model_that_is_not_on_the_front_page_is_on_the_page(tmp_path)
     tables = tables_of(make_cohort(20), models=("Clinical", "Age and sex"))
     lacks = (tables.predictions["model"] == "Clinical") & (tables.predictions["horizon_years"] == 3)
     given = tables.predictions[~lacks].reset_index(drop=True)
-    report, _ = report_of(scan_report.Tables(tables.cohort, tables.lungs, tables.features, given), tmp_path)
+    report, _ = report_of(replace(tables, predictions=given), tmp_path)
     assert report.model == "Age and sex"
     assert set(report.risks["model"]) == {"Age and sex", "Clinical"}
     assert patient_pages.in_words(report, "x.png").startswith("Age and sex: ")
@@ -143,7 +143,7 @@ def test_chosen_scans_are_few_and_do_not_look_at_what_happened():
     assert len(cohort) > 1900
     chosen = patient_pages.chosen_scans(tables, FEW)
     assert list(chosen) == ["lowest", "middle", "example", "highest"]
-    other = scan_report.Tables(cohort.assign(event_observed=False), tables.lungs, tables.features, tables.predictions)
+    other = replace(tables, cohort=cohort.assign(event_observed=False))
     assert patient_pages.chosen_scans(other, FEW) == chosen
     wrong = failures.most_wrong(tables.predictions, cohort, tables.lungs, "Radiomics", 3.0, FEW)
     assert len(wrong) == 10
@@ -187,18 +187,19 @@ def test_risks_in_words_are_in_order():
 
 
 def test_a_scan_that_a_network_flags_is_not_called_alike(tmp_path):
-    study = Study(tmp_path, Settings())
+    tables = tables_of(make_cohort(60))
     row = {"network": "resnet18", "scan_id": "p000-0", "patient_id": "p000", "fold": 0, "distance": 2.0}
     told = row | {
         "threshold": 1.0,
         "unusual": True,
         "reasons": "no single measure is unusual; the pattern as a whole is",
     }
-    write_table(pd.DataFrame([told]), study.table("unusual"), UNUSUAL)
-    warnings = scan_report._flags(study, "p000-0")
+    flagged = replace(tables, unusual=pd.DataFrame([told, told | {"scan_id": "p002-0", "unusual": False}]))
+    warnings = scan_report._flags(flagged, "p000-0")
     assert warnings == ("To ResNet-18 the scan is unlike those that it learned from: " + str(told["reasons"]) + ".",)
-    assert scan_report._flags(study, "p001-0") == ()
-    report, _ = report_of(tables_of(make_cohort(60)), tmp_path)
+    assert scan_report._flags(flagged, "p001-0") == scan_report._flags(flagged, "p002-0") == ()
+    assert scan_report._flags(tables, "p000-0") == ()
+    report, _ = report_of(tables, tmp_path)
     assert "Yes: " in words_of(report_figures.scan_page(report))
     flagged = words_of(report_figures.scan_page(replace(report, warnings=warnings)))
     assert "Yes: " not in flagged

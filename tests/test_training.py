@@ -15,6 +15,7 @@ from sscct_lib.files import checksum
 from sscct_lib.horizons import evaluate
 from sscct_lib.images import write_image
 from sscct_lib.study import DeepSettings, HorizonSettings, NetworkSettings, Settings, Study, StudyError
+from sscct_lib.wording import NETWORK_WORDS
 
 TINY = NetworkSettings(size=32, feature_size=12, window_size=4, epochs=2, batch_size=2, learning_rate=3e-3)
 N = 12  # scans, two of each patient
@@ -386,9 +387,9 @@ def test_three_networks_in_two_processes(trained, monkeypatch):
         for old, new in ((study.image, both.image), (study.mask, both.mask)):
             new(scan_id).parent.mkdir(parents=True, exist_ok=True)
             new(scan_id).write_bytes(old(scan_id).read_bytes())
-    predictions = training.cross_validate(both, cohort, list(networks.TITLES), n_jobs=2)
+    predictions = training.cross_validate(both, cohort, list(NETWORK_WORDS), n_jobs=2)
     assert predictions.groupby("model").size().to_dict() == {
-        f"{title} (from scratch)": N * 3 for title in networks.TITLES.values()
+        f"{title} (from scratch)": N * 3 for title in NETWORK_WORDS.values()
     }
 
 
@@ -408,17 +409,17 @@ def standing_in(folder, network_name, build):
 def test_presets_train_every_network_from_its_weights(tmp_path, monkeypatch, preset, changed, stays):
     monkeypatch.setattr(training, "build", networks.build)
     builders = (networks.build_resnet18, networks.build_densenet121, networks.build_swin)
-    made = {name: standing_in(tmp_path, name, build) for name, build in zip(networks.TITLES, builders, strict=True)}
+    made = {name: standing_in(tmp_path, name, build) for name, build in zip(NETWORK_WORDS, builders, strict=True)}
     given = {name: {**settings, **changed} for name, (settings, _) in made.items()}
     settings = Settings(deep=DeepSettings.model_validate({"preset": preset, **given}), horizons_years=(5.0,))
     study = Study(tmp_path, settings)
     cohort = make_cohort(study).assign(fold=np.arange(N) // 2 // 3)  # of the patients of a fold, some live
     for scan_id in cohort["scan_id"]:
         write_scan(study, scan_id, -120)  # the published window shows nothing below -175
-    predictions = training.cross_validate(study, cohort, list(networks.TITLES))
+    predictions = training.cross_validate(study, cohort, list(NETWORK_WORDS))
     assert predictions.groupby("model").size().eq(N).all()
     named = " (classifiers)" if preset == "published" else ""
-    assert set(predictions["model"]) == {f"{title}{named}" for title in networks.TITLES.values()}
+    assert set(predictions["model"]) == {f"{title}{named}" for title in NETWORK_WORDS.values()}
     for name, (_, tensors) in made.items():
         trained = training.fold_model(study, name, 0).encoder.state_dict()
         kernels = [key for key, tensor in tensors.items() if tensor.dim() == 5]

@@ -109,12 +109,21 @@ def test_a_changed_setting_makes_again_what_depends_on_it(copied):
     assert remade(copied, before) == {"03_radiomics", "05_horizons"}
 
 
-def test_a_removed_table_is_made_again(copied):
+@pytest.mark.parametrize(
+    ("removed", "last", "made"),
+    [
+        ("performance", "05_horizons", {"05_horizons"}),
+        ("images", "02_segmentation_qa", {"01_cohort"}),
+        ("images", "03_radiomics", {"01_cohort"}),
+        ("radiomics", "02_segmentation_qa", set()),
+    ],
+)
+def test_a_removed_table_is_made_again(copied, removed, last, made):
     before = times(copied)
-    copied.table("performance").unlink()
-    assert sscct("run", copied.folder).exit_code == 0
-    assert remade(copied, before) == {"05_horizons"}
-    assert copied.table("performance").is_file()
+    copied.table(removed).unlink()
+    assert sscct("run", copied.folder, *(["--until", last] if last else [])).exit_code == 0
+    assert remade(copied, before) == made
+    assert copied.table(removed).is_file() == bool(made)
 
 
 def test_an_unknown_parameter_is_refused_with_the_known_ones(copied):
