@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from hashlib import sha256
 from importlib.metadata import version
 from io import BytesIO
+from itertools import count
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile, ZipInfo
 
 import numpy as np
 import pandas as pd
@@ -23,6 +25,7 @@ from sscct_lib.study import Study, StudyError
 from sscct_lib.tabular import Model, models_of, never_falling, one_settings_hash, train
 from sscct_lib.tuning import Fit
 
+SCHEMA = "schema.json"  # the member of a model file that describes the others
 # What a model file may hold beside scikit-learn's and numpy's own types, which skops trusts.
 TRUSTED_TYPES = [
     "numpy.dtype",
@@ -89,13 +92,27 @@ def save_models(
             continue
         path = folder / f"{_slug(model.name)}.skops"
         with atomic(path) as partial:
-            skops.io.dump(fitted.pipeline, partial)
+            partial.write_bytes(_without_addresses(skops.io.dumps(fitted.pipeline)))
         with atomic(path.with_suffix(".json")) as partial:
             card = _card(model, fitted, table, study, settings_hash) | {"sha256": sha256(path.read_bytes()).hexdigest()}
             partial.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
         size = round(path.stat().st_size / 1e6, 2)
         rows += [{"model": model.name, **row, "megabytes": size} for row in card["horizons"]]
     return pd.DataFrame(rows)
+
+
+def _without_addresses(content: bytes) -> bytes:
+    """Number the parts of a model file: skops names them by memory addresses and notes the time of writing."""
+    numbers: dict[str, str] = {}
+    order, written = count(), BytesIO()
+    with ZipFile(BytesIO(content)) as found, ZipFile(written, "w") as numbered:
+        schema = re.sub(r'(?<="__id__": )\d+', lambda _: str(next(order)), found.read(SCHEMA).decode())
+        for name in dict.fromkeys(re.findall(r'(?<="file": ")[^"]+', schema)):
+            numbers[name] = f"{len(numbers)}{Path(name).suffix}"
+            numbered.writestr(ZipInfo(numbers[name]), found.read(name))
+        schema = re.sub(r'(?<="file": ")[^"]+', lambda name: numbers[name[0]], schema)
+        numbered.writestr(ZipInfo(SCHEMA), schema)
+    return written.getvalue()
 
 
 def _train_or_say(table: pd.DataFrame, model: Model, study: Study, versions: pd.DataFrame | None) -> Fit | str:

@@ -56,6 +56,16 @@ def test_model_files_hold_trusted_types_no_patient_and_are_small(trained) -> Non
     assert listed["megabytes"].max() < 5
 
 
+def test_the_same_models_are_the_same_files_whoever_fits_them(trained, tmp_path) -> None:
+    table, study, _ = trained
+    again = replace(study, folder=tmp_path)
+    saved_models.save_models(table, again, n_jobs=2)
+    paths = sorted((study.models / "tabular").iterdir())
+    assert len(paths) == 2 * len(tabular.models_of(study))
+    for path in paths:
+        assert (again.models / "tabular" / path.name).read_bytes() == path.read_bytes(), path.name
+
+
 def test_the_model_card_counts_what_it_was_trained_on(trained) -> None:
     table, study, listed = trained
     card = json.loads((study.models / "tabular" / "quantitative_ct.json").read_text())
