@@ -6,7 +6,7 @@ and each page can be used with a keyboard, a screen reader and a phone.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -332,10 +332,19 @@ def _make_readable(page: BeautifulSoup, table: Tag) -> None:
     for cell in table.find_all("th"):
         if not cell.get_text(strip=True):
             cell.name = "td"  # a heading without words heads nothing
-    _align(table)
+    _align(page, table)
 
 
-def _align(table: Tag) -> None:
+def _whole(page: BeautifulSoup, text: str) -> Iterator[str | Tag]:
+    """Keep a number and its interval on one line; on a phone, where `wbr` works, the interval may begin a new one."""
+    estimate, *intervals = (INSIDE.sub("\u00a0", piece) for piece in BEFORE_INTERVAL.split(text))
+    yield estimate
+    for interval in intervals:
+        yield page.new_tag("wbr")
+        yield f"\u00a0{interval}"
+
+
+def _align(page: BeautifulSoup, table: Tag) -> None:
     """Mark the columns that hold mostly numbers, with their headings and what stands there in place of a number."""
     columns: dict[int, list[bool]] = {}
     for row in table.select("tbody tr"):
@@ -354,7 +363,7 @@ def _align(table: Tag) -> None:
     for cell in table.select("td.number"):
         for text in cell.find_all(string=True):
             if NUMBER.match(text.strip()):
-                text.replace_with(INSIDE.sub("\u00a0", BEFORE_INTERVAL.sub("\u00a0", text.strip())))
+                text.replace_with(*_whole(page, text.strip()))
 
 
 def _add_class(tag: Tag, name: str) -> None:

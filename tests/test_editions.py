@@ -108,21 +108,21 @@ def test_figures_that_no_page_shows_go(tmp_path):
 
 
 def test_a_column_of_numbers_is_one_whatever_stands_in_place_of_a_number():
-    table = BeautifulSoup(
+    page = BeautifulSoup(
         "<table><thead><tr><th>model</th><th>AUC</th><th>expected</th></tr></thead><tbody>"
         "<tr><th>A</th><td>0.73 (0.42 to 0.91), width 0.49</td><td>a date</td></tr>"
         "<tr><th>B</th><td>-0.01 (-0.20 to 0.10)</td><td>1 to 64 letters</td></tr>"
         "<tr><th>C</th><td>not estimable</td><td></td></tr>"
         "<tr><th>D</th><td>17 of 246 (44 unknown)</td><td></td></tr></tbody></table>",
         "html.parser",
-    ).table
-    editions._align(table)
-    numbers = [cell.get_text() for cell in table.select(".number")]
+    )
+    editions._align(page, page.table)
+    numbers = [cell.decode_contents() for cell in page.select(".number")]
     whole = [text.replace("\u00a0", "_") for text in numbers]
     assert whole == [
         "AUC",
-        "0.73_(0.42_to_0.91), width_0.49",
-        "-0.01_(-0.20_to_0.10)",
+        "0.73<wbr/>_(0.42_to_0.91), width_0.49",
+        "-0.01<wbr/>_(-0.20_to_0.10)",
         "not estimable",
         "17_of_246 (44_unknown)",
     ]
