@@ -1,7 +1,7 @@
 """Volumes from files that nobody vouches for: what a header announces is judged before memory is taken for it."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,15 @@ NRRD_ENCODINGS = ("raw", "gzip", "gz")
 MOST_SURPLUS_BYTES = 65_536
 CHUNK_BYTES = 1 << 22
 GZIP_MAGIC = b"\x1f\x8b"
+NIFTI2_BYTES = 540
+PLACE: Any = {
+    "names": ["n_bytes", "n_axes", "qform_code", "sform_code", "qform", "sform"],
+    "formats": ["i4", "i2", "i2", "i2", "6f4", "(3,4)f4"],
+    "offsets": [0, 40, 252, 254, 256, 280],
+    "itemsize": 348,
+}
+"""Where the header of a NIfTI-1 file says how the volume lies."""
+LEAST_ANGLE = 0.1  # least determinant of the axes: 1 where they are at right angles, 0 in a plane
 
 
 def read_volume(path: Path) -> sitk.Image:
@@ -61,6 +70,8 @@ def read_volume(path: Path) -> sitk.Image:
     try:
         if suffix == ".nrrd":
             _check_nrrd(path)
+        else:
+            _check_place(path)
         reader.ReadImageInformation()
     except (RuntimeError, OverflowError) as error:
         raise ScanError(f"{path.name} is damaged, or no NIfTI or NRRD image. Copy it again from its source.") from error
@@ -89,6 +100,42 @@ def _check_nrrd(path: Path) -> None:
         raise ScanError(f"{path.name} has the encoding {encoding!r}; expected {' or '.join(NRRD_ENCODINGS)}.")
 
 
+def _check_place(path: Path) -> None:
+    """Refuse a NIfTI header that puts the volume nowhere: ITK searches such a place for ever, or takes another one."""
+    name = path.name
+    try:
+        head = next(_pieces(path), b"")[: PLACE["itemsize"]]
+    except (EOFError, OSError, IsalError) as error:  # type: ignore[misc]
+        raise ScanError(f"{name} is truncated or damaged ({error}). Copy it again from its source.") from error
+    layout = np.dtype(PLACE).newbyteorder(">" if head[:1] == b"\x00" else "<")
+    place = np.frombuffer(head.ljust(layout.itemsize, b"\x00"), layout)[0]
+    if place["n_bytes"] == NIFTI2_BYTES:
+        raise ScanError(f"{name} is NIfTI-2, expected NIfTI-1 or NRRD. Write it in one of these.")
+    if place["n_bytes"] != layout.itemsize or not 1 <= place["n_axes"] <= 7:
+        raise ScanError(f"{name} is damaged, or no NIfTI or NRRD image. Copy it again from its source.")
+    numbers = [*(place["sform"].flat if place["sform_code"] > 0 else ())]
+    numbers += [*(place["qform"] if place["qform_code"] > 0 else ())]
+    if not np.isfinite(numbers).all():
+        raise ScanError(f"{name} lies at no finite place: check the sform and qform of its header.")
+    if place["sform_code"] > 0:
+        axes = place["sform"][:, :3].astype(float)
+        sides_mm = np.linalg.norm(axes, axis=0)
+        _check_sides(name, sides_mm)
+        _check_axes(name, axes / sides_mm)
+
+
+def _check_sides(name: str, sides_mm: Sequence[float] | NDArray[np.float64]) -> None:
+    low, high = SPACING_MM
+    if not all(low <= side <= high for side in sides_mm):
+        sides = " x ".join(f"{side:g}" for side in sides_mm)
+        raise ScanError(f"{name} has voxels of {sides} mm, expected {low:g} to {high:g}: check its header.")
+
+
+def _check_axes(name: str, axes: NDArray[np.float64]) -> None:
+    if not abs(np.linalg.det(axes)) > LEAST_ANGLE:
+        raise ScanError(f"{name} lies in a plane, or at no finite place: check its header.")
+
+
 def _check_header(reader: sitk.ImageFileReader, path: Path) -> None:
     name, size, spacing = path.name, reader.GetSize(), reader.GetSpacing()
     found = " x ".join(str(side) for side in size)
@@ -99,12 +146,10 @@ def _check_header(reader: sitk.ImageFileReader, path: Path) -> None:
     low, high = SIDE_VOXELS
     if min(size) < low or max(size) > high or math.prod(size) > MOST_VOXELS:
         raise ScanError(f"{name} has {found} voxels, expected {low} to {high} a side: no chest CT volume.")
-    low_mm, high_mm = SPACING_MM
-    if not all(low_mm <= side <= high_mm for side in spacing):
-        sides = " x ".join(f"{side:g}" for side in spacing)
-        raise ScanError(f"{name} has voxels of {sides} mm, expected {low_mm:g} to {high_mm:g}: check its header.")
+    _check_sides(name, spacing)
     if not np.isfinite([*reader.GetOrigin(), *reader.GetDirection()]).all():
         raise ScanError(f"{name} lies at no finite place: check its header.")
+    _check_axes(name, np.reshape(reader.GetDirection(), (3, 3)))
     if math.prod(size) > path.stat().st_size * HIGHEST_COMPRESSION:
         raise ScanError(
             f"{name} announces {found} voxels in {path.stat().st_size:,} bytes, more than any compression can hold: "

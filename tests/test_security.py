@@ -147,6 +147,70 @@ class TestPaths:
             volume_files.read_volume(tmp_path / name)
 
 
+NOWHERE = {
+    "two axes, and no place (ITK never ends)": [[0, 0, 0, 0], [0, 1.5, 0, 0], [0, 0, 2, np.nan]],
+    "one axis twice": [[1.5, 1.5, 0, 0], [0, 0, 0, 0], [0, 0, 2, 0]],
+    "an axis that is no number": [[np.nan, 0, 0, 0], [0, 1.5, 0, 0], [0, 0, 2, 0]],
+    "an axis without end": [[1e38, 0, 0, 0], [0, 1.5, 0, 0], [0, 0, 2, 0]],
+    "no axis": [[0, 0, 0, 0]] * 3,
+}
+WHERE = {
+    "from the feet": np.diag([1.5, 1.5, 2, 1]),
+    "mirrored and turned": np.array([[0, 1.5, 0, 9], [-1.5, 0, 0, 9], [0, 0, -2, 9], [0, 0, 0, 1.0]]),
+    "oblique": nibabel.affines.from_matvec(nibabel.eulerangles.euler2mat(0.1, 0.2, 0.3) @ np.diag([1.5, 1.5, 2])),
+}
+
+
+@pytest.mark.parametrize("endianness", ["<", ">"])
+class TestPlaceOfNifti:
+    def written(self, folder, endianness, affine):
+        header = nibabel.Nifti1Header(endianness=endianness)
+        image = nibabel.Nifti1Image(np.zeros((8, 9, 10), np.int16), affine, header)
+        image.set_qform(affine, 1)
+        nibabel.save(image, folder / "scan.nii")
+        return folder / "scan.nii"
+
+    @pytest.mark.parametrize("affine", WHERE.values(), ids=WHERE.keys())
+    def test_what_lies_somewhere_is_read(self, tmp_path, endianness, affine):
+        image = volume_files.read_volume(self.written(tmp_path, endianness, affine))
+        ras = np.array(image.GetDirection()).reshape(3, 3) * image.GetSpacing() * [[-1], [-1], [1]]
+        np.testing.assert_allclose(ras, affine[:3, :3], atol=1e-4)
+
+    @pytest.mark.parametrize("rows", NOWHERE.values(), ids=NOWHERE.keys())
+    def test_what_lies_nowhere_is_refused_at_once(self, tmp_path, endianness, rows):
+        path = self.written(tmp_path, endianness, np.diag([1.5, 1.5, 2, 1]))
+        header = nibabel.Nifti1Header.from_fileobj(path.open("rb"))
+        for name, row in zip(("srow_x", "srow_y", "srow_z"), rows, strict=True):
+            header[name] = row
+        path.write_bytes(header.binaryblock + path.read_bytes()[len(header.binaryblock) :])
+        with pytest.raises(ScanError, match=r"scan\.nii (lies at no finite place|lies in a plane|has voxels of)"):
+            volume_files.read_volume(path)
+
+    def test_a_quaternion_that_is_no_number_is_refused(self, tmp_path, endianness):
+        path = self.written(tmp_path, endianness, np.diag([1.5, 1.5, 2, 1]))
+        header = nibabel.Nifti1Header.from_fileobj(path.open("rb"))
+        header["quatern_b"] = np.nan
+        path.write_bytes(header.binaryblock + path.read_bytes()[len(header.binaryblock) :])
+        with pytest.raises(ScanError, match=r"scan\.nii (lies at no finite place|lies in a plane|has voxels of)"):
+            volume_files.read_volume(path)
+
+
+def test_nifti_2_is_named(tmp_path):
+    nibabel.save(nibabel.Nifti2Image(np.zeros((8, 9, 10), np.int16), np.eye(4)), tmp_path / "scan.nii.gz")
+    with pytest.raises(ScanError, match=r"scan\.nii\.gz is NIfTI-2, expected NIfTI-1"):
+        volume_files.read_volume(tmp_path / "scan.nii.gz")
+
+
+def test_a_nrrd_in_a_plane_is_refused(tmp_path):
+    header = "NRRD0004\ntype: short\ndimension: 3\nspace: left-posterior-superior\nsizes: 9 9 9\n"
+    text = (
+        f"{header}space directions: (2,0,0) (2,0,0) (0,0,2)\nspace origin: (0,0,0)\nencoding: raw\nendian: little\n\n"
+    )
+    (tmp_path / "scan.nrrd").write_bytes(text.encode() + bytes(2 * 9**3))
+    with pytest.raises(ScanError, match=r"scan\.nrrd lies in a plane, or at no finite place"):
+        volume_files.read_volume(tmp_path / "scan.nrrd")
+
+
 def announcing(path: Path, size: tuple[int, int, int], content: bytes = b"") -> Path:
     """Write a NIfTI file whose header announces a size, with other content."""
     kind = nibabel.Nifti2Image if max(size) > 32767 else nibabel.Nifti1Image

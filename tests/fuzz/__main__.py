@@ -2,13 +2,14 @@
 
 python -m tests.fuzz [--inputs 100000] [--seconds 0] [--out book/fuzz.csv] [TARGET ...]
 
-Each target runs in a process of its own, so that a crash below Python is a finding too: the seed of the input that was
-being read is told. `--seed N TARGET` reads that one input again.
+Each target runs in a process of its own, so that a crash below Python, or an input that is read for ever, is a finding
+too: the seed of an input before it is told. `--seed N TARGET` reads that one input again.
 """
 
 import argparse
 import os
 import resource
+import signal
 import tempfile
 import time
 import traceback
@@ -20,6 +21,7 @@ from tests.fuzz.targets import MAKERS, attempt, make_target
 
 SCRATCH = Path("/dev/shm") if Path("/dev/shm").is_dir() else None
 MOST_FINDINGS = 20
+LONGEST_SECONDS = 600  # of 100 inputs: one that is read for ever is a finding too
 
 
 def fuzz(name: str, first: int, inputs: int, seconds: float, notes: Path) -> None:
@@ -33,6 +35,7 @@ def fuzz(name: str, first: int, inputs: int, seconds: float, notes: Path) -> Non
                 path.unlink()
         for seed in range(first, first + inputs):
             if seed % 100 == 0:
+                signal.alarm(LONGEST_SECONDS)  # ends this process
                 notes.write_text(f"{counts['read']} {counts['refused']} {seed}\n" + "\n".join(findings))
             try:
                 counts[attempt(target, Path(folder), seed)] += 1
