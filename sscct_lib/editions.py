@@ -314,7 +314,9 @@ def _make_accessible(page: BeautifulSoup) -> None:
 
 def _make_readable(page: BeautifulSoup, table: Tag) -> None:
     """Give a table a box that scrolls, one line of headings, and words on the left, numbers on the right."""
-    if table.find_parent("div", class_="output") is None and table.parent is not None:
+    if table.find_parent("div", class_="output") is not None:
+        _add_class(table, "dataframe")  # in the dark the theme puts what it takes for no table on a light ground
+    elif table.parent is not None:
         table.wrap(page.new_tag("div", attrs={"class": "table-scroll"}))
     rows = table.select("thead tr")
     if len(rows) == 2:  # pandas writes the name of the index on a line of its own
@@ -367,7 +369,9 @@ def _align(page: BeautifulSoup, table: Tag) -> None:
 
 
 def _add_class(tag: Tag, name: str) -> None:
-    tag["class"] = AttributeValueList([*tag.get_attribute_list("class"), name]) if tag.get("class") else name
+    tag["class"] = (
+        AttributeValueList(dict.fromkeys([*tag.get_attribute_list("class"), name])) if tag.get("class") else name
+    )
 
 
 def _description(picture: Tag) -> str:

@@ -96,6 +96,16 @@ def test_what_a_cell_folds_is_folded_in_both_editions():
         assert fold.select_one("div.cell_output img") is not None
 
 
+def test_every_table_that_a_notebook_shows_has_the_colours_of_tables():
+    table = '<div class="output text_html"><table id="T_1"><tr><td>{}</td></tr></table></div>'
+    shown = PAGE.replace(
+        "<img", table.format("plain") + table.replace("<table", '<table class="dataframe"') + "<img", 1
+    )
+    for text in editions.editions(shown, PLACE, Settings(), {}):
+        tables = BeautifulSoup(text, "html.parser").select("div.output table")
+        assert [each["class"] for each in tables] == [["dataframe"], ["dataframe"]]
+
+
 def test_figures_that_no_page_shows_go(tmp_path):
     rendered, html = tmp_path / "rendered", tmp_path / "html"
     for folder in (rendered / "_images", html / "_images"):
