@@ -16,6 +16,7 @@ from sscct_lib.horizons import cohort_outcome, judged_risks, study_resamples
 from sscct_lib.logrank import LogRank, clustered_logrank
 from sscct_lib.metrics import METRICS
 from sscct_lib.study import Settings
+from sscct_lib.wording import years_text
 
 LANDMARKS_YEARS = (0.0, 1.0, 2.0)
 FEWEST_PATIENTS = 5
@@ -93,7 +94,7 @@ def views(cohort: pd.DataFrame) -> Iterator[Part]:
         known = years <= landmark
         latest = pd.Series(np.where(known, years, -1.0), index=cohort.index).groupby(patient).transform("max")
         left = followup - (landmark - years)
-        name = f"latest scan at {landmark:g} years, if alive and followed then"
+        name = f"latest scan at {years_text(landmark)}, if alive and followed then"
         yield Part("landmark", name, known & (years == latest.to_numpy()) & (left > 0), left, ones)
 
 

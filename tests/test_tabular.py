@@ -150,7 +150,7 @@ def test_a_fold_without_deaths_in_training_is_named_and_left_out(study: Study) -
     assert left["risk"].notna().all()
     named = result.notes[result.notes["fold"] == 0]
     assert set(named["model"]) == {"Radiomics", "All features"}
-    assert named["note"].str.contains("no training patient died within 1 years").all()
+    assert named["note"].str.contains("no training patient died within 1 year").all()
 
 
 def test_a_cohort_without_clinical_values_has_no_clinical_model(tmp_path) -> None:

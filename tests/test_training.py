@@ -362,10 +362,10 @@ def test_a_horizon_without_deaths_to_learn_from_is_named_and_the_others_are_told
     cohort["followup_years"] = cohort["followup_years"].where(~late, 2.0)
     predictions = training.cross_validate(study, cohort, ["swin"])
     assert set(predictions["horizon_years"]) == {3.0, 5.0}
-    assert "The risk within 1 years is not estimable: outside fold(s) 1 nobody died within it." in caplog.text
+    assert "The risk within 1 year is not estimable: outside fold(s) 1 nobody died within it." in caplog.text
     assert set(predictions["scan_id"]) == set(cohort["scan_id"])
     table = deep_tables.summary(deep_tables.model_table(study))
-    assert table["Not estimable"].tolist() == ["1 years"]
+    assert table["Not estimable"].tolist() == ["1 year"]
 
 
 def test_no_usable_lungs_and_impossible_size(trained, tmp_path):

@@ -28,7 +28,7 @@ def test_deaths_of_two_patients_leave_little_and_of_one_nothing_and_that_is_said
 def test_no_survivor_cannot_be_fitted(study) -> None:
     table = make_table(study)
     table = table[table["event_observed"] & (table["followup_years"] < 1)]
-    with pytest.raises(NotEstimableError, match="alive after 1 years"):
+    with pytest.raises(NotEstimableError, match="alive after 1 year"):
         fit(table, ["age_years"], "cox", study)
 
 

@@ -66,7 +66,7 @@ def test_landmark_by_hand():
         }
     )
     landmark = {part.name: part for part in views.views(rows) if part.kind == "landmark"}
-    at = landmark["latest scan at 1 years, if alive and followed then"]
+    at = landmark["latest scan at 1 year, if alive and followed then"]
     np.testing.assert_array_equal(at.scans, [False, True, False, True])  # b died before, a's second scan is the latest
     np.testing.assert_allclose(at.followup_years[at.scans], [3.0, 0.5])
     start = landmark["latest scan at 0 years, if alive and followed then"]
