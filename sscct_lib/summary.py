@@ -299,10 +299,12 @@ def estimate_text(estimate: float, low: float, high: float, decimals: int = 2) -
     Returns
     -------
     str
-        `not estimable` without an estimate.
+        `not estimable` without an estimate. An end beyond 100 of a number with decimals is told as that: a ratio over
+        almost no expected deaths has no second digit that means anything.
     """
     if pd.isna(estimate):
         return "not estimable"
     if pd.isna(low):
         return f"{estimate:z.{decimals}f} (no interval)"
-    return f"{estimate:z.{decimals}f} ({low:z.{decimals}f} to {high:z.{decimals}f})"
+    top = "above 100" if decimals and high > 100 else f"{high:z.{decimals}f}"
+    return f"{estimate:z.{decimals}f} ({low:z.{decimals}f} to {top})"

@@ -30,6 +30,8 @@ def test_texts():
     assert estimate_text(-0.001, -0.2, 0.1) == "0.00 (-0.20 to 0.10)"  # there is no -0.00
     assert estimate_text(float("nan"), 0.1, 0.2) == "not estimable"
     assert estimate_text(0.5, float("nan"), float("nan"), decimals=3) == "0.500 (no interval)"
+    assert estimate_text(2.43, 0.0, 2699.24) == "2.43 (0.00 to above 100)"
+    assert estimate_text(240, 110, 300, decimals=0) == "240 (110 to 300)"
     assert [years_text(1.0), years_text(0.5), years_text(5.0)] == ["1 year", "0.5 years", "5 years"]
 
 
