@@ -22,7 +22,6 @@ cohort: {n_folds: 2}
 radiomics: {spacing_mm: 5.0}
 tabular: {n_inner_folds: 2, n_stability_scans: 8, n_repeats: 1, n_trees: 10, compared_on: [Quantitative CT]}
 deep:
-  n_explained: 3
   resnet18: {size: 32, epochs: 1, dropout: 0.2, longitudinal: true}
   densenet121: {size: 32, epochs: 1, head: classifiers, flag_unusual: false}
   swin: {size: 32, epochs: 1, feature_size: 12, window_size: 4, clinical: true, flag_unusual: false}
