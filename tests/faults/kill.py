@@ -46,8 +46,11 @@ horizons: {n_bootstrap: 20, reference: Quantitative CT}
 SMALLER = "demo: {n_patients: 3, n_scans: 4, spacing_mm: 8.0}\n"
 MOST_IN_A_ROW = 5
 MARK = "SSCCT_KILL_TEST"
-NO_RESULTS = {"logs", "benchmarks", "provenance", ".snakemake", "sphinx", "damaged", "key"}
-"""Folders that hold when and how long something ran, or what Sphinx remembers."""
+NO_RESULTS = {"logs", "benchmarks", "provenance", ".snakemake", "sphinx", "damaged", "key"} | {
+    "generated.json", "searched.json",
+}  # fmt: skip
+"""Folders that hold when and how long something ran, or what Sphinx remembers; and what a book knows of the times of
+the files that it was made from."""
 CLOCK = ("seconds", "waiting_share")  # of a model's card
 
 
