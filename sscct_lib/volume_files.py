@@ -103,10 +103,7 @@ def _check_nrrd(path: Path) -> None:
 def _check_place(path: Path) -> None:
     """Refuse a NIfTI header that puts the volume nowhere: ITK searches such a place for ever, or takes another one."""
     name = path.name
-    try:
-        head = next(_pieces(path), b"")[: PLACE["itemsize"]]
-    except (EOFError, OSError, IsalError) as error:  # type: ignore[misc]
-        raise ScanError(f"{name} is truncated or damaged ({error}). Copy it again from its source.") from error
+    head = next(_pieces(path), b"")[: PLACE["itemsize"]]
     layout = np.dtype(PLACE).newbyteorder(">" if head[:1] == b"\x00" else "<")
     place = np.frombuffer(head.ljust(layout.itemsize, b"\x00"), layout)[0]
     if place["n_bytes"] == NIFTI2_BYTES:
@@ -166,20 +163,17 @@ def _check_nifti(reader: sitk.ImageFileReader, path: Path) -> None:
     expected = start + math.prod(reader.GetSize()) * bits // 8
     is_float = reader.GetPixelID() in (sitk.sitkFloat32, sitk.sitkFloat64) and bits in (32, 64)
     n_bytes, n_bad, order, rest = 0, 0, "<", b""
-    try:
-        for piece in _pieces(path):
-            if n_bytes == 0 and piece[:1] == b"\x00":
-                order = ">"  # the first bytes hold the number 348 or 540
-            if is_float:
-                voxels = rest + piece[max(start - n_bytes, 0) : max(expected - n_bytes, 0)]
-                whole = len(voxels) // (bits // 8) * (bits // 8)
-                rest, values = voxels[whole:], np.frombuffer(voxels[:whole], f"{order}f{bits // 8}")
-                n_bad += int(values.size - np.isfinite(values).sum())
-            n_bytes += len(piece)
-            if n_bytes > expected + MOST_SURPLUS_BYTES:
-                raise ScanError(f"{path.name} holds more than the {expected:,} bytes that its header announces.")
-    except (EOFError, OSError, IsalError) as error:  # type: ignore[misc]
-        raise ScanError(f"{path.name} is truncated or damaged ({error}). Copy it again from its source.") from error
+    for piece in _pieces(path):
+        if n_bytes == 0 and piece[:1] == b"\x00":
+            order = ">"  # the first bytes hold the number 348
+        if is_float:
+            voxels = rest + piece[max(start - n_bytes, 0) : max(expected - n_bytes, 0)]
+            whole = len(voxels) // (bits // 8) * (bits // 8)
+            rest, values = voxels[whole:], np.frombuffer(voxels[:whole], f"{order}f{bits // 8}")
+            n_bad += int(values.size - np.isfinite(values).sum())
+        n_bytes += len(piece)
+        if n_bytes > expected + MOST_SURPLUS_BYTES:
+            raise ScanError(f"{path.name} holds more than the {expected:,} bytes that its header announces.")
     if n_bytes < expected:
         raise ScanError(
             f"{path.name} is truncated: {n_bytes:,} bytes of content, its header announces {expected:,}. "
@@ -189,13 +183,19 @@ def _check_nifti(reader: sitk.ImageFileReader, path: Path) -> None:
 
 
 def _pieces(path: Path) -> Iterator[bytes]:
-    """Give a file's content piece by piece, decompressed; the checksum of gzip is compared at its end."""
-    with path.open("rb") as file:
-        compressed = file.read(2) == GZIP_MAGIC
-    opened: Any = igzip.open(path, "rb") if compressed else path.open("rb")  # type: ignore[no-untyped-call]
-    with opened as content:
-        while piece := content.read(CHUNK_BYTES):
-            yield piece
+    """Give a file's content piece by piece, decompressed; the checksum of gzip is compared at its end.
+
+    Raises ScanError where it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            compressed = file.read(2) == GZIP_MAGIC
+        opened: Any = igzip.open(path, "rb") if compressed else path.open("rb")  # type: ignore[no-untyped-call]
+        with opened as content:
+            while piece := content.read(CHUNK_BYTES):
+                yield piece
+    except (EOFError, OSError, IsalError) as error:  # type: ignore[misc]
+        raise ScanError(f"{path.name} is truncated or damaged ({error}). Copy it again from its source.") from error
 
 
 def check_finite(values: NDArray[Any], name: str) -> None:

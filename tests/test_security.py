@@ -170,6 +170,15 @@ class TestPlaceOfNifti:
         nibabel.save(image, folder / "scan.nii")
         return folder / "scan.nii"
 
+    def refused(self, folder, endianness, changed):
+        path = self.written(folder, endianness, np.diag([1.5, 1.5, 2, 1]))
+        header = nibabel.Nifti1Header.from_fileobj(path.open("rb"))
+        for name, value in changed.items():
+            header[name] = value
+        path.write_bytes(header.binaryblock + path.read_bytes()[len(header.binaryblock) :])
+        with pytest.raises(ScanError, match=r"scan\.nii (lies at no finite place|lies in a plane|has voxels of)"):
+            volume_files.read_volume(path)
+
     @pytest.mark.parametrize("affine", WHERE.values(), ids=WHERE.keys())
     def test_what_lies_somewhere_is_read(self, tmp_path, endianness, affine):
         image = volume_files.read_volume(self.written(tmp_path, endianness, affine))
@@ -178,21 +187,10 @@ class TestPlaceOfNifti:
 
     @pytest.mark.parametrize("rows", NOWHERE.values(), ids=NOWHERE.keys())
     def test_what_lies_nowhere_is_refused_at_once(self, tmp_path, endianness, rows):
-        path = self.written(tmp_path, endianness, np.diag([1.5, 1.5, 2, 1]))
-        header = nibabel.Nifti1Header.from_fileobj(path.open("rb"))
-        for name, row in zip(("srow_x", "srow_y", "srow_z"), rows, strict=True):
-            header[name] = row
-        path.write_bytes(header.binaryblock + path.read_bytes()[len(header.binaryblock) :])
-        with pytest.raises(ScanError, match=r"scan\.nii (lies at no finite place|lies in a plane|has voxels of)"):
-            volume_files.read_volume(path)
+        self.refused(tmp_path, endianness, dict(zip(("srow_x", "srow_y", "srow_z"), rows, strict=True)))
 
     def test_a_quaternion_that_is_no_number_is_refused(self, tmp_path, endianness):
-        path = self.written(tmp_path, endianness, np.diag([1.5, 1.5, 2, 1]))
-        header = nibabel.Nifti1Header.from_fileobj(path.open("rb"))
-        header["quatern_b"] = np.nan
-        path.write_bytes(header.binaryblock + path.read_bytes()[len(header.binaryblock) :])
-        with pytest.raises(ScanError, match=r"scan\.nii (lies at no finite place|lies in a plane|has voxels of)"):
-            volume_files.read_volume(path)
+        self.refused(tmp_path, endianness, {"quatern_b": np.nan})
 
 
 def test_nifti_2_is_named(tmp_path):
