@@ -31,7 +31,8 @@ def check(
     """Validate a manifest and its files before any work is done; with --privacy, search for identifiers.
 
     Every violation of the manifest is reported with file, row and column. Then each image is looked for, and
-    it is said whether the cohort is large enough to train models.
+    it is said whether the cohort is large enough to train models, and whether the packages and files of weights that
+    `study.yaml` names are there.
 
     With `--privacy`, tables, records, notebooks, the book, headers of images, models and logs of all runs are
     searched for dates, DICOM identifiers, record numbers, names, e-mail addresses and paths of this machine.
@@ -41,8 +42,9 @@ def check(
         _check_privacy(study, source, clinical)
         return
     from sscct_lib import study as studies
-    from sscct_lib.cohort import check_can_be_modelled, followed, horizons_without_deaths
+    from sscct_lib.cohort import followed, horizons_without_deaths
     from sscct_lib.manifest import files_missing, read_manifest, unknown_columns
+    from sscct_lib.readiness import check_ready
     from sscct_lib.wording import years_text
 
     try:
@@ -55,9 +57,8 @@ def check(
         if loaded.settings.demo is None:
             for line in missing:
                 typer.echo(line)
-        kept = followed(manifest)
-        check_can_be_modelled(kept, loaded)
-        for horizon in horizons_without_deaths(kept, loaded):
+        check_ready(loaded, manifest)
+        for horizon in horizons_without_deaths(followed(manifest), loaded):
             typer.echo(f"Nobody died within {years_text(horizon)}: nothing can be estimated at that horizon.")
     except studies.StudyError as error:
         _stop(error)

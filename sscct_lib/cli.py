@@ -178,10 +178,10 @@ def run(
     `--profile` or `--dry-run`.
     """
     from sscct_lib.book import front_page
-    from sscct_lib.cohort import check_can_be_modelled, followed
     from sscct_lib.locks import LockedError, alone
     from sscct_lib.manifest import read_manifest
     from sscct_lib.notebooks import NOTEBOOKS, PROJECT
+    from sscct_lib.readiness import check_ready
     from sscct_lib.soundness import pull_back_times, set_damaged_aside
     from sscct_lib.study import StudyError, load_study
 
@@ -190,9 +190,8 @@ def run(
         if until is not None and until not in NOTEBOOKS:
             raise StudyError(f"--until {until}: expected one of {', '.join(NOTEBOOKS)}.")
         given = _parse_parameters(parameter or [], NOTEBOOKS)
-        manifest = read_manifest(loaded)
-        if until not in NOTEBOOKS[:2]:
-            check_can_be_modelled(followed(manifest), loaded)
+        trained = load_study(study, run, deep={"networks": given.get("04_deep_models", {}).get("networks")})
+        check_ready(trained, read_manifest(loaded), until)
     except StudyError as error:
         _stop(error)
     sscct = f"{shlex.quote(sys.executable)} -m sscct_lib.cli"

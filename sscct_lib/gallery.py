@@ -1,6 +1,6 @@
 """Which scans the book shows, chosen by rules that are fixed before anybody looks."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from sscct_lib.wording import years_text
 RIGHT = "Most confident and right"
 WRONG = "Most confident and wrong"
 UNCERTAIN = "Models disagree most"
+EXPLAINED = "What the risk rests on"
 MASKS = "Masks that failed or are odd"
 OVER_TIME = "One patient over time"
 RULES = {
@@ -23,12 +24,13 @@ RULES = {
     WRONG: "Of the scans whose patient outlived the horizon, the one with the highest risk; of those followed by death "
     "within it, the one with the lowest.",
     UNCERTAIN: "The scans whose risks differ most from model to model, one scan a patient.",
+    EXPLAINED: "The scans with the highest risk of those whose risks were explained voxel by voxel.",
     MASKS: "Scans that quality assurance removed or marked for review: failures first, then those with most findings.",
     OVER_TIME: "The patient with most scans, of those who died where there are any: the first, the last, and scans "
     "evenly in between.",
 }
 """The parts of the gallery, in the order of the page, and what is chosen."""
-N_UNCERTAIN, N_MASKS, N_OVER_TIME = 2, 3, 4
+N_UNCERTAIN, N_EXPLAINED, N_MASKS, N_OVER_TIME = 2, 2, 3, 4
 COLUMNS = [
     "rule",
     "scan_id",
@@ -43,8 +45,14 @@ COLUMNS = [
 ]
 
 
-def choose(predictions: pd.DataFrame, lungs: pd.DataFrame, cohort: pd.DataFrame, settings: Settings) -> pd.DataFrame:
-    """Choose the scans of the gallery: 13 at most, however large the study is.
+def choose(
+    predictions: pd.DataFrame,
+    lungs: pd.DataFrame,
+    cohort: pd.DataFrame,
+    settings: Settings,
+    explained: Collection[str] = (),
+) -> pd.DataFrame:
+    """Choose the scans of the gallery: 15 at most, however large the study is.
 
     Parameters
     ----------
@@ -57,6 +65,8 @@ def choose(predictions: pd.DataFrame, lungs: pd.DataFrame, cohort: pd.DataFrame,
         Schema `COHORT`.
     settings
         Of the study: horizons.
+    explained
+        Ids of the scans whose risks were explained voxel by voxel.
 
     Returns
     -------
@@ -92,9 +102,8 @@ def choose(predictions: pd.DataFrame, lungs: pd.DataFrame, cohort: pd.DataFrame,
     parts = {
         RIGHT: pd.concat([_extreme(died, highest=True), _extreme(lived, highest=False)]),
         WRONG: pd.concat([_extreme(lived, highest=True), _extreme(died, highest=False)]),
-        UNCERTAIN: known.sort_values(["sd", "scan_id"], ascending=[False, True])
-        .drop_duplicates("patient_id")
-        .head(N_UNCERTAIN),
+        UNCERTAIN: _one_a_patient(known, "sd").head(N_UNCERTAIN),
+        EXPLAINED: _one_a_patient(known[known["scan_id"].isin(explained)], "risk").head(N_EXPLAINED),
         MASKS: odd[["scan_id", "patient_id", "verdict", "findings"]].merge(
             scans.drop(columns=["patient_id", "verdict", "findings"]), on="scan_id", how="left"
         ),
@@ -115,6 +124,10 @@ def _shown_horizon(cohort: pd.DataFrame, settings: Settings) -> float:
 
 def _extreme(scans: pd.DataFrame, highest: bool) -> pd.DataFrame:
     return scans.sort_values(["risk", "scan_id"], ascending=[not highest, True]).head(1)
+
+
+def _one_a_patient(scans: pd.DataFrame, highest: str) -> pd.DataFrame:
+    return scans.sort_values([highest, "scan_id"], ascending=[False, True]).drop_duplicates("patient_id")
 
 
 def _most_scans(scans: pd.DataFrame) -> pd.DataFrame:

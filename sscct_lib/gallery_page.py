@@ -25,7 +25,7 @@ on other patients; beside it the lowest and the highest of them.
 """
 WITH_VIEWER = """Open a scan to scroll through it in three planes. The pictures and the viewer show the lungs and 15 mm
 around them, coarser than the scans that were analysed; they are for looking, not for diagnosis. The patient's right is
-on the left. **What the risk rests on** is there for scans whose risks were explained voxel by voxel, see
+on the left. **What the risk rests on** can be chosen for scans whose risks were explained voxel by voxel, see
 [what the networks see](notebooks/04_deep_models.ipynb), and says where a network looked, not what causes death.
 """
 WITHOUT_VIEWER = "This study shows no pictures of scans (`book: {viewer: false}` in `study.yaml`).\n"
@@ -54,10 +54,12 @@ def write_gallery(study: Study, scans: Path) -> str:
     )
     if study.table("stacked").is_file():
         predictions = pd.concat([predictions, _table(study, "stacked", PREDICTIONS, "05_horizons")], ignore_index=True)
-    chosen = gallery.choose(predictions, lungs, cohort, study.settings) if len(cohort) else pd.DataFrame()
+    explained = _table(study, "attributions", ATTRIBUTIONS, "04_deep_models")
+    chosen = pd.DataFrame()
+    if len(cohort):
+        chosen = gallery.choose(predictions, lungs, cohort, study.settings, set(explained["scan_id"]))
     files: dict[str, str] = {}
     if study.settings.book.viewer and len(chosen):
-        explained = _table(study, "attributions", ATTRIBUTIONS, "04_deep_models")
         rows = lungs.set_index("scan_id", drop=False).reindex(chosen["scan_id"].unique())
         for row in _records(rows.dropna(subset="scan_id")):
             maps = explained[explained["scan_id"] == row["scan_id"]].set_index("model")["network"]

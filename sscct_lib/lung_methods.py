@@ -60,6 +60,11 @@ class Found:
     lobes: sitk.Image | None = None
 
 
+def chosen_methods(settings: LungSettings) -> list[str]:
+    """Give the method of a study, and the one that it is compared with where there is one."""
+    return [settings.method, *([settings.compare_with] if settings.compare_with else [])]
+
+
 def check_method(method: str, settings: LungSettings, folder: Path) -> None:
     """Refuse a method whose package or weights are not there, before any scan is read.
 

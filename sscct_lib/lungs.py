@@ -18,7 +18,7 @@ from sscct_lib.chest_shape import chest_shape, write_shape
 from sscct_lib.dicom_masks import is_dicom, read_dicom_mask
 from sscct_lib.images import read_result, read_scan, read_volume, resample, resample_mask, write_image
 from sscct_lib.interpolation import axis_weights, interpolate
-from sscct_lib.lung_methods import Found, apply_method, check_method
+from sscct_lib.lung_methods import Found, apply_method, check_method, chosen_methods
 from sscct_lib.lung_qa import measure
 from sscct_lib.lung_verdict import DECISIONS_FILE, apply_decisions, judge
 from sscct_lib.morphology import bounding_box
@@ -61,7 +61,7 @@ def segment_scans(study: Study, rows: pd.DataFrame, n_jobs: int = 1) -> pd.DataF
         If a method's package or weights are not there.
     """
     settings = study.settings.lungs
-    methods = [settings.method, *([settings.compare_with] if settings.compare_with else [])]
+    methods = chosen_methods(settings)
     for method in methods:
         check_method(method, settings, study.folder)
     names = ["scan_id", "patient_id", *(["lung_mask", "image"] if "provided" in methods else [])]

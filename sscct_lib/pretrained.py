@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from sscct_lib.files import checksum, grows
+from sscct_lib.files import grows
 from sscct_lib.study import StudyError
+from sscct_lib.weights import verify
 
 LEAST_SHARE = 0.9
 
@@ -84,7 +85,7 @@ def load_weights(encoder: nn.Module, path: Path, sha256: str | None) -> Weights:
     ----------
     Carreira J, Zisserman A. Quo vadis, action recognition? CVPR 2017 (inflation of 2D kernels).
     """
-    digest = _verified(path, sha256)
+    digest = verify(path, sha256)
     source = {_our_name(name): tensor for name, tensor in _read_tensors(path).items()}
     target = {name: tensor for name, tensor in encoder.state_dict().items() if tensor.is_floating_point()}
     fitted = {name: _inflate(source[name], tensor.shape) for name, tensor in target.items() if name in source}
@@ -100,17 +101,6 @@ def load_weights(encoder: nn.Module, path: Path, sha256: str | None) -> Weights:
         )
     encoder.load_state_dict(matched, strict=False)
     return weights
-
-
-def _verified(path: Path, sha256: str | None) -> str:
-    if not path.is_file():
-        raise StudyError(f"{path} is missing: put the weight file there, or remove `weights` to train from scratch.")
-    digest = checksum(path)
-    if sha256 is None:
-        raise StudyError(f"weights_sha256 is missing for {path.name}: compare with its source, then set {digest}.")
-    if digest != sha256.lower():
-        raise StudyError(f"{path.name} has SHA-256 {digest}; expected {sha256.lower()}. Fetch the file again.")
-    return digest
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

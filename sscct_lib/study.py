@@ -24,6 +24,7 @@ MOST_SHOWN = 200  # characters of a wrong value
 
 LungRegion = Literal["right", "left", "upper", "middle", "lower", "peel", "core", "rul", "rml", "rll", "lul", "lll"]
 LungMethod = Literal["threshold", "provided", "lungmask", "totalsegmentator"]
+VoxelSide = Annotated[float, Field(ge=0.1, le=20)]  # what the reader of prepared scans takes
 RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 
 
@@ -50,7 +51,7 @@ class DemoSettings(Section):
 class ImageSettings(Section):
     """How a scan is read."""
 
-    spacing_mm: Positive = Field(2.0, description="isotropic voxel side to which every scan is resampled, mm")
+    spacing_mm: VoxelSide = Field(2.0, description="isotropic voxel side to which every scan is resampled, mm")
     kernel: Literal["soft", "sharp"] = Field(
         "soft", description="reconstruction that `sscct ingest` takes where an examination has both"
     )
@@ -121,7 +122,7 @@ class LungSettings(Section):
 class RadiomicsSettings(Section):
     """PyRadiomics settings; the names are PyRadiomics' own where it has one."""
 
-    spacing_mm: Positive = Field(2.0, description="isotropic voxel side at which features are computed, mm")
+    spacing_mm: VoxelSide = Field(2.0, description="isotropic voxel side at which features are computed, mm")
     bin_width: Positive = Field(25.0, description="width of a grey-level bin, HU")
     hu_range: tuple[float, float] = Field((-1024.0, 600.0), description="densities are clipped to this range, HU")
     peel_mm: Positive = Field(15.0, description="depth of the peel below the surface of the lungs, mm")

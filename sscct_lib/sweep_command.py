@@ -58,16 +58,16 @@ def sweep(
 
 def _planned(table: Path, folder: Path) -> "list[PlannedRun]":
     """Judge all of it before any work is done."""
-    from sscct_lib.cohort import check_can_be_modelled, followed
     from sscct_lib.manifest import read_manifest
+    from sscct_lib.readiness import check_ready
     from sscct_lib.study import StudyError, load_study
     from sscct_lib.sweeps import read_sweep
 
     planned = read_sweep(table, folder)
-    kept = followed(read_manifest(load_study(folder)))
+    manifest = read_manifest(load_study(folder))
     for run in planned:
         try:
-            check_can_be_modelled(kept, run.study)
+            check_ready(run.study, manifest)
         except StudyError as error:
             raise StudyError(f"{table.name}, row {run.row}, run {run.study.run_name}: {error}") from error
     return planned

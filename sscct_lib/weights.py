@@ -115,6 +115,57 @@ def located(study: Study, network_name: str, settings: NetworkSettings) -> Path:
     return path
 
 
+def verify(path: Path, sha256: str | None) -> str:
+    """Hold a file of weights against the SHA-256 that the settings give.
+
+    Parameters
+    ----------
+    path
+        The file.
+    sha256
+        What it must be.
+
+    Returns
+    -------
+    str
+        Its SHA-256.
+
+    Raises
+    ------
+    StudyError
+        If the file is missing or has another SHA-256, or if none is given.
+    """
+    if not path.is_file():
+        raise StudyError(f"{path} is missing: put the weight file there, or remove `weights` to train from scratch.")
+    digest = checksum(path)
+    if sha256 is None:
+        raise StudyError(f"weights_sha256 is missing for {path.name}: compare with its source, then set {digest}.")
+    if digest != sha256.lower():
+        raise StudyError(f"{path.name} has SHA-256 {digest}; expected {sha256.lower()}. Fetch the file again.")
+    return digest
+
+
+def check_weights(study: Study, network_name: str) -> None:
+    """Refuse weights that are not there, or are not what they should be.
+
+    Parameters
+    ----------
+    study
+        The study and run.
+    network_name
+        `resnet18`, `densenet121` or `swin`; one that starts from scratch, or learns on the study's own scans, needs
+        no file.
+
+    Raises
+    ------
+    StudyError
+        As `located` and `verify` do.
+    """
+    settings: NetworkSettings = getattr(study.settings.deep, network_name)
+    if settings.weights is not None and not is_self_supervised(settings):
+        verify(located(study, network_name, settings), settings.weights_sha256)
+
+
 def table(study: Study) -> pd.DataFrame:
     """List the published weights, and which of them the study has.
 

@@ -53,6 +53,17 @@ def test_extremes_are_those_of_a_plain_search():
     assert found[gallery.UNCERTAIN] == list(spread.index)
 
 
+def test_of_the_explained_scans_those_with_the_highest_risk_are_shown_one_a_patient():
+    predictions, lungs, cohort = tables(20, scans_each=2)
+    explained = cohort["scan_id"].iloc[::3]
+    table = gallery.choose(predictions, lungs, cohort, SETTINGS, explained)
+    risk = predictions[predictions["model"] != "A model of no source"].groupby("scan_id")["risk"].mean()[explained]
+    of_patients = risk.groupby(risk.index.str[:5]).idxmax()
+    expected = risk[of_patients].nlargest(2).index.tolist()
+    assert table.loc[table["rule"] == gallery.EXPLAINED, "scan_id"].tolist() == expected
+    assert gallery.EXPLAINED not in chosen(predictions, lungs, cohort)
+
+
 def test_failed_masks_come_first_and_a_patient_who_died_is_followed():
     predictions, lungs, cohort = tables(20, scans_each=6)
     lungs.loc[3, ["verdict", "findings", "flags"]] = ["review", "odd", "a b"]
@@ -71,7 +82,7 @@ def test_failed_masks_come_first_and_a_patient_who_died_is_followed():
 def test_the_gallery_stays_small(n_patients):
     predictions, lungs, cohort = tables(n_patients, scans_each=3)
     lungs["verdict"] = "fail"
-    assert 0 < len(gallery.choose(predictions, lungs, cohort, SETTINGS)) <= 13
+    assert 0 < len(gallery.choose(predictions, lungs, cohort, SETTINGS, cohort["scan_id"])) <= 15
 
 
 def test_without_predictions_masks_and_the_course_of_a_patient_are_left():

@@ -55,6 +55,14 @@ def test_a_run_that_cannot_be_modelled_is_named_by_its_row(study_of, manifest_fr
     assert not calls
 
 
+def test_weights_that_are_not_there_are_named_by_their_row_before_any_work(study_of, manifest_frame, calls):
+    study = study_of(manifest_frame.assign(event_observed="1"))
+    refused = sweep("run,deep.resnet18.weights\na,\nb,medicalnet\n", study)
+    assert refused.exit_code == 1
+    assert "sweep.csv, row 3, run b: weights/resnet_18_23dataset.pth is missing" in " ".join(refused.output.split())
+    assert not calls
+
+
 def test_a_failing_run_is_named_and_the_others_go_on(study_of, manifest_frame, calls, monkeypatch):
     monkeypatch.setattr(sweep_command, "_compare", lambda planned: Path("sweep.html"))
     study = study_of(manifest_frame.assign(event_observed="1"))
@@ -88,9 +96,11 @@ def test_a_signal_ends_the_sweep_and_what_it_runs():
 
 @pytest.mark.slow
 def test_a_sweep_shares_goes_on_after_a_failure_and_is_compared(copied):
-    head = "run,radiomics.bin_width,deep.networks,deep.n_explained,tabular.compared,lungs.method\n"
+    head = "run,radiomics.bin_width,deep.networks,deep.n_explained,tabular.compared,lungs.max_noise_hu\n"
     good = head + "main,,,,,\nbins,60,[resnet18],1,[],\n"
-    swept = sweep(good + "bad,,,,,lungmask\n", copied)
+    (copied.folder / "runs" / "bad").mkdir()
+    (copied.folder / "runs" / "bad" / "shards").write_text("no folder can be made here")
+    swept = sweep(good + "bad,,,,,100\n", copied)
     assert swept.exit_code == 1
     assert "1 of 3 runs failed: bad." in swept.output
     bins = load_study(copied.folder, "bins")
@@ -105,7 +115,7 @@ def test_a_sweep_shares_goes_on_after_a_failure_and_is_compared(copied):
     runs = read_table(copied.table("swept_runs"), SWEPT_RUNS, "sweep").set_index("run")
     assert runs["missing"].ne("").to_dict() == {"main": False, "bins": False, "bad": True}
     page = (front_page(copied).parent / "sweep.html").read_text()
-    for words in ("Never choose a run by these figures", "radiomics.bin_width: 60", "lungs.method: lungmask"):
+    for words in ("Never choose a run by these figures", "radiomics.bin_width: 60", "lungs.max_noise_hu: 100"):
         assert words in page
     assert not (front_page(bins).parent / "sweep.html").exists()
     notebooks = [path for study in (copied, bins) for path in study.run.glob("notebooks/*.ipynb")]

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
@@ -15,18 +16,23 @@ NO_NETWORK = PROJECT / "tests" / "no_network"
 TINY = """
 title: Tiny study (synthetic patients)
 seed: 10
-shard_size: 8
 demo: {n_patients: 12, spacing_mm: 5.0}
 images: {spacing_mm: 5.0}
 cohort: {n_folds: 2}
 radiomics: {spacing_mm: 5.0}
 tabular: {n_inner_folds: 2, n_stability_scans: 8, n_repeats: 1, n_trees: 10, compared_on: [Quantitative CT]}
 deep:
+  n_explained: 3
   resnet18: {size: 32, epochs: 1, dropout: 0.2, longitudinal: true}
   densenet121: {size: 32, epochs: 1, head: classifiers, flag_unusual: false}
   swin: {size: 32, epochs: 1, feature_size: 12, window_size: 4, clinical: true, flag_unusual: false}
 horizons: {n_bootstrap: 50}
 """
+HOSTILE = """<img src="gone" onerror="ran()"> ![gone](http://192.0.2.1/gone.png) `$w$` | </td></table>{{ x }}
+
+<script>ran()</script>
+```"""
+"""A text that would do something in a page that took it for more than text."""
 
 
 def sscct(*arguments: str):
@@ -58,6 +64,7 @@ def _run_all(folder: Path) -> None:
     (folder / "study.yaml").write_text(TINY)
     made = sscct("demo", folder)
     assert made.exit_code == 0, made.output
+    write_hostile_texts(folder)
     run_until(folder, "01_cohort")
     (folder / "truth").rename(folder.parent / "hidden")
     run_until(folder, "04_deep_models")
@@ -65,3 +72,12 @@ def _run_all(folder: Path) -> None:
     (folder.parent / "hidden").rename(folder / "truth")
     ran = sscct("run", folder, "--cores", "2")
     assert ran.exit_code == 0, ran.output
+
+
+def write_hostile_texts(folder: Path) -> None:
+    """Give a scanner, a kernel and a person's reason a name that a browser must not act upon."""
+    manifest = pd.read_csv(folder / "data_manifest.csv", dtype=str, keep_default_na=False)
+    names = {"Philips": f"Philips {HOSTILE}", "L": f"L {HOSTILE}"}
+    manifest.replace({"manufacturer": names, "kernel": names}).to_csv(folder / "data_manifest.csv", index=False)
+    decision = {"scan_id": manifest["scan_id"].iloc[0], "verdict": "pass", "who": "XY", "when": "2020-01-01"}
+    pd.DataFrame([decision | {"why": HOSTILE}]).to_csv(folder / "qa_decisions.csv", index=False)

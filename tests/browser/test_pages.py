@@ -11,6 +11,7 @@ from bs4 import BeautifulSoup
 
 from sscct_lib.browser_files import MODULES
 from sscct_lib.pdf import print_book
+from tests.tiny_study import HOSTILE
 
 from .conftest import PHONE
 
@@ -36,6 +37,17 @@ def test_every_page_opens_without_errors_or_requests_to_the_outside(visit, book,
         reader.open(book + name)
         assert reader.page.locator("article h1, #search-results, main h1").count() > 0, name
         reader.check(book)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("02_segmentation_qa", "changed to pass by XY:"), ("05_horizons", "Philips")]
+)
+def test_what_markup_a_table_holds_is_shown_as_text(visit, pages, name, said):
+    reader = visit()
+    reader.open((pages / f"notebooks/{name}.html").as_uri())
+    shown = (reader.page.locator("main").text_content() or "").replace("\\n", " ")  # pandas writes ends of lines so
+    assert f"{said} {' '.join(HOSTILE.split())}" in " ".join(shown.split())
+    reader.check(pages.as_uri())
 
 
 def test_every_link_anchor_image_and_script_is_there(pages):

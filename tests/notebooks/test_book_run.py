@@ -17,7 +17,7 @@ from sscct_lib.notebooks import NOTEBOOKS, PROJECT
 from sscct_lib.schemas import COHORT, LUNGS, PERFORMANCE, RADIOMICS, UNUSUAL
 from sscct_lib.study import load_study
 from sscct_lib.tables import read_predictions, read_table
-from tests.tiny_study import sscct
+from tests.tiny_study import sscct, write_hostile_texts
 
 pytestmark = pytest.mark.slow
 OF_PATIENTS = ("gallery", "patients")
@@ -201,6 +201,7 @@ def test_one_worker_gives_the_bytes_that_two_give(finished, tmp_path, monkeypatc
     folder.mkdir()
     (folder / "study.yaml").write_bytes((finished.folder / "study.yaml").read_bytes())
     assert sscct("demo", folder, "--jobs", "1").exit_code == 0
+    write_hostile_texts(folder)
     assert sscct("run", folder, "--cores", "1", "--until", "03_radiomics").exit_code == 0
     again = load_study(folder)
     names = ("cohort", "images", "lungs", "radiomics", "predictions/03_radiomics", "predictions/03_baselines")
