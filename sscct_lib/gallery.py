@@ -103,7 +103,7 @@ def choose(
         RIGHT: pd.concat([_extreme(died, highest=True), _extreme(lived, highest=False)]),
         WRONG: pd.concat([_extreme(lived, highest=True), _extreme(died, highest=False)]),
         UNCERTAIN: _one_a_patient(known, "sd").head(N_UNCERTAIN),
-        EXPLAINED: _one_a_patient(known[known["scan_id"].isin(explained)], "risk").head(N_EXPLAINED),
+        EXPLAINED: _one_a_patient(scans[scans["scan_id"].isin(explained)], "risk").head(N_EXPLAINED),
         MASKS: odd[["scan_id", "patient_id", "verdict", "findings"]].merge(
             scans.drop(columns=["patient_id", "verdict", "findings"]), on="scan_id", how="left"
         ),

@@ -62,6 +62,9 @@ def test_of_the_explained_scans_those_with_the_highest_risk_are_shown_one_a_pati
     expected = risk[of_patients].nlargest(2).index.tolist()
     assert table.loc[table["rule"] == gallery.EXPLAINED, "scan_id"].tolist() == expected
     assert gallery.EXPLAINED not in chosen(predictions, lungs, cohort)
+    without = predictions[~predictions["scan_id"].isin(explained)]
+    table = gallery.choose(without, lungs, cohort, SETTINGS, explained)  # their maps are there all the same
+    assert table.loc[table["rule"] == gallery.EXPLAINED, "risk"].isna().tolist() == [True, True]
 
 
 def test_failed_masks_come_first_and_a_patient_who_died_is_followed():
