@@ -16,6 +16,7 @@ CONTACT_TIME = ("last_contact_day", "last_contact_date")
 TRANSPLANT_TIME = ("transplant_day", "transplant_date")
 HEADER_LINES = 2  # data row 0 is line 2 of the file, below the header
 MOST_SHOWN = 50
+LARGEST_WHOLE = 2**53  # from here on a float no longer tells one whole number from the next
 
 
 def read_manifest(study: Study) -> pd.DataFrame:
@@ -127,8 +128,8 @@ def _convert(cells: pd.Series, dtype: str) -> tuple[pd.Series, "pd.Series[bool]"
         values: pd.Series = pd.to_datetime(cells, format="%Y-%m-%d", errors="coerce")
     elif dtype == "Int64":
         numbers = pd.to_numeric(cells, errors="coerce")
-        whole = numbers.where(numbers % 1 == 0)
-        values = whole.astype("Int64")
+        whole = (numbers % 1 == 0) & (numbers.abs() < LARGEST_WHOLE)
+        values = numbers.where(whole).astype("Int64")
     elif dtype == "float64":
         values = pd.to_numeric(cells, errors="coerce").astype(float)
     else:
