@@ -23,7 +23,8 @@ MOST_TILES = 1024  # a decoder keeps some kilobytes for each tile of JPEG 2000
 HIGHEST_RLE = 64  # two bytes of PackBits become 128
 CODESTREAM, BOXES = b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  "  # how JPEG 2000 begins: bare, and as a file
 SIZE_2000 = struct.Struct(">4x2x2x8LH")  # image and tiles, each with its offset, and the components
-SIZE_JPEG = struct.Struct(">x2HB")  # after the length: bits, rows, columns, components
+SIGNED_2000 = 0x80  # the bit of a component's depth that says that it has a sign
+SIZE_JPEG = struct.Struct(">B2HB")  # after the length: bits, rows, columns, components
 START_OF_FRAME = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 START_OF_SCAN, END = 0xDA, 0xD9
 LARGER_SIZE = b"\xff\xf8", b"\x04"  # JPEG-LS may give a size that does not fit its frame header
@@ -46,8 +47,9 @@ def refuse_other_size(item: Any) -> None:
     Raises
     ------
     ValueError, struct.error
-        If a frame announces other rows, columns or colours than the header, has more tiles than any CT, or cannot hold
-        what the header says; if there are more or fewer frames; or if the compression is none that is read.
+        If a frame announces other rows, columns or colours than the header, or more bits than a pixel has; has more
+        tiles than any CT, or cannot hold what the header says; if there are more or fewer frames; or if the
+        compression is none that is read.
 
     References
     ----------
@@ -66,19 +68,23 @@ def refuse_other_size(item: Any) -> None:
             if n_bytes > HIGHEST_RLE * len(frame):
                 raise ValueError("the compressed pixels cannot hold what the header announces")
             continue
-        sizes = _sizes(frame, syntax)
+        announced = _announced(frame, syntax)
+        sizes = {one[:3] for one in announced}
         if sizes != {expected}:
             raise ValueError(f"the compressed pixels announce {sizes}, the header {expected}")
+        n_bits = max(one[3] for one in announced)
+        if n_bits > int(item.BitsAllocated):  # a decoder may write beyond the pixels that it made
+            raise ValueError(f"the compressed pixels announce {n_bits} bits, the header {item.BitsAllocated}")
     if found != n_frames:
         raise ValueError(f"{found} compressed frames, the header announces {n_frames}")
 
 
-def _sizes(frame: bytes, syntax: UID) -> set[tuple[int, int, int]]:
-    """Give rows, columns and components that a frame announces; more than one such size where it has several."""
+def _announced(frame: bytes, syntax: UID) -> set[tuple[int, int, int, int]]:
+    """Give rows, columns, components and bits that a frame announces; more than one such set where it has several."""
     if syntax in JPEG2000TransferSyntaxes:
-        return {_size_2000(frame, place) for place in _headers_2000(frame)}
+        return {_announced_2000(frame, place) for place in _headers_2000(frame)}
     if syntax in JPEGTransferSyntaxes or syntax in JPEGLSTransferSyntaxes:
-        return {_size_jpeg(frame)}
+        return {_announced_jpeg(frame)}
     raise ValueError(f"{syntax.name} is not read")
 
 
@@ -91,16 +97,19 @@ def _headers_2000(frame: bytes) -> list[int]:
     return [found.start() for found in re.finditer(re.escape(CODESTREAM), frame)]
 
 
-def _size_2000(frame: bytes, place: int) -> tuple[int, int, int]:
+def _announced_2000(frame: bytes, place: int) -> tuple[int, int, int, int]:
     right, bottom, left, top, tile_width, tile_height, _, _, components = SIZE_2000.unpack_from(frame, place)
     if right <= left or bottom <= top or not tile_width or not tile_height:
         raise ValueError("JPEG 2000 without pixels")
     if -(-right // tile_width) * -(-bottom // tile_height) > MOST_TILES:
         raise ValueError("JPEG 2000 with more tiles than any CT")
-    return bottom - top, right - left, components
+    depths = frame[place + SIZE_2000.size :][: 3 * components : 3]
+    if len(depths) < components or not components:
+        raise ValueError("JPEG 2000 without components")
+    return bottom - top, right - left, components, max(depth & SIGNED_2000 - 1 for depth in depths) + 1
 
 
-def _size_jpeg(frame: bytes) -> tuple[int, int, int]:
+def _announced_jpeg(frame: bytes) -> tuple[int, int, int, int]:
     if not frame.startswith(b"\xff\xd8"):
         raise ValueError("no JPEG")
     place = 2
@@ -111,8 +120,8 @@ def _size_jpeg(frame: bytes) -> tuple[int, int, int]:
             continue
         (length,) = struct.unpack_from(">H", frame, place + 2)
         if marker in START_OF_FRAME:
-            rows, columns, components = SIZE_JPEG.unpack_from(frame, place + 4)
-            return rows, columns, components
+            bits, rows, columns, components = SIZE_JPEG.unpack_from(frame, place + 4)
+            return rows, columns, components, bits
         other_size = (frame[place : place + 2], frame[place + 4 : place + 5]) == LARGER_SIZE
         if marker in (START_OF_SCAN, END) or other_size:
             break

@@ -87,6 +87,22 @@ class TestCodestreams:
         (path,) = save([item], tmp_path / "series").iterdir()
         assert dicom_volume._decode(path) is None
 
+    @CODESTREAMS
+    def test_more_bits_than_a_pixel_has(self, tmp_path, syntax, no_decoder):
+        """GDCM's decoder of JPEG ends the process with a segmentation fault (found by fuzzing)."""
+        item = compressed(syntax, tmp_path)
+        frame = bytearray(frame_of(item))
+        if syntax == JPEG2000Lossless:
+            frame[42] = 0x7F  # of the component, less one
+        else:
+            start = next(i for i in range(len(frame)) if frame[i] == 0xFF and frame[i + 1] in (0xC3, 0xF7))
+            frame[start + 4] = 128
+        item.PixelData = encapsulate([bytes(frame)])
+        with pytest.raises(ValueError, match="announce 128 bits, the header 16"):
+            refuse_other_size(item)
+        (path,) = save([item], tmp_path / "series").iterdir()
+        assert dicom_volume._decode(path) is None
+
     def test_a_scan_with_bombs_is_refused_as_a_whole(self, tmp_path, no_decoder):
         slices = series(hounsfield(40))
         for item in slices:
