@@ -65,14 +65,17 @@ def _render(study: Study, source: Path) -> None:
     """Let Jupyter Book make pages of the sources.
 
     Sphinx writes a page again when its own source changes. Numbers that it takes from a notebook, and the titles of
-    others in the side bar, would grow stale: where any of these changed, every page is written.
+    others in the side bar, would grow stale: where any of these changed, every page is written. What a build left that
+    did not come to its end is removed: a figure that is there, if only by half, is not written again.
     """
-    record = study.run / "book" / "written_with.txt"
+    place, record = study.run / "book" / "sphinx", study.run / "book" / "written_with.txt"
+    if not record.is_file() and place.is_dir():
+        shutil.rmtree(place)
     state = fingerprint([(path.name, checksum(path)) for path in _behind_every_page(source)], _titles(source))
     current = record.is_file() and record.read_text(encoding="utf-8") == state
     record.unlink(missing_ok=True)
     # What Sphinx remembers of the pages are pickles: only those that this user's own build wrote are read.
-    memory = study.run / "book" / "sphinx" / "_build" / ".doctrees"
+    memory = place / "_build" / ".doctrees"
     remove_unless_sealed(memory)
     command = [
         sys.executable,
@@ -87,7 +90,7 @@ def _render(study: Study, source: Path) -> None:
         *([] if current else ["--all"]),
     ]
     done = subprocess.run(
-        [*command, "--path-output", str(study.run / "book" / "sphinx")],
+        [*command, "--path-output", str(place)],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
     )  # fmt: skip
     seal(memory)
