@@ -319,8 +319,9 @@ def proportion_interval(samples: Floats, n_patients: int) -> tuple[float, float]
     if n_patients == 0 or not np.isfinite(samples[0]):
         return np.nan, np.nan
     share = float(np.clip(samples[0], 0, 1))
-    variance, alone = float(np.nanvar(samples[1:])), share * (1 - share)
-    # At 0 and 1, where rounding may leave a tiny variance, the resamples say nothing.
+    known = samples[1:][np.isfinite(samples[1:])]
+    variance, alone = float(known.var()) if known.size else 0.0, share * (1 - share)
+    # At 0 and 1, where rounding may leave a tiny variance, and where none could be judged, the resamples say nothing.
     n_effective = min(alone / variance, n_patients) if min(alone, variance) > 1e-12 else n_patients
     z2 = 1.959963984540054**2
     centre = (share + z2 / (2 * n_effective)) / (1 + z2 / n_effective)

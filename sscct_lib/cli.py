@@ -121,7 +121,7 @@ def demo(
             write_dicom_demo(loaded, dicom, n_jobs=jobs)
     except StudyError as error:
         _stop(error)
-    typer.echo(f"The demo study is in {study}. Next: sscct run {study}")
+    typer.echo(f"The demo study is ready. Next: sscct run {study}")
 
 
 @app.command()

@@ -100,6 +100,13 @@ def test_proportion_interval_of_independent_patients_is_wilsons():
     assert proportion_interval(samples, 200) == pytest.approx((expected.low, expected.high), abs=0.003)
 
 
+@pytest.mark.filterwarnings("error")
+def test_proportion_interval_without_a_resample_that_can_be_judged_is_wilsons_of_the_patients():
+    expected = binomtest(3, 10).proportion_ci(method="wilson")
+    found = proportion_interval(np.array([0.3, np.nan, np.nan]), 10)
+    assert found == pytest.approx((expected.low, expected.high), abs=1e-6)
+
+
 def test_equal_risks_stay_in_one_group():
     assert len(np.unique(curves.quantile_groups(np.full(10, 0.3), 4))) == 1
     assert set(curves.tertile_names(np.full(10, 0.3))) == {"middle risk"}
