@@ -23,7 +23,7 @@ MOST_TILES = 1024  # a decoder keeps some kilobytes for each tile of JPEG 2000
 HIGHEST_RLE = 64  # two bytes of PackBits become 128
 CODESTREAM, BOXES = b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  "  # how JPEG 2000 begins: bare, and as a file
 SIZE_2000 = struct.Struct(">4x2x2x8LH")  # image and tiles, each with its offset, and the components
-SIGNED_2000 = 0x80  # the bit of a component's depth that says that it has a sign
+DEPTH_2000 = 0x7F  # of a component, the bits less one; the eighth bit says that it has a sign
 SIZE_JPEG = struct.Struct(">B2HB")  # after the length: bits, rows, columns, components
 START_OF_FRAME = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 START_OF_SCAN, END = 0xDA, 0xD9
@@ -106,7 +106,7 @@ def _announced_2000(frame: bytes, place: int) -> tuple[int, int, int, int]:
     depths = frame[place + SIZE_2000.size :][: 3 * components : 3]
     if len(depths) < components or not components:
         raise ValueError("JPEG 2000 without components")
-    return bottom - top, right - left, components, max(depth & SIGNED_2000 - 1 for depth in depths) + 1
+    return bottom - top, right - left, components, max(depth & DEPTH_2000 for depth in depths) + 1
 
 
 def _announced_jpeg(frame: bytes) -> tuple[int, int, int, int]:

@@ -21,10 +21,11 @@ SETTINGS_FILE = "study.yaml"
 RUN_SETTINGS_FILE = "settings.yaml"
 MANIFEST_FILE = "data_manifest.csv"
 MOST_SHOWN = 200  # characters of a wrong value
+SPACING_MM = (0.1, 20.0)  # least and largest voxel side of a scan that is read or made
 
 LungRegion = Literal["right", "left", "upper", "middle", "lower", "peel", "core", "rul", "rml", "rll", "lul", "lll"]
 LungMethod = Literal["threshold", "provided", "lungmask", "totalsegmentator"]
-VoxelSide = Annotated[float, Field(ge=0.1, le=20)]  # what the reader of prepared scans takes
+VoxelSide = Annotated[float, Field(ge=SPACING_MM[0], le=SPACING_MM[1])]
 RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 
 

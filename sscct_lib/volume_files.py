@@ -12,10 +12,10 @@ from isal.igzip_lib import IsalError
 from numpy.typing import NDArray
 
 from sscct_lib.scans import ScanError
+from sscct_lib.study import SPACING_MM
 
 READERS = {".nii": "NiftiImageIO", ".nii.gz": "NiftiImageIO", ".nrrd": "NrrdImageIO"}
 SIDE_VOXELS = (8, 4096)
-SPACING_MM = (0.1, 20.0)
 MOST_VOXELS = 1_500_000_000
 HIGHEST_COMPRESSION = 1100  # deflate reaches 1,032
 LONGEST_NRRD_HEADER = 65_536

@@ -56,9 +56,13 @@ def larger(frame: bytes, syntax) -> bytes:
         struct.pack_into(">LL", content, 8, HUGE, HUGE)
         struct.pack_into(">LL", content, 24, HUGE, HUGE)
     else:
-        start = next(i for i in range(len(frame)) if frame[i] == 0xFF and frame[i + 1] in (0xC3, 0xF7))
-        struct.pack_into(">HH", content, start + 5, HUGE, HUGE)
+        struct.pack_into(">HH", content, start_of_frame(frame) + 5, HUGE, HUGE)
     return bytes(content)
+
+
+def start_of_frame(frame: bytes) -> int:
+    """Find the marker of JPEG or JPEG-LS that bits and size stand behind."""
+    return next(i for i in range(len(frame)) if frame[i] == 0xFF and frame[i + 1] in (0xC3, 0xF7))
 
 
 @pytest.fixture
@@ -95,8 +99,7 @@ class TestCodestreams:
         if syntax == JPEG2000Lossless:
             frame[42] = 0x7F  # of the component, less one
         else:
-            start = next(i for i in range(len(frame)) if frame[i] == 0xFF and frame[i + 1] in (0xC3, 0xF7))
-            frame[start + 4] = 128
+            frame[start_of_frame(bytes(frame)) + 4] = 128
         item.PixelData = encapsulate([bytes(frame)])
         with pytest.raises(ValueError, match="announce 128 bits, the header 16"):
             refuse_other_size(item)
