@@ -1,9 +1,14 @@
 """Fitting one network: the Lightning module of its training, and the trainer."""
 
 import logging
+import os
+import secrets
+import socket
 import sys
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
@@ -31,6 +36,7 @@ from sscct_lib.study import StudyError
 log = logging.getLogger(__name__)
 
 LARGEST_GRADIENT = 1.0
+MEETING_PORTS = range(20_000, 32_000)  # below those that systems hand out by themselves, from 32768 on Linux
 
 
 class Fit(pl.LightningModule):
@@ -239,7 +245,8 @@ def train(
         checkpoint = sound(unfinished, where)
         if checkpoint:
             log.info("%s: goes on from its checkpoint", where)
-        trainer.fit(fit, loader(cubes, sampler, gpu), ckpt_path=checkpoint, weights_only=True)
+        with meeting_port(trainer):
+            trainer.fit(fit, loader(cubes, sampler, gpu), ckpt_path=checkpoint, weights_only=True)
         network.to("cuda" if gpu else "cpu")
         if head_epochs(settings) < settings.epochs:
             # The running averages of batch normalisation lag behind the weights, much so after few steps.
@@ -263,6 +270,39 @@ def train(
         "seconds": seconds,
         "waiting_share": waited / seconds,
     }
+
+
+@contextmanager
+def meeting_port(trainer: pl.Trainer) -> Iterator[None]:
+    """Name a port at which the processes that a trainer starts meet, in `MASTER_PORT`, while the block runs.
+
+    Lightning asks the system for a free port and lets it go until the processes have started, and takes the same one
+    for each later training of this process: meanwhile the system may hand it to any program.
+
+    Parameters
+    ----------
+    trainer
+        Of one process, or one whose processes a cluster starts: nothing is named, nor where `MASTER_PORT` is set.
+    """
+    cluster = getattr(trainer.strategy, "cluster_environment", None)
+    if cluster is None or cluster.creates_processes_externally or "MASTER_PORT" in os.environ:
+        yield
+        return
+    os.environ["MASTER_PORT"] = str(_free_port())
+    try:
+        yield
+    finally:
+        del os.environ["MASTER_PORT"]
+
+
+def _free_port() -> int:
+    while True:
+        port = secrets.choice(MEETING_PORTS)
+        try:
+            socket.create_server(("", port)).close()
+        except OSError:  # another program listens there
+            continue
+        return port
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

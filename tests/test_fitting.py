@@ -1,7 +1,12 @@
+import contextlib
+import os
+import socket
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 
 from sscct_lib import augmentation, density_task, fitting
@@ -308,3 +313,41 @@ def test_two_processes_share_a_training(tmp_path):
     assert len(told["loss"]) == 6
     assert predict(net, data.paths)[::2, 2].min() > predict(net, data.paths)[1::2, 2].max()
     assert time.perf_counter() - began < 120
+
+
+def trainer(**options):
+    return pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, **options)
+
+
+def test_processes_meet_where_the_system_hands_out_no_port(monkeypatch):
+    monkeypatch.delenv("MASTER_PORT", raising=False)
+    handed_out = Path("/proc/sys/net/ipv4/ip_local_port_range")
+    first = int(handed_out.read_text().split()[0]) if handed_out.is_file() else 32768
+    several = trainer(devices=2, strategy="ddp_spawn")
+    ports = set()
+    for _ in range(2):
+        with fitting.meeting_port(several):
+            ports.add(int(os.environ["MASTER_PORT"]))
+        assert "MASTER_PORT" not in os.environ  # the next training does not take it again
+    assert 1024 < min(ports) <= max(ports) < first
+
+
+def test_a_port_in_use_is_passed_over(monkeypatch):
+    monkeypatch.delenv("MASTER_PORT", raising=False)
+    monkeypatch.setattr(fitting, "MEETING_PORTS", range(20_000, 20_030))
+    with socket.create_server(("", 20_007)), contextlib.ExitStack() as others:
+        for port in {*fitting.MEETING_PORTS} - {20_007, 20_021}:
+            with contextlib.suppress(OSError):  # of another program: in use as well
+                others.enter_context(socket.create_server(("", port)))
+        with fitting.meeting_port(trainer(devices=2, strategy="ddp_spawn")):
+            assert os.environ["MASTER_PORT"] == "20021"
+
+
+@pytest.mark.parametrize(("devices", "named", "port"), [(1, {}, None), (2, {"MASTER_PORT": "29500"}, "29500"),
+                                                       (2, {"LOCAL_RANK": "0"}, None)])  # fmt: skip
+def test_no_port_is_named_where_none_is_needed(monkeypatch, devices, named, port):
+    monkeypatch.delenv("MASTER_PORT", raising=False)
+    for name, value in named.items():
+        monkeypatch.setenv(name, value)
+    with fitting.meeting_port(trainer(devices=devices)):
+        assert os.environ.get("MASTER_PORT") == port

@@ -122,7 +122,7 @@ def test_a_link_opens_its_scan(visit, pages):
 def test_a_case_is_loaded_when_it_is_opened_and_small(gallery, pages):
     assert not any("vendor/niivue" in url or ("/scans/" in url and url.endswith(".js")) for url in gallery.requests)
     sizes = [path.stat().st_size for path in (pages / "scans").glob("*.js")]
-    assert 0 < len(sizes) <= 13
+    assert 0 < len(sizes) <= 15  # of all patients, however many
     assert max(sizes) <= LARGEST_BYTES
 
 
