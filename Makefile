@@ -14,7 +14,7 @@ book: .venv/.installed
 	@$(BIN)/sscct run .
 
 test: .venv/.installed-test lint test-quick
-	@$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m slow
 
 test-quick: .venv/.installed-test
 	@$(BIN)/python -m pytest -n auto -m "not slow"
