@@ -26,10 +26,13 @@ settings.load_profile("sscct")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the largest file that needs the finished study; other processes do what needs none meanwhile."""
+    """Begin with the largest file that needs the finished study; other processes do what needs none meanwhile.
+
+    The others that need it follow, few long tests before many short ones, so that the processes end together.
+    """
     needing = Counter(item.path for item in items if "finished" in getattr(item, "fixturenames", ()))
     first = needing.most_common(1)[0][0] if needing else None
-    items.sort(key=lambda item: (item.path != first, item.path in needing))
+    items.sort(key=lambda item: (item.path != first, needing[item.path]))
 
 
 @pytest.fixture

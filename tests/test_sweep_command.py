@@ -96,13 +96,13 @@ def test_a_signal_ends_the_sweep_and_what_it_runs():
 
 @pytest.mark.slow
 def test_a_sweep_shares_goes_on_after_a_failure_and_is_compared(copied):
-    head = "run,radiomics.bin_width,deep.networks,deep.n_explained,tabular.compared,lungs.max_noise_hu\n"
-    good = head + "main,,,,,\nbins,60,[resnet18],1,[],\n"
+    head = "run,radiomics.bin_width,deep.networks,deep.n_explained,tabular.compared,book.patients,lungs.max_noise_hu\n"
+    good = head + "main,,,,,,\nbins,60,[resnet18],1,[],false,\n"
     bad = copied.folder / "runs" / "bad"
     bad.mkdir()
     (bad / "settings.yaml").write_text("{}\n")
     (bad / "shards").write_text("no folder can be made here")
-    swept = sweep(good + "bad,,,,,100\n", copied)
+    swept = sweep(good + "bad,,,,,,100\n", copied)
     assert swept.exit_code == 1
     assert "1 of 3 runs failed: bad." in swept.output
     bins = load_study(copied.folder, "bins")
