@@ -6,6 +6,7 @@ import sysconfig
 from tempfile import gettempdir
 
 import nbformat
+import pytest
 
 from sscct_lib import notebooks
 from sscct_lib.notebooks import PROJECT, _forget_paths, run_notebook
@@ -61,6 +62,7 @@ sharp
 """
 
 
+@pytest.mark.slow
 def test_figures_are_kept_where_the_surroundings_name_a_backend_that_shows_nothing(tmp_path, monkeypatch):
     project = notebooks.PROJECT
     (tmp_path / "notebooks").mkdir()

@@ -56,6 +56,7 @@ def test_model_files_hold_trusted_types_no_patient_and_are_small(trained) -> Non
     assert listed["megabytes"].max() < 5
 
 
+@pytest.mark.slow
 def test_the_same_models_are_the_same_files_whoever_fits_them(trained, tmp_path) -> None:
     table, study, _ = trained
     again = replace(study, folder=tmp_path)
