@@ -2,13 +2,13 @@
 
 import logging
 import os
-import secrets
+import random
 import socket
 import sys
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
@@ -283,6 +283,11 @@ def meeting_port(trainer: pl.Trainer) -> Iterator[None]:
     ----------
     trainer
         Of one process, or one whose processes a cluster starts: nothing is named, nor where `MASTER_PORT` is set.
+
+    Raises
+    ------
+    StudyError
+        If no port can be had.
     """
     cluster = getattr(trainer.strategy, "cluster_environment", None)
     if cluster is None or cluster.creates_processes_externally or "MASTER_PORT" in os.environ:
@@ -296,13 +301,14 @@ def meeting_port(trainer: pl.Trainer) -> Iterator[None]:
 
 
 def _free_port() -> int:
-    while True:
-        port = secrets.choice(MEETING_PORTS)
-        try:
+    for port in random.SystemRandom().sample(MEETING_PORTS, len(MEETING_PORTS)):
+        with suppress(OSError):  # another program listens there
             socket.create_server(("", port)).close()
-        except OSError:  # another program listens there
-            continue
-        return port
+            return port
+    raise StudyError(
+        f"The processes of a training need a port to meet at, and none from {MEETING_PORTS[0]} to {MEETING_PORTS[-1]} "
+        "is free. Name one in MASTER_PORT, or set deep.devices to 1 in study.yaml."
+    )
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

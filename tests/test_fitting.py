@@ -1,4 +1,3 @@
-import contextlib
 import os
 import socket
 import time
@@ -334,13 +333,15 @@ def test_processes_meet_where_the_system_hands_out_no_port(monkeypatch):
 
 def test_a_port_in_use_is_passed_over(monkeypatch):
     monkeypatch.delenv("MASTER_PORT", raising=False)
-    monkeypatch.setattr(fitting, "MEETING_PORTS", range(20_000, 20_030))
-    with socket.create_server(("", 20_007)), contextlib.ExitStack() as others:
-        for port in {*fitting.MEETING_PORTS} - {20_007, 20_021}:
-            with contextlib.suppress(OSError):  # of another program: in use as well
-                others.enter_context(socket.create_server(("", port)))
-        with fitting.meeting_port(trainer(devices=2, strategy="ddp_spawn")):
-            assert os.environ["MASTER_PORT"] == "20021"
+    several = trainer(devices=2, strategy="ddp_spawn")
+    with socket.create_server(("", 0)) as taken, socket.create_server(("", 0)) as free:
+        ports = [taken.getsockname()[1], free.getsockname()[1]]
+        monkeypatch.setattr(fitting, "MEETING_PORTS", ports)
+        with pytest.raises(StudyError, match="MASTER_PORT"), fitting.meeting_port(several):
+            pass
+        free.close()
+        with fitting.meeting_port(several):
+            assert os.environ["MASTER_PORT"] == str(ports[1])
 
 
 @pytest.mark.parametrize(("devices", "named", "port"), [(1, {}, None), (2, {"MASTER_PORT": "29500"}, "29500"),
