@@ -404,7 +404,7 @@ def standing_in(folder, network_name, build):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("preset", "changed", "stays"), [("published", {}, True), ("best", {"n_members": 1, "head_epochs": 0}, False)]
+    ("preset", "changed", "stays"), [("published", {}, True), ("best", {"n_members": 2, "head_epochs": 0}, False)]
 )
 def test_presets_train_every_network_from_its_weights(tmp_path, monkeypatch, preset, changed, stays):
     monkeypatch.setattr(training, "build", networks.build)

@@ -6,7 +6,7 @@ from tests.faults.kill import Row, try_all, try_stage
 
 pytestmark = pytest.mark.slow
 
-TRIES = {"demo": 1, "ingest": 1, "images": 2, "lungs": 2}
+TRIES = {"demo": 1, "ingest": 1, "images": 2, "lungs": 2, "workflow": 1}
 
 
 def test_what_was_killed_goes_on_to_the_same_results(tmp_path):

@@ -92,7 +92,7 @@ def test_a_changed_parameter_makes_again_what_depends_on_it_once_whatever_the_cl
     for path in copied.run.rglob("*"):  # as if the clock had been set back by a year
         os.utime(path, (path.stat().st_mtime + 365 * 86400,) * 2)
     before = times(copied)
-    arguments = ("run", copied.folder, "--until", "05_horizons", "-p", "05_horizons.n_bootstrap=20")
+    arguments = ("run", copied.folder, "-p", "05_horizons.n_bootstrap=20")
     ran = sscct(*arguments)
     assert ran.exit_code == 0, ran.output
     assert "The clock was set back" in ran.output
