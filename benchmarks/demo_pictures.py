@@ -4,13 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from demo_panels import Panel, scan_panels
 from matplotlib.figure import Figure
 from PIL import Image
 
-from sscct_lib.demo_figures import Panel, scan_panels
-from sscct_lib.phantom import demo_cohort, draw_scan
-from sscct_lib.rendering import Volume
-from sscct_lib.study import DemoSettings
+from sscct_lib.demo.make import draw_scan
+from sscct_lib.demo.registry import demo_cohort
+from sscct_lib.demo.render import Volume
+from sscct_lib.study.settings import DemoSettings
 
 SEED = 2026
 IMAGES = Path(__file__).parents[1] / "book" / "images"

@@ -27,15 +27,16 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
-from sscct_lib.acquisition import Protocol
-from sscct_lib.agreement import feature_agreement
-from sscct_lib.harmonisation import ComBat, scanner
-from sscct_lib.phantom import draw_scan
-from sscct_lib.radiomics import extract
-from sscct_lib.registry import SCANNERS, demo_cohort
-from sscct_lib.rendering import Volume, render
-from sscct_lib.study import DemoSettings, RadiomicsSettings
-from sscct_lib.wording import class_in_words, in_words
+from sscct_lib.demo.acquisition import Protocol
+from sscct_lib.demo.make import draw_scan
+from sscct_lib.demo.registry import SCANNERS, demo_cohort
+from sscct_lib.demo.render import Volume, render
+from sscct_lib.images.scanners import scanner
+from sscct_lib.radiomics.agreement import feature_agreement
+from sscct_lib.radiomics.combat import ComBat
+from sscct_lib.radiomics.extract import extract
+from sscct_lib.study.settings import DemoSettings, RadiomicsSettings
+from sscct_lib.study.words import class_in_words, in_words
 
 SEED = 2026
 SPACING_MM = 4.0

@@ -18,18 +18,26 @@ import numpy as np
 import pandas as pd
 from sksurv.metrics import brier_score, cumulative_dynamic_auc
 
-from sscct_lib import phantom
-from sscct_lib.bootstrap import Outcome, Resamples, horizon_outcome, interval, percentile_interval, resample_patients
-from sscct_lib.calibration import logit
-from sscct_lib.cohort import build_cohort, select
-from sscct_lib.horizons import aligned_risk, evaluate, study_resamples
-from sscct_lib.manifest import read_manifest
-from sscct_lib.metrics import METRICS
-from sscct_lib.notebooks import run_notebook
-from sscct_lib.schemas import COHORT, LUNGS, PREDICTIONS
-from sscct_lib.study import Settings, load_study
-from sscct_lib.tables import write_table
-from sscct_lib.wording import METRIC_WORDS
+from sscct_lib.book.notebooks import run_notebook
+from sscct_lib.cohort.manifest import read_manifest
+from sscct_lib.cohort.selection import build_cohort, select
+from sscct_lib.demo import make
+from sscct_lib.horizons.bootstrap import (
+    Outcome,
+    Resamples,
+    horizon_outcome,
+    interval,
+    percentile_interval,
+    resample_patients,
+)
+from sscct_lib.horizons.calibration import logit
+from sscct_lib.horizons.evaluate import aligned_risk, evaluate, study_resamples
+from sscct_lib.horizons.metrics import METRICS
+from sscct_lib.study.folder import load_study
+from sscct_lib.study.schemas import COHORT, LUNGS, PREDICTIONS
+from sscct_lib.study.settings import Settings
+from sscct_lib.study.tables import write_table
+from sscct_lib.study.words import METRIC_WORDS
 
 BOOK = Path(__file__).parents[1] / "book"
 HORIZON_YEARS = 3.0
@@ -239,7 +247,7 @@ def notebook() -> pd.DataFrame:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "study.yaml").write_text("demo: {n_patients: 640, n_scans: 2125}\n")
         study = load_study(folder)
-        manifest, truth = phantom.write_tables(study)
+        manifest, truth = make.write_tables(study)
         read = pd.DataFrame({"scan_id": manifest["scan_id"], "status": "ok"})
         cohort = build_cohort(select(read_manifest(study), read)[0], study)
         write_table(cohort, study.table("cohort"), COHORT)

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import SimpleITK as sitk
 
-from sscct_lib.texture import pyradiomics_features
+from sscct_lib.radiomics.texture import pyradiomics_features
 
 TABLE = Path(__file__).parents[1] / "book" / "ibsi.csv"
 WHY = {

@@ -16,13 +16,14 @@ import pandas as pd
 from joblib import cpu_count
 from safetensors.torch import load_file, save_file
 
-from sscct_lib.images import prepare_scans
-from sscct_lib.lungs import segment_scans
-from sscct_lib.networks import build
-from sscct_lib.prediction import predict
-from sscct_lib.study import NetworkSettings, Settings, Study
-from sscct_lib.tensors import cube_path, make_cubes
-from sscct_lib.wording import NETWORK_WORDS
+from sscct_lib.deep.cubes import cube_path, make_cubes
+from sscct_lib.deep.networks import build
+from sscct_lib.deep.prediction import predict
+from sscct_lib.images.prepare import prepare_scans
+from sscct_lib.lungs.segment import segment_scans
+from sscct_lib.study.folder import Study
+from sscct_lib.study.settings import NetworkSettings, Settings
+from sscct_lib.study.words import NETWORK_WORDS
 
 
 def main() -> None:

@@ -19,10 +19,10 @@ sitk.WriteImage(reader.Execute(), target + "/plain.nii.gz", useCompression=True,
 """
 OURS = """
 from pathlib import Path
-from sscct_lib.ingest import ingest
+from sscct_lib.intake.ingest import ingest
 ingest(Path(source), None, Path(target) / "study")
 """
-IMPORTS = {"plain": "import SimpleITK", "ours": "import sscct_lib.ingest"}
+IMPORTS = {"plain": "import SimpleITK", "ours": "import sscct_lib.intake.ingest"}
 
 
 def measure(code: str, imports: str, source: Path) -> tuple[float, float]:

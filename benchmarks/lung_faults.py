@@ -14,16 +14,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
+from planted_faults import MASK_FAULTS, SCAN_FAULTS, WRONG_PATIENT, as_image
 from scipy.stats import binomtest
 
-from sscct_lib.images import load_array, prepare_scans
-from sscct_lib.lungs import examine
-from sscct_lib.manifest import read_manifest
-from sscct_lib.phantom import make_scans, scan_files, write_tables
-from sscct_lib.planted_faults import MASK_FAULTS, SCAN_FAULTS, WRONG_PATIENT, as_image
-from sscct_lib.scans import ScanError
-from sscct_lib.study import LungSettings, Settings, Study
-from sscct_lib.visits import compare_visits
+from sscct_lib.cohort.manifest import read_manifest
+from sscct_lib.demo.make import make_scans, scan_files, write_tables
+from sscct_lib.images.prepare import load_array, prepare_scans
+from sscct_lib.lungs.segment import examine
+from sscct_lib.lungs.visits import compare_visits
+from sscct_lib.study.folder import Study
+from sscct_lib.study.results import ScanError
+from sscct_lib.study.settings import LungSettings, Settings
 
 SETTINGS = LungSettings()
 SPACING_MM = 3.0

@@ -23,9 +23,10 @@ import numpy as np
 import pandas as pd
 import SimpleITK as sitk
 
-from sscct_lib.images import prepare_scans, read_scan, resample
-from sscct_lib.lungs import segment_scans, threshold_mask
-from sscct_lib.study import Settings, Study
+from sscct_lib.images.prepare import prepare_scans, read_scan, resample
+from sscct_lib.lungs.segment import segment_scans, threshold_mask
+from sscct_lib.study.folder import Study
+from sscct_lib.study.settings import Settings
 
 SIZE = (512, 512, 300)
 REPEATS = 3

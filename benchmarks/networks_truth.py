@@ -16,13 +16,13 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from sscct_lib.comparison import attained, differences, true_risks
-from sscct_lib.horizons import evaluate
-from sscct_lib.lungs import usable
-from sscct_lib.schemas import COHORT, LUNGS
-from sscct_lib.study import Study, load_study
-from sscct_lib.tables import read_predictions, read_table
-from sscct_lib.wording import years_text
+from sscct_lib.horizons.comparison import attained, differences, true_risks
+from sscct_lib.horizons.evaluate import evaluate
+from sscct_lib.lungs.segment import usable
+from sscct_lib.study.folder import Study, load_study
+from sscct_lib.study.schemas import COHORT, LUNGS
+from sscct_lib.study.tables import read_predictions, read_table
+from sscct_lib.study.words import years_text
 
 REFERENCE = "Clinical"
 

@@ -17,13 +17,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from sscct_lib import comparison, feature_sets, tabular
-from sscct_lib.cohort import assign_folds
-from sscct_lib.schemas import COHORT, RADIOMICS
-from sscct_lib.shortcuts import expected_auc
-from sscct_lib.study import Study, load_study
-from sscct_lib.summary import years_text
-from sscct_lib.tables import read_table
+from sscct_lib.cohort.selection import assign_folds
+from sscct_lib.horizons import comparison
+from sscct_lib.horizons.sensitivity import expected_auc
+from sscct_lib.radiomics import cross_validation, feature_sets
+from sscct_lib.study.folder import Study, load_study
+from sscct_lib.study.schemas import COHORT, RADIOMICS
+from sscct_lib.study.tables import read_table
+from sscct_lib.study.words import years_text
 
 SIZES = (40, 75, 150, 290)
 N_DRAWS = 5
@@ -45,7 +46,7 @@ def draw(study: Study, table: pd.DataFrame, n_patients: int, number: int) -> tup
 
 def shares(study: Study, part: pd.DataFrame, jobs: int) -> pd.DataFrame:
     """Share of the attainable, a row a model and horizon; none where a model could not be fitted."""
-    predictions = tabular.cross_validate(part, study, n_jobs=jobs).predictions
+    predictions = cross_validation.cross_validate(part, study, n_jobs=jobs).predictions
     truth = comparison.true_risks(study, part)
     rows = []
     for (model, horizon), found in predictions.groupby(["model", "horizon_years"]):

@@ -17,18 +17,18 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sscct_lib.bootstrap import interval, resample_patients
-from sscct_lib.cohort import DAYS_PER_YEAR, patient_weights
-from sscct_lib.comparison import differences
-from sscct_lib.curves import calibration
-from sscct_lib.horizons import cohort_outcome, evaluate
-from sscct_lib.metrics import METRICS
-from sscct_lib.risk_models import CoxNet, survival_outcome
-from sscct_lib.schemas import PREDICTIONS
-from sscct_lib.shortcuts import compare_shortcuts
-from sscct_lib.study import HorizonSettings, Settings
-from sscct_lib.summary import differences_side_by_side, estimate_text, side_by_side, years_text
-from sscct_lib.wording import METRIC_WORDS
+from sscct_lib.cohort.outcomes import DAYS_PER_YEAR, patient_weights, survival_outcome
+from sscct_lib.horizons.bootstrap import interval, resample_patients
+from sscct_lib.horizons.comparison import differences
+from sscct_lib.horizons.curves import calibration
+from sscct_lib.horizons.evaluate import cohort_outcome, evaluate
+from sscct_lib.horizons.metrics import METRICS
+from sscct_lib.horizons.sensitivity import compare_shortcuts
+from sscct_lib.horizons.tables import differences_side_by_side, side_by_side
+from sscct_lib.radiomics.estimators import CoxNet
+from sscct_lib.study.schemas import PREDICTIONS
+from sscct_lib.study.settings import HorizonSettings, Settings
+from sscct_lib.study.words import METRIC_WORDS, estimate_text, years_text
 
 BOOK = Path(__file__).parents[1] / "book"
 SETTINGS = Settings(horizons=HorizonSettings(n_bootstrap=1000, reference="Age and sex"))

@@ -9,18 +9,18 @@ import time
 
 import numpy as np
 
-from sscct_lib import phantom
-from sscct_lib.study import DemoSettings
+from sscct_lib.demo import make, registry
+from sscct_lib.study.settings import DemoSettings
 
 
 def main(spacing_mm: float, n_scans: int) -> None:
     settings = DemoSettings(n_patients=n_scans * 3, spacing_mm=spacing_mm)
-    _, truth = phantom.demo_cohort(settings, 2026)
+    _, truth = registry.demo_cohort(settings, 2026)
     rows = truth.groupby("patient_id").sample(1, random_state=0).head(n_scans)
     seconds, values = [], []
     for row in rows.to_dict("records"):
         start = time.process_time()
-        volume = phantom.draw_scan(row, 2026, spacing_mm)
+        volume = make.draw_scan(row, 2026, spacing_mm)
         seconds.append(time.process_time() - start)
         lung = volume.hu[volume.lungs > 0]
         litres = lung.size * spacing_mm**3 / 1e6

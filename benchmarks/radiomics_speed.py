@@ -40,7 +40,7 @@ SCANS_OF_STUDY = 2125
 
 
 def ours(image: sitk.Image, mask: sitk.Image) -> Timed:
-    from sscct_lib.texture import pyradiomics_features
+    from sscct_lib.radiomics.texture import pyradiomics_features
 
     def compute(hu: np.ndarray, region: np.ndarray) -> dict[str, float]:
         return pyradiomics_features(hu, region, image.GetSpacing()[::-1], BIN_WIDTH)
@@ -49,9 +49,9 @@ def ours(image: sitk.Image, mask: sitk.Image) -> Timed:
 
 
 def ours_filtered(image: sitk.Image, mask: sitk.Image) -> Timed:
-    from sscct_lib.radiomics import image_types
-    from sscct_lib.study import RadiomicsSettings
-    from sscct_lib.texture import pyradiomics_features
+    from sscct_lib.radiomics.extract import image_types
+    from sscct_lib.radiomics.texture import pyradiomics_features
+    from sscct_lib.study.settings import RadiomicsSettings
 
     settings = RadiomicsSettings(log_sigma_mm=SIGMAS_MM, wavelet=True, bin_width=BIN_WIDTH)
 
@@ -66,8 +66,8 @@ def ours_filtered(image: sitk.Image, mask: sitk.Image) -> Timed:
 
 def whole_scan(image: sitk.Image, mask: sitk.Image, regions: tuple[str, ...]) -> Timed:
     """Everything that a study does with a scan, quantitative CT among it."""
-    from sscct_lib.radiomics import extract
-    from sscct_lib.study import RadiomicsSettings
+    from sscct_lib.radiomics.extract import extract
+    from sscct_lib.study.settings import RadiomicsSettings
 
     sides = image.GetSpacing()
     settings = RadiomicsSettings(spacing_mm=sides[0], bin_width=BIN_WIDTH, regions=regions, peel_mm=15.0)
@@ -222,10 +222,10 @@ def lungs_at(scan: Path, spacing: str, folder: Path) -> Path:
     """Write image and mask of both lungs at a spacing, and return where."""
     from scipy import ndimage
 
-    from sscct_lib.images import read_volume
-    from sscct_lib.lungs import threshold_mask
-    from sscct_lib.radiomics import FILTER_MARGIN, resample
-    from sscct_lib.study import StudyError
+    from sscct_lib.images.nifti import read_volume
+    from sscct_lib.lungs.segment import threshold_mask
+    from sscct_lib.radiomics.extract import FILTER_MARGIN, resample
+    from sscct_lib.study.folder import StudyError
 
     if scan.is_dir():
         names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(scan))
@@ -285,8 +285,8 @@ def cohort_seconds(folder: Path, n_scans: int, n_jobs: int) -> float:
 
 
 def one_scan(folder: str) -> None:
-    from sscct_lib.radiomics import extract
-    from sscct_lib.study import RadiomicsSettings
+    from sscct_lib.radiomics.extract import extract
+    from sscct_lib.study.settings import RadiomicsSettings
 
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     image, mask = (sitk.ReadImage(f"{folder}/{what}.nii") for what in ("image", "mask"))

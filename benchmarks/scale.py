@@ -24,10 +24,10 @@ import pandas as pd
 import pandera.pandas as pa
 import pyarrow.parquet as pq
 
-from sscct_lib.schemas import COHORT, PREDICTIONS, RADIOMICS
-from sscct_lib.stages import run_shard
-from sscct_lib.study import load_study
-from sscct_lib.tables import read_table, write_table
+from sscct_lib.cli.app import run_shard
+from sscct_lib.study.folder import load_study
+from sscct_lib.study.schemas import COHORT, PREDICTIONS, RADIOMICS
+from sscct_lib.study.tables import read_table, write_table
 
 BOOK = Path(__file__).parents[1] / "book"
 STAGES = ("images", "lungs", "radiomics")

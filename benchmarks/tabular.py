@@ -15,10 +15,12 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pandas as pd
 
-from sscct_lib import feature_sets, saved_models, tabular
-from sscct_lib.cohort import build_cohort
-from sscct_lib.schemas import MANIFEST
-from sscct_lib.study import Settings, Study
+from sscct_lib.cohort.selection import build_cohort
+from sscct_lib.radiomics import cross_validation, feature_sets
+from sscct_lib.radiomics import saved as radiomic_saved
+from sscct_lib.study.folder import Study
+from sscct_lib.study.schemas import MANIFEST
+from sscct_lib.study.settings import Settings
 
 N_PATIENTS = 640
 
@@ -74,9 +76,9 @@ def main() -> None:
         study = Study(Path(folder), Settings())
         table = simulated(study, arguments.scans)
         begun = time.perf_counter()
-        result = tabular.cross_validate(table, study, n_jobs=arguments.jobs)
+        result = cross_validation.cross_validate(table, study, n_jobs=arguments.jobs)
         validated = time.perf_counter()
-        saved = saved_models.save_models(table, study, n_jobs=arguments.jobs)
+        saved = radiomic_saved.save_models(table, study, n_jobs=arguments.jobs)
         done = time.perf_counter()
     row = {
         "scans": len(table),

@@ -42,14 +42,12 @@ from monai.transforms import (
 )
 from torch import nn
 
-from sscct_lib import fitting
-from sscct_lib.batches import Examples
-from sscct_lib.deep_settings import AugmentationSettings, DeepSettings, NetworkSettings
-from sscct_lib.heads import hazard_losses, hazard_targets
-from sscct_lib.networks import build
-from sscct_lib.processors import Convolution, kept_memory
-from sscct_lib.window_attention import PiecewiseAttention
-from sscct_lib.wording import NETWORK_WORDS
+from sscct_lib.deep import fitting
+from sscct_lib.deep.batches import Examples
+from sscct_lib.deep.heads import hazard_losses, hazard_targets
+from sscct_lib.deep.networks import Convolution, PiecewiseAttention, build, kept_memory
+from sscct_lib.study.settings import AugmentationSettings, DeepSettings, NetworkSettings
+from sscct_lib.study.words import NETWORK_WORDS
 
 N_PATIENTS, N_FOLDS, EPOCHS = 640, 5, 50  # of the published study's size
 HORIZONS = (1.0, 3.0, 5.0)

@@ -26,16 +26,18 @@ labels: str = None  # censored_unknown or as_published; none: as in study.yaml
 from IPython.display import Markdown
 from myst_nb import glue
 
-from sscct_lib import cohort as cohorts
-from sscct_lib import cohort_tables, figures, horizons, progress
-from sscct_lib.images import prepare_scans
-from sscct_lib.manifest import read_manifest
-from sscct_lib.schemas import COHORT, IMAGES
-from sscct_lib.study import load_study
-from sscct_lib.tables import write_table
-from sscct_lib.wording import horizons_text
+from sscct_lib.cohort import figures, selection, tables
+from sscct_lib.cohort.manifest import read_manifest
+from sscct_lib.horizons import figures as horizon_figures
+from sscct_lib.horizons import survival
+from sscct_lib.images.prepare import prepare_scans
+from sscct_lib.study import results
+from sscct_lib.study.folder import load_study
+from sscct_lib.study.schemas import COHORT, IMAGES
+from sscct_lib.study.tables import write_table
+from sscct_lib.study.words import horizons_text
 
-progress.show()
+results.show()
 study = load_study(study_dir, run_name, horizons_years=horizons_years, labels=labels, cohort={"n_folds": n_folds})
 
 # %% [markdown]
@@ -47,8 +49,8 @@ study = load_study(study_dir, run_name, horizons_years=horizons_years, labels=la
 # %% tags=["hide-input"]
 manifest = read_manifest(study)
 images = write_table(prepare_scans(study, manifest, n_jobs=-1), study.table("images"), IMAGES)
-kept, flow = cohorts.select(manifest, images)
-cohort = write_table(cohorts.build_cohort(kept, study), study.table("cohort"), COHORT)
+kept, flow = selection.select(manifest, images)
+cohort = write_table(selection.build_cohort(kept, study), study.table("cohort"), COHORT)
 
 # %% [markdown]
 # Read the diagram from top to bottom; boxes to the right were left out.
@@ -57,7 +59,7 @@ cohort = write_table(cohorts.build_cohort(kept, study), study.table("cohort"), C
 figures.flow_diagram(flow)
 
 # %% tags=["hide-input"]
-Markdown(f"In words: {cohorts.flow_text(flow)}")
+Markdown(f"In words: {selection.flow_text(flow)}")
 
 # %% tags=["hide-input"]
 glue("horizons", horizons_text(study.settings.horizons_years), display=False)
@@ -76,7 +78,7 @@ failed.style.hide(axis="index") if len(failed) else Markdown("Every image could 
 # not known.
 
 # %% tags=["hide-input"]
-cohort_tables.characteristics(cohort)
+tables.characteristics(cohort)
 
 # %% [markdown]
 # ## Follow-up
@@ -85,7 +87,7 @@ cohort_tables.characteristics(cohort)
 # numbers below it are the scans still followed. Where it falls, less is known.
 
 # %% tags=["hide-input"]
-figures.followup_curve(horizons.followup_curve(cohort))
+horizon_figures.followup_curve(survival.followup_curve(cohort))
 
 # %% [markdown]
 # ## Alive or not at each horizon
@@ -95,7 +97,7 @@ figures.followup_curve(horizons.followup_curve(cohort))
 # presumably done in the published study.
 
 # %% tags=["hide-input"]
-cohort_tables.label_counts(cohort, study.settings.horizons_years)
+tables.label_counts(cohort, study.settings.horizons_years)
 
 # %% [markdown]
 # ## Folds
@@ -104,4 +106,4 @@ cohort_tables.label_counts(cohort, study.settings.horizons_years)
 # model is ever tested on a patient it has seen.
 
 # %% tags=["hide-input"]
-cohort_tables.fold_counts(cohort, study.settings.horizons_years)
+tables.fold_counts(cohort, study.settings.horizons_years)

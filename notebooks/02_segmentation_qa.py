@@ -25,16 +25,18 @@ n_shown: int = 4  # scans that each gallery shows
 from IPython.display import Markdown
 from myst_nb import glue
 
-from sscct_lib import cohort as cohorts
-from sscct_lib import figures, lung_figures, lungs, overlays, progress
-from sscct_lib.lung_verdict import plausible_ranges, rule_counts, verdict_counts
-from sscct_lib.manifest import read_manifest
-from sscct_lib.schemas import COHORT, IMAGES, LUNGS
-from sscct_lib.study import load_study
-from sscct_lib.tables import read_table, write_table
-from sscct_lib.wording import RULE_WORDS
+from sscct_lib.cohort import figures as cohort_figures
+from sscct_lib.cohort import selection
+from sscct_lib.cohort.manifest import read_manifest
+from sscct_lib.lungs import figures, planes, segment
+from sscct_lib.lungs.verdict import plausible_ranges, rule_counts, verdict_counts
+from sscct_lib.study import results
+from sscct_lib.study.folder import load_study
+from sscct_lib.study.schemas import COHORT, IMAGES, LUNGS
+from sscct_lib.study.tables import read_table, write_table
+from sscct_lib.study.words import RULE_WORDS
 
-progress.show()
+results.show()
 study = load_study(study_dir, run_name, lungs={"method": method})
 
 # %% [markdown]
@@ -51,7 +53,7 @@ study = load_study(study_dir, run_name, lungs={"method": method})
 cohort = read_table(study.table("cohort"), COHORT, "01_cohort")
 images = read_table(study.table("images"), IMAGES, "01_cohort")
 rows = read_manifest(study).merge(images.loc[images["status"] == "ok", ["scan_id"]], on="scan_id")
-table = write_table(lungs.segment_scans(study, rows, n_jobs=-1), study.table("lungs"), LUNGS)
+table = write_table(segment.segment_scans(study, rows, n_jobs=-1), study.table("lungs"), LUNGS)
 
 # %% [markdown]
 # ## Verdicts
@@ -73,8 +75,8 @@ verdict_counts(table)
 
 # %% tags=["hide-input"]
 judged = table[table["status"] == "ok"]
-flagged = overlays.worst_first(judged).head(n_shown)
-lung_figures.mask_overlay([overlays.overlay(study, row) for row in flagged.to_dict("records")], "No scan was flagged.")
+flagged = planes.worst_first(judged).head(n_shown)
+figures.mask_overlay([planes.overlay(study, row) for row in flagged.to_dict("records")], "No scan was flagged.")
 
 # %% tags=["hide-input"]
 n_flagged = int(judged["verdict"].isin(["review", "fail"]).sum())
@@ -86,11 +88,11 @@ Markdown(f"Shown: {len(flagged)} of the {n_flagged} scans that were flagged, the
 # The flow of the chapter on the cohort goes on: scans without a usable mask are left out to the right.
 
 # %% tags=["hide-input"]
-flow = cohorts.select_masks(cohort, table)
-figures.flow_diagram(flow)
+flow = selection.select_masks(cohort, table)
+cohort_figures.flow_diagram(flow)
 
 # %% tags=["hide-input"]
-Markdown(f"In words: {cohorts.flow_text(flow)}")
+Markdown(f"In words: {selection.flow_text(flow)}")
 
 # %% [markdown]
 # Which rule flagged how many scans, and how many it removed (verdict *fail*); the third column counts scans that no
@@ -118,7 +120,7 @@ failed.style.hide(axis="index") if len(failed) else Markdown("Every scan got a m
 # a cloud that stands apart from the others: it may come from one scanner.
 
 # %% tags=["hide-input"]
-lung_figures.qa_distributions(judged, plausible_ranges(study.settings.lungs))
+figures.qa_distributions(judged, plausible_ranges(study.settings.lungs))
 
 # %% [markdown]
 # ## Scans that passed
@@ -127,5 +129,5 @@ lung_figures.qa_distributions(judged, plausible_ranges(study.settings.lungs))
 # whether the dense parts at the bases and below the pleura are inside the line.
 
 # %% tags=["hide-input"]
-passed = overlays.spread(judged[judged["verdict"] == "pass"], "high_attenuation_share", n_shown)
-lung_figures.mask_overlay([overlays.overlay(study, row) for row in passed.to_dict("records")], "No scan passed.")
+passed = planes.spread(judged[judged["verdict"] == "pass"], "high_attenuation_share", n_shown)
+figures.mask_overlay([planes.overlay(study, row) for row in passed.to_dict("records")], "No scan passed.")

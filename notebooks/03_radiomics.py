@@ -29,29 +29,30 @@ import pandas as pd
 from IPython.display import Markdown
 from myst_nb import glue
 
-from sscct_lib import (
+from sscct_lib.cohort import figures
+from sscct_lib.cohort.outcomes import label_name
+from sscct_lib.cohort.selection import flow_text, select_features
+from sscct_lib.horizons import tables as horizon_tables
+from sscct_lib.lungs import segment
+from sscct_lib.radiomics import (
     agreement,
-    baselines,
-    effects,
-    feature_figures,
+    clinical_scores,
+    cross_validation,
+    explain,
+    extract,
     feature_sets,
-    figures,
-    importance,
-    lungs,
-    plain_tables,
-    progress,
-    radiomics,
-    saved_models,
+    saved,
     stability,
-    tabular,
+    tables,
 )
-from sscct_lib.cohort import flow_text, label_name, select_features
-from sscct_lib.schemas import COHORT, LUNGS, PREDICTIONS, RADIOMICS
-from sscct_lib.study import load_study
-from sscct_lib.tables import read_table, write_table
-from sscct_lib.wording import years_text
+from sscct_lib.radiomics import figures as radiomic_figures
+from sscct_lib.study import results
+from sscct_lib.study.folder import load_study
+from sscct_lib.study.schemas import COHORT, LUNGS, PREDICTIONS, RADIOMICS
+from sscct_lib.study.tables import read_table, write_table
+from sscct_lib.study.words import years_text
 
-progress.show()
+results.show()
 study = load_study(
     study_dir,
     run_name,
@@ -68,8 +69,8 @@ lung_table = read_table(study.table("lungs"), LUNGS, "02_segmentation_qa")
 # of PyRadiomics, under its own names; `qct_...` is quantitative CT.
 
 # %% tags=["hide-input"]
-usable = lungs.usable(lung_table)
-features = radiomics.extract_scans(study, usable, n_jobs=-1)
+usable = segment.usable(lung_table)
+features = extract.extract_scans(study, usable, n_jobs=-1)
 features = write_table(features, study.table("radiomics"), RADIOMICS)
 n_failed = int((features["status"] == "failed").sum())
 glue("n_scans_features", len(features) - n_failed, display=False)
@@ -94,7 +95,7 @@ Markdown(f"In words: {flow_text(flow)}")
 # of it is in every patient.
 
 # %% tags=["hide-input", "fold-output"]
-plain_tables.quantitative_ct(features)
+tables.quantitative_ct(features)
 
 # %% [markdown]
 # ## Stability
@@ -111,7 +112,7 @@ agreed = agreement.feature_agreement(versions)
 min_icc = study.settings.tabular.min_icc
 glue("n_features_stable", int((agreed["icc"] >= min_icc).sum()), display=False)
 glue("n_features", len(agreed), display=False)
-feature_figures.feature_stability(agreed, min_icc)
+radiomic_figures.feature_stability(agreed, min_icc)
 
 # %% [markdown]
 # ## Models
@@ -129,12 +130,12 @@ feature_figures.feature_stability(agreed, min_icc)
 
 # %% tags=["hide-input"]
 table = feature_sets.join(cohort, features)
-result = tabular.cross_validate(table, study, n_jobs=-1, versions=versions)
+result = cross_validation.cross_validate(table, study, n_jobs=-1, versions=versions)
 predictions = write_table(result.predictions, study.table("predictions/03_radiomics"), PREDICTIONS)
-failed_masks = lungs.removed(lung_table)
-features_removed = radiomics.extract_scans(study, failed_masks, n_jobs=-1)
+failed_masks = segment.removed(lung_table)
+features_removed = extract.extract_scans(study, failed_masks, n_jobs=-1)
 both = feature_sets.join(cohort, pd.concat([features, features_removed]))
-removed = tabular.predict_removed(result, table, both[both["scan_id"].isin(failed_masks["scan_id"])])
+removed = cross_validation.predict_removed(result, table, both[both["scan_id"].isin(failed_masks["scan_id"])])
 write_table(removed, study.table("removed/03_radiomics"), PREDICTIONS)
 glue("n_scans_tabular", len(table), display=False)
 glue("n_patients_tabular", table["patient_id"].nunique(), display=False)
@@ -143,14 +144,14 @@ glue("n_patients_tabular", table["patient_id"].nunique(), display=False)
 # What could not be fitted, or was fitted with less than planned, is listed here.
 
 # %% tags=["hide-input"]
-unfitted = plain_tables.fitting_notes(result.notes)
+unfitted = tables.fitting_notes(result.notes)
 unfitted.style.hide(axis="index") if len(unfitted) else Markdown("Every model was fitted as planned.")
 
 # %% [markdown]
 # Out-of-fold risks, averaged over scans. How good they are is the subject of the chapter on horizons.
 
 # %% tags=["hide-input"]
-plain_tables.mean_risks(predictions)
+horizon_tables.mean_risks(predictions)
 
 # %% [markdown]
 # ## What clinicians use today
@@ -166,12 +167,12 @@ plain_tables.mean_risks(predictions)
 # to do; the table of patients says so in `dlco_impossible`.
 
 # %% tags=["hide-input"]
-known_scores, not_fitted = baselines.predict(table, study)
+known_scores, not_fitted = clinical_scores.predict(table, study)
 known_scores = write_table(known_scores, study.table("predictions/03_baselines"), PREDICTIONS)
-plain_tables.mean_risks(known_scores)
+horizon_tables.mean_risks(known_scores)
 
 # %% tags=["hide-input"]
-lacking = plain_tables.fitting_notes(not_fitted)
+lacking = tables.fitting_notes(not_fitted)
 lacking.style.hide(axis="index") if len(lacking) else Markdown("Every baseline was fitted as planned.")
 
 # %% [markdown]
@@ -184,8 +185,8 @@ lacking.style.hide(axis="index") if len(lacking) else Markdown("Every baseline w
 # %% tags=["hide-input"]
 horizon = sorted(study.settings.horizons_years)[len(study.settings.horizons_years) // 2]
 explained = study.settings.tabular.feature_sets[-1]
-needed = importance.held_out_importance(result, table, explained, horizon, study)
-feature_figures.importance(needed, f"Death within {years_text(horizon)}")
+needed = explain.held_out_importance(result, table, explained, horizon, study)
+radiomic_figures.importance(needed, f"Death within {years_text(horizon)}")
 
 # %% [markdown]
 # The weights of single features: each dot is one fit (a fold of a repeat), the tick is their mean, the bar their range.
@@ -194,14 +195,14 @@ feature_figures.importance(needed, f"Death within {years_text(horizon)}")
 # large lung towards death, say) when its neighbours already carry the expected part. Read only what every fit chose.
 
 # %% tags=["hide-input"]
-weights = effects.feature_weights(result, explained)
-leading = effects.leading_features(weights)
+weights = explain.feature_weights(result, explained)
+leading = explain.leading_features(weights)
 known = table[label_name(horizon)].dropna()
 counts = f"{len(table)} scans, {table['patient_id'].nunique()} patients"
-feature_figures.feature_weights(weights, leading, f"{explained}: {counts}")
+radiomic_figures.feature_weights(weights, leading, f"{explained}: {counts}")
 
 # %% tags=["hide-input"]
-Markdown(plain_tables.always_chosen(weights))
+Markdown(tables.always_chosen(weights))
 
 # %% [markdown]
 # How the risk changes along the leading features, each in its own unit: the curve is the mean over the fits, the band
@@ -209,9 +210,9 @@ Markdown(plain_tables.always_chosen(weights))
 # curve compares scans that differ in this feature only. A flat curve with a wide band is a feature to be wary of.
 
 # %% tags=["hide-input"]
-ranked = effects.leading_features(weights, n=40)
-along = effects.accumulated_effects(result, table, explained, ranked, horizon)
-feature_figures.feature_effects(along, f"Death within {years_text(horizon)}: {known.sum()} of {len(known)} scans")
+ranked = explain.leading_features(weights, n=40)
+along = explain.accumulated_effects(result, table, explained, ranked, horizon)
+radiomic_figures.feature_effects(along, f"Death within {years_text(horizon)}: {known.sum()} of {len(known)} scans")
 
 # %% [markdown]
 # ## Models for new scans
@@ -221,4 +222,4 @@ feature_figures.feature_effects(along, f"Death within {years_text(horizon)}: {kn
 # unknown state.
 
 # %% tags=["hide-input"]
-plain_tables.saved_models(saved_models.save_models(table, study, n_jobs=-1, versions=versions))
+tables.saved_models(saved.save_models(table, study, n_jobs=-1, versions=versions))

@@ -27,26 +27,18 @@ import pandas as pd
 from IPython.display import Markdown
 from myst_nb import glue
 
-from sscct_lib import (
-    attribution,
-    deep_figures,
-    deep_tables,
-    explain,
-    longitudinal_models,
-    plain_tables,
-    progress,
-    tensors,
-    training,
-    unusual_scans,
-)
-from sscct_lib.lungs import usable
-from sscct_lib.schemas import ATTRIBUTIONS, COHORT, LUNGS, PREDICTIONS, UNUSUAL
-from sscct_lib.study import load_study
-from sscct_lib.tables import read_table, write_table
-from sscct_lib.wording import NETWORK_WORDS
+from sscct_lib.deep import cross_validation, cubes, explain, figures, longitudinal, tables
+from sscct_lib.deep import unusual as deep_unusual
+from sscct_lib.horizons import tables as horizon_tables
+from sscct_lib.lungs.segment import usable
+from sscct_lib.study import results
+from sscct_lib.study.folder import load_study
+from sscct_lib.study.schemas import ATTRIBUTIONS, COHORT, LUNGS, PREDICTIONS, UNUSUAL
+from sscct_lib.study.tables import read_table, write_table
+from sscct_lib.study.words import NETWORK_WORDS
 
 pd.set_option("display.max_colwidth", None)
-progress.show()
+results.show()
 study = load_study(study_dir, run_name, deep={"networks": networks, "hu_range": hu_range})
 deep = study.settings.deep
 cohort = read_table(study.table("cohort"), COHORT, "01_cohort")
@@ -70,11 +62,11 @@ cohort = cohort[cohort["scan_id"].isin(lungs["scan_id"])].reset_index(drop=True)
 # trained.
 
 # %% tags=["hide-input"]
-predictions = training.cross_validate(study, cohort, deep.networks, n_jobs=-1)
-over_time = longitudinal_models.cross_validate_all(study, deep.networks, cohort)
+predictions = cross_validation.cross_validate(study, cohort, deep.networks, n_jobs=-1)
+over_time = longitudinal.cross_validate_all(study, deep.networks, cohort)
 written = pd.concat([predictions, over_time], ignore_index=True) if len(over_time) else predictions
 write_table(written, study.table("predictions/04_deep_models"), PREDICTIONS)
-models = deep_tables.model_table(study)
+models = tables.model_table(study)
 models = models[models["network"].isin(deep.networks)]
 glue("n_scans_deep", predictions["scan_id"].nunique(), display=False)
 glue("n_patients_deep", predictions["patient_id"].nunique(), display=False)
@@ -90,8 +82,8 @@ glue("n_patients_deep", predictions["patient_id"].nunique(), display=False)
 network = deep.networks[0]
 size = getattr(deep, network).size
 scan_id = cohort["scan_id"].iloc[0]
-cube = np.load(tensors.cube_path(study, scan_id, size, deep.hu_range))
-deep_figures.network_input(cube, f"Scan {scan_id} as {NETWORK_WORDS[network]} sees it, {size} voxels a side")
+cube = np.load(cubes.cube_path(study, scan_id, size, deep.hu_range))
+figures.network_input(cube, f"Scan {scan_id} as {NETWORK_WORDS[network]} sees it, {size} voxels a side")
 
 # %% [markdown]
 # ## The models
@@ -102,7 +94,7 @@ deep_figures.network_input(cube, f"Scan {scan_id} as {NETWORK_WORDS[network]} se
 # training time in which the next scans were read and changed.
 
 # %% tags=["hide-input"]
-deep_tables.summary(models)
+tables.summary(models)
 
 # %% [markdown]
 # Of pretrained weights: how many tensors of the network the file filled, how many kept their random start, and how many
@@ -110,7 +102,7 @@ deep_tables.summary(models)
 # network learn from the scans of its training patients first.
 
 # %% tags=["hide-input"]
-loaded = deep_tables.weights_table(study)
+loaded = tables.weights_table(study)
 loaded.style.hide(axis="index") if len(loaded) else Markdown("No network of this run started from pretrained weights.")
 
 # %% [markdown]
@@ -121,7 +113,7 @@ loaded.style.hide(axis="index") if len(loaded) else Markdown("No network of this
 # something; dots far above the ends of the lines mean that the model knows its own patients better than others.
 
 # %% tags=["hide-input"]
-deep_figures.learning_curves(deep_tables.learning_curves(study), models)
+figures.learning_curves(tables.learning_curves(study), models)
 
 # %% [markdown]
 # ## Predictions
@@ -129,14 +121,14 @@ deep_figures.learning_curves(deep_tables.learning_curves(study), models)
 # Out-of-fold risks, averaged over scans. How good they are is the subject of the chapter on horizons.
 
 # %% tags=["hide-input"]
-plain_tables.mean_risks(predictions)
+horizon_tables.mean_risks(predictions)
 
 # %% [markdown]
 # A risk of death within five years cannot be lower than that within one. A network that gives hazards (`head: hazard`)
 # keeps to this by construction; separate classifiers, as in the published study, need not.
 
 # %% tags=["hide-input"]
-deep_tables.crossings(written)
+tables.crossings(written)
 
 # %% [markdown]
 # ## All scans of a patient so far
@@ -146,7 +138,7 @@ deep_tables.crossings(written)
 # `longitudinal`; whether they are better than those of the single scan, the table of variants in the next chapter says.
 
 # %% tags=["hide-input"]
-plain_tables.mean_risks(over_time) if len(over_time) else Markdown("No network of this run has a longitudinal model.")
+horizon_tables.mean_risks(over_time) if len(over_time) else Markdown("No network of this run has a longitudinal model.")
 
 # %% [markdown]
 # ## Scans unlike those that a network learned from
@@ -157,11 +149,11 @@ plain_tables.mean_risks(over_time) if len(over_time) else Markdown("No network o
 # density that no lung has is an error of the scanner or of the mask; severe disease may be rare and real.
 
 # %% tags=["hide-input"]
-unusual = write_table(unusual_scans.flag_all(study, deep.networks, cohort), study.table("unusual"), UNUSUAL)
-deep_tables.flags(unusual, deep.unusual_share) if len(unusual) else Markdown("No network of this run flags scans.")
+unusual = write_table(deep_unusual.flag_all(study, deep.networks, cohort), study.table("unusual"), UNUSUAL)
+tables.flags(unusual, deep.unusual_share) if len(unusual) else Markdown("No network of this run flags scans.")
 
 # %% tags=["hide-input"]
-flagged = deep_tables.flagged_in_words(unusual)
+flagged = tables.flagged_in_words(unusual)
 flagged.style.hide(axis="index") if len(flagged) else Markdown("No scan is flagged.")
 
 # %% [markdown]
@@ -177,12 +169,12 @@ longest = max(study.settings.horizons_years)
 mean_risk = predictions[predictions["horizon_years"] == longest].groupby(["scan_id", "fold"])["risk"].mean()
 scan_id, fold = mean_risk.idxmax()
 zones = pd.concat([explain.explain_scan(study, name, scan_id, fold) for name in deep.networks])
-deep_figures.zone_changes(
+figures.zone_changes(
     zones[zones["horizon_years"] == longest], f"Scan {scan_id}: change of the {longest:g}-year risk, percentage points"
 )
 
 # %% tags=["hide-input"]
-Markdown(deep_tables.flagged_or_not(unusual, scan_id))
+Markdown(tables.flagged_or_not(unusual, scan_id))
 
 # %% [markdown]
 # Finer: the score of the same scan shared out among its voxels (integrated gradients). Orange raises the risk against a
@@ -190,17 +182,17 @@ Markdown(deep_tables.flagged_or_not(unusual, scan_id))
 # network learned, as the table below shows.
 
 # %% tags=["hide-input"]
-explained = attribution.most_at_risk(predictions, deep.n_explained)
-checked = attribution.attribute_scans(study, deep.networks, explained)
+explained = explain.most_at_risk(predictions, deep.n_explained)
+checked = explain.attribute_scans(study, deep.networks, explained)
 checked = write_table(checked, study.table("attributions"), ATTRIBUTIONS)
 scan_id = explained["scan_id"].iloc[0]
 maps = {
-    attribution.map_title(name, checked): np.load(study.attribution(name, scan_id))
+    explain.map_title(name, checked): np.load(study.attribution(name, scan_id))
     for name in deep.networks
     if getattr(deep, name).size == size
 }
-cube = np.load(tensors.cube_path(study, scan_id, size, deep.hu_range))
-deep_figures.attributions(cube, maps, f"Scan {scan_id}: what raises (orange) and lowers (purple) its risk")
+cube = np.load(cubes.cube_path(study, scan_id, size, deep.hu_range))
+figures.attributions(cube, maps, f"Scan {scan_id}: what raises (orange) and lowers (purple) its risk")
 
 # %% [markdown]
 # Such pictures can deceive: some look the same whatever the network has learned, since they follow the edges of the
@@ -209,7 +201,7 @@ deep_figures.attributions(cube, maps, f"Scan {scan_id}: what raises (orange) and
 # [how good the risks are](05_horizons.ipynb) tells for simulated patients.
 
 # %% tags=["hide-input"]
-attribution.sanity(checked)
+explain.sanity(checked)
 
 # %% [markdown]
 # ```{note}

@@ -29,45 +29,34 @@ import pandas as pd
 from IPython.display import Markdown, display
 from myst_nb import glue
 
-from sscct_lib import (
-    acting,
-    causes,
+from sscct_lib.deep import lesions
+from sscct_lib.horizons import (
     comparison,
     curves,
     decisions,
-    failures,
+    evaluate,
     figures,
-    headline,
-    horizon_figures,
-    horizons,
-    integrated,
-    lesion_attribution,
-    plain_tables,
-    progress,
-    recalibration,
-    reliability,
-    rule_effects,
-    shortcuts,
-    similar,
-    stacking,
-    summary,
+    models,
+    patients,
+    sensitivity,
+    subgroups,
+    survival,
+    tables,
     trajectories,
-    trajectory_figures,
-    variants,
-    views,
 )
-from sscct_lib.schemas import ATTRIBUTIONS, COHORT, LUNGS, PERFORMANCE, PREDICTIONS
-from sscct_lib.study import load_study
-from sscct_lib.tables import read_predictions, read_table, write_table
-from sscct_lib.wording import RULE_WORDS
+from sscct_lib.study import results
+from sscct_lib.study.folder import load_study
+from sscct_lib.study.schemas import ATTRIBUTIONS, COHORT, LUNGS, PERFORMANCE, PREDICTIONS
+from sscct_lib.study.tables import read_predictions, read_table, write_table
+from sscct_lib.study.words import RULE_WORDS
 
 pd.set_option("display.max_colwidth", None)
-progress.show()
+results.show()
 study = load_study(study_dir, run_name, horizons={"n_bootstrap": n_bootstrap, "reference": reference})
 settings = study.settings
 cohort = read_table(study.table("cohort"), COHORT, "01_cohort")
 predictions = read_predictions(study)
-stacked = write_table(stacking.stack(predictions, cohort, settings), study.table("stacked"), PREDICTIONS)
+stacked = write_table(models.stack(predictions, cohort, settings), study.table("stacked"), PREDICTIONS)
 predictions = pd.concat([predictions, stacked], ignore_index=True)
 
 # %% [markdown]
@@ -83,21 +72,21 @@ predictions = pd.concat([predictions, stacked], ignore_index=True)
 # rule to be turned around.
 
 # %% tags=["hide-input"]
-judged = [rate(predictions, cohort, settings) for rate in (horizons.evaluate, integrated.integrated_brier)]
+judged = [rate(predictions, cohort, settings) for rate in (evaluate.evaluate, evaluate.integrated_brier)]
 performance = write_table(pd.concat(judged, ignore_index=True), study.table("performance"), PERFORMANCE)
-main = performance[~variants.is_variant(performance["model"])]
-summary.side_by_side(main, "auc")
+main = performance[~models.is_variant(performance["model"])]
+tables.side_by_side(main, "auc")
 
 # %% [markdown]
 # Does it matter how a model learns? The same features with other estimators, and networks that read all scans of a
 # patient so far (`longitudinal`), below the model of the table above.
 
 # %% tags=["hide-input"]
-others = variants.variants_side_by_side(performance)
+others = models.variants_side_by_side(performance)
 others if len(others) else Markdown("This study compares no estimators.")
 
 # %% tags=["hide-input"]
-remarks = plain_tables.remarks(performance)
+remarks = tables.remarks(performance)
 remarks.style.hide(axis="index") if len(remarks) else Markdown("Every model predicted every scan at every horizon.")
 
 # %% [markdown]
@@ -106,10 +95,10 @@ remarks.style.hide(axis="index") if len(remarks) else Markdown("Every model pred
 # horizon here, which being picked flatters, beside those published ("there").
 
 # %% tags=["hide-input"]
-horizon_figures.performance_forest(main, summary.PUBLISHED)
+figures.performance_forest(main, tables.PUBLISHED)
 
 # %% tags=["hide-input"]
-summary.beside_published(performance)
+tables.beside_published(performance)
 
 # %% [markdown]
 # ## ROC curves
@@ -119,7 +108,7 @@ summary.beside_published(performance)
 # the highest AUC are drawn; the table above has all.
 
 # %% tags=["hide-input"]
-horizon_figures.roc_curves(curves.roc_curves(predictions, cohort, performance, settings), performance)
+figures.roc_curves(curves.roc_curves(predictions, cohort, performance, settings), performance)
 
 # %% [markdown]
 # ## Is one model better than another?
@@ -133,7 +122,7 @@ differences = comparison.differences(predictions, cohort, compared_with, setting
 Markdown(f"Reference: **{compared_with}**")
 
 # %% tags=["hide-input"]
-summary.differences_side_by_side(differences, "auc")
+tables.differences_side_by_side(differences, "auc")
 
 # %% [markdown]
 # ## Do as many die as predicted?
@@ -145,8 +134,8 @@ summary.differences_side_by_side(differences, "auc")
 # line, as many died as predicted; below it the model predicts too many deaths, above it too few.
 
 # %% tags=["hide-input"]
-shown = shown_model or headline.pictured_model(predictions)
-horizon_figures.calibration_plot(
+shown = shown_model or models.pictured_model(predictions)
+figures.calibration_plot(
     curves.calibration(predictions, cohort, shown, settings),
     curves.smooth_calibration(predictions, cohort, shown, settings),
     shown,
@@ -156,7 +145,7 @@ horizon_figures.calibration_plot(
 # Observed over expected deaths. 1 is right on average; 0.5 means that half as many died as predicted.
 
 # %% tags=["hide-input"]
-summary.side_by_side(main, "observed_expected")
+tables.side_by_side(main, "observed_expected")
 
 # %% [markdown]
 # Risks that are wrong in size but right in order can be put right: the patients of the other folds tell by how much to
@@ -164,9 +153,9 @@ summary.side_by_side(main, "observed_expected")
 # risks are too extreme. The rest of this chapter uses the risks as predicted.
 
 # %% tags=["hide-input", "fold-output"]
-put_right = recalibration.recalibrated(predictions, cohort, settings)
-after = horizons.evaluate(put_right, cohort, settings, ("calibration_slope", "observed_expected", "brier"))
-recalibration.beside_recalibrated(performance, after)
+put_right = sensitivity.recalibrated(predictions, cohort, settings)
+after = evaluate.evaluate(put_right, cohort, settings, ("calibration_slope", "observed_expected", "brier"))
+sensitivity.beside_recalibrated(performance, after)
 
 # %% [markdown]
 # ## How large is the error of the risks?
@@ -174,20 +163,20 @@ recalibration.beside_recalibrated(performance, after)
 # The Brier score is the mean squared distance between risk and outcome, so lower is better.
 
 # %% tags=["hide-input", "fold-output"]
-summary.side_by_side(performance, "brier", decimals=3)
+tables.side_by_side(performance, "brier", decimals=3)
 
 # %% [markdown]
 # The scaled score is easier to read: 0 is no better than giving everybody the same risk, 1 is perfect, below 0 is worse
 # than useless.
 
 # %% tags=["hide-input"]
-summary.side_by_side(main, "scaled_brier")
+tables.side_by_side(main, "scaled_brier")
 
 # %% [markdown]
 # One number for each model: the Brier score averaged over the time from the first to the last horizon.
 
 # %% tags=["hide-input", "fold-output"]
-summary.side_by_side(performance, "integrated_brier", decimals=3)
+tables.side_by_side(performance, "integrated_brier", decimals=3)
 
 # %% [markdown]
 # ## Does a model know when it does not know?
@@ -198,10 +187,10 @@ summary.side_by_side(performance, "integrated_brier", decimals=3)
 # ratio of deaths farther from 1. Intervals that overlap leave the question open.
 
 # %% tags=["hide-input"]
-with_spread = reliability.models_with_spread(predictions, shown)
+with_spread = subgroups.models_with_spread(predictions, shown)
 for name in with_spread:
     display(Markdown(f"**{name}**"))
-    display(reliability.in_words(reliability.by_spread(predictions, cohort, name, settings)))
+    display(subgroups.in_words(subgroups.by_spread(predictions, cohort, name, settings)))
 if not with_spread:
     display(Markdown("No model of this run gives a spread."))
 
@@ -217,7 +206,7 @@ figures.kaplan_meier_by_group(
 )
 
 # %% tags=["hide-input"]
-test = views.logrank_between_thirds(predictions, cohort, shown, settings)
+test = subgroups.logrank_between_thirds(predictions, cohort, shown, settings)
 Markdown(
     f"Log-rank test of equal survival in the three thirds, with the scans of a patient belonging together: "
     f"chi-squared {test.chi2:.1f} with {test.degrees_of_freedom} degrees of freedom, p = {test.p:.2g}."
@@ -227,15 +216,15 @@ Markdown(
 # Each dot is a scan. A useful model moves the upper row of each panel, the scans followed by death, to the right.
 
 # %% tags=["hide-input"]
-horizon_figures.risk_distribution(curves.risk_states(predictions, cohort, shown, settings), shown)
+figures.risk_distribution(curves.risk_states(predictions, cohort, shown, settings), shown)
 
 # %% [markdown]
 # The same as hazard ratios: how many times faster patients die, with errors that allow for several scans of one
 # patient. Thirds are compared only when somebody died in each, and nothing when fewer than five patients died.
 
 # %% tags=["hide-input"]
-ratios = views.hazard_ratios(predictions, cohort, shown, settings)
-summary.hazards_in_words(ratios) if len(ratios) else Markdown("Fewer than five patients died: not estimable.")
+ratios = subgroups.hazard_ratios(predictions, cohort, shown, settings)
+tables.hazards_in_words(ratios) if len(ratios) else Markdown("Fewer than five patients died: not estimable.")
 
 # %% [markdown]
 # ## What do patients die of?
@@ -244,14 +233,14 @@ summary.hazards_in_words(ratios) if len(ratios) else Markdown("Fewer than five p
 # deaths. The models above predict death from any cause. A lung transplant, where there is one, is an event of its own.
 
 # %% tags=["hide-input"]
-figures.cumulative_incidence_by_cause(causes.cumulative_incidence(cohort, settings))
+figures.cumulative_incidence_by_cause(survival.cumulative_incidence(cohort, settings))
 
 # %% [markdown]
 # Does a higher risk mean a faster death from the lungs, or from anything? The hazard ratio of one standard deviation of
 # the risk (on the logit scale), for each cause by itself.
 
 # %% tags=["hide-input"]
-summary.hazards_in_words(causes.cause_specific_hazards(predictions, cohort, shown, settings))
+tables.hazards_in_words(survival.cause_specific_hazards(predictions, cohort, shown, settings))
 
 # %% [markdown]
 # ## Would acting on the risk do more good than harm?
@@ -262,13 +251,13 @@ summary.hazards_in_words(causes.cause_specific_hazards(predictions, cohort, show
 
 # %% tags=["hide-input"]
 beside = list(dict.fromkeys([shown, compared_with]))
-horizon_figures.decision_curves(decisions.decision_curves(predictions, cohort, beside, settings))
+figures.decision_curves(decisions.decision_curves(predictions, cohort, beside, settings))
 
 # %% [markdown]
 # The same at thresholds that were fixed before any result was seen (`horizons.thresholds` in `study.yaml`).
 
 # %% tags=["hide-input"]
-summary.thresholds_side_by_side(decisions.threshold_table(predictions, cohort, shown, settings))
+tables.thresholds_side_by_side(decisions.threshold_table(predictions, cohort, shown, settings))
 
 # %% [markdown]
 # ## Does the answer depend on which scans are used?
@@ -277,7 +266,7 @@ summary.thresholds_side_by_side(decisions.threshold_table(predictions, cohort, s
 # at that time, with their latest scan by then. Behind each stands how many scans were followed by death.
 
 # %% tags=["hide-input"]
-summary.parts_side_by_side(views.evaluate_parts(views.views(cohort), predictions, cohort, shown, settings))
+tables.parts_side_by_side(subgroups.evaluate_parts(subgroups.views(cohort), predictions, cohort, shown, settings))
 
 # %% [markdown]
 # ## For whom does it work?
@@ -288,8 +277,8 @@ summary.parts_side_by_side(views.evaluate_parts(views.views(cohort), predictions
 # %% tags=["hide-input"]
 lungs = read_table(study.table("lungs"), LUNGS, "02_segmentation_qa").set_index("scan_id").reindex(cohort["scan_id"])
 with_extent = cohort.assign(dense_lung_percent=100 * lungs["high_attenuation_share"].to_numpy())
-by_group = views.evaluate_parts(views.groups(with_extent), predictions, cohort, shown, settings)
-summary.parts_side_by_side(by_group.query("horizon_years == horizon_years.max()"))
+by_group = subgroups.evaluate_parts(subgroups.groups(with_extent), predictions, cohort, shown, settings)
+tables.parts_side_by_side(by_group.query("horizon_years == horizon_years.max()"))
 
 # %% [markdown]
 # ## Does the risk of a patient change, and does the change matter?
@@ -300,7 +289,7 @@ summary.parts_side_by_side(by_group.query("horizon_years == horizon_years.max()"
 # %% tags=["hide-input"]
 between = settings.horizons_years[len(settings.horizons_years) // 2]
 over_time = trajectories.over_time(predictions, cohort, shown, between)
-trajectory_figures.risks_over_time(over_time, shown, between)
+figures.risks_over_time(over_time, shown, between)
 
 # %% [markdown]
 # A risk also moves without any change of the disease: the patient breathes differently, the scanner is another. Two
@@ -314,7 +303,7 @@ noise = trajectories.noise(over_time, settings)
 trajectories.noise_in_words(noise).style.hide(axis="index")
 
 # %% tags=["hide-input"]
-plain_tables.noise(noise)
+tables.noise(noise)
 
 # %% [markdown]
 # Of two patients with the same risk today, does the one whose risk rose die sooner? The second row answers it. A hazard
@@ -323,7 +312,7 @@ plain_tables.noise(noise)
 
 # %% tags=["hide-input"]
 of_change = trajectories.hazard_of_change(over_time)
-summary.hazards_in_words(of_change) if len(of_change) else Markdown("Fewer than five patients died: not estimable.")
+tables.hazards_in_words(of_change) if len(of_change) else Markdown("Fewer than five patients died: not estimable.")
 
 # %% [markdown]
 # The same as AUC, on the scans that have one before them: the risk today, both together, and the difference.
@@ -331,10 +320,10 @@ summary.hazards_in_words(of_change) if len(of_change) else Markdown("Fewer than 
 # %% tags=["hide-input"]
 alone_and_both, gain = trajectories.gain_of_change(over_time, settings, between)
 shows_gain = len(alone_and_both) > 0
-summary.side_by_side(alone_and_both) if shows_gain else Markdown("Too few deaths among scans with one before them.")
+tables.side_by_side(alone_and_both) if shows_gain else Markdown("Too few deaths among scans with one before them.")
 
 # %% tags=["hide-input"]
-summary.differences_side_by_side(gain) if shows_gain else Markdown("")
+tables.differences_side_by_side(gain) if shows_gain else Markdown("")
 
 # %% [markdown]
 # ## What if quality assurance had other rules?
@@ -347,13 +336,13 @@ summary.differences_side_by_side(gain) if shows_gain else Markdown("")
 # %% tags=["hide-input"]
 removed = read_table(study.table("removed/03_radiomics"), PREDICTIONS, "03_radiomics")
 of_features = [name for name in settings.tabular.feature_sets if name in set(performance["model"])]
-judged_model = headline.first_pictured(of_features) if of_features else None
+judged_model = models.first_pictured(of_features) if of_features else None
 lung_table = read_table(study.table("lungs"), LUNGS, "02_segmentation_qa")
 Markdown(f"Model: **{judged_model}**" if judged_model else "No model on features could be fitted.")
 
 # %% tags=["hide-input"]
 rules = (predictions, removed, lung_table, cohort)
-told = rule_effects.effects_of_rules(*rules, judged_model, settings).rename(RULE_WORDS) if judged_model else None
+told = sensitivity.effects_of_rules(*rules, judged_model, settings).rename(RULE_WORDS) if judged_model else None
 Markdown("") if told is None else told
 
 # %% [markdown]
@@ -362,7 +351,7 @@ Markdown("") if told is None else told
 # The AUC weighted for censoring, of the scans with known state only, and with every unknown scan counted as alive.
 
 # %% tags=["hide-input"]
-summary.ways_of_counting(performance, shown)
+tables.ways_of_counting(performance, shown)
 
 # %% [markdown]
 # ## What would shortcuts have said?
@@ -378,7 +367,7 @@ clinical = cohort.reindex(columns=["age_years", "fvc_percent", "dlco_percent"]).
 measured = lungs[["volume_l", "mean_hu", "high_attenuation_share", "low_attenuation_share"]].reset_index(drop=True)
 truth = comparison.true_risks(study, cohort)
 true_risk = {h: rows["risk"].to_numpy() for h, rows in truth.groupby("horizon_years")} if len(truth) else None
-rerun = shortcuts.compare_shortcuts(
+rerun = sensitivity.compare_shortcuts(
     cohort,
     clinical.join(measured),
     settings.horizons_years,
@@ -387,7 +376,7 @@ rerun = shortcuts.compare_shortcuts(
     settings.seed,
     true_risk,
 )
-shortcuts.shortcuts_side_by_side(rerun)
+sensitivity.shortcuts_side_by_side(rerun)
 
 # %% [markdown]
 # ## How good could any model be?
@@ -397,9 +386,9 @@ shortcuts.shortcuts_side_by_side(rerun)
 # seems to pass it, that is chance in a small cohort. A study of real patients has no such tables.
 
 # %% tags=["hide-input"]
-ceiling = horizons.evaluate(truth, cohort, settings)
+ceiling = evaluate.evaluate(truth, cohort, settings)
 beside_truth = pd.concat([ceiling, performance], ignore_index=True)
-summary.side_by_side(pd.concat([ceiling, main], ignore_index=True), "auc") if len(truth) else Markdown(
+tables.side_by_side(pd.concat([ceiling, main], ignore_index=True), "auc") if len(truth) else Markdown(
     "Not known for this study."
 )
 
@@ -408,17 +397,17 @@ summary.side_by_side(pd.concat([ceiling, main], ignore_index=True), "auc") if le
 
 # %% tags=["hide-input", "fold-output"]
 attained = comparison.attained(predictions, truth, cohort, settings) if len(truth) else None
-summary.side_by_side(attained, "attained") if len(truth) else Markdown("Not known for this study.")
+tables.side_by_side(attained, "attained") if len(truth) else Markdown("Not known for this study.")
 
 # %% [markdown]
 # The Brier scores, then observed over expected deaths. The true risk is calibrated by construction: how far its own
 # row lies from 1 shows how much is chance.
 
 # %% tags=["hide-input", "fold-output"]
-summary.side_by_side(beside_truth, "brier", decimals=3) if len(truth) else Markdown("Not known for this study.")
+tables.side_by_side(beside_truth, "brier", decimals=3) if len(truth) else Markdown("Not known for this study.")
 
 # %% tags=["hide-input", "fold-output"]
-summary.side_by_side(beside_truth, "observed_expected") if len(truth) else Markdown("Not known for this study.")
+tables.side_by_side(beside_truth, "observed_expected") if len(truth) else Markdown("Not known for this study.")
 
 # %% [markdown]
 # ## Do the networks look where the disease is?
@@ -430,21 +419,21 @@ summary.side_by_side(beside_truth, "observed_expected") if len(truth) else Markd
 
 # %% tags=["hide-input"]
 explained = read_table(study.table("attributions"), ATTRIBUTIONS, "04_deep_models")
-lesion_attribution.lesion_table(study, explained) if len(truth) else Markdown("Not known for this study.")
+lesions.lesion_table(study, explained) if len(truth) else Markdown("Not known for this study.")
 
 # %% tags=["remove-cell"]
 # What the front page and the chapters on acting and on failures show.
-pictured = headline.pictured_model(predictions)
-middle = similar.middle_horizon(settings)
+pictured = models.pictured_model(predictions)
+middle = patients.middle_horizon(settings)
 thirds = curves.survival_by_tertile(predictions, cohort, pictured, settings)
-wrong = failures.most_wrong(predictions, cohort, lung_table, pictured, middle, settings)
-numbers = summary.headline_numbers(performance, cohort, settings)
-numbers |= acting.worked_example(predictions, cohort, pictured, settings) | failures.counts_wrong(wrong)
+wrong = patients.most_wrong(predictions, cohort, lung_table, pictured, middle, settings)
+numbers = tables.headline_numbers(performance, cohort, settings)
+numbers |= decisions.worked_example(predictions, cohort, pictured, settings) | patients.counts_wrong(wrong)
 for name, value in numbers.items():
     glue(name, value, display=False)
 glue("pictured_model", pictured, display=False)
-glue("headline", headline.headline(performance, settings), display=False)
+glue("headline", models.headline(performance, settings), display=False)
 glue("headline_figure", figures.kaplan_meier_by_group(thirds, f"Thirds by the risk of {pictured}"), display=False)
 glue("most_wrong", wrong, display=False)
 act_curves = decisions.decision_curves(predictions, cohort, [pictured], settings)
-glue("decision_figure", horizon_figures.decision_curves(act_curves), display=False)
+glue("decision_figure", figures.decision_curves(act_curves), display=False)

@@ -15,8 +15,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # threads of tests side by side would k
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # in jobs of Snakemake, which sets the number itself
 
-from sscct_lib.locks import alone
-from sscct_lib.study import Study, load_study
+from sscct_lib.study.folder import Study, load_study
+from sscct_lib.study.recovery import alone
 from tests import tiny_study
 
 # No deadline, since a busy machine is no fault of the code. Where `CI` is set, the same examples each time: a change is

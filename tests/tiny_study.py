@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from sscct_lib.cli import app
-from sscct_lib.notebooks import PROJECT
-from sscct_lib.study import Study, load_study
+from sscct_lib.cli.app import app
+from sscct_lib.study.folder import Study, load_study
+from sscct_lib.study.stages import PROJECT
 
 NO_NETWORK = PROJECT / "tests" / "no_network"
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
-from sscct_lib.book import front_page
-from sscct_lib.pdf import BROWSERS
+from sscct_lib.book.build import front_page
+from sscct_lib.book.pdf import BROWSERS
 
 DESKTOP = {"width": 1280, "height": 900}
 PHONE = {"width": 375, "height": 740}

@@ -9,8 +9,8 @@ from urllib.parse import unquote, urldefrag, urljoin, urlparse
 import pytest
 from bs4 import BeautifulSoup
 
-from sscct_lib.browser_files import MODULES
-from sscct_lib.pdf import print_book
+from sscct_lib.book.editions import MODULES
+from sscct_lib.book.pdf import print_book
 from tests.tiny_study import HOSTILE
 
 from .conftest import PHONE

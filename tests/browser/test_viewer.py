@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sscct_lib.viewer_files import LARGEST_BYTES
+from sscct_lib.book.viewer import LARGEST_BYTES
 
 from .conftest import PATIENCE_MS, PHONE
 

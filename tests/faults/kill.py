@@ -25,10 +25,10 @@ from uuid import uuid4
 import pandas as pd
 import psutil
 
-from sscct_lib.files import checksum
-from sscct_lib.notebooks import NOTEBOOKS
-from sscct_lib.stages import PER_SCAN_STAGES, run_shard
-from sscct_lib.study import Study, load_study
+from sscct_lib.cli.app import run_shard
+from sscct_lib.study.files import checksum
+from sscct_lib.study.folder import Study, load_study
+from sscct_lib.study.stages import NOTEBOOKS, PER_SCAN_STAGES
 
 STUDY = """
 title: Small study (synthetic patients)
@@ -183,7 +183,7 @@ def in_process(*arguments: object) -> Attempt:
     """Call a command of the project in a fork: what its packages take to load is no moment of the stage."""
 
     def attempt(study: Study, seconds: float | None) -> bool:
-        from sscct_lib.cli import app
+        from sscct_lib.cli.app import app
 
         words = [str(study.folder if one is Study else one) for one in arguments]
         return forked(lambda: app(words, standalone_mode=False), seconds)

@@ -11,16 +11,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sscct_lib import images
-from sscct_lib.files import NoRoomError, atomic
-from sscct_lib.locks import LockedError, alone
-from sscct_lib.lungs import load_lungs
-from sscct_lib.scans import process
-from sscct_lib.schemas import IMAGES
-from sscct_lib.soundness import pull_back_times, set_damaged_aside
-from sscct_lib.stages import run_shard
-from sscct_lib.study import StudyError
-from sscct_lib.tables import read_table, write_table
+from sscct_lib.cli.app import run_shard
+from sscct_lib.images import prepare
+from sscct_lib.lungs.segment import load_lungs
+from sscct_lib.study.files import NoRoomError, atomic
+from sscct_lib.study.folder import StudyError
+from sscct_lib.study.recovery import LockedError, alone, pull_back_times, set_damaged_aside
+from sscct_lib.study.results import process
+from sscct_lib.study.schemas import IMAGES
+from sscct_lib.study.tables import read_table, write_table
 
 
 @pytest.fixture
@@ -72,7 +71,7 @@ class TestImages:
         study.image("a1").unlink()
         child = os.fork()
         if child == 0:
-            monkeypatch.setattr(images.igzip, "compress", killed)
+            monkeypatch.setattr(prepare.igzip, "compress", killed)
             run_shard(study, "images", 0)
             os._exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
@@ -97,7 +96,7 @@ class TestImages:
 
 class TestTables:
     def test_every_flipped_bit_of_a_table_is_found(self, study):
-        frame = images.prepare_scans(study, pd.read_csv(study.manifest_path))
+        frame = prepare.prepare_scans(study, pd.read_csv(study.manifest_path))
         path = study.table("images")
         write_table(frame, path, IMAGES)
         whole = path.read_bytes()
@@ -111,7 +110,7 @@ class TestTables:
             pd.testing.assert_frame_equal(kept, frame)  # the bit means nothing
 
     def test_a_damaged_table_is_set_aside_under_a_name_of_its_own(self, study):
-        frame = images.prepare_scans(study, pd.read_csv(study.manifest_path))
+        frame = prepare.prepare_scans(study, pd.read_csv(study.manifest_path))
         for _ in range(2):
             write_table(frame, study.table("images"), IMAGES)
             study.table("images").write_bytes(study.table("images").read_bytes()[:300])
@@ -145,11 +144,11 @@ class TestNoRoom:
         (study.run / "shards" / "images_0000.csv").unlink()
         program = (
             "import resource, signal, sys\n"
-            "from sscct_lib.cli import main\n"
+            "from sscct_lib.cli.app import app\n"
             "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
             "sys.argv = ['sscct', 'shard', 'images', sys.argv[1], '--index', '0']\n"
             "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
-            "main()\n"
+            "app()\n"
         )
         done = subprocess.run([sys.executable, "-c", program, study.folder], capture_output=True, text=True)
         assert done.returncode == 1
@@ -198,7 +197,7 @@ class TestNoRoom:
 
 class TestTwoRuns:
     def test_the_second_is_refused_in_words_and_a_killed_first_leaves_no_lock(self, study):
-        program = "import sys, time\nfrom pathlib import Path\nfrom sscct_lib.locks import alone\n"
+        program = "import sys, time\nfrom pathlib import Path\nfrom sscct_lib.study.recovery import alone\n"
         program += "with alone(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)\n"
         lock = study.folder / ".sscct.lock"
         with subprocess.Popen([sys.executable, "-c", program, lock], stdout=subprocess.PIPE, text=True) as holder:
@@ -214,7 +213,7 @@ class TestTwoRuns:
             pass
 
     def test_waiting(self, tmp_path):
-        program = "import sys, time\nfrom pathlib import Path\nfrom sscct_lib.locks import alone\n"
+        program = "import sys, time\nfrom pathlib import Path\nfrom sscct_lib.study.recovery import alone\n"
         program += "with alone(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(0.5)\n"
         command = [sys.executable, "-c", program, tmp_path / "lock"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
@@ -253,10 +252,10 @@ class TestClockAndPlace:
         assert image.stat().st_mtime > time.time()
 
     def test_a_study_that_was_moved_keeps_its_results(self, study, tmp_path_factory, monkeypatch):
-        from sscct_lib.study import load_study
+        from sscct_lib.study.folder import load_study
 
         place = tmp_path_factory.mktemp("elsewhere") / "moved"
         study.folder.rename(place)
-        monkeypatch.setattr(images, "_prepare", lambda study, row: pytest.fail("made again"))
+        monkeypatch.setattr(prepare, "read_scan", lambda *_: pytest.fail("made again"))
         assert (run_shard(load_study(place), "images", 0)["status"] == "ok").all()
         place.rename(study.folder)

@@ -19,7 +19,7 @@ import SimpleITK as sitk
 from pydicom.dataset import Dataset
 from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless, RLELossless
 
-from sscct_lib.study import SETTINGS_FILE, StudyError
+from sscct_lib.study.folder import SETTINGS_FILE, StudyError
 from tests.fuzz.damages import by_cells, by_elements, by_members, by_scalars, by_volume, deflated
 
 MANIFEST = """scan_id,patient_id,scan_date,image,last_contact_date,event_observed,age_years,sex,sha256,transplant_date
@@ -73,10 +73,10 @@ class Target:
 
 
 def _tables(scratch: Path) -> dict[str, Target]:
-    from sscct_lib.clinical import attach, read_clinical
-    from sscct_lib.lung_verdict import apply_decisions
-    from sscct_lib.manifest import read_manifest
-    from sscct_lib.study import load_study
+    from sscct_lib.cohort.manifest import read_manifest
+    from sscct_lib.intake.clinical import attach, read_clinical
+    from sscct_lib.lungs.verdict import apply_decisions
+    from sscct_lib.study.folder import load_study
 
     (scratch / SETTINGS_FILE).write_text("title: fuzz\n")
     study = load_study(scratch)
@@ -100,9 +100,9 @@ def _tables(scratch: Path) -> dict[str, Target]:
 
 
 def _settings(scratch: Path) -> dict[str, Target]:
-    from sscct_lib.cli import _parse_parameters
-    from sscct_lib.notebooks import NOTEBOOKS
-    from sscct_lib.study import load_study
+    from sscct_lib.cli.app import _parse_parameters
+    from sscct_lib.study.folder import load_study
+    from sscct_lib.study.stages import NOTEBOOKS
 
     def parameters(path: Path) -> object:
         texts = path.read_bytes().decode("utf-8", "surrogateescape").split(" ")
@@ -120,8 +120,8 @@ def _settings(scratch: Path) -> dict[str, Target]:
 
 
 def _images(scratch: Path) -> dict[str, Target]:
-    from sscct_lib.images import read_scan, resample
-    from sscct_lib.scans import ScanError
+    from sscct_lib.images.prepare import read_scan, resample
+    from sscct_lib.study.results import ScanError
 
     rng = np.random.default_rng(0)
     valid = {}
@@ -154,12 +154,12 @@ def _dicom(scratch: Path) -> dict[str, Target]:
     beside = TemporaryDirectory()  # for as long as this process reads
     atexit.register(beside.cleanup)
     room = Path(beside.name)
-    from sscct_lib import dicom_volume
-    from sscct_lib.candidates import _from_series
-    from sscct_lib.dicom import Series, find_series, read_headers
-    from sscct_lib.dicom_volume import read_series
-    from sscct_lib.scans import ScanError
-    from tests.dicom_samples import compress, enhanced, save, series
+    from sscct_lib.images import dicom_pixels
+    from sscct_lib.images.dicom import Series, find_series, read_headers
+    from sscct_lib.images.dicom_pixels import read_series
+    from sscct_lib.intake.series import _from_series
+    from sscct_lib.study.results import ScanError
+    from tests.images.dicom_samples import compress, enhanced, save, series
 
     values = np.random.default_rng(0).integers(-1000, 400, (21, 12, 12)).astype(np.int16)
     slices = series(values)
@@ -177,7 +177,7 @@ def _dicom(scratch: Path) -> dict[str, Target]:
     valid["deflated.dcm"] = valid["plain.dcm"]
     sound = [item for i, item in enumerate(slices) if i != 12]
     others = read_headers(sorted(save(sound, room / "sound").iterdir()))
-    decode = dicom_volume._decode
+    decode = dicom_pixels._decode
     decoded = {path: decode(path) for _, path in others.headers}  # once, since they stay the same
 
     def read(path: Path) -> bool:
@@ -187,7 +187,7 @@ def _dicom(scratch: Path) -> dict[str, Target]:
                 found = Series([*others.headers, *found.headers], found.n_damaged)
             if _from_series(found, "soft").reason:
                 continue
-            with patch.object(dicom_volume, "_decode", lambda one: decoded[one] if one in decoded else decode(one)):
+            with patch.object(dicom_pixels, "_decode", lambda one: decoded[one] if one in decoded else decode(one)):
                 _, notes = read_series(found)
             return not any(word in note for note in notes for word in ("left out", "damaged"))
         return False
@@ -196,10 +196,10 @@ def _dicom(scratch: Path) -> dict[str, Target]:
 
 
 def _masks(scratch: Path) -> dict[str, Target]:
-    from sscct_lib.dicom_masks import read_dicom_mask, referred_series
-    from sscct_lib.scans import ScanError
-    from tests.dicom_samples import STEP_MM, series
-    from tests.test_dicom_masks import both_sides, contours_of, write_rtstruct, write_seg
+    from sscct_lib.images.dicom_masks import read_dicom_mask, referred_series
+    from sscct_lib.study.results import ScanError
+    from tests.images.dicom_samples import STEP_MM, series
+    from tests.images.test_dicom_masks import both_sides, contours_of, write_rtstruct, write_seg
 
     truth = np.zeros((8, 12, 12), np.uint8)  # few slices: most of the time goes into reading their descriptions
     truth[2:6, 2:10, 1:5], truth[2:6, 2:10, 7:11] = 1, 2
@@ -232,7 +232,7 @@ def _weights(scratch: Path) -> dict[str, Target]:
     import torch
     from safetensors.torch import save
 
-    from sscct_lib.pretrained import load_weights
+    from sscct_lib.deep.pretrained import load_weights
 
     encoder = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Conv3d(1, 2, 3))
     buffer = io.BytesIO()

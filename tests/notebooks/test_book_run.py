@@ -12,11 +12,11 @@ import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
 
-from sscct_lib.book import front_page
-from sscct_lib.notebooks import NOTEBOOKS, PROJECT
-from sscct_lib.schemas import COHORT, LUNGS, PERFORMANCE, RADIOMICS, UNUSUAL
-from sscct_lib.study import load_study
-from sscct_lib.tables import read_predictions, read_table
+from sscct_lib.book.build import front_page
+from sscct_lib.study.folder import load_study
+from sscct_lib.study.schemas import COHORT, LUNGS, PERFORMANCE, RADIOMICS, UNUSUAL
+from sscct_lib.study.stages import NOTEBOOKS, PROJECT
+from sscct_lib.study.tables import read_predictions, read_table
 from tests.tiny_study import sscct, write_hostile_texts
 
 pytestmark = pytest.mark.slow
@@ -236,11 +236,11 @@ def test_paths_of_the_tests_are_not_in_git():
 CHANGED_SENTENCE = """
 import resource, sys
 from pathlib import Path
-from sscct_lib import book
-from sscct_lib.study import load_study
+from sscct_lib.book import build
+from sscct_lib.study.folder import load_study
 
-book.PROJECT = Path(sys.argv[1])
-book.build_book(load_study(sys.argv[2]))
+build.PROJECT = Path(sys.argv[1])
+build.build_book(load_study(sys.argv[2]))
 spent = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
 print(sum(one.ru_utime + one.ru_stime for one in spent))
 """

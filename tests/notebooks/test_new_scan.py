@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sscct_lib import saved_models, training
-from sscct_lib.headline import pictured_model
-from sscct_lib.prediction_file import Prediction
-from sscct_lib.schemas import COHORT, RADIOMICS
-from sscct_lib.tables import read_predictions, read_table
+from sscct_lib.deep import cross_validation
+from sscct_lib.horizons.models import pictured_model
+from sscct_lib.radiomics import saved
+from sscct_lib.report.prediction_file import Prediction
+from sscct_lib.study.schemas import COHORT, RADIOMICS
+from sscct_lib.study.tables import read_predictions, read_table
 from tests.notebooks.test_real_scan import ARCHIVE
 from tests.tiny_study import sscct
 
@@ -47,9 +48,11 @@ def test_risks_are_those_of_the_same_models_inside_the_study(finished, scan, pre
     features = read_table(finished.table("radiomics"), RADIOMICS, "03_radiomics")
     row = features[features["scan_id"] == scan["scan_id"]]
     known = pd.DataFrame([scan]).drop(columns=["patient_id", "scan_day"])
-    inside = [saved_models.predict_risks(finished.models, row.drop(columns="patient_id").merge(known, on="scan_id"))]
+    inside = [saved.predict_risks(finished.models, row.drop(columns="patient_id").merge(known, on="scan_id"))]
     rows = pd.DataFrame([scan])
-    inside += [training.predict_risks(finished, name, finished, rows) for name in ("resnet18", "densenet121", "swin")]
+    inside += [
+        cross_validation.predict_risks(finished, name, finished, rows) for name in ("resnet18", "densenet121", "swin")
+    ]
     expected = pd.concat(inside).set_index(["model", "horizon_years"])["risk"]
     np.testing.assert_allclose(outside[expected.index], expected, atol=1e-6)
     assert set(outside.index.get_level_values(0)) - set(expected.index.get_level_values(0)) == {

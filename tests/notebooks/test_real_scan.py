@@ -6,12 +6,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from sscct_lib import saved_models, training
-from sscct_lib.lungs import load_lungs
-from sscct_lib.radiomics import extract_scans
-from sscct_lib.schemas import LUNGS
-from sscct_lib.study import load_study
-from sscct_lib.tables import read_table
+from sscct_lib.deep import cross_validation
+from sscct_lib.lungs.segment import load_lungs
+from sscct_lib.radiomics import saved
+from sscct_lib.radiomics.extract import extract_scans
+from sscct_lib.study.folder import load_study
+from sscct_lib.study.schemas import LUNGS
+from sscct_lib.study.tables import read_table
 from tests.tiny_study import TINY, sscct
 
 ARCHIVE = Path(__file__).parents[3] / "shared" / "data" / "lidc-idri-0314-dicom.tar.xz"
@@ -67,8 +68,10 @@ def test_every_trained_model_gives_it_risks(ingested, finished):
     features = extract_scans(ingested, rows)
     assert features["status"].tolist() == ["ok"]
     assert sum(name.startswith("original_") for name in features) == 107
-    risks = [saved_models.predict_risks(finished.models, features)]
-    risks += [training.predict_risks(finished, name, ingested, rows) for name in ("resnet18", "densenet121", "swin")]
+    risks = [saved.predict_risks(finished.models, features)]
+    risks += [
+        cross_validation.predict_risks(finished, name, ingested, rows) for name in ("resnet18", "densenet121", "swin")
+    ]
     table = pd.concat(risks, ignore_index=True)
     assert table["risk"].between(0, 1).all()
     tables = [finished.table(f"predictions/{name}") for name in ("03_radiomics", "04_deep_models")]

@@ -9,7 +9,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from sscct_lib.privacy_files import search_study
+from sscct_lib.intake.privacy_search import search_study
 from tests.tiny_study import NO_NETWORK, sscct
 
 pytestmark = pytest.mark.slow

@@ -12,10 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sscct_lib.book import front_page
-from sscct_lib.manifest import read_manifest
-from sscct_lib.notebooks import NOTEBOOKS
-from sscct_lib.study import load_study
+from sscct_lib.book.build import front_page
+from sscct_lib.cohort.manifest import read_manifest
+from sscct_lib.study.folder import load_study
+from sscct_lib.study.stages import NOTEBOOKS
 from tests.faults.kill import command, make_study, tables
 
 HERE = Path(__file__).parent

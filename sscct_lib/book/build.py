@@ -1,0 +1,353 @@
+"""Assemble the executed notebooks of a run with the prose chapters, and render the Jupyter Book.
+
+Pages that are made of a run's tables, models and records: written again when anything behind them has changed.
+
+Folders that only their own maker believes: Sphinx keeps pickles beside a book, and a pickle can hold a program.
+
+A seal is a keyed hash (HMAC-SHA256) of all files of a folder. Its key lies with the user, outside every study, so that
+nobody who hands over a study can make one.
+"""
+
+import hashlib
+import hmac
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+
+from sscct_lib.book import editions
+from sscct_lib.book.chapters import has_sweep, missing_stages, notice, pictures, stub, without_missing
+from sscct_lib.intake.privacy import FOLDERS
+from sscct_lib.intake.privacy_search import search_study
+from sscct_lib.study.code import code_hash
+from sscct_lib.study.files import atomic, checksum, read_keyed, write_if_changed, write_keyed
+from sscct_lib.study.folder import Study, StudyError, fingerprint
+from sscct_lib.study.results import file_state
+from sscct_lib.study.stages import NOTEBOOKS, PROJECT
+
+CHECKLISTS = PROJECT / "book" / "checklists"
+
+
+def write_generated(study: Study, source: Path, missing: Mapping[str, str]) -> None:
+    """Write the pages, and what they show, unless they are there and nothing behind them has changed.
+
+    Parameters
+    ----------
+    study
+        The study and run.
+    source
+        Folder of the book's sources; the scans that the viewer loads go beside it.
+    missing
+        From `completeness.missing_stages`.
+    """
+    book, record = source.parent, source.parent / "generated.json"
+    key = fingerprint(
+        code_hash("book.build"),
+        study.settings,
+        dict(missing),
+        [[str(path), file_state(path)] for path in _behind(study)],
+    )
+    known = read_keyed(record, key)
+    if known and all(file_state(book / name) == state for name, state in known.items()):
+        return
+    record.unlink(missing_ok=True)
+    made = _write(study, source, missing)
+    states = {path.relative_to(book).as_posix(): file_state(path) for path in made}
+    write_keyed(record, key, states)
+
+
+def _behind(study: Study) -> list[Path]:
+    """List the files from which the pages are made: results of the run, what the user wrote, code, and packages."""
+    run = study.run
+    results = [*run.glob("tables/**/*.parquet"), *run.glob("provenance/*.json"), *run.glob("benchmarks/*.tsv")]
+    written = [study.manifest_path, study.folder / "statements.yaml", *CHECKLISTS.glob("*.yaml")]
+    packages = Path(sysconfig.get_paths()["purelib"]).glob("*.dist-info")
+    if has_sweep(study):
+        results += study.folder.glob("runs/*/tables/**/*.parquet")
+    return sorted([*results, *study.models.glob("**/*.json"), *written, *packages])
+
+
+def _write(study: Study, source: Path, missing: Mapping[str, str]) -> list[Path]:
+    """Write all pages; give these and the files that they show."""
+    # Imported here: what draws and reads takes longer to load than a book without changes takes to build.
+    from sscct_lib.book import checklists, patients, reference, sweep
+    from sscct_lib.book.gallery import write_gallery
+    from sscct_lib.book.reference import data_dictionary_page, packages_page, run_page
+
+    scans = source.parent / "scans"
+    pages = {
+        "run": run_page(study),
+        "data_dictionary": data_dictionary_page(),
+        "packages": packages_page(),
+        "patients": patients.write_pages(study, source / "patients"),
+        "model_cards": reference.page(study),
+        "gallery": write_gallery(study, scans),
+        **{f"checklist_{name}": checklists.page(name, study, missing) for name in checklists.NAMES},
+    }
+    shown = []
+    if has_sweep(study):
+        pages["sweep"] = sweep.write_page(study, source)
+        shown.append(source / sweep.PICTURE)
+    for name, text in pages.items():
+        write_if_changed(source / f"{name}.md", text)
+    shown += [*(source / "patients").glob("*"), *scans.glob("*")]
+    return [*(source / f"{name}.md" for name in pages), *shown]
+
+
+def seal(folder: Path) -> None:
+    """Seal a folder as it is; the seal lies beside it. Without a place for the key there is no seal.
+
+    Parameters
+    ----------
+    folder
+        The folder; need not exist.
+    """
+    key = _key()
+    if key is not None and folder.is_dir():
+        _seal_file(folder).write_text(_hash(folder, key), encoding="utf-8")
+
+
+def remove_unless_sealed(folder: Path) -> bool:
+    """Remove a folder that this user did not seal as it is; a link is removed, not what it leads to.
+
+    Parameters
+    ----------
+    folder
+        The folder; need not exist.
+
+    Returns
+    -------
+    bool
+        Whether it was removed.
+    """
+    if folder.is_symlink():
+        folder.unlink()
+        return True
+    key, file = _key(), _seal_file(folder)
+    said = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+    if key is not None and folder.is_dir() and hmac.compare_digest(said.encode(), _hash(folder, key).encode()):
+        return False
+    was_there = folder.exists()
+    shutil.rmtree(folder, ignore_errors=True)
+    file.unlink(missing_ok=True)
+    return was_there
+
+
+def _seal_file(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.seal")
+
+
+def _key() -> bytes | None:
+    """Read the user's key, or make it; None where there is no place for it."""
+    try:
+        path = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "sscct" / "seal.key"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                file.write(secrets.token_bytes(32))
+        key = path.read_bytes()
+    except (OSError, RuntimeError):
+        return None
+    return key if len(key) == 32 else None
+
+
+def _hash(folder: Path, key: bytes) -> str:
+    digest = hmac.new(key, digestmod=hashlib.sha256)
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name = path.relative_to(folder).as_posix().encode("utf-8", "surrogateescape")
+        digest.update(len(name).to_bytes(8, "big") + name)
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+BEFORE_RENDERING = ("tables", "notebooks", "provenance", "book/source")
+JUPYTER_BOOK = "import sys; sys.modules['rfc3987_syntax'] = None; from jupyter_book.cli.main import main; main()"
+"""Jupyter Book as a program, without a grammar of web addresses that takes a second to load and no setting needs."""
+DEMO_NOTICE = "Synthetic patients: this is the demo study. No number in it speaks of a real person."
+
+
+def build_book(study: Study) -> Path:
+    """Render the book of a run.
+
+    Parameters
+    ----------
+    study
+        The study and run; its notebooks must have been executed.
+
+    Returns
+    -------
+    Path
+        The front page, see `front_page`.
+
+    Raises
+    ------
+    StudyError
+        If no notebook was executed, if a table, notebook or page holds what may point to a patient (see
+        `privacy.find`), or if the book has a broken link, a missing number or any other warning. A notebook that
+        failed gives no error: its chapter and the front page say that it is missing, and why.
+    """
+    missing = missing_stages(study)
+    if len(missing) == len(NOTEBOOKS):
+        raise StudyError(f"{study.run} has no executed notebook, not even 01_cohort. `sscct run` makes them.")
+    source = study.run / "book" / "source"
+    _assemble(study, source, missing)
+    _refuse_identifiers(study, BEFORE_RENDERING)
+    _render(study, source)
+    editions.publish(study, study.run / "book" / "sphinx" / "_build" / "html", front_page(study).parent)
+    # Pages for clinicians are those for analysts less their code; `sscct check --privacy` looks into every file.
+    _refuse_identifiers(study, tuple(f"book/_build/html/{name}" for name in (editions.ANALYSTS, "_images", "scans")))
+    return front_page(study)
+
+
+def _render(study: Study, source: Path) -> None:
+    """Let Jupyter Book make pages of the sources.
+
+    Sphinx writes a page again when its own source changes. Numbers that it takes from a notebook, and the titles of
+    others in the side bar, would grow stale: where any of these changed, every page is written. What a build left that
+    did not come to its end is removed: a figure that is there, if only by half, is not written again.
+    """
+    place, record = study.run / "book" / "sphinx", study.run / "book" / "written_with.txt"
+    if not record.is_file() and place.is_dir():
+        shutil.rmtree(place)
+    state = fingerprint([(path.name, checksum(path)) for path in _behind_every_page(source)], _titles(source))
+    current = record.is_file() and record.read_text(encoding="utf-8") == state
+    record.unlink(missing_ok=True)
+    # What Sphinx remembers of the pages are pickles: only those that this user's own build wrote are read.
+    memory = place / "_build" / ".doctrees"
+    remove_unless_sealed(memory)
+    command = [
+        sys.executable,
+        "-c",
+        JUPYTER_BOOK,
+        "build",
+        str(source),
+        "-n",
+        "-W",
+        "--keep-going",
+        "-q",
+        *([] if current else ["--all"]),
+    ]
+    done = subprocess.run(
+        [*command, "--path-output", str(place)],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+    )  # fmt: skip
+    seal(memory)
+    said = done.stdout.replace(str(study.folder.resolve()), "STUDY")  # logs name no place of this machine
+    with atomic(study.run / "logs" / "book.log") as partial:
+        partial.write_text(said, encoding="utf-8")
+    if done.returncode != 0:
+        raise StudyError("The book has faults:\n" + "\n".join(said.strip().splitlines()[-20:]))
+    with atomic(record) as partial:
+        partial.write_text(state, encoding="utf-8")
+
+
+def _behind_every_page(source: Path) -> list[Path]:
+    kept = {".ipynb", ".yml", ".bib", ".css"}
+    return sorted(path for path in source.rglob("*") if path.suffix in kept)
+
+
+def _titles(source: Path) -> list[str]:
+    """Give the first heading of each prose page."""
+    texts = [path.read_text(encoding="utf-8") for path in sorted(source.rglob("*.md"))]
+    return [next((line for line in text.splitlines() if line.startswith("# ")), "") for text in texts]
+
+
+def _refuse_identifiers(study: Study, parts: tuple[str, ...]) -> None:
+    """Stop where something in the run may point to a patient; nothing is cleaned in silence.
+
+    Files in which the same search found nothing are not read again; `sscct check --privacy` reads all.
+    """
+    record, key = study.run / "book" / "searched.json", fingerprint(code_hash("intake.privacy_search"), FOLDERS)
+    clean = read_keyed(record, key)
+    search = search_study(study.folder, parts=tuple(f"runs/{study.run_name}/{part}" for part in parts), clean=clean)
+    write_keyed(record, key, clean)
+    if search.findings:
+        listed = "\n  ".join(search.lines())
+        raise StudyError(f"{len(search.findings)} place(s) may point to a patient; no book was made:\n  {listed}")
+
+
+def front_page(study: Study) -> Path:
+    """Tell where the rendered book of a run begins."""
+    return study.run / "book" / "_build" / "html" / "index.html"
+
+
+def _config(study: Study) -> str:
+    config = yaml.safe_load((PROJECT / "_config.yml").read_text(encoding="utf-8"))
+    config["title"] = study.settings.title
+    if study.settings.demo is not None:
+        config["html"]["announcement"] = DEMO_NOTICE
+    return str(yaml.safe_dump(config, sort_keys=False))
+
+
+def _contents(study: Study) -> str:
+    """Write the table of contents, without the chapters that only synthetic patients or a sweep have."""
+    contents = yaml.safe_load((PROJECT / "book" / "_toc.yml").read_text(encoding="utf-8"))
+    present = {"demo_cohort": study.settings.demo is not None, "sweep": has_sweep(study)}
+    for part in contents["parts"]:
+        part["chapters"] = [chapter for chapter in part["chapters"] if present.get(chapter["file"], True)]
+    return str(yaml.safe_dump(contents, sort_keys=False))
+
+
+def _assemble(study: Study, source: Path, missing: Mapping[str, str]) -> None:
+    """Bring chapters, executed notebooks and generated pages together; unchanged files keep their times."""
+    for path in sorted((PROJECT / "book").rglob("*")):
+        target = source / path.relative_to(PROJECT / "book")
+        if path.suffix == ".md" and missing:
+            write_if_changed(target, without_missing(path.read_text(encoding="utf-8"), list(missing)))
+        elif path.is_file() and path.name != "_toc.yml":
+            _copy_if_changed(path, target)
+    pasted: dict[str, bytes] = {}
+    for name in NOTEBOOKS:
+        target = source / "notebooks" / f"{name}.ipynb"
+        if name in missing:
+            write_if_changed(target, stub(name, missing[name]))
+        else:
+            _copy_if_changed(study.run / "notebooks" / f"{name}.ipynb", target)
+            pasted |= pictures(target)
+    for name, content in pasted.items():
+        write_if_changed(source / "pasted" / name, content)
+    for old in (source / "pasted").glob("*"):
+        if old.name not in pasted:
+            old.unlink()
+    write_if_changed(source / "this_run.txt", this_run(study, missing))
+    write_if_changed(source / "_config.yml", _config(study))
+    write_if_changed(source / "_toc.yml", _contents(study))
+    write_generated(study, source, missing)
+
+
+def this_run(study: Study, missing: Mapping[str, str]) -> str:
+    """Write the lines of the front page that tell which study and run it shows, and what the run lacks.
+
+    Parameters
+    ----------
+    study
+        The study and run.
+    missing
+        From `completeness.missing_stages`.
+
+    Returns
+    -------
+    str
+        MyST Markdown.
+    """
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((study.run / "provenance").glob("*"))]
+    latest = max(records, key=lambda record: str(record["finished"]), default={"git_commit": "unknown"})
+    shown = (
+        f"**{study.settings.title}**, run {study.run_name}, commit {latest['git_commit']} ([how it was made](run.md))."
+    )
+    return f"{notice(missing)}\n{shown}\n"
+
+
+def _copy_if_changed(origin: Path, target: Path) -> None:
+    if target.is_file() and target.read_bytes() == origin.read_bytes():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(origin, target)  # its times, but not who may read it
+    os.utime(target, ns=(origin.stat().st_atime_ns, origin.stat().st_mtime_ns))

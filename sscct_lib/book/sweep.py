@@ -1,0 +1,279 @@
+"""The page that compares the runs of a sweep, in the book of the first of them.
+
+The runs of a sweep side by side, each against the first on the scans that both judged alike.
+
+The plot of a sweep: one model's AUC in every run.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from sscct_lib.book.reference import html_table
+from sscct_lib.horizons.bootstrap import interval
+from sscct_lib.horizons.evaluate import aligned_risk, cohort_outcome, not_estimable, study_resamples
+from sscct_lib.horizons.metrics import METRICS
+from sscct_lib.horizons.models import ROWS, chosen_models, first_pictured
+from sscct_lib.study.files import checksum, write_if_changed
+from sscct_lib.study.folder import Study, load_study
+from sscct_lib.study.plots import GREY, INK, draw, new_figure, styled
+from sscct_lib.study.schemas import COHORT, PERFORMANCE, PREDICTIONS, SWEEP, SWEPT_RUNS
+from sscct_lib.study.tables import read_predictions, read_table
+from sscct_lib.study.words import estimate_text, network_of, years_text
+
+SHOWN = ("auc", "observed_expected")
+AGREED = ["scan_id", "patient_id", "followup_years", "event_observed"]
+"""What must be the same of a scan in two runs for its risks to be compared."""
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """What a finished run says."""
+
+    study: Study
+    cohort: pd.DataFrame
+    predictions: pd.DataFrame
+    performance: pd.DataFrame
+
+    @property
+    def models(self) -> dict[str, str]:
+        """Names of the models shown, by their kind."""
+        names = chosen_models(self.performance)
+        return {kind: name for kind in ROWS for name in names if kind in (name, network_of(name))}
+
+
+def _read(study: Study) -> _Judged:
+    stacked = read_table(study.table("stacked"), PREDICTIONS, "05_horizons")
+    return _Judged(
+        study,
+        read_table(study.table("cohort"), COHORT, "01_cohort"),
+        pd.concat([read_predictions(study), stacked], ignore_index=True),
+        read_table(study.table("performance"), PERFORMANCE, "05_horizons"),
+    )
+
+
+def state(study: Study) -> str:
+    """Tell in which state a run was compared: the checksum of its table of performance, empty without one."""
+    path = study.table("performance")
+    return checksum(path) if path.is_file() else ""
+
+
+def compare(first: Study, others: Sequence[Study]) -> pd.DataFrame:
+    """Put the runs of a sweep side by side.
+
+    The models are one of each kind, chosen by the rule of the front page (`headline.ROWS`), which knows no result.
+
+    Parameters
+    ----------
+    first
+        The run with which the others are compared; finished.
+    others
+        Other finished runs of the study.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Schema `SWEEP`: one row a run, model, horizon and metric. `difference` is the run's AUC minus that of the
+        first on the scans of both runs whose patient, follow-up and outcome are the same in both, with the same
+        resampled patients for both, and a 95 % interval.
+    """
+    reference = _read(first)
+    rows = _rows(reference)
+    for other in map(_read, others):
+        rows += [row | _difference(reference, other, row) for row in _rows(other)]
+    return SWEEP.validate(pd.DataFrame(rows, columns=list(SWEEP.columns)))
+
+
+def _rows(judged: _Judged) -> list[dict[str, Any]]:
+    rows = []
+    for kind, name in judged.models.items():
+        of = judged.performance
+        for row in of[(of["model"] == name) & of["metric"].isin(SHOWN)].to_dict("records"):
+            own = {str(column): value for column, value in row.items()}
+            none = {"difference": np.nan, "difference_low": np.nan, "difference_high": np.nan, "n_paired": 0}
+            rows.append({"run": judged.study.run_name, "kind": kind, **own, **none})
+    return rows
+
+
+def _difference(first: _Judged, other: _Judged, row: dict[str, Any]) -> dict[str, Any]:
+    """Compare one model at one horizon; nothing where there is nothing to compare."""
+    name, horizon = first.models.get(row["kind"]), float(row["horizon_years"])
+    if row["metric"] != "auc" or name is None or first.study.settings.labels != other.study.settings.labels:
+        return {}
+    common = first.cohort.merge(other.cohort[AGREED], on=AGREED)
+    risks = [
+        aligned_risk(judged.predictions, common, model, horizon)
+        for judged, model in ((other, row["model"]), (first, name))
+    ]
+    both = np.isfinite(risks[0]) & np.isfinite(risks[1])
+    resamples = study_resamples(common, first.study.settings).of(both)
+    outcome = cohort_outcome(common[both], horizon, resamples, first.study.settings.labels)
+    if not_estimable(outcome):
+        return {"n_paired": int(both.sum())}
+    own, reference = (METRICS["auc"].measure(risk[both], outcome) for risk in risks)
+    low, high, _ = interval(own - reference, outcome.degrees_of_freedom)
+    return {
+        "difference": float(own[0] - reference[0]),
+        "difference_low": low,
+        "difference_high": high,
+        "n_paired": int(both.sum()),
+    }
+
+
+@styled
+def sweep_forest(sweep: pd.DataFrame, kind: str) -> Figure:
+    """Draw the AUC of a model in every run with its 95 % interval, a panel a horizon.
+
+    Parameters
+    ----------
+    sweep
+        Schema `SWEEP`; the first run comes first.
+    kind
+        Which model, as in the column `kind`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        A dotted line marks the first run's AUC. Beside each run: scans followed by death, of all judged.
+    """
+    auc = sweep[(sweep["metric"] == "auc") & (sweep["kind"] == kind)]
+    horizons = sorted(auc["horizon_years"].unique())
+    runs = list(dict.fromkeys(auc["run"]))
+    figure, axes = new_figure(1.2 + 0.42 * len(runs), 1, len(horizons), sharex=True, sharey=True)
+    for axis, horizon in zip(axes[0], horizons, strict=True):
+        at = auc[auc["horizon_years"] == horizon].set_index("run").reindex(runs)
+        axis.axvline(at["estimate"].iloc[0], color=GREY, lw=1, ls=":", zorder=0)
+        for y, row in enumerate(at.itertuples()):
+            axis.plot([row.ci_low, row.ci_high], [y, y], color=INK, lw=2)
+            axis.plot(row.estimate, y, "o", color=INK, ms=6, mfc=INK if y else "white")
+            counts = "" if pd.isna(row.n_scans) else f"{int(row.n_events)}/{int(row.n_scans)}"
+            axis.text(0.02, y, counts, va="center", fontsize=9.5, color=GREY)
+            if pd.isna(row.estimate):
+                axis.text(1.0, y, "not estimable", ha="right", va="center", fontsize=9.5, color=GREY)
+        axis.set(xlim=(0, 1), xlabel="AUC")
+        axis.set_title(years_text(horizon), fontsize=12)
+    axes[0, 0].set(yticks=range(len(runs)), yticklabels=runs, ylim=(len(runs) - 0.5, -0.7))
+    return figure
+
+
+MADE_BY = "sscct sweep"
+PICTURE = "sweep.svg"
+WARNING = """::::{{admonition}} Never choose a run by these figures
+:class: warning
+They show how far the results hang on a setting, and nothing more. The run that looks best of several looks better than
+it is, since part of its lead is chance: this page makes {n} comparisons with the first run, and chance alone would make
+about {n_false} of their 95 % intervals leave out 0. Fix settings before results are seen, choose them inside the
+training patients (as the tuning of the models does), or judge the chosen run once, on patients of another cohort.
+::::
+"""
+
+
+def write_page(study: Study, folder: Path) -> str:
+    """Write the page, and its picture into the folder of the book's sources.
+
+    Parameters
+    ----------
+    study
+        The study and first run; see `has_sweep`.
+    folder
+        Of the sources.
+
+    Returns
+    -------
+    str
+        MyST Markdown.
+    """
+    sweep, runs = (
+        read_table(study.table("sweep"), SWEEP, MADE_BY),
+        read_table(study.table("swept_runs"), SWEPT_RUNS, MADE_BY),
+    )
+    parts = [
+        "# Runs with other settings, side by side",
+        "Each run is the same study with some settings changed (`sscct sweep`). A change may alter which scans are "
+        "judged, so the counts stand beside every number. The differences are paired: both runs judge the same scans, "
+        "and the bootstrap draws the same patients for both.",
+        _warning(sweep),
+        *_stale(study, runs),
+        "## The runs",
+        html_table(_in_words(runs, sweep)),
+    ]
+    if len(sweep):
+        shown = first_pictured([kind for kind in ROWS if kind in set(sweep["kind"])])
+        write_if_changed(folder / PICTURE, draw(sweep_forest(sweep, shown)))
+        parts += [
+            f"## How far the AUC of {shown} hangs on the settings",
+            "Look at whether the intervals overlap before looking at their middles. The dotted line is the first run's "
+            "AUC. Small numbers: scans followed by death, of all that were judged.",
+            f"![AUC of {shown} with 95 % intervals in every run, a panel for each horizon]({PICTURE})",
+            "## Every model",
+            "*died : expected* is the number of observed deaths over that of predicted ones: 1 is right. The last "
+            "column is the run's AUC minus the first run's on the scans that both judged, whose number follows.",
+        ]
+    return "\n\n".join([*parts, *_sections(sweep)]) + "\n"
+
+
+def _warning(sweep: pd.DataFrame) -> str:
+    n = int(sweep["difference"].notna().sum())
+    return WARNING.format(n=n, n_false=f"{0.05 * n:.1f}".removesuffix(".0"))
+
+
+def _stale(study: Study, runs: pd.DataFrame) -> Iterator[str]:
+    """Say which runs are not what they were when they were compared."""
+    compared = runs[["run", "state"]].to_numpy()
+    changed = [str(name) for name, then in compared if state(load_study(study.folder, str(name))) != then]
+    if changed:
+        yield f"**Run {', '.join(changed)} changed after this comparison: call `{MADE_BY}` again.**"
+
+
+def _in_words(runs: pd.DataFrame, sweep: pd.DataFrame) -> pd.DataFrame:
+    rows = []
+    for row in runs.itertuples():
+        most = sweep[sweep["run"] == row.run].nlargest(1, "n_scans")
+        counts = {name: f"{most[f'n_{name}'].iloc[0]:,}" if len(most) else "" for name in ("scans", "patients")}
+        rows.append({"run": row.run, "changed": row.changes or "nothing", **counts, "finished": row.missing or "yes"})
+    return pd.DataFrame(rows)
+
+
+def _sections(sweep: pd.DataFrame) -> Iterator[str]:
+    for kind in [kind for kind in ROWS if kind in set(sweep["kind"])]:
+        of = sweep[sweep["kind"] == kind]
+        yield f"### {kind}"
+        for horizon in sorted(of["horizon_years"].unique()):
+            yield f"Within {years_text(horizon)}:"
+            yield html_table(_table(of[of["horizon_years"] == horizon]))
+
+
+def _table(of: pd.DataFrame) -> pd.DataFrame:
+    """Lay out one model at one horizon: a row a run."""
+    auc, calibration = (of[of["metric"] == metric].set_index("run") for metric in ("auc", "observed_expected"))
+    names = auc["model"] != auc["kind"]
+    numbers = ["estimate", "ci_low", "ci_high"]
+    ratios = calibration.loc[auc.index, numbers].to_numpy()
+    table = pd.DataFrame(
+        {
+            "run": auc.index,
+            "model": auc["model"],
+            "AUC": [estimate_text(*values) for values in auc[numbers].to_numpy()],
+            "died : expected": [estimate_text(*values) for values in ratios],
+            "deaths of scans (unknown)": [
+                f"{row.n_events} of {row.n_scans:,} ({row.n_unknown:,})" for row in auc.itertuples()
+            ],
+            "patients": auc["n_patients"].map("{:,}".format),
+            "AUC minus the first run's": [_difference_text(row) for row in auc.itertuples()],
+        }
+    )
+    return table if names.any() else table.drop(columns="model")
+
+
+def _difference_text(row: object) -> str:
+    value, low, high, n = (
+        getattr(row, name) for name in ("difference", "difference_low", "difference_high", "n_paired")
+    )
+    if pd.isna(value):
+        return ""
+    return f"{estimate_text(value, low, high)} on {n:,} scans"

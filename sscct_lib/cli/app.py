@@ -1,0 +1,332 @@
+"""The command line `sscct`."""
+
+import json
+import logging
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from enum import StrEnum
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sscct_lib.cli.options import Commands, RunOption, StudyFolder
+from sscct_lib.cli.scans import predict, report
+from sscct_lib.cli.studies import check, pretrain, weights
+from sscct_lib.cli.sweep import sweep
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from sscct_lib.study.folder import Study
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+    rich_markup_mode="markdown",
+    help="""
+Predict 1-, 3- and 5-year mortality of patients with systemic sclerosis from chest CT.
+
+A **study** is a folder with `study.yaml` (settings), `data_manifest.csv` (one row a scan) and
+`runs/NAME/` (tables, models, executed notebooks, the book).
+
+Try it on synthetic patients: `sscct demo my_demo`, then `sscct run my_demo`.
+
+Use your own scans: `sscct ingest DICOM_DIR --clinical clinical.csv my_study`, then `sscct check my_study`
+and `sscct run my_study`.
+""",
+)
+
+# Lines of Snakemake's log that tell a user nothing.
+BOOKKEEPING = re.compile(
+    r"Building DAG|Select jobs|Execute \d+ jobs|Assuming unrestricted|Using shell|Provided cores|Rules claiming more"
+    r"|Complete log|Elapsed time|\[.*\d{4}\]$|Exiting because|Nothing to be done|Removing output files|    runs/"
+    r"|RuleException|CalledProcessError|Command 'set -euo|WorkflowError|At least one job|runs/\S+$"
+)
+
+app.add_typer(weights, name="weights")
+for command in (check, report, predict, pretrain):
+    app.command()(command)
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(sweep)
+
+LOCK_FILE = ".sscct.lock"
+
+
+@app.callback()
+def _configure(
+    group: Annotated[
+        bool, typer.Option("--group", envvar="SSCCT_GROUP", help="Files may be read by your group, not by you alone.")
+    ] = False,
+) -> None:
+    # Passed on to all processes that the command starts.
+    os.umask(0o027 if group else 0o077)
+    os.environ["SSCCT_GROUP"] = str(int(group))
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("sscct_lib").setLevel(logging.INFO)
+
+
+class DemoSize(StrEnum):
+    """How large a demo study to make."""
+
+    demo = "demo"
+    full = "full"
+
+
+@app.command()
+def demo(
+    study: Annotated[Path, typer.Argument(help="Folder to make the demo study in.", metavar="STUDY")],
+    size: Annotated[
+        DemoSize,
+        typer.Option(help="demo: minutes on two cores; full: 2,125 scans at 2 mm. For a new folder."),
+    ] = DemoSize.demo,
+    dicom: Annotated[
+        Path | None, typer.Option(help="Also write the scans to this folder, as DICOM series with clinical.csv.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(help="Scans made at a time; -1: as many as there are cores.")] = -1,
+) -> None:
+    """Make the demo study: synthetic patients whose true risk is known.
+
+    Writes `study.yaml` when there is none, `data_manifest.csv`, the scans and, kept apart in `truth/`, what is
+    true of them. Scans that are already there are kept.
+    """
+    from sscct_lib.demo.dicom_export import write_dicom_demo
+    from sscct_lib.demo.make import write_demo
+    from sscct_lib.study.files import atomic
+    from sscct_lib.study.folder import SETTINGS_FILE, StudyError, load_study
+    from sscct_lib.study.stages import PROJECT
+
+    if not (study / SETTINGS_FILE).exists():
+        example = PROJECT / SETTINGS_FILE if size is DemoSize.demo else PROJECT / "workflow" / "study_full.yaml"
+        with atomic(study / SETTINGS_FILE) as partial:
+            partial.write_bytes(example.read_bytes())
+    elif size is DemoSize.full:
+        raise StudyError(f"{study / SETTINGS_FILE} is there already and sets the size. Name a new folder.")
+    loaded = load_study(study)
+    write_demo(loaded, n_jobs=jobs)
+    if dicom is not None:
+        write_dicom_demo(loaded, dicom, n_jobs=jobs)
+    typer.echo(f"The demo study is ready. Next: sscct run {study}")
+
+
+@app.command()
+def ingest(
+    source: Annotated[Path, typer.Argument(help="Folder of DICOM series or NIfTI files, of any depth.")],
+    study: StudyFolder,
+    clinical: Annotated[
+        Path | None,
+        typer.Option(help="CSV with follow-up and clinical values; see the data dictionary of the book."),
+    ] = None,
+    key: Annotated[
+        Path | None,
+        typer.Option(help="File with the secret from which study ids are made; keep it outside the study."),
+    ] = None,
+    jobs: Annotated[int, typer.Option(help="Scans read at a time; -1: as many as there are cores.")] = -1,
+) -> None:
+    """Turn DICOM series or NIfTI files into a study with its manifest.
+
+    Patients get study ids, dates become days since a patient's first scan. A series that cannot be used is
+    listed with its reason, and the others go on.
+    """
+    from sscct_lib.intake.ingest import ingest as ingest_folder
+    from sscct_lib.intake.ingest import summarise
+
+    outcome = ingest_folder(source, clinical, study, key, jobs)
+    for line in summarise(outcome):
+        typer.echo(line)
+    typer.echo(f"Every series, with its reason: {study / 'ingest' / 'report.csv'}\nNext: sscct check {study}")
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def run(
+    context: typer.Context,
+    study: StudyFolder,
+    run: RunOption = "main",
+    cores: Annotated[int, typer.Option(help="Processor cores to use.")] = os.cpu_count() or 1,
+    until: Annotated[str | None, typer.Option(help="Stop after this notebook, for example 02_segmentation_qa.")] = None,
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("--parameter", "-p", help="NOTEBOOK.NAME=VALUE, for example 05_horizons.n_bootstrap=200."),
+    ] = None,
+    keep_going: Annotated[
+        bool, typer.Option("--keep-going", help="When a stage fails, still make a book of what is there.")
+    ] = False,
+) -> None:
+    """Run all stages: read, mask and measure the scans, run the five notebooks, build the book.
+
+    Finished work is kept: a stopped run goes on where it was, and a change of a setting, a table or the library
+    makes again what depends on it and nothing else. Further options go to Snakemake, for example
+    `--profile` or `--dry-run`.
+    """
+    from sscct_lib.book.build import front_page
+    from sscct_lib.cli.readiness import check_ready
+    from sscct_lib.cohort.manifest import read_manifest
+    from sscct_lib.study.folder import StudyError, load_study
+    from sscct_lib.study.recovery import LockedError, alone, pull_back_times, set_damaged_aside
+    from sscct_lib.study.stages import NOTEBOOKS, PROJECT
+
+    loaded = load_study(study, run)
+    if until is not None and until not in NOTEBOOKS:
+        raise StudyError(f"--until {until}: expected one of {', '.join(NOTEBOOKS)}.")
+    given = _parse_parameters(parameter or [], NOTEBOOKS)
+    trained = load_study(study, run, deep={"networks": given.get("04_deep_models", {}).get("networks")})
+    check_ready(trained, read_manifest(loaded), until)
+    sscct = f"{shlex.quote(sys.executable)} -m sscct_lib.cli"
+    command = [
+        sys.executable, "-m", "snakemake", "--snakefile", str(PROJECT / "workflow" / "Snakefile"),
+        "--directory", str(study), "--cores", str(cores), "--keep-going", "--rerun-incomplete", "--nolock",
+        "--quiet", "rules", "progress", "host", *context.args,
+        "--config", f"run={json.dumps(run)}", f"sscct={sscct}", f"parameters={json.dumps(given)}",
+        f"last={json.dumps(until or 'book')}",
+    ]  # fmt: skip
+    try:
+        with alone(study / LOCK_FILE) as lock:
+            for line in set_damaged_aside(loaded):
+                typer.echo(line)
+            if pull_back_times(loaded):
+                typer.echo("The clock was set back since the last run: times of results were moved to the past.")
+            exit_status = _run_quietly(command, lock)
+    except LockedError as error:
+        raise StudyError(
+            f"Another run works on this study ({error}). Wait until it has ended, then run again."
+        ) from error
+    if exit_status != 0:
+        if keep_going and until is None:
+            _book_of_the_rest(loaded)
+        raise StudyError("The run is not complete. What is finished is kept; mend the cause above and run again.")
+    if until is None:
+        typer.echo(f"The book: {front_page(loaded).resolve()}")
+
+
+def _book_of_the_rest(study: "Study") -> None:
+    """Render what a failed run has; the front page says what is missing."""
+    from sscct_lib.book.build import build_book
+    from sscct_lib.study.folder import StudyError
+
+    try:
+        typer.echo(f"The book, without what failed: {build_book(study).resolve()}")
+    except StudyError as error:
+        typer.secho(f"No book: {error}", fg="red", err=True)
+
+
+def _run_quietly(command: list[str], lock: int) -> int:
+    """Run Snakemake; pass on what its jobs say and its errors, leave out its bookkeeping; it holds our lock too."""
+    # A session of its own, so that a signal reaches Snakemake once, whether it was meant for this process or its group.
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        pass_fds=[lock],
+    ) as process:
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        before = [signal.signal(number, lambda *_: os.killpg(process.pid, signal.SIGINT)) for number in numbers]
+        for line in process.stdout or ():
+            if line.strip() and not BOOKKEEPING.match(line):
+                typer.echo(line, nl=False)
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+    return process.returncode
+
+
+def _parse_parameters(texts: list[str], notebooks: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """Turn `NOTEBOOK.NAME=VALUE` to values; numbers, lists and true/false as YAML reads them."""
+    from sscct_lib.study.folder import StudyError, parse_yaml
+
+    given: dict[str, dict[str, Any]] = {}
+    for text in texts:
+        place, equals, value = text.partition("=")
+        notebook, dot, name = place.partition(".")
+        if not (equals and dot) or notebook not in notebooks:
+            raise StudyError(
+                f"--parameter {text}: expected NOTEBOOK.NAME=VALUE, NOTEBOOK one of {', '.join(notebooks)}."
+            )
+        try:
+            given.setdefault(notebook, {})[name] = parse_yaml(value)
+        except ValueError as error:
+            raise StudyError(f"--parameter {text}: the value is not plain YAML: {error}") from error
+    return given
+
+
+@app.command()
+def book(
+    study: StudyFolder,
+    run: RunOption = "main",
+    pdf: Annotated[bool, typer.Option("--pdf", help="Also print the chapters; needs Chromium or Chrome.")] = False,
+) -> None:
+    """Render the book from the executed notebooks of a run: for clinicians, and for analysts with the code."""
+    from sscct_lib.book.build import build_book
+    from sscct_lib.study.folder import load_study
+
+    loaded = load_study(study, run)
+    index = build_book(loaded)
+    typer.echo(f"The book: {index.resolve()}")
+    if pdf:
+        from sscct_lib.book.pdf import print_book
+
+        typer.echo(f"As PDF: {print_book(loaded, index.parent).resolve()}")
+
+
+@app.command(hidden=True)
+def shard(stage: str, study: Path, index: Annotated[int, typer.Option()], run: RunOption = "main") -> None:
+    """Make the per-scan results of one shard (called by the workflow)."""
+    import SimpleITK as sitk
+
+    from sscct_lib.book.notebooks import write_provenance
+    from sscct_lib.study.code import code_hash
+    from sscct_lib.study.folder import StudyError, load_study
+    from sscct_lib.study.stages import PER_SCAN_STAGES
+
+    if stage not in PER_SCAN_STAGES:
+        raise StudyError(f"{stage}: expected one of {', '.join(PER_SCAN_STAGES)}.")
+    # One core a job: the workflow runs as many jobs as there are cores.
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    loaded = load_study(study, run)
+    start = time.monotonic()
+    result = run_shard(loaded, stage, index)
+    write_provenance(loaded, f"{stage}_{index:04d}", code_hash(PER_SCAN_STAGES[stage][0]), {})
+    n_failed = int((result["status"] == "failed").sum())
+    typer.echo(
+        f"{stage}: shard {index + 1}, {len(result)} scans, {n_failed} set aside, {time.monotonic() - start:.0f} s"
+    )
+
+
+def run_shard(study: "Study", stage: str, index: int) -> "pd.DataFrame":
+    """Make the results of one shard of the manifest: a row a scan, its `status` and `reason` also in `shards/`."""
+    from sscct_lib.cohort.manifest import read_manifest
+    from sscct_lib.study import results
+    from sscct_lib.study.stages import PER_SCAN_STAGES, shard_path
+    from sscct_lib.study.tables import write_csv
+
+    module, function = PER_SCAN_STAGES[stage]
+    rows = results.shard(read_manifest(study), index, study.settings.shard_size)
+    result: pd.DataFrame = getattr(import_module(f"sscct_lib.{module}"), function)(study, rows)
+    write_csv(result[["scan_id", "status", "reason"]], shard_path(study, stage, index))
+    return result
+
+
+@app.command(hidden=True)
+def notebook(
+    name: str, study: Path, run: RunOption = "main", parameters: Annotated[str, typer.Option()] = "{}"
+) -> None:
+    """Execute one notebook (called by the workflow)."""
+    from sscct_lib.book.notebooks import notebook_code_hash, run_notebook, write_provenance
+    from sscct_lib.study.folder import load_study
+    from sscct_lib.study.recovery import alone
+
+    loaded = load_study(study, run)
+    start = time.monotonic()
+    given = json.loads(parameters)
+    # A job whose run was killed may still be at work.
+    with alone(loaded.run / "logs" / f".{name}.lock", wait=True):
+        run_notebook(loaded, name, given)
+    write_provenance(loaded, name, notebook_code_hash(name), given)
+    typer.echo(f"{name}: done in {time.monotonic() - start:.0f} s")

@@ -1,0 +1,166 @@
+"""The commands `sscct check`, `sscct weights` and `sscct pretrain`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sscct_lib.cli.options import RunOption, StudyFolder
+
+weights = typer.Typer(no_args_is_help=True, help="Published weights that a network can start from.")
+
+
+def check(
+    study: StudyFolder,
+    run: RunOption = "main",
+    privacy: Annotated[bool, typer.Option("--privacy", help="Search the whole study for identifiers instead.")] = False,
+    source: Annotated[
+        Path | None,
+        typer.Option(help="With --privacy: folder that was ingested; its names, numbers and dates are searched too."),
+    ] = None,
+    clinical: Annotated[
+        Path | None, typer.Option(help="With --privacy: table that was ingested; its patients and dates too.")
+    ] = None,
+) -> None:
+    """Validate a manifest and its files before any work is done; with --privacy, search for identifiers.
+
+    Every violation of the manifest is reported with file, row and column. Then each image is looked for, and
+    it is said whether the cohort is large enough to train models, and whether the packages and files of weights that
+    `study.yaml` names are there.
+
+    With `--privacy`, tables, records, notebooks, the book, headers of images, models and logs of all runs are
+    searched for dates, DICOM identifiers, record numbers, names, e-mail addresses and paths of this machine.
+    Each place is listed, without the identifier; the exit status is 1 when there is one.
+    """
+    if privacy:
+        _check_privacy(study, source, clinical)
+        return
+    from sscct_lib.cli.readiness import check_ready
+    from sscct_lib.cohort.manifest import files_missing, read_manifest, unknown_columns
+    from sscct_lib.cohort.selection import followed, horizons_without_deaths
+    from sscct_lib.study.folder import StudyError, load_study
+    from sscct_lib.study.words import years_text
+
+    loaded = load_study(study, run)
+    manifest = read_manifest(loaded)
+    typer.echo(f"{len(manifest)} scans of {manifest['patient_id'].nunique()} patients; the manifest is valid.")
+    for name in unknown_columns(loaded):
+        typer.echo(f"Column {name} is not one of the manifest's; it is ignored.")
+    missing = files_missing(loaded, manifest)
+    if loaded.settings.demo is None:
+        for line in missing:
+            typer.echo(line)
+    check_ready(loaded, manifest)
+    for horizon in horizons_without_deaths(followed(manifest), loaded):
+        typer.echo(f"Nobody died within {years_text(horizon)}: nothing can be estimated at that horizon.")
+    if missing and loaded.settings.demo is None:
+        raise StudyError(f"{len(missing)} file(s) are missing; `sscct run` would set these scans aside.")
+
+
+def _check_privacy(study: Path, source: Path | None, clinical: Path | None) -> None:
+    from sscct_lib.intake.privacy_search import search_study
+    from sscct_lib.intake.pseudonyms import read_identifiers
+    from sscct_lib.study.folder import StudyError, load_study
+
+    known = None if source is None and clinical is None else read_identifiers(source, clinical)
+    search = search_study(load_study(study).folder, known)
+    for line in search.lines():
+        typer.echo(line)
+    if known is None:
+        typer.echo("Searched for patterns; with --source and --clinical, for the hospital's own identifiers too.")
+    elif known.n_short:
+        typer.echo(f"{known.n_short} identifier(s) are too short to be searched for: they stand in any text.")
+    if search.findings:
+        raise StudyError(f"{len(search.findings)} place(s) in {search.n_files} files may point to a patient.")
+    typer.echo(f"{search.n_files} files; nothing in them points to a patient.")
+
+
+@weights.command("list")
+def list_weights(study: StudyFolder = Path(".")) -> None:
+    """List the weights that `study.yaml` can name, their licences and sources, and which are in STUDY."""
+    from sscct_lib.deep.weights import table
+    from sscct_lib.study.folder import load_study
+
+    shown = table(load_study(study))
+    for row in shown.itertuples():
+        typer.echo(f"{row.name}: for {row.network}, {row.state}")
+        for name in ("learned_from", "licence", "source", "file", "sha256"):
+            typer.echo(f"  {name.replace('_', ' ')}: {getattr(row, name)}")
+
+
+@weights.command("fetch")
+def fetch_weights(
+    name: Annotated[str, typer.Argument(help="medicalnet, imagenet or swinvit.")],
+    study: StudyFolder,
+    sha256: Annotated[str | None, typer.Option(help="SHA-256 that the file must have, where you know it.")] = None,
+) -> None:
+    """Download published weights into STUDY/weights. No other command of `sscct` opens the network."""
+    from sscct_lib.deep.weights import PUBLISHED, fetch
+    from sscct_lib.study.folder import load_study
+
+    path, digest = fetch(load_study(study).folder, name, sha256)
+    typer.echo(f"{path}\nSHA-256 {digest}")
+    if sha256 is None:
+        typer.echo("Compare it with what its authors or a colleague give; a file that somebody changed has another.")
+    network = PUBLISHED[name].network
+    typer.echo(f"In study.yaml, under deep.{network}: weights: {name}, weights_sha256: {digest}")
+
+
+@weights.command("verify")
+def verify_weights(study: StudyFolder) -> None:
+    """Load the weights that `study.yaml` names as training will, and say what they fill."""
+    from sscct_lib.deep.networks import build
+    from sscct_lib.deep.pretrained import load_weights
+    from sscct_lib.deep.weights import is_self_supervised, located
+    from sscct_lib.study.folder import load_study
+    from sscct_lib.study.settings import NetworkSettings
+    from sscct_lib.study.words import NETWORK_WORDS
+
+    named = 0
+    loaded = load_study(study)
+    for network in loaded.settings.deep.networks:
+        settings: NetworkSettings = getattr(loaded.settings.deep, network)
+        if settings.weights is None or is_self_supervised(settings):
+            typer.echo(f"{NETWORK_WORDS[network]}: {settings.weights or 'from scratch'}")
+            continue
+        encoder = build(network, settings, len(loaded.settings.horizons_years)).encoder
+        found = load_weights(encoder, located(loaded, network, settings), settings.weights_sha256)
+        typer.echo(f"{NETWORK_WORDS[network]}: {found.words}")
+        named += 1
+    typer.echo(f"{named} file(s) of weights are whole and fit.")
+
+
+def pretrain(
+    study: StudyFolder,
+    run: Annotated[str, typer.Option("--run", help="Name of the run.", metavar="NAME")] = "main",
+    network: Annotated[
+        list[str] | None, typer.Option(help="resnet18, densenet121 or swin; as often as you like. Default: all.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(help="Processes that prepare scans; -1: as many as there are cores.")] = -1,
+) -> None:
+    """Let encoders learn from the scans of STUDY themselves, without outcomes, before they are fine-tuned.
+
+    For sites without published weights. Each fold gets an encoder that never sees the patients on whom the fold is
+    tested. Networks with `weights: self-supervised` in study.yaml start from it; they also pretrain when this command
+    has not run. Needs the tables of notebooks 01 and 02.
+    """
+    from sscct_lib.deep.pretraining import pretrain_folds
+    from sscct_lib.lungs.segment import usable
+    from sscct_lib.study.folder import StudyError, load_study
+    from sscct_lib.study.schemas import COHORT, LUNGS
+    from sscct_lib.study.tables import read_table
+    from sscct_lib.study.words import NETWORK_WORDS
+
+    loaded = load_study(study, run)
+    chosen = network or list(loaded.settings.deep.networks)
+    unknown = sorted(set(chosen) - set(NETWORK_WORDS))
+    if unknown:
+        raise StudyError(f"--network {', '.join(unknown)}: expected {', '.join(NETWORK_WORDS)}.")
+    cohort = read_table(loaded.table("cohort"), COHORT, "01_cohort")
+    lungs = usable(read_table(loaded.table("lungs"), LUNGS, "02_segmentation_qa"))
+    kept = cohort[cohort["scan_id"].isin(lungs["scan_id"])].reset_index(drop=True)
+    for name in chosen:
+        paths = pretrain_folds(loaded, kept, name, jobs)
+        typer.echo(f"{NETWORK_WORDS[name]}: {len(paths)} encoders in {paths[0].parent}")
+        if getattr(loaded.settings.deep, name).weights is None:
+            typer.echo(f"  To use them, in study.yaml under deep.{name}: weights: self-supervised")

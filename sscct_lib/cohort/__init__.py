@@ -1,0 +1,1 @@
+"""Notebook 01: who is in the study, and what became of them."""

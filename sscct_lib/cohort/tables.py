@@ -1,0 +1,109 @@
+"""The tables of notebook 01: who the patients are, and who was alive when."""
+
+import numpy as np
+import pandas as pd
+
+from sscct_lib.cohort.outcomes import label_name
+
+AT_LAST_CONTACT = {"alive": "alive at last contact", "died": "died"}
+
+
+def characteristics(cohort: pd.DataFrame) -> pd.DataFrame:
+    """Describe the patients at their first scan in the cohort: the paper's Table 1.
+
+    Parameters
+    ----------
+    cohort
+        Schema `COHORT`, at least one row.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a characteristic or category; columns: missing values, all patients, patients who were alive and
+        patients who had died at last contact. Numbers are median [quartiles] or count (%).
+    """
+    if cohort.empty:
+        return pd.DataFrame(columns=["Missing", "Overall"])
+    from tableone import TableOne
+
+    first = cohort.sort_values("scan_day").groupby("patient_id", sort=True).head(1)
+    n_scans = cohort.groupby("patient_id")["scan_id"].count()
+    patients = pd.DataFrame(
+        {
+            "At last contact": np.where(first["event_observed"], "died", "alive"),
+            "Age, years": first["age_years"],
+            "Sex": first["sex"],
+            "Subtype": first["ssc_subtype"],
+            "FVC, % predicted": first["fvc_percent"],
+            "DLCO, % predicted": first["dlco_percent"],
+            "Follow-up, years": first["followup_years"],
+            "Scans": first["patient_id"].map(n_scans),
+        }
+    ).dropna(axis="columns", how="all")
+    names = [name for name in patients.columns if name != "At last contact"]
+    categorical = [name for name in ("Sex", "Subtype") if name in names]
+    numbers = [name for name in names if name not in categorical]
+    table = TableOne(
+        patients, columns=names, categorical=categorical, nonnormal=numbers, groupby="At last contact", pval=False,
+        decimals=1,
+    )  # fmt: skip
+    described: pd.DataFrame = table.tableone
+    names = [str(name) for name in described.columns.get_level_values(1)]
+    return described.set_axis([AT_LAST_CONTACT.get(name, name) for name in names], axis=1)
+
+
+def label_counts(cohort: pd.DataFrame, horizons_years: tuple[float, ...]) -> pd.DataFrame:
+    """Count died, alive and unknown at each horizon.
+
+    Parameters
+    ----------
+    cohort
+        Schema `COHORT`.
+    horizons_years
+        Years after the scan.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a horizon: scans died, alive, unknown; patients with a scan followed by death; share of deaths
+        among all scans, as published (%).
+    """
+    rows = []
+    for horizon in horizons_years:
+        label = cohort[label_name(horizon)]
+        died = label.eq(1).fillna(False).astype(bool)
+        rows.append(
+            {
+                "Horizon, years": f"{horizon:g}",
+                "Scans": len(cohort),
+                "Died": int(died.sum()),
+                "Alive": int(label.eq(0).fillna(False).sum()),
+                "Unknown": int(label.isna().sum()),
+                "Patients who died": cohort.loc[died, "patient_id"].nunique(),
+                "Died, % of all scans": round(100 * died.mean(), 1) if len(cohort) else np.nan,
+            }
+        )
+    return pd.DataFrame(rows).set_index("Horizon, years")
+
+
+def fold_counts(cohort: pd.DataFrame, horizons_years: tuple[float, ...]) -> pd.DataFrame:
+    """Count scans, patients and deaths in each fold.
+
+    Parameters
+    ----------
+    cohort
+        Schema `COHORT`.
+    horizons_years
+        Years after the scan.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a fold: patients, scans, and scans followed by death within each horizon.
+    """
+    folds = cohort.groupby("fold")
+    counts = pd.DataFrame({"Patients": folds["patient_id"].nunique(), "Scans": folds.size()})
+    for horizon in horizons_years:
+        died = cohort[label_name(horizon)].eq(1).fillna(False)
+        counts[f"Died within {horizon:g} y"] = died.groupby(cohort["fold"]).sum().astype(int)
+    return counts.rename_axis("Fold")

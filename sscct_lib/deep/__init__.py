@@ -1,0 +1,1 @@
+"""Notebook 04: networks that read scans, and their risks."""

@@ -1,0 +1,404 @@
+"""Deep models: trained fold by fold, saved with a card, and used for out-of-fold and for new predictions."""
+
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from importlib.metadata import version
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from joblib import cpu_count, effective_n_jobs
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+
+from sscct_lib.deep.batches import Examples
+from sscct_lib.deep.cubes import cube_path, lung_density, make_cubes
+from sscct_lib.deep.fitting import train
+from sscct_lib.deep.heads import base_hazards, clinical_values, hazard_targets
+from sscct_lib.deep.networks import HazardNetwork, build, check_size, display_name, kept_memory
+from sscct_lib.deep.prediction import (
+    dropout_spread,
+    encode,
+    hazards_seen,
+    mean_loss,
+    predict,
+    risk_without_image,
+    risks_of,
+)
+from sscct_lib.deep.pretrained import Weights, load_weights
+from sscct_lib.deep.pretraining import pretrained_encoder
+from sscct_lib.deep.weights import PUBLISHED, is_self_supervised, located
+from sscct_lib.study.code import code_hash
+from sscct_lib.study.files import atomic, checksum
+from sscct_lib.study.folder import Study, StudyError, fingerprint
+from sscct_lib.study.schemas import PREDICTIONS
+from sscct_lib.study.settings import NetworkSettings
+from sscct_lib.study.words import NETWORK_WORDS, years_text
+
+log = logging.getLogger(__name__)
+
+NOT_OF_TRAINING = {"longitudinal", "flag_unusual"}  # settings of what is built on a trained network
+
+Task = tuple[str, Examples, int, int, str]  # network, scans, fold, member, key
+
+
+def cross_validate(study: Study, cohort: pd.DataFrame, networks: Sequence[str], n_jobs: int = 1) -> pd.DataFrame:
+    """Predict each scan with networks that never saw its patient; train those that are not yet trained.
+
+    Each fold's model is saved in `study.models / "deep"` when it is finished, and found there by a later call
+    with the same settings, code, scans and outcomes, so that a stopped run goes on where it was.
+
+    Parameters
+    ----------
+    study
+        The study and run: section `deep`, horizons, labels and seed.
+    cohort
+        Schema `COHORT`, the scans with usable lungs. Patients of one fold are tested by a model that is trained
+        on those of the other folds.
+    networks
+        Which: `resnet18`, `densenet121`, `swin`.
+    n_jobs
+        Models trained at the same time, -1 for as many as there are cores, which they share evenly. With a GPU
+        one after the other.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Schema `PREDICTIONS`: the mean risk over the members of a fold and, with two or more (`n_members`), their
+        standard deviation (deep ensemble, Lakshminarayanan et al. 2017); of a single member with dropout, that over
+        random draws of its features. A scan whose cube cannot be made has
+        no row, nor has a horizon within which nobody died whom a fold could learn from; the log says why.
+
+    Raises
+    ------
+    StudyError
+        If a setting is impossible, a fold has no deaths to learn from, or a training fails.
+    """
+    for name in networks:
+        check_size(name, _settings(study, name))
+    tasks: list[Task] = []
+    told: list[float] = []
+    for name in networks:
+        examples, key = _examples(study, cohort, name, n_jobs)
+        folds = sorted(set(examples.table["fold"]))
+        _check_folds(examples, folds)
+        told = horizons_told(study, examples, folds)
+        members = range(_settings(study, name).n_members)
+        _forget_others(study, name, folds, members)
+        tasks += [(name, examples, fold, member, key) for fold in folds for member in members]
+    predictions = pd.concat(_run(study, tasks, n_jobs), ignore_index=True)
+    scans = predictions.groupby(["model", "horizon_years", "scan_id", "patient_id", "fold"])
+    spread = scans.agg(risk=("risk", "mean"), risk_sd=("risk", "std"), dropout_sd=("dropout_sd", "mean")).reset_index()
+    spread["risk_sd"] = spread["risk_sd"].fillna(spread["dropout_sd"])  # a single member has no other
+    spread = spread[spread["horizon_years"].isin(told)].reset_index(drop=True)
+    return PREDICTIONS.validate(spread[list(PREDICTIONS.columns)])
+
+
+def _run(study: Study, tasks: list[Task], n_jobs: int) -> list[pd.DataFrame]:
+    """Train and predict, in processes of their own: a network keeps the interpreter busy between kernels."""
+    workers = 1 if torch.cuda.is_available() else min(effective_n_jobs(n_jobs), len(tasks))
+    threads = max(1, cpu_count() // workers)
+    if workers == 1 and study.settings.deep.devices * study.settings.deep.num_nodes == 1:
+        return [_one_model(study, *task, threads) for task in tasks]
+    # Not joblib: it restarts a worker whose memory grew, as a training's does.
+    with kept_memory(), ProcessPoolExecutor(workers, get_context("spawn"), _end_with_parent) as pool:
+        jobs = [pool.submit(_one_model, study, *task, threads) for task in tasks]
+        try:
+            return [job.result() for job in jobs]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # the first failure ends the page, not the last
+            raise
+
+
+def _end_with_parent() -> None:
+    """Let a worker end when the process that started it is killed, instead of training on for nobody."""
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
+
+
+def horizons(study: Study) -> list[float]:
+    """List the ends of the intervals of hazard, years: the study's horizons in rising order."""
+    return sorted(set(study.settings.horizons_years))
+
+
+def _settings(study: Study, network_name: str) -> NetworkSettings:
+    settings: NetworkSettings = getattr(study.settings.deep, network_name)
+    return settings
+
+
+def _examples(study: Study, cohort: pd.DataFrame, network_name: str, n_jobs: int) -> tuple[Examples, str]:
+    """Make the cubes of a network, and a key that changes with all that its training depends on."""
+    settings, hu_range = _settings(study, network_name), study.settings.deep.hu_range
+    cubes = make_cubes(study, cohort, settings.size, hu_range, n_jobs)
+    failed = cubes[cubes["status"] != "ok"]
+    for row in failed.itertuples():
+        log.warning("%s: scan %s has no prediction: %s", network_name, row.scan_id, row.reason)
+    kept = cubes["status"].eq("ok").to_numpy()
+    table = cohort[kept].reset_index(drop=True)
+    if table.empty:
+        raise StudyError(f"No scan of the cohort has usable lungs for {NETWORK_WORDS[network_name]}; see the log.")
+    followup = table["followup_years"].to_numpy(dtype=float)
+    event = table["event_observed"].to_numpy(dtype=bool)
+    if study.settings.labels == "as_published":
+        followup = np.where(event, followup, np.inf)
+    died, survived = hazard_targets(followup, event, horizons(study))
+    paths = [cube_path(study, scan_id, settings.size, hu_range) for scan_id in table["scan_id"]]
+    clinical = clinical_values(table)
+    key = fingerprint(
+        code_hash("deep.cross_validation"),
+        [version("torch"), version("monai")],
+        network_name,
+        settings.model_dump(mode="json", exclude=NOT_OF_TRAINING),
+        study.settings.deep.pretraining if is_self_supervised(settings) else None,
+        [study.settings.deep.augmentation, study.settings.deep.precision],
+        hu_range,
+        horizons(study),
+        study.settings.seed,
+        table[["scan_id", "patient_id", "fold"]].to_dict("list"),
+        cubes.loc[kept, "cube_sha256"].tolist(),
+        [died.tolist(), survived.tolist()],
+        np.nan_to_num(clinical, nan=-1).tolist() if settings.clinical else None,
+    )
+    identity = table[["scan_id", "patient_id", "fold"]]
+    return Examples(identity, paths, died, survived, clinical), key
+
+
+def _check_folds(examples: Examples, folds: list[int]) -> None:
+    if len(folds) < 2:
+        raise StudyError(f"Cross-validation needs patients in at least 2 folds, found fold(s) {folds}.")
+    for fold in folds:
+        training = examples.table["fold"].ne(fold).to_numpy()
+        patients = examples.table.loc[training, "patient_id"].nunique()
+        if patients < 2 or not examples.died[training].any():
+            raise StudyError(
+                f"Fold {fold} cannot be tested: outside it there are {patients} patient(s) and "
+                f"{int(examples.died[training].sum())} scan(s) followed by death within the longest horizon; "
+                "training needs at least 2 patients and 1 death. Add patients, or lower cohort.n_folds."
+            )
+
+
+def horizons_told(study: Study, examples: Examples, folds: list[int]) -> list[float]:
+    """List the horizons that every fold can learn: deaths within them outside the fold; the log names the others."""
+    learned = []
+    for k, horizon in enumerate(horizons(study)):
+        died: NDArray[np.bool_] = np.asarray(examples.died[:, : k + 1].any(axis=1))
+        taught = [set(examples.table["fold"].to_numpy()[died]) - {fold} for fold in folds]
+        without = [fold for fold, others in zip(folds, taught, strict=True) if not others]
+        if without:
+            log.warning(
+                "The risk within %s is not estimable: outside fold(s) %s nobody died within it.",
+                years_text(horizon), ", ".join(map(str, without)),
+            )  # fmt: skip
+        else:
+            learned.append(horizon)
+    return learned
+
+
+def _one_model(
+    study: Study, network_name: str, examples: Examples, fold: int, member: int, key: str, threads: int
+) -> pd.DataFrame:
+    """Train a model of a fold, or find it, and predict the fold's scans."""
+    torch.set_num_threads(threads)
+    tested = examples.take(np.flatnonzero(examples.table["fold"] == fold))
+    training = examples.take(np.flatnonzero(examples.table["fold"] != fold))
+    path = _model_path(study, network_name, fold, member)
+    card = _read_card(path.with_suffix(".json"))
+    if card is None or card["key"] != key or not path.is_file() or checksum(path) != card["sha256"]:
+        card = _train_and_save(study, network_name, training, tested, fold, member, key)
+    else:
+        log.info("%s, fold %d, member %d: found trained", NETWORK_WORDS[network_name], fold, member)
+    network = fold_model(study, network_name, fold, member)
+    features = encode(network, tested.paths)
+    risk = risks_of(network, features, tested.clinical)
+    has_dropout = _settings(study, network_name).dropout > 0
+    drawn = (
+        dropout_spread(network, features, tested.clinical, card["seed"]) if has_dropout else np.full_like(risk, np.nan)
+    )
+    return _frame(card, tested.table, risk, dropout_sd=drawn)
+
+
+def _frame(
+    card: Mapping[str, Any], scans: pd.DataFrame, risk: NDArray[np.float64], **others: NDArray[np.float64]
+) -> pd.DataFrame:
+    rows = [
+        scans.assign(
+            model=card["model"],
+            horizon_years=horizon,
+            risk=risk[:, k],
+            **{name: values[:, k] for name, values in others.items()},
+        )
+        for k, horizon in enumerate(card["horizons_years"])
+    ]
+    return pd.concat(rows, ignore_index=True)
+
+
+def _train_and_save(
+    study: Study, network_name: str, training: Examples, tested: Examples, fold: int, member: int, key: str
+) -> dict[str, Any]:
+    settings = _settings(study, network_name)
+    seed = int(fingerprint(study.settings.seed, network_name, fold, member), 16) % 2**32
+    torch.manual_seed(seed)
+    network, weights = _untrained(study, network_name, training, fold)
+    where = f"{NETWORK_WORDS[network_name]}, fold {fold}, member {member}"
+    path = _model_path(study, network_name, fold, member)
+    unfinished = study.models / "unfinished" / f"{path.stem}_{key}.ckpt"
+    for other in unfinished.parent.glob(f"{path.stem}_*.ckpt"):
+        if other != unfinished:  # of other settings, code or scans
+            other.unlink()
+    logs = study.run / "logs" / "training" / path.stem
+    told = train(network, training, settings, seed, where, study.settings.deep, unfinished, logs)
+    network.head.correct_prior(hazards_seen(training, settings.balance), base_hazards(training.died, training.survived))
+    with atomic(path) as partial:
+        save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, partial)
+    card = {
+        "model": display_name(network_name, settings),
+        "network": network_name,
+        "fold": fold,
+        "member": member,
+        "key": key,
+        "sha256": checksum(path),
+        "settings": settings.model_dump(mode="json"),
+        "hu_range": list(study.settings.deep.hu_range),
+        "horizons_years": horizons(study),
+        "labels": study.settings.labels,
+        "seed": seed,
+        "weights": weights.words if weights else "none (from scratch)",
+        "weights_loaded": weights.plain() if weights else None,
+        "weights_licence": getattr(PUBLISHED.get(str(settings.weights)), "licence", "") if weights else "",
+        "n_parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "n_scans": len(training.table),
+        "n_patients": int(training.table["patient_id"].nunique()),
+        "n_deaths": [int(n) for n in training.died.sum(axis=0)],
+        **told,
+        "loss_tested": mean_loss(tested, predict(network, tested.paths, tested.clinical), settings.head),
+        "loss_tested_without_image": mean_loss(tested, risk_without_image(training, len(tested.paths)), settings.head),
+        "versions": {name: version(name) for name in ("sscct", "torch", "monai", "pytorch-lightning")},
+        "limits": "Research only. Not validated outside the study it was trained on.",
+    }
+    with atomic(path.with_suffix(".json")) as partial:
+        partial.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    unfinished.unlink(missing_ok=True)
+    return card
+
+
+def _untrained(study: Study, network_name: str, training: Examples, fold: int) -> tuple[HazardNetwork, Weights | None]:
+    """Build a network that knows scale and base risk of its training scans, with pretrained weights if it has any."""
+    settings = _settings(study, network_name)
+    network = build(network_name, settings, len(horizons(study)))
+    weights = None
+    if is_self_supervised(settings):
+        weights = load_weights(network.encoder, *pretrained_encoder(study, network_name, training, fold))
+    elif settings.weights is not None:
+        weights = load_weights(network.encoder, located(study, network_name, settings), settings.weights_sha256)
+    # The published Swin weights learned on densities from 0 to 1; all others see them standardised.
+    if network_name != "swin" or weights is None or is_self_supervised(settings):
+        network.standardise(*lung_density(training.paths))
+    if network.clinical is not None:
+        network.clinical.fit(training.clinical_inputs, training.table["patient_id"])
+    network.start_at(hazards_seen(training, settings.balance))
+    return network, weights
+
+
+def _model_path(study: Study, network_name: str, fold: int, member: int) -> Path:
+    return study.models / "deep" / f"{network_name}_fold{fold}_{member}.safetensors"
+
+
+def _read_card(path: Path) -> dict[str, Any] | None:
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return card if isinstance(card, dict) and {"key", "sha256", "fold", "member"} <= card.keys() else None
+
+
+def cards(study: Study, network_name: str) -> list[dict[str, Any]]:
+    """Read the cards of a network's trained models, by fold and member."""
+    paths = sorted((study.models / "deep").glob(f"{network_name}_fold*.json"))
+    return sorted(
+        (card for path in paths if (card := _read_card(path))), key=lambda card: (card["fold"], card["member"])
+    )
+
+
+def _forget_others(study: Study, network_name: str, folds: list[int], members: range) -> None:
+    """Remove models that the settings no longer ask for, so that they do not join the predictions of new scans."""
+    for card in cards(study, network_name):
+        if card["fold"] not in folds or card["member"] not in members:
+            path = _model_path(study, network_name, card["fold"], card["member"])
+            path.with_suffix(".json").unlink()
+            path.unlink(missing_ok=True)
+
+
+def _load_model(path: Path, card: Mapping[str, Any]) -> HazardNetwork:
+    if not path.is_file() or checksum(path) != card["sha256"]:
+        raise StudyError(f"{path.name} is missing or not the file of its card. Run `04_deep_models` again.")
+    settings = NetworkSettings.model_validate(card["settings"])
+    network = build(card["network"], settings, len(card["horizons_years"]))
+    tensors = load_file(path)
+    if tensors.keys() != network.state_dict().keys():
+        raise StudyError(f"{path.name} is of a network that this version no longer builds. Run `04_deep_models` again.")
+    network.load_state_dict(tensors)
+    return network.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def fold_model(study: Study, network_name: str, fold: int, member: int = 0) -> HazardNetwork:
+    """Load a trained network that tests a fold; StudyError when there is none."""
+    path = _model_path(study, network_name, fold, member)
+    card = _read_card(path.with_suffix(".json"))
+    if card is None:
+        raise StudyError(f"{study.models} has no model of {network_name}, fold {fold}. Run `04_deep_models` first.")
+    return _load_model(path, card)
+
+
+def predict_risks(trained: Study, network_name: str, study: Study, scans: pd.DataFrame) -> pd.DataFrame:
+    """Predict the risks of new scans with the models of all folds.
+
+    Parameters
+    ----------
+    trained
+        The study and run whose models predict.
+    network_name
+        `resnet18`, `densenet121` or `swin`.
+    study
+        The study and run that holds the scans: images and lung masks are made.
+    scans
+        `scan_id`, `patient_id`, and clinical columns of schema `COHORT` where they are known; one row a scan.
+
+    Returns
+    -------
+    pandas.DataFrame
+        `model`, `horizon_years`, `scan_id`, `patient_id`, `risk` (mean over the models of all folds) and
+        `risk_sd` (their standard deviation). A scan whose cube cannot be made has no row, and the log says why.
+
+    Raises
+    ------
+    StudyError
+        If there are no models, or models of different trainings.
+    """
+    found = cards(trained, network_name)
+    if not found or len({card["key"] for card in found}) > 1:
+        state = "has no" if not found else "holds differently trained"
+        raise StudyError(f"{trained.models} {state} models of {network_name}. Run `04_deep_models` to its end.")
+    size, hu_range = int(found[0]["settings"]["size"]), tuple(found[0]["hu_range"])
+    cubes = make_cubes(study, scans, size, hu_range)
+    for row in cubes[cubes["status"] != "ok"].itertuples():
+        log.warning("%s: scan %s has no prediction: %s", network_name, row.scan_id, row.reason)
+    kept = cubes["status"].eq("ok").to_numpy()
+    table, clinical = cubes.loc[kept, ["scan_id", "patient_id"]].reset_index(drop=True), clinical_values(scans[kept])
+    paths = [cube_path(study, scan_id, size, hu_range) for scan_id in table["scan_id"]]
+    models = [_load_model(_model_path(trained, network_name, card["fold"], card["member"]), card) for card in found]
+    members = np.stack([predict(model, paths, clinical) for model in models])
+    rows = _frame(found[0], table, members.mean(axis=0))
+    return rows.assign(risk_sd=members.std(axis=0, ddof=1).T.ravel())

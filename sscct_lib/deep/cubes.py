@@ -1,0 +1,176 @@
+"""What a network sees of a scan: the lungs alone, cropped, scaled to 0..1 and resized to a cube."""
+
+import hashlib
+from collections.abc import Mapping
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import SimpleITK as sitk
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from sscct_lib.images.masks import bounding_box
+from sscct_lib.lungs.segment import load_lungs
+from sscct_lib.study.files import atomic
+from sscct_lib.study.folder import Study, StudyError
+from sscct_lib.study.results import Record, process
+
+
+def lung_cube(
+    image: NDArray[np.int16], mask: NDArray[np.uint8], size: int, hu_range: tuple[float, float]
+) -> NDArray[np.float16]:
+    """Cut the lungs out of a scan and bring them to the cube that a network sees.
+
+    Parameters
+    ----------
+    image
+        Densities, HU, [z, y, x].
+    mask
+        Lungs on the same grid, more than 0 inside; not empty.
+    size
+        Side of the cube, voxels. Each axis is scaled on its own, so the lungs fill the cube.
+    hu_range
+        Densities that become 0 and 1; what lies beyond is clipped. Outside the lungs is 0.
+
+    Returns
+    -------
+    numpy.ndarray
+        0 to 1, shape (size, size, size), [z, y, x].
+    """
+    box = bounding_box(mask > 0)
+    low, high = hu_range
+    scaled = np.clip((image[box].astype(np.float32) - low) / (high - low), 0, 1)
+    return resize(np.where(mask[box] > 0, scaled, np.float32(0)), size).astype(np.float16)
+
+
+def resize(volume: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    """Resize a volume to a cube by linear interpolation that averages where an axis gets coarser.
+
+    Parameters
+    ----------
+    volume
+        Any values, shape (D, H, W).
+    size
+        Side of the cube, voxels.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (size, size, size).
+    """
+    rescale = partial(functional.interpolate, size=(size, size), mode="bilinear", antialias=True)
+    planes = rescale(torch.from_numpy(volume)[None])  # (1, D, size, size)
+    cube = rescale(planes.transpose(1, 2)).transpose(1, 2)  # the last axis has its size already
+    return np.asarray(cube[0].contiguous().numpy())
+
+
+def cube_path(study: Study, scan_id: str, size: int, hu_range: tuple[float, float]) -> Path:
+    """Where the cube of a scan lies: an array file, float16, shape (size, size, size)."""
+    return study.run / "tensors" / _kind(size, hu_range) / f"{scan_id}.npy"
+
+
+def _kind(size: int, hu_range: tuple[float, float]) -> str:
+    return f"{size}_{hu_range[0]:g}_{hu_range[1]:g}"
+
+
+def make_cubes(
+    study: Study, scans: pd.DataFrame, size: int, hu_range: tuple[float, float], n_jobs: int = 1
+) -> pd.DataFrame:
+    """Make the cubes of scans, once: training then reads small files instead of whole scans.
+
+    Parameters
+    ----------
+    study
+        The study and run; the scans have an image and a lung mask.
+    scans
+        `scan_id`, `patient_id`; one row a scan.
+    size, hu_range
+        As for `lung_cube`.
+    n_jobs
+        Processes that share the scans.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a scan: `scan_id`, `patient_id`, `status`, `reason`, `cube_sha256`.
+    """
+    folder = study.run / "records" / "tensors" / _kind(size, hu_range)
+    return process(
+        study,
+        "tensors",
+        partial(_make_cube, size=size, hu_range=hu_range),
+        scans[["scan_id", "patient_id"]],
+        [size, hu_range],
+        lambda row: [study.image(row["scan_id"]), study.mask(row["scan_id"])],
+        n_jobs,
+        folder,
+        outputs=lambda row: [cube_path(study, row["scan_id"], size, hu_range)],
+    )
+
+
+def _make_cube(study: Study, row: Mapping[str, Any], size: int, hu_range: tuple[float, float]) -> Record:
+    image, mask = load_lungs(study, row["scan_id"])
+    cube = lung_cube(sitk.GetArrayViewFromImage(image), sitk.GetArrayViewFromImage(mask), size, hu_range)
+    with atomic(cube_path(study, row["scan_id"], size, hu_range)) as unfinished, unfinished.open("wb") as file:
+        np.save(file, cube)
+    return {"cube_sha256": hashlib.sha256(cube.tobytes()).hexdigest()}
+
+
+def load_cubes(paths: list[Path]) -> torch.Tensor:
+    """Read cubes of one size as a batch, float32, shape (B, 1, size, size, size)."""
+    return torch.from_numpy(np.stack([np.load(path) for path in paths])).float().unsqueeze(1)
+
+
+def lung_density(paths: list[Path]) -> tuple[float, float]:
+    """Give mean and standard deviation of the density inside the lungs of cubes, on their scale of 0 to 1.
+
+    Raises
+    ------
+    StudyError
+        If all lungs are of one density on that scale: the window shows nothing of them.
+    """
+    sums = np.zeros(3)  # of 1, of density, of its square
+    for path in paths:
+        cube = np.load(path)
+        inside = cube[cube > 0].astype(np.float64)
+        sums += [len(inside), inside.sum(), (inside**2).sum()]
+    mean = sums[1] / max(sums[0], 1)
+    variance = sums[2] / max(sums[0], 1) - mean**2
+    if variance <= 0:
+        raise StudyError(
+            f"study.yaml, deep.hu_range: the lungs of all {len(paths)} training scans are of one density in this "
+            "window. Widen it: lungs have about -1000 to -200 HU."
+        )
+    return float(mean), float(np.sqrt(variance))
+
+
+def zone_densities(volumes: torch.Tensor) -> torch.Tensor:
+    """Measure six zones of the lungs: thirds from base to apex, of the right and of the left half.
+
+    Parameters
+    ----------
+    volumes
+        Cubes, shape (B, 1, S, S, S), 0 outside the lungs.
+
+    Returns
+    -------
+    torch.Tensor
+        Mean and standard deviation of the density inside the lungs in each zone, shape (B, 12); 0 in a zone
+        without lung.
+    """
+    side = volumes.shape[-1]
+    measured = []
+    for low, high in pairwise((0, side // 3, 2 * side // 3, side)):
+        for half in (slice(0, side // 2), slice(side // 2, side)):
+            zone = volumes[:, 0, low:high, :, half].flatten(1)
+            inside = zone > 0
+            n = inside.sum(dim=1).clamp(min=1)
+            mean = zone.sum(dim=1) / n
+            squares = ((zone - mean[:, None]) ** 2 * inside).sum(dim=1) / n
+            measured += [mean, squares.sqrt()]
+    return torch.stack(measured, dim=1)

@@ -1,0 +1,293 @@
+"""Which zones of the lungs a network's risk rests on: what happens to the risk when a zone is made average.
+
+Which voxels a network's risk rests on, and whether that picture depends on what the network has learned.
+"""
+
+import copy
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from scipy.stats import spearmanr
+from torch import nn
+
+from sscct_lib.deep.cross_validation import fold_model, horizons
+from sscct_lib.deep.cubes import cube_path, load_cubes
+from sscct_lib.deep.heads import clinical_values
+from sscct_lib.deep.networks import HazardNetwork, display_name
+from sscct_lib.study.files import atomic
+from sscct_lib.study.folder import Study
+from sscct_lib.study.schemas import ATTRIBUTIONS, COHORT
+from sscct_lib.study.tables import read_table
+from sscct_lib.study.words import NETWORK_WORDS
+
+N_STEPS = 24  # of the path; the error of the sum is a few percent of the score
+MOST_ALIKE = 0.5  # rank correlation with an untrained network from which a map says nothing about training
+LARGEST_BATCH = 8
+
+
+def integrated_gradients(network: HazardNetwork, volume: torch.Tensor, n_steps: int = N_STEPS) -> NDArray[np.float32]:
+    """Share out a network's score among the voxels.
+
+    The path leads from lungs of average density, of the same shape, to the scan. A voxel gets its distance from
+    average lung times the mean gradient of the score on that path, so all voxels together give the score of the scan
+    less that of average lung.
+
+    Parameters
+    ----------
+    network
+        Trained, in evaluation mode.
+    volume
+        One cube, 0 to 1, shape (1, 1, S, S, S), 0 outside the lungs.
+    n_steps
+        Points of the path, at the middles of as many equal parts.
+
+    Returns
+    -------
+    numpy.ndarray
+        Parts of the score (of which the logit of every hazard is the sum with its baseline), shape (S, S, S); 0
+        outside the lungs. Positive: what is there raises the risk.
+
+    References
+    ----------
+    Sundararajan M, Taly A, Yan Q. Axiomatic attribution for deep networks. ICML 2017.
+    """
+    device = network.centre.device
+    scan = volume.to(device)
+    average = torch.where(scan > 0, network.centre, scan)
+    gradient = torch.zeros_like(scan)
+    for shares in ((torch.arange(n_steps, device=device) + 0.5) / n_steps).split(LARGEST_BATCH):
+        points = (average + shares.view(-1, 1, 1, 1, 1) * (scan - average)).requires_grad_()
+        score = network.head.score(network.features(points)).sum()
+        gradient += torch.autograd.grad(score, points)[0].sum(dim=0, keepdim=True)
+    return np.asarray(((scan - average) * gradient / n_steps)[0, 0].detach().cpu().numpy(), dtype=np.float32)
+
+
+def untrained_copy(network: HazardNetwork, seed: int) -> HazardNetwork:
+    """Copy a network and draw every weight anew: what a picture shows without anything learned.
+
+    Parameters
+    ----------
+    network
+        Any network.
+    seed
+        Of the new weights.
+
+    Returns
+    -------
+    HazardNetwork
+        In evaluation mode, on the same device.
+    """
+    fresh = copy.deepcopy(network)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for module in fresh.modules():
+            reset = getattr(module, "reset_parameters", None)
+            if callable(reset):
+                reset()
+        for parameter in fresh.parameters():
+            if parameter.dim() > 1 and isinstance(parameter, nn.Parameter):
+                nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
+    return fresh.eval()
+
+
+def likeness(one: NDArray[np.float32], other: NDArray[np.float32], inside: NDArray[np.bool_]) -> float:
+    """Rank correlation of two maps over the voxels inside, by size whatever the sign; NaN where one is constant."""
+    sizes = np.abs(one[inside]), np.abs(other[inside])
+    if min(np.ptp(size) for size in sizes) == 0:
+        return np.nan
+    return float(spearmanr(*sizes).statistic)
+
+
+def attribute_scans(study: Study, networks: Sequence[str], scans: pd.DataFrame) -> pd.DataFrame:
+    """Explain the out-of-fold risks of scans voxel by voxel, save the maps, and check them against untrained networks.
+
+    Parameters
+    ----------
+    study
+        The study and run; its networks are trained.
+    networks
+        `resnet18`, `densenet121`, `swin`.
+    scans
+        `scan_id`, `patient_id`, `fold`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Schema `ATTRIBUTIONS`: one row a network and scan.
+
+    Raises
+    ------
+    StudyError
+        If a fold has no trained model.
+
+    References
+    ----------
+    Adebayo J et al. Sanity checks for saliency maps. NeurIPS 2018 (comparison with random weights).
+    """
+    rows = []
+    for name in networks:
+        settings = getattr(study.settings.deep, name)
+        for fold, tested in scans.groupby("fold"):
+            trained = fold_model(study, name, int(str(fold)))
+            untrained = untrained_copy(trained, study.settings.seed)
+            for scan_id, patient_id in zip(tested["scan_id"], tested["patient_id"], strict=True):
+                volume = load_cubes([cube_path(study, scan_id, settings.size, study.settings.deep.hu_range)])
+                maps = [integrated_gradients(network, volume) for network in (trained, untrained)]
+                for found, is_trained in zip(maps, (True, False), strict=True):
+                    path = study.attribution(name, scan_id, is_trained)
+                    with atomic(path) as partial, partial.open("wb") as file:
+                        np.save(file, found)
+                alike = likeness(maps[0], maps[1], volume[0, 0].numpy() > 0)
+                row = {"model": display_name(name, settings), "network": name, "scan_id": scan_id}
+                rows.append({**row, "patient_id": patient_id, "likeness": alike})
+    return ATTRIBUTIONS.validate(pd.DataFrame(rows, columns=list(ATTRIBUTIONS.columns)))
+
+
+def most_at_risk(predictions: pd.DataFrame, n_scans: int) -> pd.DataFrame:
+    """Choose the scans to explain: of each patient the one with the highest risk, then the patients with the highest.
+
+    Parameters
+    ----------
+    predictions
+        Schema `PREDICTIONS`; risks at the longest horizon are averaged over the models.
+    n_scans
+        How many, at most.
+
+    Returns
+    -------
+    pandas.DataFrame
+        `scan_id`, `patient_id`, `fold`, `risk`, the highest risk first.
+    """
+    longest = predictions[predictions["horizon_years"] == predictions["horizon_years"].max()]
+    mean = longest.groupby(["scan_id", "patient_id", "fold"], as_index=False)["risk"].mean()
+    ordered = mean.sort_values(["risk", "scan_id"], ascending=[False, True])
+    chosen: pd.DataFrame = ordered.drop_duplicates("patient_id").head(n_scans).reset_index(drop=True)
+    return chosen
+
+
+def sanity(checked: pd.DataFrame) -> pd.DataFrame:
+    """Say of each network whether its maps depend on what it learned.
+
+    Parameters
+    ----------
+    checked
+        From `attribute_scans`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a model: `scans`, `likeness to an untrained network` (median and range), and `verdict`.
+    """
+    rows = {}
+    for model, scans in checked.groupby("model", sort=False):
+        values = scans["likeness"]
+        failed = not values.median() < MOST_ALIKE
+        rows[model] = {
+            "scans": len(scans),
+            "likeness to an untrained network": f"{values.median():.2f} ({values.min():.2f} to {values.max():.2f})",
+            "verdict": "fails: the picture hardly depends on training; do not read it" if failed else "passes",
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
+
+
+def map_title(network_name: str, checked: pd.DataFrame) -> str:
+    """Name a network above its map, and say where its maps fail the check of `sanity`."""
+    own = checked[checked["network"] == network_name]
+    fails = sanity(own)["verdict"].str.startswith("fails").any()
+    return NETWORK_WORDS[network_name] + (": fails the check" if fails else "")
+
+
+HEIGHTS = ("lower", "middle", "upper")  # z grows to the head
+SIDES = ("right", "left")  # x grows to the patient's left
+
+
+def zone_occlusion(
+    network: HazardNetwork, volume: torch.Tensor, clinical: NDArray[np.float32] | None = None
+) -> pd.DataFrame:
+    """Replace one zone after the other by average lung and see how the risks change.
+
+    The lungs keep their shape: inside a zone every density becomes the mean density of the lungs that the network
+    was trained on. It says what the network responds to, not what causes death.
+
+    Parameters
+    ----------
+    network
+        Trained, in evaluation mode.
+    volume
+        One cube, 0 to 1, shape (1, 1, S, S, S), 0 outside the lungs, [z, y, x] in LPS.
+    clinical
+        The scan's clinical values, shape (1, N_VALUES), for a network that uses them; they stay as they are.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a zone and interval end: `height`, `side`, `horizon` (number of the horizon, from 0), `risk` of the
+        scan as it is, and `change`: that risk minus the risk with the zone replaced. Positive: what is in the zone
+        raises the risk.
+
+    References
+    ----------
+    Zeiler MD, Fergus R. Visualizing and understanding convolutional networks. ECCV 2014 (occlusion).
+    """
+    size = volume.shape[-1]
+    thirds = [slice(low, high) for low, high in pairwise((0, size // 3, 2 * size // 3, size))]
+    halves = [slice(0, size // 2), slice(size // 2, size)]
+    occluded = [volume]
+    for third in thirds:
+        for half in halves:
+            one = volume.clone()
+            zone = one[..., third, :, half]
+            zone[zone > 0] = network.centre.item()
+            occluded.append(one)
+    with torch.inference_mode():
+        stack = torch.cat(occluded).to(network.centre.device)
+        values = None if clinical is None else torch.from_numpy(clinical).to(stack.device).expand(len(stack), -1)
+        found = network.risks(network(stack, values)).double().cpu().numpy()
+    rows = [
+        {"height": height, "side": side, "horizon": k, "risk": found[0, k], "change": found[0, k] - one[k]}
+        for (height, side), one in zip(((h, s) for h in HEIGHTS for s in SIDES), found[1:], strict=True)
+        for k in range(found.shape[1])
+    ]
+    return pd.DataFrame(rows)
+
+
+def explain_scan(study: Study, network_name: str, scan_id: str, fold: int) -> pd.DataFrame:
+    """Explain the out-of-fold risk of a scan by zones.
+
+    Parameters
+    ----------
+    study
+        The study and run; its networks are trained.
+    network_name
+        `resnet18`, `densenet121` or `swin`.
+    scan_id, fold
+        The scan, and the fold in which it was tested.
+
+    Returns
+    -------
+    pandas.DataFrame
+        As `zone_occlusion`, the mean over the members of the fold, with `model`, `scan_id` and
+        `horizon_years` in the place of `horizon`.
+
+    Raises
+    ------
+    StudyError
+        If the fold has no trained model.
+    """
+    settings = getattr(study.settings.deep, network_name)
+    volume = load_cubes([cube_path(study, scan_id, settings.size, study.settings.deep.hu_range)])
+    clinical = None
+    if settings.clinical:
+        cohort = read_table(study.table("cohort"), COHORT, "01_cohort")
+        clinical = clinical_values(cohort[cohort["scan_id"] == scan_id])
+    members = [
+        zone_occlusion(fold_model(study, network_name, fold, member), volume, clinical)
+        for member in range(settings.n_members)
+    ]
+    zones = pd.concat(members).groupby(["height", "side", "horizon"], as_index=False, sort=False).mean()
+    years = np.array(horizons(study))[zones.pop("horizon")]
+    return zones.assign(model=display_name(network_name, settings), scan_id=scan_id, horizon_years=years)

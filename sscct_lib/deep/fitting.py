@@ -1,0 +1,409 @@
+"""Fitting one network: the Lightning module of its training, and the trainer.
+
+A second task in training, whose answers come from the scans themselves.
+"""
+
+import logging
+import os
+import random
+import socket
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing import parent_process
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import EarlyStopping
+from pytorch_lightning.loggers import CSVLogger
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim import Optimizer
+from torch.optim.swa_utils import update_bn
+
+from sscct_lib.deep.batches import Augmentation, Cubes, Examples, OneScanEach, loader, set_apart
+from sscct_lib.deep.cubes import load_cubes, zone_densities
+from sscct_lib.deep.networks import HazardNetwork, multiplies_bf16
+from sscct_lib.deep.prediction import mean_loss, predict
+from sscct_lib.deep.schedule import EpochCheckpoint, head_epochs, optimiser, schedule, sound
+from sscct_lib.study.folder import StudyError
+from sscct_lib.study.settings import DeepSettings, NetworkSettings
+
+
+class DensityTask(nn.Module):
+    """A second task that every scan teaches, whatever became of its patient: the density of each lung zone.
+
+    A few dozen deaths cannot teach an untrained encoder to see. The answers come from the scans themselves, so
+    nothing is needed but the training patients' scans; after training the task is thrown away.
+
+    Parameters
+    ----------
+    n_features
+        What the encoder gives.
+    paths
+        Cubes of the training scans, for the scale of the answers.
+    generator
+        Source of chance, on the CPU.
+
+    References
+    ----------
+    Caruana R. Multitask learning. Machine Learning 1997;28:41-75.
+    """
+
+    def __init__(self, n_features: int, paths: list[Path], generator: torch.Generator) -> None:
+        super().__init__()
+        self.mean: Tensor
+        self.sd: Tensor
+        answers = torch.cat([zone_densities(load_cubes([path])) for path in paths])
+        self.register_buffer("mean", answers.mean(dim=0))
+        self.register_buffer("sd", answers.std(dim=0).clamp(min=1e-6))
+        self.answer = nn.Linear(n_features, answers.shape[1])
+        nn.init.normal_(self.answer.weight, std=0.01, generator=generator)
+        nn.init.zeros_(self.answer.bias)
+
+    def forward(self, features: Tensor, volumes: Tensor) -> Tensor:
+        """Give the mean squared error of the answers to (B, n_features), in variances, for (B, 1, S, S, S)."""
+        expected = (zone_densities(volumes) - self.mean) / self.sd
+        return functional.mse_loss(self.answer(features), expected)
+
+
+log = logging.getLogger(__name__)
+
+LARGEST_GRADIENT = 1.0
+MEETING_PORTS = range(20_000, 32_000)  # below those that systems hand out by themselves, from 32768 on Linux
+
+
+class Fit(pl.LightningModule):
+    """One training: the loss of a batch, its second task, the rates, and the best epoch.
+
+    Parameters
+    ----------
+    network
+        Changed in place.
+    density
+        The second task.
+    training, validation
+        Scans to learn from, and those of patients set apart; without any of them the last epoch is the best.
+    settings
+        Of the network.
+    seed
+        Of chance in the network itself, set anew in each epoch.
+    n_batches
+        Of an epoch.
+    where
+        Name of the training, for the log and for errors.
+    """
+
+    def __init__(
+        self,
+        network: HazardNetwork,
+        density: DensityTask,
+        training: Examples,
+        validation: Examples,
+        settings: NetworkSettings,
+        seed: int,
+        n_batches: int,
+        where: str,
+    ) -> None:
+        super().__init__()
+        self.losses: Tensor
+        self.validation_losses: Tensor
+        self.seconds: Tensor
+        self.network, self.density = network, density
+        self.training_scans, self.validation_scans, self.settings = training, validation, settings
+        self.seed, self.n_batches, self.where = seed, n_batches, where
+        self.best: dict[str, Tensor] = {}
+        # Buffers, so that a checkpoint holds them.
+        self.register_buffer("losses", torch.full((settings.epochs,), torch.nan))
+        self.register_buffer("validation_losses", torch.full((settings.epochs,), torch.nan))
+        self.register_buffer("seconds", torch.zeros(2, dtype=torch.float64))  # of training, and of these waiting
+        self._batch_losses: list[float] = []
+        self._ended = self._began = 0.0
+        self._names: list[str] = []
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with rates by layer, that rise and fall over the training."""
+        adam = optimiser(
+            self.network.encoder,
+            [part for part in (self.network.head, self.network.clinical, self.density) if part is not None],
+            self.settings,
+            fused=self.trainer.precision != "16-mixed",
+        )
+        steps = schedule(adam, self.settings.epochs * self.n_batches)
+        return {"optimizer": adam, "lr_scheduler": {"scheduler": steps, "interval": "step"}}
+
+    def on_train_epoch_start(self) -> None:
+        """Freeze the encoder while its head alone learns; a frozen one keeps its running averages too."""
+        torch.manual_seed(self.seed + self.current_epoch)
+        frozen = self.current_epoch < head_epochs(self.settings)
+        self.train()
+        self.network.encoder.requires_grad_(not frozen).train(not frozen)
+        self._batch_losses = []
+        self._began = self._ended = time.perf_counter()
+
+    def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Count the time since the last batch ended, in which its successor was read and changed."""
+        self.seconds[1] += time.perf_counter() - self._ended
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Give the loss of a batch; StudyError where it is not a finite number."""
+        self._names = self.training_scans.table["scan_id"].iloc[batch["row"].tolist()].tolist()
+        features = self.network.features(batch["volume"]).float()
+        logits = self.network.logits(features, batch["clinical"])
+        loss = self.network.losses(logits, batch["died"], batch["survived"])
+        self._check_finite(loss, batch["volume"])
+        self._batch_losses += loss.tolist()
+        second = self.density(features, batch["volume"]) if self.settings.density_weight else 0.0
+        return (batch["weight"] * loss).mean() + self.settings.density_weight * second
+
+    def _check_finite(self, losses: Tensor, volumes: Tensor) -> None:
+        if torch.isfinite(losses).all():
+            return
+        bad_input = ~torch.isfinite(volumes).flatten(1).all(dim=1)
+        blamed = (bad_input if bad_input.any() else ~torch.isfinite(losses)).tolist()
+        names = ", ".join(name for name, bad in zip(self._names, blamed, strict=True) if bad)
+        cause = "their input is not finite" if bad_input.any() else "lower the learning rate of this network"
+        where = f"{self.where}, epoch {self.current_epoch + 1}"
+        raise StudyError(f"{where}: the loss is not a finite number for scan(s) {names}: {cause}.")
+
+    def configure_gradient_clipping(
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Shorten a gradient that is too long; one that is not finite ends the training, unless losses are scaled."""
+        length = nn.utils.clip_grad_norm_(self.parameters(), LARGEST_GRADIENT)
+        if not torch.isfinite(length) and self.trainer.precision != "16-mixed":
+            raise StudyError(
+                f"{self.where}, epoch {self.current_epoch + 1}: the gradient is not finite after scan(s) "
+                f"{', '.join(self._names)}: lower the learning rate of this network."
+            )
+
+    def on_train_batch_end(self, outputs: Any, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Note the time: from here on the training waits for data."""
+        self._ended = time.perf_counter()
+
+    def on_train_epoch_end(self) -> None:
+        """Note the losses of the epoch, and keep the network where it is the best so far."""
+        epoch = self.current_epoch
+        loss = float(np.mean(self._batch_losses))
+        self.losses[epoch] = loss
+        logged = {"loss": loss}
+        if self.validation_scans.paths:
+            apart = self.validation_scans
+            risk = predict(self.network, apart.paths, apart.clinical)
+            found = mean_loss(apart, risk, self.settings.head)
+            if not self.best or found < float(np.nanmin(self.validation_losses.cpu().numpy())):
+                self.best = {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
+            self.validation_losses[epoch] = found
+            logged["validation_loss"] = found
+        self.seconds[0] += time.perf_counter() - self._began
+        self.log_dict(logged, rank_zero_only=True)
+        told = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in logged.items())
+        log.info("%s: epoch %d of %d, %s", self.where, epoch + 1, self.settings.epochs, told)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the best epoch's network."""
+        checkpoint["best"] = self.best
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take it back."""
+        self.best = checkpoint["best"]
+
+    def on_train_end(self) -> None:
+        """Return to the best epoch."""
+        if self.best:
+            self.network.load_state_dict(self.best)
+
+
+def train(
+    network: HazardNetwork,
+    examples: Examples,
+    settings: NetworkSettings,
+    seed: int,
+    where: str,
+    deep: DeepSettings | None = None,
+    unfinished: Path | None = None,
+    logs: Path | None = None,
+) -> dict[str, Any]:
+    """Train a network on the CPU or on GPUs; on the CPU the same call gives the same weights.
+
+    Every epoch shows one scan of each patient, drawn anew, so that patients with many scans do not dominate.
+
+    Parameters
+    ----------
+    network
+        Changed in place, and left on its device in evaluation mode.
+    examples
+        Scans of the training patients. Some patients are set apart from learning where `settings.patience` is given.
+    settings
+        Epochs, batch size, rates and balance.
+    seed
+        Of the draws and the augmentation.
+    where
+        Name of the training, for the log and for errors.
+    deep
+        What the networks have in common: precision, devices, augmentation and densities; none: the defaults.
+    unfinished
+        Checkpoint to go on from, where it exists and is sound, and to write after epochs; none: no checkpoint.
+    logs
+        Folder for Lightning's `metrics.csv`; none: no such file.
+
+    Returns
+    -------
+    dict
+        `loss` and `validation_loss`, lists with a mean loss per scan for each epoch; `n_validation_patients`;
+        `seconds` and `waiting_share`, the share of these in which the training waited for its next batch.
+
+    Raises
+    ------
+    StudyError
+        If the loss is no longer a finite number (the scans are named) or memory runs out; the last checkpoint stays.
+        If too few patients are left to set some apart.
+    """
+    deep = deep or DeepSettings()
+    share = settings.validation_share if settings.patience else 0.0
+    training, validation = set_apart(examples, share, seed) if share else (examples, examples.take(np.arange(0)))
+    if share and not validation.paths:
+        raise StudyError(
+            f"{where}: patience sets training patients apart, and of {examples.table['patient_id'].nunique()} none can "
+            "be: at least 2 who die within the longest horizon, or 2 who do not, are needed. Add patients, or leave "
+            "patience out."
+        )
+    gpu = torch.cuda.is_available()
+    change = Augmentation(deep.augmentation, settings.size, deep.hu_range)
+    cubes = Cubes(training, change, settings.balance == "loss")
+    sampler = OneScanEach(training, settings.batch_size, seed, settings.balance, deep.devices * deep.num_nodes)
+    density = DensityTask(network.n_features, training.paths, torch.Generator().manual_seed(seed))
+    fit = Fit(network, density, training, validation, settings, seed, len(sampler), where)
+    try:
+        trainer = _trainer(settings, deep, unfinished, logs)
+        checkpoint = sound(unfinished, where)
+        if checkpoint:
+            log.info("%s: goes on from its checkpoint", where)
+        with meeting_port(trainer):
+            trainer.fit(fit, loader(cubes, sampler, gpu), ckpt_path=checkpoint, weights_only=True)
+        network.to("cuda" if gpu else "cpu")
+        if head_epochs(settings) < settings.epochs:
+            # The running averages of batch normalisation lag behind the weights, much so after few steps.
+            last = OneScanEach(training, settings.batch_size, seed)
+            last.set_epoch(settings.epochs)
+            volumes = (batch["volume"] for batch in loader(cubes, last, gpu))
+            update_bn(volumes, network, device=next(network.parameters()).device)
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not _is_out_of_memory(error):
+            raise
+        raise StudyError(
+            f"{where}: memory ran out with size {settings.size} and batch_size {settings.batch_size}. "
+            "Lower deep.*.batch_size first, then deep.*.size, in study.yaml."
+        ) from error
+    network.eval().requires_grad_(True)
+    seconds, waited = fit.seconds.tolist()
+    return {
+        "loss": _without_nan(fit.losses),
+        "validation_loss": _without_nan(fit.validation_losses),
+        "n_validation_patients": int(validation.table["patient_id"].nunique()),
+        "seconds": seconds,
+        "waiting_share": waited / seconds,
+    }
+
+
+@contextmanager
+def meeting_port(trainer: pl.Trainer) -> Iterator[None]:
+    """Name a port at which the processes that a trainer starts meet, in `MASTER_PORT`, while the block runs.
+
+    Lightning asks the system for a free port and lets it go until the processes have started, and takes the same one
+    for each later training of this process: meanwhile the system may hand it to any program.
+
+    Parameters
+    ----------
+    trainer
+        Of one process, or one whose processes a cluster starts: nothing is named, nor where `MASTER_PORT` is set.
+
+    Raises
+    ------
+    StudyError
+        If no port can be had.
+    """
+    cluster = getattr(trainer.strategy, "cluster_environment", None)
+    if cluster is None or cluster.creates_processes_externally or "MASTER_PORT" in os.environ:
+        yield
+        return
+    os.environ["MASTER_PORT"] = str(_free_port())
+    try:
+        yield
+    finally:
+        del os.environ["MASTER_PORT"]
+
+
+def _free_port() -> int:
+    for port in random.SystemRandom().sample(MEETING_PORTS, len(MEETING_PORTS)):
+        with suppress(OSError):  # another program listens there
+            socket.create_server(("", port)).close()
+            return port
+    raise StudyError(
+        f"The processes of a training need a port to meet at, and none from {MEETING_PORTS[0]} to {MEETING_PORTS[-1]} "
+        "is free. Name one in MASTER_PORT, or set deep.devices to 1 in study.yaml."
+    )
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _without_nan(losses: Tensor) -> list[float]:
+    return [float(loss) for loss in losses if not torch.isnan(loss)]
+
+
+def precision(deep: DeepSettings) -> Any:
+    """Give Lightning's word for the precision of a training on this machine: half where it is fast, unless told.
+
+    Raises
+    ------
+    StudyError
+        If a half precision is asked for that the machine does not have.
+    """
+    gpu = torch.cuda.is_available()
+    bf16 = torch.cuda.is_bf16_supported() if gpu else multiplies_bf16()
+    if deep.precision == "auto":
+        return "bf16-mixed" if bf16 else "16-mixed" if gpu else "32-true"
+    if (deep.precision == "bf16" and not bf16) or (deep.precision == "16" and not gpu):
+        raise StudyError(
+            f"deep.precision is {deep.precision}, which this machine does not compute by itself. Set it to auto or 32."
+        )
+    return {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[deep.precision]
+
+
+def _trainer(settings: NetworkSettings, deep: DeepSettings, unfinished: Path | None, logs: Path | None) -> pl.Trainer:
+    """Set up Lightning, without its remarks."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
+    callbacks: list[pl.Callback] = []
+    if settings.patience:
+        callbacks.append(EarlyStopping("validation_loss", patience=settings.patience, check_on_train_epoch_end=True))
+    if unfinished is not None:
+        callbacks.append(EpochCheckpoint(unfinished))
+    several = deep.devices * deep.num_nodes > 1
+    strategy = deep.strategy
+    if several and strategy == "auto":
+        strategy = "ddp_spawn_find_unused_parameters_true"  # a frozen encoder's parameters are not used
+    return pl.Trainer(
+        max_epochs=settings.epochs,
+        accelerator="gpu" if torch.cuda.is_available() else "cpu",
+        devices=deep.devices,
+        num_nodes=deep.num_nodes,
+        strategy=strategy,
+        precision=precision(deep),
+        sync_batchnorm=several and torch.cuda.is_available(),
+        use_distributed_sampler=False,
+        logger=CSVLogger(logs.parent, logs.name, version="") if logs is not None else False,
+        log_every_n_steps=1,
+        callbacks=callbacks,
+        enable_checkpointing=unfinished is not None,
+        enable_model_summary=False,
+        enable_progress_bar=sys.stderr.isatty() and parent_process() is None,
+        num_sanity_val_steps=0,
+    )

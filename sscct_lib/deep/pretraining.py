@@ -1,0 +1,317 @@
+"""Self-supervised pretraining: an encoder learns to see from the scans of training patients, without any outcome.
+
+Half of a volume is hidden in boxes, and from what the encoder makes of the rest two things are asked: how dense every
+part of the whole volume is, and which two masked volumes are of the same scan. The patients on whom a model is tested
+are kept out: each fold has an encoder of its own.
+
+References
+----------
+He K et al. Masked autoencoders are scalable vision learners. CVPR 2022. Chen T et al. A simple framework for
+contrastive learning of visual representations. ICML 2020. Tang Y et al. Self-supervised pre-training of Swin
+transformers for 3D medical image analysis. CVPR 2022 (both tasks, on CT).
+"""
+
+import json
+import logging
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytorch_lightning as pl
+import torch
+from monai.losses.contrastive import ContrastiveLoss
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim import Optimizer
+
+from sscct_lib.deep.batches import Cubes, Examples, OneScanEach, loader
+from sscct_lib.deep.cubes import cube_path, load_cubes, lung_density, make_cubes
+from sscct_lib.deep.fitting import LARGEST_GRADIENT, precision
+from sscct_lib.deep.networks import HazardNetwork, build
+from sscct_lib.deep.schedule import optimiser, schedule
+from sscct_lib.study.code import code_hash
+from sscct_lib.study.files import atomic, checksum
+from sscct_lib.study.folder import Study, StudyError, fingerprint
+from sscct_lib.study.settings import NetworkSettings, PretrainingSettings
+from sscct_lib.study.words import NETWORK_WORDS
+
+log = logging.getLogger(__name__)
+
+GRID = 8  # parts of the volume along each side whose density is asked
+BOX = 4  # parts of the volume along each side that are hidden or shown as one
+N_PROJECTED = 64  # numbers in which masked volumes are compared
+TEMPERATURE = 0.5
+
+
+def hide(volumes: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Hide boxes of volumes.
+
+    Parameters
+    ----------
+    volumes
+        Shape (B, 1, S, S, S), 0 outside the lungs.
+    share
+        Of the boxes, which divide a volume in `BOX` parts along each side.
+    generator
+        Source of chance, on the CPU.
+
+    Returns
+    -------
+    torch.Tensor
+        The same with 0 in the hidden boxes.
+    """
+    n_boxes = BOX**3
+    order = torch.rand(len(volumes), n_boxes, generator=generator).argsort(dim=1)
+    shown = (order >= round(share * n_boxes)).float().view(-1, 1, BOX, BOX, BOX).to(volumes.device)
+    return volumes * functional.interpolate(shown, volumes.shape[-3:], mode="nearest")
+
+
+def coarse(volumes: Tensor) -> Tensor:
+    """Give the mean of each of `GRID`³ parts of volumes (B, 1, S, S, S), outside the lungs counted as 0: (B, GRID³)."""
+    return functional.adaptive_avg_pool3d(volumes, GRID).flatten(1)
+
+
+class Pretraining(pl.LightningModule):
+    """The two tasks and their loss.
+
+    Parameters
+    ----------
+    network
+        Its encoder learns; its head takes no part.
+    examples
+        Scans of the training patients; outcomes are not looked at.
+    settings
+        Of the network: batch size and weight decay.
+    pretraining
+        Epochs, learning rate, share hidden, weight of the second task.
+    seed
+        Of the boxes.
+    n_batches
+        Of an epoch.
+    """
+
+    def __init__(
+        self,
+        network: HazardNetwork,
+        examples: Examples,
+        settings: NetworkSettings,
+        pretraining: PretrainingSettings,
+        seed: int,
+        n_batches: int,
+    ) -> None:
+        super().__init__()
+        self.mean: Tensor
+        self.deviation: Tensor
+        self.network, self.settings, self.pretraining, self.n_batches = network, settings, pretraining, n_batches
+        answers = torch.cat([coarse(load_cubes([path])) for path in examples.paths])
+        self.register_buffer("mean", answers.mean(dim=0))
+        self.register_buffer("deviation", answers.std(dim=0).clamp(min=1e-2))
+        self.density = nn.Linear(network.n_features, GRID**3)
+        self.projection = nn.Sequential(
+            nn.Linear(network.n_features, N_PROJECTED), nn.ReLU(), nn.Linear(N_PROJECTED, N_PROJECTED)
+        )
+        self.contrast = ContrastiveLoss(TEMPERATURE)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.losses: list[float] = []
+        self._of_epoch: list[float] = []
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with one rate, that rises and falls over the pretraining."""
+        plain = self.settings.model_copy(update={"learning_rate": self.pretraining.learning_rate, "early_rate": 1.0})
+        others = [self.density, self.projection]
+        adam = optimiser(self.network.encoder, others, plain, fused=self.trainer.precision != "16-mixed")
+        steps = schedule(adam, self.pretraining.epochs * self.n_batches)
+        return {"optimizer": adam, "lr_scheduler": {"scheduler": steps, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Shorten a gradient that is too long; Lightning's own refuses the fused optimiser in half precision."""
+        nn.utils.clip_grad_norm_(self.parameters(), LARGEST_GRADIENT)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Give the loss of a batch, in variances of the densities."""
+        volumes = batch["volume"]
+        views = [hide(volumes, self.pretraining.masked_share, self.generator) for _ in range(2)]
+        features = self.network.features(torch.cat(views)).float()
+        asked = ((coarse(volumes) - self.mean) / self.deviation).repeat(2, 1)
+        loss = functional.mse_loss(self.density(features), asked)
+        if self.pretraining.contrast_weight and len(volumes) > 1:
+            loss = loss + self.pretraining.contrast_weight * self.contrast(*self.projection(features).chunk(2))
+        self._of_epoch.append(float(loss.detach()))
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Note the mean loss of the epoch."""
+        self.losses.append(sum(self._of_epoch) / len(self._of_epoch))
+        self._of_epoch = []
+
+
+def pretrained_encoder(study: Study, network_name: str, training: Examples, fold: int) -> tuple[Path, str]:
+    """Find the encoder that learned from the training patients of a fold, or let it learn.
+
+    Parameters
+    ----------
+    study
+        The study and run: sections `deep` and seed.
+    network_name
+        `resnet18`, `densenet121` or `swin`.
+    training
+        Scans of the patients of the other folds, and of no other.
+    fold
+        Which patients are kept out.
+
+    Returns
+    -------
+    path : Path
+        The encoder's tensors; beside it lies a card.
+    sha256 : str
+        Of the file.
+
+    Raises
+    ------
+    StudyError
+        If the loss is not finite.
+    """
+    deep = study.settings.deep
+    settings: NetworkSettings = getattr(deep, network_name)
+    path = study.models / "pretrained" / f"{network_name}_fold{fold}.safetensors"
+    key = fingerprint(
+        code_hash("deep.pretraining"),
+        [version("torch"), version("monai")],
+        network_name,
+        {name: getattr(settings, name) for name in ("size", "batch_size", "feature_size", "window_size")},
+        [settings.weight_decay, deep.pretraining, deep.precision, deep.hu_range, study.settings.seed],
+        training.table[["scan_id", "patient_id"]].to_dict("list"),
+        [checksum(scan) for scan in training.paths],
+    )
+    card = _read_card(path.with_suffix(".json"))
+    if card.get("key") == key and path.is_file() and checksum(path) == card["sha256"]:
+        return path, str(card["sha256"])
+    seed = int(fingerprint(study.settings.seed, network_name, fold, "pretraining"), 16) % 2**32
+    torch.manual_seed(seed)
+    # A head, clinical values and dropout come later.
+    network = build(network_name, settings.model_copy(update={"clinical": False, "dropout": 0.0}), 1)
+    network.standardise(*lung_density(training.paths))
+    where = f"{NETWORK_WORDS[network_name]}, fold {fold}, pretraining"
+    losses = pretrain(network, training, settings, study, seed, where)
+    with atomic(path) as partial:
+        save_file({name: tensor.contiguous() for name, tensor in network.encoder.state_dict().items()}, partial)
+    card = {
+        "network": network_name,
+        "fold_kept_out": fold,
+        "folds_seen": sorted(int(one) for one in set(training.table["fold"])),
+        "n_patients": int(training.table["patient_id"].nunique()),
+        "n_scans": len(training.table),
+        "key": key,
+        "sha256": checksum(path),
+        "settings": deep.pretraining.model_dump(mode="json") | {"size": settings.size, "hu_range": deep.hu_range},
+        "loss": losses,
+        "seed": seed,
+        "versions": {name: version(name) for name in ("sscct", "torch", "monai", "pytorch-lightning")},
+        "limits": "Learned from this study's scans. Not for patients of the fold kept out, except to test them.",
+    }
+    with atomic(path.with_suffix(".json")) as partial:
+        partial.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    return path, str(card["sha256"])
+
+
+def pretrain(
+    network: HazardNetwork, examples: Examples, settings: NetworkSettings, study: Study, seed: int, where: str
+) -> list[float]:
+    """Let an encoder learn from scans alone, on the CPU or a GPU; on the CPU the same call gives the same weights.
+
+    Parameters
+    ----------
+    network
+        Changed in place, and left on the CPU in evaluation mode.
+    examples
+        Scans of the training patients.
+    settings
+        Of the network.
+    study
+        The study: `deep.pretraining` and the precision.
+    seed
+        Of the draws and the boxes.
+    where
+        Name of the pretraining, for the log and for errors.
+
+    Returns
+    -------
+    list of float
+        Mean loss in each epoch, in variances of the densities; guessing means gives 1 for the first task.
+
+    Raises
+    ------
+    StudyError
+        If the loss is not finite.
+    """
+    deep = study.settings.deep
+    sampler = OneScanEach(examples, settings.batch_size, seed)
+    task = Pretraining(network, examples, settings, deep.pretraining, seed, len(sampler))
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
+    log.info("%s: %d epochs", where, deep.pretraining.epochs)
+    gpu = torch.cuda.is_available()
+    trainer = pl.Trainer(
+        max_epochs=deep.pretraining.epochs,
+        accelerator="gpu" if gpu else "cpu",
+        devices=1,
+        precision=precision(deep),
+        use_distributed_sampler=False,
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+        num_sanity_val_steps=0,
+    )
+    trainer.fit(task, loader(Cubes(examples, None), sampler, gpu))
+    network.cpu().eval()
+    if not all(torch.isfinite(tensor).all() for tensor in network.encoder.state_dict().values()):
+        raise StudyError(f"{where}: the weights are not finite numbers. Lower deep.pretraining.learning_rate.")
+    log.info("%s: loss %.3f in the first epoch, %.3f in the last", where, task.losses[0], task.losses[-1])
+    return task.losses
+
+
+def pretrain_folds(study: Study, cohort: pd.DataFrame, network_name: str, n_jobs: int = 1) -> list[Path]:
+    """Let the encoder of every fold learn from the scans of its training patients.
+
+    Parameters
+    ----------
+    study
+        The study and run: images and lung masks are made.
+    cohort
+        `scan_id`, `patient_id`, `fold`: the scans with usable lungs.
+    network_name
+        `resnet18`, `densenet121` or `swin`.
+    n_jobs
+        Processes that make the cubes.
+
+    Returns
+    -------
+    list of Path
+        The encoders, by fold.
+    """
+    settings: NetworkSettings = getattr(study.settings.deep, network_name)
+    hu_range = study.settings.deep.hu_range
+    made = make_cubes(study, cohort, settings.size, hu_range, n_jobs)["status"].eq("ok").to_numpy()
+    table = cohort.loc[made, ["scan_id", "patient_id", "fold"]].reset_index(drop=True)
+    paths = [cube_path(study, scan_id, settings.size, hu_range) for scan_id in table["scan_id"]]
+    nothing = np.zeros((len(table), 1), dtype=np.float32)  # outcomes are not looked at
+    examples = Examples(table, paths, nothing, nothing)
+    return [
+        pretrained_encoder(study, network_name, examples.take(np.flatnonzero(table["fold"] != fold)), fold)[0]
+        for fold in sorted(set(table["fold"]))
+    ]
+
+
+def _read_card(path: Path) -> dict[str, Any]:
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return card if isinstance(card, dict) and {"key", "sha256"} <= card.keys() else {}

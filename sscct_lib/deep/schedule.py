@@ -1,0 +1,173 @@
+"""How fast each part of a network learns, and when: warm-up and cosine, head first, early layers gently.
+
+Checkpoints of an unfinished training.
+"""
+
+import logging
+import math
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Checkpoint
+from torch import nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+from sscct_lib.study.files import free_name
+from sscct_lib.study.settings import NetworkSettings
+
+log = logging.getLogger(__name__)
+
+MOST_OF_TIME = 0.05  # share of the training's time that writing may take
+
+
+class EpochCheckpoint(Checkpoint):
+    """Write a checkpoint after the first epoch, and after others as often as a twentieth of the time allows.
+
+    What it holds ends with the epoch, so a training that goes on from it begins with a whole one.
+
+    Parameters
+    ----------
+    path
+        The file; Lightning writes it whole or not at all.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._began = time.perf_counter()
+        self._writing = 0.0
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write, unless writing took too long already or the training is over."""
+        # One that stops here is not written: going on from it would add an epoch.
+        if trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs:
+            return
+        began = time.perf_counter()
+        due = self._writing <= MOST_OF_TIME * (began - self._began)
+        if trainer.strategy.broadcast(due):
+            trainer.save_checkpoint(self.path)
+            self._writing += time.perf_counter() - began
+
+
+def sound(path: Path | None, where: str) -> Path | None:
+    """Give a checkpoint that a training can go on from; a damaged one is named in the log and set aside.
+
+    Parameters
+    ----------
+    path
+        The file; none: there is none.
+    where
+        Name of the training.
+
+    Returns
+    -------
+    Path or None
+        None where there is no such file, or it is damaged: the training then begins anew.
+    """
+    if path is None or not path.is_file():
+        return None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # PyTorch does not compare the checksums
+        content = torch.load(path, map_location="cpu", weights_only=True) if damaged is None else {}
+        if isinstance(content, dict) and {"epoch", "state_dict", "optimizer_states", "best"} <= content.keys():
+            return path
+    except Exception as error:  # damaged bytes make the restricted unpickler raise anything
+        log.debug("%s: %s", path.name, error)
+    aside = free_name(path.with_name(f"{path.name}.damaged"))
+    path.rename(aside)
+    log.warning(
+        "%s: its checkpoint %s is damaged. It was set aside as %s, and the training begins anew.",
+        where, path.name, aside.name,
+    )  # fmt: skip
+    return None
+
+
+WARM_UP = 0.2  # share of the steps in which the learning rate rises
+HEAD_EPOCHS = 0.1  # share of the epochs in which a pretrained encoder waits for its head
+EARLY_RATE = 0.1  # learning rate of a pretrained encoder's first layers, share of the last's
+
+
+def head_epochs(settings: NetworkSettings) -> int:
+    """Give the number of first epochs in which the encoder is frozen."""
+    if settings.head_epochs is not None:
+        return settings.head_epochs
+    return math.ceil(HEAD_EPOCHS * settings.epochs) if settings.weights is not None else 0
+
+
+def share_of_rate(step: int, n_steps: int) -> float:
+    """Give the share of the highest learning rate at a step, 0 to 1: it rises in a line and falls in a cosine.
+
+    Parameters
+    ----------
+    step
+        Counted from 0.
+    n_steps
+        Steps of the whole training; at step `n_steps` the share is 0.
+
+    Returns
+    -------
+    float
+        More than 0 at every step before the last is done.
+
+    References
+    ----------
+    Goyal P et al. Accurate, large minibatch SGD. arXiv 1706.02677 (warm-up). Loshchilov I, Hutter F. SGDR. ICLR 2017.
+    """
+    warm = max(1.0, WARM_UP * n_steps)
+    if step < warm:
+        return (step + 1) / (warm + 1)
+    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1.0, n_steps - warm)))
+
+
+def layers(encoder: nn.Module) -> list[nn.Module]:
+    """List the parts of an encoder in the order in which a volume passes them, those with parameters."""
+    parts = [part for part in encoder.children() if any(True for _ in part.parameters())]
+    while len(parts) == 1 and list(parts[0].children()):
+        parts = [part for part in parts[0].children() if any(True for _ in part.parameters())]
+    return parts
+
+
+def optimiser(encoder: nn.Module, others: list[nn.Module], settings: NetworkSettings, fused: bool) -> AdamW:
+    """Make AdamW with a learning rate for each layer.
+
+    Parameters
+    ----------
+    encoder
+        Its first layers learn at `early_rate`, its last at the whole rate.
+    others
+        Heads and tasks, at the whole rate.
+    settings
+        Learning rate, weight decay and `early_rate`.
+    fused
+        One kernel for all; not with loss scaling.
+
+    Returns
+    -------
+    torch.optim.AdamW
+        A parameter group a layer, from the first to the last, then one for `others`.
+
+    References
+    ----------
+    Howard J, Ruder S. Universal language model fine-tuning for text classification. ACL 2018 (rates by layer).
+    """
+    early = settings.early_rate or (EARLY_RATE if settings.weights is not None else 1.0)
+    parts = layers(encoder)
+    groups: list[dict[str, Any]] = [
+        {
+            "params": list(part.parameters()),
+            "lr": settings.learning_rate * early ** (1 - number / max(1, len(parts) - 1)),
+        }
+        for number, part in enumerate(parts)
+    ]
+    groups.append({"params": [parameter for other in others for parameter in other.parameters()]})
+    return AdamW(groups, settings.learning_rate, weight_decay=settings.weight_decay, fused=fused)
+
+
+def schedule(optimiser: AdamW, n_steps: int) -> LambdaLR:
+    """Let every learning rate follow `share_of_rate` over `n_steps` steps."""
+    return LambdaLR(optimiser, lambda step: share_of_rate(step, n_steps))

@@ -1,0 +1,234 @@
+"""What was trained: tables of the deep models of a run, from the cards that lie beside them."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sscct_lib.deep.cross_validation import cards
+from sscct_lib.study.folder import Study
+from sscct_lib.study.words import NETWORK_WORDS, percent_text, years_text
+
+
+def model_table(study: Study) -> pd.DataFrame:
+    """List the deep models of a run, one row a fold.
+
+    Parameters
+    ----------
+    study
+        The study and run.
+
+    Returns
+    -------
+    pandas.DataFrame
+        `model`, `network`, `weights`, `fold`, `member`, `size` (voxels a side), `n_parameters`; of the training
+        `n_patients`, `n_scans`, `n_deaths`, `not_estimable` (horizons within which none of these patients died, or
+        empty); `loss_tested` on the fold's patients and
+        `loss_tested_without_image`, when every scan of theirs gets the risks of the training patients; `seconds`
+        of training, and `waiting_share`, the share of these spent on reading and changing the next scans.
+    """
+    found = [card for name in study.settings.deep.networks for card in cards(study, name)]
+    rows = [
+        {
+            "model": card["model"],
+            "network": card["network"],
+            "weights": card["weights"],
+            "fold": card["fold"],
+            "member": card["member"],
+            "size": card["settings"]["size"],
+            "n_parameters": card["n_parameters"],
+            "n_patients": card["n_patients"],
+            "n_scans": card["n_scans"],
+            "n_deaths": sum(card["n_deaths"]),
+            "not_estimable": _horizons_without_deaths(card),
+            "loss_tested": card["loss_tested"],
+            "loss_tested_without_image": card["loss_tested_without_image"],
+            "seconds": card["seconds"],
+            "waiting_share": card["waiting_share"],
+        }
+        for card in found
+    ]
+    return pd.DataFrame(rows)
+
+
+def _horizons_without_deaths(card: dict[str, Any]) -> str:
+    deaths = zip(card["horizons_years"], np.cumsum(card["n_deaths"]), strict=True)
+    return ", ".join(years_text(horizon) for horizon, n in deaths if n == 0)
+
+
+def summary(models: pd.DataFrame) -> pd.DataFrame:
+    """Put the folds of each deep model in one row, for readers.
+
+    Parameters
+    ----------
+    models
+        From `model_table`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a model: where it started, its parameters, the side of its cube, and counts of its trainings; a
+        range where folds differ.
+    """
+
+    def told(values: "pd.Series[int]") -> str:
+        low, high = values.min(), values.max()
+        return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+    titles = {
+        "weights": "Weights",
+        "n_parameters": "Parameters",
+        "size": "Side, voxels",
+        "n_patients": "Training patients",
+        "n_scans": "Training scans",
+        "n_deaths": "Scans followed by death",
+    }
+    folds = models.groupby("model", sort=False)
+    table = folds[list(titles)[1:]].agg(told)
+    table.insert(0, "weights", folds["weights"].first())
+    table["Seconds a fold"] = folds["seconds"].mean().map("{:,.0f}".format)
+    waiting = folds["waiting_share"].mean() * 100
+    table["Waiting for data"] = waiting.map("{:.0f} %".format)
+    # A fold that cannot learn a horizon takes it from the whole model.
+    lost = folds["not_estimable"].agg(lambda told: max(told, key=len))
+    if lost.any():
+        table["Not estimable"] = lost
+    return table.rename(columns=titles).rename_axis("Model")
+
+
+def learning_curves(study: Study) -> pd.DataFrame:
+    """Give the training loss of every deep model of a run: `model`, `fold`, `member`, `epoch`, `loss`."""
+    return pd.DataFrame(
+        [
+            {**{name: card[name] for name in ("model", "fold", "member")}, "epoch": epoch, "loss": loss}
+            for network in study.settings.deep.networks
+            for card in cards(study, network)
+            for epoch, loss in enumerate(card["loss"], start=1)
+        ]
+    )
+
+
+def weights_table(study: Study) -> pd.DataFrame:
+    """List the pretrained weights of each model of a run, and what of them was used.
+
+    Parameters
+    ----------
+    study
+        The study and run.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a model and file: tensors of the encoder that were `matched` and `missing` in it, `unexpected` tensors
+        of the file, the beginning of its SHA-256, and its licence where it is known. Empty when all start from
+        scratch.
+    """
+    rows = {
+        (card["model"], card["weights_loaded"]["sha256"]): {
+            "Model": card["model"],
+            "File": card["weights_loaded"]["file"],
+            "Matched": card["weights_loaded"]["n_matched"],
+            "Missing": card["weights_loaded"]["n_expected"] - card["weights_loaded"]["n_matched"],
+            "Unexpected": card["weights_loaded"]["n_unexpected"],
+            "SHA-256": card["weights_loaded"]["sha256"][:12] + "…",
+            "Licence": card["weights_licence"],
+        }
+        for name in study.settings.deep.networks
+        for card in cards(study, name)
+        if card["weights_loaded"]
+    }
+    return pd.DataFrame(list(rows.values()))
+
+
+def crossings(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Count the scans whose risk falls from one horizon to a later one, which no true risk does.
+
+    Parameters
+    ----------
+    predictions
+        Schema `PREDICTIONS`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a model: `Scans`, `Risks that cross`, and `Largest fall`, in percentage points. Hazards give 0 by
+        construction; separate classifiers may not.
+    """
+    rows = {}
+    for model, own in predictions.groupby("model", sort=False):
+        wide = own.pivot(index="scan_id", columns="horizon_years", values="risk").sort_index(axis=1)
+        fall = (-wide.diff(axis=1).min(axis=1)).clip(lower=0).fillna(0)
+        rows[model] = {
+            "Scans": len(wide),
+            "Risks that cross": int((fall > 0).sum()),
+            "Largest fall": f"{100 * fall.max():.1f}",
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("Model")
+
+
+def flags(unusual: pd.DataFrame, share: float) -> pd.DataFrame:
+    """Count the scans that each network finds unusual.
+
+    Parameters
+    ----------
+    unusual
+        Schema `UNUSUAL`.
+    share
+        Of ordinary scans that may be flagged.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a network: scans and patients, how many of them are flagged, and what is expected of ordinary ones.
+    """
+    rows = {}
+    for network, own in unusual.groupby("network", sort=False):
+        flagged = own[own["unusual"]]
+        rows[NETWORK_WORDS[str(network)]] = {
+            "Scans": len(own),
+            "Flagged": f"{len(flagged)} ({percent_text(len(flagged) / len(own), 1)})",
+            "Of patients": f"{flagged['patient_id'].nunique()} of {own['patient_id'].nunique()}",
+            "Expected of ordinary scans": percent_text(share)
+            if own["threshold"].max() < float("inf")
+            else "too few patients",
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("Network")
+
+
+def flagged_in_words(unusual: pd.DataFrame) -> pd.DataFrame:
+    """List the flagged scans, the farthest first: how far, as a multiple of the threshold, and why, in words."""
+    flagged = unusual[unusual["unusual"]]
+    ratio = flagged["distance"] / flagged["threshold"]
+    table = flagged.assign(network=flagged["network"].map(NETWORK_WORDS), distance=ratio).sort_values(
+        "distance", ascending=False
+    )
+    table = table.assign(distance=table["distance"].map("{:.2f} times the threshold".format))
+    titles = {"scan_id": "Scan", "reasons": "What is unusual", "distance": "Distance", "network": "Network"}
+    return table[list(titles)].rename(columns=titles)
+
+
+def flagged_or_not(unusual: pd.DataFrame, scan_id: str) -> str:
+    """Say beside an explained risk whether a network finds the scan unlike those that it learned from.
+
+    Parameters
+    ----------
+    unusual
+        Schema `UNUSUAL`.
+    scan_id
+        The scan.
+
+    Returns
+    -------
+    str
+        A sentence; empty where no network of the run flags scans.
+    """
+    own = unusual[unusual["scan_id"] == scan_id]
+    if own.empty:
+        return ""
+    networks = [NETWORK_WORDS[str(name)] for name in own.loc[own["unusual"], "network"]]
+    if not networks:
+        return f"Scan {scan_id} is not flagged above as unlike the training scans."
+    return (
+        f"**Scan {scan_id} is flagged above as unlike the training scans ({', '.join(networks)}): the highest risk of "
+        "the run is also one that deserves less trust.**"
+    )

@@ -1,0 +1,317 @@
+"""Scans that differ from those that a network learned from: flagged, with what is unusual about them in words.
+
+A network answers whatever it is shown. How far a scan lies from the training scans, in the network's own terms, says
+when its answer rests on nothing that it knows.
+
+References
+----------
+Lee K et al. A simple unified framework for detecting out-of-distribution samples and adversarial attacks. NeurIPS 2018
+(Mahalanobis distance of features). Ledoit O, Wolf M. J Multivar Anal 2004;88:365-411 (shrinkage). Barber RF et al.
+Predictive inference with the jackknife+. Ann Stat 2021;49:486-507 (thresholds from held-out folds).
+
+Flags of unusual scans, for a cohort out of fold and for new scans.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+from sklearn.covariance import LedoitWolf
+
+from sscct_lib.cohort.outcomes import patient_weights
+from sscct_lib.deep.cubes import cube_path
+from sscct_lib.deep.embeddings import Floats, Projection, embed, fit_projection, fold_file, fold_files, with_cubes
+from sscct_lib.study.files import atomic
+from sscct_lib.study.folder import Study, StudyError
+from sscct_lib.study.schemas import UNUSUAL
+from sscct_lib.study.settings import NetworkSettings
+from sscct_lib.study.words import NETWORK_WORDS
+
+MEASURES = {
+    "density": ("lungs denser", "lungs less dense", "HU"),
+    "contrast": ("densities more varied", "densities more alike", "HU"),
+    "dense_percent": ("more dense lung (above -300 HU)", "less dense lung (above -300 HU)", "%"),
+    "fill_percent": ("lungs fill more of their box", "lungs fill less of their box", "%"),
+    "left_percent": ("more of the lung on the left", "less of the lung on the left", "%"),
+    "upper_percent": ("more of the lung in the upper half", "less of the lung in the upper half", "%"),
+}
+"""What a person can check, with the words for a high and a low value, and the unit."""
+
+DENSE_HU = -300.0
+ORDINARY = (0.01, 0.99)  # quantiles of the training scans between which a measure is ordinary
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The training scans of a fold, as a network sees them; it holds no single scan.
+
+    Attributes
+    ----------
+    projection
+        To principal components.
+    location
+        Their centre, shape (n_components,).
+    precision
+        Inverse covariance, shape (n_components, n_components).
+    ordinary
+        Quantiles of `MEASURES` in the training scans, shape (2, n_measures).
+    """
+
+    projection: Projection
+    location: Floats
+    precision: Floats
+    ordinary: Floats
+
+    def distances(self, embedded: NDArray[np.float32]) -> Floats:
+        """Mahalanobis distance of scans from the training scans, shape (n,)."""
+        away = self.projection.scores(embedded) - self.location
+        return np.asarray(np.sqrt(np.einsum("ij,jk,ik->i", away, self.precision, away)))
+
+
+def fit_reference(embedded: NDArray[np.float32], measures: pd.DataFrame, patient_id: "pd.Series[str]") -> Reference:
+    """Describe the training scans of a fold; every patient counts once.
+
+    Parameters
+    ----------
+    embedded
+        From `embeddings.embed`, shape (n, n_features).
+    measures
+        From `measure`, one row a scan.
+    patient_id
+        Their patients.
+
+    Returns
+    -------
+    Reference
+    """
+    weights = patient_weights(patient_id)
+    projection = fit_projection(embedded, weights)
+    scores = projection.scores(embedded)
+    location = np.average(scores, axis=0, weights=weights)
+    shrunk = LedoitWolf(assume_centered=True).fit((scores - location) * np.sqrt(weights)[:, None])
+    return Reference(projection, location, shrunk.precision_, np.quantile(measures.to_numpy(), ORDINARY, axis=0))
+
+
+def measure(cube: NDArray[np.float16], hu_range: tuple[float, float]) -> dict[str, float]:
+    """Measure what a person could check about a scan as a network sees it.
+
+    Parameters
+    ----------
+    cube
+        From `tensors.lung_cube`, 0 to 1, [z, y, x] in LPS, 0 outside the lungs.
+    hu_range
+        Densities of 0 and 1, HU.
+
+    Returns
+    -------
+    dict
+        The names of `MEASURES`.
+    """
+    inside = cube > 0
+    if not inside.any():
+        return dict.fromkeys(MEASURES, 0.0)
+    low, high = hu_range
+    hu = low + cube[inside].astype(float) * (high - low)
+    z, x = np.nonzero(inside)[0], np.nonzero(inside)[2]
+    return {
+        "density": float(hu.mean()),
+        "contrast": float(hu.std()),
+        "dense_percent": 100 * float((hu > DENSE_HU).mean()),
+        "fill_percent": 100 * float(inside.mean()),
+        "left_percent": 100 * float((x >= cube.shape[2] // 2).mean()),
+        "upper_percent": 100 * float((z >= cube.shape[0] // 2).mean()),
+    }
+
+
+def reasons(measures: pd.DataFrame, ordinary: Floats) -> list[str]:
+    """Say in words which measures of scans lie beyond those of the training scans.
+
+    Parameters
+    ----------
+    measures
+        One row a scan, the columns of `MEASURES`.
+    ordinary
+        From a `Reference`.
+
+    Returns
+    -------
+    list of str
+        One text a scan.
+    """
+    texts = []
+    for values in measures[list(MEASURES)].to_numpy():
+        found = [
+            f"{words[int(value < low)]}: {value:.0f} {words[2]} (training scans {low:.0f} to {high:.0f})"
+            for value, low, high, words in zip(values, *ordinary, MEASURES.values(), strict=True)
+            if not low <= value <= high
+        ]
+        texts.append("; ".join(found) or "no single measure is unusual; the pattern as a whole is")
+    return texts
+
+
+def threshold(distances: Floats, patient_id: "pd.Series[str]", share: float) -> float:
+    """Give the distance that a share of ordinary scans exceeds.
+
+    Parameters
+    ----------
+    distances
+        Of scans from the training scans of models that never saw their patients, shape (n,).
+    patient_id
+        Their patients, each of whom counts once.
+    share
+        Of ordinary scans that may be flagged.
+
+    Returns
+    -------
+    float
+        The quantile 1 - share, with one patient more at infinity for the one who is judged.
+    """
+    order = np.argsort(distances)
+    weights = patient_weights(patient_id)[order]
+    one_patient = weights.sum() / patient_id.nunique()
+    reached = np.cumsum(weights) / (weights.sum() + one_patient) >= 1 - share - 1e-9
+    return float(distances[order][reached.argmax()]) if reached.any() else np.inf
+
+
+FOLDER = "unusual"
+
+
+def flag_unusual(study: Study, network_name: str, cohort: pd.DataFrame) -> pd.DataFrame:
+    """Flag the scans of a cohort that differ from the training scans of their fold.
+
+    The threshold of a fold comes from its training patients: each was held out from another fold's model, and the
+    distances from there say how far an ordinary patient who was never seen lies.
+
+    Parameters
+    ----------
+    study
+        The study and run; the network is trained.
+    network_name
+        `resnet18`, `densenet121` or `swin`.
+    cohort
+        `scan_id`, `patient_id`, `fold`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Schema `UNUSUAL`, one row a scan whose cube can be made. What new scans are held against is saved in the
+        study's models.
+
+    Raises
+    ------
+    StudyError
+        If a fold has no trained model.
+    """
+    table = with_cubes(study, network_name, study, cohort)
+    measures = _measures(study, network_name, study, table)
+    fold, patients = table["fold"].to_numpy(), table["patient_id"]
+    distance, texts = np.empty(len(table)), np.empty(len(table), dtype=object)
+    limit = np.empty(len(table))
+    for one in sorted(set(fold)):
+        tested = fold == one
+        embedded = embed(study, network_name, int(one), study, table)
+        reference = fit_reference(embedded[~tested], measures[~tested], patients[~tested])
+        _save(reference, fold_file(study.models / FOLDER, network_name, int(one)))
+        distance[tested] = reference.distances(embedded[tested])
+        texts[tested] = reasons(measures[tested], reference.ordinary)
+    share = study.settings.deep.unusual_share
+    for one in sorted(set(fold)):
+        limit[fold == one] = threshold(distance[fold != one], patients[fold != one], share)
+    with atomic(_limit_path(study, network_name)) as partial:
+        known = {"threshold": threshold(distance, patients, share), "unusual_share": share, "scans": len(table)}
+        partial.write_text(json.dumps(known), encoding="utf-8")
+    flagged = table[["scan_id", "patient_id", "fold"]].assign(
+        network=network_name,
+        distance=distance,
+        threshold=limit,
+        unusual=distance > limit,
+        reasons=np.where(distance > limit, texts, ""),
+    )
+    return UNUSUAL.validate(flagged[list(UNUSUAL.columns)])
+
+
+def flag_all(study: Study, networks: Sequence[str], cohort: pd.DataFrame) -> pd.DataFrame:
+    """Flag a cohort by every network whose settings ask for it (`flag_unusual`): schema `UNUSUAL`."""
+    asked = [name for name in networks if getattr(study.settings.deep, name).flag_unusual]
+    found = [flag_unusual(study, name, cohort) for name in asked]
+    return UNUSUAL.validate(
+        pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=list(UNUSUAL.columns))
+    )
+
+
+def flag_new(trained: Study, network_name: str, study: Study, scans: pd.DataFrame) -> pd.DataFrame:
+    """Flag new scans that differ from the cohort that a study's networks learned from.
+
+    Parameters
+    ----------
+    trained
+        The study and run whose networks look; `flag_unusual` has run.
+    network_name
+        `resnet18`, `densenet121` or `swin`.
+    study
+        The study and run that holds the scans.
+    scans
+        `scan_id`, `patient_id`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        `scan_id`, `distance` (mean over the folds' models), `threshold`, `unusual` and `reasons`, one row a scan whose
+        cube can be made.
+
+    Raises
+    ------
+    StudyError
+        If there is nothing to hold the scans against.
+    """
+    paths = fold_files(trained.models / FOLDER, network_name)
+    if not paths or not _limit_path(trained, network_name).is_file():
+        raise StudyError(
+            f"{trained.models} does not say which scans are unusual to {NETWORK_WORDS[network_name]}. Run "
+            f"`04_deep_models` with deep.{network_name}.flag_unusual: true."
+        )
+    table = with_cubes(trained, network_name, study, scans)[["scan_id", "patient_id"]]
+    references = {fold: _load(path) for fold, path in paths.items()}
+    distance = np.mean(
+        [one.distances(embed(trained, network_name, fold, study, table)) for fold, one in references.items()], axis=0
+    )
+    ordinary = np.mean([one.ordinary for one in references.values()], axis=0)
+    limit = float(json.loads(_limit_path(trained, network_name).read_text(encoding="utf-8"))["threshold"])
+    texts = reasons(_measures(trained, network_name, study, table), ordinary)
+    return table[["scan_id"]].assign(
+        distance=distance, threshold=limit, unusual=distance > limit, reasons=np.where(distance > limit, texts, "")
+    )
+
+
+def _measures(trained: Study, network_name: str, holder: Study, table: pd.DataFrame) -> pd.DataFrame:
+    settings: NetworkSettings = getattr(trained.settings.deep, network_name)
+    hu_range = trained.settings.deep.hu_range
+
+    def measured() -> Iterator[dict[str, float]]:
+        for scan_id in table["scan_id"]:
+            yield measure(np.load(cube_path(holder, scan_id, settings.size, hu_range)), hu_range)
+
+    return pd.DataFrame(measured())
+
+
+def _limit_path(study: Study, network_name: str) -> Path:
+    return study.models / FOLDER / f"{network_name}.json"
+
+
+def _save(reference: Reference, path: Path) -> None:
+    learned = reference.projection
+    tensors = {"mean": learned.mean, "spread": learned.spread, "components": learned.components}
+    tensors |= {"location": reference.location, "precision": reference.precision, "ordinary": reference.ordinary}
+    with atomic(path) as partial:
+        save_file({name: np.ascontiguousarray(values) for name, values in tensors.items()}, partial)
+
+
+def _load(path: Path) -> Reference:
+    tensors = load_file(path)
+    projection = Projection(tensors["mean"], tensors["spread"], tensors["components"])
+    return Reference(projection, tensors["location"], tensors["precision"], tensors["ordinary"])

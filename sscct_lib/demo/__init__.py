@@ -1,0 +1,1 @@
+"""The synthetic study, whose truth is known and kept apart."""

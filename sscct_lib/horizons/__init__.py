@@ -1,0 +1,1 @@
+"""Notebook 05: how good risks are, whatever made them."""

@@ -1,0 +1,413 @@
+"""The plots of notebook 05: discrimination, calibration, and risk by what happened.
+
+The plot of risks over the scans of each patient.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from sscct_lib.study.plots import _DASHES, GREY, INK, PALETTE, PERCENT, model_colours, model_dashes, new_figure, styled
+from sscct_lib.study.words import counted, estimate_text, years_text
+
+
+@styled
+def followup_curve(curve: pd.DataFrame) -> Figure:
+    """Draw the share of scans still followed, with numbers at risk.
+
+    Parameters
+    ----------
+    curve
+        From `horizons.followup_curve`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    figure, axes = new_figure(4.2)
+    axis: Axes = axes[0, 0]
+    if curve.empty:
+        return _nothing(figure, axis, "No scan with follow-up")
+    first = curve.iloc[0]
+    scans, patients = counted(int(first["n_scans"]), "scan"), counted(int(first["n_patients"]), "patient")
+    axis.fill_between(curve["years"], curve["ci_low"], curve["ci_high"], step="post", color=GREY, alpha=0.25, lw=0)
+    axis.step(curve["years"], curve["still_followed"], where="post", color=INK)
+    axis.set(ylim=(0, 1.02), ylabel="Still followed")
+    axis.set_title(f"{scans} of {patients}, {int(first['n_events'])} followed by death", loc="left")
+    axis.yaxis.set_major_formatter(PERCENT)
+    _at_risk(axis, {"scans": curve}, {"scans": INK})
+    return figure
+
+
+@styled
+def kaplan_meier_by_group(curves: pd.DataFrame, title: str = "") -> Figure:
+    """Draw survival of groups of scans, with bands and the numbers still at risk below.
+
+    Parameters
+    ----------
+    curves
+        From `curves.survival_by_group`; groups in the order of the legend.
+    title
+        Which model made the groups.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    groups = {str(name): rows for name, rows in curves.groupby("group", sort=False)}
+    figure, axes = new_figure(4.4 + 0.25 * len(groups))
+    axis: Axes = axes[0, 0]
+    colours = dict(zip(groups, sns.color_palette("colorblind", len(groups)), strict=True))
+    for (name, rows), dash in zip(groups.items(), cycle(_DASHES)):
+        first = rows.iloc[0]
+        label = f"{name}: {int(first['n_events']):,} of {counted(int(first['n_scans']), 'scan')} followed by death"
+        shown = rows.dropna(subset="survival")
+        axis.step(shown["years"], shown["survival"], where="post", color=colours[name], ls=dash, lw=2, label=label)
+        axis.fill_between(
+            shown["years"], shown["ci_low"], shown["ci_high"], step="post", color=colours[name], alpha=0.15, lw=0
+        )
+    axis.set(ylim=(0, 1.02), ylabel="Alive")
+    axis.set_title(title, loc="left")
+    axis.yaxis.set_major_formatter(PERCENT)
+    axis.legend(loc="lower left")
+    _at_risk(axis, groups, colours)
+    return figure
+
+
+@styled
+def cumulative_incidence_by_cause(curves: pd.DataFrame) -> Figure:
+    """Draw the probability of death by cause and of transplant, with bands and the numbers still followed.
+
+    Parameters
+    ----------
+    curves
+        From `causes.cumulative_incidence`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    figure, axes = new_figure(4.4)
+    axis: Axes = axes[0, 0]
+    if curves.empty:
+        return _nothing(figure, axis, "No scan is followed by death")
+    for (name, rows), colour, dash in zip(curves.groupby("group", sort=False), PALETTE, cycle(_DASHES)):
+        label = f"{name}: {counted(int(rows['n_events'].iloc[0]), 'scan')}"
+        axis.step(rows["years"], rows["incidence"], where="post", color=colour, ls=dash, lw=2, label=label)
+        axis.fill_between(rows["years"], rows["ci_low"], rows["ci_high"], step="post", color=colour, alpha=0.15, lw=0)
+    first = curves.iloc[0]
+    scans, patients = counted(int(first["n_scans"]), "scan"), counted(int(first["n_patients"]), "patient")
+    axis.set_title(f"{scans} of {patients}", loc="left")
+    axis.set_ylabel("Followed by the event")
+    axis.set_ylim(bottom=0)
+    axis.yaxis.set_major_formatter(PERCENT)
+    axis.legend(loc="upper left")
+    _at_risk(axis, {"scans": curves[curves["group"] == first["group"]]}, {"scans": INK})
+    return figure
+
+
+def _at_risk(axis: Axes, groups: dict[str, pd.DataFrame], colours: Mapping[str, Any]) -> None:
+    """Write the numbers followed to each whole year under the axis, one row a group."""
+    last = max(rows["years"].max() for rows in groups.values())
+    years = range(0, int(last) + 1, max(1, int(last // 8)))
+    axis.set(xlim=(0, last), xlabel="Years after the scan", xticks=list(years))
+
+    def write(text: str, year: float, row: int, **style: Any) -> None:
+        below = (-26 if style.get("ha") == "right" else 0, -52 - 15 * row)
+        axis.annotate(
+            text, (year, 0), below, axis.get_xaxis_transform(), "offset points", va="center", fontsize=11, **style
+        )
+
+    write("At risk", 0, 0, ha="left", weight="bold")
+    for row, (name, rows) in enumerate(groups.items(), start=1):
+        write(name, 0, row, ha="right", color=colours[name])
+        at_risk = rows.set_index("years")["at_risk"]
+        for year in years:
+            write(f"{int(at_risk.get(float(year), 0)):,}", year, row, ha="center")
+
+
+def _nothing(figure: Figure, axis: Axes, words: str) -> Figure:
+    axis.axis("off")
+    axis.text(0.5, 0.5, words, transform=axis.transAxes, ha="center", va="center")
+    return figure
+
+
+MOST_CURVES = 8  # in one panel of ROC curves
+
+
+@styled
+def roc_curves(curves: pd.DataFrame, performance: pd.DataFrame) -> Figure:
+    """Draw ROC curves, a panel a horizon, with each AUC and its interval; of many models, the eight highest.
+
+    Parameters
+    ----------
+    curves
+        From `curves.roc_curve`, with columns `model` and `horizon_years`; a row whose `ci_low` is NaN has no band.
+    performance
+        Schema `PERFORMANCE`; its `auc` rows give the order of the legend, best first.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    auc = performance[performance["metric"] == "auc"]
+    horizons = sorted(auc["horizon_years"].unique())
+    colours, dashes = model_colours(auc["model"]), model_dashes(auc["model"])
+    figure, axes = new_figure(3.1 * len(horizons), len(horizons))
+    for axis, horizon in zip(axes[:, 0], horizons, strict=True):
+        rows = auc[auc["horizon_years"] == horizon].sort_values("estimate", ascending=False)
+        axis.plot([0, 1], [0, 1], color=GREY, lw=1, ls=":")
+        for row in rows.head(MOST_CURVES).itertuples():
+            shown = curves[(curves["model"] == row.model) & (curves["horizon_years"] == horizon)]
+            banded = shown["ci_low"].notna().any()
+            style = {"color": colours[row.model], "ls": dashes[row.model], "lw": 2.4 if banded else 1.2}
+            axis.plot(shown["false_positive"], shown["sensitivity"], **style, label=_auc_label(row))
+            axis.fill_between(
+                shown["false_positive"], shown["ci_low"], shown["ci_high"], color=style["color"], alpha=0.15, lw=0
+            )
+        axis.set(xlim=(0, 1), ylim=(0, 1.01), aspect="equal", ylabel="Sensitivity")
+        axis.set_title(f"{years_text(horizon)}: {_counts(rows.iloc[0])}", loc="left")
+        title = "AUC (95 % interval)"
+        title += f", highest {MOST_CURVES} of {len(rows)}" if len(rows) > MOST_CURVES else ""
+        # From the top of the panel down: a legend taller than the panel would else reach into the title above it.
+        legend = axis.legend(loc="upper left", bbox_to_anchor=(1.02, 1.0), title=title, alignment="left", fontsize=9.5)
+        legend.get_title().set_fontsize(9.5)
+    axes[-1, 0].set_xlabel("1 - specificity")
+    return figure
+
+
+def _auc_label(row: Any) -> str:
+    if pd.isna(row.estimate):
+        return f"{row.model}: not estimable"
+    return f"{row.model}: {estimate_text(row.estimate, row.ci_low, row.ci_high)}"
+
+
+def _counts(row: pd.Series) -> str:
+    scans, patients = counted(int(row["n_scans"]), "scan"), counted(int(row["n_patients"]), "patient")
+    return f"{scans} of {patients}, {int(row['n_events'])} followed by death"
+
+
+@styled
+def calibration_plot(groups: pd.DataFrame, smooth: pd.DataFrame, title: str = "") -> Figure:
+    """Draw observed against predicted risk, in groups of rising risk and as a smooth curve, a panel a horizon.
+
+    Parameters
+    ----------
+    groups
+        From `curves.calibration`.
+    smooth
+        From `curves.smooth_calibration`.
+    title
+        The model.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    horizons = sorted(groups["horizon_years"].unique())
+    figure, axes = new_figure(3.1, 1, len(horizons))
+    for axis, horizon in zip(axes[0], horizons, strict=True):
+        rows = groups[groups["horizon_years"] == horizon]
+        known = rows.dropna(subset="observed")
+        top = min(1.0, 1.08 * max(rows["predicted"].max(), known["ci_high"].max(), 0.05))
+        axis.plot([0, 1], [0, 1], color=GREY, lw=1, ls=":")
+        curve = smooth[smooth["horizon_years"] == horizon]
+        axis.fill_between(curve["predicted"], curve["ci_low"], curve["ci_high"], color=GREY, alpha=0.2, lw=0)
+        axis.plot(curve["predicted"], curve["observed"], color=GREY, lw=1.5)
+        axis.vlines(known["predicted"], known["ci_low"], known["ci_high"], color=INK, lw=1.2)
+        axis.scatter(known["predicted"], known["observed"], color=INK, s=25, zorder=3)
+        axis.set(xlim=(0, top), ylim=(-0.02 * top, top), xlabel="Predicted", aspect="equal")
+        axis.xaxis.set_major_formatter(PERCENT)
+        axis.yaxis.set_major_formatter(PERCENT)
+        axis.locator_params(axis="x", nbins=3)  # the labels of three narrow panels must not run into one another
+        axis.locator_params(axis="y", nbins=4)
+        axis.set_title(
+            f"{years_text(horizon)}\n{int(rows['n_events'].sum())} of {int(rows['n_scans'].sum()):,} scans\n"
+            "followed by death",
+            loc="left",
+            fontsize=11,
+        )
+    axes[0, 0].set_ylabel("Observed")
+    figure.suptitle(title, x=0.02, ha="left", fontsize=13)
+    return figure
+
+
+@styled
+def performance_forest(performance: pd.DataFrame, published: pd.DataFrame) -> Figure:
+    """Draw the AUC of every model at every horizon, with what another cohort's study published beside it.
+
+    Parameters
+    ----------
+    performance
+        Schema `PERFORMANCE`; its `auc` rows are drawn.
+    published
+        `horizons.PUBLISHED`: `model`, `horizon_years`, `auc_low`, `auc_high`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    auc = performance[performance["metric"] == "auc"]
+    horizons = sorted(auc["horizon_years"].unique())
+    models = list(dict.fromkeys(auc["model"]))
+    others = list(dict.fromkeys(published["model"]))
+    colours = model_colours(models)
+    n_rows = len(models) + len(others)
+    figure, axes = new_figure(1.5 + 0.34 * n_rows, 1, len(horizons), sharex=True, sharey=True)
+    for axis, horizon in zip(axes[0], horizons, strict=True):
+        at = auc[auc["horizon_years"] == horizon].set_index("model")
+        for y, model in enumerate(models):
+            row = at.loc[model]
+            axis.plot([row["ci_low"], row["ci_high"]], [y, y], color=colours[model], lw=2)
+            axis.plot(row["estimate"], y, "o", color=colours[model], ms=6)
+            if pd.isna(row["estimate"]):
+                axis.text(0.5, y, "not estimable", ha="center", va="center", fontsize=9, color=GREY)
+        for y, row in enumerate(_at_horizon(published, others, horizon), start=len(models)):
+            axis.plot([row["auc_low"], row["auc_high"]], [y, y], "-o", color=INK, mfc="white", lw=1, ms=6)
+        axis.axvline(0.5, color=GREY, lw=1, ls=":")
+        axis.axhline(len(models) - 0.5, color=GREY, lw=0.6)
+        most = at.sort_values("n_scans").iloc[-1]
+        counts = f"{int(most['n_events']):,} of {counted(int(most['n_scans']), 'scan')}\nfollowed by death"
+        axis.set_title(f"{years_text(horizon)}\n{counts}", fontsize=10.5)
+        axis.set(xlim=(0, 1), xticks=(0, 0.5, 1), xticklabels=("0", "0.5", "1"), xlabel="AUC")
+    names = [*models, *(f"{name}\n(another cohort)" for name in others)]
+    axes[0, 0].set(yticks=range(n_rows), yticklabels=names, ylim=(n_rows - 0.5, -0.5))
+    return figure
+
+
+def _at_horizon(published: pd.DataFrame, names: list[str], horizon: float) -> list[pd.Series]:
+    at = published[published["horizon_years"] == horizon].set_index("model")
+    return [row for _, row in at.reindex(names).iterrows()]
+
+
+@styled
+def risk_distribution(risks: pd.DataFrame, title: str = "") -> Figure:
+    """Draw predicted risks by what happened, a panel a horizon.
+
+    Parameters
+    ----------
+    risks
+        One row a scan and horizon: `horizon_years`, `risk`, `state` (`died`, `alive` or `unknown`).
+    title
+        The model.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    horizons = sorted(risks["horizon_years"].unique())
+    states = ["died", "alive", "unknown"]
+    colours = dict(zip(states, [PALETTE[3], PALETTE[0], "#b5b5b5"], strict=True))
+    figure, axes = new_figure(1.2 + 1.5 * len(horizons), len(horizons), sharex=True)
+    for axis, horizon in zip(axes[:, 0], horizons, strict=True):
+        rows = risks[risks["horizon_years"] == horizon]
+        with _same_chance():
+            sns.stripplot(
+                rows, x="risk", y="state", order=states, hue="state", hue_order=states, palette=colours,
+                jitter=0.3, size=4, alpha=0.7, legend=False, ax=axis,
+            )  # fmt: skip
+        numbers = rows["state"].value_counts()
+        axis.set_yticks(range(3), [f"{state} ({numbers.get(state, 0)})" for state in states])
+        axis.set(xlim=(-0.01, 1.01), ylabel="", xlabel="")
+        axis.set_title(f"State at {years_text(horizon)}", loc="left")
+    axes[-1, 0].set_xlabel(f"Risk of death predicted by {title}" if title else "Predicted risk of death")
+    axes[-1, 0].xaxis.set_major_formatter(PERCENT)
+    return figure
+
+
+@styled
+def decision_curves(curves: pd.DataFrame) -> Figure:
+    """Draw net benefit against the threshold, a panel a horizon.
+
+    Parameters
+    ----------
+    curves
+        From `decisions.decision_curves`: models first, then flagging everybody and nobody.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    horizons = sorted(curves["horizon_years"].unique())
+    figure, axes = new_figure(0.6 + 2.6 * max(1, len(horizons)), max(1, len(horizons)), sharex=True)
+    models = [name for name in curves["model"].unique() if name not in ("everybody", "nobody")]
+    colours, dashes = model_colours(models), model_dashes(models)
+    for axis, horizon in zip(axes[:, 0], horizons, strict=False):
+        at = curves[curves["horizon_years"] == horizon]
+        for name in [*models, "everybody", "nobody"]:
+            rows, strategy = at[at["model"] == name], name not in models
+            style = {"color": GREY if strategy else colours[name], "lw": 1.2 if strategy else 2}
+            style["ls"] = {"everybody": "--", "nobody": ":"}.get(name) or dashes[name]
+            label = f"flag {name}" if strategy else name
+            axis.plot(rows["threshold"], rows["net_benefit"], label=label, **style)
+            axis.fill_between(
+                rows["threshold"], rows["ci_low"], rows["ci_high"], color=style["color"], alpha=0.15, lw=0
+            )
+        best = at["net_benefit"].max()
+        axis.set(ylim=(-0.3 * best, 1.25 * max(best, at["ci_high"].max())), ylabel="Net benefit")
+        first = at.iloc[0]
+        axis.set_title(
+            f"{years_text(horizon)}: {first['n_events']} of {first['n_scans']} scans followed by death", loc="left"
+        )
+        axis.legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
+    axes[-1, 0].set_xlabel("Risk from which a scan is flagged")
+    axes[-1, 0].xaxis.set_major_formatter(PERCENT)
+    return figure
+
+
+@contextmanager
+def _same_chance() -> Iterator[None]:
+    """Let dots be spread in the same way each time: seaborn draws from numpy's common stream."""
+    before = np.random.get_state()  # noqa: NPY002
+    np.random.seed(0)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(before)  # noqa: NPY002
+
+
+@styled
+def risks_over_time(rows: pd.DataFrame, title: str, horizon_years: float) -> Figure:
+    """Draw the risk of every patient with two scans or more, those who died apart from those who did not.
+
+    Parameters
+    ----------
+    rows
+        From `trajectories.over_time`.
+    title
+        The model.
+    horizon_years
+        Years after the scan of the risk.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    repeated = rows[rows.groupby("patient_id")["scan_id"].transform("size") > 1]
+    died = repeated["event_observed"].astype(bool)
+    figure, axes = new_figure(6.4, 2, 1, sharex=True, sharey=True)
+    panels = (("died", repeated[died], PALETTE[3]), ("not known to have died", repeated[~died], PALETTE[0]))
+    for axis, (words, group, colour) in zip(axes[:, 0], panels, strict=True):
+        for _, patient in group.groupby("patient_id"):
+            axis.plot(patient["years"], patient["risk"], "-o", color=colour, lw=1, ms=3, alpha=0.6)
+            if patient["event_observed"].iloc[-1]:
+                last = patient.iloc[-1]
+                death = last["years"] + last["followup_years"]
+                axis.plot([last["years"], death], [last["risk"]] * 2, color=GREY, lw=0.7, ls=":")
+                axis.plot(death, last["risk"], "x", color="black", ms=6, mew=1.4)
+        n_patients = group["patient_id"].nunique()
+        axis.set_title(f"{counted(n_patients, 'patient')} who {words}", loc="left")
+        if words.startswith("not"):
+            axis.set_title(f"{counted(n_patients, 'patient')} {words}", loc="left")
+        axis.set_ylabel(f"Risk within {years_text(horizon_years)}")
+        axis.yaxis.set_major_formatter(PERCENT)
+    axes[-1, 0].set_xlabel("Years after the first scan")
+    figure.suptitle(title, x=0.02, ha="left", fontsize=13)
+    return figure

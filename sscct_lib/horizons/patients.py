@@ -1,0 +1,207 @@
+"""What became of other patients with about the same risk.
+
+Where the risks were most wrong, found by rule, and what is known of these scans.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sscct_lib.horizons.bootstrap import proportion_interval
+from sscct_lib.horizons.curves import risk_states
+from sscct_lib.horizons.evaluate import aligned_risk, cohort_outcome, study_resamples
+from sscct_lib.horizons.metrics import observed_risk
+from sscct_lib.study.settings import Settings
+from sscct_lib.study.words import percent_text, years_text
+
+N_SIMILAR = 20
+
+
+def middle_horizon(settings: Settings) -> float:
+    """Give the horizon that pages on single patients sort and compare by: the middle one."""
+    horizons = sorted(settings.horizons_years)
+    return horizons[len(horizons) // 2]
+
+
+def similar_patients(
+    predictions: pd.DataFrame,
+    cohort: pd.DataFrame,
+    model: str,
+    risk: float,
+    settings: Settings,
+    patient_id: str | None = None,
+) -> pd.DataFrame:
+    """Find the patients whose risk at the middle horizon is nearest, one scan each.
+
+    Parameters
+    ----------
+    predictions
+        Schema `PREDICTIONS`, out of fold.
+    cohort
+        Schema `COHORT`.
+    model
+        Whose risks are compared.
+    risk
+        Of the scan in question, at the middle horizon.
+    settings
+        Of the study: horizons.
+    patient_id
+        The scan's own patient, who is left out; None: a patient outside the study.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Rows of the cohort with `risk`, the nearest first; at most `N_SIMILAR` patients.
+    """
+    known = cohort.assign(risk=aligned_risk(predictions, cohort, model, middle_horizon(settings))).dropna(subset="risk")
+    others = known[known["patient_id"] != patient_id]
+    order = (others["risk"] - risk).abs().to_numpy().argsort(kind="stable")
+    nearest: pd.DataFrame = others.iloc[order].drop_duplicates("patient_id").head(N_SIMILAR)
+    return nearest.reset_index(drop=True)
+
+
+def outcomes(similar: pd.DataFrame, settings: Settings) -> pd.DataFrame:
+    """Tell what became of similar patients at each horizon.
+
+    Parameters
+    ----------
+    similar
+        From `similar_patients`.
+    settings
+        Of the study: horizons, labels and bootstrap samples.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a horizon: `horizon_years`; `died`, `alive` and `unknown` (patients); `observed`, the Kaplan-Meier
+        risk, with `ci_low` and `ci_high` (95 %, by bootstrap; NaN where nobody is followed that long).
+    """
+    rows = []
+    for horizon in sorted(settings.horizons_years) if len(similar) else ():
+        outcome = cohort_outcome(similar, horizon, study_resamples(similar, settings), settings.labels)
+        samples = observed_risk(outcome) if outcome.reaches_horizon else np.full(1, np.nan)
+        low, high = proportion_interval(samples, int((~outcome.unknown).sum()))
+        counts = {name: int(getattr(outcome, name).sum()) for name in ("died", "alive", "unknown")}
+        rows.append({"horizon_years": horizon, **counts, "observed": samples[0], "ci_low": low, "ci_high": high})
+    names = ["horizon_years", "died", "alive", "unknown", "observed", "ci_low", "ci_high"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def in_words(found: pd.DataFrame) -> str:
+    """Say the outcomes of similar patients in a sentence, with counts.
+
+    Parameters
+    ----------
+    found
+        From `outcomes`.
+
+    Returns
+    -------
+    str
+    """
+    if found.empty:
+        return "No other patient has a risk to compare with."
+    n = int(found[["died", "alive", "unknown"]].iloc[0].sum())
+    parts = [
+        f"within {years_text(horizon)} {died} had died, {alive} lived and {unknown} had not been followed that long"
+        for horizon, died, alive, unknown in zip(
+            *(found[name] for name in ("horizon_years", "died", "alive", "unknown")), strict=True
+        )
+    ]
+    return f"Of the {n} other patients with the nearest risk: {'; '.join(parts)}."
+
+
+N_WRONG = 5
+FEW_DENSE = 0.05  # share of the lungs from -600 to -250 HU below which little disease is to be seen
+MUCH_DENSE = 0.2
+THICK_MM = 3.0
+
+
+def most_wrong(
+    predictions: pd.DataFrame,
+    cohort: pd.DataFrame,
+    lungs: pd.DataFrame,
+    model: str,
+    horizon_years: float,
+    settings: Settings,
+) -> pd.DataFrame:
+    """List the patients who died with the lowest risks and those who lived with the highest.
+
+    Parameters
+    ----------
+    predictions
+        Schema `PREDICTIONS`.
+    cohort
+        Schema `COHORT`.
+    lungs
+        Schema `LUNGS`.
+    model
+        Whose risks.
+    horizon_years
+        At which horizon.
+    settings
+        Of the study.
+
+    Returns
+    -------
+    pandas.DataFrame
+        At most `N_WRONG` patients of each kind, one scan each, the most wrong first: index `scan`; `risk`, `what
+        happened`, and `what is known that may tell why`. Scans of unknown state are never wrong.
+    """
+    states = risk_states(predictions, cohort, model, settings)
+    at = states[states["horizon_years"] == horizon_years].drop(columns="horizon_years")
+    known = at.merge(cohort, on="scan_id").merge(
+        lungs[["scan_id", "verdict", "findings", "high_attenuation_share"]], on="scan_id", how="left"
+    )
+    deaths = known[known["state"] == "died"].sort_values(["risk", "scan_id"])
+    survivors = known[known["state"] == "alive"].sort_values(["risk", "scan_id"], ascending=[False, True])
+    wrong = pd.concat([rows.drop_duplicates("patient_id").head(N_WRONG) for rows in (deaths, survivors)])
+    return pd.DataFrame(
+        {
+            "scan": wrong["scan_id"],
+            "risk": wrong["risk"].map(percent_text),
+            "what happened": [_happened(row, horizon_years) for row in wrong.to_dict("records")],
+            "what is known that may tell why": [_why(row, horizon_years) for row in wrong.to_dict("records")],
+        }
+    ).set_index("scan")
+
+
+def _happened(row: Mapping[Any, Any], horizon_years: float) -> str:
+    years = float(row["followup_years"])
+    if row["state"] == "died":
+        return f"died after {years:.1f} years"
+    return f"alive after {years_text(horizon_years)}"
+
+
+def _why(row: Mapping[Any, Any], horizon_years: float) -> str:
+    """Say what is known of a scan that could explain a wrong risk; it proves nothing."""
+    died, years = row["state"] == "died", float(row["followup_years"])
+    dense = float(row["high_attenuation_share"])
+    said = []
+    if died and row.get("cause_of_death") == "other":
+        said.append("did not die of the lungs")
+    if died and dense < FEW_DENSE:
+        said.append(f"little dense lung ({percent_text(dense)})")
+    if not died and dense > MUCH_DENSE:
+        said.append(f"much dense lung ({percent_text(dense)})")
+    if died and years > 0.9 * horizon_years:
+        said.append("died just before the horizon")
+    if not died and bool(row["event_observed"]):
+        said.append(f"died later, after {years:.1f} years")
+    if row["verdict"] == "review":
+        said.append(f"lung mask to be reviewed: {row['findings']}")
+    missing = [words for name, words in (("fvc_percent", "FVC"), ("dlco_percent", "DLCO")) if pd.isna(row.get(name))]
+    if missing:
+        said.append(f"{' and '.join(missing)} not known")
+    thickness = row.get("slice_thickness_mm")
+    if pd.notna(thickness) and float(thickness) > THICK_MM:
+        said.append(f"thick slices ({float(thickness):g} mm)")
+    return "; ".join(said) or "nothing that this study records"
+
+
+def counts_wrong(wrong: pd.DataFrame) -> dict[str, int]:
+    """Count, for the text, how many of the most wrong predictions have nothing recorded that may tell why."""
+    unexplained = wrong["what is known that may tell why"].eq("nothing that this study records")
+    return {"n_wrong": len(wrong), "n_wrong_unexplained": int(np.sum(unexplained))}

@@ -1,0 +1,351 @@
+"""Log-rank test and hazard ratios for groups of scans, when a patient has several.
+
+Deaths by cause: one cause keeps patients from dying of another, so causes compete.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from lifelines import CoxPHFitter
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import chi2
+
+from sscct_lib.horizons.bootstrap import (
+    Flags,
+    Floats,
+    curve_interval,
+    kaplan_meier,
+    percentile_interval,
+    resample_patients,
+)
+from sscct_lib.horizons.calibration import logit
+from sscct_lib.horizons.evaluate import judged_risks, study_resamples
+from sscct_lib.study.schemas import CAUSES
+from sscct_lib.study.settings import Settings
+
+
+def followup_curve(cohort: pd.DataFrame, n_bootstrap: int = 1000, seed: int = 2026) -> pd.DataFrame:
+    """Share of scans still followed, by the reverse Kaplan-Meier method: death ends the chance to be followed.
+
+    Parameters
+    ----------
+    cohort
+        Schema `COHORT`; may be empty.
+    n_bootstrap
+        Bootstrap samples of patients behind the band.
+    seed
+        Of the bootstrap.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A step curve at each end of follow-up and each whole year: `years`, `still_followed`, `ci_low`, `ci_high`
+        (95 %), `at_risk` (scans followed to that time), `n_scans`, `n_patients`, `n_events` (scans followed by
+        death). No rows for an empty cohort.
+
+    References
+    ----------
+    Schemper M, Smith TL. A note on quantifying follow-up in studies of failure time. Control Clin Trials
+    1996;17:343-6.
+    """
+    years, samples = _reverse_kaplan_meier(cohort, n_bootstrap, seed)
+    low, high = curve_interval(samples)
+    followup = cohort["followup_years"].to_numpy(dtype=float)
+    return pd.DataFrame(
+        {
+            "years": years,
+            "still_followed": samples[0],
+            "ci_low": low,
+            "ci_high": high,
+            "at_risk": [int((followup >= year).sum()) for year in years],
+            "n_scans": len(cohort),
+            "n_patients": cohort["patient_id"].nunique(),
+            "n_events": int(cohort["event_observed"].sum()),
+        }
+    )
+
+
+def median_followup(cohort: pd.DataFrame, n_bootstrap: int = 1000, seed: int = 2026) -> tuple[float, float, float]:
+    """Median follow-up of the scans by the reverse Kaplan-Meier method.
+
+    Parameters
+    ----------
+    cohort
+        Schema `COHORT`; may be empty.
+    n_bootstrap
+        Bootstrap samples of patients behind the interval.
+    seed
+        Of the bootstrap.
+
+    Returns
+    -------
+    median, low, high : float
+        Years, with a 95 % interval; NaN where half of the scans are still followed at the end.
+    """
+    years, samples = _reverse_kaplan_meier(cohort, n_bootstrap, seed)
+    if not len(years):
+        return np.nan, np.nan, np.nan
+    halved = samples <= 0.5
+    medians = np.where(halved.any(axis=1), years[halved.argmax(axis=1)], np.nan)
+    return float(medians[0]), *percentile_interval(medians)
+
+
+def _reverse_kaplan_meier(cohort: pd.DataFrame, n_bootstrap: int, seed: int) -> tuple[Floats, Floats]:
+    followup = cohort["followup_years"].to_numpy(dtype=float)
+    if not len(followup):
+        return followup, np.ones((n_bootstrap + 1, 0))
+    years = np.unique(np.concatenate([followup, np.arange(np.floor(followup.max()) + 1)]))
+    ended = ~cohort["event_observed"].to_numpy(dtype=bool)
+    resamples = resample_patients(cohort["patient_id"], n_bootstrap, seed)
+    return years, kaplan_meier(followup, ended, resamples.counts, years)
+
+
+class LogRank(NamedTuple):
+    """Test of equal survival in all groups: the statistic, its degrees of freedom, and the p value."""
+
+    chi2: float
+    degrees_of_freedom: int
+    p: float
+
+
+def clustered_logrank(time: Floats, event: Flags, group: ArrayLike, patient_id: ArrayLike) -> LogRank:
+    """Compare survival between groups, with a variance that lets the scans of a patient belong together.
+
+    The score of a Cox model with one indicator a group, at no effect: observed less expected deaths of each group. Its
+    variance is the sum over patients of the squared sums of their scans' parts.
+
+    Parameters
+    ----------
+    time
+        To death or end of follow-up, shape (n,).
+    event
+        Whether a death was seen, shape (n,).
+    group
+        Of each scan, shape (n,).
+    patient_id
+        Of each scan, shape (n,).
+
+    Returns
+    -------
+    LogRank
+        NaN where fewer than two groups have scans, or the variance has no inverse (no deaths, too few patients).
+
+    References
+    ----------
+    Lee EW, Wei LJ, Amato DA. Cox-type regression analysis for large numbers of small groups of correlated failure
+    time observations. In: Survival analysis: state of the art. Kluwer 1992:237-47. Lin DY, Wei LJ. The robust inference
+    for the Cox proportional hazards model. J Am Stat Assoc 1989;84:1074-8.
+    """
+    names, index = np.unique(np.asarray(group), return_inverse=True)
+    member = np.eye(len(names))[index][:, 1:]
+    if len(names) < 2 or not event.any():
+        return LogRank(np.nan, max(len(names) - 1, 0), np.nan)
+    death_times, position = np.unique(time[event], return_inverse=True)
+    at_risk = (time[:, None] >= death_times).astype(float)
+    n_at_risk = at_risk.sum(axis=0)
+    share = (member.T @ at_risk / n_at_risk).T
+    hazard = np.bincount(position) / n_at_risk
+    parts = -(member * (at_risk @ hazard)[:, None] - at_risk @ (share * hazard[:, None]))
+    parts[event] += member[event] - share[position]
+    patients = np.unique(np.asarray(patient_id), return_inverse=True)[1]
+    sums = np.zeros((patients.max() + 1, member.shape[1]))
+    np.add.at(sums, patients, parts)
+    variance, score = sums.T @ sums, sums.sum(axis=0)
+    if np.linalg.matrix_rank(variance) < len(score):
+        return LogRank(np.nan, len(score), np.nan)
+    statistic = float(score @ np.linalg.solve(variance, score))
+    return LogRank(statistic, len(score), float(chi2.sf(statistic, len(score))))
+
+
+def hazard_ratios(
+    time: Floats, event: Flags, patient_id: ArrayLike, covariates: Mapping[str, ArrayLike]
+) -> pd.DataFrame:
+    """Hazard ratios of a Cox model whose errors are robust to several scans of a patient.
+
+    Parameters
+    ----------
+    time
+        Time to the event or to the end of follow-up, shape (n,).
+    event
+        Whether the event was seen, shape (n,).
+    patient_id
+        Patient of each scan, shape (n,).
+    covariates
+        Name and values of each, shape (n,).
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a covariate: `hazard_ratio`, `ci_low`, `ci_high` (95 %), `p` (Wald).
+
+    References
+    ----------
+    Lin DY, Wei LJ. The robust inference for the Cox proportional hazards model. J Am Stat Assoc 1989;84:1074-8.
+    """
+    frame = pd.DataFrame({"time": time, "event": event, "patient_id": patient_id, **covariates})
+    fitted = CoxPHFitter().fit(frame, "time", "event", cluster_col="patient_id", robust=True)
+    shown: pd.DataFrame = fitted.summary[["exp(coef)", "exp(coef) lower 95%", "exp(coef) upper 95%", "p"]]
+    return shown.set_axis(["hazard_ratio", "ci_low", "ci_high", "p"], axis=1)
+
+
+TRANSPLANT = "transplant"
+FEWEST_PATIENTS = 5  # with the event: robust errors of fewer clusters are far too small
+
+
+def aalen_johansen(time: Floats, event: Flags, of_cause: Flags, counts: Floats, at: ArrayLike) -> Floats:
+    """Probability of death from one cause, in every sample at once.
+
+    Parameters
+    ----------
+    time
+        Time to death or to the end of follow-up, shape (n,).
+    event
+        Whether a death from any cause was seen, shape (n,).
+    of_cause
+        Whether it was from the cause in question, shape (n,).
+    counts
+        How often each row counts in each sample, shape (n_samples, n).
+    at
+        Times at which the probability is wanted, shape (k,).
+
+    Returns
+    -------
+    numpy.ndarray
+        Cumulative incidence up to and including each time, shape (n_samples, k). Over all causes these sum to one
+        minus the Kaplan-Meier survival.
+
+    References
+    ----------
+    Aalen OO, Johansen S. An empirical transition matrix for nonhomogeneous Markov chains based on censored
+    observations. Scand J Stat 1978;5:141-50.
+    """
+    order = np.argsort(time, kind="stable")
+    sorted_counts = counts[:, order]
+    unique, starts = np.unique(time[order], return_index=True)
+    at_risk = sorted_counts[:, ::-1].cumsum(axis=1)[:, ::-1][:, starts]
+    deaths = np.add.reduceat(sorted_counts * (event & of_cause)[order], starts, axis=1)
+    hazard = np.divide(deaths, at_risk, out=np.zeros_like(deaths), where=at_risk > 0)
+    just_before = kaplan_meier(time, event, counts, np.nextafter(unique, -np.inf))
+    incidence = np.concatenate([np.zeros((len(counts), 1)), np.cumsum(just_before * hazard, axis=1)], axis=1)
+    return incidence[:, np.searchsorted(unique, np.asarray(at, dtype=float), side="right")]
+
+
+def event_causes(cohort: pd.DataFrame) -> NDArray[np.str_]:
+    """Name what ended each follow-up.
+
+    Parameters
+    ----------
+    cohort
+        Schema `COHORT`.
+
+    Returns
+    -------
+    numpy.ndarray
+        One of `schemas.CAUSES`, `TRANSPLANT`, or empty where the patient was alive, shape (n,).
+    """
+    died = cohort["event_observed"].to_numpy(bool)
+    transplanted = cohort.get("transplanted", pd.Series(False, index=cohort.index)).to_numpy(bool)
+    named = cohort.get("cause_of_death", pd.Series(None, index=cohort.index, dtype=object))
+    cause = named.fillna("unknown").to_numpy(dtype=str)
+    return np.where(transplanted, TRANSPLANT, np.where(died, cause, ""))
+
+
+def cumulative_incidence(cohort: pd.DataFrame, settings: Settings) -> pd.DataFrame:
+    """Cumulative incidence of death by cause, and of lung transplant, after a scan, up to the longest horizon.
+
+    Parameters
+    ----------
+    cohort
+        Schema `COHORT`; `cause_of_death` may be absent. A death without a cause counts as `unknown`; a lung transplant
+        is an event of its own.
+    settings
+        Of the study: horizons, bootstrap and seed.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A step curve a cause that occurs, at each death and each whole year: `group` (the cause), `years`,
+        `incidence`, `ci_low`, `ci_high` (95 % by bootstrap of patients), `at_risk` (scans followed to that time),
+        `n_scans`, `n_patients`, `n_events` (of the cause by the longest horizon). No rows when there was none.
+    """
+    columns = ["group", "years", "incidence", "ci_low", "ci_high", "at_risk", "n_scans", "n_patients", "n_events"]
+    until = max(settings.horizons_years)
+    time, cause = cohort["followup_years"].to_numpy(float), event_causes(cohort)
+    event = cause != ""
+    within = event & (time <= until)
+    if not within.any():
+        return pd.DataFrame(columns=columns)
+    end = min(until, time.max())
+    at = np.unique(np.concatenate([time[within], np.arange(np.floor(end) + 1), [end]]))
+    counts = study_resamples(cohort, settings).counts
+    frames = []
+    for name in (*CAUSES, TRANSPLANT):
+        of_cause = within & (cause == name)
+        if not of_cause.any():
+            continue
+        samples = aalen_johansen(time, event, cause == name, counts, at)
+        low, high = curve_interval(samples)
+        frame = pd.DataFrame({"years": at, "incidence": samples[0], "ci_low": low, "ci_high": high})
+        frames.append(
+            frame.assign(
+                group=name,
+                at_risk=[int((time >= years).sum()) for years in at],
+                n_scans=len(cohort),
+                n_patients=cohort["patient_id"].nunique(),
+                n_events=int(of_cause.sum()),
+            )
+        )
+    return pd.concat(frames, ignore_index=True)[columns]
+
+
+def cause_specific_hazards(
+    predictions: pd.DataFrame, cohort: pd.DataFrame, model: str, settings: Settings
+) -> pd.DataFrame:
+    """Tell of which cause patients with a higher risk die faster: a Cox model a cause, the other causes censored.
+
+    Parameters
+    ----------
+    predictions
+        Schema `PREDICTIONS`.
+    cohort
+        Schema `COHORT`.
+    model
+        Name of the model; its risk at its longest horizon.
+    settings
+        Of the study.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a cause that occurs: `cause`, `hazard_ratio` (of one standard deviation of the logit of the risk),
+        `ci_low`, `ci_high` (95 %) and `p` (Wald) with errors robust to several scans of a patient, `n_scans`,
+        `n_patients`, `n_events` (scans followed by the event within the horizon), `n_patients_with_event`. No ratio
+        where fewer than five patients had the event.
+
+    References
+    ----------
+    Austin PC, Lee DS, Fine JP. Introduction to the analysis of survival data in the presence of competing risks.
+    Circulation 2016;133:601-9. Lin DY, Wei LJ. J Am Stat Assoc 1989;84:1074-8 (robust errors).
+    """
+    horizon, risk, judged = judged_risks(predictions, cohort, model, settings)[-1]
+    scans, cause = cohort[judged], event_causes(cohort)[judged]
+    within = scans["followup_years"].to_numpy() <= horizon
+    centred = logit(risk[judged]) - logit(risk[judged]).mean()
+    patients = scans["patient_id"].to_numpy()
+    years = scans["followup_years"].clip(upper=horizon).to_numpy()
+    rows = []
+    for name in (*CAUSES, TRANSPLANT):
+        event = (cause == name) & within
+        if not event.any():
+            continue
+        n_with_event = len(np.unique(patients[event]))
+        row = dict.fromkeys(["hazard_ratio", "ci_low", "ci_high", "p"], np.nan)
+        if n_with_event >= FEWEST_PATIENTS and np.ptp(centred) > 0:
+            ratio = hazard_ratios(years, event, patients, {"risk": centred / centred.std()})
+            row = dict(zip(row, ratio.to_numpy(dtype=float)[0], strict=True))
+        counted = {"n_scans": len(scans), "n_patients": len(np.unique(patients)), "n_events": int(event.sum())}
+        rows.append({"cause": name, **row, **counted, "n_patients_with_event": n_with_event})
+    columns = ["cause", "hazard_ratio", "ci_low", "ci_high", "p", "n_scans", "n_patients", "n_events"]
+    return pd.DataFrame(rows, columns=[*columns, "n_patients_with_event"])

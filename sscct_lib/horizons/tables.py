@@ -1,0 +1,365 @@
+"""The tables that readers see: models side by side, beside what was published, and the numbers of the prose.
+
+Tables of the chapters as readers see them: words for names, units, and counts.
+"""
+
+import pandas as pd
+
+from sscct_lib.horizons.bootstrap import resample_patients
+from sscct_lib.horizons.evaluate import best, cohort_outcome
+from sscct_lib.study.settings import Settings
+from sscct_lib.study.words import METRIC_WORDS, _p_text, estimate_text, percent_text, years_text
+
+DENOMINATORS = "scans followed by death"
+
+
+def side_by_side(performance: pd.DataFrame, metric: str = "auc", decimals: int = 2) -> pd.DataFrame:
+    """Lay a metric out as readers compare it: a row a model, a column a horizon.
+
+    Parameters
+    ----------
+    performance
+        Schema `PERFORMANCE`.
+    metric
+        Which metric.
+    decimals
+        Digits after the point.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Estimates with intervals as text, index `model`; the first row, `DENOMINATORS`, says of how many scans.
+    """
+    rows = performance[performance["metric"] == metric]
+    columns = {}
+    for horizon in sorted(rows["horizon_years"].unique()):
+        at = rows[rows["horizon_years"] == horizon].set_index("model")
+        most = at.sort_values("n_scans").iloc[-1]
+        counted = f"{most['n_events']} of {most['n_scans']:,} ({most['n_unknown']:,} unknown)"
+        texts = [estimate_text(row.estimate, row.ci_low, row.ci_high, decimals) for row in at.itertuples()]
+        columns[years_text(horizon)] = pd.Series([counted, *texts], index=[DENOMINATORS, *at.index])
+    return pd.DataFrame(columns).reindex([DENOMINATORS, *rows["model"].unique()]).rename_axis("model")
+
+
+def thresholds_side_by_side(table: pd.DataFrame) -> pd.DataFrame:
+    """Lay the threshold table out as readers use it: a row a horizon and threshold.
+
+    Parameters
+    ----------
+    table
+        From `decisions.threshold_table`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Percentages with intervals as text; index `horizon` and `flagged from`.
+    """
+    names = {
+        "flagged": "flagged of 100",
+        "sensitivity": "deaths found of 100",
+        "specificity": "survivors spared of 100",
+        "ppv": "die of 100 flagged",
+        "npv": "live of 100 not flagged",
+    }
+    rows = []
+    for years, threshold in table[["horizon_years", "threshold"]].drop_duplicates().to_numpy():
+        at = table[(table["horizon_years"] == years) & (table["threshold"] == threshold)].set_index("measure")
+        row = {"horizon": years_text(years), "flagged from": percent_text(threshold)}
+        for measure, words in names.items():
+            estimate, low, high = (100 * at.loc[measure, name] for name in ("estimate", "ci_low", "ci_high"))
+            row[words] = estimate_text(estimate, low, high, decimals=0)
+        rows.append(row)
+    return pd.DataFrame(rows).set_index(["horizon", "flagged from"])
+
+
+def parts_side_by_side(table: pd.DataFrame, metric: str = "auc") -> pd.DataFrame:
+    """Lay parts of the cohort out as readers compare them: a row a part, a column a horizon.
+
+    Parameters
+    ----------
+    table
+        From `views.evaluate_parts`.
+    metric
+        `auc` or `observed_expected`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Estimates with intervals, and how many scans were followed by death, as text; index `kind` and `part`.
+    """
+    rows = table[table["metric"] == metric]
+    columns = {}
+    for years in sorted(rows["horizon_years"].unique()):
+        at = rows[rows["horizon_years"] == years]
+        texts = [
+            "too small" if row.note.startswith("too small") else estimate_text(row.estimate, row.ci_low, row.ci_high)
+            for row in at.itertuples()
+        ]
+        counts = [f"{row.n_events} of {row.n_scans} scans" for row in at.itertuples()]
+        columns[years_text(years)] = pd.Series(
+            [f"{text}; {counted}" for text, counted in zip(texts, counts, strict=True)],
+            index=pd.MultiIndex.from_frame(at[["kind", "part"]]),
+        )
+    return pd.DataFrame(columns)
+
+
+def ways_of_counting(performance: pd.DataFrame, model: str) -> pd.DataFrame:
+    """Put the AUC of a model beside what ways of counting that ignore censoring give.
+
+    Parameters
+    ----------
+    performance
+        Schema `PERFORMANCE`.
+    model
+        Name of the model.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Estimates with intervals as text: a row a way, a column a horizon.
+    """
+    ways = {
+        "auc": "weighted for censoring",
+        "auc_complete_cases": "known states only",
+        "auc_presumed_alive": "unknown counted as alive",
+    }
+    rows = performance[(performance["model"] == model) & performance["metric"].isin(ways)]
+    columns = {}
+    for years in sorted(rows["horizon_years"].unique()):
+        at = rows[rows["horizon_years"] == years].set_index("metric")
+        texts = [estimate_text(*(at.loc[way, name] for name in ("estimate", "ci_low", "ci_high"))) for way in ways]
+        columns[years_text(years)] = pd.Series(texts, index=list(ways.values()))
+    return pd.DataFrame(columns)
+
+
+PUBLISHED = pd.DataFrame(
+    [
+        ("best of three networks", 1.0, 0.769, 0.769, 2125, 181),
+        ("best of three networks", 3.0, 0.801, 0.801, 2125, 326),
+        ("best of three networks", 5.0, 0.709, 0.709, 2125, 428),
+        ("radiomics, range", 1.0, 0.682, 0.723, 2125, 181),
+        ("radiomics, range", 3.0, 0.682, 0.723, 2125, 326),
+        ("radiomics, range", 5.0, 0.682, 0.723, 2125, 428),
+    ],
+    columns=["model", "horizon_years", "auc_low", "auc_high", "n_scans", "n_events"],
+)
+"""AUC published for another cohort: 2,125 scans of the Northwestern Scleroderma Registry, arXiv 2509.23530. The
+networks are ResNet-18, DenseNet-121 and Swin Transformer; the radiomics range is over all horizons. No intervals,
+patients or folds were published; scans followed for less than the horizon were presumably counted as alive."""
+
+
+def beside_published(performance: pd.DataFrame) -> pd.DataFrame:
+    """Put the best AUC of this study beside what was published for another cohort.
+
+    Parameters
+    ----------
+    performance
+        Schema `PERFORMANCE`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a horizon: `this cohort`, its `model`, `scans followed by death`, and the same of the other cohort.
+    """
+    rows = []
+    for horizon in sorted(performance["horizon_years"].unique()):
+        top = best(performance, horizon)
+        row = {"horizon": years_text(horizon), "best AUC here": "not estimable", "model": "", "deaths here": ""}
+        if top is not None:
+            row["best AUC here"] = estimate_text(top["estimate"], top["ci_low"], top["ci_high"])
+            row["model"] = top["model"]
+            row["deaths here"] = f"{top['n_events']} of {top['n_scans']} scans ({top['n_unknown']} unknown)"
+        for other in PUBLISHED[PUBLISHED["horizon_years"] == horizon].itertuples():
+            low, high = f"{other.auc_low:.3f}", f"{other.auc_high:.3f}"
+            row[f"AUC there: {other.model}"] = low if low == high else f"{low} to {high}"
+            row["deaths there"] = f"{other.n_events} of {other.n_scans:,} scans"
+        rows.append(row)
+    return pd.DataFrame(rows).fillna("").set_index("horizon")
+
+
+def differences_side_by_side(table: pd.DataFrame, metric: str = "auc") -> pd.DataFrame:
+    """Lay differences out as readers compare them: a row a model, two columns a horizon.
+
+    Parameters
+    ----------
+    table
+        From `differences`.
+    metric
+        Which metric.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Differences with intervals as text, and corrected p values; index `model`.
+    """
+    rows = table[table["metric"] == metric]
+    columns = {}
+    for horizon in sorted(rows["horizon_years"].unique()):
+        at = rows[rows["horizon_years"] == horizon].set_index("model")
+        texts = [estimate_text(*values) for values in at[["difference", "ci_low", "ci_high"]].to_numpy()]
+        columns[years_text(horizon)] = pd.Series(texts, index=at.index)
+        columns[f"{years_text(horizon)}, p (Holm)"] = at["p_holm"].map("{:.2f}".format, na_action="ignore")
+    return pd.DataFrame(columns).reindex(rows["model"].unique()).fillna("")
+
+
+def hazards_in_words(table: pd.DataFrame) -> pd.DataFrame:
+    """Write hazard ratios with their intervals as text.
+
+    Parameters
+    ----------
+    table
+        From `views.hazard_ratios` or `causes.cause_specific_hazards`; the first column names the row.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Hazard ratio with interval, p value, and counts.
+    """
+    ratios = [estimate_text(*values) for values in table[["hazard_ratio", "ci_low", "ci_high"]].to_numpy()]
+    shown = table.drop(columns=["hazard_ratio", "ci_low", "ci_high"]).set_index(table.columns[0])
+    shown.insert(0, "hazard ratio", ratios)
+    shown["p"] = shown["p"].map(_p_text, na_action="ignore")
+    return shown.rename(columns=lambda name: name.removeprefix("n_").replace("_", " ")).fillna("")
+
+
+def headline_numbers(performance: pd.DataFrame, cohort: pd.DataFrame, settings: Settings) -> dict[str, int | str]:
+    """Collect the numbers that prose elsewhere in the book quotes.
+
+    Parameters
+    ----------
+    performance
+        Schema `PERFORMANCE`.
+    cohort
+        Schema `COHORT`.
+    settings
+        Of the study.
+
+    Returns
+    -------
+    dict
+        `study_title`, `n_scans`, `n_patients`, `n_models`; `deaths`, a phrase with the deaths within every horizon;
+        and for each horizon, for example `3y`: `n_deaths_3y`, `n_unknown_3y`, `best_model_3y` and `best_auc_3y`
+        (as text with interval).
+    """
+    numbers: dict[str, int | str] = {
+        "study_title": settings.title,
+        "n_scans": len(cohort),
+        "n_patients": int(cohort["patient_id"].nunique()),
+        "n_models": int(performance["model"].nunique()),
+    }
+    deaths = []
+    for horizon in settings.horizons_years:
+        outcome = cohort_outcome(cohort, horizon, resample_patients(cohort["patient_id"], 0, 0), settings.labels)
+        top = best(performance, horizon)
+        name = f"{horizon:g}y"
+        numbers[f"n_deaths_{name}"] = int(outcome.died.sum())
+        numbers[f"n_unknown_{name}"] = int(outcome.unknown.sum())
+        deaths.append(f"{outcome.died.sum()} within {years_text(horizon)} ({outcome.unknown.sum()} unknown)")
+        numbers[f"best_model_{name}"] = "no model" if top is None else str(top["model"])
+        numbers[f"best_auc_{name}"] = (
+            "not estimable" if top is None else estimate_text(top["estimate"], top["ci_low"], top["ci_high"])
+        )
+    return numbers | {"deaths": ", ".join(deaths)}
+
+
+NOISE_WORDS = {
+    "sd_logit": "noise: standard deviation of the logit",
+    "factor_of_odds": "times that the odds must rise or fall to be beyond it",
+    "share_beyond": "share of all changes that are beyond it",
+}
+
+
+def mean_risks(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Average the predicted risks over scans.
+
+    Parameters
+    ----------
+    predictions
+        Schema `PREDICTIONS`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row a model, a column a horizon: mean risk in per cent, as text; and the number of scans.
+    """
+    risks = predictions.pivot_table(index="model", columns="horizon_years", values="risk")
+    heads = [f"{years_text(years)}, mean risk" for years in risks.columns.to_numpy(dtype=float)]
+    shown = risks.map(_share_or_none).set_axis(heads, axis=1)
+    return shown.assign(scans=predictions.groupby("model")["scan_id"].nunique())
+
+
+def _share_or_none(share: float) -> str:
+    return "not predicted" if pd.isna(share) else percent_text(share, decimals=1)
+
+
+def noise(table: pd.DataFrame) -> pd.DataFrame:
+    """Write the noise of a risk with its intervals.
+
+    Parameters
+    ----------
+    table
+        From `trajectories.noise`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row a measure: estimate with 95 % interval as text, pairs of scans, patients.
+    """
+    texts = [estimate_text(*values) for values in table[["estimate", "ci_low", "ci_high"]].to_numpy(dtype=float)]
+    words = table["measure"].map(NOISE_WORDS).rename("measure")
+    counts = {"pairs of scans": table["n_pairs"].to_numpy(), "patients": table["n_patients"].to_numpy()}
+    return pd.DataFrame({"estimate": texts, **counts}, index=pd.Index(words))
+
+
+def remarks(performance: pd.DataFrame) -> pd.DataFrame:
+    """List what could not be estimated, and models that cover only some scans.
+
+    Parameters
+    ----------
+    performance
+        Schema `PERFORMANCE`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        `model`, `horizon`, `measures` in words, `note`; no rows when there is nothing to remark. What holds for several
+        models, or at several horizons, is one row.
+    """
+    noted = performance[performance["note"] != ""]
+    columns = ["model", "horizon", "measures", "note"]
+    metrics = list(performance["metric"].unique())
+    rows = []
+    for model, years, note in noted[["model", "horizon_years", "note"]].drop_duplicates().to_numpy():
+        same = (noted["model"] == model) & (noted["horizon_years"] == years) & (noted["note"] == note)
+        at = noted[same]
+        rows.append((model, years_text(years), _measures(list(at["metric"]), metrics), note))
+    table = pd.DataFrame(rows, columns=columns)
+    if table.empty:
+        return table
+    table = _folded(table, "model", performance["model"].nunique())
+    return _folded(table, "horizon", performance["horizon_years"].nunique())
+
+
+def _folded(table: pd.DataFrame, name: str, n_all: int) -> pd.DataFrame:
+    """Make one row of rows that differ in one column alone."""
+
+    def joined(values: "pd.Series[str]") -> str:
+        return f"every {name}" if len(values) == n_all and n_all > 1 else ", ".join(values)
+
+    others = [column for column in table.columns if column != name]
+    folded = table.groupby(others, sort=False)[name].agg(joined).reset_index()
+    return folded[list(table.columns)]
+
+
+def _measures(noted: list[str], known: list[str]) -> str:
+    """Name metrics, by those that are left out where these are fewer."""
+    left = [name for name in known if name not in noted]
+    if not left:
+        return "all"
+    if len(left) < len(noted):
+        return f"all but {_joined(left)}"
+    return _joined(noted)
+
+
+def _joined(metrics: list[str]) -> str:
+    return ", ".join(METRIC_WORDS.get(name, name) for name in metrics)

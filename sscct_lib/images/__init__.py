@@ -1,0 +1,1 @@
+"""Scans and masks in one geometry."""

@@ -1,0 +1,349 @@
+"""From a scan's file to the geometry of the study: LPS, isotropic, int16 Hounsfield units.
+
+Arrays are [z, y, x]: x grows to the patient's left, y to posterior, z to the head.
+
+Linear interpolation of volumes between grids that share their axes, one axis after the other.
+"""
+
+import errno
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import SimpleITK as sitk
+from isal import igzip
+from numba import njit
+from numpy.typing import NDArray
+
+from sscct_lib.images.nifti import MOST_VOXELS, check_finite, read_volume
+from sscct_lib.study.files import atomic, checksum
+from sscct_lib.study.folder import Study, StudyError
+from sscct_lib.study.results import Record, ScanError, process
+from sscct_lib.study.schemas import IMAGES
+
+Axis = tuple[NDArray[np.int64], NDArray[np.float32]]
+"""For each new sample of an axis: the old samples that it rests on, and their weights; both (n_new, n_taps)."""
+
+
+def axis_weights(n_old: int, positions: NDArray[np.float64], width: float = 1.0) -> Axis:
+    """Weigh the old samples of an axis for each new one.
+
+    Parameters
+    ----------
+    n_old
+        Old samples.
+    positions
+        Where the new samples lie, in steps of the old ones, shape (n_new,); beyond an end, the end counts.
+    width
+        Half the foot of the triangle, at least 1, in steps of the old samples: 1 is linear interpolation, more
+        averages as well, for an axis that becomes coarser.
+
+    Returns
+    -------
+    index : numpy.ndarray
+        Old samples, shape (n_new, n_taps).
+    weights : numpy.ndarray
+        Their weights, each row summing to 1, shape (n_new, n_taps).
+    """
+    centres = np.clip(positions, 0, n_old - 1)[:, None]
+    index = np.ceil(centres - width).astype(np.int64) + np.arange(int(2 * width) + 1)
+    weights = np.maximum(1 - np.abs(centres - index) / width, 0)
+    weights[(index < 0) | (index >= n_old)] = 0
+    weights /= weights.sum(axis=1, keepdims=True)
+    return np.clip(index, 0, n_old - 1), weights.astype(np.float32)
+
+
+def interpolate(values: NDArray[Any], axes: tuple[Axis, Axis, Axis]) -> NDArray[np.float32]:
+    """Interpolate a volume.
+
+    Parameters
+    ----------
+    values
+        The volume, shape (z, y, x).
+    axes
+        From `axis_weights`, one an axis.
+
+    Returns
+    -------
+    numpy.ndarray
+        The volume on the new grid.
+    """
+    (z, z_weights), (y, y_weights), (x, x_weights) = axes
+    result: NDArray[np.float32] = _interpolate(values, z, z_weights, y, y_weights, x, x_weights)
+    return result
+
+
+@njit(cache=True)
+def _interpolate(values, z, z_weights, y, y_weights, x, x_weights):  # type: ignore[no-untyped-def]
+    result = np.empty((len(z), len(y), len(x)), np.float32)
+    plane = np.empty(values.shape[1:], np.float32)
+    row = np.empty(values.shape[2], np.float32)
+    for k in range(len(z)):
+        plane[:] = 0
+        for tap in range(z.shape[1]):
+            if z_weights[k, tap] > 0:
+                plane += z_weights[k, tap] * values[z[k, tap]]
+        for j in range(len(y)):
+            row[:] = 0
+            for tap in range(y.shape[1]):
+                if y_weights[j, tap] > 0:
+                    row += y_weights[j, tap] * plane[y[j, tap]]
+            for i in range(len(x)):
+                total = np.float32(0)
+                for tap in range(x.shape[1]):
+                    total += x_weights[i, tap] * row[x[i, tap]]
+                result[k, j, i] = total
+    return result
+
+
+AIR_HU = -1024
+"""Outside the scanned field, and the least value that a prepared scan holds."""
+
+WARMEST_AIR_HU = -500  # every chest CT has air in it; where nothing is this low, the values are not HU
+
+
+def read_scan(path: Path, sha256: str | None = None) -> sitk.Image:
+    """Read a CT volume and verify that it can be used.
+
+    Parameters
+    ----------
+    path
+        NIfTI or NRRD file, see `read_volume`.
+    sha256
+        SHA-256 that the file must have; None: not compared.
+
+    Returns
+    -------
+    SimpleITK.Image
+        The scan as acquired, axes permuted and flipped to LPS, int16 HU, not below -1024 (lower values are
+        padding). An oblique scan keeps its small rotation in the direction matrix.
+
+    Raises
+    ------
+    ScanError
+        If the file is missing, empty, truncated, damaged, or not what `sha256` says; if it is not a
+        three-dimensional volume of plausible size with one finite value a voxel; or if all values are the
+        same or none is as low as air.
+    """
+    if sha256 is not None:
+        _compare_checksum(path, sha256)
+    image = to_hounsfield(read_volume(path), path.name)
+    oriented: sitk.Image = sitk.DICOMOrient(image, "LPS")
+    return oriented
+
+
+def _compare_checksum(path: Path, expected: str) -> None:
+    if path.is_file() and (found := checksum(path)) != expected.lower():
+        raise ScanError(
+            f"{path.name} has SHA-256 {found[:12]}…, the manifest says {expected[:12].lower()}…: it is not the "
+            "file that was listed. Copy it again, or correct the manifest."
+        )
+
+
+def to_hounsfield(image: sitk.Image, name: str) -> sitk.Image:
+    """Check that values can be Hounsfield units, and store them as int16 from -1024 HU.
+
+    Parameters
+    ----------
+    image
+        The volume.
+    name
+        What the error message calls it.
+
+    Returns
+    -------
+    SimpleITK.Image
+        int16 HU.
+
+    Raises
+    ------
+    ScanError
+        If values are not finite, are all the same, or none is as low as air.
+    """
+    values = sitk.GetArrayViewFromImage(image)
+    if values.dtype.kind == "f":
+        check_finite(values, name)
+    lowest, highest = float(values.min()), float(values.max())
+    if lowest == highest:
+        raise ScanError(f"{name} is empty: every voxel is {lowest:g}.")
+    if lowest > WARMEST_AIR_HU:
+        raise ScanError(
+            f"{name} has {lowest:g} as its lowest value, expected air near -1000 HU: were rescale slope and "
+            "intercept applied?"
+        )
+    if values.dtype.kind == "f":
+        rounded = sitk.GetImageFromArray(np.rint(values))
+        rounded.CopyInformation(image)
+        image = rounded
+    hounsfield: sitk.Image = sitk.Clamp(image, sitk.sitkInt16, AIR_HU, np.iinfo(np.int16).max)
+    return hounsfield
+
+
+def resample(image: sitk.Image, spacing_mm: float) -> sitk.Image:
+    """Resample a scan to isotropic voxels along the patient's axes.
+
+    Linear interpolation; along an axis that becomes coarser, the triangle grows with the new spacing, so that
+    fine structures are averaged instead of aliased (as in Pillow and torch's `antialias=True`). The volume keeps
+    its outer faces, to within half a voxel. An oblique scan is first turned to the axes; what lies outside
+    becomes -1024 HU.
+
+    Parameters
+    ----------
+    image
+        In LPS, from `read_scan`.
+    spacing_mm
+        Side of the new voxels, mm.
+
+    Returns
+    -------
+    SimpleITK.Image
+        int16 HU with identity direction.
+
+    Raises
+    ------
+    ScanError
+        If the result would have more voxels than any chest CT.
+    """
+    image = _along_axes(image)
+    if np.allclose(image.GetSpacing(), spacing_mm, rtol=1e-4):
+        return image
+    spacing = np.array(image.GetSpacing())
+    size = np.maximum(np.rint(np.array(image.GetSize()) * spacing / spacing_mm), 1).astype(int)
+    _refuse_too_large(size)
+    x, y, z = (
+        axis_weights(n, (np.arange(m) + 0.5) * factor - 0.5, max(factor, 1.0))
+        for n, m, factor in zip(image.GetSize(), size, spacing_mm / spacing, strict=True)
+    )
+    resampled = interpolate(sitk.GetArrayViewFromImage(image), (z, y, x))
+    result = sitk.GetImageFromArray(np.rint(resampled, out=resampled).astype(np.int16))
+    result.SetSpacing([spacing_mm] * 3)
+    result.SetOrigin((np.array(image.GetOrigin()) + (spacing_mm - spacing) / 2).tolist())
+    return result
+
+
+def _refuse_too_large(size: NDArray[Any]) -> None:
+    if math.prod(int(side) for side in size) > MOST_VOXELS:
+        sides = " x ".join(str(side) for side in size)
+        raise ScanError(f"it would have {sides} voxels in the study's spacing: no chest CT is so large.")
+
+
+def _along_axes(image: sitk.Image) -> sitk.Image:
+    """Turn an oblique volume to the patient's axes, on a grid that holds all of it."""
+    if np.allclose(image.GetDirection(), np.eye(3).ravel(), atol=1e-4):
+        image = sitk.Image(image)
+        image.SetDirection(np.eye(3).ravel().tolist())
+        return image
+    spacing = np.array(image.GetSpacing())
+    far = np.array(image.GetSize()) - 1.0
+    corners = np.array([image.TransformContinuousIndexToPhysicalPoint((far * c).tolist()) for c in np.ndindex(2, 2, 2)])
+    size = np.ceil(np.ptp(corners, axis=0) / spacing - 1e-6).astype(int) + 1
+    _refuse_too_large(size)
+    frame = [size.tolist(), sitk.Transform(), sitk.sitkLinear, corners.min(axis=0).tolist(), spacing.tolist()]
+    return sitk.Resample(image, *frame, np.eye(3).ravel().tolist(), AIR_HU, sitk.sitkInt16)
+
+
+def resample_mask(mask: sitk.Image, reference: sitk.Image) -> sitk.Image:
+    """Bring a mask onto the grid of a scan by nearest neighbour.
+
+    Parameters
+    ----------
+    mask
+        Labels, on any grid.
+    reference
+        The scan.
+
+    Returns
+    -------
+    SimpleITK.Image
+        uint8 labels on the grid of `reference`; 0 outside the old grid.
+    """
+    return sitk.Resample(mask, reference, sitk.Transform(), sitk.sitkNearestNeighbor, 0, sitk.sitkUInt8)
+
+
+def read_result(path: Path) -> sitk.Image:
+    """Read a volume that the study wrote itself.
+
+    Parameters
+    ----------
+    path
+        `study.image`, `study.mask` or `study.lobes` of a scan.
+
+    Returns
+    -------
+    SimpleITK.Image
+        The volume.
+
+    Raises
+    ------
+    ScanError
+        If there is none.
+    StudyError
+        If it is damaged. It is removed then, so that the next run makes it again: the scan itself is not to blame.
+    """
+    try:
+        return read_volume(path)
+    except ScanError as error:
+        if not path.is_file():
+            raise
+        path.unlink()
+        raise StudyError(f"{path.parent.name}/{error} It was removed: the next `sscct run` makes it again.") from error
+
+
+def load_array(path: Path) -> NDArray[Any]:
+    """Read a volume that the study wrote, as an array [z, y, x]; `read_result` tells the errors."""
+    return np.asarray(sitk.GetArrayFromImage(read_result(path)))
+
+
+def write_image(image: sitk.Image, path: Path) -> None:
+    """Write a volume as compressed NIfTI, whole or not at all."""
+    with atomic(path) as partial:
+        # ITK's own compression takes eight times as long. By its name, what a kill leaves is removed with the rest.
+        plain = partial.with_name(partial.name.removesuffix(".gz"))
+        try:
+            sitk.WriteImage(image, str(plain))
+            if plain.stat().st_size < math.prod(image.GetSize()) * image.GetSizeOfPixelComponent():
+                raise OSError(errno.ENOSPC, f"{path.name} cannot be written whole")
+            partial.write_bytes(igzip.compress(plain.read_bytes(), compresslevel=2, mtime=0))
+        except RuntimeError as error:
+            raise OSError(errno.ENOSPC, f"{path.name} cannot be written") from error
+        finally:
+            plain.unlink(missing_ok=True)
+
+
+def prepare_scans(study: Study, rows: pd.DataFrame, n_jobs: int = 1) -> pd.DataFrame:
+    """Verify scans and bring them to the orientation and spacing of the study.
+
+    Parameters
+    ----------
+    study
+        The study and run; `images.spacing_mm` matters. Writes `study.image(scan_id)`.
+    rows
+        Rows of the manifest: `scan_id`, `patient_id`, `image`, `sha256`.
+    n_jobs
+        Processes that share the scans.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Schema `IMAGES`, one row a scan; unusable scans have status "failed" and a reason.
+    """
+    names = ["scan_id", "patient_id", "image", "sha256"]
+    done = process(
+        study, "images", _prepare, rows.reindex(columns=names), study.settings.images,
+        lambda row: [study.folder / row["image"]], n_jobs, outputs=lambda row: [study.image(row["scan_id"])],
+    )  # fmt: skip
+    return IMAGES.validate(done.reindex(columns=list(IMAGES.columns)))
+
+
+def _prepare(study: Study, row: Mapping[str, Any]) -> Record:
+    path = study.folder / row["image"]
+    image = read_scan(path, row["sha256"] if isinstance(row["sha256"], str) else None)
+    write_image(resample(image, study.settings.images.spacing_mm), study.image(row["scan_id"]))
+    return {
+        "spacing_mm": " ".join(f"{side:.4g}" for side in image.GetSpacing()),
+        "size": " ".join(str(side) for side in image.GetSize()),
+        "sha256": checksum(path),
+    }

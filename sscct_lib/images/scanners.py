@@ -1,0 +1,80 @@
+"""Makers of scanners and reconstruction kernels, by the names that everybody uses."""
+
+import re
+from typing import Any
+
+import pandas as pd
+
+MANUFACTURERS = {
+    "siemens": "Siemens",
+    "ge": "GE",
+    "philips": "Philips",
+    "toshiba": "Canon",
+    "canon": "Canon",
+    "hitachi": "Hitachi",
+    "fuji": "Fujifilm",
+    "united imaging": "United Imaging",
+    "neusoft": "Neusoft",
+}
+SHARP_NAMES = {"LUNG", "BONE", "BONEPLUS", "EDGE", "DETAIL", "CHEST", "D", "E", "L", "YA", "YB", "YC", "YD"}
+SOFT_NAMES = {"STANDARD", "SOFT", "A", "B", "C", "CB", "UA", "UB", "UC"}
+
+
+def known_manufacturer(text: str) -> str | None:
+    """Give the maker's common name; None for a maker that is not on the list, so that no free text is kept."""
+    lowered = re.sub(r"[^a-z]+", " ", text.lower()).strip()
+    if lowered.split(" ")[0] in ("ge", "gems"):
+        return "GE"
+    return next((name for part, name in MANUFACTURERS.items() if part != "ge" and part in lowered), None)
+
+
+def known_kernel(text: str) -> str | None:
+    """Give a kernel's name when it looks like one: short, without words that could be a name or a note."""
+    looks_like_code = re.fullmatch(r"[A-Za-z]{1,3}\d{0,3}[A-Za-z]{0,2}", text) is not None
+    return text if looks_like_code or text.upper() in SHARP_NAMES | SOFT_NAMES else None
+
+
+def is_sharp(kernel: str) -> bool | None:
+    """Tell whether a reconstruction kernel is a sharp (lung or bone) one; None when the name is not known.
+
+    Siemens names carry a number that grows with sharpness (B30f, Br40d: soft; B70f, Bl57: sharp); Canon's FC50 to
+    FC59 and FC80 to FC89 are lung kernels; GE and Philips use words and letters.
+    """
+    name = kernel.upper().strip()
+    if name in SHARP_NAMES:
+        return True
+    if name in SOFT_NAMES:
+        return False
+    if canon := re.fullmatch(r"FC(\d\d)[A-Z]?", name):
+        return canon.group(1)[0] in "358"
+    if siemens := re.fullmatch(r"[A-Z]{1,2}(\d\d)[A-Z]?", name):
+        return int(siemens.group(1)) >= 50
+    return None
+
+
+def scanner(table: pd.DataFrame) -> pd.Series:
+    """Name the scanner and kind of kernel of each scan, the batch over which features are harmonised.
+
+    Parameters
+    ----------
+    table
+        `manufacturer` and `kernel`, as in schema `COHORT`; either may be absent or missing.
+
+    Returns
+    -------
+    pandas.Series
+        `scanner`, for example "GE soft"; a kernel of unknown kind keeps its name. Missing where the maker is not
+        known.
+    """
+    columns = table.reindex(columns=["manufacturer", "kernel"])
+    names = [_scanner(maker, kernel) for maker, kernel in columns.itertuples(index=False)]
+    return pd.Series(names, index=table.index, name="scanner", dtype=object)
+
+
+def _scanner(maker: Any, kernel: Any) -> str | None:
+    if pd.isna(maker):
+        return None
+    if pd.isna(kernel):
+        return f"{maker}, kernel not known"
+    sharp = is_sharp(kernel)
+    return f"{maker} {kernel if sharp is None else 'sharp' if sharp else 'soft'}"

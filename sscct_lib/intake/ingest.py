@@ -1,0 +1,352 @@
+"""From a hospital's export to a study: chest CT series chosen, de-identified and listed in a manifest.
+
+No identifier, date or free text of the source reaches the study. Ids are keyed hashes whose key lies outside the
+study; dates become days since the patient's first scan; of the headers only maker, kernel, slice thickness, age and
+sex are kept.
+
+Lung masks that came with a hospital's series: each is brought onto the grid of the scan that was taken.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import SimpleITK as sitk
+
+from sscct_lib.images.dicom import read_headers
+from sscct_lib.images.dicom_masks import read_dicom_mask
+from sscct_lib.images.dicom_pixels import read_series
+from sscct_lib.images.prepare import read_scan, to_hounsfield, write_image
+from sscct_lib.intake.clinical import attach, empty_clinical, read_clinical
+from sscct_lib.intake.pseudonyms import patient_code, read_key, scan_code
+from sscct_lib.intake.series import MASK_KINDS, VOLUME_SUFFIXES, Candidate, find_candidates, why_behind
+from sscct_lib.study.files import atomic, checksum
+from sscct_lib.study.folder import SETTINGS_FILE, Study, StudyError, load_study
+from sscct_lib.study.results import Record, process
+from sscct_lib.study.schemas import covariates
+from sscct_lib.study.tables import write_csv
+
+
+def write_masks(study: Study, scans: pd.DataFrame, candidates: list[Candidate], n_jobs: int = 1) -> pd.DataFrame:
+    """Write the lung masks of scans that have one in the source.
+
+    Parameters
+    ----------
+    study
+        Receives `masks/<scan_id>.nii.gz`: 0 outside, 1 right lung, 2 left lung.
+    scans
+        Scans that were written: `scan_id`, `patient_code`, `candidates` (of its examination).
+    candidates
+        All of the source. Those that are masks get their `status`, `lung mask` or `set aside`, and the reason.
+    n_jobs
+        Processes that share the scans.
+
+    Returns
+    -------
+    pandas.DataFrame
+        `scans` with `lung_mask`, relative to the study folder; empty where there is none.
+    """
+    masks = [one for one in candidates if one.kind in MASK_KINDS]
+    for mask in masks:
+        mask.reason = "refers to no series that was taken"
+    offers: dict[str, list[tuple[Candidate, str]]] = {}
+    rows = []
+    for scan in scans.to_dict("records"):
+        taken = next(one for one in scan["candidates"] if one.status == "scan")
+        offered = [(mask, file) for mask in masks if _belongs(mask, taken) for file in mask.files]
+        for mask, _ in offered:
+            mask.reason, mask.visit = "another mask of the scan was taken", taken.visit
+        if offered:
+            offers[scan["scan_id"]] = sorted(offered, key=lambda one: (MASK_KINDS.index(one[0].kind), one[1]))
+            rows.append([scan["scan_id"], scan["patient_code"], taken.frame_uid])
+    waiting = pd.DataFrame(rows, columns=["scan_id", "patient_id", "frame_uid"])
+    written: dict[str, str] = {}
+    for attempt in range(max(map(len, offers.values()), default=0)):
+        waiting = waiting[[len(offers[scan]) > attempt and scan not in written for scan in waiting["scan_id"]]]
+        tried = [offers[scan][attempt] for scan in waiting["scan_id"]]
+        done = _write(study, waiting.assign(file=[file for _, file in tried]), attempt + 1, n_jobs)
+        for (mask, _), row in zip(tried, done.to_dict("records"), strict=True):
+            mask.status, mask.reason = ("lung mask", "") if row["status"] == "ok" else ("set aside", row["reason"])
+            if row["status"] == "ok":
+                written[row["scan_id"]] = f"masks/{row['scan_id']}.nii.gz"
+    return scans.assign(lung_mask=scans["scan_id"].map(written))
+
+
+def _belongs(mask: Candidate, scan: Candidate) -> bool:
+    """Tell whether a mask was drawn on a series; one that names no series must share its frame of reference."""
+    if mask.patient != scan.patient:
+        return False
+    return scan.uid in mask.refers_to if mask.refers_to else mask.frame_uid == scan.frame_uid != ""
+
+
+def _write(study: Study, rows: pd.DataFrame, attempt: int, n_jobs: int) -> pd.DataFrame:
+    files = dict(zip(rows["scan_id"], rows["file"], strict=True))
+    return process(
+        study,
+        "ingest_masks",
+        _write_mask,
+        rows,
+        None,
+        lambda row: [Path(files[row["scan_id"]]), study.folder / "scans" / f"{row['scan_id']}.nii.gz"],
+        n_jobs,
+        study.folder / "ingest" / "records" / f"mask_{attempt}",
+        outputs=lambda row: [_mask_path(study, row["scan_id"])],
+    )
+
+
+def _write_mask(study: Study, row: Mapping[str, Any]) -> Record:
+    scan = read_scan(study.folder / "scans" / f"{row['scan_id']}.nii.gz")
+    write_image(read_dicom_mask(Path(row["file"]), scan, row["frame_uid"]), _mask_path(study, row["scan_id"]))
+    return {}
+
+
+def _mask_path(study: Study, scan_id: str) -> Path:
+    return study.folder / "masks" / f"{scan_id}.nii.gz"
+
+
+NEW_STUDY = "# Settings of this study; every other setting has a default.\ntitle: My study\n"
+MOST_REASONS = 12
+MANIFEST_COLUMNS = ["scan_id", "patient_id", "scan_day", "image", "sha256", "last_contact_day", "event_observed"]
+
+
+def ingest(
+    source: Path, clinical: Path | None, study_folder: Path, key_file: Path | None = None, n_jobs: int = 1
+) -> pd.DataFrame:
+    """Turn DICOM series or NIfTI files into a study with its manifest.
+
+    For each examination (StudyInstanceUID) the best chest series is taken. A series can be used when it is CT,
+    axial, no localizer, and a stack of at least 20 slices and 150 mm. Among several, in this order: supine before
+    prone; not expiratory; original before derived; lossless before lossy compression; at least 200 mm long;
+    thinnest, where all up to 1.5 mm count alike; kernel as `images.kernel` says; smaller steps; more slices. When
+    the best one cannot be read, the next is tried.
+
+    NIfTI and NRRD files: the patient is the folder directly below `source`, or the file's name (without a date in
+    it) for a file in `source` itself; the date is the first YYYY-MM-DD or YYYYMMDD in the path.
+
+    A segmentation (SEG) or contours (RTSTRUCT) that refer to the series taken, and hold lungs, become the scan's
+    `lung_mask`.
+
+    A stopped run resumes: a finished scan is not read again while its source stays the same.
+
+    Parameters
+    ----------
+    source
+        Folder of any depth.
+    clinical
+        CSV of follow-up and clinical values, see `clinical.read_clinical` and `clinical.attach`; None: none.
+    study_folder
+        Receives `scans/<scan_id>.nii.gz`, `masks/<scan_id>.nii.gz`, `data_manifest.csv`, `study.yaml` when there
+        is none, and `ingest/report.csv`, which is also returned.
+    key_file
+        Secret from which ids are made, at least 32 characters; made when missing, readable by its owner alone.
+        By default `<study>.key` beside the study folder.
+    n_jobs
+        Processes that share the scans.
+
+    Returns
+    -------
+    pandas.DataFrame
+        What became of each series, in study ids: `patient_id`, `scan_id`, `kind`, `n_slices`, `step_mm`, `kernel`,
+        `status` (scan, lung mask, not chosen, set aside, no scans) and `reason`.
+
+    Raises
+    ------
+    StudyError
+        If nothing in `source` can be used (the message says what was found), the clinical table has violations,
+        the key is unfit, or the study already lists scans that `source` lacks.
+    """
+    if not source.is_dir():
+        raise StudyError(f"{source} is no folder: expected one with DICOM series or NIfTI files.")
+    table = None if clinical is None else read_clinical(clinical)
+    study = _study(study_folder)
+    candidates = find_candidates(source, study.settings.images.kernel, n_jobs)
+    key = read_key(key_file or study_folder.resolve().with_suffix(".key"), study_folder)
+    scans = _in_days(_visits(candidates, key, table))
+    _refuse_to_drop(study, scans)
+    written = write_masks(study, _write_scans(study, scans, n_jobs), candidates, n_jobs)
+    report = _report(candidates, written, table, key)
+    if written.empty:
+        raise StudyError(f"{source}: no series could be read.\n{report.to_string(index=False)}")
+    manifest = written.assign(image="scans/" + written["scan_id"] + ".nii.gz", patient_id=written["patient_code"])
+    some = [name for name in ("lung_mask", "transplant_day") if written[name].notna().any()]
+    write_csv(manifest[[*MANIFEST_COLUMNS, *some, *covariates()]], study.manifest_path)
+    write_csv(report, study_folder / "ingest" / "report.csv")
+    return report
+
+
+def _study(folder: Path) -> Study:
+    if not (folder / SETTINGS_FILE).exists():
+        with atomic(folder / SETTINGS_FILE) as partial:
+            partial.write_text(NEW_STUDY, encoding="utf-8")
+    return load_study(folder)
+
+
+def _visits(candidates: list[Candidate], key: bytes, table: pd.DataFrame | None) -> pd.DataFrame:
+    """List the examinations that have a usable series: candidates (best first), date and clinical values."""
+    groups: dict[tuple[str, str], list[Candidate]] = {}
+    for candidate in candidates:
+        if not candidate.reason:
+            groups.setdefault((candidate.patient, candidate.visit), []).append(candidate)
+    rows = []
+    for (patient, visit), group in groups.items():
+        group.sort(key=lambda candidate: candidate.preference)
+        kept = {name: group[0].header.get(name) for name in covariates()}
+        ids = {"scan_id": scan_code(key, patient, visit), "patient_code": patient_code(key, patient)}
+        rows.append({**ids, "patient_id": patient, "scan_date": group[0].date, "candidates": group, **kept})
+    visits = pd.DataFrame(rows)
+    visits["scan_date"] = pd.to_datetime(visits["scan_date"])
+    visits["age_years"] = visits["age_years"].astype(float)
+    return attach(visits, empty_clinical() if table is None else table)
+
+
+def _in_days(visits: pd.DataFrame) -> pd.DataFrame:
+    """Replace dates by days since the patient's first scan; what has no place in time is set aside."""
+    by_patient = visits.groupby("patient_code")["scan_date"]
+    alone = by_patient.transform("size") == 1
+    undated = visits["scan_date"].isna() & ~alone
+    for candidate in visits.loc[undated, "candidates"].explode():
+        candidate.status, candidate.reason = "set aside", "no scan date, and the patient has other scans"
+    first = by_patient.transform("min")
+    days = visits.assign(
+        scan_day=(visits["scan_date"] - first).dt.days.where(visits["scan_date"].notna(), 0).astype("Int64"),
+        last_contact_day=(pd.to_datetime(visits["last_contact_date"]) - first).dt.days.astype("Int64"),
+        transplant_day=(pd.to_datetime(visits["transplant_date"]) - first).dt.days.astype("Int64"),
+    )
+    # Without a scan date nothing can be counted to the last contact.
+    days.loc[days["last_contact_day"].isna(), "event_observed"] = pd.NA
+    dates = ["scan_date", "last_contact_date", "transplant_date"]
+    return days[~undated].drop(columns=dates).sort_values(["patient_code", "scan_day"])
+
+
+def _refuse_to_drop(study: Study, scans: pd.DataFrame) -> None:
+    """Protect a manifest that lists scans which this source would not bring back."""
+    if study.manifest_path.is_file():
+        listed = pd.read_csv(study.manifest_path, dtype=str)
+        lost = set(listed.get("scan_id", [])) - set(scans["scan_id"])
+        if lost:
+            raise StudyError(
+                f"{study.manifest_path} lists {len(lost)} scan(s) that are not in the source. Ingest all folders at "
+                "once from one folder above them, or choose a new study folder."
+            )
+
+
+def _write_scans(study: Study, scans: pd.DataFrame, n_jobs: int) -> pd.DataFrame:
+    """Read the best series of each examination, and the next best where that fails; returns the scans written."""
+    waiting, written = scans, []
+    for attempt in range(int(scans["candidates"].map(len).max()) if len(scans) else 0):
+        waiting = waiting[waiting["candidates"].map(len) > attempt]
+        chosen = [group[attempt] for group in waiting["candidates"]]
+        done = _write_choice(study, waiting, chosen, attempt + 1, n_jobs)
+        for candidate, status, reason in zip(chosen, done["status"], done["reason"], strict=True):
+            candidate.status, candidate.reason = ("scan" if status == "ok" else "set aside"), reason
+        ok = (done["status"] == "ok").to_numpy()
+        told = done.reindex(columns=["sha256", "notes"])[ok]
+        written.append(waiting[ok].assign(sha256=told["sha256"].to_numpy(), notes=told["notes"].to_numpy()))
+        waiting = waiting[~ok]
+    return pd.concat(written, ignore_index=True) if written else scans
+
+
+def _write_choice(
+    study: Study, waiting: pd.DataFrame, chosen: list[Candidate], attempt: int, n_jobs: int
+) -> pd.DataFrame:
+    records = study.folder / "ingest" / "records" / f"choice_{attempt}"
+    rows = pd.DataFrame({"scan_id": waiting["scan_id"].to_list(), "patient_id": waiting["patient_code"].to_list()})
+    rows["files"] = [candidate.files for candidate in chosen]
+    sources = {row["scan_id"]: [Path(file) for file in row["files"]] for row in rows.to_dict("records")}
+    return process(
+        study,
+        "ingest",
+        _write_scan,
+        rows,
+        None,
+        lambda row: sources[row["scan_id"]],
+        n_jobs,
+        records,
+        outputs=lambda row: [_scan_path(study, row["scan_id"])],
+    )
+
+
+def _write_scan(study: Study, row: Mapping[str, Any]) -> Record:
+    files = [Path(file) for file in row["files"]]
+    if files[0].name.endswith(VOLUME_SUFFIXES):
+        image, notes = read_scan(files[0]), list[str]()
+        for name in image.GetMetaDataKeys():  # a NIfTI header has room for free text
+            image.EraseMetaData(name)
+    else:
+        volume, notes = read_series(read_headers(files))
+        image = to_hounsfield(sitk.DICOMOrient(volume, "LPS"), "the series")
+    path = _scan_path(study, row["scan_id"])
+    write_image(image, path)
+    return {"sha256": checksum(path), "notes": "; ".join(notes)}
+
+
+def _scan_path(study: Study, scan_id: str) -> Path:
+    return study.folder / "scans" / f"{scan_id}.nii.gz"
+
+
+def _report(candidates: list[Candidate], written: pd.DataFrame, table: pd.DataFrame | None, key: bytes) -> pd.DataFrame:
+    """Say what became of each series, and which patients of the clinical table have no scan."""
+    remarks = {
+        row["scan_id"]: [row["notes"], "" if row["in_clinical"] else "no row in the clinical table: no follow-up"]
+        for row in written.to_dict("records")
+    }
+    best = {row["scan_id"]: row["candidates"] for row in written.to_dict("records")}
+    rows = []
+    for one in candidates:
+        scan_id = scan_code(key, one.patient, one.visit)
+        reasons = [one.reason, *(remarks[scan_id] if one.status == "scan" else [])]
+        if one.status == "not chosen":
+            chosen = next(other for other in best[scan_id] if other.status == "scan")
+            reasons = [why_behind(one.preference, chosen.preference)]
+        if one.header.get("burned_in"):
+            reasons.append("the header says that text is burned into the pixels: look before sharing")
+        if one.header.get("lossy"):
+            reasons.append("lossy compression: densities are not as acquired")
+        rows.append(
+            {
+                "patient_id": patient_code(key, one.patient) if one.patient else "",
+                "scan_id": scan_id if one.status in ("scan", "lung mask") else "",
+                "kind": one.kind,
+                "n_slices": one.n_slices,
+                "step_mm": one.step_mm,
+                "kernel": one.header.get("kernel"),
+                "status": one.status,
+                "reason": "; ".join(filter(None, reasons)),
+            }
+        )
+    seen = {one.patient for one in candidates if one.status == "scan"}
+    absent = [] if table is None else [patient for patient in table["patient_id"].unique() if patient not in seen]
+    rows += [
+        {"patient_id": patient_code(key, patient), "status": "no scans", "reason": "in the clinical table only"}
+        for patient in absent
+    ]
+    return pd.DataFrame(rows).astype({"n_slices": "Int64"})
+
+
+def summarise(report: pd.DataFrame) -> list[str]:
+    """Say in a few lines what became of the series of a source.
+
+    Parameters
+    ----------
+    report
+        From `ingest`, of any length.
+
+    Returns
+    -------
+    list of str
+        How many scans of how many patients there are, and for each outcome how many series it has and why, the most
+        frequent reasons first. Numbers in reasons are left out, so that like stands with like.
+    """
+    scans = report[report["status"] == "scan"]
+    lines = [f"{len(scans)} scan(s) of {scans['patient_id'].nunique()} patient(s)"]
+    reasons = report["reason"].str.replace(r"\d+(\.\d+)?", "#", regex=True).str.split("; ")
+    told = report.assign(reason=reasons).explode("reason")
+    for status in ("scan", "lung mask", "not chosen", "set aside", "no scans"):
+        counts = told.loc[(told["status"] == status) & (told["reason"] != ""), "reason"].value_counts()
+        n = int((report["status"] == status).sum())
+        lines += [f"{status}: {n}"] if n else []
+        lines += [f"  {count:,} {reason}" for reason, count in counts.head(MOST_REASONS).items()]
+        if len(counts) > MOST_REASONS:
+            lines.append(f"  and {len(counts) - MOST_REASONS} more reasons")
+    return lines

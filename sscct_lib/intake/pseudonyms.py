@@ -1,0 +1,155 @@
+"""Study ids that nobody can turn back without the key: keyed hashes (HMAC-SHA256) of a hospital's identifiers.
+
+What a hospital's export calls its patients, so that a study can be searched for it.
+"""
+
+import hashlib
+import hmac
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pydicom
+
+from sscct_lib.images.dicom import UNREADABLE, find_series, quiet_pydicom
+from sscct_lib.intake.privacy import Identifiers, identifiers, is_identifying_field
+from sscct_lib.intake.series import VOLUME_SUFFIXES, from_volume
+from sscct_lib.study.files import atomic
+from sscct_lib.study.folder import StudyError
+
+FEWEST_KEY_CHARACTERS = 32
+KEY_CHECK = Path("ingest") / "key_check.txt"
+
+
+def read_key(path: Path, study_folder: Path) -> bytes:
+    """Read the secret of a study, or make it.
+
+    Parameters
+    ----------
+    path
+        File outside the study folder; made with 256 random bits, readable by its owner alone, when missing.
+    study_folder
+        The study. A mark in it tells whether it was made with this key.
+
+    Returns
+    -------
+    bytes
+        The key.
+
+    Raises
+    ------
+    StudyError
+        If the file lies inside the study, is too short, or is not the key that the study was made with.
+    """
+    if path.resolve().is_relative_to(study_folder.resolve()):
+        raise StudyError(f"{path} lies inside the study: whoever gets it could undo the ids. Keep the key elsewhere.")
+    check = study_folder / KEY_CHECK
+    if not path.exists():
+        if check.exists():
+            raise StudyError(f"{path} is missing: this study was made with a key. Without it all ids would change.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_hex(32) + "\n")
+    key = path.read_bytes().strip()
+    if len(key) < FEWEST_KEY_CHARACTERS:
+        raise StudyError(f"{path} has {len(key)} characters, expected at least {FEWEST_KEY_CHARACTERS} random ones.")
+    mark = keyed_hash(key, "key check", 16)
+    if check.exists() and check.read_text(encoding="utf-8").strip() != mark:
+        raise StudyError(f"{path} is not the key that this study was made with: all its ids would change.")
+    with atomic(check) as partial:
+        partial.write_text(mark + "\n", encoding="utf-8")
+    return key
+
+
+def keyed_hash(key: bytes, text: str, n_digits: int) -> str:
+    """Hash text under a key; hexadecimal digits of HMAC-SHA256."""
+    return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()[:n_digits]
+
+
+def patient_code(key: bytes, patient: str) -> str:
+    """Make a patient's study id: `p` and 10 digits."""
+    return "p" + keyed_hash(key, f"patient {patient}", 10)
+
+
+def scan_code(key: bytes, patient: str, visit: str) -> str:
+    """Make a scan's study id: the patient's, and 8 digits of the examination."""
+    return f"{patient_code(key, patient)}-{keyed_hash(key, f'visit {visit}', 8)}"
+
+
+TEXT_TAGS = [
+    "PatientName", "PatientID", "OtherPatientIDs", "OtherPatientNames", "AccessionNumber", "StudyID",
+    "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "InstitutionName", "InstitutionAddress",
+    "ReferringPhysicianName", "PerformingPhysicianName", "OperatorsName", "StationName", "DeviceSerialNumber",
+    "PatientAddress", "PatientTelephoneNumbers",
+]  # fmt: skip
+DATE_TAGS = ["PatientBirthDate", "StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate"]
+
+
+@quiet_pydicom()
+def read_identifiers(source: Path | None, clinical: Path | None = None) -> Identifiers:
+    """Read the identifiers of an export and of a table of follow-up.
+
+    Parameters
+    ----------
+    source
+        Folder of DICOM series or NIfTI files, of any depth: names, numbers, UIDs and dates from one header of each
+        series, and the folders and names of volumes.
+    clinical
+        CSV: its `patient_id`, its dates, and columns with a name such as `last_name` or `mrn`.
+
+    Returns
+    -------
+    Identifiers
+        They stay in memory.
+
+    Raises
+    ------
+    StudyError
+        If `source` is no folder, `clinical` is missing, or neither holds an identifier.
+    """
+    values: set[str] = set()
+    dates: set[pd.Timestamp] = set()
+    if source is not None:
+        if not source.is_dir():
+            raise StudyError(f"{source} is no folder: expected the one that was ingested.")
+        for files in find_series(source)[0]:
+            _from_header(files[0], values, dates)
+        for path in source.rglob("*"):
+            if path.name.endswith(VOLUME_SUFFIXES):
+                volume = from_volume(path, source)
+                values.add(volume.patient)
+                dates |= set() if volume.date is None else {volume.date}
+    if clinical is not None:
+        if not clinical.is_file():
+            raise StudyError(f"{clinical} is missing: expected the table that was ingested.")
+        _from_table(pd.read_csv(clinical, dtype=str, keep_default_na=False, encoding="utf-8-sig"), values, dates)
+    known = identifiers(values, [date.date() for date in dates])
+    if not known.words:
+        raise StudyError("the source holds no identifier of at least 4 characters: there is nothing to search for.")
+    return known
+
+
+def _from_header(path: Path, values: set[str], dates: set[pd.Timestamp]) -> None:
+    try:
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[*TEXT_TAGS, *DATE_TAGS], force=True)
+        values |= {text for name in TEXT_TAGS for text in _texts(header.get(name, None))}
+        found = {str(header.get(name, None) or "") for name in DATE_TAGS}
+    except UNREADABLE:  # `ingest` lists what cannot be read
+        return
+    dates |= set(pd.to_datetime(pd.Series(sorted(found)), format="%Y%m%d", errors="coerce").dropna())
+
+
+def _texts(value: Any) -> list[str]:
+    several = value if isinstance(value, pydicom.multival.MultiValue) else [value]
+    return [str(one).strip() for one in several if one]
+
+
+def _from_table(table: pd.DataFrame, values: set[str], dates: set[pd.Timestamp]) -> None:
+    for name in table.columns:
+        cells = set(table[name].str.strip()) - {""}
+        if name == "patient_id" or is_identifying_field(name):
+            values |= cells
+        read = pd.to_datetime(pd.Series(sorted(cells), dtype=str), format="%Y-%m-%d", errors="coerce")
+        dates |= set(read.dropna())

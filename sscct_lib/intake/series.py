@@ -1,0 +1,239 @@
+"""What a hospital's export holds: DICOM series and NIfTI files, each judged as a candidate for a scan.
+
+Which of several series of an examination is taken, and the few header values that may be kept.
+"""
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from joblib import Parallel, delayed
+from pydicom.uid import HTJ2K, JPEG2000, JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless
+
+from sscct_lib.images.dicom import Series, find_series, read_headers
+from sscct_lib.images.dicom_masks import referred_series
+from sscct_lib.images.dicom_pixels import Frame, length_mm, stack, step_mm, why_unusable
+from sscct_lib.images.scanners import is_sharp, known_kernel, known_manufacturer
+from sscct_lib.study.folder import StudyError
+
+THIN_MM = 1.5
+WHOLE_THORAX_MM = 200.0
+
+EXPIRATORY = re.compile(r"(?<![a-z])exp(?:ir[a-z]*)?(?![a-z])", re.IGNORECASE)
+LOSSY = {JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless, JPEG2000, HTJ2K}
+"""Transfer syntaxes that change values; JPEG 2000 (.91) may be lossless, which its name does not tell."""
+
+CRITERIA = (
+    "prone",
+    "expiratory",
+    "derived from another series",
+    "lossy compression",
+    "shorter than a whole thorax",
+    "thicker slices",
+    "another kernel than configured",
+    "larger steps",
+    "fewer slices",
+    "as good as the chosen one",
+)
+
+
+def is_lossy(series: Series) -> bool:
+    """Tell whether the pixels of a series went through a compression that changed them."""
+    if series.get("LossyImageCompression") == "01":
+        return True
+    return any(str(header.file_meta.get("TransferSyntaxUID", "")) in LOSSY for header, _ in series.headers)
+
+
+def preference(series: Series, frames: list[Frame], kernel: str) -> tuple[Any, ...]:
+    """Order the usable series of an examination: the least is the best.
+
+    Parameters
+    ----------
+    series
+        A series for which `dicom_frames.why_unusable` found nothing.
+    frames
+        Its slices, from `dicom_frames.stack`.
+    kernel
+        Kind of kernel that is wanted: `soft` or `sharp`.
+
+    Returns
+    -------
+    tuple
+        One value for each of `CRITERIA`.
+    """
+    step = step_mm(frames)
+    sharp = is_sharp(series.get("ConvolutionKernel"))
+    derived = any(str(part).upper() in ("DERIVED", "SECONDARY") for part in series.values("ImageType"))
+    return (
+        series.get("PatientPosition").upper().endswith("P"),
+        EXPIRATORY.search(series.get("SeriesDescription")) is not None,
+        derived,
+        is_lossy(series),
+        length_mm(frames) < WHOLE_THORAX_MM,
+        round(max(step, THIN_MM), 1),
+        1 if sharp is None else 2 * (sharp != (kernel == "sharp")),
+        round(step, 2),
+        -len(frames),
+        series.get("SeriesInstanceUID"),
+    )
+
+
+def why_behind(other: tuple[Any, ...], chosen: tuple[Any, ...]) -> str:
+    """Say by which criterion another series came behind the chosen one."""
+    differing = [words for words, mine, best in zip(CRITERIA, other, chosen, strict=False) if mine != best]
+    return differing[0] if differing else CRITERIA[-1]
+
+
+VOLUME_SUFFIXES = (".nii", ".nii.gz", ".nrrd")
+MASK_KINDS = ("SEG", "RTSTRUCT")
+DATE_IN_NAME = re.compile(r"(?<!\d)(\d{4})-?(\d{2})-?(\d{2})(?!\d)")
+
+
+@dataclass
+class Candidate:
+    """A series or a NIfTI file as it was found.
+
+    Attributes
+    ----------
+    patient, visit, date
+        The hospital's identifiers and date; they stay in memory.
+    kind
+        `CT`, `localizer`, another modality, or `NIfTI`.
+    files
+        Where it is.
+    status, reason
+        What becomes of it: `scan`, `not chosen` or `set aside`, and why.
+    preference
+        From `series_choice.preference`; the least is the best.
+    header
+        Values that may be kept.
+    uid, frame_uid
+        SeriesInstanceUID and FrameOfReferenceUID.
+    refers_to
+        Of a mask: the series on which it was drawn.
+    """
+
+    patient: str
+    visit: str
+    date: pd.Timestamp | None
+    kind: str
+    files: list[str]
+    n_slices: int | None = None
+    step_mm: float | None = None
+    status: str = "not chosen"
+    reason: str = ""
+    preference: tuple[Any, ...] = ()
+    header: dict[str, Any] = field(default_factory=dict)
+    uid: str = ""
+    frame_uid: str = ""
+    refers_to: tuple[str, ...] = ()
+
+
+def find_candidates(source: Path, kernel: str, n_jobs: int = 1) -> list[Candidate]:
+    """List everything that could be a scan.
+
+    Parameters
+    ----------
+    source
+        Folder of any depth.
+    kernel
+        Kind of kernel that is wanted, see `series_choice.preference`.
+    n_jobs
+        Processes that share the series. Each reads the headers of one series at a time, so that an export of any
+        size fits into memory.
+
+    Returns
+    -------
+    list of Candidate
+
+    Raises
+    ------
+    StudyError
+        If nothing can be used; the message says what was found.
+    """
+    volumes = sorted(path for path in source.rglob("*") if path.name.endswith(VOLUME_SUFFIXES) and path.is_file())
+    series, n_other = find_series(source)
+    candidates: list[Candidate] = Parallel(n_jobs=n_jobs)(delayed(_from_files)(files, kernel) for files in series)
+    candidates += [from_volume(path, source) for path in volumes]
+    if all(candidate.reason for candidate in candidates):
+        others = f"{n_other - len(volumes)} other file(s)" if n_other > len(volumes) else ""
+        found = ", ".join(filter(None, (_count_kinds(candidates), others))) or "no files"
+        reasons = sorted({candidate.reason for candidate in candidates if candidate.kind == "CT"})
+        because = f" The CT series cannot be used: {'; '.join(reasons)}." if reasons else ""
+        raise StudyError(f"{source} has no chest CT series; found {found}.{because}")
+    return candidates
+
+
+def _count_kinds(candidates: list[Candidate]) -> str:
+    """Say what was found, for example `3 MR series, 1 localizer`."""
+    kinds = Counter(one.kind for one in candidates)
+    return ", ".join(
+        f"{n} {kind}{'s' if n > 1 and kind == 'localizer' else ''}" if kind == "localizer" else f"{n} {kind} series"
+        for kind, n in kinds.most_common()
+    )
+
+
+def _from_files(files: list[Path], kernel: str) -> Candidate:
+    return _from_series(read_headers(files), kernel)
+
+
+def _from_series(series: Series, kernel: str) -> Candidate:
+    candidate = Candidate(
+        patient=series.get("PatientID"),
+        visit=series.get("StudyInstanceUID"),
+        date=_date(series),
+        kind=series.kind,
+        files=[str(path) for _, path in series.headers],
+        n_slices=series.n_slices,
+        header=_allowed(series),
+        reason=why_unusable(series),
+        uid=series.get("SeriesInstanceUID"),
+        frame_uid=series.get("FrameOfReferenceUID"),
+    )
+    if candidate.kind in MASK_KINDS:
+        candidate.refers_to = tuple({uid for file in candidate.files for uid in referred_series(Path(file))})
+    if not candidate.reason and not candidate.patient:
+        candidate.reason = "no PatientID: it cannot be told whose scan it is"
+    if candidate.reason:
+        candidate.status = "set aside"
+        return candidate
+    frames, _ = stack(series)
+    candidate.step_mm = round(step_mm(frames), 2)
+    candidate.preference = preference(series, frames, kernel)
+    return candidate
+
+
+def _allowed(series: Series) -> dict[str, Any]:
+    """Keep the header values that may enter a study, none of them free text."""
+    years = re.fullmatch(r"(\d{3})Y", series.get("PatientAge"))
+    thickness = series.get("SliceThickness")
+    return {
+        "manufacturer": known_manufacturer(series.get("Manufacturer")),
+        "kernel": known_kernel(series.get("ConvolutionKernel")),
+        "slice_thickness_mm": float(thickness) if thickness else None,
+        "age_years": float(years.group(1)) if years else None,
+        "sex": {"F": "female", "M": "male"}.get(series.get("PatientSex").upper()),
+        "burned_in": series.get("BurnedInAnnotation").upper() == "YES",
+        "lossy": is_lossy(series),
+    }
+
+
+def _date(series: Series) -> pd.Timestamp | None:
+    for name in ("AcquisitionDate", "StudyDate", "SeriesDate", "ContentDate"):
+        date = pd.to_datetime(series.get(name), format="%Y%m%d", errors="coerce")
+        if pd.notna(date):
+            return date
+    return None
+
+
+def from_volume(path: Path, source: Path) -> Candidate:
+    """Take patient and date of a NIfTI or NRRD file from its folder and its name."""
+    inside = path.relative_to(source)
+    stem = path.name.removesuffix(".gz").rsplit(".", 1)[0]
+    patient = inside.parts[0] if len(inside.parts) > 1 else DATE_IN_NAME.sub("", stem).strip(" _-.")
+    written = DATE_IN_NAME.search(str(inside))
+    date = pd.to_datetime("-".join(written.groups()), errors="coerce") if written else None
+    return Candidate(patient or stem, str(inside), None if pd.isna(date) else date, "NIfTI", [str(path)])

@@ -1,0 +1,286 @@
+"""From measures to a verdict on each mask, and what a person decided about it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sscct_lib.lungs.quality import Measured, Place
+from sscct_lib.study.folder import StudyError
+from sscct_lib.study.settings import LungSettings
+from sscct_lib.study.tables import read_csv
+
+DECISIONS_FILE = "qa_decisions.csv"
+DECISION_COLUMNS = ("scan_id", "verdict", "who", "when", "why")
+HEADER_LINES = 2
+
+HEART_SLACK_MM = 2.0
+LEAST_SPINE_SHARE = 0.6
+LEAST_LUNG_L = 0.3  # less than this is no pair of lungs, whatever the patient
+
+SEVERE = frozenset(
+    ("volume_l", "trachea_height", "spine_behind_mm", "spine_share", "chest_width_mm", "heart_hu", "trachea_hu")
+)
+"""Measures for which a scan can fail; the others send it to a person."""
+
+Finding = tuple[str, str]  # the measure, and what it says in words
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What is thought of a mask.
+
+    Attributes
+    ----------
+    verdict
+        `fail` when the mask or the scan cannot be used: hardly any lung, the patient lying otherwise than the header
+        says, or densities that are no Hounsfield units. `review` when a measure is unusual and a person should
+        look. `pass` otherwise.
+    findings
+        The reasons in words, separated by "; "; empty for `pass`.
+    flags
+        The measures behind them, separated by spaces.
+    place
+        Voxel [z, y, x] of the first finding that has one.
+    """
+
+    verdict: str
+    findings: str
+    flags: str
+    place: Place | None
+
+
+def judge(found: Measured, settings: LungSettings) -> Judgement:
+    """Turn measures into a verdict.
+
+    Parameters
+    ----------
+    found
+        From `lung_qa.measure`.
+    settings
+        The section `lungs` of the study, with the plausible ranges.
+
+    Returns
+    -------
+    Judgement
+    """
+    measures = found.measures
+    if measures["volume_l"] < LEAST_LUNG_L:
+        words = f"hardly any lung in the mask ({measures['volume_l']:.2f} L)"
+        return Judgement("fail", words, "volume_l", None)
+    severe = [*_wrong_posture(measures), *_wrong_density(measures, settings)]
+    findings = [*severe, *_unusual_lungs(measures, settings), *_wrong_extent(measures, settings)]
+    return Judgement(
+        "fail" if severe else "review" if findings else "pass",
+        "; ".join(words for _, words in findings),
+        " ".join(dict.fromkeys(name for name, _ in findings)),
+        next((found.places[name] for name, _ in findings if name in found.places), None),
+    )
+
+
+def _wrong_posture(measures: dict[str, Any]) -> list[Finding]:
+    """Find a scan whose axes are swapped or turned."""
+    findings = []
+    if _below(measures["trachea_height"], 0.5):
+        findings.append(("trachea_height", "the trachea lies below the lungs: head and feet swapped?"))
+    if _below(measures["spine_behind_mm"], 0):
+        findings.append(("spine_behind_mm", "the spine lies in front of the lungs: front and back swapped?"))
+    if measures["spine_share"] < LEAST_SPINE_SHARE:
+        findings.append(("spine_share", f"the spine shows in {measures['spine_share']:.0%} of slices: axes swapped?"))
+    if measures["chest_width_mm"] < measures["chest_depth_mm"]:
+        findings.append(("chest_width_mm", "the chest is deeper than wide: axes swapped?"))
+    return findings
+
+
+def _wrong_density(measures: dict[str, Any], settings: LungSettings) -> list[Finding]:
+    if measures["heart_hu"] is None:
+        return [("heart_hu", "no soft tissue between the lungs: are these Hounsfield units?")]
+    return [
+        *_outside(measures, "trachea_hu", settings.trachea_hu, "air in the trachea {:.0f} HU"),
+        *_outside(measures, "heart_hu", settings.heart_hu, "heart {:.0f} HU"),
+    ]
+
+
+def _unusual_lungs(measures: dict[str, Any], settings: LungSettings) -> list[Finding]:
+    findings = [
+        *_outside(measures, "volume_l", settings.volume_l, "lung volume {:.1f} L"),
+        *_outside(measures, "left_share", settings.left_share, "left lung {:.0f} % of the volume", 100),
+        *_outside(measures, "mean_hu", settings.mean_hu, "mean density {:.0f} HU"),
+    ]
+    if measures["trachea_height"] is None:
+        findings.append(("trachea_height", "no trachea was found"))
+    if _below(measures["heart_left_mm"], -HEART_SLACK_MM):
+        findings.append(("heart_left_mm", "the heart lies to the right of the spine: mirrored, or displaced?"))
+    return findings + _unlike(measures, settings)
+
+
+def _unlike(measures: dict[str, Any], settings: LungSettings) -> list[Finding]:
+    """Find lobes that are hardly there, and masks on which two methods do not agree."""
+    findings = []
+    if _below(measures.get("smallest_lobe_share"), settings.min_lobe_share):
+        share = measures["smallest_lobe_share"]
+        findings.append(("smallest_lobe_share", f"a lobe with {share:.1%} of the lungs: removed, or not found?"))
+    if _below(measures.get("agreement_dice"), settings.min_agreement):
+        dice = measures["agreement_dice"]
+        findings.append(
+            ("agreement_dice", f"Dice {dice:.2f} between two methods, expected {settings.min_agreement:g} or more")
+        )
+    return findings
+
+
+def _wrong_extent(measures: dict[str, Any], settings: LungSettings) -> list[Finding]:
+    """Find masks that hold too much or too little, and scans that end or skip within the lungs."""
+    checks = (
+        ("cut_area_cm2", settings.max_cut_area_cm2, 1, "the edge of the scan cuts {:.0f} cm² of lung"),
+        ("missed_air_l", settings.max_missed_air_l, 1, "{:.2f} L of aerated lung left out of the mask"),
+        ("solid_share", settings.max_solid_share, 100, "{:.1f} % of the mask is solid tissue"),
+        (
+            "solid_core_ml",
+            settings.max_solid_core_ml,
+            1,
+            "{:.1f} mL inside thick solid tissue: leak, consolidation",
+        ),
+        ("outside_share", settings.max_outside_share, 100, "{:.1f} % of the mask lies outside the body"),
+        ("step_ratio", settings.max_step_ratio, 1, "a jump between slices ({:.1f} times the usual change)"),
+        ("noise_hu", settings.max_noise_hu, 1, "noise of {:.0f} HU"),
+    )
+    return [
+        (name, f"{words.format(factor * measures[name])}, expected at most {factor * most:g}")
+        for name, most, factor, words in checks
+        if measures[name] is not None and measures[name] > most
+    ]
+
+
+def _below(value: float | None, least: float) -> bool:
+    return value is not None and value < least
+
+
+def _outside(
+    measures: dict[str, Any], name: str, limits: tuple[float, float], words: str, factor: float = 1
+) -> list[Finding]:
+    value, (low, high) = measures[name], limits
+    if value is None or low <= value <= high:
+        return []
+    return [(name, f"{words.format(factor * value)}, expected {factor * low:g} to {factor * high:g}")]
+
+
+def apply_decisions(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """Let a person's decisions take the place of verdicts.
+
+    Parameters
+    ----------
+    table
+        One row a scan, columns of schema `LUNGS`.
+    path
+        `qa_decisions.csv` of the study: `scan_id`, `verdict` (pass or fail), `who` (initials), `when` (YYYY-MM-DD)
+        and `why`; need not exist. Scans that are not in `table` are left alone.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The table with `verdict` overridden and `decision` in words; empty where nobody decided.
+
+    Raises
+    ------
+    StudyError
+        If the file has a violation; all are named with row and column.
+    """
+    table = table.assign(decision=None)
+    if not path.is_file():
+        return table
+    decisions = _read_decisions(path).set_index("scan_id")
+    for index in table.index[(table["status"] == "ok") & table["scan_id"].isin(decisions.index)]:
+        one = decisions.loc[table["scan_id"].loc[index]]
+        # The day stays in the file: tables and book hold no calendar dates.
+        words = f"{table['verdict'].loc[index]} changed to {one['verdict']} by {one['who']}: {one['why']}"
+        table.loc[index, ["verdict", "decision"]] = one["verdict"], words
+    return table
+
+
+def _read_decisions(path: Path) -> pd.DataFrame:
+    raw = read_csv(path)
+    missing = [name for name in DECISION_COLUMNS if name not in raw]
+    if missing:
+        raise StudyError(f"{path} has no column {', '.join(missing)}; found {', '.join(raw.columns)}.")
+    checks = {
+        "scan_id": (raw["scan_id"].duplicated() | (raw["scan_id"] == ""), "a scan_id that no other row has"),
+        "verdict": (~raw["verdict"].isin(["pass", "fail"]), "pass or fail"),
+        "who": (raw["who"].str.strip() == "", "the initials of who decided"),
+        "when": (pd.to_datetime(raw["when"], format="%Y-%m-%d", errors="coerce").isna(), "a date as YYYY-MM-DD"),
+        "why": (raw["why"].str.strip() == "", "the reason"),
+    }
+    violations = [
+        f"row {int(row) + HEADER_LINES}, column {name}: found {raw[name].loc[row]!r}; expected {expected}"
+        for name, (wrong, expected) in checks.items()
+        for row in raw.index[wrong]
+    ]
+    if violations:
+        raise StudyError(f"{path} has {len(violations)} violation(s):\n  " + "\n  ".join(violations))
+    return raw
+
+
+def verdict_counts(table: pd.DataFrame) -> pd.DataFrame:
+    """Count scans and patients by verdict.
+
+    Parameters
+    ----------
+    table
+        Schema `LUNGS`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Rows `pass`, `review`, `fail` and `set aside`; columns `scans`, `patients` and `changed by a person`.
+    """
+    kind = table["verdict"].where(table["status"] == "ok", "set aside")
+    order = ["pass", "review", "fail", "set aside"]
+    counts = table.groupby(kind)["patient_id"].agg(["size", "nunique"]).reindex(order, fill_value=0)
+    counts["changed by a person"] = table["decision"].notna().groupby(kind).sum().reindex(order, fill_value=0)
+    return counts.rename(columns={"size": "scans", "nunique": "patients"}).rename_axis("verdict")
+
+
+def rule_counts(table: pd.DataFrame) -> pd.DataFrame:
+    """Count the scans that each rule flagged, and those that it removed.
+
+    Parameters
+    ----------
+    table
+        Schema `LUNGS`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        By measure: `scans` and `patients` flagged, `by this rule alone`, and `removed`: scans whose verdict is fail;
+        most frequent first.
+    """
+    flags = table.assign(rule=table["flags"].fillna("").str.split(), removed=table["verdict"].eq("fail"))
+    flags["alone"] = flags["rule"].str.len() == 1
+    by_rule = flags.explode("rule").dropna(subset="rule").groupby("rule")
+    counts = by_rule.agg(
+        scans=("scan_id", "size"),
+        patients=("patient_id", "nunique"),
+        alone=("alone", "sum"),
+        removed=("removed", "sum"),
+    )
+    counts = counts.rename(columns={"alone": "by this rule alone"})
+    return counts.sort_values("scans", ascending=False)
+
+
+def plausible_ranges(settings: LungSettings) -> dict[str, tuple[float | None, float | None, str]]:
+    """Give the plausible range of the measures that a figure shows: least, greatest (None: open), and a label."""
+    return {
+        "volume_l": (*settings.volume_l, "lung volume (L)"),
+        "left_share": (*settings.left_share, "left lung, share of volume"),
+        "mean_hu": (*settings.mean_hu, "mean lung density (HU)"),
+        "trachea_hu": (*settings.trachea_hu, "air in the trachea (HU)"),
+        "heart_hu": (*settings.heart_hu, "heart (HU)"),
+        "noise_hu": (None, settings.max_noise_hu, "noise (HU)"),
+        "cut_area_cm2": (None, settings.max_cut_area_cm2, "lung cut by the edge (cm²)"),
+        "missed_air_l": (None, settings.max_missed_air_l, "aerated lung left out (L)"),
+        "solid_core_ml": (None, settings.max_solid_core_ml, "inside thick solid tissue (mL)"),
+        "shape_change_mm": (None, settings.max_shape_change_mm, "chest unlike other visits (mm)"),
+        "volume_change": (-settings.max_visit_change, settings.max_visit_change, "volume against other visits"),
+        "step_ratio": (None, settings.max_step_ratio, "largest jump between slices"),
+        "heart_left_mm": (-HEART_SLACK_MM, None, "heart left of the spine (mm)"),
+    }

@@ -1,0 +1,1 @@
+"""Notebook 03: features of the lungs, and risks from them."""

@@ -1,0 +1,224 @@
+"""Baselines that clinicians know: age and sex, lung function, the ILD-GAP index and Goh's stage."""
+
+from itertools import product
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from sscct_lib.cohort.outcomes import known_outcomes, survival_outcome
+from sscct_lib.radiomics.cross_validation import never_falling
+from sscct_lib.radiomics.pipeline import design, imputation
+from sscct_lib.study.folder import Study
+from sscct_lib.study.schemas import PREDICTIONS
+from sscct_lib.study.words import years_text
+
+POINTS, EXTENSIVE = "ild_gap_points", "goh_extensive"
+MODELS = {
+    "Age and sex": ["age_years", "sex"],
+    "FVC and DLCO": ["fvc_percent", "dlco_percent"],
+    "ILD-GAP": [POINTS],
+    "Goh stage": [EXTENSIVE],
+}
+"""The columns that each baseline sees; its risk is learned in the training folds."""
+AS_PUBLISHED = "ILD-GAP (published risks)"
+PENALTY = 1e-3  # of the squared weights, per unit of scan weight
+
+CTD_ILD_POINTS = -2
+DLCO_IMPOSSIBLE_POINTS = 3
+ILD_GAP_RISKS = {
+    1.0: (0.031, 0.088, 0.182, 0.335),
+    2.0: (0.066, 0.180, 0.350, 0.589),
+    3.0: (0.102, 0.269, 0.492, 0.748),
+}
+"""Published risk of death within 1, 2 and 3 years for an index up to 1, 2 to 3, 4 to 5, and above 5."""
+_INDEX_BELOW = (2, 4, 6)
+
+EXTENT = "qct_high_attenuation_share"
+LIMITED_BELOW, EXTENSIVE_ABOVE, MIDDLE = 0.10, 0.30, 0.20
+FVC_PERCENT = 70.0
+
+
+def ild_gap_points(table: pd.DataFrame) -> pd.Series:
+    """Sum the points of the ILD-GAP index for a patient whose lung disease comes with connective tissue disease.
+
+    Connective tissue disease -2; male 1; age 61 to 65 years 1, above 65 2; FVC 50 to 75 % predicted 1, below 50 2; DLCO
+    36 to 55 % 1, up to 35 2, and 3 where the lungs were too ill for it to be measured (`dlco_impossible`). A DLCO that
+    is merely absent says nothing of the lungs: as with any other missing value there is then no index.
+
+    Parameters
+    ----------
+    table
+        `age_years`, `sex`, `fvc_percent`, `dlco_percent` and `dlco_impossible` of schema `COHORT`; an absent column
+        counts as missing.
+
+    Returns
+    -------
+    pandas.Series
+        -2 to 6, NaN without an index; one value a row.
+
+    References
+    ----------
+    Ryerson CJ, et al. Predicting survival across chronic interstitial lung disease: the ILD-GAP model. Chest
+    2014;145:723-8.
+    """
+    columns = ["age_years", "fvc_percent", "dlco_percent", "dlco_impossible"]
+    age, fvc, dlco, impossible = (
+        table.reindex(columns=columns)[name].to_numpy(dtype=float, na_value=np.nan) for name in columns
+    )
+    years = np.floor(age)  # the index counts completed years
+    sex = table["sex"].map({"female": 0.0, "male": 1.0}).to_numpy(dtype=float)
+    measured = _points(-dlco, (-55, -35))
+    points = (
+        CTD_ILD_POINTS
+        + sex
+        + _points(years, (61, 66))
+        + _points(-fvc, (-75, np.nextafter(-50, 0)))
+        + np.where(impossible == 1, DLCO_IMPOSSIBLE_POINTS, measured)
+    )
+    return pd.Series(points, index=table.index, name=POINTS)
+
+
+def _points(values: NDArray[np.float64], from_which: tuple[float, float]) -> NDArray[np.float64]:
+    """0, 1 or 2 points: one for each limit that a value reaches."""
+    points = (values[:, None] >= np.array(from_which)).sum(axis=1).astype(float)
+    return np.where(np.isnan(values), np.nan, points)
+
+
+def published_risk(points: pd.Series, horizon_years: float) -> NDArray[np.float64]:
+    """Look up the risk of death that was published for an ILD-GAP index.
+
+    Parameters
+    ----------
+    points
+        From `ild_gap_points`.
+    horizon_years
+        Years after the scan.
+
+    Returns
+    -------
+    numpy.ndarray
+        Risk, NaN without an index and at horizons other than 1, 2 and 3 years; shape (n,).
+
+    References
+    ----------
+    Ryerson et al., Chest 2014;145:723-8, table of predicted mortality.
+    """
+    risks = np.array(ILD_GAP_RISKS.get(horizon_years, (np.nan,) * 4))
+    index = points.to_numpy(dtype=float)
+    return np.where(np.isnan(index), np.nan, risks[np.searchsorted(_INDEX_BELOW, np.nan_to_num(index), side="right")])
+
+
+def goh_extensive(table: pd.DataFrame) -> pd.Series:
+    """Stage lung disease in systemic sclerosis as limited or extensive.
+
+    Extensive above 30 % of the lung, limited below 10 %; between, FVC below 70 % predicted decides, and where it is
+    not known, 20 % of the lung. The extent is the share of dense lung (-600 to -250 HU). It stands in for a
+    radiologist's reading and is not the same: vessels and the dependent lung are dense too, so that a healthy
+    lung is not at 0, and thin reticulation may not count.
+
+    Parameters
+    ----------
+    table
+        `qct_high_attenuation_share` of schema `RADIOMICS` and `fvc_percent` of schema `COHORT`, one row a scan.
+
+    Returns
+    -------
+    pandas.Series
+        1 extensive, 0 limited, NaN without an extent.
+
+    References
+    ----------
+    Goh NSL, et al. Interstitial lung disease in systemic sclerosis: a simple staging system. Am J Respir Crit Care Med
+    2008;177:1248-54.
+    """
+    values = table.reindex(columns=[EXTENT, "fvc_percent"]).astype(float)
+    extent, fvc = values[EXTENT], values["fvc_percent"]
+    between = np.where(fvc.isna(), extent > MIDDLE, fvc < FVC_PERCENT)
+    extensive = np.where((extent < LIMITED_BELOW) | (extent > EXTENSIVE_ABOVE), extent > EXTENSIVE_ABOVE, between)
+    return pd.Series(extensive.astype(float), index=table.index, name=EXTENSIVE).where(extent.notna())
+
+
+def with_scores(table: pd.DataFrame) -> pd.DataFrame:
+    """Add the ILD-GAP index and Goh's stage to a table of scans.
+
+    Parameters
+    ----------
+    table
+        From `feature_sets.join`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        With `ild_gap_points` and `goh_extensive`.
+    """
+    return pd.concat([table, ild_gap_points(table), goh_extensive(table)], axis=1)
+
+
+def predict(table: pd.DataFrame, study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Give each scan the risks of the baselines.
+
+    A score is no probability: its risk is learned in the training folds, by logistic regression in which censored scans
+    are weighted as for the other models. A missing value becomes the training scans' median, and a column tells of it.
+    `ILD-GAP (published risks)` is not fitted at all; it is absent for scans without an index, and at horizons that were
+    not published.
+
+    Parameters
+    ----------
+    table
+        From `feature_sets.join`; the folds are the cohort's.
+    study
+        The study: horizons, labels and seed.
+
+    Returns
+    -------
+    predictions : pandas.DataFrame
+        Schema `PREDICTIONS`.
+    notes : pandas.DataFrame
+        What could not be fitted: `model`, `horizon_years`, `fold`, `note`.
+    """
+    scored = with_scores(table)
+    horizons = study.settings.horizons_years
+    rows = [_rows(scored, AS_PUBLISHED, years, published_risk(scored[POINTS], years)) for years in horizons]
+    notes = []
+    for model, years, fold in product(MODELS, horizons, sorted(scored["fold"].unique())):
+        tested = scored[scored["fold"] == fold]
+        risk = _learned_risk(scored[scored["fold"] != fold], tested, model, years, study)
+        if isinstance(risk, str):
+            notes.append((model, years, fold, risk))
+        else:
+            rows.append(_rows(tested, model, years, risk))
+    predictions = never_falling(pd.concat(rows, ignore_index=True).dropna(subset="risk"))
+    return (
+        PREDICTIONS.validate(predictions[list(PREDICTIONS.columns)]),
+        pd.DataFrame(notes, columns=["model", "horizon_years", "fold", "note"]),
+    )
+
+
+def _learned_risk(
+    training: pd.DataFrame, tested: pd.DataFrame, model: str, horizon_years: float, study: Study
+) -> NDArray[np.float64] | str:
+    """Risk of the tested scans, or why there is none."""
+    columns = [name for name in MODELS[model] if name in training and training[name].notna().any()]
+    if not columns:
+        return "no training scan has a value in any column of this model"
+    outcome = survival_outcome(training["followup_years"].to_numpy(float), training["event_observed"].to_numpy(bool))
+    died, weight = known_outcomes(outcome, horizon_years, study.settings.labels)
+    known = weight > 0
+    if len(set(died[known])) < 2:
+        return f"no training scan died within {years_text(horizon_years)}, or none is known to be alive then"
+    # Almost no penalty: it only keeps the risk finite where no training scan of one stage died.
+    model_of_columns = LogisticRegression(C=1 / (PENALTY * weight.sum()))
+    pipeline = make_pipeline(imputation(columns), StandardScaler(), model_of_columns)
+    training = design(training[known], columns, harmonised=False)
+    pipeline.fit(training, died[known], logisticregression__sample_weight=weight[known])
+    risk: NDArray[np.float64] = pipeline.predict_proba(design(tested, columns, harmonised=False))[:, 1]
+    return risk
+
+
+def _rows(scans: pd.DataFrame, model: str, horizon_years: float, risk: NDArray[np.float64]) -> pd.DataFrame:
+    kept = scans[["scan_id", "patient_id", "fold"]]
+    return kept.assign(model=model, horizon_years=horizon_years, risk=risk, risk_sd=np.nan)

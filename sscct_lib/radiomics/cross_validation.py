@@ -1,0 +1,318 @@
+"""Risk models on tables of clinical values and CT features, cross-validated by patient, with repeats."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+from joblib import Parallel, delayed
+from numpy.typing import NDArray
+
+from sscct_lib.cohort.selection import assign_folds
+from sscct_lib.radiomics.feature_sets import FEATURE_SETS, NotEstimableError, feature_columns
+from sscct_lib.radiomics.pipeline import Fit, fit, training_agreement
+from sscct_lib.study.folder import Study, StudyError
+from sscct_lib.study.results import told
+from sscct_lib.study.schemas import PREDICTIONS
+
+MAIN = "cox"
+VARIANTS = {
+    "logistic": "logistic",
+    "forest": "survival forest",
+    "boosting": "boosted trees",
+    "harmonised": "harmonised",
+}
+"""Words behind the comma in the name of a model, which is compared with the elastic-net Cox model of that name."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A tabular model: what it sees and how it learns.
+
+    Attributes
+    ----------
+    name
+        As tables and figures show it.
+    feature_set
+        A name in `feature_sets.FEATURE_SETS`.
+    estimator
+        See `pipelines.make_estimator`.
+    harmonised
+        Whether ComBat comes first.
+    """
+
+    name: str
+    feature_set: str
+    estimator: str = MAIN
+    harmonised: bool = False
+
+
+def models_of(study: Study) -> list[Model]:
+    """List the models of a study: one for each feature set, then those compared with it.
+
+    Parameters
+    ----------
+    study
+        The study; its section `tabular` matters.
+
+    Returns
+    -------
+    list of Model
+        The model named for a feature set alone is an elastic-net Cox regression; the name of another says in what it
+        differs, for example `All features, survival forest`. Clinical values have nothing to harmonise.
+    """
+    settings = study.settings.tabular
+    main = [Model(name, name) for name in settings.feature_sets]
+    others = [
+        Model(f"{name}, {VARIANTS[kind]}", name, *((MAIN, True) if kind == "harmonised" else (kind, False)))
+        for name in settings.compared_on
+        for kind in settings.compared
+        if kind != "harmonised" or FEATURE_SETS[name] != ("clinical",)
+    ]
+    return main + others
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """What cross-validation gives.
+
+    Attributes
+    ----------
+    predictions
+        Out-of-fold risks, schema `PREDICTIONS`: mean over repeats, with their standard deviation as `risk_sd`.
+    notes
+        What could not be done, and what was done instead: `model`, `horizon_years`, `repeat`, `fold`, `note`.
+    fits
+        The fitted elastic-net Cox models, by model, repeat and the fold that they were not fitted on.
+    folds
+        The fold of each scan in each repeat, shape (n_repeats, n).
+    """
+
+    predictions: pd.DataFrame
+    notes: pd.DataFrame
+    fits: dict[tuple[str, int, int], Fit]
+    folds: NDArray[np.int64]
+
+    def held_out(self, model: str) -> Iterator[tuple[Fit, NDArray[np.bool_], int]]:
+        """Yield each fit of a model, the scans that it never saw, shape (n,), and the repeat."""
+        for (name, repeat, fold), fitted in self.fits.items():
+            if name == model:
+                yield fitted, self.folds[repeat] == fold, repeat
+
+
+def repeated_folds(table: pd.DataFrame, study: Study) -> NDArray[np.int64]:
+    """Split patients into folds, anew for each repeat.
+
+    Parameters
+    ----------
+    table
+        From `feature_sets.join`.
+    study
+        The study; `tabular.n_repeats` and `seed` matter.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (n_repeats, n). The first row is the cohort's own folds, which the deep models share.
+    """
+    n_folds = table["fold"].nunique()
+    rows = [table["fold"].to_numpy(dtype=np.int64)]
+    for repeat in range(1, study.settings.tabular.n_repeats):
+        of_cohort = study.settings.cohort.model_copy(update={"n_folds": n_folds})
+        changed = {"seed": study.settings.seed + repeat, "cohort": of_cohort}
+        rows.append(assign_folds(table, replace(study, settings=study.settings.model_copy(update=changed))))
+    return np.array(rows)
+
+
+def cross_validate(
+    table: pd.DataFrame, study: Study, n_jobs: int = 1, versions: pd.DataFrame | None = None
+) -> CrossValidation:
+    """Predict each scan with models that never saw its patient, in several splits of the patients.
+
+    Everything is learned from the training folds alone: imputation, harmonisation, which features are stable and
+    distinct, scaling, tuning and censoring weights. The risks of a scan are averaged over the repeats, in each of which
+    it was held out with all scans of its patient, so that they hang less on one split. Risks never fall with the
+    horizon.
+
+    Parameters
+    ----------
+    table
+        From `feature_sets.join`; the folds of the first repeat are the cohort's.
+    study
+        The study: models, horizons, labels, repeats, inner folds and seed.
+    n_jobs
+        Processes that share the fits; -1 for all cores.
+    versions
+        From `stability.versions_of_scans`: features unstable in the training patients are left out. None: none is.
+
+    Returns
+    -------
+    CrossValidation
+        Where a model cannot be fitted in any repeat, its predictions are absent and `notes` says why.
+
+    Raises
+    ------
+    StudyError
+        If the table is empty, or its features were made with different settings.
+    """
+    one_settings_hash(table)
+    folds = repeated_folds(table, study)
+    tasks = [
+        (model, repeat, int(fold))
+        for model in sorted(models_of(study), key=lambda each: each.estimator in ("cox", "logistic"))  # slowest first
+        for repeat, row in enumerate(folds)
+        for fold in np.unique(row)
+    ]
+    jobs = (
+        delayed(_train_and_test)(table, folds[repeat] == fold, model, study, versions) for model, repeat, fold in tasks
+    )
+    results = told(Parallel(n_jobs=n_jobs, return_as="generator")(jobs), len(tasks), "tabular models: fit")
+    done = dict(zip(tasks, results, strict=True))
+    horizons = study.settings.horizons_years
+    risks = {model.name: np.full((len(folds), len(table), len(horizons)), np.nan) for model in models_of(study)}
+    notes = []
+    for (model, repeat, fold), (predicted, noted, _) in done.items():
+        risks[model.name][repeat, folds[repeat] == fold] = predicted
+        for horizon, note in noted.items():
+            notes.append((model.name, horizon, repeat, fold, note))
+    return CrossValidation(
+        PREDICTIONS.validate(pd.concat([_averaged(table, name, each, horizons) for name, each in risks.items()])),
+        pd.DataFrame(notes, columns=["model", "horizon_years", "repeat", "fold", "note"]),
+        {(model.name, repeat, fold): each for (model, repeat, fold), (_, _, each) in done.items() if each is not None},
+        folds,
+    )
+
+
+def _train_and_test(
+    table: pd.DataFrame, tested: NDArray[np.bool_], model: Model, study: Study, versions: pd.DataFrame | None
+) -> tuple[NDArray[np.float64], dict[float, str], Fit | None]:
+    """Give the risks of the tested scans, what is to be noted at each horizon, and the fit if it is to be explained."""
+    horizons = study.settings.horizons_years
+    risks = np.full((int(tested.sum()), len(horizons)), np.nan)
+    try:
+        fitted = train(table[~tested], model, study, versions)
+    except NotEstimableError as error:
+        return risks, dict.fromkeys(horizons, str(error)), None
+    risks[:, [horizons.index(horizon) for horizon in fitted.horizons_years]] = fitted.risks(table[tested])
+    notes = {horizon: note for horizon, note in fitted.notes.items() if note}
+    return risks, notes, fitted if model.estimator == MAIN else None
+
+
+def train(table: pd.DataFrame, model: Model, study: Study, versions: pd.DataFrame | None) -> Fit:
+    """Tune and fit one model on training scans.
+
+    Parameters
+    ----------
+    table
+        Training scans, from `feature_sets.join`.
+    model
+        One of `models_of`.
+    study
+        The study.
+    versions
+        As in `cross_validate`.
+
+    Returns
+    -------
+    tuning.Fit
+
+    Raises
+    ------
+    NotEstimableError
+        See `tuning.fit`; also if no scan has a value in any column of the model.
+    """
+    agreement = training_agreement(versions, table["patient_id"])
+    columns = feature_columns(model.feature_set, table)
+    return fit(table, columns, model.estimator, study, agreement, model.harmonised)
+
+
+def predict_removed(result: CrossValidation, table: pd.DataFrame, removed: pd.DataFrame) -> pd.DataFrame:
+    """Predict scans on which nothing was trained, with the elastic-net Cox models that never saw their patients.
+
+    Parameters
+    ----------
+    result
+        From `cross_validate`.
+    table
+        The scans that were cross-validated.
+    removed
+        From `feature_sets.join`: scans that quality assurance removed; may be empty.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Schema `PREDICTIONS`: mean and standard deviation over the models that never saw the patient.
+    """
+    keys = ["model", "horizon_years", "scan_id", "patient_id", "fold"]
+    frames = []
+    for (model, repeat, fold), fitted in result.fits.items():
+        seen = table.loc[result.folds[repeat] != fold, "patient_id"]
+        unseen = removed[~removed["patient_id"].isin(seen)]
+        if len(unseen):
+            risks = pd.DataFrame(fitted.risks(unseen), columns=list(fitted.horizons_years), index=unseen["scan_id"])
+            long = risks.melt(ignore_index=False, var_name="horizon_years", value_name="risk").reset_index()
+            frames.append(long.merge(unseen[["scan_id", "patient_id", "fold"]], on="scan_id").assign(model=model))
+    if not frames:
+        return PREDICTIONS.validate(result.predictions[:0])
+    risk = pd.concat(frames).groupby(keys)["risk"]
+    averaged = risk.agg(risk="mean", risk_sd="std").reset_index()
+    return PREDICTIONS.validate(never_falling(averaged)[list(PREDICTIONS.columns)])
+
+
+def _averaged(table: pd.DataFrame, name: str, risks: NDArray[np.float64], horizons: tuple[float, ...]) -> pd.DataFrame:
+    """Average risks of shape (n_repeats, n, n_horizons) over the repeats in which they could be estimated."""
+    n_known = np.isfinite(risks).sum(axis=0)
+    mean = np.divide(np.nansum(risks, axis=0), n_known, out=np.full(n_known.shape, np.nan), where=n_known > 0)
+    square = np.nansum((risks - mean) ** 2, axis=0)
+    spread = np.sqrt(np.divide(square, n_known - 1, out=np.full(n_known.shape, np.nan), where=n_known > 1))
+    scans = table[["scan_id", "patient_id", "fold"]]
+    frames = [
+        scans.assign(model=name, horizon_years=horizon, risk=mean[:, i], risk_sd=spread[:, i])
+        for i, horizon in enumerate(horizons)
+    ]
+    return never_falling(pd.concat(frames).dropna(subset="risk"))[list(PREDICTIONS.columns)]
+
+
+def never_falling(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Make the risks of each scan rise with the horizon, by their running maximum.
+
+    One risk curve rises by itself; the mean over repeats need not, where some horizons had fewer repeats.
+
+    Parameters
+    ----------
+    predictions
+        `model`, `scan_id`, `horizon_years`, `risk`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The same rows, sorted by model, horizon and scan.
+    """
+    ordered = predictions.sort_values(["model", "horizon_years", "scan_id"], ignore_index=True)
+    return ordered.assign(risk=ordered.groupby(["model", "scan_id"])["risk"].cummax())
+
+
+def one_settings_hash(table: pd.DataFrame) -> str:
+    """Give the one fingerprint of settings with which all features of a table were made.
+
+    Parameters
+    ----------
+    table
+        With `settings_hash`.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    StudyError
+        If there is none, or more than one.
+    """
+    found = sorted(table["settings_hash"].dropna().unique())
+    if len(found) != 1:
+        raise StudyError(
+            f"Expected scans whose features were all made with the same settings, found {len(table)} scan(s) with "
+            f"{len(found)} different settings. Run `03_radiomics` again; it makes the features anew where needed."
+        )
+    return str(found[0])

@@ -1,0 +1,241 @@
+"""What a model makes of single features: weights, how often they are chosen, and how the risk changes with them.
+
+What a model would lose without a kind of feature, measured on patients that it has not seen.
+"""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from sscct_lib.horizons.bootstrap import interval
+from sscct_lib.horizons.evaluate import cohort_outcome, not_estimable, study_resamples
+from sscct_lib.horizons.metrics import horizon_auc
+from sscct_lib.radiomics.cross_validation import CrossValidation
+from sscct_lib.radiomics.feature_sets import CLINICAL_CATEGORIES
+from sscct_lib.radiomics.pipeline import Fit, design, prepared
+from sscct_lib.study.folder import Study
+from sscct_lib.study.words import kind_in_words
+
+N_BINS = 10
+Floats = NDArray[np.float64]
+
+
+def feature_weights(result: CrossValidation, model: str) -> pd.DataFrame:
+    """List what each fit of an elastic-net Cox model made of each feature.
+
+    Parameters
+    ----------
+    result
+        From `cross_validate`.
+    model
+        Its name, that of a feature set.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a feature and fit: `feature` (a column as the model sees it), `repeat`, `fold`, `coefficient` (log
+        hazard ratio per standard deviation; 0 where the fit did not choose it, or a filter left it out).
+    """
+    fits = {(repeat, fold): each for (name, repeat, fold), each in result.fits.items() if name == model}
+    rows = [
+        pd.Series(each.pipeline["model"].coef_, each.pipeline["scale"].get_feature_names_out(), name=where)
+        for where, each in fits.items()
+    ]
+    if not rows:
+        return pd.DataFrame(columns=["feature", "repeat", "fold", "coefficient"])
+    wide = pd.concat(rows, axis=1).fillna(0.0).rename_axis(index="feature", columns=["repeat", "fold"])
+    return wide.melt(ignore_index=False, value_name="coefficient").reset_index()
+
+
+def leading_features(weights: pd.DataFrame, n: int = 10) -> list[str]:
+    """Name the features of greatest absolute mean weight, the greatest first; those of no weight are left out.
+
+    Parameters
+    ----------
+    weights
+        From `feature_weights`.
+    n
+        Features to name, at most.
+
+    Returns
+    -------
+    list of str
+    """
+    mean = weights.groupby("feature")["coefficient"].mean().abs()
+    return [str(name) for name in mean[mean > 0].astype(float).nlargest(n).index]
+
+
+def accumulated_effects(
+    result: CrossValidation,
+    table: pd.DataFrame,
+    model: str,
+    features: list[str],
+    horizon_years: float,
+    n_features: int = 10,
+) -> pd.DataFrame:
+    """Follow the risk along each feature, among scans that the models never saw: accumulated local effects.
+
+    Each scan's feature is moved to the two ends of the bin that it lies in, and nothing else; the mean change of risk
+    within a bin, added up over the bins, is the curve, set to 0 at its mean over the scans. Other than a partial
+    dependence plot, this never asks about a scan that could not exist, such as dense lungs without dense lower zones.
+
+    Parameters
+    ----------
+    result
+        From `tabular.cross_validate`.
+    table
+        The scans that were cross-validated, from `feature_sets.join`.
+    model
+        Name of an elastic-net Cox model, that of its feature set.
+    features
+        Columns of `table`, in the order of interest; those that are no numbers are left out.
+    horizon_years
+        Years after the scan.
+    n_features
+        Of the features, so many at most.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a feature and edge of its bins (tenths of the scans): `feature`, `value` in the feature's unit, `effect`
+        on the risk (mean over the fits of all folds and repeats), `low` and `high`, between which 95 % of the fits
+        lie, and `n_fits`. Empty where no fit has this horizon.
+
+    References
+    ----------
+    Apley DW, Zhu J. Visualizing the effects of predictor variables in black box supervised learning models. J R Stat
+    Soc B 2020;82:1059-86.
+    """
+    edges = {
+        name: np.unique(np.nanquantile(table[name].to_numpy(float), np.linspace(0, 1, N_BINS + 1)))
+        for name in features
+        if name in table and name not in CLINICAL_CATEGORIES and table[name].notna().any()
+    }
+    edges = dict([(name, values) for name, values in edges.items() if len(values) > 1][:n_features])
+    tests = [each for each in result.held_out(model) if horizon_years in each[0].horizons_years]
+    curves = [_curves(fitted, table[tested], edges, horizon_years) for fitted, tested, _ in tests]
+    rows = []
+    for name, values in edges.items():
+        of_fits = np.array([curve[name] for curve in curves]).reshape(len(curves), len(values))
+        if len(curves):
+            low, high = np.quantile(of_fits, [0.025, 0.975], axis=0)
+            rows.append(
+                pd.DataFrame(
+                    {"feature": name, "value": values, "effect": of_fits.mean(axis=0), "low": low, "high": high}
+                )
+            )
+    columns = ["feature", "value", "effect", "low", "high"]
+    return (
+        (pd.concat(rows) if rows else pd.DataFrame(columns=columns)).assign(n_fits=len(curves)).reset_index(drop=True)
+    )
+
+
+def _curves(fitted: Fit, table: pd.DataFrame, edges: dict[str, Floats], horizon_years: float) -> dict[str, Floats]:
+    """Accumulate the effects of one fit on the scans that it never saw, all features in one prediction."""
+    moved, places = [], {}
+    for name, values in edges.items():
+        known = table[table[name].notna()]
+        place = np.clip(np.searchsorted(values, known[name], side="left"), 1, len(values) - 1)
+        places[name] = place
+        moved += [known.assign(**{name: values[place - 1]}), known.assign(**{name: values[place]})]
+    if not moved:
+        return {}
+    risk = fitted.risks(pd.concat(moved))[:, fitted.horizons_years.index(horizon_years)]
+    curves, start = {}, 0
+    for name, values in edges.items():
+        place, n = places[name], len(places[name])
+        change = risk[start + n : start + 2 * n] - risk[start : start + n]
+        start += 2 * n
+        n_in_bin = np.bincount(place, minlength=len(values))[1:]
+        mean = np.bincount(place, change, minlength=len(values))[1:] / np.maximum(n_in_bin, 1)
+        curve = np.concatenate([[0.0], np.cumsum(mean)])
+        middle = (curve[1:] + curve[:-1]) / 2
+        curves[name] = curve - (middle @ n_in_bin / n_in_bin.sum() if n_in_bin.sum() else 0.0)
+    return curves
+
+
+# Of a fit: which scans it never saw, their columns as its model sees them, the kind of each column, the model, and the
+# place of the horizon among its risks.
+HeldOut = tuple[NDArray[np.bool_], NDArray[np.float64], NDArray[np.str_], Any, int]
+
+
+def held_out_importance(
+    result: CrossValidation, table: pd.DataFrame, model: str, horizon_years: float, study: Study, n_shuffles: int = 10
+) -> pd.DataFrame:
+    """Measure by how much the out-of-fold AUC falls when a kind of feature is shuffled among the tested scans.
+
+    All columns of a kind are shuffled together, by whole scans, for features that say nearly the same cover for
+    each other when only one of them is. What two kinds share, either can lose without harm: small losses do not
+    add up to the loss of both. As in the predictions, the risks of a scan are averaged over the repeats.
+
+    Parameters
+    ----------
+    result
+        From `tabular.cross_validate`.
+    table
+        The scans that were cross-validated, from `feature_sets.join`.
+    model
+        Name of an elastic-net Cox model, that of its feature set.
+    horizon_years
+        Years after the scan.
+    study
+        The study: labels, bootstrap and seed.
+    n_shuffles
+        Shuffles over which the loss is averaged.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a kind, the largest loss first: `kind` in words, `n_features`, `loss` of AUC, `ci_low`, `ci_high` (95 %,
+        by bootstrap of patients), `n_scans`, `n_events`. Empty where the AUC cannot be estimated, or a scan
+        has no risk.
+
+    References
+    ----------
+    Breiman L. Random forests. Mach Learn 2001;45:5-32. Gregorutti B, Michel B, Saint-Pierre P. Grouped variable
+    importance with random forests. Comput Stat Data Anal 2015;90:15-35.
+    """
+    columns = ["kind", "n_features", "loss", "ci_low", "ci_high", "n_scans", "n_events"]
+    outcome = cohort_outcome(table, horizon_years, study_resamples(table, study.settings), study.settings.labels)
+    tests = [
+        _held_out(fitted, table, tested, horizon_years)
+        for fitted, tested, _ in result.held_out(model)
+        if horizon_years in fitted.horizons_years
+    ]
+    covered = np.sum([tested for tested, *_ in tests], axis=0)
+    if not np.all(covered) or not_estimable(outcome):
+        return pd.DataFrame(columns=columns)
+    rng = np.random.default_rng(study.settings.seed)
+    whole = horizon_auc(_out_of_fold(tests, "", rng), outcome)
+    names = {name for fitted, *_ in result.held_out(model) for name in fitted.columns}
+    seen = {kind for _, _, kinds, *_ in tests for kind in kinds}
+    rows = []
+    for kind, n_features in pd.Series([kind_in_words(name) for name in sorted(names)]).value_counts().items():
+        shuffles = n_shuffles if kind in seen else 1  # of a kind that no model uses, one shuffle tells all
+        shuffled = [horizon_auc(_out_of_fold(tests, str(kind), rng), outcome) for _ in range(shuffles)]
+        loss = whole - np.mean(shuffled, axis=0)
+        bounds = interval(loss, outcome.degrees_of_freedom)
+        counts = int((outcome.died | outcome.alive).sum()), int(outcome.died.sum())
+        rows.append((kind, n_features, float(loss[0]), bounds.low, bounds.high, *counts))
+    return pd.DataFrame(rows, columns=columns).sort_values("loss", ascending=False, ignore_index=True)
+
+
+def _held_out(fitted: Any, table: pd.DataFrame, tested: NDArray[np.bool_], horizon_years: float) -> HeldOut:
+    columns = prepared(fitted.pipeline, design(table[tested], fitted.columns, fitted.harmonised))
+    kinds = np.array([kind_in_words(str(name)) for name in columns])
+    place = fitted.horizons_years.index(horizon_years)
+    return tested, columns.to_numpy(), kinds, fitted.pipeline["model"], place
+
+
+def _out_of_fold(tests: list[HeldOut], kind: str, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Predict each scan by the models that never saw it, after shuffling columns of a kind among the tested scans."""
+    total, n_times = np.zeros(len(tests[0][0])), np.zeros(len(tests[0][0]))
+    for tested, columns, kinds, model, place in tests:
+        chosen = kinds == kind
+        shuffled = columns.copy()
+        shuffled[:, chosen] = columns[rng.permutation(len(columns))][:, chosen]
+        total[tested] += model.predict(shuffled)[:, place]
+        n_times[tested] += 1
+    return np.asarray(total / n_times)

@@ -1,0 +1,304 @@
+"""Radiomic features of every scan: PyRadiomics under its own names, and quantitative CT beside it."""
+
+import json
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import SimpleITK as sitk
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from sscct_lib.images.prepare import read_result
+from sscct_lib.lungs.segment import load_lungs
+from sscct_lib.radiomics.filters import log_images, wavelet_images
+from sscct_lib.radiomics.quantitative_ct import lung_regions, quantitative_ct
+from sscct_lib.radiomics.texture import Hu, Mask, pyradiomics_features
+from sscct_lib.study.files import atomic
+from sscct_lib.study.folder import Study, fingerprint
+from sscct_lib.study.results import ScanError, process
+from sscct_lib.study.schemas import RADIOMICS
+from sscct_lib.study.settings import RadiomicsSettings
+
+FILTER_MARGIN = 5  # voxels
+
+
+def extract_scans(study: Study, rows: pd.DataFrame, n_jobs: int = 1) -> pd.DataFrame:
+    """Compute the features of every scan that has none yet under these settings.
+
+    Parameters
+    ----------
+    study
+        The study and run; `study.image` and `study.mask` hold the scans and their lungs, `study.lobes` the lobes
+        where they are known. What `provenance` says is written beside the table of features.
+    rows
+        One row a scan: `scan_id`, `patient_id`.
+    n_jobs
+        Processes that share the scans; -1 for all cores.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Schema `RADIOMICS`, one row a scan. A scan that cannot be used has `status` "failed", a reason, and
+        empty features.
+    """
+    rows = rows[["scan_id", "patient_id"]]
+
+    def inputs(row: Mapping[str, Any]) -> list[Path]:
+        return [path(row["scan_id"]) for path in (study.image, study.mask, study.lobes)]
+
+    with atomic(study.table("radiomics").with_suffix(".json")) as partial:
+        partial.write_text(json.dumps(provenance(study), indent=1) + "\n", encoding="utf-8")
+    settings = [study.settings.radiomics, study.settings.images]
+    done = process(study, "radiomics", _extract_one, rows, settings, inputs, n_jobs)
+    return RADIOMICS.validate(done if "settings_hash" in done else done.assign(settings_hash=None))
+
+
+def _extract_one(study: Study, row: Mapping[str, Any]) -> dict[str, Any]:
+    image, lungs = load_lungs(study, row["scan_id"])
+    path = study.lobes(row["scan_id"])
+    lobes = read_result(path) if path.is_file() else None
+    return {"settings_hash": settings_hash(study), **extract(image, lungs, study.settings.radiomics, lobes)}
+
+
+def settings_hash(study: Study) -> str:
+    """Hash everything on which a feature's value rests besides the scan.
+
+    Parameters
+    ----------
+    study
+        The study; its sections `images` and `radiomics` matter.
+
+    Returns
+    -------
+    str
+        Features may be compared, or given to a model, only when their hashes are equal.
+    """
+    return fingerprint(study.settings.images, study.settings.radiomics, version("pyradiomics"))
+
+
+def provenance(study: Study) -> dict[str, Any]:
+    """Tell the exact settings and versions behind a table of features.
+
+    Parameters
+    ----------
+    study
+        The study.
+
+    Returns
+    -------
+    dict
+        `settings_hash`, the sections `images` and `radiomics` with their defaults, and `versions` of packages.
+    """
+    return {
+        "settings_hash": settings_hash(study),
+        "images": study.settings.images.model_dump(mode="json"),
+        "radiomics": study.settings.radiomics.model_dump(mode="json"),
+        "versions": {name: version(name) for name in ("sscct", "pyradiomics", "simpleitk", "pywavelets", "numpy")},
+    }
+
+
+def extract(
+    image: sitk.Image, lungs: sitk.Image, settings: RadiomicsSettings, lobes: sitk.Image | None = None
+) -> dict[str, float]:
+    """Compute every feature of one scan.
+
+    Parameters
+    ----------
+    image
+        Chest CT in HU, LPS orientation.
+    lungs
+        Mask on the same grid: 0 outside, 1 right lung, 2 left lung.
+    settings
+        Spacing, bin width, HU range, depth of the peel; further regions and filters.
+    lobes
+        Lobes on the same grid, as `quantitative.LOBES` numbers them; None: a lobe among the regions has no features.
+
+    Returns
+    -------
+    dict
+        PyRadiomics' features under its own names: `original_*`, 107 of both lungs together, then those of the
+        filtered images, `log-sigma-*` and `wavelet-*`. The same of a further region end in its name, as
+        `original_firstorder_Mean_lower`. `qct_*`: see `quantitative_ct`. A region without texture, as the core of
+        a very small lung, has no features.
+
+    Raises
+    ------
+    ScanError
+        If the grids differ, a voxel is not a number, or the lungs are empty, one voxel, a line of voxels, or of
+        one grey level.
+    """
+    check_grid(image, lungs)
+    if lobes is not None:
+        check_grid(image, lobes)
+        lobes = resample(image, lobes, settings.spacing_mm)[1]
+    image, lungs = resample(image, lungs, settings.spacing_mm)
+    hu = np.clip(sitk.GetArrayFromImage(image), *settings.hu_range).astype(np.int16)
+    labels = sitk.GetArrayFromImage(lungs)
+    check_region(hu, labels > 0, settings.bin_width)
+    # What PyRadiomics keeps around the region when it resamples; its filters see no further.
+    wide = _box(labels > 0, margin=FILTER_MARGIN)
+    hu, labels = hu[wide], labels[wide]
+    box = _box(labels > 0)
+    filtered = image_types(hu, image.GetSpacing(), settings)
+    labels, spacing_zyx = labels[box], image.GetSpacing()[::-1]
+    in_lobes = None if lobes is None else sitk.GetArrayFromImage(lobes)[wide][box]
+    parts = lung_regions(labels, spacing_zyx, settings.peel_mm, in_lobes)
+    regions = {"": labels > 0} | {f"_{name}": parts[name] for name in settings.regions if name in parts}
+    features: dict[str, float] = {}
+    for image_type, values in filtered:
+        for suffix, region in regions.items():
+            if suffix and not has_texture(values[box], region, settings.bin_width):
+                continue
+            found = pyradiomics_features(values[box], region, spacing_zyx, settings.bin_width, image_type)
+            features |= {f"{name}{suffix}": value for name, value in found.items()}
+    return features | quantitative_ct(hu[box], labels, spacing_zyx, parts)
+
+
+def _box(region: Mask, margin: int = 0) -> tuple[slice, ...]:
+    inside = ndimage.find_objects(region.astype(np.uint8))[0]
+    return tuple(slice(max(0, side.start - margin), side.stop + margin) for side in inside)
+
+
+def image_types(hu: Hu, spacing: tuple[float, ...], settings: RadiomicsSettings) -> Iterator[tuple[str, NDArray[Any]]]:
+    """Yield the original image and those that PyRadiomics' filters make of it.
+
+    Parameters
+    ----------
+    hu
+        Densities, HU, shape (z, y, x).
+    spacing
+        Voxel sides x, y, z, mm.
+    settings
+        `log_sigma_mm` and `wavelet`.
+
+    Yields
+    ------
+    name : str
+        PyRadiomics' name of the image type.
+    values : numpy.ndarray
+        Shape (z, y, x).
+    """
+    yield "original", hu
+    yield from log_images(hu, spacing, settings.log_sigma_mm)
+    if settings.wavelet:
+        yield from wavelet_images(hu)
+
+
+def check_grid(image: sitk.Image, lungs: sitk.Image) -> None:
+    """Refuse an image and mask that do not lie on one three-dimensional grid.
+
+    Parameters
+    ----------
+    image, lungs
+        The scan and its mask.
+
+    Raises
+    ------
+    ScanError
+        If dimension, size, spacing, origin or direction differ, or a voxel of the image is not finite.
+    """
+    if image.GetDimension() != 3 or lungs.GetDimension() != 3:
+        raise ScanError(f"expected 3-D volumes, found {image.GetDimension()}-D and {lungs.GetDimension()}-D")
+    for what in ("Size", "Spacing", "Origin", "Direction"):
+        of_image, of_mask = getattr(image, f"Get{what}")(), getattr(lungs, f"Get{what}")()
+        if not np.allclose(of_image, of_mask, atol=1e-3):
+            raise ScanError(f"image and mask differ in {what.lower()}: {of_image} and {of_mask}")
+    if not np.isfinite(sitk.GetArrayViewFromImage(image)).all():
+        raise ScanError("the image holds voxels that are not a number; export the scan again")
+
+
+def check_region(hu: Hu, region: Mask, bin_width: float) -> None:
+    """Refuse lungs in which texture has no meaning.
+
+    Parameters
+    ----------
+    hu
+        Densities, HU, shape (z, y, x).
+    region
+        The lungs, shape (z, y, x).
+    bin_width
+        Width of a grey-level bin, HU.
+
+    Raises
+    ------
+    ScanError
+        If the lungs are empty, one voxel, a line of voxels, or within one grey-level bin.
+    """
+    look = "look at the scan in the gallery of `02_segmentation_qa`"
+    if not region.any():
+        raise ScanError(f"the lung mask is empty; {look}")
+    if region.sum() == 1:
+        raise ScanError(f"the lung mask is one voxel; {look}")
+    if _is_line(region):
+        raise ScanError(f"the lung mask is a line of voxels, expected a volume; {look}")
+    if not has_texture(hu, region, bin_width):
+        values = hu[region]
+        raise ScanError(
+            f"the lungs hold one grey level ({values.min()} to {values.max()} HU in bins of {bin_width:g}); "
+            "the image may be empty or badly scaled"
+        )
+
+
+def has_texture(values: NDArray[Any], region: Mask, bin_width: float) -> bool:
+    """Tell whether a region is more than a line of voxels, and holds more than one grey level.
+
+    Parameters
+    ----------
+    values
+        Shape (z, y, x).
+    region
+        Shape (z, y, x).
+    bin_width
+        Width of a grey-level bin.
+
+    Returns
+    -------
+    bool
+    """
+    if not region.any() or _is_line(region):
+        return False
+    inside = values[region]
+    return bool(inside.min() // bin_width != inside.max() // bin_width)
+
+
+def _is_line(region: Mask) -> bool:
+    extents = [int(region.any(axis=axes).sum()) for axes in ((1, 2), (0, 2), (0, 1))]
+    return sum(extent > 1 for extent in extents) < 2
+
+
+def resample(image: sitk.Image, lungs: sitk.Image, spacing_mm: float) -> tuple[sitk.Image, sitk.Image]:
+    """Bring a scan and its mask to an isotropic spacing, both linearly; a voxel gets the label that weighs most.
+
+    Parameters
+    ----------
+    image, lungs
+        The scan and its mask, on one grid.
+    spacing_mm
+        Voxel side, mm.
+
+    Returns
+    -------
+    image, lungs : SimpleITK.Image
+        On the new grid, which has the old one's first corner; the same images where the spacing fits already.
+    """
+    if np.allclose(image.GetSpacing(), spacing_mm, rtol=1e-4):
+        return image, lungs
+    old = np.array(image.GetSpacing())
+    size = np.maximum(1, np.round(np.array(image.GetSize()) * old / spacing_mm)).astype(int)
+    # Grids share the corner of their first voxel, not its centre, so that nothing shifts.
+    shift = np.array(image.GetDirection()).reshape(3, 3) @ ((spacing_mm - old) / 2)
+    filt = sitk.ResampleImageFilter()
+    filt.SetSize(size.tolist())
+    filt.SetOutputSpacing([spacing_mm] * 3)
+    filt.SetOutputOrigin((np.array(image.GetOrigin()) + shift).tolist())
+    filt.SetOutputDirection(image.GetDirection())
+    filt.SetDefaultPixelValue(-1024)
+    filt.SetInterpolator(sitk.sitkLinear)
+    resampled = filt.Execute(image)
+    filt.SetDefaultPixelValue(0)
+    filt.SetInterpolator(sitk.sitkLabelLinear)
+    return resampled, filt.Execute(lungs)

@@ -1,0 +1,122 @@
+"""What each tabular model sees: clinical values, quantitative CT, radiomics, and their change since the scan before."""
+
+import pandas as pd
+
+from sscct_lib.cohort.outcomes import DAYS_PER_YEAR
+from sscct_lib.images.scanners import scanner
+from sscct_lib.study.folder import StudyError
+from sscct_lib.study.schemas import SEXES, SUBTYPES
+
+CLINICAL_NUMBERS = ["age_years", "fvc_percent", "dlco_percent"]
+CLINICAL_CATEGORIES = {"sex": SEXES, "ssc_subtype": SUBTYPES}
+FEATURE_SETS = {
+    "Clinical": ("clinical",),
+    "Quantitative CT": ("qct",),
+    "Clinical + quantitative CT": ("clinical", "qct"),
+    "Radiomics": ("radiomics",),
+    "Radiomics + change": ("radiomics", "change"),
+    "All features": ("clinical", "qct", "radiomics", "change"),
+}
+"""The feature groups that each set holds."""
+
+RADIOMICS = ("original_", "log-sigma-", "wavelet-")
+PREFIXES = {"qct": ("qct_",), "radiomics": RADIOMICS, "change": ("change_",)}
+MIN_CHANGE_DAYS = 90  # a shorter time makes a rate of change out of noise
+
+
+class NotEstimableError(ValueError):
+    """A model cannot be fitted on these patients; the message says why."""
+
+
+def join(cohort: pd.DataFrame, features: pd.DataFrame) -> pd.DataFrame:
+    """Put outcome, clinical values and features of each scan side by side.
+
+    Parameters
+    ----------
+    cohort
+        Schema `COHORT`.
+    features
+        Schema `RADIOMICS`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The scans of the cohort that have features, in the order of the cohort, with `scanner` and `add_change`. A scan
+        without follow-up is not in the cohort.
+
+    Raises
+    ------
+    StudyError
+        If a scan belongs to another patient in the cohort.
+    """
+    patient = cohort.set_index("scan_id")["patient_id"].reindex(features["scan_id"]).to_numpy()
+    others = features.loc[pd.notna(patient) & (patient != features["patient_id"].to_numpy()), "scan_id"]
+    if len(others):
+        raise StudyError(
+            f"The feature table gives {len(others)} scan(s) to another patient than the cohort does "
+            f"({', '.join(others[:5])}). The manifest changed after it was made: run `03_radiomics` again."
+        )
+    usable = features[features["status"] == "ok"].drop(columns=["patient_id", "status", "reason"])
+    joined = cohort.merge(usable, on="scan_id", validate="one_to_one")
+    return add_change(joined.assign(scanner=scanner(joined)))
+
+
+def add_change(table: pd.DataFrame) -> pd.DataFrame:
+    """Add how the CT changed since the patient's scan before.
+
+    Parameters
+    ----------
+    table
+        One row a scan: `patient_id`, `scan_day` and features.
+
+    Returns
+    -------
+    pandas.DataFrame
+        With `change_<feature>`, per year, for quantitative CT and PyRadiomics' features, and `change_years`, the
+        time between. The scan before is the patient's last one at least 90 days earlier, never a later one; all
+        are empty where there is none.
+    """
+    names = [name for name in map(str, table) if name.startswith((*RADIOMICS, *PREFIXES["qct"]))]
+    by_day = table[["patient_id", "scan_day", *names]].sort_values("scan_day", kind="stable")
+    before = pd.merge_asof(
+        by_day[["patient_id", "scan_day"]].reset_index().assign(latest=by_day["scan_day"].to_numpy() - MIN_CHANGE_DAYS),
+        by_day.rename(columns={"scan_day": "day_before"}),
+        left_on="latest",
+        right_on="day_before",
+        by="patient_id",
+    ).set_index("index")
+    years = (before["scan_day"] - before["day_before"]).reindex(table.index) / DAYS_PER_YEAR
+    rates = (table[names] - before[names].reindex(table.index)).div(years, axis=0).add_prefix("change_")
+    return pd.concat([table, rates.assign(change_years=years)], axis=1)
+
+
+def feature_columns(feature_set: str, table: pd.DataFrame) -> list[str]:
+    """List the columns of a feature set.
+
+    Parameters
+    ----------
+    feature_set
+        A name in `FEATURE_SETS`.
+    table
+        From `join`.
+
+    Returns
+    -------
+    list of str
+        Columns that hold at least one value.
+
+    Raises
+    ------
+    NotEstimableError
+        If there is none.
+    """
+    names: list[str] = []
+    for group in FEATURE_SETS[feature_set]:
+        if group == "clinical":
+            names += [name for name in [*CLINICAL_NUMBERS, *CLINICAL_CATEGORIES] if name in table]
+        else:
+            names += [name for name in map(str, table) if name.startswith(PREFIXES[group])]
+    filled = [name for name in names if table[name].notna().any()]
+    if not filled:
+        raise NotEstimableError("no scan has a value in any column of this model")
+    return filled

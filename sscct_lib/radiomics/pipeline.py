@@ -1,0 +1,422 @@
+"""A model from table to risk, as one scikit-learn pipeline that learns everything from the scans given to `fit`.
+
+The steps are `harmonise` (optional), `impute`, `stable`, `distinct`, `scale` and `model`.
+
+One model tuned and fitted: inner folds by patient, weights for censoring and for repeat scans.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, TransformerMixin, clone
+from sklearn.compose import ColumnTransformer
+from sklearn.impute import SimpleImputer
+from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import MinMaxScaler, OneHotEncoder, StandardScaler
+
+from sscct_lib.cohort.outcomes import known_outcomes, patient_weights, survival_outcome
+from sscct_lib.radiomics.agreement import MIN_PATIENTS, feature_agreement
+from sscct_lib.radiomics.combat import ComBat
+from sscct_lib.radiomics.estimators import Boosting, CoxNet, Forest, LogisticNet, RiskModel
+from sscct_lib.radiomics.feature_sets import CLINICAL_CATEGORIES, PREFIXES, NotEstimableError
+from sscct_lib.study.folder import Study
+from sscct_lib.study.settings import Settings
+from sscct_lib.study.words import years_text
+
+# Columns beside the features that harmonisation looks at: the batch, the patient, and what it must not take away.
+PRESERVED = ["age_years", "fvc_percent", "dlco_percent", "sex"]
+HARMONISATION_COLUMNS = ["scanner", "patient_id", *PRESERVED]
+TEXT = {"scanner", "patient_id", *CLINICAL_CATEGORIES}
+INDICATOR = "missingindicator_"
+
+
+def make_pipeline_of(columns: Sequence[str], estimator: RiskModel, settings: Settings, harmonised: bool) -> Pipeline:
+    """Build a model's pipeline, not yet fitted.
+
+    Missing numbers become the median and a column says so; missing categories are a category of their own. A value
+    beyond the range of the training scans counts as the end of that range, so that an unusual scan is not
+    extrapolated. `fit` takes the agreement of features as `stable__agreement` and weights as `model__sample_weight`.
+
+    Parameters
+    ----------
+    columns
+        The model's columns of features.
+    estimator
+        The last step.
+    settings
+        Of the study: the limits of stability and correlation.
+    harmonised
+        Whether ComBat brings the image features of all scanners to one scale first; then the pipeline's input has
+        `HARMONISATION_COLUMNS` too.
+
+    Returns
+    -------
+    sklearn.pipeline.Pipeline
+        It takes what `design` gives; `predict` gives risks, shape (n, n_horizons).
+    """
+    images = [name for name in columns if name.startswith((*PREFIXES["qct"], *PREFIXES["radiomics"]))]
+    steps: list[tuple[str, Any]] = [("harmonise", ComBat(images, preserve=PRESERVED))] if harmonised and images else []
+    steps += [
+        ("impute", imputation(columns)),
+        ("stable", StableColumns(settings.tabular.min_icc)),
+        ("distinct", DistinctColumns(settings.tabular.max_correlation)),
+        ("scale", StandardScaler()),
+    ]
+    pipeline = Pipeline([*steps, ("model", estimator)]).set_output(transform="pandas")
+    pipeline["scale"].set_output(transform="default")  # models take plain arrays
+    return pipeline
+
+
+def imputation(columns: Sequence[str]) -> ColumnTransformer:
+    """Build the step that fills in missing values, clips numbers to the training range and encodes categories.
+
+    Parameters
+    ----------
+    columns
+        Of features, as `design` gives them.
+
+    Returns
+    -------
+    sklearn.compose.ColumnTransformer
+        Not yet fitted. A missing number becomes the median, and a column `missingindicator_...` says so.
+    """
+    # Rates of change are missing together, where there is no earlier scan; `change_years` says so for all.
+    rates = [name for name in columns if name.startswith("change_") and name != "change_years"]
+    numbers = [name for name in columns if name not in CLINICAL_CATEGORIES and name not in rates]
+    categories = [name for name in columns if name in CLINICAL_CATEGORIES]
+    encode = OneHotEncoder(
+        categories=[[*CLINICAL_CATEGORIES[name], "missing"] for name in categories],
+        handle_unknown="ignore",
+        sparse_output=False,
+    )
+    return ColumnTransformer(
+        [
+            ("numbers", _numbers(add_indicator=True), numbers),
+            ("rates", _numbers(add_indicator=False), rates),
+            (
+                "categories",
+                make_pipeline(SimpleImputer(strategy="constant", fill_value="missing"), encode),
+                categories,
+            ),
+        ],
+        verbose_feature_names_out=False,
+    )
+
+
+def _numbers(add_indicator: bool) -> Pipeline:
+    impute = SimpleImputer(strategy="median", add_indicator=add_indicator, keep_empty_features=True)
+    return make_pipeline(impute, MinMaxScaler(clip=True))
+
+
+def design(table: pd.DataFrame, columns: Sequence[str], harmonised: bool) -> pd.DataFrame:
+    """Take a pipeline's columns in the types that it expects.
+
+    Parameters
+    ----------
+    table
+        Columns of features; one that is absent counts as missing.
+    columns
+        The model's columns.
+    harmonised
+        Whether the pipeline begins with ComBat.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Numbers as float, categories as objects with NaN for missing.
+    """
+    names = list(dict.fromkeys([*columns, *(HARMONISATION_COLUMNS if harmonised else [])]))
+    frame = table.reindex(columns=names)
+    frame = frame.astype({name: object if name in TEXT else float for name in names})
+    return frame.where(frame.notna(), np.nan)
+
+
+def prepared(pipeline: Pipeline, data: pd.DataFrame) -> pd.DataFrame:
+    """Take data through every step of a fitted pipeline before its model; the columns are those that the model sees."""
+    return pd.DataFrame(pipeline[:-1].transform(data), data.index, pipeline["scale"].get_feature_names_out())
+
+
+def make_estimator(name: str, horizons_years: tuple[float, ...], settings: Settings) -> RiskModel:
+    """Make an estimator by its name in the settings: `cox`, `logistic`, `forest` or `boosting`."""
+    made: dict[str, RiskModel] = {
+        "cox": CoxNet(horizons_years),
+        "logistic": LogisticNet(horizons_years, settings.labels),
+        "forest": Forest(horizons_years, n_trees=settings.tabular.n_trees, seed=settings.seed),
+        "boosting": Boosting(horizons_years, seed=settings.seed),
+    }
+    return made[name]
+
+
+class _Selection(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """Keep some columns of a table, which `fit` chooses."""
+
+    kept_: list[str]
+
+    def transform(self, X: pd.DataFrame) -> pd.DataFrame:  # noqa: N803  scikit-learn's own name
+        """Keep the chosen columns."""
+        return X[self.kept_]
+
+    def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
+        """Give the columns that are kept."""
+        return np.asarray(self.kept_, dtype=object)
+
+
+class StableColumns(_Selection):
+    """Leave out features that do not agree between versions of a scan, and columns without any variation.
+
+    Parameters
+    ----------
+    min_icc
+        Agreement below which a feature is left out, and its rate of change and its indicator with it.
+    """
+
+    def __init__(self, min_icc: float = 0.75) -> None:
+        self.min_icc = min_icc
+
+    def fit(self, X: pd.DataFrame, y: Any = None, agreement: "pd.Series[float] | None" = None) -> Self:  # noqa: N803
+        """Choose the columns.
+
+        Parameters
+        ----------
+        X
+            Imputed columns.
+        y
+            Ignored: the outcome must not choose.
+        agreement
+            ICC of each image feature in the training patients; NaN where it cannot be told. None: every feature is
+            taken as stable.
+
+        Returns
+        -------
+        StableColumns
+
+        Raises
+        ------
+        NotEstimableError
+            If no column is left.
+        """
+        unstable = set() if agreement is None else set(agreement.index[~(agreement >= self.min_icc)])
+        varies = (X.max() > X.min()).to_numpy()
+        base = [str(name).removeprefix(INDICATOR).removeprefix("change_") for name in X]
+        self.kept_ = [
+            str(name) for name, of, moves in zip(X, base, varies, strict=True) if moves and of not in unstable
+        ]
+        if not self.kept_:
+            raise NotEstimableError("no feature of this model is stable and differs between scans")
+        return self
+
+
+class DistinctColumns(_Selection):
+    """Of columns that say nearly the same, keep the first: clinical values before quantitative CT before texture.
+
+    Parameters
+    ----------
+    max_correlation
+        Largest absolute correlation (Pearson) that two kept columns may have.
+    """
+
+    def __init__(self, max_correlation: float = 0.95) -> None:
+        self.max_correlation = max_correlation
+
+    def fit(self, X: pd.DataFrame, y: Any = None) -> Self:  # noqa: N803
+        """Choose the columns of a table in which every column varies."""
+        correlation = np.abs(np.corrcoef(X.to_numpy(dtype=float), rowvar=False)).reshape(X.shape[1], -1)
+        kept: list[int] = []
+        for column in range(X.shape[1]):
+            if not (correlation[column, kept] > self.max_correlation).any():
+                kept.append(column)
+        self.kept_ = [str(X.columns[column]) for column in kept]
+        return self
+
+
+Floats = NDArray[np.float64]
+LEAST_RISK = 1e-4  # a risk of 0 or 1 would make one surprise count without limit
+FEWEST_PATIENTS = 2  # who died, and who lived, behind a horizon; a model of one patient is that patient's portrait
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fitted model.
+
+    Attributes
+    ----------
+    pipeline
+        Fitted; `predict` gives risks, one column each of `horizons_years`.
+    horizons_years
+        The horizons at which it can be estimated, years.
+    columns
+        The features that it was given.
+    harmonised
+        Whether it begins with ComBat.
+    chosen
+        The settings that tuning chose.
+    counts
+        Of each horizon: training scans of known state and their patients, deaths among these scans, scans of unknown
+        state (`n_scans`, `n_patients`, `n_events`, `n_unknown`).
+    notes
+        By horizon, what a reader must know; a horizon that is not in `horizons_years` says why.
+    """
+
+    pipeline: Pipeline
+    horizons_years: tuple[float, ...]
+    columns: list[str]
+    harmonised: bool
+    chosen: dict[str, Any]
+    counts: dict[float, dict[str, int]]
+    notes: dict[float, str] = field(default_factory=dict)
+
+    def risks(self, table: pd.DataFrame) -> Floats:
+        """Give the risk of each scan at each of `horizons_years`, shape (n, n_horizons)."""
+        return np.asarray(self.pipeline.predict(design(table, self.columns, self.harmonised)))
+
+
+def training_agreement(versions: pd.DataFrame | None, patients: "pd.Series[str]") -> "pd.Series[float] | None":
+    """Tell how well features agree between versions of the training patients' scans.
+
+    Parameters
+    ----------
+    versions
+        From `stability.versions_of_scans`, of any patients; None: not known.
+    patients
+        The training patients; no other is looked at.
+
+    Returns
+    -------
+    pandas.Series or None
+        ICC by feature, NaN where some scan lacks the feature. None where fewer than ten training patients have
+        versions: agreement would be a guess.
+    """
+    if versions is None or versions.empty:
+        return None
+    known = versions[versions["patient_id"].isin(set(patients))]
+    if known["patient_id"].nunique() < MIN_PATIENTS:
+        return None
+    icc = feature_agreement(known).set_index("feature")["icc"]
+    return icc.reindex(known.columns.drop(["scan_id", "patient_id", "version"]))
+
+
+def fit(
+    table: pd.DataFrame,
+    columns: Sequence[str],
+    estimator: str,
+    study: Study,
+    agreement: "pd.Series[float] | None" = None,
+    harmonised: bool = False,
+) -> Fit:
+    """Tune and fit a model.
+
+    Parameters
+    ----------
+    table
+        Training scans: the columns of schema `COHORT` and the features.
+    columns
+        The features that the model sees.
+    estimator
+        Name of the estimator, see `pipelines.make_estimator`.
+    study
+        The study: horizons, labels, inner folds and seed.
+    agreement
+        From `training_agreement`.
+    harmonised
+        Whether the pipeline begins with ComBat.
+
+    Returns
+    -------
+    Fit
+        The settings with the least log loss on held-out training patients, fitted on all scans given.
+
+    Raises
+    ------
+    NotEstimableError
+        If no horizon has patients who died within it and patients known to live beyond it, or no feature is usable.
+    """
+    settings = study.settings
+    outcome = survival_outcome(table["followup_years"].to_numpy(float), table["event_observed"].to_numpy(bool))
+    states = {horizon: known_outcomes(outcome, horizon, settings.labels) for horizon in settings.horizons_years}
+    patients = table["patient_id"]
+    notes = {horizon: _why_not(*states[horizon], patients, horizon) for horizon in states}
+    horizons = tuple(horizon for horizon in states if not notes[horizon])
+    if not horizons:
+        raise NotEstimableError("; ".join(notes.values()))
+    pipeline = make_pipeline_of(columns, make_estimator(estimator, horizons, settings), settings, harmonised)
+    data, weight = design(table, columns, harmonised), patient_weights(patients)
+    chosen, note = _tune(
+        data, outcome, weight, patients, [states[each] for each in horizons], pipeline, agreement, study
+    )
+    pipeline["model"].set_params(**chosen)
+    pipeline.fit(data, outcome, stable__agreement=agreement, model__sample_weight=weight)
+    return Fit(
+        pipeline, horizons, list(columns), harmonised, chosen,
+        {horizon: _counts(*states[horizon], patients) for horizon in states},
+        notes | (dict.fromkeys(horizons, note) if note else {}),
+    )  # fmt: skip
+
+
+def _why_not(died: NDArray[np.int64], weight: Floats, patients: "pd.Series[str]", horizon: float) -> str:
+    for state, words in ((1, "died within"), (0, "is known to be alive after")):
+        n_patients = patients[(weight > 0) & (died == state)].nunique()
+        if n_patients < FEWEST_PATIENTS:
+            found = "no training patient" if n_patients == 0 else f"only {n_patients} training patient"
+            return f"{found} {words} {years_text(horizon)}"
+    return ""
+
+
+def _counts(died: NDArray[np.int64], weight: Floats, patients: "pd.Series[str]") -> dict[str, int]:
+    known = weight > 0
+    return {
+        "n_scans": int(known.sum()),
+        "n_patients": int(patients[known].nunique()),
+        "n_events": int(died[known].sum()),
+        "n_unknown": int((~known).sum()),
+    }
+
+
+def _tune(
+    data: pd.DataFrame,
+    outcome: NDArray[np.void],
+    weight: Floats,
+    patients: "pd.Series[str]",
+    states: list[tuple[NDArray[np.int64], Floats]],
+    pipeline: Pipeline,
+    agreement: "pd.Series[float] | None",
+    study: Study,
+) -> tuple[dict[str, Any], str]:
+    """Choose an estimator's settings by the log loss on held-out training patients, summed over horizons.
+
+    An estimator of separate horizons is tuned at each.
+    """
+    ever = states[-1][0].astype(bool)
+    ever = pd.Series(ever).groupby(patients.to_numpy()).transform("any").to_numpy()
+    fewest = min(patients[ever].nunique(), patients[~ever].nunique())
+    n_folds = min(study.settings.tabular.n_inner_folds, fewest)
+    if n_folds < 2:
+        return {}, "too few patients to tune: the plainest settings were used"
+    splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=study.settings.seed)
+    tried: list[dict[str, Any]] = []
+    losses: Any = 0.0
+    for train, test in splitter.split(data, ever, patients):
+        steps = clone(pipeline[:-1])
+        known = steps.fit_transform(data.iloc[train], outcome[train], stable__agreement=agreement)
+        held_out = steps.transform(data.iloc[test])
+        results = list(pipeline["model"].tuning_risks(known, outcome[train], weight[train], held_out))
+        tried = [settings for settings, _ in results]
+        losses = losses + np.array(
+            [[_log_loss(risk[:, i], *state, weight, test) for i, state in enumerate(states)] for _, risk in results]
+        )
+    if pipeline["model"].per_horizon:
+        best = [tried[i] for i in losses.argmin(axis=0)]
+        return {name: tuple(settings[name] for settings in best) for name in best[0]}, ""
+    return tried[int(losses.sum(axis=1).argmin())], ""
+
+
+def _log_loss(
+    risk: Floats, died: NDArray[np.int64], censoring: Floats, weight: Floats, rows: NDArray[np.int64]
+) -> float:
+    risk = np.clip(risk, LEAST_RISK, 1 - LEAST_RISK)
+    loss = np.where(died[rows] == 1, -np.log(risk), -np.log1p(-risk))
+    return float((censoring * weight)[rows] @ loss)

@@ -1,0 +1,257 @@
+"""Tabular models on disk: saved with a model card, checked when they are loaded, and used on new scans.
+
+What stands on every card of a saved model, and where the cards of models on features lie.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from hashlib import sha256
+from importlib.metadata import version
+from io import BytesIO
+from itertools import count
+from pathlib import Path
+from typing import Any
+from zipfile import ZipFile, ZipInfo
+
+import numpy as np
+import pandas as pd
+import skops.io
+from joblib import Parallel, delayed
+
+from sscct_lib.images.scanners import scanner
+from sscct_lib.radiomics.cross_validation import Model, models_of, never_falling, one_settings_hash, train
+from sscct_lib.radiomics.feature_sets import NotEstimableError, add_change
+from sscct_lib.radiomics.pipeline import Fit, design
+from sscct_lib.study.files import atomic, grows
+from sscct_lib.study.folder import Study, StudyError
+
+FOLDER = "tabular"  # within the folder of models
+USE = "Research on groups of patients: the risk of death from any cause within some years of a chest CT."
+LIMITS = (
+    "Not validated outside the study that it was trained on, and not a medical device. How well it predicts there is "
+    "in the performance table of the same run; scans of other scanners, kernels or patients may differ."
+)
+
+SCHEMA = "schema.json"  # the member of a model file that describes the others
+# What a model file may hold beside scikit-learn's and numpy's own types, which skops trusts.
+TRUSTED_TYPES = [
+    "numpy.dtype",
+    "sklearn.tree._tree.Tree",
+    "sksurv.ensemble.boosting.GradientBoostingSurvivalAnalysis",
+    "sksurv.ensemble.forest.RandomSurvivalForest",
+    "sksurv.ensemble.survival_loss.CoxPH",
+    "sksurv.functions.StepFunction",
+    "sksurv.linear_model.coxph.BreslowEstimator",
+    "sksurv.tree.tree.SurvivalTree",
+    "sscct_lib.radiomics.combat.ComBat",
+    "sscct_lib.radiomics.pipeline.DistinctColumns",
+    "sscct_lib.radiomics.pipeline.StableColumns",
+    "sscct_lib.radiomics.estimators.Boosting",
+    "sscct_lib.radiomics.estimators.CoxNet",
+    "sscct_lib.radiomics.estimators.Forest",
+    "sscct_lib.radiomics.estimators.LogisticNet",
+]
+KINDS = {
+    "cox": "elastic-net Cox regression",
+    "logistic": "elastic-net logistic regression of death within each horizon, scans weighted for censoring",
+    "forest": "random survival forest",
+    "boosting": "gradient boosting of Cox's partial likelihood",
+}
+
+
+def save_models(
+    table: pd.DataFrame, study: Study, n_jobs: int = 1, versions: pd.DataFrame | None = None
+) -> pd.DataFrame:
+    """Fit every model on all scans and save it for use on new ones.
+
+    Parameters
+    ----------
+    table
+        From `feature_sets.join`.
+    study
+        The study; `study.models` receives `tabular/<model>.skops` and the model card `tabular/<model>.json`. Files of
+        models that are not the study's any more are removed.
+    n_jobs
+        Processes that share the fits; -1 for all cores.
+    versions
+        From `stability.versions_of_scans`: features unstable in the training patients are left out. None: none is.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a model and horizon: `model`, `horizon_years`, `n_scans`, `n_patients`, `n_events`, `n_unknown`, `note`,
+        and `megabytes` on disk; the numbers are empty where the model cannot be fitted.
+    """
+    settings_hash = one_settings_hash(table)
+    models = models_of(study)
+    done = Parallel(n_jobs=n_jobs)(delayed(_train_or_say)(table, model, study, versions) for model in models)
+    folder = study.models / FOLDER
+    wanted = {_slug(model.name) for model, fitted in zip(models, done, strict=True) if isinstance(fitted, Fit)}
+    for path in [*folder.glob("*.json"), *folder.glob("*.skops")]:
+        if path.stem not in wanted:
+            path.unlink()
+    rows = []
+    for model, fitted in zip(models, done, strict=True):
+        if isinstance(fitted, str):
+            rows += [
+                {"model": model.name, "horizon_years": each, "note": fitted} for each in study.settings.horizons_years
+            ]
+            continue
+        path = folder / f"{_slug(model.name)}.skops"
+        with atomic(path) as partial:
+            partial.write_bytes(_without_addresses(skops.io.dumps(fitted.pipeline)))
+        with atomic(path.with_suffix(".json")) as partial:
+            card = _card(model, fitted, table, study, settings_hash) | {"sha256": sha256(path.read_bytes()).hexdigest()}
+            partial.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+        size = round(path.stat().st_size / 1e6, 2)
+        rows += [{"model": model.name, **row, "megabytes": size} for row in card["horizons"]]
+    return pd.DataFrame(rows)
+
+
+def _without_addresses(content: bytes) -> bytes:
+    """Number the parts of a model file: skops names them by memory addresses and notes the time of writing."""
+    numbers: dict[str, str] = {}
+    order, written = count(), BytesIO()
+    with ZipFile(BytesIO(content)) as found, ZipFile(written, "w") as numbered:
+        schema = re.sub(r'(?<="__id__": )\d+', lambda _: str(next(order)), found.read(SCHEMA).decode())
+        for name in dict.fromkeys(re.findall(r'(?<="file": ")[^"]+', schema)):
+            numbers[name] = f"{len(numbers)}{Path(name).suffix}"
+            numbered.writestr(ZipInfo(numbers[name]), found.read(name))
+        schema = re.sub(r'(?<="file": ")[^"]+', lambda name: numbers[name[0]], schema)
+        numbered.writestr(ZipInfo(SCHEMA), schema)
+    return written.getvalue()
+
+
+def _train_or_say(table: pd.DataFrame, model: Model, study: Study, versions: pd.DataFrame | None) -> Fit | str:
+    try:
+        return train(table, model, study, versions)
+    except NotEstimableError as error:
+        return str(error)
+
+
+def _slug(model: str) -> str:
+    return re.sub(r"\W+", "_", model.lower())
+
+
+def _card(model: Model, fitted: Fit, table: pd.DataFrame, study: Study, settings_hash: str) -> dict[str, Any]:
+    settings = study.settings
+    return {
+        "model": model.name,
+        "kind": KINDS[model.estimator] + (", after ComBat over scanners" if model.harmonised else ""),
+        "intended_use": USE,
+        "limits": LIMITS,
+        "study": settings.title,
+        "trained_on": {
+            "n_scans": len(table),
+            "n_patients": int(table["patient_id"].nunique()),
+            "n_deaths": int(table.loc[table["event_observed"].astype(bool), "patient_id"].nunique()),
+            "weights": "every patient counts once, shared among the scans",
+        },
+        "horizons": [
+            {"horizon_years": horizon, **counts, "note": fitted.notes.get(horizon, "")}
+            for horizon, counts in fitted.counts.items()
+        ],
+        "horizons_years": list(fitted.horizons_years),
+        "labels": settings.labels,
+        "columns": fitted.columns,
+        "columns_used": [str(name) for name in fitted.pipeline["scale"].get_feature_names_out()],
+        "harmonised": fitted.harmonised,
+        "chosen_by_tuning": fitted.chosen,
+        "settings": settings.tabular.model_dump(mode="json"),
+        "seed": settings.seed,
+        "settings_hash": settings_hash,
+        "performance": "tables/performance.parquet of the same run, from tables/predictions/03_radiomics.parquet",
+        "versions": {name: version(name) for name in ("sscct", "scikit-learn", "scikit-survival", "pyradiomics")},
+    }
+
+
+def predict_risks(models: Path, features: pd.DataFrame) -> pd.DataFrame:
+    """Give new scans their risks.
+
+    Parameters
+    ----------
+    models
+        The folder of trained models of a run, `study.models`.
+    features
+        Schema `RADIOMICS`, with clinical and scanner columns of schema `COHORT` where they are known, and `scan_day`
+        where change since a patient's earlier scan in this table is to count.
+
+    Returns
+    -------
+    pandas.DataFrame
+        `model`, `horizon_years`, `scan_id`, `risk` and `n_missing`, the number of the model's columns that were
+        missing and imputed. Scans set aside, and scans without any value that a model needs, have no row.
+
+    Raises
+    ------
+    StudyError
+        If there is no model, a file is damaged, or the features were made with other settings.
+    """
+    cards = sorted((models / FOLDER).glob("[!.]*.json"))
+    usable = features[features["status"] == "ok"] if "status" in features else features
+    usable = usable.assign(scanner=scanner(usable))
+    if {"patient_id", "scan_day"} <= set(usable.columns):
+        usable = add_change(usable)
+    if not cards:
+        raise StudyError(f"{models} holds no trained model. Run `03_radiomics` first; it trains and saves them.")
+    results = [frame for card in cards for frame in _predict_with(card, usable)]
+    columns = ["model", "horizon_years", "scan_id", "risk", "n_missing"]
+    return never_falling(pd.concat(results)[columns] if results else pd.DataFrame(columns=columns))
+
+
+def _predict_with(path: Path, features: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    card, pipeline = load_model(path)
+    other = set(features["settings_hash"]) - {card["settings_hash"]}
+    if other:
+        raise StudyError(
+            f"The features were made with other settings than those of model {card['model']!r} "
+            f"({', '.join(map(str, other))}, expected {card['settings_hash']}). Make them again with the sections "
+            "`images` and `radiomics` of the study.yaml with which the model was trained."
+        )
+    n_missing = design(features, card["columns"], harmonised=False).isna().sum(axis=1)
+    some = n_missing < len(card["columns"])
+    if not some.any():
+        return
+    risks = np.asarray(pipeline.predict(design(features[some], card["columns"], card["harmonised"])))
+    for horizon, risk in zip(card["horizons_years"], risks.T, strict=True):
+        yield features.loc[some, ["scan_id"]].assign(
+            model=card["model"], horizon_years=float(horizon), risk=risk, n_missing=n_missing[some]
+        )
+
+
+def load_model(card_path: Path) -> tuple[dict[str, Any], Any]:
+    """Load a model after checking that its file is the one that its card describes.
+
+    Parameters
+    ----------
+    card_path
+        The model card, `<model>.json`.
+
+    Returns
+    -------
+    card : dict
+        What the card says.
+    pipeline : sklearn.pipeline.Pipeline
+        Fitted; its input is what `pipelines.design` gives for `columns` and `harmonised` of the card.
+
+    Raises
+    ------
+    StudyError
+        If a file is missing, changed, or holds any type but scikit-learn's, numpy's and `TRUSTED_TYPES`.
+    """
+    path = card_path.with_suffix(".skops")
+    again = "Run `03_radiomics` again to make it anew."
+    try:
+        card = json.loads(card_path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise StudyError(f"{card_path.stem}: the model or its card cannot be read ({error}). {again}") from error
+    if sha256(content).hexdigest() != card["sha256"]:
+        raise StudyError(f"{path} is not the file that {card_path.name} describes. {again}")
+    if grows(BytesIO(content), len(content)):
+        raise StudyError(f"{path} is an archive that grows when it is read; models are stored as they are. {again}")
+    unknown = sorted(set(skops.io.get_untrusted_types(data=content)) - set(TRUSTED_TYPES))
+    if unknown:
+        raise StudyError(f"{path} holds types that are not trusted: {', '.join(unknown)}. {again}")
+    return card, skops.io.loads(content, trusted=TRUSTED_TYPES)

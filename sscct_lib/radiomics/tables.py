@@ -1,0 +1,112 @@
+"""TODO."""
+
+import pandas as pd
+
+from sscct_lib.study.words import in_words, unit_of, years_text
+
+DECIMALS = {"litres": 2, "HU": 0, "%": 1}
+SHARE = "_share"
+
+
+def quantitative_ct(features: pd.DataFrame) -> pd.DataFrame:
+    """Describe the quantitative CT of a cohort.
+
+    Parameters
+    ----------
+    features
+        Schema `RADIOMICS`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row a measure, in words; `unit`, the median and the 10th and 90th percentile over scans as text, and how many
+        `scans` have it. Shares of the lung are in per cent.
+    """
+    measures = features[features["status"] == "ok"].filter(regex="^qct_").astype(float)
+    rows = []
+    for name in map(str, measures):
+        unit = "%" if SHARE in name else unit_of(name)
+        factor = 100 if SHARE in name else 1
+        ends = (factor * measures[name].quantile(share) for share in (0.5, 0.1, 0.9))
+        texts = ["not known" if pd.isna(value) else f"{value:z.{DECIMALS.get(unit, 2)}f}" for value in ends]
+        rows.append((in_words(name), unit, *texts, int(measures[name].notna().sum())))
+    columns = ["measure", "unit", "median", "one in ten below", "one in ten above", "scans"]
+    return pd.DataFrame(rows, columns=columns).set_index("measure")
+
+
+def saved_models(table: pd.DataFrame) -> pd.DataFrame:
+    """Lay out what the saved models learned from.
+
+    Parameters
+    ----------
+    table
+        From `saved_models.save_models`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row a model; a column a horizon, with the deaths among the scans of known state, their patients, and the scans
+        of unknown state; the size of the file, and a note where there is one.
+    """
+    texts = []
+    for row in table.to_dict("records"):
+        known = row.get("n_scans")
+        counts = "not fitted" if known is None or pd.isna(known) else (
+            f"{int(row['n_events'])} of {int(known):,} ({int(row['n_patients']):,} patients; "
+            f"{int(row['n_unknown']):,} unknown)"
+        )  # fmt: skip
+        texts.append(counts)
+    shown = table.assign(text=texts, horizon=[f"{years_text(years)}: died" for years in table["horizon_years"]])
+    wide = shown.pivot(index="model", columns="horizon", values="text")
+    wide = wide.reindex(index=shown["model"].unique(), columns=shown["horizon"].unique())
+    by_model = shown.groupby("model", sort=False)
+    if "megabytes" in table:
+        wide["file, MB"] = by_model["megabytes"].first().map("{:.1f}".format, na_action="ignore").fillna("")
+    notes = by_model["note"].agg(lambda said: "; ".join(dict.fromkeys(filter(None, said.fillna("")))))
+    if notes.ne("").any():
+        wide["note"] = notes
+    return wide.rename_axis(columns=None)
+
+
+def fitting_notes(notes: pd.DataFrame) -> pd.DataFrame:
+    """Gather what could not be fitted: one row for what happened to several models in the same fits.
+
+    Parameters
+    ----------
+    notes
+        `model`, `horizon_years`, `fold`, `note`, and `repeat` where cross-validation is repeated.
+
+    Returns
+    -------
+    pandas.DataFrame
+        `models`, `horizons`, `fits` (how many, of each model and horizon), `what happened`.
+    """
+    keys = ["model", "horizon_years", "note"]
+    fits = notes.groupby(keys, sort=False).size().rename("fits").reset_index()
+    fits["horizons"] = [years_text(years) for years in fits["horizon_years"].astype(float)]
+    by_model = fits.groupby(["model", "fits", "note"], sort=False)["horizons"].agg(", ".join).reset_index()
+    rows = by_model.groupby(["horizons", "fits", "note"], sort=False)["model"].agg("; ".join).reset_index()
+    shown = rows.rename(columns={"model": "models", "note": "what happened"})
+    return shown[["models", "horizons", "fits", "what happened"]]
+
+
+def always_chosen(weights: pd.DataFrame) -> str:
+    """Say which features every fit of a model chose; the weight of any other is in part chance.
+
+    Parameters
+    ----------
+    weights
+        From `effects.feature_weights`.
+
+    Returns
+    -------
+    str
+        A sentence or two; empty where nothing was fitted.
+    """
+    if weights.empty:
+        return ""
+    chosen = weights.assign(chosen=weights["coefficient"] != 0).groupby("feature", sort=True)["chosen"].all()
+    names = [in_words(str(name)) for name in chosen.index[chosen]]
+    if not names:
+        return "No feature was chosen by every fit: no single weight of this run is a finding."
+    return f"Chosen by every fit: {'; '.join(names)}."

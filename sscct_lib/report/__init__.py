@@ -1,0 +1,1 @@
+"""One scan, one page; and a scan that was never in the study."""

@@ -1,0 +1,195 @@
+"""The page on one scan: its risk over time, its place in the cohort, what lies behind it, and the scan itself."""
+
+import textwrap
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from sscct_lib.lungs.figures import LUNG_WINDOW, SIDES
+from sscct_lib.report.page import NEW, STRANGE, WEIGHTS, ScanReport
+from sscct_lib.study.plots import GREY, INK, PALETTE, PERCENT, model_colours, styled
+from sscct_lib.study.words import percent_text, years_text
+
+A4 = (8.27, 11.69)  # inches
+RESEARCH = "Research use, not for care. No risk on this page may guide the treatment of a patient."
+SYNTHETIC = "A synthetic patient of the demo study. "
+OUTSIDE = "Judged by a demo study, whose models learned from synthetic patients. "
+BRIGHTEST = 0.6
+LINES = 94  # letters across the page
+
+
+@styled
+def scan_page(report: ScanReport) -> Figure:
+    """Draw the page on a scan, one sheet of A4.
+
+    Parameters
+    ----------
+    report
+        From `scan_report`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    figure = plt.figure(figsize=A4)
+    plt.close(figure)
+    top = _head(figure, report)
+    rows = figure.add_gridspec(
+        3,
+        12,
+        left=0.08,
+        right=0.97,
+        top=top - 0.035,
+        bottom=0.075,
+        height_ratios=[1, 0.95, 0.8],
+        hspace=0.42,
+        wspace=1.6,
+    )
+    _risk_curve(figure.add_subplot(rows[0, :7]), report)
+    _place(figure.add_subplot(rows[0, 7:]), report)
+    _words(figure.add_subplot(rows[1, :]), report)
+    _pictures(figure, [figure.add_subplot(rows[2, 3 * place : 3 * place + 3]) for place in range(4)], report)
+    figure.text(0.05, 0.02, textwrap.fill(_foot(report), 140), fontsize=7.5, color=GREY, va="bottom")
+    return figure
+
+
+def _head(figure: Figure, report: ScanReport) -> float:
+    """Write title and warnings; return where they end, as a share of the height."""
+    is_new = report.scan_id == NEW
+    figure.text(0.05, 0.965, "A new scan" if is_new else f"Scan {report.scan_id}", fontsize=17, weight="bold", va="top")
+    figure.text(0.05, 0.937, f"{report.study_title}, run {report.run_name}", fontsize=10, color=GREY, va="top")
+    figure.text(
+        0.95, 0.965, textwrap.fill((((OUTSIDE if is_new else SYNTHETIC) if report.is_demo else "") + RESEARCH), 56),
+        fontsize=9, weight="bold", color="white", va="top", ha="right",
+        bbox={"facecolor": "#8a1c1c", "edgecolor": "none", "boxstyle": "round,pad=0.5"},
+    )  # fmt: skip
+    facts = "   ".join(f"{name}: {words}" for name, words in report.facts.items())
+    figure.text(0.05, 0.915, facts, fontsize=10, va="top")
+    if not report.warnings:
+        return 0.9
+    lines = [line for words in report.warnings for line in textwrap.wrap(f"! {words}", LINES + 8)]
+    figure.text(
+        0.05, 0.888, "\n".join(lines), fontsize=9.5, va="top", linespacing=1.35,
+        bbox={"facecolor": "#fdf1e3", "edgecolor": "#b35c00", "boxstyle": "round,pad=0.5"},
+    )  # fmt: skip
+    return 0.878 - 0.0158 * len(lines)
+
+
+def _risk_curve(axis: Axes, report: ScanReport) -> None:
+    axis.set_title("Risk of death over time", loc="left", fontsize=11)
+    main = report.risks[report.risks["model"] == report.model].sort_values("horizon_years")
+    by_horizon = report.risks.groupby("horizon_years")["risk"]
+    years = [0.0, *by_horizon.min().index]
+    low, high = [0.0, *by_horizon.min()], [0.0, *by_horizon.max()]
+    n_models = report.risks["model"].nunique()
+    axis.fill_between(years, low, high, color=GREY, alpha=0.2, lw=0, label=f"range over {n_models} models")
+    colour = model_colours([report.model])[report.model]
+    axis.plot([0, *main["horizon_years"]], [0, *main["risk"]], "-o", color=colour, lw=2.2, ms=5, label=report.model)
+    for years_, risk in zip(main["horizon_years"], main["risk"], strict=True):
+        axis.annotate(percent_text(risk), (years_, risk), (-5, 5), textcoords="offset points", ha="right", fontsize=9.5)
+    known = report.similar.dropna(subset="observed")
+    if len(known):
+        n = int(report.similar[["died", "alive", "unknown"]].iloc[0].sum())
+        at = known["horizon_years"].to_numpy(dtype=float) + 0.12
+        observed = known["observed"].to_numpy(dtype=float)
+        spread = np.abs(known[["ci_low", "ci_high"]].to_numpy(dtype=float).T - observed)
+        axis.errorbar(
+            at, observed, yerr=spread, fmt="s", color=INK, mfc="white", ms=5, lw=1.2, capsize=3,
+            label=f"died of the {n} patients nearest in risk, 95 %",
+        )  # fmt: skip
+    top = max([*high, *known["ci_high"].dropna(), 0.1])
+    axis.set(xlim=(0, years[-1] * 1.06), ylim=(0, min(1.02, 1.45 * top)), ylabel="")
+    axis.set_xlabel("Years after the scan", fontsize=10)
+    axis.yaxis.set_major_formatter(PERCENT)
+    axis.legend(loc="lower right" if max(high) > 0.7 else "upper left", fontsize=8)
+    axis.tick_params(labelsize=9)
+
+
+def _place(axis: Axes, report: ScanReport) -> None:
+    axis.set_title(f"Among {len(report.cohort_risks)} scans of the cohort", loc="left", fontsize=11)
+    axis.hist(report.cohort_risks, bins=24, color="#b5b5b5")
+    own = report.risks[
+        (report.risks["model"] == report.model) & np.isclose(report.risks["horizon_years"], report.middle_years)
+    ]["risk"]
+    if len(own):
+        axis.axvline(float(own.iloc[0]), color=PALETTE[3], lw=2.2)
+        words = f"this scan: higher than\n{100 * report.lower:.0f} of 100"
+        right = float(own.iloc[0]) > 0.5 * axis.get_xlim()[1]
+        axis.annotate(
+            words, (float(own.iloc[0]), 0.97 * axis.get_ylim()[1]), (-5 if right else 5, 0), color=PALETTE[3],
+            textcoords="offset points", fontsize=9, va="top", ha="right" if right else "left",
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
+        )  # fmt: skip
+    axis.set_xlabel(f"Risk within {years_text(report.middle_years)}", fontsize=10)
+    axis.xaxis.set_major_formatter(PERCENT)
+    axis.tick_params(labelsize=9)
+
+
+def _words(axis: Axes, report: ScanReport) -> None:
+    axis.axis("off")
+    lines: list[tuple[str, dict[str, Any]]] = []
+    if len(report.reasons):
+        lines.append((f"{WEIGHTS}: {report.explained}", {"weight": "bold", "fontsize": 11}))
+        for words, ratio in zip(report.reasons["words"], report.reasons["hazard_ratio"].astype(float), strict=True):
+            times = f"{'raises' if ratio > 1 else 'lowers'} the hazard of death, ×{ratio:.2f}"
+            lines += [(line, {"fontsize": 9}) for line in textwrap.wrap(f"- {words}; {times}", LINES + 14)]
+    lines.append(("Patients with about the same risk", {"weight": "bold", "fontsize": 11}))
+    lines += [(line, {"fontsize": 9}) for line in textwrap.wrap(report.similar_words, LINES + 14)]
+    lines.append(("Like the scans that the models learned from?", {"weight": "bold", "fontsize": 11}))
+    lines += [(line, {"fontsize": 9}) for line in textwrap.wrap(_alike(report), LINES + 14)]
+    height = 1.02
+    for text, style in lines:
+        height -= 0.02 if style.get("weight") else 0
+        axis.text(-0.03, height, text, transform=axis.transAxes, va="top", **style)
+        height -= 0.093 if style.get("weight") else 0.077
+
+
+def _alike(report: ScanReport) -> str:
+    if report.likeness.findings or any(STRANGE in words for words in report.warnings):
+        return "No: the box at the top says in what."
+    if np.isnan(report.likeness.nearer):
+        return "It cannot be told: its measures, or enough training scans, are missing."
+    return (
+        f"Yes: {report.likeness.nearer:.0%} of the {report.likeness.n_scans} training scans lie nearer to the others, "
+        "and every measure lies within their range."
+    )
+
+
+def _pictures(figure: Figure, axes: list[Axes], report: ScanReport) -> None:
+    for axis in axes:
+        axis.axis("off")
+    if report.overlay is not None:
+        for axis, plane in zip(axes[:2], ("axial", "coronal"), strict=True):
+            hu, labels, _ = report.overlay.planes[plane]
+            axis.imshow(hu, cmap="gray", vmin=LUNG_WINDOW[0], vmax=LUNG_WINDOW[1])
+            for label, style in SIDES.items():
+                if (labels == label).any():
+                    axis.contour(labels == label, levels=[0.5], linewidths=0.8, **style)
+            axis.set_title(f"{plane}, lung mask", fontsize=9)
+    if report.attribution is not None:
+        found = report.attribution.parts
+        z, y, _ = (int(i) for i in np.unravel_index(np.abs(found).argmax(), found.shape))
+        most = float(np.quantile(np.abs(found[found != 0]), 0.995)) if found.any() else 1.0
+        name = report.attribution.model.partition(" (")[0]
+        for axis, plane, place in ((axes[2], "axial", np.s_[z]), (axes[3], "coronal", np.s_[::-1, y])):
+            axis.imshow(report.attribution.cube[place].astype(float), cmap="gray", vmin=0, vmax=BRIGHTEST)
+            strength = np.clip(np.abs(found[place]) / most, 0, 1)
+            axis.imshow(found[place], cmap="PuOr_r", vmin=-most, vmax=most, alpha=strength, interpolation="nearest")
+            axis.set_title(f"{plane}, {name}", fontsize=9)
+        said = "orange raises the risk, purple lowers it"
+        if report.attribution.caution:
+            said = textwrap.fill(f"This map {report.attribution.caution}.", 58)
+        box = axes[2].get_position()
+        figure.text(box.x0, box.y0 - 0.008, said, fontsize=8, va="top", color=INK)
+
+
+def _foot(report: ScanReport) -> str:
+    return (
+        f"Line: {report.model}. Grey: from the lowest to the highest risk of the models of the front page. Squares: "
+        "what became of the patients with the nearest risk. A risk is that of a group of such patients; "
+        "nobody knows who of the group it will be. Weights hold for a model fitted on all scans, against a patient "
+        "with average values. Not validated outside the study."
+    )

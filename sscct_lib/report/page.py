@@ -1,0 +1,291 @@
+"""Everything that the page on one scan shows, gathered from a run."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from sscct_lib.horizons.evaluate import aligned_risk
+from sscct_lib.horizons.models import chosen_models, pictured_for
+from sscct_lib.horizons.patients import in_words, middle_horizon, outcomes, similar_patients
+from sscct_lib.lungs.planes import Overlay, overlay
+from sscct_lib.lungs.segment import usable
+from sscct_lib.report import evidence
+from sscct_lib.report.evidence import Likeness, Map, likeness, map_of_study
+from sscct_lib.study.folder import Study, StudyError
+from sscct_lib.study.schemas import COHORT, LUNGS, PREDICTIONS, RADIOMICS, UNUSUAL
+from sscct_lib.study.tables import read_predictions, read_table
+from sscct_lib.study.words import NETWORK_WORDS
+
+NEW = "new"
+"""Id of a scan from outside the study, in files and on its page."""
+STRANGE = "the scan is unlike those that it learned from"
+"""What is said of a scan that a network flags."""
+WEIGHTS = "What weighs most in a model that can be read"
+"""The heading of the reasons; they are those of one model, and not of the one whose risk is drawn."""
+FACTS = {
+    "age_years": ("age", "{:.0f}"),
+    "sex": ("sex", "{}"),
+    "ssc_subtype": ("subtype", "{}"),
+    "fvc_percent": ("FVC", "{:.0f} %"),
+    "dlco_percent": ("DLCO", "{:.0f} %"),
+}
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The tables of a run against which a scan is held; `unusual` is empty where no network flags scans."""
+
+    cohort: pd.DataFrame
+    lungs: pd.DataFrame
+    features: pd.DataFrame
+    predictions: pd.DataFrame
+    unusual: pd.DataFrame
+
+    def training(self) -> pd.DataFrame:
+        """Give clinical values and features of the scans that the models learned from."""
+        seen = self.cohort[self.cohort["scan_id"].isin(usable(self.lungs)["scan_id"])]
+        columns = self.features[self.features["status"] == "ok"].drop(columns=["patient_id", "status", "reason"])
+        return seen.merge(columns, on="scan_id").reset_index(drop=True)
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A scan, of the study or new.
+
+    Attributes
+    ----------
+    scan_id
+        Its id in the study, or `new`.
+    patient_id
+        Its patient in the study; None: a patient outside.
+    known
+        Clinical and scanner columns and features, as far as they are known.
+    lungs
+        A row of schema `LUNGS`.
+    risks
+        `model`, `horizon_years`, `risk`, `risk_sd`.
+    """
+
+    scan_id: str
+    patient_id: str | None
+    known: Mapping[str, Any]
+    lungs: Mapping[str, Any]
+    risks: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class ScanReport:
+    """What the page on a scan shows.
+
+    Attributes
+    ----------
+    study_title, run_name, is_demo, scan_id
+        Where it comes from.
+    model
+        Whose risk is shown: see `headline.pictured_for`.
+    risks
+        `model`, `horizon_years`, `risk`, `risk_sd`, of the models of the front page that judged the scan, and of
+        `model`.
+    cohort_risks
+        Risks of the cohort by the same model at the middle horizon, shape (n,).
+    middle_years
+        That horizon.
+    lower
+        Share of the cohort with a lower risk.
+    similar, similar_words
+        From `similar.outcomes` and `similar.in_words`.
+    facts
+        Clinical values in words; `not known` where they are missing.
+    reasons, explained
+        From `reasons.reasons`, and the model that it explains; no rows without one.
+    likeness
+        From `unlike.likeness`.
+    warnings
+        What speaks against trusting the risk, in words.
+    overlay, attribution
+        The scan with its mask, and the map of a network; None where there is none.
+    """
+
+    study_title: str
+    run_name: str
+    is_demo: bool
+    scan_id: str
+    model: str
+    risks: pd.DataFrame
+    cohort_risks: NDArray[np.float64]
+    middle_years: float
+    lower: float
+    similar: pd.DataFrame
+    similar_words: str
+    facts: Mapping[str, str]
+    reasons: pd.DataFrame
+    explained: str
+    likeness: Likeness
+    warnings: tuple[str, ...]
+    overlay: Overlay | None = None
+    attribution: Map | None = None
+
+
+def read_tables(study: Study) -> Tables:
+    """Read the tables of a run that a page on a scan needs; StudyError names the stage that is missing."""
+    predictions = read_predictions(study)
+    if study.table("stacked").is_file():
+        stacked = read_table(study.table("stacked"), PREDICTIONS, "05_horizons")
+        predictions = pd.concat([predictions, stacked], ignore_index=True)
+    unusual = pd.DataFrame(columns=list(UNUSUAL.columns))
+    if study.table("unusual").is_file():
+        unusual = read_table(study.table("unusual"), UNUSUAL, "04_deep_models")
+    return Tables(
+        read_table(study.table("cohort"), COHORT, "01_cohort"),
+        read_table(study.table("lungs"), LUNGS, "02_segmentation_qa"),
+        read_table(study.table("radiomics"), RADIOMICS, "03_radiomics"),
+        predictions,
+        unusual,
+    )
+
+
+def of_study(study: Study, scan_id: str, tables: Tables | None = None) -> ScanReport:
+    """Gather the page of a scan of the study; its risks are out of fold.
+
+    Parameters
+    ----------
+    study
+        The study and run.
+    scan_id
+        The scan.
+    tables
+        From `read_tables`; None: read here.
+
+    Returns
+    -------
+    ScanReport
+
+    Raises
+    ------
+    StudyError
+        If the scan is not in the cohort, has no risk, or a stage has not run; `ScanError` where its image is gone.
+    """
+    tables = tables or read_tables(study)
+    own = tables.cohort[tables.cohort["scan_id"] == scan_id]
+    if own.empty:
+        raise StudyError(
+            f"There is no scan {scan_id!r} in the cohort of run {study.run_name}; it has {len(tables.cohort)}, for "
+            f"example {', '.join(tables.cohort['scan_id'].head(3))}. A scan that was set aside has no page: the first "
+            "chapters of the book say why."
+        )
+    risks = tables.predictions[tables.predictions["scan_id"] == scan_id]
+    if risks.empty:
+        raise StudyError(
+            f"Scan {scan_id!r} has no risk in run {study.run_name}: its mask or features could not be used."
+        )
+    features = tables.features[tables.features["scan_id"] == scan_id].drop(columns=["patient_id", "scan_id"])
+    known = _row(own) | (_row(features) if len(features) else {})
+    lungs = _row(tables.lungs[tables.lungs["scan_id"] == scan_id])
+    scan = Scan(scan_id, str(own["patient_id"].iloc[0]), known, lungs, risks)
+    pictures = overlay(study, lungs), map_of_study(study, scan_id, int(own["fold"].iloc[0]))
+    return build(study, tables, scan, *pictures, _flags(tables, scan_id))
+
+
+def _flags(tables: Tables, scan_id: str) -> tuple[str, ...]:
+    """Say which networks found a scan of the study unusual, and why."""
+    own = tables.unusual[(tables.unusual["scan_id"] == scan_id) & tables.unusual["unusual"].eq(True)]
+    found = own[["network", "reasons"]].itertuples(index=False, name=None)
+    return tuple(strange(network, words) for network, words in found)
+
+
+def strange(network_name: str, why: str) -> str:
+    """Say that a network flags a scan, and why."""
+    return f"To {NETWORK_WORDS[network_name]} {STRANGE}: {why}."
+
+
+def _row(rows: pd.DataFrame) -> dict[str, Any]:
+    return {str(name): value for name, value in rows.iloc[0].to_dict().items()}
+
+
+def build(
+    study: Study,
+    tables: Tables,
+    scan: Scan,
+    picture: Overlay | None,
+    attribution: Map | None,
+    warnings: tuple[str, ...] = (),
+) -> ScanReport:
+    """Put together what the page on a scan shows.
+
+    Parameters
+    ----------
+    study
+        The study and run whose models judged the scan.
+    tables
+        Of that run.
+    scan
+        Of the study or new.
+    picture, attribution
+        The scan with its mask, and a map of its risk; None: not shown.
+    warnings
+        What the caller has found already.
+
+    Returns
+    -------
+    ScanReport
+    """
+    settings, middle = study.settings, middle_horizon(study.settings)
+    model = pictured_for(scan.risks, tables.predictions)
+    at = scan.risks[(scan.risks["model"] == model) & np.isclose(scan.risks["horizon_years"], middle)]
+    risk = float(at["risk"].iloc[0]) if len(at) else np.nan
+    cohort_risks = aligned_risk(tables.predictions, tables.cohort, model, middle)
+    cohort_risks = cohort_risks[np.isfinite(cohort_risks)]
+    near = similar_patients(tables.predictions, tables.cohort, model, risk, settings, scan.patient_id)
+    found = outcomes(near, settings)
+    training = tables.training()
+    others = training[training["patient_id"] != scan.patient_id].reset_index(drop=True)
+    alike = likeness(scan.known, others)
+    loaded = evidence.explained_model(study.models)
+    why = pd.DataFrame(columns=["feature", "words", "hazard_ratio"])
+    if loaded is not None and pd.notna(scan.known.get("settings_hash")):
+        why = evidence.reasons(scan.known, training, *loaded)
+    facts = {words: _fact(scan.known.get(name), form) for name, (words, form) in FACTS.items()}
+    shown = scan.risks[scan.risks["model"].isin([*chosen_models(scan.risks), model])]
+    return ScanReport(
+        study_title=settings.title,
+        run_name=study.run_name,
+        is_demo=settings.demo is not None,
+        scan_id=scan.scan_id,
+        model=model,
+        risks=shown,
+        cohort_risks=cohort_risks,
+        middle_years=middle,
+        lower=float(np.mean(cohort_risks < risk)) if len(cohort_risks) else np.nan,
+        similar=found,
+        similar_words=in_words(found),
+        facts=facts,
+        reasons=why,
+        explained="" if loaded is None else str(loaded[0]["model"]),
+        likeness=alike,
+        warnings=(*warnings, *_warnings(scan, facts, alike)),
+        overlay=picture,
+        attribution=attribution,
+    )
+
+
+def _fact(value: Any, form: str) -> str:
+    return "not known" if pd.isna(value) else form.format(value)
+
+
+def _warnings(scan: Scan, facts: Mapping[str, str], alike: Likeness) -> list[str]:
+    said = []
+    verdict, findings = scan.lungs.get("verdict"), scan.lungs.get("findings")
+    if verdict == "fail":
+        said.append(f"The lung mask failed its checks: {findings}. No risk of this scan can be trusted.")
+    elif verdict == "review":
+        said.append(f"A person should look at the lung mask: {findings}")
+    if alike.findings:
+        said.append(f"The scan is unlike those that the models learned from: {'; '.join(alike.findings)}.")
+    missing = [name for name, words in facts.items() if words == "not known"]
+    if missing:
+        said.append(f"Not known: {', '.join(missing)}. Models that need them use the values of a typical patient.")
+    return said

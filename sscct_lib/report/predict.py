@@ -1,0 +1,234 @@
+"""A scan that was never in the study, judged by the study's models: read, masked, measured, predicted."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from sscct_lib.deep import cross_validation
+from sscct_lib.deep.cubes import cube_path
+from sscct_lib.deep.unusual import flag_new
+from sscct_lib.horizons.models import SOURCES, STACKED, stack
+from sscct_lib.images.prepare import prepare_scans
+from sscct_lib.intake.ingest import ingest
+from sscct_lib.intake.series import VOLUME_SUFFIXES
+from sscct_lib.lungs.planes import overlay
+from sscct_lib.lungs.segment import segment_scans
+from sscct_lib.radiomics.extract import extract_scans
+from sscct_lib.radiomics.saved import FOLDER, predict_risks
+from sscct_lib.report.evidence import Map, caution, mean_map
+from sscct_lib.report.page import NEW, Scan, ScanReport, build, read_tables, strange
+from sscct_lib.report.prediction_file import Prediction, prediction_of
+from sscct_lib.study.files import checksum
+from sscct_lib.study.folder import SETTINGS_FILE, Study, StudyError, fingerprint
+from sscct_lib.study.schemas import covariates
+from sscct_lib.study.words import network_of
+
+NETWORKS = ("resnet18", "densenet121", "swin")
+MUST_AGREE = ("images", "lungs", "radiomics", "horizons_years", "labels")
+"""Settings that a model's input or meaning rests on."""
+STAGES = ("01_cohort", "02_segmentation_qa", "03_radiomics", "04_deep_models")
+
+
+def predict_scan(
+    trained: Study, source: Path, clinical: Mapping[str, Any], work: Path, lung_mask: Path | None = None
+) -> tuple[Prediction, ScanReport]:
+    """Judge a scan that was never in the study.
+
+    Parameters
+    ----------
+    trained
+        The study and run whose models are used.
+    source
+        A NIfTI or NRRD file, or a folder with the DICOM series of one examination.
+    clinical
+        From `clinical_values.read_values`.
+    work
+        An empty folder for what is made on the way; it holds the scan afterwards.
+    lung_mask
+        Mask on the grid of the scan, where `lungs.method` of the study is `provided`.
+
+    Returns
+    -------
+    prediction : Prediction
+        What `prediction.json` holds.
+    report : ScanReport
+        The page.
+
+    Raises
+    ------
+    StudyError
+        If the run has no models or they were trained with other settings than `study.yaml` now has; if the source holds
+        no scan or more than one; or if scan or lungs cannot be used: the reason is given.
+    """
+    check_settings(trained)
+    tables = read_tables(trained)
+    study = _study_for_one(trained, work)
+    row = _read(study, source) | dict(clinical)
+    if trained.settings.lungs.method == "provided":
+        if lung_mask is None:
+            raise StudyError("The lungs of this study were provided (`lungs.method`): give the scan's by --mask.")
+        row["lung_mask"] = str(lung_mask.resolve())
+    rows = pd.DataFrame([row])
+    image = prepare_scans(study, rows).iloc[0]
+    _stop_if_failed(image, "The scan cannot be used")
+    lungs = {str(name): value for name, value in segment_scans(study, rows).iloc[0].to_dict().items()}
+    _stop_if_failed(pd.Series(lungs), "No lungs could be found")
+    features = extract_scans(study, rows).iloc[0].to_dict()
+    known = {name: row[name] for name in covariates() if pd.notna(row.get(name))}
+    scan_values = {str(name): value for name, value in features.items()} | known
+    warnings = [] if features["status"] == "ok" else [f"No features: {features['reason']}"]
+    risks = _risks(trained, study, scan_values)
+    if risks.empty:
+        raise StudyError(f"No model of run {trained.run_name} could judge the scan. {' '.join(warnings)}")
+    with_stacked, said = _stacked(risks, tables.predictions, trained)
+    scan = Scan(NEW, None, scan_values, lungs, with_stacked)
+    said += _unusual(trained, study)
+    report = build(trained, tables, scan, overlay(study, lungs), _map(trained, study), (*warnings, *said))
+    return prediction_of(report, scan, known, _hashes(trained)), report
+
+
+def check_settings(trained: Study) -> None:
+    """Refuse a run whose models were made with other settings than the study now has.
+
+    Parameters
+    ----------
+    trained
+        The study and run.
+
+    Raises
+    ------
+    StudyError
+        If a section of `MUST_AGREE` differs from what a stage recorded, or a notebook was run with parameters of its
+        own.
+    """
+    now = {name: fingerprint(getattr(trained.settings, name)) for name in MUST_AGREE}
+    for stage in STAGES:
+        path = trained.run / "provenance" / f"{stage}.json"
+        if not path.is_file():
+            continue
+        record = json.loads(path.read_text(encoding="utf-8"))
+        differing = [name for name in MUST_AGREE if record.get("sections", now).get(name, now[name]) != now[name]]
+        if differing:
+            raise StudyError(
+                f"The models of run {trained.run_name} were trained with other settings: {', '.join(differing)} in "
+                f"study.yaml changed since `{stage}` ran. Put them back, or run the study again."
+            )
+        given = {name: value for name, value in record["parameters"].items() if value is not None}
+        if given and stage != "04_deep_models":
+            raise StudyError(
+                f"`{stage}` of run {trained.run_name} was run with parameters that study.yaml does not have "
+                f"({', '.join(given)}). Write them into study.yaml and run again, so that a new scan is treated alike."
+            )
+
+
+def _study_for_one(trained: Study, work: Path) -> Study:
+    """Make a study for one scan, with the settings of the trained one; paths of weights stay what they were."""
+    lungs = trained.settings.lungs
+    paths = {
+        name: (trained.folder / value).resolve()
+        for name in ("lungmask_weights", "totalsegmentator_weights")
+        if (value := getattr(lungs, name)) is not None
+    }
+    changed = {"demo": None, "lungs": lungs.model_copy(update=paths)}
+    folder = work / "scan"
+    folder.mkdir(parents=True, exist_ok=True)
+    kernel = {"images": {"kernel": trained.settings.images.kernel}}
+    (folder / SETTINGS_FILE).write_text(yaml.safe_dump(kernel), encoding="utf-8")
+    return Study(folder, trained.settings.model_copy(update=changed), "main")
+
+
+def _read(study: Study, source: Path) -> dict[str, Any]:
+    """Find the scan in the source: a row of a manifest."""
+    row: dict[str, Any] = {"scan_id": NEW, "patient_id": NEW}
+    if source.is_file():
+        if not source.name.endswith(VOLUME_SUFFIXES):
+            raise StudyError(
+                f"{source.name}: expected a NIfTI or NRRD file ({', '.join(VOLUME_SUFFIXES)}), or the folder of one "
+                "DICOM examination."
+            )
+        return row | {"image": str(source.resolve())}
+    if not source.is_dir():
+        raise StudyError(f"{source} is neither a file nor a folder.")
+    ingest(source, None, study.folder, study.folder.parent / "new.key")
+    found = pd.read_csv(study.manifest_path)
+    if len(found) != 1:
+        raise StudyError(f"{source.name} holds {len(found)} examinations, expected one: name the folder of one.")
+    kept = {name: found[name].iloc[0] for name in covariates() if name in found and found[name].notna().iloc[0]}
+    return row | kept | {"image": str(found["image"].iloc[0])}
+
+
+def _stop_if_failed(record: "pd.Series[Any]", words: str) -> None:
+    if record["status"] == "failed":
+        raise StudyError(f"{words}: {record['reason']}")
+
+
+def _risks(trained: Study, study: Study, scan_values: Mapping[str, Any]) -> pd.DataFrame:
+    """Predict with every saved model of the run that can judge the scan."""
+    frames = []
+    if any((trained.models / FOLDER).glob("[!.]*.json")):
+        frames.append(predict_risks(trained.models, pd.DataFrame([dict(scan_values)])))
+    clinical = {name: scan_values[name] for name in covariates() if name in scan_values}
+    row = pd.DataFrame([{"scan_id": NEW, "patient_id": NEW, **clinical}])
+    frames += [
+        cross_validation.predict_risks(trained, name, study, row)
+        for name in NETWORKS
+        if cross_validation.cards(trained, name)
+    ]
+    if not frames:
+        raise StudyError(f"{trained.models} holds no trained model. Run `sscct run` first; it trains and saves them.")
+    columns = ["model", "horizon_years", "scan_id", "patient_id", "fold", "risk", "risk_sd", "n_missing"]
+    risks = pd.concat(frames, ignore_index=True).reindex(columns=columns)
+    return risks.assign(patient_id=NEW, fold=0)
+
+
+def _stacked(risks: pd.DataFrame, of_study: pd.DataFrame, trained: Study) -> tuple[pd.DataFrame, list[str]]:
+    """Add the stacked risk where every source that it has in the study judged the scan."""
+
+    def sources(names: "pd.Series[str]") -> set[str]:
+        plain = {network_of(name) for name in names}
+        return {source for source, wanted in SOURCES.items() if plain & set(wanted)}
+
+    lacking = sources(of_study["model"]) - sources(risks["model"])
+    if STACKED not in set(of_study["model"]) or lacking:
+        said = (
+            [f"No stacked risk: it needs {' and '.join(sorted(lacking))} risks, which are missing."] if lacking else []
+        )
+        return risks, said
+    cohort = pd.DataFrame({"scan_id": [NEW], "patient_id": [NEW], "fold": [0]})
+    return pd.concat([risks, stack(risks, cohort, trained.settings)], ignore_index=True), []
+
+
+def _map(trained: Study, study: Study) -> Map | None:
+    """Explain the risk of the first network, as the mean over its folds."""
+    name = next((name for name in trained.settings.deep.networks if cross_validation.cards(trained, name)), None)
+    if name is None:
+        return None
+    found = cross_validation.cards(trained, name)
+    cube = cube_path(study, NEW, int(found[0]["settings"]["size"]), tuple(found[0]["hu_range"]))
+    if not cube.is_file():
+        return None
+    import numpy as np
+
+    networks = [cross_validation.fold_model(trained, name, card["fold"], card["member"]) for card in found]
+    return Map(found[0]["model"], np.load(cube), mean_map(networks, cube), caution(trained, name))
+
+
+def _unusual(trained: Study, study: Study) -> list[str]:
+    """Ask the networks that can tell whether the scan is unlike those that they learned from."""
+    row = pd.DataFrame({"scan_id": [NEW], "patient_id": [NEW]})
+    said = []
+    for name in NETWORKS:
+        if (trained.models / "unusual" / f"{name}.json").is_file():
+            found = flag_new(trained, name, study, row)
+            reasons = found.loc[found["unusual"], "reasons"]
+            said += [strange(name, words) for words in reasons]
+    return said
+
+
+def _hashes(trained: Study) -> dict[str, str]:
+    files = [*(trained.models / FOLDER).glob("[!.]*.skops"), *(trained.models / "deep").glob("[!.]*.safetensors")]
+    return {path.name: checksum(path) for path in sorted(files)}

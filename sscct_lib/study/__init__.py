@@ -1,0 +1,1 @@
+"""The ground: a study's folder, settings, schemas, tables, results, words and the style of figures."""

@@ -1,0 +1,268 @@
+"""A study: its typed settings, and where a run keeps things.
+
+A study is a folder with `study.yaml`, `data_manifest.csv` and `runs/<name>/`. What a run of a sweep changes in
+`study.yaml` lies in its `runs/<name>/settings.yaml`.
+
+YAML with nothing but plain values: what `study.yaml` and `--parameter` may hold.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from sscct_lib.study.settings import RunName, Section, Settings
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Refuses tags and aliases: no type is made on request, and no text grows when it is read."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
+            raise yaml.MarkedYAMLError(None, None, "anchors and aliases are not read", event.start_mark)
+        if getattr(event, "tag", None) is not None:
+            raise yaml.MarkedYAMLError(None, None, "tags are not read", event.start_mark)
+        return super().compose_node(parent, index)
+
+
+# A date stays text.
+_PlainLoader.yaml_implicit_resolvers = {
+    start: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for start, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def parse_yaml(text: str) -> Any:
+    """Read YAML to numbers, text, true and false, lists and dictionaries.
+
+    Parameters
+    ----------
+    text
+        One document.
+
+    Returns
+    -------
+    Any
+        Its value; None for an empty text.
+
+    Raises
+    ------
+    ValueError
+        If the text is no YAML, is nested too deep, or uses tags, anchors or aliases; the message says where.
+    """
+    try:
+        # Our loader is SafeLoader with less in it.
+        return yaml.load(text, Loader=_PlainLoader)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+    except (yaml.YAMLError, TypeError, OverflowError) as error:
+        raise ValueError(str(error)) from error
+
+
+def lay_over(content: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Change some settings, and leave the others.
+
+    Parameters
+    ----------
+    content
+        From `parse_yaml`.
+    changes
+        Values by name; a dictionary changes some names of a section.
+
+    Returns
+    -------
+    dict
+        A new dictionary.
+    """
+    merged = dict(content)
+    for name, value in changes.items():
+        inner = merged.get(name)
+        merged[name] = lay_over(inner if isinstance(inner, dict) else {}, value) if isinstance(value, dict) else value
+    return merged
+
+
+SETTINGS_FILE = "study.yaml"
+RUN_SETTINGS_FILE = "settings.yaml"
+MANIFEST_FILE = "data_manifest.csv"
+MOST_SHOWN = 200  # characters of a wrong value
+
+
+class StudyError(ValueError):
+    """Something is wrong with the study as a whole; the message says what, where and how to mend it."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study folder, its settings, and one named run of it.
+
+    Attributes
+    ----------
+    folder
+        The study folder.
+    settings
+        The content of `study.yaml`, with the overrides of this run.
+    run_name
+        The run; its files lie in `runs/<run_name>/`.
+    """
+
+    folder: Path
+    settings: Settings
+    run_name: str = "main"
+
+    @property
+    def demo_seed(self) -> int:
+        """Seed of the synthetic patients and scans."""
+        demo = self.settings.demo
+        return self.settings.seed if demo is None or demo.seed is None else demo.seed
+
+    @property
+    def run_settings_path(self) -> Path:
+        """What this run changes in `study.yaml`; there is none but for the runs of a sweep."""
+        return self.run / RUN_SETTINGS_FILE
+
+    @property
+    def manifest_path(self) -> Path:
+        """The manifest, one row a scan."""
+        return self.folder / MANIFEST_FILE
+
+    @property
+    def run(self) -> Path:
+        """The folder of this run."""
+        return self.folder / "runs" / self.run_name
+
+    def table(self, name: str) -> Path:
+        """Path of a table of this run, for example `cohort` or `predictions/03_radiomics`."""
+        return self.run / "tables" / f"{name}.parquet"
+
+    def image(self, scan_id: str) -> Path:
+        """The scan in the study's orientation and spacing, int16 HU."""
+        return self.run / "images" / f"{scan_id}.nii.gz"
+
+    def mask(self, scan_id: str) -> Path:
+        """The scan's lung mask on the grid of `image`: 0 outside, 1 right lung, 2 left lung."""
+        return self.run / "masks" / f"{scan_id}.nii.gz"
+
+    def lobes(self, scan_id: str) -> Path:
+        """The scan's lobes on the same grid, where the method gives them: 1 to 5 as in `lung_methods.LOBES`."""
+        return self.run / "lobes" / f"{scan_id}.nii.gz"
+
+    def attribution(self, network: str, scan_id: str, trained: bool = True) -> Path:
+        """What raises and lowers a scan's risk: an array file, float32, on the grid of the network's cube."""
+        return self.run / "attribution" / ("trained" if trained else "untrained") / network / f"{scan_id}.npy"
+
+    @property
+    def models(self) -> Path:
+        """Folder of the trained models of this run."""
+        return self.run / "models"
+
+
+def load_study(folder: str | Path, run_name: str = "main", **overrides: Any) -> Study:
+    """Read a study's settings, with what its run changes in them.
+
+    Parameters
+    ----------
+    folder
+        The study folder; it holds `study.yaml`.
+    run_name
+        Which run of the study: letters, digits, `_` and `-`.
+    **overrides
+        Settings that this run changes: `section={"name": value}`, or `name=value` at the top level. A value
+        of None means "as in `study.yaml`".
+
+    Returns
+    -------
+    Study
+        The study with validated settings.
+
+    Raises
+    ------
+    StudyError
+        If `study.yaml` is missing, is not YAML, or has an unknown or impossible value; each is named.
+    """
+    path = Path(folder) / SETTINGS_FILE
+    if not path.is_file():
+        raise StudyError(f"{path} is missing. A study folder needs one; `sscct demo FOLDER` makes an example.")
+    content = read_settings(path)
+    where = str(path)
+    try:
+        RunNameHolder(name=run_name)
+        own = Path(folder) / "runs" / run_name / RUN_SETTINGS_FILE
+        if own.is_file():
+            content = lay_over(content, read_settings(own))
+            where = f"{path}, with {own.relative_to(folder)}"
+        settings = Settings.model_validate(lay_over(content, _given(overrides)))
+    except ValidationError as error:
+        raise StudyError(f"{where}:\n{_violations(error)}") from error
+    return Study(Path(folder), settings, run_name)
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Read a file of settings, without judging them.
+
+    Parameters
+    ----------
+    path
+        `study.yaml`, or the settings of a run.
+
+    Returns
+    -------
+    dict
+        Values by name, sections as dictionaries.
+
+    Raises
+    ------
+    StudyError
+        If it is not YAML, or not `name: value` lines.
+    """
+    try:
+        content = parse_yaml(path.read_text(encoding="utf-8")) or {}
+    except ValueError as error:
+        raise StudyError(f"{path} is not readable YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise StudyError(f"{path}: expected `name: value` lines, found a {type(content).__name__}.")
+    return content
+
+
+class RunNameHolder(Section):
+    """Validates the name of a run, which becomes the name of a folder."""
+
+    name: RunName
+
+
+def _given(overrides: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what is None: as in `study.yaml`."""
+    kept = {name: _given(value) if isinstance(value, dict) else value for name, value in overrides.items()}
+    return {name: value for name, value in kept.items() if value is not None}
+
+
+def _violations(error: ValidationError) -> str:
+    return "\n".join(
+        f"  {'.'.join(str(part) for part in item['loc'])}: {item['msg']}; found {repr(item.get('input'))[:MOST_SHOWN]}"
+        for item in error.errors()
+    )
+
+
+def fingerprint(*parts: Any) -> str:
+    """Hash settings and other plain values, so that a result can tell whether it is still current.
+
+    Parameters
+    ----------
+    *parts
+        Values that JSON can write, pydantic models or paths.
+
+    Returns
+    -------
+    str
+        16 hexadecimal digits of a SHA-256.
+    """
+
+    def plain(value: Any) -> Any:
+        return value.model_dump(mode="json") if isinstance(value, BaseModel) else str(value)
+
+    text = json.dumps(parts, default=plain, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

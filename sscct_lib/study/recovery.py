@@ -1,0 +1,166 @@
+"""Before a run goes on: results that were damaged or lost are named and set aside, so that they are made again.
+
+One run at a time: a lock that ends with the process that holds it, however that ends.
+"""
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sscct_lib.study.files import free_name
+from sscct_lib.study.folder import Study
+from sscct_lib.study.stages import shard_stage
+
+
+class LockedError(RuntimeError):
+    """Another process holds the lock; the message says which, and since when."""
+
+
+@contextmanager
+def alone(path: Path, wait: bool = False) -> Iterator[int]:
+    """Hold a lock while the block runs.
+
+    The system takes the lock away when the process ends, even by `kill -9` or a power failure, so that none is ever
+    left behind. A child process that gets the descriptor holds it too.
+
+    Parameters
+    ----------
+    path
+        The file that stands for what is locked; it is made, and stays.
+    wait
+        Wait until it is free instead of raising.
+
+    Yields
+    ------
+    int
+        The descriptor of the file, for `pass_fds` of a child process.
+
+    Raises
+    ------
+    LockedError
+        If another process holds it, and `wait` is not asked for.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError as error:
+            file.seek(0)
+            raise LockedError(file.read(200).strip() or "another process") from error
+        file.seek(0)
+        file.truncate()
+        file.write(f"process {os.getpid()}, since {datetime.now():%H:%M}\n")
+        file.flush()
+        yield file.fileno()
+
+
+CLOCK_SLACK_NS = 60 * 10**9  # clocks of a file server and of this machine differ a little
+SHARD_COLUMNS = ["scan_id", "status", "reason"]
+
+
+def set_damaged_aside(study: Study) -> list[str]:
+    """Look at what a run has finished, and move what is damaged to `runs/<run>/damaged/`.
+
+    Tables are read whole, with the checksums of their pages; executed notebooks and lists of shards are parsed; and
+    each scan that a shard lists as done must have its file. The workflow then makes again what is not in its place.
+
+    Parameters
+    ----------
+    study
+        The study and run.
+
+    Returns
+    -------
+    list of str
+        What was set aside, in words; empty when all is sound.
+    """
+    told = []
+    for folder, pattern, why_unsound in (
+        ("tables", "**/[!.]*.parquet", _table),
+        ("notebooks", "[!.]*.ipynb", _notebook),
+        ("shards", "[!.]*.csv", lambda path: _shard(study, path)),
+    ):
+        for path in sorted((study.run / folder).glob(pattern)):
+            reason = why_unsound(path)
+            if reason:
+                target = free_name(study.run / "damaged" / path.name)
+                target.parent.mkdir(exist_ok=True)
+                path.rename(target)
+                told.append(f"{path.relative_to(study.folder)}: {reason}. Set aside in {target.parent.name}/.")
+    return told
+
+
+def pull_back_times(study: Study) -> float:
+    """Bring results that were written in the future to the past: the clock was set back since.
+
+    The workflow tells from times which result is older than what it rests on. All its results move by as much, so
+    that their order stays, and what this run writes is newer than all of them.
+
+    Parameters
+    ----------
+    study
+        The study and run.
+
+    Returns
+    -------
+    float
+        Seconds by which the results were moved; 0 where none lies in the future.
+    """
+    patterns = ("shards/*.csv", "tables/**/*.parquet", "notebooks/*.ipynb", "book/_build/html/index.html")
+    changed = {path: path.stat().st_mtime_ns for pattern in patterns for path in study.run.glob(pattern)}
+    ahead = max(changed.values(), default=0) - time.time_ns()
+    if ahead <= CLOCK_SLACK_NS:
+        return 0.0
+    for path, at in changed.items():
+        os.utime(path, ns=(at - ahead, at - ahead))
+    return ahead / 1e9
+
+
+def _table(path: Path) -> str:
+    try:
+        pq.read_table(path, page_checksum_verification=True)
+    except (OSError, pa.ArrowException) as error:
+        return f"damaged table ({str(error).splitlines()[0][:100] if str(error) else type(error).__name__})"
+    return ""
+
+
+def _notebook(path: Path) -> str:
+    try:
+        whole = "cells" in json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        whole = False
+    return "" if whole else "damaged notebook"
+
+
+def _shard(study: Study, path: Path) -> str:
+    file_of = _file_of(study, shard_stage(path))
+    try:
+        rows = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (ValueError, OSError):
+        return "damaged list of a shard"
+    if list(rows.columns) != SHARD_COLUMNS or rows.empty:
+        return "damaged list of a shard"
+    lost = [
+        scan_id
+        for scan_id in (rows.loc[rows["status"] == "ok", "scan_id"] if file_of else [])
+        if file_of and not _has_content(file_of(scan_id))
+    ]
+    return f"the files of {len(lost)} scan(s) are gone, {lost[0]} among them" if lost else ""
+
+
+def _file_of(study: Study, stage: str) -> Callable[[str], Path] | None:
+    """Give the file that a stage writes for a scan; None where its record is all."""
+    return {"images": study.image, "lungs": study.mask}.get(stage)
+
+
+def _has_content(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0

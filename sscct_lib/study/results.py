@@ -1,0 +1,257 @@
+"""One function applied to many scans: each result written atomically, finished ones skipped, bad ones set aside.
+
+How far long work is: lines under a notebook's cell and in the terminal, which the finished notebook forgets.
+"""
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pandas as pd
+from joblib import Parallel, delayed
+
+from sscct_lib.study.code import code_hash
+from sscct_lib.study.files import NoRoomError, atomic
+from sscct_lib.study.folder import Study, StudyError, fingerprint
+
+Result = TypeVar("Result")
+
+log = logging.getLogger(__name__)
+
+MARK = "⏳ "
+SECONDS_BETWEEN = 10
+
+
+def told(results: Iterable[Result], n: int, what: str) -> Iterator[Result]:
+    """Give results one by one, and tell every ten seconds how far the work is.
+
+    Parameters
+    ----------
+    results
+        As they are made.
+    n
+        How many there will be.
+    what
+        Of what, for example `tabular models: fit`.
+    """
+    last = time.monotonic()
+    for number, result in enumerate(results, start=1):
+        if time.monotonic() - last >= SECONDS_BETWEEN:
+            last = time.monotonic()
+            log.info("%s %d of %d", what, number, n)
+        yield result
+
+
+class _Lines(logging.Formatter):
+    """Mark what only tells how far the work is; warnings stay as they are."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{MARK if record.levelno < logging.WARNING else ''}{super().format(record)}"
+
+
+def show() -> None:
+    """Show the library's messages in a notebook, under the cell that is at work."""
+    logger = logging.getLogger("sscct_lib")
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Lines("%(message)s"))
+    logger.handlers = [handler]
+    logger.propagate = False
+    logger.setLevel(logging.INFO)
+
+
+def forget(notebook: dict[str, Any]) -> None:
+    """Take the lines of progress out of an executed notebook, in place.
+
+    Parameters
+    ----------
+    notebook
+        In Jupyter's format 4. Warnings, results and errors stay.
+    """
+    for cell in notebook["cells"]:
+        if cell["cell_type"] != "code":
+            continue
+        outputs = cell["outputs"]
+        for output in outputs:
+            if output["output_type"] == "stream":
+                lines = "".join(output["text"]).splitlines(keepends=True)
+                output["text"] = [line for line in lines if not line.startswith(MARK)]
+        cell["outputs"] = [output for output in outputs if output["output_type"] != "stream" or output["text"]]
+
+
+log = logging.getLogger(__name__)
+
+Record = dict[str, Any]
+ScanFunction = Callable[[Study, Mapping[str, Any]], Record]
+
+
+class ScanError(ValueError):
+    """One scan cannot be used; the message says what was found, what was expected and how to mend it."""
+
+
+def _file_of(function: ScanFunction) -> Path:
+    """Give the file that defines a function, also when some of its arguments were given beforehand."""
+    module = sys.modules[getattr(function, "func", function).__module__]
+    if not module.__file__:
+        raise ValueError(f"{function} is not of a file, whose code would tell when its results are stale.")
+    return Path(module.__file__)
+
+
+def file_state(path: Path) -> list[Any]:
+    """Tell a file's size and time of change (ns), cheaply, or that it is missing."""
+    if not path.is_file():
+        return ["missing"]
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns]
+
+
+def process(
+    study: Study,
+    stage: str,
+    function: ScanFunction,
+    rows: pd.DataFrame,
+    settings: Any,
+    inputs: Callable[[Mapping[str, Any]], list[Path]],
+    n_jobs: int = 1,
+    folder: Path | None = None,
+    outputs: Callable[[Mapping[str, Any]], list[Path]] | None = None,
+) -> pd.DataFrame:
+    """Apply a function to every scan that is not yet finished.
+
+    Parameters
+    ----------
+    study
+        The study and run.
+    stage
+        Its name, by which records and messages go.
+    function
+        Takes the study and a row; returns plain values, one for each column of the stage's table. It writes
+        its own files atomically, before it returns. The code of its module is part of what "finished" means.
+    rows
+        One row a scan, with `scan_id` and `patient_id`.
+    settings
+        The settings that `function` uses; when they change, the results are made again.
+    inputs
+        Gives the files that `function` reads for a row; when one changes, that result is made again.
+    n_jobs
+        Processes that share the scans.
+    folder
+        Where the records lie, one JSON file a scan; by default `runs/<run>/records/<stage>/`.
+    outputs
+        Gives the files that `function` writes for a row; when one is gone, that result is made again.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a scan, in the order of `rows`: `scan_id`, `patient_id`, `status`, `reason` and what
+        `function` returned. A scan that fails has `status` "failed" and its reason; the rest go on.
+
+    Raises
+    ------
+    StudyError, NoRoomError
+        If a result of an earlier stage is damaged, or nothing can be written: no scan is to blame.
+    """
+    folder = folder or study.run / "records" / stage
+    jobs = [
+        _Job(study, stage, function, row, settings, inputs(row), outputs(row) if outputs else [], folder)
+        for row in _plain_rows(rows)
+    ]
+    found = [job.finished() for job in jobs]
+    # Workers are started only when there is work: a finished study is read in this process.
+    missing = [delayed(job.run)() for job, record in zip(jobs, found, strict=True) if record is None]
+    made = iter(list(told(Parallel(n_jobs=n_jobs, return_as="generator")(missing), len(missing), f"{stage}: scan")))
+    done = [next(made) if record is None else record for record in found]
+    first = ["scan_id", "patient_id", "status", "reason"]
+    frame = pd.DataFrame(done)
+    return frame.reindex(columns=first + [name for name in frame.columns if name not in first])
+
+
+def _plain_rows(rows: pd.DataFrame) -> list[Record]:
+    return [{str(name): value for name, value in row.items()} for row in rows.to_dict("records")]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One function on one scan."""
+
+    study: Study
+    stage: str
+    function: ScanFunction
+    row: Record
+    settings: Any
+    inputs: list[Path]
+    outputs: list[Path]
+    folder: Path
+
+    @property
+    def path(self) -> Path:
+        return self.folder / f"{self.row['scan_id']}.json"
+
+    @property
+    def key(self) -> str:
+        files = [file_state(file) for file in self.inputs]
+        return fingerprint(self.stage, code_hash(_file_of(self.function)), self.settings, self.row, files)
+
+    def finished(self) -> Record | None:
+        content = _read_record(self.path)
+        if content is None or content["key"] != self.key:
+            return None
+        record: Record = content["record"]
+        if content.get("check") != fingerprint(record):
+            return None
+        is_whole = record["status"] != "ok" or all(map(_has_content, self.outputs))
+        return record if is_whole else None
+
+    def run(self) -> Record:
+        identity = {"scan_id": self.row["scan_id"], "patient_id": self.row["patient_id"]}
+        key = self.key
+        try:
+            record = {**identity, "status": "ok", "reason": "", **self.function(self.study, self.row)}
+        except ScanError as error:
+            record = {**identity, "status": "failed", "reason": str(error)}
+        except (StudyError, NoRoomError):
+            raise  # no fault of this scan: the next would fail as well
+        except Exception as error:
+            # Not our own verdict on the data, so it is tried again at the next run: no record is kept.
+            log.exception("%s: scan %s failed unexpectedly", self.stage, self.row["scan_id"])
+            return {**identity, "status": "failed", "reason": f"unexpected {type(error).__name__}: {error}"}
+        with atomic(self.path) as partial:
+            content = {"key": key, "check": fingerprint(record), "record": record}
+            partial.write_text(json.dumps(content), encoding="utf-8")
+        return record
+
+
+def _has_content(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
+
+
+def _read_record(path: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) and {"key", "record"} <= content.keys() else None
+
+
+def shard(rows: pd.DataFrame, index: int, size: int) -> pd.DataFrame:
+    """Take the scans of one shard.
+
+    Parameters
+    ----------
+    rows
+        One row a scan.
+    index
+        Number of the shard, from 0.
+    size
+        Scans in a shard.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Rows `index * size` to `(index + 1) * size`.
+    """
+    return rows.iloc[index * size : (index + 1) * size]

@@ -1,0 +1,42 @@
+"""The per-scan stages that a shard job runs, and the order in which stages follow each other."""
+
+from pathlib import Path
+
+from sscct_lib.study.folder import Study
+
+PROJECT = Path(__file__).resolve().parents[2]
+NOTEBOOKS = ("01_cohort", "02_segmentation_qa", "03_radiomics", "04_deep_models", "05_horizons")
+
+NEEDS: dict[str, tuple[str, ...]] = {
+    "01_cohort": (),
+    "02_segmentation_qa": ("01_cohort",),
+    "03_radiomics": ("01_cohort", "02_segmentation_qa"),
+    "04_deep_models": ("01_cohort", "02_segmentation_qa"),
+    "05_horizons": ("01_cohort", "02_segmentation_qa", "03_radiomics", "04_deep_models"),
+}
+
+CHAPTERS = {
+    "01_cohort": "The cohort",
+    "02_segmentation_qa": "The lungs",
+    "03_radiomics": "The features",
+    "04_deep_models": "The networks",
+    "05_horizons": "How good the risks are",
+}
+
+# The module and its function of a study and rows of the manifest. By name, since each loads packages of its own.
+PER_SCAN_STAGES = {
+    "phantom": ("demo.make", "make_scans"),
+    "images": ("images.prepare", "prepare_scans"),
+    "lungs": ("lungs.segment", "segment_scans"),
+    "radiomics": ("radiomics.extract", "extract_scans"),
+}
+
+
+def shard_path(study: Study, stage: str, index: int) -> Path:
+    """Where a shard lists its scans, with what became of each."""
+    return study.run / "shards" / f"{stage}_{index:04d}.csv"
+
+
+def shard_stage(path: Path) -> str:
+    """Tell the stage from the name of a shard's list, `<stage>_<index>.csv`."""
+    return path.stem.rsplit("_", 1)[0]

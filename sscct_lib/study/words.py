@@ -1,0 +1,272 @@
+"""Features and horizons named as a reader would name them."""
+
+import re
+from collections.abc import Sequence
+
+import pandas as pd
+
+CLINICAL_WORDS = {
+    "age_years": "age",
+    "fvc_percent": "forced vital capacity",
+    "dlco_percent": "diffusing capacity",
+    "sex": "sex",
+    "ssc_subtype": "skin subtype",
+}
+NETWORK_WORDS = {"resnet18": "ResNet-18", "densenet121": "DenseNet-121", "swin": "Swin Transformer"}
+CLASS_WORDS = {
+    "firstorder": "density histogram",
+    "shape": "shape",
+    "glcm": "texture of neighbours",
+    "glrlm": "texture of runs",
+    "glszm": "texture of zones",
+    "gldm": "texture of dependence",
+    "ngtdm": "texture of contrast",
+}
+MEASURE_WORDS = {
+    "volume_l": "lung volume",
+    "mean_hu": "mean density",
+    "sd_hu": "spread of density",
+    "skewness": "skewness of density",
+    "kurtosis": "kurtosis of density",
+    "high_attenuation_share": "share of dense lung",
+    "low_attenuation_share": "share of emphysema-like lung",
+}
+REGION_WORDS = {
+    "lower_minus_upper": ", lower minus upper zones",
+    "peel_minus_core": ", peel minus core",
+    "right": " in the right lung",
+    "left": " in the left lung",
+    "upper": " in the upper zones",
+    "middle": " in the middle zones",
+    "lower": " in the lower zones",
+    "peel": " in the peel",
+    "core": " in the core",
+    "rul": " in the right upper lobe",
+    "rml": " in the right middle lobe",
+    "rll": " in the right lower lobe",
+    "lul": " in the left upper lobe",
+    "lll": " in the left lower lobe",
+}
+METRIC_WORDS = {
+    "auc": "AUC",
+    "auc_complete_cases": "AUC of known states",
+    "auc_presumed_alive": "AUC with unknown as alive",
+    "uno_c": "Uno's concordance",
+    "harrell_c": "Harrell's concordance",
+    "average_precision": "average precision",
+    "observed_risk": "observed risk",
+    "brier": "Brier score",
+    "scaled_brier": "scaled Brier score",
+    "integrated_brier": "integrated Brier score",
+    "observed_expected": "died : expected",
+    "calibration_intercept": "calibration intercept",
+    "calibration_slope": "calibration slope",
+    "ici": "mean calibration error",
+    "e50": "median calibration error",
+    "e90": "90th percentile of the calibration error",
+}
+RULE_WORDS = {
+    "volume_l": "lung volume",
+    "left_share": "share of the left lung",
+    "mean_hu": "mean lung density",
+    "trachea_hu": "density of air in the trachea",
+    "heart_hu": "density of the heart",
+    "noise_hu": "noise",
+    "cut_area_cm2": "lung cut by the edge of the scan",
+    "missed_air_l": "aerated lung left out",
+    "solid_share": "solid tissue in the mask",
+    "solid_core_ml": "thick solid tissue in the mask",
+    "outside_share": "mask outside the body",
+    "step_ratio": "jump between slices",
+    "shape_change_mm": "chest unlike the patient's other scans",
+    "volume_change": "volume unlike the patient's other scans",
+    "heart_left_mm": "heart to the right of the spine",
+    "trachea_height": "trachea below the lungs, or not found",
+    "spine_behind_mm": "spine in front of the lungs",
+    "spine_share": "spine not found in most slices",
+    "chest_width_mm": "chest deeper than wide",
+    "smallest_lobe_share": "a lobe that is hardly there",
+    "agreement_dice": "two methods that do not agree",
+}
+"""What each rule of the lung checks looks at, by the measure that it is named for."""
+
+
+def in_words(feature: str) -> str:
+    """Name a feature as a reader would.
+
+    Parameters
+    ----------
+    feature
+        A column of a feature table, or a column that a pipeline made of one.
+
+    Returns
+    -------
+    str
+        For example `share of dense lung in the lower zones`; PyRadiomics' features keep their own words.
+    """
+    if feature.startswith("missingindicator_"):
+        return f"{in_words(feature.removeprefix('missingindicator_'))}: not known"
+    if feature.startswith("change_"):
+        return "years since the scan before" if feature == "change_years" else f"change a year: {in_words(feature[7:])}"
+    if feature in CLINICAL_WORDS:
+        return CLINICAL_WORDS[feature]
+    for name in ("sex", "ssc_subtype"):
+        if feature.startswith(f"{name}_"):
+            return f"{CLINICAL_WORDS[name]}: {feature.removeprefix(f'{name}_')}"
+    if not feature.startswith("qct_"):
+        image_type, kind, name, *region = feature.split("_")
+        words = re.sub(r"(?<=[a-z])(?=[A-Z0-9])|(?<=2D|3D)(?=D)|(?<=\d)(?=[A-Z][a-z])", " ", name).lower()
+        filtered = "" if image_type == "original" else f", {image_type}"
+        return f"{words} ({CLASS_WORDS[kind]}{filtered}){''.join(REGION_WORDS[part] for part in region)}"
+    measure = feature.removeprefix("qct_")
+    for suffix, words in REGION_WORDS.items():
+        if measure.endswith(f"_{suffix}"):
+            return f"{MEASURE_WORDS[measure.removesuffix(f'_{suffix}')]}{words}"
+    percentile = re.fullmatch(r"p(\d+)_hu", measure)
+    return f"density, {int(percentile[1])}th percentile" if percentile else MEASURE_WORDS[measure]
+
+
+def class_in_words(feature: str) -> str:
+    """Name the class of an image feature as a reader would, for example `texture of runs`."""
+    return "quantitative CT" if feature.startswith("qct_") else CLASS_WORDS[feature.split("_")[1]]
+
+
+def kind_in_words(feature: str) -> str:
+    """Name what a feature tells of, for features to be judged together, for example `lung function`."""
+    feature = feature.removeprefix("missingindicator_")
+    if feature.startswith("change_"):
+        return "change since the scan before"
+    if feature in ("fvc_percent", "dlco_percent"):
+        return "lung function"
+    for name, words in CLINICAL_WORDS.items():
+        if feature == name or feature.startswith(f"{name}_"):  # a category is a column of its own
+            return words
+    if feature == "qct_volume_l":
+        return "lung volume"
+    return "quantitative CT: density" if feature.startswith("qct_") else class_in_words(feature)
+
+
+def unit_of(feature: str) -> str:
+    """Name the unit of a feature: years, %, HU, litres; empty where it has none, or it is PyRadiomics' own.
+
+    Parameters
+    ----------
+    feature
+        A column of a feature table.
+
+    Returns
+    -------
+    str
+        With "a year" for a rate of change.
+    """
+    if feature.startswith("change_") and feature != "change_years":
+        unit = unit_of(feature.removeprefix("change_"))
+        return f"{unit} a year" if unit else ""
+    if feature in ("age_years", "change_years"):
+        return "years"
+    if feature in ("fvc_percent", "dlco_percent"):
+        return "% predicted"
+    measure = feature.removeprefix("qct_")
+    if measure == feature:
+        return ""
+    if measure.startswith("volume_l"):
+        return "litres"
+    is_density = measure.startswith(("mean_hu", "sd_hu")) or measure.endswith("_hu")
+    return "HU" if is_density else ""
+
+
+def network_of(model: str) -> str:
+    """Name the network of a deep model without remarks: `ResNet-18` for `ResNet-18 + clinical (from scratch)`.
+
+    A variant, as `ResNet-18 (from scratch), longitudinal`, and any other model keep their name.
+    """
+    return re.sub(r"( \+ clinical)?( \([^()]*\))?$", "", model)
+
+
+def years_text(horizon: float) -> str:
+    """Write a horizon.
+
+    Parameters
+    ----------
+    horizon
+        Years after the scan.
+
+    Returns
+    -------
+    str
+        For example `1 year` or `3 years`.
+    """
+    return "1 year" if horizon == 1 else f"{horizon:g} years"
+
+
+def horizons_text(horizons: Sequence[float]) -> str:
+    """Write all horizons of a study.
+
+    Parameters
+    ----------
+    horizons
+        Years after the scan, at least one.
+
+    Returns
+    -------
+    str
+        For example `1, 3 and 5 years`.
+    """
+    *first, last = (f"{horizon:g}" for horizon in horizons)
+    return f"{', '.join(first)} and {last} years" if first else years_text(horizons[0])
+
+
+def percent_text(share: float, decimals: int = 0) -> str:
+    """Write a share or a risk in per cent; one that is not quite none, or not quite all, is not rounded to that.
+
+    Parameters
+    ----------
+    share
+        From 0 to 1.
+    decimals
+        Digits after the point.
+
+    Returns
+    -------
+    str
+        For example `7 %`, `below 1 %`, `above 99 %`.
+    """
+    smallest, percent = 10.0**-decimals, f"{100 * share:.{decimals}f}"
+    if share > 0 and float(percent) == 0:
+        return f"below {smallest:g} %"
+    if share < 1 and float(percent) == 100:
+        return f"above {100 - smallest:g} %"
+    return f"{percent} %"
+
+
+def counted(n: int, noun: str) -> str:
+    """Write a count with its noun, for example `1 scan` and `2,125 scans`."""
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
+def _p_text(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.2g}"
+
+
+def estimate_text(estimate: float, low: float, high: float, decimals: int = 2) -> str:
+    """Write an estimate with its interval, for example `0.77 (0.70 to 0.83)`.
+
+    Parameters
+    ----------
+    estimate, low, high
+        The estimate and its interval; NaN when there is none.
+    decimals
+        Digits after the point.
+
+    Returns
+    -------
+    str
+        `not estimable` without an estimate. An end beyond 100 of a number with decimals is told as that: a ratio over
+        almost no expected deaths has no second digit that means anything.
+    """
+    if pd.isna(estimate):
+        return "not estimable"
+    if pd.isna(low):
+        return f"{estimate:z.{decimals}f} (no interval)"
+    top = "above 100" if decimals and high > 100 else f"{high:z.{decimals}f}"
+    return f"{estimate:z.{decimals}f} ({low:z.{decimals}f} to {top})"

@@ -1,0 +1,85 @@
+"""A run that lacks something gives a book that says so; a complete one shows no such words."""
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook, new_output
+
+from sscct_lib.book import chapters
+from sscct_lib.book.build import this_run
+from sscct_lib.study import stages
+from sscct_lib.study.folder import Study
+from sscct_lib.study.settings import Settings
+from sscct_lib.study.stages import NOTEBOOKS, PROJECT
+
+
+@pytest.fixture
+def study(tmp_path):
+    made = Study(tmp_path, Settings(title="A study"))
+    (made.run / "notebooks").mkdir(parents=True)
+    (made.run / "logs").mkdir()
+    for name in NOTEBOOKS:
+        nbformat.write(new_notebook(), made.run / "notebooks" / f"{name}.ipynb")
+    return made
+
+
+def fail(study, name, words="not enough memory"):
+    (study.run / "notebooks" / f"{name}.ipynb").unlink(missing_ok=True)
+    error = new_output("error", ename="StudyError", evalue=words, traceback=[])
+    broken = new_notebook(cells=[new_code_cell("1", execution_count=3, outputs=[error])])
+    nbformat.write(broken, study.run / "logs" / f"{name}.partial.ipynb")
+
+
+def test_needs_names_every_notebook_and_only_earlier_ones():
+    assert list(stages.NEEDS) == list(stages.CHAPTERS) == list(NOTEBOOKS)
+    for name, needed in stages.NEEDS.items():
+        assert all(NOTEBOOKS.index(other) < NOTEBOOKS.index(name) for other in needed)
+
+
+def test_a_complete_run_lacks_nothing(study):
+    assert chapters.missing_stages(study) == {}
+    assert "missing" not in this_run(study, {})
+
+
+def test_a_failure_is_told_with_its_cell_and_takes_what_rests_on_it(study):
+    fail(study, "04_deep_models", "memory ran out in `resnet18`")
+    missing = chapters.missing_stages(study)
+    assert list(missing) == ["04_deep_models", "05_horizons"]
+    assert missing["04_deep_models"] == "It failed in cell 3: StudyError: memory ran out in `resnet18`"
+    assert missing["05_horizons"] == "It needs 04_deep_models, which is missing."
+    shown = this_run(study, missing)
+    assert "not complete" in shown
+    assert "memory ran out in \\`resnet18\\`" in shown  # not read as markup
+
+
+def test_an_old_notebook_is_not_shown_when_a_later_attempt_failed(study):
+    fail(study, "01_cohort")
+    assert set(chapters.missing_stages(study)) == set(NOTEBOOKS)
+
+
+def test_what_was_never_run_is_told_apart_from_what_failed(study):
+    (study.run / "notebooks" / "05_horizons.ipynb").unlink()
+    assert "was not run" in chapters.missing_stages(study)["05_horizons"]
+
+
+def test_a_stub_is_a_notebook_that_says_why():
+    notebook = nbformat.reads(chapters.stub("03_radiomics", "It failed in cell 4: <b>x</b>"), as_version=4)
+    nbformat.validate(notebook)
+    text = notebook.cells[0].source
+    assert text.startswith("# The features")
+    assert "\\<b\\>" in text
+
+
+@pytest.mark.parametrize("missing", [["05_horizons"], list(NOTEBOOKS[1:]), list(NOTEBOOKS)])
+def test_no_page_asks_for_a_number_of_a_missing_notebook(missing):
+    for path in sorted((PROJECT / "book").glob("*.md")):
+        left = chapters.without_missing(path.read_text(encoding="utf-8"), missing)
+        for name in missing:
+            assert f"{name}.ipynb::" not in left, path.name
+            assert f":doc: notebooks/{name}.ipynb" not in left, path.name
+        assert "pasted/" not in left, path.name
+
+
+def test_a_page_keeps_the_numbers_that_are_there():
+    page = "{glue:text}`notebooks/01_cohort.ipynb::n:d` and {glue:text}`notebooks/05_horizons.ipynb::m:d`."
+    left = chapters.without_missing(page, ["05_horizons"])
+    assert left == f"{{glue:text}}`notebooks/01_cohort.ipynb::n:d` and {chapters.NOT_MADE}."

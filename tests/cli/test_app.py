@@ -1,0 +1,103 @@
+import pytest
+from typer.testing import CliRunner
+
+from sscct_lib.cli.app import app
+from sscct_lib.study.folder import SETTINGS_FILE
+
+
+def sscct(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.mark.parametrize(
+    "command", ["demo", "ingest", "check", "run", "book", "pretrain", "report", "predict", "sweep"]
+)
+def test_help_teaches(command):
+    shown = sscct(command, "--help")
+    assert shown.exit_code == 0
+    assert "STUDY" in shown.output
+    assert command in sscct("--help").output
+
+
+def test_check_accepts_a_study_and_names_what_is_missing(study_of, manifest_frame, write_image):
+    study = study_of(manifest_frame.assign(ward="3b"))
+    checked = sscct("check", study.folder)
+    assert checked.exit_code == 1
+    assert "4 scans of 3 patients; the manifest is valid" in checked.output
+    assert "Column ward is not one of the manifest's" in checked.output
+    assert "a1: scans/a1.nii.gz is not in" in checked.output
+
+
+def test_check_reports_all_violations(study_of, manifest_frame):
+    manifest_frame.loc[0, "age_years"] = "old"
+    manifest_frame.loc[1, "sex"] = "f"
+    checked = sscct("check", study_of(manifest_frame.drop(columns="patient_id")).folder)
+    assert checked.exit_code == 1
+    assert "column patient_id" in checked.output
+    assert "row 2, column age_years" in checked.output
+
+
+def test_a_single_patient_is_refused_before_any_work(study_of, manifest_frame):
+    study = study_of(manifest_frame.iloc[:2])
+    for command in ("check", "run"):
+        refused = sscct(command, study.folder)
+        assert refused.exit_code == 1
+        assert "1 patient(s) with follow-up" in refused.output
+    assert not study.run.exists()
+
+
+def test_nobody_died_before_a_horizon_is_said(study_of, manifest_frame, write_image):
+    manifest_frame["last_contact_date"] = ["2018-01-01", "2018-01-01", "2020-05-05", "2019-09-01"]
+    manifest_frame["event_observed"] = "1"
+    study = study_of(manifest_frame, "cohort: {n_folds: 2}\nhorizons_years: [1, 5]")
+    assert "Nobody died within 1 year:" in sscct("check", study.folder).output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--until", "06_more"], "expected one of 01_cohort"),
+        (["-p", "n_bootstrap=3"], "expected NOTEBOOK.NAME=VALUE"),
+        (["-p", "06_more.x=3"], "NOTEBOOK one of 01_cohort"),
+        (["--run", "../x"], "study.yaml"),
+    ],
+)
+def test_bad_arguments_of_run_are_named(study_of, manifest_frame, arguments, words):
+    refused = sscct("run", study_of(manifest_frame).folder, *arguments)
+    assert refused.exit_code == 1
+    assert words in refused.output
+
+
+def test_a_folder_without_a_study_says_how_to_make_one(tmp_path):
+    refused = sscct("run", tmp_path)
+    assert refused.exit_code == 1
+    assert "study.yaml is missing" in refused.output
+    assert "sscct demo" in refused.output
+
+
+def test_a_folder_without_ct_is_refused(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "notes.txt").write_text("no scans")
+    refused = sscct("ingest", tmp_path / "in", tmp_path / "study")
+    assert refused.exit_code == 1
+    assert "Error:" in refused.output
+
+
+def test_the_demo_never_overwrites_a_real_manifest(study_of, manifest_frame):
+    study = study_of(manifest_frame)
+    before = study.manifest_path.read_bytes()
+    assert sscct("demo", study.folder).exit_code == 1
+    assert study.manifest_path.read_bytes() == before
+
+
+def test_the_full_size_is_for_a_new_folder(tmp_path):
+    (tmp_path / SETTINGS_FILE).write_text("demo: {n_patients: 2}")
+    refused = sscct("demo", tmp_path, "--size", "full")
+    assert refused.exit_code == 1
+    assert "Name a new folder" in refused.output
+
+
+def test_a_book_needs_executed_notebooks(study_of, manifest_frame):
+    refused = sscct("book", study_of(manifest_frame).folder)
+    assert refused.exit_code == 1
+    assert "01_cohort" in refused.output

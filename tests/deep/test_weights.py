@@ -1,0 +1,158 @@
+import hashlib
+import http.server
+import threading
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from sscct_lib.cli.app import app
+from sscct_lib.deep import networks, weights
+from sscct_lib.study.folder import StudyError, load_study
+from sscct_lib.study.settings import NetworkSettings
+
+CONTENT = b"weights" * 1000
+DIGEST = hashlib.sha256(CONTENT).hexdigest()
+
+
+def sscct(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def study(tmp_path):
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "study.yaml").write_text("deep: {networks: [resnet18], resnet18: {size: 16}}\n")
+    return load_study(tmp_path / "study")
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *arguments):
+        pass
+
+
+class Short(Quiet):
+    """A connection that breaks off before the end."""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(CONTENT)))
+        self.end_headers()
+        self.wfile.write(CONTENT[:100])
+
+
+@pytest.fixture
+def serve(tmp_path, monkeypatch):
+    """Let the address of `imagenet` be a server of this machine."""
+    servers = []
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "w.pth").write_bytes(CONTENT)
+
+    def start(handler=Quiet, **changed):
+        made = partial(handler, directory=str(tmp_path / "files"))
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), made)
+        servers.append(server)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        source = f"http://127.0.0.1:{server.server_port}/w.pth"
+        given = {"source": source, "sha256_start": DIGEST[:8], **changed}
+        monkeypatch.setitem(weights.PUBLISHED, "imagenet", replace(weights.PUBLISHED["imagenet"], **given))
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def test_fetching_gives_the_file_and_its_sha256(study, serve):
+    serve()
+    path, digest = weights.fetch(study.folder, "imagenet")
+    assert path.read_bytes() == CONTENT
+    assert digest == DIGEST
+    shown = weights.table(study).set_index("name")
+    assert shown.loc["imagenet", ["state", "sha256"]].tolist() == ["here", DIGEST]
+    assert shown.loc["medicalnet", ["state", "sha256"]].tolist() == ["absent", "not published"]
+    settings = NetworkSettings(weights="imagenet")
+    assert weights.located(study, "densenet121", settings) == path
+    # What is there is kept: the source is not asked again.
+    serve(source="http://127.0.0.1:9/")
+    assert weights.fetch(study.folder, "imagenet", DIGEST.upper()) == (path, DIGEST)
+    path.write_bytes(b"changed")
+    assert weights.table(study).set_index("name").loc["imagenet", "state"] == "damaged"
+    for use in (
+        partial(weights.fetch, study.folder, "imagenet"),
+        lambda: weights.located(study, "densenet121", settings),
+    ):
+        with pytest.raises(StudyError, match=f"its authors' begins with {DIGEST[:8]}"):
+            use()
+
+
+@pytest.mark.parametrize(
+    ("started", "sha256", "message"),
+    [
+        ({"sha256_start": "00000000"}, None, "its authors' begins with 00000000"),
+        ({}, "f" * 64, f"has SHA-256 {DIGEST}; expected ffff"),
+        ({"handler": Short}, None, r"100 of 7,000 bytes arrived"),
+        ({"source": "http://127.0.0.1:9/w.pth"}, None, "cannot be fetched .*put it into weights/ of the study"),
+    ],
+)
+def test_a_file_that_is_not_the_one_expected_is_not_kept(study, serve, started, sha256, message):
+    serve(**started)
+    with pytest.raises(StudyError, match=message):
+        weights.fetch(study.folder, "imagenet", sha256)
+    assert list((study.folder / "weights").iterdir()) == []
+
+
+def test_the_start_of_the_published_sha256_is_what_the_file_name_says():
+    # PyTorch's hub puts the first eight digits of the SHA-256 into the name of the file, and checks them.
+    published = weights.PUBLISHED["imagenet"]
+    assert published.file == f"densenet121-{published.sha256_start}.pth"
+
+
+def test_names_of_other_networks_and_unknown_names_are_refused(study):
+    with pytest.raises(StudyError, match=r"deep\.swin\.weights: medicalnet are weights of resnet18"):
+        weights.located(study, "swin", NetworkSettings(weights="medicalnet"))
+    with pytest.raises(StudyError, match="sscct weights fetch medicalnet STUDY"):
+        weights.located(study, "resnet18", NetworkSettings(weights="medicalnet"))
+    with pytest.raises(StudyError, match="Unknown weights 'more'; expected one of medicalnet, imagenet, swinvit"):
+        weights.fetch(study.folder, "more")
+    assert weights.located(study, "swin", NetworkSettings(weights="a/b.pt")) == study.folder / "a" / "b.pt"
+
+
+def test_commands_list_and_verify(study):
+    shown = sscct("weights", "list", study.folder)
+    assert shown.exit_code == 0
+    for published in weights.PUBLISHED.values():
+        assert published.source in shown.output
+        assert f"licence: {published.licence}" in shown.output
+    assert "from scratch" in sscct("weights", "verify", study.folder).output
+
+    torch.manual_seed(1)
+    encoder, _ = networks.build_resnet18()
+    path = study.folder / "weights" / "resnet_18_23dataset.pth"
+    path.parent.mkdir()
+    kept = {f"module.{name}": tensor for name, tensor in list(encoder.state_dict().items())[:-3]}
+    torch.save({"state_dict": {**kept, "module.conv_seg.0.weight": torch.zeros(2)}}, path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    settings = (
+        f"deep: {{networks: [resnet18], resnet18: {{size: 16, weights: medicalnet, weights_sha256: {digest}}}}}\n"
+    )
+    (study.folder / "study.yaml").write_text(settings)
+    verified = sscct("weights", "verify", study.folder)
+    assert verified.exit_code == 0
+    assert "83 of 85 tensors matched, 2 missing, 1 unexpected" in " ".join(verified.output.split())
+    (study.folder / "study.yaml").write_text(settings.replace(digest, "f" * 64))
+    refused = sscct("weights", "verify", study.folder)
+    assert refused.exit_code == 1
+    assert f"SHA-256 {digest}; expected" in refused.output
+    assert sscct("weights", "fetch", "more", study.folder).exit_code == 1
+
+
+def test_pretraining_names_what_is_missing(study):
+    refused = sscct("pretrain", study.folder, "--network", "resnet50")
+    assert refused.exit_code == 1
+    assert "--network resnet50: expected resnet18, densenet121, swin" in refused.output
+    refused = sscct("pretrain", study.folder)
+    assert refused.exit_code == 1
+    assert "Run `01_cohort` first" in refused.output

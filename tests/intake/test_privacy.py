@@ -1,0 +1,135 @@
+"""What points to a patient is found in text, and what does not is left alone."""
+
+import datetime
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sscct_lib.intake.privacy import find, identifiers, is_identifying_field
+from sscct_lib.intake.pseudonyms import patient_code, scan_code
+from sscct_lib.study.folder import fingerprint
+
+POINTING = [
+    ("scanned on 2015-03-04.", "date"),
+    ("20150304_chest", "date"),
+    ("StudyDate=20150304", "date"),
+    ("04.03.2015", "date"),
+    ("3/4/2015", "date"),
+    ("4 March 2015", "date"),
+    ("Mar 4, 2015", "date"),
+    ("2015-03-04T10:11:12", "date"),
+    ("1.2.840.113619.2.55.3.604688119.971.1268", "DICOM UID"),
+    ("2.25.329800735698586629295641978511506172918", "DICOM UID"),
+    ("erika.mueller@hospital.ch", "e-mail"),
+    ("Müller^Erika", "name"),
+    ("VAN DER BERG^ANNA", "name"),
+    ("/home/erika/study/scan.nii.gz", "path"),
+    (r"C:\Users\erika\study", "path"),
+    ("file:///data/x.html", "path"),
+    ("MRN: 4711004", "record number"),
+    ("Accession Number A1234567", "record number"),
+    ("123-45-6789", "record number"),
+    ("756.1234.5678.97", "record number"),
+]
+HARMLESS = [
+    "in 2015, of 2,125 scans", "seed 2026", "version 2026.3.3 of a package", "numpy 2.4.6",
+    "10.1186/s13244-021-01115-1",
+    "1.2.840.10008.1.2.4.70 is JPEG lossless", "x^2 + Y^T", "someone@example.org", "https://example.org/home/page",
+    "spacing 1.5 2.0 3.25", "2015-13-04", "31.02.2015", "20159999", "arXiv 2510.04923",
+    "runs/main/tables/cohort.parquet",
+    "p. 2015-2018", "AUC 0.801 (0.769-0.833)", "../shared/data", "1 / 3 / 5 years", "Schniering 2022, PMC9117734",
+    "doi 10.1055/20150304a", "S001-1", "-1024 to 600 HU", "the 95 % interval", "patient number of the study",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "kind"), POINTING)
+def test_found_in_the_middle_of_a_text_and_masked(text, kind):
+    around = f"One line.\nThen, {text} (and more), 0.5."
+    (match,) = find(around)
+    assert match.kind == kind
+    assert around[match.start :].startswith(match.masked[:2])
+    shown = match.masked.split("…")[0]
+    assert len(shown) <= 2
+
+
+@pytest.mark.parametrize("text", HARMLESS)
+def test_left_alone(text):
+    assert find(text) == []
+
+
+@given(st.binary(min_size=32, max_size=40), st.text(min_size=1, max_size=20), st.text(min_size=1, max_size=30))
+def test_study_ids_and_hashes_never_look_like_an_identifier(key, patient, visit):
+    codes = [patient_code(key, patient), scan_code(key, patient, visit), fingerprint(patient)]
+    assert find(" ".join(codes)) == []
+    assert find(f"scans/{codes[1]}.nii.gz,{codes[0]},{codes[2]}") == []
+
+
+@given(st.integers(0, 10**8 - 1))
+def test_study_ids_of_digits_only_are_no_dates(number):
+    assert find(f"p{number:010d}-{number:08d}") == []
+
+
+@given(
+    st.dates(datetime.date(1900, 1, 1), datetime.date(2099, 12, 31)),
+    st.sampled_from(["%Y%m%d", "%Y-%m-%d", "%d.%m.%Y"]),
+)
+def test_every_date_is_found(day, form):
+    (match,) = find(f"a {day.strftime(form)} b")
+    assert (match.kind, match.start) == ("date", 2)
+
+
+@given(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{3,10}[A-Za-z0-9]", fullmatch=True))
+def test_known_identifiers_are_found_as_whole_words_only(word):
+    known = identifiers([word])
+    assert any(match.kind == "known identifier" for match in find(f"({word.upper()})", known))
+    assert not any(match.kind == "known identifier" for match in find(f"x{word}x", known))
+
+
+def test_parts_of_a_name_and_dates_in_other_forms():
+    known = identifiers(["Müller^Erika^^Dr"], [datetime.date(2015, 3, 4)])
+    for text in ("Frau MÜLLER", "Müller Erika", "erika", "03/04/2015", "04.03.2015", "20150304"):
+        assert [match.kind for match in find(text, known)][:1] == ["known identifier"], text
+    assert find("Erikas Zimmermüller", known) == []
+
+
+def test_many_identifiers_cost_no_more_than_few():
+    words = [f"K{number:07d}" for number in range(20_000)]
+    text = "of K0012345 and others, " + "in 2015 of 12 patients with 3 scans each. " * 2000
+
+    def seconds(known) -> float:
+        begin = time.process_time()
+        assert [match.start for match in find(text, known)] == [3]
+        return time.process_time() - begin
+
+    few, many = identifiers(words[12345:12346]), identifiers(words)
+    assert min(seconds(many) for _ in range(5)) < 3 * min(seconds(few) for _ in range(5))
+
+
+def test_short_identifiers_are_counted_not_searched():
+    known = identifiers(["12", "4711", "P1", "4711004"])
+    assert known.words == {"4711004"}
+    assert known.n_short == 3
+
+
+@pytest.mark.parametrize("name", ["PatientName", "birth_date", "Patient's Name", "MRN", "accession_number", "e-mail"])
+def test_names_of_identifying_fields(name):
+    assert is_identifying_field(name.replace("-", "_").replace("'", "_"))
+
+
+@pytest.mark.parametrize("name", ["patient_id", "scan_id", "name", "scan_day", "manufacturer", "age_years"])
+def test_names_of_other_fields(name):
+    assert not is_identifying_field(name)
+
+
+def test_paths_of_this_machine_are_found_wherever_the_project_lies(tmp_path):
+    code = "from sscct_lib.intake.privacy import find; print([found.kind for found in find('/aVeryOwnPlace/of/scans')])"
+    said = [
+        subprocess.run([sys.executable, "-c", code], env={**os.environ, "HOME": home}, capture_output=True, text=True)
+        for home in (str(tmp_path), "/aVeryOwnPlace/of")
+    ]
+    assert [done.stdout.strip() for done in said] == ["[]", "['path']"]

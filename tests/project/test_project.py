@@ -1,0 +1,101 @@
+"""Dependencies, settings and docs agree with each other."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from sscct_lib.study.folder import load_study
+from sscct_lib.study.stages import NOTEBOOKS, PROJECT
+
+PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text())
+
+
+def pinned() -> dict[str, Version]:
+    lines = (PROJECT / "constraints.txt").read_text().splitlines()
+    pairs = [line.split("==") for line in lines if line and not line.startswith("#")]
+    return {canonicalize_name(name): Version(version) for name, version in pairs}
+
+
+def dependencies() -> list[Requirement]:
+    project = PYPROJECT["project"]
+    return [Requirement(text) for text in project["dependencies"] + project["optional-dependencies"]["test"]]
+
+
+@pytest.mark.parametrize("requirement", dependencies(), ids=lambda requirement: requirement.name)
+def test_every_dependency_is_pinned_to_a_version_that_it_allows(requirement):
+    version = pinned()[canonicalize_name(requirement.name)]
+    assert requirement.specifier.contains(version, prereleases=True)
+
+
+def test_every_pinned_package_has_its_hash():
+    lines = (PROJECT / "requirements-ci.txt").read_text().splitlines()
+    hashed = {}
+    for line in filter(lambda line: not line.startswith("#"), lines):
+        name, version = re.fullmatch(r"([\w.-]+)==([\w.+]+) --hash=sha256:[0-9a-f]{64}", line).groups()
+        hashed[canonicalize_name(name)] = Version(Version(version).public)
+    cluster = {name for name in pinned() if name.startswith("snakemake-executor-plugin-slurm")}  # not a part of CI
+    expected = {name: version for name, version in pinned().items() if name not in cluster}
+    assert hashed == expected, "requirements-ci.txt is not of constraints.txt; SECURITY.md says how to make it anew"
+
+
+def test_torch_is_the_tested_one():
+    assert pinned()["torch"] == Version("2.13.0")
+
+
+def test_conda_environment_follows_pyproject_and_constraints():
+    environment = yaml.safe_load((PROJECT / "environment.yml").read_text())
+    conda = [entry for entry in environment["dependencies"] if isinstance(entry, str)]
+    pip = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
+    assert pip == ["--constraint constraints.txt", "--editable .[test]"]
+    assert "python=3.11" in conda
+    assert PYPROJECT["project"]["requires-python"] == "==3.11.*"
+    exact = dict(entry.split("=") for entry in conda if "=" in entry and not entry.startswith("python"))
+    for name, version in exact.items():
+        assert pinned()[name] == Version(version)
+
+
+def test_the_root_is_a_valid_demo_study():
+    study = load_study(PROJECT)
+    assert study.settings.demo is not None
+    assert study.manifest_path.is_file()
+
+
+def test_readme_names_commands_and_files_that_exist():
+    readme = (PROJECT / "README.md").read_text()
+    targets = re.findall(r"^([a-z-]+):", (PROJECT / "Makefile").read_text(), flags=re.MULTILINE)
+    for command in re.findall(r"make (\w[\w-]*)", readme):
+        assert command in targets
+    for image in re.findall(r"!\[[^]]*\]\(([^)]+)\)", readme):
+        assert (PROJECT / image).is_file()
+    for name in NOTEBOOKS:
+        assert name in readme
+        assert (PROJECT / "notebooks" / f"{name}.py").is_file()
+
+
+def test_notebook_parameters_are_typed_and_commented():
+    for name in NOTEBOOKS:
+        source = (PROJECT / "notebooks" / f"{name}.py").read_text()
+        cell = source.split('# %% tags=["parameters"]\n', 1)[1].split("\n# %%", 1)[0]
+        for line in filter(None, cell.splitlines()):
+            assert re.fullmatch(r"\w+: \w+ = .+  # .+", line), f"{name}: {line}"
+
+
+def test_no_module_is_long():
+    for path in sorted((PROJECT / "sscct_lib").rglob("*.py")):
+        assert len(path.read_text().splitlines()) <= 500, path.relative_to(PROJECT)
+
+
+def test_ci_calls_the_readmes_test_command():
+    assert "make test" in Path(PROJECT / ".ci" / "run").read_text()
+
+
+def test_no_chapter_rests_on_the_one_that_only_a_demo_has():
+    chapters = [*(PROJECT / "book").glob("*.md"), *(PROJECT / "notebooks").glob("*.py")]
+    for chapter in chapters:
+        assert "(demo_cohort" not in chapter.read_text(), chapter.name

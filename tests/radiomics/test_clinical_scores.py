@@ -1,0 +1,190 @@
+"""Baselines against hand-scored patients, the published tables and a weighted logistic regression of scikit-learn."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression
+
+from sscct_lib.cohort.manifest import read_manifest
+from sscct_lib.cohort.outcomes import horizon_labels, known_outcomes, label_name, survival_outcome
+from sscct_lib.radiomics import clinical_scores
+from sscct_lib.study.folder import Study
+from sscct_lib.study.settings import CohortSettings, Settings
+from tests.horizons.test_evaluate import make_cohort
+
+HORIZONS = (1.0, 3.0, 5.0)
+
+
+def outcome_of(table: pd.DataFrame):
+    return survival_outcome(table["followup_years"].to_numpy(), table["event_observed"].to_numpy())
+
+
+def patient(**values) -> pd.DataFrame:
+    healthy = {"age_years": 50.0, "sex": "female", "fvc_percent": 90.0, "dlco_percent": 80.0, "dlco_impossible": 0}
+    return pd.DataFrame([healthy | values])
+
+
+@pytest.mark.parametrize(
+    ("values", "points"),
+    [
+        ({}, -2),
+        ({"sex": "male"}, -1),
+        ({"age_years": 60.9}, -2),
+        ({"age_years": 61.0}, -1),
+        ({"age_years": 65.9}, -1),
+        ({"age_years": 66.0}, 0),
+        ({"fvc_percent": 75.1}, -2),
+        ({"fvc_percent": 75.0}, -1),
+        ({"fvc_percent": 50.0}, -1),
+        ({"fvc_percent": 49.0}, 0),
+        ({"dlco_percent": 56.0}, -2),
+        ({"dlco_percent": 55.0}, -1),
+        ({"dlco_percent": 36.0}, -1),
+        ({"dlco_percent": 35.0}, 0),
+        ({"dlco_percent": np.nan, "dlco_impossible": 1}, 1),
+        ({"age_years": 70.0, "sex": "male", "fvc_percent": 40.0, "dlco_percent": 30.0}, 5),
+        ({"age_years": 70.0, "sex": "male", "fvc_percent": 40.0, "dlco_percent": np.nan, "dlco_impossible": 1}, 6),
+    ],
+)
+def test_points_are_those_of_the_published_index(values, points):
+    assert clinical_scores.ild_gap_points(patient(**values)).item() == points
+
+
+@pytest.mark.parametrize("name", ["age_years", "sex", "fvc_percent", "dlco_percent"])
+def test_a_missing_value_gives_no_index_and_is_not_a_dlco_that_was_impossible(name):
+    assert np.isnan(clinical_scores.ild_gap_points(patient(**{name: np.nan})).item())
+    assert np.isnan(
+        clinical_scores.ild_gap_points(patient().drop(columns="dlco_impossible").assign(**{name: np.nan})).item()
+    )
+
+
+def test_published_risks_by_index():
+    points = pd.Series([-2.0, 1, 2, 3, 4, 5, 6, 8, np.nan])
+    one_year = [0.031, 0.031, 0.088, 0.088, 0.182, 0.182, 0.335, 0.335, np.nan]
+    np.testing.assert_array_equal(clinical_scores.published_risk(points, 1.0), one_year)
+    three_years = [0.102, 0.102, 0.269, 0.269, 0.492, 0.492, 0.748, 0.748, np.nan]
+    np.testing.assert_array_equal(clinical_scores.published_risk(points, 3.0), three_years)
+    assert np.isnan(clinical_scores.published_risk(points, 5.0)).all()
+
+
+def test_published_risks_follow_one_baseline_hazard_as_those_of_a_cox_model_must():
+    hazards = -np.log1p(-np.array(list(clinical_scores.ILD_GAP_RISKS.values())))
+    ratios = hazards / hazards[0]
+    np.testing.assert_allclose(ratios, np.broadcast_to(ratios.mean(axis=1, keepdims=True), ratios.shape), rtol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("extent", "fvc", "extensive"),
+    [
+        (0.31, 100, 1),
+        (0.09, 40, 0),
+        (0.10, 69, 1),
+        (0.30, 70, 0),
+        (0.20, 69.9, 1),
+        (0.25, np.nan, 1),
+        (0.20, np.nan, 0),
+        (np.nan, 50, np.nan),
+    ],
+)
+def test_goh_stage(extent, fvc, extensive):
+    table = pd.DataFrame({"qct_high_attenuation_share": [extent], "fvc_percent": [fvc]})
+    np.testing.assert_array_equal(clinical_scores.goh_extensive(table), [extensive])
+
+
+@pytest.fixture
+def table():
+    cohort = make_cohort(120)
+    rng = np.random.default_rng(0)
+    followup, event = cohort["followup_years"].to_numpy(), cohort["event_observed"].to_numpy()
+    labels = {label_name(years): horizon_labels(followup, event, years) for years in HORIZONS}
+    return cohort.assign(
+        age_years=60 + 8 * rng.normal(size=len(cohort)),
+        sex=rng.choice(["female", "male"], len(cohort)),
+        fvc_percent=np.where(rng.random(len(cohort)) < 0.2, np.nan, 80 - 15 * cohort["marker"]),
+        dlco_percent=60.0 - 10 * cohort["marker"],
+        qct_high_attenuation_share=(0.15 + 0.08 * cohort["marker"]).clip(0, 1),
+        **labels,
+    )
+
+
+@pytest.fixture
+def study(tmp_path):
+    return Study(tmp_path, Settings(horizons_years=HORIZONS, cohort=CohortSettings(n_folds=3)))
+
+
+def test_fitted_baselines_predict_every_scan_and_the_published_index_only_those_it_can(table, study):
+    predictions, notes = clinical_scores.predict(table, study)
+    assert notes.empty
+    counts = predictions.groupby(["model", "horizon_years"])["scan_id"].nunique().unstack()
+    assert (counts.loc[list(clinical_scores.MODELS)] == len(table)).all(axis=None)
+    indexed = int(clinical_scores.ild_gap_points(table).notna().sum())
+    assert counts.loc[clinical_scores.AS_PUBLISHED, [1.0, 3.0]].tolist() == [indexed, indexed]
+    assert np.isnan(counts.loc[clinical_scores.AS_PUBLISHED, 5.0])
+    assert 0 < indexed < len(table)
+
+
+def test_a_stage_has_the_weighted_share_of_deaths_of_the_training_folds(table, study):
+    predictions, _ = clinical_scores.predict(table, study)
+    staged = clinical_scores.with_scores(table)
+    training, tested = staged[staged["fold"] != 1], staged[staged["fold"] == 1]
+    died, weight = known_outcomes(outcome_of(training), 1.0, "censored_unknown")
+    risk = predictions.query("model == 'Goh stage' and horizon_years == 1").set_index("scan_id")["risk"]
+    for stage in (0.0, 1.0):
+        same = (training["goh_extensive"] == stage).to_numpy()
+        expected = np.average(died[same], weights=weight[same])
+        found = risk.loc[tested.loc[tested["goh_extensive"] == stage, "scan_id"]].unique()
+        assert found == pytest.approx(expected, abs=0.01)
+
+
+def test_risk_of_age_and_sex_is_that_of_a_plain_weighted_logistic_regression(table, study):
+    predictions, _ = clinical_scores.predict(table, study)
+    training, tested = table[table["fold"] != 0], table[table["fold"] == 0]
+    died, weight = known_outcomes(outcome_of(training), 1.0, "censored_unknown")
+    values = [
+        rows["age_years"].clip(training["age_years"][weight > 0].min(), training["age_years"][weight > 0].max())
+        for rows in (training, tested)
+    ]
+    known, new = (
+        np.column_stack([age, rows["sex"] == "male"]) for age, rows in zip(values, (training, tested), strict=True)
+    )
+    plain = LogisticRegression(C=1e9, max_iter=1000).fit(known[weight > 0], died[weight > 0], weight[weight > 0])
+    risk = predictions.query("model == 'Age and sex' and horizon_years == 1").set_index("scan_id")["risk"]
+    np.testing.assert_allclose(risk.loc[tested["scan_id"]], plain.predict_proba(new)[:, 1], atol=0.01)
+
+
+def test_nothing_of_a_patient_reaches_the_risk_of_that_patient(table, study):
+    predictions, _ = clinical_scores.predict(table, study)
+    changed = table.copy()
+    changed.loc[changed["fold"] == 2, list(map(label_name, HORIZONS))] = 1
+    changed.loc[changed["fold"] == 2, "event_observed"] = True
+    again, _ = clinical_scores.predict(changed, study)
+    pd.testing.assert_frame_equal(
+        predictions.query("fold == 2").reset_index(drop=True), again.query("fold == 2").reset_index(drop=True)
+    )
+
+
+def test_without_deaths_or_columns_the_reason_is_told(table, study):
+    alive = table.assign(event_observed=False, label_1y=0)
+    predictions, notes = clinical_scores.predict(alive.drop(columns=["fvc_percent", "dlco_percent"]), study)
+    assert notes.query("model == 'FVC and DLCO'")["note"].str.contains("no training scan has a value").all()
+    assert (
+        notes.query("model == 'Age and sex' and horizon_years == 1")["note"].str.contains("no training scan died").all()
+    )
+    assert "FVC and DLCO" not in set(predictions["model"])
+
+
+def test_the_manifest_may_say_that_dlco_was_impossible(study_of, manifest_frame):
+    study = study_of(manifest_frame.assign(dlco_impossible=["", "1", "0", "1.0"]))
+    assert read_manifest(study)["dlco_impossible"].tolist() == [pd.NA, 1, 0, 1]
+
+
+@given(st.floats(18, 95), st.floats(10, 150), st.floats(5, 150), st.sampled_from(["female", "male"]))
+def test_the_index_never_falls_with_age_or_rises_with_lung_function(age, fvc, dlco, sex):
+    points = [
+        clinical_scores.ild_gap_points(patient(age_years=a, fvc_percent=f, dlco_percent=d, sex=sex)).item()
+        for a, f, d in [(age, fvc, dlco), (age + 5, fvc, dlco), (age, fvc + 10, dlco), (age, fvc, dlco + 10)]
+    ]
+    assert -2 <= points[0] <= 5
+    assert points[1] >= points[0] >= max(points[2], points[3])

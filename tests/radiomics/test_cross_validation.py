@@ -1,0 +1,198 @@
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from lifelines import KaplanMeierFitter
+
+from sscct_lib.cohort.outcomes import label_name
+from sscct_lib.radiomics import cross_validation
+from sscct_lib.study.folder import Study, StudyError, load_study
+from sscct_lib.study.schemas import PREDICTIONS
+from tests.radiomics.tabular_cohort import HORIZONS, auc, lost_before, make_study, make_table
+
+
+@pytest.fixture
+def study(tmp_path) -> Study:
+    return make_study(tmp_path, feature_sets=("Radiomics", "All features"))
+
+
+def test_every_scan_is_predicted_once_by_each_model_and_horizon(study: Study) -> None:
+    table = make_table(study)
+    result = cross_validation.cross_validate(table, study)
+    assert len(result.predictions) == len(cross_validation.models_of(study)) * len(HORIZONS) * len(table)
+    PREDICTIONS.validate(result.predictions)
+    assert result.notes.empty
+    fold = result.predictions.merge(table[["scan_id", "fold"]], on="scan_id")
+    assert (fold["fold_x"] == fold["fold_y"]).all()
+
+
+def test_signal_is_found_and_risk_is_calibrated_in_the_large(study: Study) -> None:
+    table = make_table(study, n_patients=200)
+    result = cross_validation.cross_validate(table, study)
+    assert auc(result.predictions, table, "Radiomics", 3.0) > 0.8
+    observed = KaplanMeierFitter().fit(table["followup_years"], table["event_observed"]).predict(3.0)
+    chosen = result.predictions.query("model == 'Radiomics' and horizon_years == 3")
+    assert chosen["risk"].mean() == pytest.approx(1 - observed, abs=0.04)
+
+
+def test_a_prediction_does_not_depend_on_the_tested_patients_outcome(study: Study) -> None:
+    """The sharpest leak test: change all that is known of the tested fold's outcome, and nothing may change."""
+    table = make_table(study)
+    tested = table["fold"] == 0
+    before = cross_validation.cross_validate(table, study).predictions
+    spoilt = table.copy()
+    spoilt.loc[tested, "event_observed"] = ~spoilt.loc[tested, "event_observed"]
+    spoilt.loc[tested, "followup_years"] = 0.01
+    for horizon in HORIZONS:
+        spoilt[label_name(horizon)] = spoilt[label_name(horizon)].mask(tested, 1)
+    after = cross_validation.cross_validate(spoilt, study).predictions
+    of_fold = before["fold"] == 0
+    pd.testing.assert_frame_equal(before[of_fold], after[of_fold])
+    assert not before[~of_fold].equals(after[~of_fold])
+
+
+def test_a_prediction_does_not_depend_on_other_tested_scans(study: Study) -> None:
+    """Imputation and scaling come from the training scans, not from the fold that is tested."""
+    table = make_table(study)
+    other = table.copy()
+    first = other.index[other["fold"] == 0][0]
+    rest = (other["fold"] == 0) & (other.index != first)
+    other.loc[rest, ["qct_high_attenuation_share", "age_years"]] = 1e3
+    before, after = (cross_validation.cross_validate(each, study).predictions for each in (table, other))
+    chosen = before["scan_id"] == table.loc[first, "scan_id"]
+    pd.testing.assert_frame_equal(before[chosen], after[chosen])
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("ab"), st.sampled_from([1.0, 3.0, 5.0]), st.floats(0, 1)),
+        unique_by=lambda row: row[:2],
+        min_size=1,
+    )
+)
+def test_risks_never_fall_with_the_horizon(rows: list[tuple[str, float, float]]) -> None:
+    given_risks = pd.DataFrame(rows, columns=["scan_id", "horizon_years", "risk"]).assign(model="m")
+    result = cross_validation.never_falling(given_risks)
+    for _, scan in result.groupby("scan_id"):
+        assert scan["horizon_years"].is_monotonic_increasing
+        assert scan["risk"].is_monotonic_increasing
+    both = given_risks.merge(result, on=["scan_id", "horizon_years"])
+    assert (both["risk_y"] >= both["risk_x"]).all()
+    assert result["risk"].max() == given_risks["risk"].max()
+
+
+def test_models_are_named_by_features_and_by_what_they_differ_in(tmp_path) -> None:
+    study = make_study(
+        tmp_path,
+        feature_sets=("Clinical", "Radiomics"),
+        compared=("forest", "harmonised"),
+        compared_on=("Clinical", "Radiomics"),
+    )
+    models = {model.name: (model.estimator, model.harmonised) for model in cross_validation.models_of(study)}
+    assert models == {
+        "Clinical": ("cox", False),
+        "Radiomics": ("cox", False),
+        "Clinical, survival forest": ("forest", False),
+        "Radiomics, survival forest": ("forest", False),
+        "Radiomics, harmonised": ("cox", True),
+    }
+
+
+@pytest.mark.parametrize(
+    ("setting", "found"), [("feature_sets: [Everything]", "Everything"), ("compared: [svm]", "svm")]
+)
+def test_an_unknown_estimator_or_feature_set_is_refused_by_name(tmp_path, setting: str, found: str) -> None:
+    (tmp_path / "study.yaml").write_text(f"tabular:\n  {setting}\n")
+    with pytest.raises(StudyError, match=rf"(?s)tabular.*Input should be .*found '{found}'"):
+        load_study(tmp_path)
+
+
+def test_every_estimator_predicts_every_scan_and_its_risks_never_cross(tmp_path) -> None:
+    study = make_study(
+        tmp_path,
+        feature_sets=("Quantitative CT",),
+        compared=("logistic", "forest", "boosting", "harmonised"),
+        compared_on=("Quantitative CT",),
+    )
+    table = make_table(study, n_patients=150)
+    result = cross_validation.cross_validate(table, study)
+    assert len(result.predictions) == 5 * len(HORIZONS) * len(table)
+    wide = result.predictions.pivot(index=["model", "scan_id"], columns="horizon_years", values="risk")
+    assert (wide.diff(axis=1)[3.0] >= 0).all()
+    for model in result.predictions["model"].unique():
+        assert auc(result.predictions, table, model, 3.0) > 0.75
+
+
+def test_repeats_are_other_splits_by_patient_and_their_mean_is_kept(tmp_path) -> None:
+    study = make_study(tmp_path, feature_sets=("Quantitative CT",), n_repeats=3)
+    table = make_table(study)
+    result = cross_validation.cross_validate(table, study)
+    assert (result.folds[0] == table["fold"]).all()
+    assert len({row.tobytes() for row in result.folds}) == 3
+    risks = np.full((3, len(table)), np.nan)
+    for fitted, tested, repeat in result.held_out("Quantitative CT"):
+        assert not set(table.loc[tested, "patient_id"]) & set(table.loc[~tested, "patient_id"])
+        assert fitted.counts[3.0]["n_patients"] <= table.loc[~tested, "patient_id"].nunique()
+        risks[repeat, tested] = fitted.risks(table[tested])[:, 1]
+    three = result.predictions.query("horizon_years == 3").set_index("scan_id").loc[table["scan_id"]]
+    assert three["risk"].to_numpy() == pytest.approx(risks.mean(axis=0))
+    assert three["risk_sd"].to_numpy() == pytest.approx(risks.std(axis=0, ddof=1))
+    assert (three["fold"].to_numpy() == table["fold"]).all()
+
+
+def test_a_fold_without_deaths_in_training_is_named_and_left_out(study: Study) -> None:
+    table = lost_before(make_table(study, n_patients=150), make_table(study, n_patients=150)["fold"] != 0, 1.0)
+    result = cross_validation.cross_validate(table, study)
+    left = result.predictions
+    assert 0 not in left.loc[left["horizon_years"] == 1, "fold"].unique()
+    assert set(left.loc[left["horizon_years"] == 3, "fold"]) == {0, 1, 2}
+    assert left["risk"].notna().all()
+    named = result.notes[result.notes["fold"] == 0]
+    assert set(named["model"]) == {"Radiomics", "All features"}
+    assert named["note"].str.contains("no training patient died within 1 year").all()
+
+
+def test_a_cohort_without_clinical_values_has_no_clinical_model(tmp_path) -> None:
+    study = make_study(tmp_path, feature_sets=("Clinical", "Quantitative CT"))
+    table = make_table(study).drop(columns=["age_years", "sex", "ssc_subtype", "fvc_percent", "dlco_percent"])
+    result = cross_validation.cross_validate(table, study)
+    assert set(result.predictions["model"]) == {"Quantitative CT"}
+    assert set(result.notes["model"]) == {"Clinical"}
+    assert result.notes["note"].str.contains("no scan has a value").all()
+
+
+def test_features_of_different_settings_are_not_mixed(study: Study) -> None:
+    table = make_table(study)
+    table.loc[0, "settings_hash"] = "other"
+    with pytest.raises(StudyError, match="2 different settings"):
+        cross_validation.cross_validate(table, study)
+    with pytest.raises(StudyError, match="found 0 scan"):
+        cross_validation.cross_validate(table.iloc[:0], study)
+
+
+def test_removed_scans_are_predicted_by_models_that_never_saw_their_patients(study: Study) -> None:
+    table = make_table(study)
+    removed = table.iloc[[0, 7]]
+    left = table.drop(removed.index).reset_index(drop=True)
+    result = cross_validation.cross_validate(left, study)
+    predicted = cross_validation.predict_removed(result, left, removed)
+    PREDICTIONS.validate(predicted)
+    assert set(predicted["scan_id"]) == set(removed["scan_id"])
+    assert set(predicted["model"]) == {"Radiomics", "All features"}
+    for scan in removed.itertuples():
+        unseen = [
+            fitted
+            for (model, repeat, fold), fitted in result.fits.items()
+            if model == "Radiomics" and scan.patient_id not in set(left["patient_id"][result.folds[repeat] != fold])
+        ]
+        assert unseen
+        risk = np.mean([fitted.risks(removed.loc[[scan.Index]])[0, 0] for fitted in unseen])
+        rows = predicted.query("model == 'Radiomics' and scan_id == @scan.scan_id").sort_values("horizon_years")
+        assert rows["risk"].iloc[0] == pytest.approx(risk)
+
+
+def test_no_scan_was_removed(study: Study) -> None:
+    table = make_table(study)
+    result = cross_validation.cross_validate(table, study)
+    assert cross_validation.predict_removed(result, table, table[:0]).empty

@@ -1,0 +1,131 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from sscct_lib.cohort.outcomes import patient_weights, survival_outcome
+from sscct_lib.radiomics.estimators import L1_RATIOS, PENALTIES
+from sscct_lib.radiomics.feature_sets import NotEstimableError
+from sscct_lib.radiomics.pipeline import (
+    DistinctColumns,
+    design,
+    fit,
+    make_estimator,
+    make_pipeline_of,
+    prepared,
+    training_agreement,
+)
+from sscct_lib.study.settings import Settings
+from tests.radiomics.tabular_cohort import lost_before, make_study, make_table
+
+
+@pytest.fixture
+def table(tmp_path) -> pd.DataFrame:
+    return make_table(make_study(tmp_path), n_patients=120)
+
+
+def fitted(table: pd.DataFrame, columns: list[str], harmonised: bool = False):
+    settings = Settings()
+    outcome = survival_outcome(table["followup_years"].to_numpy(), table["event_observed"].to_numpy())
+    pipeline = make_pipeline_of(columns, make_estimator("cox", (1.0, 3.0), settings), settings, harmonised)
+    return pipeline.fit(design(table, columns, harmonised), outcome, model__sample_weight=np.ones(len(table)))
+
+
+def test_the_model_sees_numbers_indicators_and_categories_standardised(table) -> None:
+    columns = ["age_years", "fvc_percent", "ssc_subtype"]
+    seen = prepared(fitted(table, columns), design(table, columns, False))
+    assert {"age_years", "fvc_percent", "missingindicator_fvc_percent", "ssc_subtype_missing"} <= set(seen)
+    assert seen.mean().abs().max() < 1e-9
+    assert seen.std(ddof=0).to_numpy() == pytest.approx(1.0)
+
+
+def test_of_columns_that_say_the_same_the_first_stays(table) -> None:
+    rng = np.random.default_rng(0)
+    first = rng.normal(size=200)
+    frame = pd.DataFrame({"a": first, "b": -first + 0.01 * rng.normal(size=200), "c": first + rng.normal(size=200)})
+    assert DistinctColumns(0.95).fit(frame).kept_ == ["a", "c"]
+    assert DistinctColumns(1.0).fit(frame).kept_ == ["a", "b", "c"]
+    assert DistinctColumns(0.95).fit(frame[["a"]]).kept_ == ["a"]
+
+
+def test_harmonisation_takes_the_scanner_out_and_a_new_scanner_passes(table) -> None:
+    shifted = table.assign(
+        qct_high_attenuation_share=table["qct_high_attenuation_share"] + 5.0 * (table["manufacturer"] == "GE")
+    )
+    columns = ["qct_high_attenuation_share", "original_firstorder_Mean"]
+    plain, harmonised = (
+        prepared(fitted(shifted, columns, both), design(shifted, columns, both))["qct_high_attenuation_share"]
+        for both in (False, True)
+    )
+    scanners = shifted["manufacturer"]
+    assert abs(plain.groupby(scanners).mean().diff().iloc[-1]) > 1.5
+    assert abs(harmonised.groupby(scanners).mean().diff().iloc[-1]) < 0.3
+    new = design(shifted.assign(scanner="Unseen"), columns, True)
+    assert fitted(shifted, columns, True).predict(new).shape == (len(table), 2)
+
+
+@pytest.fixture
+def study(tmp_path):
+    return make_study(tmp_path)
+
+
+def test_deaths_of_two_patients_leave_little_and_of_one_nothing_and_that_is_said(study) -> None:
+    table = make_table(study, n_patients=150)
+    dead = table.loc[table["event_observed"] & (table["followup_years"] < 3), "patient_id"].unique()
+    one = lost_before(table, table["patient_id"] != dead[0], 99.0)
+    with pytest.raises(NotEstimableError, match="only 1 training patient died within 3 years"):
+        fit(one, ["age_years"], "cox", study)
+    two = lost_before(table, ~table["patient_id"].isin(dead[:2]), 99.0)
+    fitted = fit(two, ["age_years"], "cox", study)
+    assert 3.0 in fitted.horizons_years
+
+
+def test_no_survivor_cannot_be_fitted(study) -> None:
+    table = make_table(study)
+    table = table[table["event_observed"] & (table["followup_years"] < 1)]
+    with pytest.raises(NotEstimableError, match="alive after 1 year"):
+        fit(table, ["age_years"], "cox", study)
+
+
+def test_tuning_shrinks_noise_and_keeps_signal(study) -> None:
+    table = make_table(study, n_patients=200)
+    noise = fit(table, [f"original_glcm_noise{i}" for i in range(5)], "cox", study)
+    signal = fit(table, ["original_firstorder_Mean"], "cox", study)
+    assert signal.chosen["penalty"] <= noise.chosen["penalty"]
+    assert np.abs(noise.pipeline["model"].coef_).max() < 0.2
+    assert signal.pipeline["model"].coef_[0] < -0.7
+    logistic = fit(table, ["original_firstorder_Mean"], "logistic", study).chosen
+    assert len(logistic["penalties"]) == len(logistic["l1_ratios"]) == 2
+    assert set(logistic["penalties"]) <= set(PENALTIES)
+    assert set(logistic["l1_ratios"]) <= set(L1_RATIOS)
+
+
+def test_every_patient_weighs_the_same() -> None:
+    patients = pd.Series(list("aaabbc"))
+    weight = pd.Series(patient_weights(patients)).groupby(patients).sum()
+    assert weight.tolist() == pytest.approx([2.0, 2.0, 2.0])
+
+
+def test_constant_and_never_measured_features_are_left_out(study) -> None:
+    table = make_table(study, n_patients=150).assign(qct_constant=3.0, qct_never=np.nan)
+    columns = ["qct_constant", "qct_never", "qct_high_attenuation_share"]
+    used = fit(table, columns, "cox", study).pipeline["scale"].get_feature_names_out()
+    assert list(used) == ["qct_high_attenuation_share"]
+    with pytest.raises(NotEstimableError, match="stable and differs between scans"):
+        fit(table, columns[:2], "cox", study)
+
+
+def test_unstable_features_of_the_training_patients_are_left_out(study) -> None:
+    table = make_table(study, n_patients=150)
+    rng = np.random.default_rng(0)
+    some = table.drop_duplicates("patient_id").head(20)
+    versions = pd.concat(
+        some[["scan_id", "patient_id", "qct_high_attenuation_share", "original_firstorder_Mean"]].assign(
+            version=version, original_firstorder_Mean=rng.normal(size=20)
+        )
+        for version in ("original", "noisy")
+    )
+    agreement = training_agreement(versions, table["patient_id"])
+    columns = ["qct_high_attenuation_share", "original_firstorder_Mean", "age_years"]
+    fitted = fit(table.assign(age_years=rng.normal(size=len(table))), columns, "cox", study, agreement)
+    assert set(fitted.pipeline["scale"].get_feature_names_out()) == {"qct_high_attenuation_share", "age_years"}
+    assert training_agreement(versions, some["patient_id"].head(9)) is None

@@ -1,0 +1,147 @@
+import hashlib
+import json
+import shutil
+import zipfile
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import skops.io
+
+from sscct_lib.cohort.outcomes import label_name
+from sscct_lib.radiomics import cross_validation
+from sscct_lib.radiomics import saved as radiomic_saved
+from sscct_lib.study.folder import Study, StudyError
+from tests.radiomics.tabular_cohort import HORIZONS, make_study, make_table
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> tuple[pd.DataFrame, Study, pd.DataFrame]:
+    study = make_study(
+        tmp_path_factory.mktemp("saved"),
+        feature_sets=("Clinical", "Quantitative CT", "All features"),
+        compared=("logistic", "forest", "boosting", "harmonised"),
+        compared_on=("Quantitative CT",),
+    )
+    table = make_table(study)
+    return table.assign(status="ok"), study, radiomic_saved.save_models(table, study)
+
+
+@pytest.fixture
+def saved(trained, tmp_path) -> tuple[pd.DataFrame, Study]:
+    """A copy that a test may change."""
+    table, study, _ = trained
+    shutil.copytree(study.models, tmp_path / "runs" / "main" / "models")
+    return table, replace(study, folder=tmp_path)
+
+
+def test_saved_models_give_the_same_risks_again(saved) -> None:
+    table, study = saved
+    risks = radiomic_saved.predict_risks(study.models, table)
+    models = cross_validation.models_of(study)
+    assert len(risks) == len(models) * len(HORIZONS) * len(table)
+    for model in models:
+        expected = cross_validation.train(table, model, study, None).risks(table)[:, 0]
+        loaded = risks[(risks["model"] == model.name) & (risks["horizon_years"] == 1)].set_index("scan_id")["risk"]
+        assert loaded.loc[table["scan_id"]].to_numpy() == pytest.approx(expected, rel=1e-9), model.name
+    for _, scan in risks.groupby(["model", "scan_id"]):
+        assert scan["risk"].is_monotonic_increasing
+
+
+def test_model_files_hold_trusted_types_no_patient_and_are_small(trained) -> None:
+    table, study, listed = trained
+    for path in (study.models / "tabular").glob("*.skops"):
+        schema = zipfile.ZipFile(path).read("schema.json").decode()
+        assert not [name for name in table["patient_id"] if f'"{name}"' in schema]
+        assert path.stat().st_size < 5e6
+    assert listed["megabytes"].max() < 5
+
+
+@pytest.mark.slow
+def test_the_same_models_are_the_same_files_whoever_fits_them(trained, tmp_path) -> None:
+    table, study, _ = trained
+    again = replace(study, folder=tmp_path)
+    radiomic_saved.save_models(table, again, n_jobs=2)
+    paths = sorted((study.models / "tabular").iterdir())
+    assert len(paths) == 2 * len(cross_validation.models_of(study))
+    for path in paths:
+        assert (again.models / "tabular" / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_the_model_card_counts_what_it_was_trained_on(trained) -> None:
+    table, study, listed = trained
+    card = json.loads((study.models / "tabular" / "quantitative_ct.json").read_text())
+    assert card["columns"] == ["qct_high_attenuation_share"]
+    assert card["settings_hash"] == "abc"
+    assert {"intended_use", "limits", "kind", "trained_on", "versions", "chosen_by_tuning"} <= set(card)
+    three = next(horizon for horizon in card["horizons"] if horizon["horizon_years"] == 3)
+    known = table[table[label_name(3.0)].notna()]
+    assert three["n_scans"] == len(known)
+    assert three["n_patients"] == known["patient_id"].nunique()
+    assert three["n_events"] == (known[label_name(3.0)] == 1).sum()
+    assert three["n_unknown"] == table[label_name(3.0)].isna().sum()
+    assert set(listed["model"]) == {model.name for model in cross_validation.models_of(study)}
+
+
+def test_files_of_models_that_the_study_has_no_more_are_removed(saved) -> None:
+    table, study = saved
+    only = study.settings.tabular.model_copy(update={"feature_sets": ("Clinical",), "compared": ()})
+    fewer = replace(study, settings=study.settings.model_copy(update={"tabular": only}))
+    radiomic_saved.save_models(table, fewer)
+    assert {path.name for path in (study.models / "tabular").iterdir()} == {"clinical.skops", "clinical.json"}
+
+
+def test_a_new_scan_needs_no_clinical_values_and_missing_ones_are_counted(saved) -> None:
+    table, study = saved
+    new = table.iloc[:2].drop(columns=["sex", "age_years", "ssc_subtype", "fvc_percent", "dlco_percent"])
+    risks = radiomic_saved.predict_risks(study.models, new)
+    assert set(risks["model"]) == {model.name for model in cross_validation.models_of(study)} - {"Clinical"}
+    n_missing = risks.groupby("model")["n_missing"].unique()
+    assert list(n_missing["Quantitative CT"]) == [0]
+    assert list(n_missing["All features"]) == [4]  # of the clinical columns, DLCO was empty in training too
+
+
+def test_an_unusual_scan_is_not_extrapolated(saved) -> None:
+    table, study = saved
+    most = table.loc[[table["qct_high_attenuation_share"].idxmax()]]
+    beyond = most.assign(qct_high_attenuation_share=1e6)
+    chosen = "model == 'Quantitative CT'"
+    risk = radiomic_saved.predict_risks(study.models, most).query(chosen)["risk"].to_numpy()
+    assert radiomic_saved.predict_risks(study.models, beyond).query(chosen)["risk"].to_numpy() == pytest.approx(risk)
+
+
+def test_a_scan_set_aside_gets_no_risk(saved) -> None:
+    table, study = saved
+    features = table.iloc[:2].assign(status=["ok", "failed"])
+    assert set(radiomic_saved.predict_risks(study.models, features)["scan_id"]) == {table["scan_id"].iloc[0]}
+
+
+def test_features_of_other_settings_are_refused(saved) -> None:
+    table, study = saved
+    with pytest.raises(StudyError, match="made with other settings"):
+        radiomic_saved.predict_risks(study.models, table.assign(settings_hash="different"))
+
+
+def test_missing_changed_and_foreign_model_files_are_refused(saved) -> None:
+    table, study = saved
+    with pytest.raises(StudyError, match="no trained model"):
+        radiomic_saved.predict_risks(study.models / "nowhere", table)
+    path = study.models / "tabular" / "clinical.skops"
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + b"x")
+    with pytest.raises(StudyError, match="not the file"):
+        radiomic_saved.predict_risks(study.models, table)
+    path.unlink()
+    with pytest.raises(StudyError, match="cannot be read"):
+        radiomic_saved.predict_risks(study.models, table)
+
+
+def test_a_model_file_with_a_foreign_type_is_refused(saved) -> None:
+    table, study = saved
+    path = study.models / "tabular" / "clinical.skops"
+    skops.io.dump({"1": label_name}, path)
+    card = json.loads(path.with_suffix(".json").read_text())
+    card["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    path.with_suffix(".json").write_text(json.dumps(card))
+    with pytest.raises(StudyError, match="not trusted"):
+        radiomic_saved.predict_risks(study.models, table)

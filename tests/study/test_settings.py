@@ -1,0 +1,48 @@
+import pytest
+from pydantic import ValidationError
+
+from sscct_lib.study.folder import load_study
+from sscct_lib.study.settings import PRESETS, DeepSettings, NetworkSettings
+
+
+def study_with(folder, text, **overrides):
+    (folder / "study.yaml").write_text(text)
+    return load_study(folder, **overrides).settings.deep
+
+
+def test_one_word_fills_what_is_not_given(tmp_path):
+    deep = study_with(tmp_path, "deep: {preset: published}")
+    assert deep.hu_range == (-175.0, 250.0)
+    assert deep.augmentation.probability == 0
+    for network in (deep.resnet18, deep.densenet121, deep.swin):
+        assert (network.size, network.batch_size, network.epochs, network.patience) == (96, 4, 50, 10)
+        assert (network.learning_rate, network.weight_decay) == (4e-4, 1e-5)
+        assert network.head_epochs == network.epochs  # a frozen encoder
+        assert (network.balance, network.head) == ("loss", "classifiers")
+        assert network.weights is not None
+    assert deep.swin.feature_size == 48
+
+
+def test_what_is_given_wins_in_the_file_and_in_a_notebook(tmp_path):
+    text = "deep: {preset: published, hu_range: [-1024, 600], resnet18: {epochs: 3}, augmentation: {noise_hu: 1}}"
+    deep = study_with(tmp_path, text, deep={"swin": {"size": 64}, "preset": None})
+    assert deep.hu_range == (-1024.0, 600.0)
+    assert (deep.resnet18.epochs, deep.resnet18.batch_size, deep.densenet121.epochs) == (3, 4, 50)
+    assert (deep.swin.size, deep.resnet18.size) == (64, 96)
+    assert (deep.augmentation.noise_hu, deep.augmentation.probability) == (1, 0)
+    chosen = study_with(tmp_path, text, deep={"preset": "demo"})
+    assert (chosen.resnet18.epochs, chosen.resnet18.size) == (3, 32)
+    assert DeepSettings(preset="demo", swin=NetworkSettings(size=64)).swin.epochs == 50  # given whole
+
+
+@pytest.mark.parametrize("preset", [name for name in PRESETS if name])
+def test_presets_hold_only_settings_that_exist(preset):
+    deep = DeepSettings(preset=preset)
+    again = DeepSettings.model_validate(deep.model_dump())
+    assert again == deep
+    assert deep != DeepSettings()
+
+
+def test_an_unknown_preset_is_refused():
+    with pytest.raises(ValidationError, match="'demo', 'published' or 'best'"):
+        DeepSettings(preset="quick")
