@@ -17,17 +17,13 @@ def column(
     checks: Any = None,
     required: bool = True,
     nullable: bool = False,
+    regex: bool = False,
 ) -> pa.Column:
-    """Describe a column, with the unit that the data dictionary shows."""
+    """Describe a column, with the unit that the data dictionary shows; under `regex` its name is a pattern of names."""
     return pa.Column(
-        dtype,
-        checks,
-        nullable=nullable,
-        required=required,
-        coerce=True,
-        description=meaning,
+        dtype, checks, nullable=nullable, required=required, regex=regex, coerce=True, description=meaning,
         metadata={"unit": unit},
-    )
+    )  # fmt: skip
 
 
 def between(low: float, high: float, words: str) -> pa.Check:
@@ -55,21 +51,13 @@ def covariates() -> dict[str, pa.Column]:
         "age_years": optional(float, "age at the scan", "years", between(0, 120, "a number from 0 to 120")),
         "sex": optional(str, "sex", checks=pa.Check.isin(SEXES, error=" or ".join(SEXES))),
         "ssc_subtype": optional(
-            str,
-            "skin subtype of systemic sclerosis",
-            checks=pa.Check.isin(SUBTYPES, error=", ".join(SUBTYPES)),
+            str, "skin subtype of systemic sclerosis", checks=pa.Check.isin(SUBTYPES, error=", ".join(SUBTYPES))
         ),
         "fvc_percent": optional(
-            float,
-            "forced vital capacity near the scan",
-            "% predicted",
-            between(5, 200, "a number from 5 to 200"),
+            float, "forced vital capacity near the scan", "% predicted", between(5, 200, "a number from 5 to 200")
         ),
         "dlco_percent": optional(
-            float,
-            "diffusing capacity for CO near the scan",
-            "% predicted",
-            between(2, 200, "a number from 2 to 200"),
+            float, "diffusing capacity for CO near the scan", "% predicted", between(2, 200, "a number from 2 to 200")
         ),
         "dlco_impossible": optional(
             "Int64",
@@ -77,9 +65,7 @@ def covariates() -> dict[str, pa.Column]:
             checks=pa.Check.isin([0, 1], error="0 or 1"),
         ),
         "cause_of_death": optional(
-            str,
-            "why the patient died; empty when alive",
-            checks=pa.Check.isin(CAUSES, error=", ".join(CAUSES)),
+            str, "why the patient died; empty when alive", checks=pa.Check.isin(CAUSES, error=", ".join(CAUSES))
         ),
         "scan_year": optional(
             float, "calendar year of the scan; `sscct ingest` does not write it", "year", between(1970, 2100, "a year")
@@ -142,11 +128,7 @@ MANIFEST = pa.DataFrameSchema(
             "datetime64[ns]", "date of a lung transplant; empty: none", "YYYY-MM-DD", required=False, nullable=True
         ),
         "transplant_day": column(
-            "Int64",
-            "the same as a day, counted from the patient's first scan",
-            "days",
-            required=False,
-            nullable=True,
+            "Int64", "the same as a day, counted from the patient's first scan", "days", required=False, nullable=True
         ),
         **covariates(),
     },
@@ -161,13 +143,8 @@ COHORT = pa.DataFrameSchema(
         "event_observed": column(bool, "whether the follow-up ends with death"),
         "transplanted": column(bool, "whether the follow-up ends with a lung transplant", required=False),
         "fold": column(int, "cross-validation fold in which the patient is tested", checks=pa.Check.ge(0)),
-        r"^label_.+y$": pa.Column(
-            "Int8",
-            nullable=True,
-            regex=True,
-            coerce=True,
-            metadata={"unit": ""},
-            description="1 died within the years named, 0 alive then, empty unknown",
+        r"^label_.+y$": column(
+            "Int8", "1 died within the years named, 0 alive then, empty unknown", nullable=True, regex=True
         ),
         **covariates(),
     },
@@ -242,20 +219,18 @@ LUNGS = pa.DataFrameSchema(
 )
 
 
-def _feature(meaning: str) -> pa.Column:
-    return pa.Column(
-        float, nullable=True, required=False, regex=True, coerce=True, metadata={"unit": ""}, description=meaning
-    )
-
-
 RADIOMICS = pa.DataFrameSchema(
     {
         **_record(),
         "settings_hash": column(str, "settings and versions behind the features, hashed", nullable=True),
-        r"^(original|log-.+|wavelet-.+)_(firstorder|shape|glcm|gldm|glrlm|glszm|ngtdm)_.+$": _feature(
-            "a feature of PyRadiomics under its own name, of the image or a filtered one; a part of the lungs ends it"
+        r"^(original|log-.+|wavelet-.+)_(firstorder|shape|glcm|gldm|glrlm|glszm|ngtdm)_.+$": column(
+            float,
+            "a feature of PyRadiomics under its own name, of the image or a filtered one; a part of the lungs ends it",
+            required=False,
+            nullable=True,
+            regex=True,
         ),
-        r"^qct_.+$": _feature("quantitative CT"),
+        r"^qct_.+$": column(float, "quantitative CT", required=False, nullable=True, regex=True),
     },
     name="radiomics",
     strict=True,
@@ -269,9 +244,7 @@ PREDICTIONS = pa.DataFrameSchema(
         **_ids(),
         "fold": column(int, "fold in which the scan was tested; the model never saw its patient"),
         "risk": column(
-            float,
-            "predicted probability of death within the horizon",
-            checks=between(0, 1, "a number from 0 to 1"),
+            float, "predicted probability of death within the horizon", checks=between(0, 1, "a number from 0 to 1")
         ),
         "risk_sd": column(
             float, "spread of the risk over the members of the model; empty for a single model", nullable=True
@@ -344,7 +317,7 @@ SWEEP = pa.DataFrameSchema(
     {
         "run": column(str, "name of the run"),
         "kind": column(str, "the model's name without remarks, the same in all runs"),
-        **{name: PERFORMANCE.columns[name] for name in PERFORMANCE.columns},
+        **PERFORMANCE.columns,
         "difference": column(float, "AUC of the run minus that of the first run, on the same scans", nullable=True),
         "difference_low": column(float, "lower end of its 95 % interval by bootstrap of patients", nullable=True),
         "difference_high": column(float, "upper end of the same", nullable=True),
