@@ -157,6 +157,11 @@ class DeepSettings(Section):
     densenet121: NetworkSettings = NetworkSettings()
     swin: NetworkSettings = NetworkSettings()
 
+    def network(self, name: str) -> NetworkSettings:
+        """Settings of a network: `resnet18`, `densenet121` or `swin`."""
+        settings: NetworkSettings = getattr(self, name)
+        return settings
+
     @model_validator(mode="before")
     @classmethod
     def _fill(cls, given: Any) -> Any:
