@@ -1,11 +1,10 @@
-"""Assemble the executed notebooks of a run with the prose chapters, and render the Jupyter Book.
+"""The book of a run: executed notebooks, prose chapters and generated pages brought together, and rendered.
 
-Pages that are made of a run's tables, models and records: written again when anything behind them has changed.
-
-Folders that only their own maker believes: Sphinx keeps pickles beside a book, and a pickle can hold a program.
-
-A seal is a keyed hash (HMAC-SHA256) of all files of a folder. Its key lies with the user, outside every study, so that
-nobody who hands over a study can make one.
+Three things are remembered between builds, and believed only as far as they can be: generated pages hold while nothing
+behind them has changed; Sphinx writes every page again where a notebook, a title or a style has changed; and what
+Sphinx keeps beside a book (pickles, and a pickle can hold a program) is read only under the seal of the user who made
+it. A seal is a keyed hash (HMAC-SHA256) of all files of a folder. Its key lies with the user, outside every study, so
+that nobody who hands over a study can make one.
 """
 
 import hashlib
@@ -36,17 +35,7 @@ CHECKLISTS = PROJECT / "book" / "checklists"
 
 
 def write_generated(study: Study, source: Path, missing: Mapping[str, str]) -> None:
-    """Write the pages, and what they show, unless they are there and nothing behind them has changed.
-
-    Parameters
-    ----------
-    study
-        The study and run.
-    source
-        Folder of the book's sources; the scans that the viewer loads go beside it.
-    missing
-        From `completeness.missing_stages`.
-    """
+    """Write the generated pages, and what they show, unless they are there and nothing behind them has changed."""
     book, record = source.parent, source.parent / "generated.json"
     key = fingerprint(
         code_hash("book.build"),
@@ -64,7 +53,7 @@ def write_generated(study: Study, source: Path, missing: Mapping[str, str]) -> N
 
 
 def _behind(study: Study) -> list[Path]:
-    """List the files from which the pages are made: results of the run, what the user wrote, code, and packages."""
+    """Files from which the pages are made: results of the run, what the user wrote, and the installed packages."""
     run = study.run
     results = [*run.glob("tables/**/*.parquet"), *run.glob("provenance/*.json"), *run.glob("benchmarks/*.tsv")]
     written = [study.manifest_path, study.folder / "statements.yaml", *CHECKLISTS.glob("*.yaml")]
@@ -102,31 +91,14 @@ def _write(study: Study, source: Path, missing: Mapping[str, str]) -> list[Path]
 
 
 def seal(folder: Path) -> None:
-    """Seal a folder as it is; the seal lies beside it. Without a place for the key there is no seal.
-
-    Parameters
-    ----------
-    folder
-        The folder; need not exist.
-    """
+    """Seal a folder as it is; the seal lies beside it. Without a place for the key there is no seal."""
     key = _key()
     if key is not None and folder.is_dir():
         _seal_file(folder).write_text(_hash(folder, key), encoding="utf-8")
 
 
 def remove_unless_sealed(folder: Path) -> bool:
-    """Remove a folder that this user did not seal as it is; a link is removed, not what it leads to.
-
-    Parameters
-    ----------
-    folder
-        The folder; need not exist.
-
-    Returns
-    -------
-    bool
-        Whether it was removed.
-    """
+    """Remove a folder that this user did not seal as it is, and tell so; a link is removed, not what it leads to."""
     if folder.is_symlink():
         folder.unlink()
         return True
@@ -145,7 +117,7 @@ def _seal_file(folder: Path) -> Path:
 
 
 def _key() -> bytes | None:
-    """Read the user's key, or make it; None where there is no place for it."""
+    """The user's key, made where there is none; None where there is no place for it."""
     try:
         path = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "sscct" / "seal.key"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -179,7 +151,8 @@ def build_book(study: Study) -> Path:
     Parameters
     ----------
     study
-        The study and run; its notebooks must have been executed.
+        Its notebooks must have been executed. One that failed gives no error: its chapter and the front page say that
+        it is missing, and why.
 
     Returns
     -------
@@ -190,8 +163,7 @@ def build_book(study: Study) -> Path:
     ------
     StudyError
         If no notebook was executed, if a table, notebook or page holds what may point to a patient (see
-        `privacy.find`), or if the book has a broken link, a missing number or any other warning. A notebook that
-        failed gives no error: its chapter and the front page say that it is missing, and why.
+        `intake.privacy.find`), or if the book has a broken link, a missing number or any other warning.
     """
     missing = missing_stages(study)
     if len(missing) == len(NOTEBOOKS):
@@ -207,15 +179,12 @@ def build_book(study: Study) -> Path:
 
 
 def _render(study: Study, source: Path) -> None:
-    """Let Jupyter Book make pages of the sources.
-
-    Sphinx writes a page again when its own source changes. Numbers that it takes from a notebook, and the titles of
-    others in the side bar, would grow stale: where any of these changed, every page is written. What a build left that
-    did not come to its end is removed: a figure that is there, if only by half, is not written again.
-    """
+    """Let Jupyter Book make pages of the sources; a build that did not come to its end counts for nothing."""
     place, record = study.run / "book" / "sphinx", study.run / "book" / "written_with.txt"
-    if not record.is_file() and place.is_dir():
+    if not record.is_file() and place.is_dir():  # a figure that is there, if only by half, would not be written again
         shutil.rmtree(place)
+    # Sphinx writes a page again when its own source changes. Numbers that it takes from a notebook, and the titles of
+    # others in the side bar, would grow stale: where any of these changed, every page is written.
     state = fingerprint([(path.name, checksum(path)) for path in _behind_every_page(source)], _titles(source))
     current = record.is_file() and record.read_text(encoding="utf-8") == state
     record.unlink(missing_ok=True)
@@ -254,16 +223,14 @@ def _behind_every_page(source: Path) -> list[Path]:
 
 
 def _titles(source: Path) -> list[str]:
-    """Give the first heading of each prose page."""
+    """The first heading of each prose page."""
     texts = [path.read_text(encoding="utf-8") for path in sorted(source.rglob("*.md"))]
     return [next((line for line in text.splitlines() if line.startswith("# ")), "") for text in texts]
 
 
 def _refuse_identifiers(study: Study, parts: tuple[str, ...]) -> None:
-    """Stop where something in the run may point to a patient; nothing is cleaned in silence.
-
-    Files in which the same search found nothing are not read again; `sscct check --privacy` reads all.
-    """
+    """Stop where something in the run may point to a patient; nothing is cleaned in silence."""
+    # Files in which the same search found nothing are not read again; `sscct check --privacy` reads all.
     record, key = study.run / "book" / "searched.json", fingerprint(code_hash("intake.privacy_search"), FOLDERS)
     clean = read_keyed(record, key)
     search = search_study(study.folder, parts=tuple(f"runs/{study.run_name}/{part}" for part in parts), clean=clean)
@@ -274,7 +241,7 @@ def _refuse_identifiers(study: Study, parts: tuple[str, ...]) -> None:
 
 
 def front_page(study: Study) -> Path:
-    """Tell where the rendered book of a run begins."""
+    """Where the rendered book of a run begins."""
     return study.run / "book" / "_build" / "html" / "index.html"
 
 
@@ -287,7 +254,7 @@ def _config(study: Study) -> str:
 
 
 def _contents(study: Study) -> str:
-    """Write the table of contents, without the chapters that only synthetic patients or a sweep have."""
+    """The table of contents, without the chapters that only synthetic patients or a sweep have."""
     contents = yaml.safe_load((PROJECT / "book" / "_toc.yml").read_text(encoding="utf-8"))
     present = {"demo_cohort": study.settings.demo is not None, "sweep": has_sweep(study)}
     for part in contents["parts"]:
@@ -323,20 +290,7 @@ def _assemble(study: Study, source: Path, missing: Mapping[str, str]) -> None:
 
 
 def this_run(study: Study, missing: Mapping[str, str]) -> str:
-    """Write the lines of the front page that tell which study and run it shows, and what the run lacks.
-
-    Parameters
-    ----------
-    study
-        The study and run.
-    missing
-        From `completeness.missing_stages`.
-
-    Returns
-    -------
-    str
-        MyST Markdown.
-    """
+    """Lines of the front page: which study and run it shows, and what the run lacks."""
     records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((study.run / "provenance").glob("*"))]
     latest = max(records, key=lambda record: str(record["finished"]), default={"git_commit": "unknown"})
     shown = (

@@ -1,7 +1,4 @@
-"""What a run lacks, and why: a book is made of what is there, and says so.
-
-Pictures that a notebook hands to prose pages by `glue`, as files that Sphinx can find from any page.
-"""
+"""What a run lacks, and why: a book is made of what is there, and says so. And the figures that prose borrows."""
 
 import base64
 import json
@@ -13,22 +10,16 @@ from typing import Any
 from sscct_lib.study.folder import Study
 from sscct_lib.study.stages import CHAPTERS, NEEDS, NOTEBOOKS
 
-"""The notebooks whose tables a notebook reads."""
 NOT_MADE = "*(not made in this run)*"
 
 
 def has_sweep(study: Study) -> bool:
-    """Tell whether a run is the first of a sweep that was compared."""
+    """Whether a run is the first of a sweep that was compared."""
     return study.table("sweep").is_file() and study.table("swept_runs").is_file()
 
 
 def missing_stages(study: Study) -> dict[str, str]:
     """Tell which notebooks of a run are not there, and why.
-
-    Parameters
-    ----------
-    study
-        The study and run.
 
     Returns
     -------
@@ -50,7 +41,7 @@ def missing_stages(study: Study) -> dict[str, str]:
 
 
 def _failure(partial: Path) -> str:
-    """Say where a notebook failed and with which error."""
+    """Where a notebook failed and with which error."""
     for cell in json.loads(partial.read_text(encoding="utf-8"))["cells"]:
         for output in cell.get("outputs", []):
             if output["output_type"] == "error":
@@ -60,20 +51,7 @@ def _failure(partial: Path) -> str:
 
 
 def stub(name: str, reason: str) -> str:
-    """Write the page that stands in the place of a missing chapter, a notebook without code.
-
-    Parameters
-    ----------
-    name
-        One of `NOTEBOOKS`.
-    reason
-        From `missing_stages`.
-
-    Returns
-    -------
-    str
-        The notebook as JSON.
-    """
+    """The page that stands in the place of a missing chapter: a notebook without code, as JSON."""
     text = f"# {CHAPTERS[name]}\n\n" + _admonition(
         "This chapter was not made", f"{plain(reason)}\n\nMend the cause, then run the study again: what is finished "
         "is kept."
@@ -83,17 +61,7 @@ def stub(name: str, reason: str) -> str:
 
 
 def notice(missing: Mapping[str, str]) -> str:
-    """Say on the front page what is missing and why, in MyST Markdown; empty when nothing is.
-
-    Parameters
-    ----------
-    missing
-        From `missing_stages`.
-
-    Returns
-    -------
-    str
-    """
+    """What is missing and why, for the front page, in MyST Markdown; empty when nothing is."""
     if not missing:
         return ""
     listed = "\n".join(f"- **{CHAPTERS[name]}** (`{name}`). {plain(reason)}" for name, reason in missing.items())
@@ -110,21 +78,7 @@ def plain(text: str) -> str:
 
 
 def without_missing(page: str, missing: Sequence[str]) -> str:
-    """Take from a prose page the numbers and pictures of notebooks that are missing.
-
-    Parameters
-    ----------
-    page
-        MyST Markdown.
-    missing
-        Names of notebooks.
-
-    Returns
-    -------
-    str
-        Each number is replaced by `NOT_MADE`, each pasted table too; and each picture, when the last notebook is
-        missing, which makes them all.
-    """
+    """Replace by `NOT_MADE` each number, table and picture that a prose page takes from notebooks that are missing."""
     if NOTEBOOKS[-1] in missing:
         page = re.sub(r"!\[[^\]]*\]\(pasted/[^)]*\)", NOT_MADE, page)
     for name in missing:
@@ -139,18 +93,7 @@ PREFIX = "application/papermill.record/"
 
 
 def pictures(notebook: Path) -> dict[str, bytes]:
-    """Read the figures that an executed notebook glued.
-
-    Parameters
-    ----------
-    notebook
-        An executed notebook.
-
-    Returns
-    -------
-    dict
-        By the name under which a figure was glued, with the ending of a file: SVG where there is one, else PNG.
-    """
+    """Figures that an executed notebook glued, by their name as a file: SVG where there is one, else PNG."""
     found: dict[str, bytes] = {}
     for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
         for output in cell.get("outputs", []):

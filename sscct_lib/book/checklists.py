@@ -69,21 +69,10 @@ def read_checklist(name: str) -> Checklist:
 
 
 def facts(study: Study) -> dict[str, str]:
-    """Collect what the checklists say of a run.
-
-    Parameters
-    ----------
-    study
-        The study and run; tables that are not there give `NOT_MADE`.
-
-    Returns
-    -------
-    dict
-        By the names that the checklists use in braces.
-    """
+    """What the checklists say of a run, by the names that they use in braces; `NOT_MADE` where a table is missing."""
     settings = study.settings
     deep = settings.deep
-    weights = {str(getattr(deep, name).weights or "none") for name in deep.networks}
+    weights = {str(deep.network(name).weights or "none") for name in deep.networks}
     filters = [f"LoG {sigma:g} mm" for sigma in settings.radiomics.log_sigma_mm]
     filters += ["wavelet"] if settings.radiomics.wavelet else []
     return {
@@ -103,7 +92,7 @@ def facts(study: Study) -> dict[str, str]:
         "max_correlation": f"{settings.tabular.max_correlation:g}",
         "lung_method": f"the method `{settings.lungs.method}`",
         "networks": ", ".join(NETWORK_WORDS[name] for name in deep.networks),
-        "imbalance": BALANCED if any(getattr(deep, name).balance != "none" for name in deep.networks) else NOT_BALANCED,
+        "imbalance": BALANCED if any(deep.network(name).balance != "none" for name in deep.networks) else NOT_BALANCED,
         "weights": ", ".join(sorted(Path(name).name for name in weights)),
         "image_types": ", ".join(["Original", *filters]),
         "commit": _commit(study),
@@ -138,23 +127,7 @@ def _commit(study: Study) -> str:
 
 
 def statements(study: Study) -> dict[str, dict[str, str]]:
-    """Read what only the owner of a study can say (approval, funding), from `statements.yaml` in its folder.
-
-    Parameters
-    ----------
-    study
-        The study; without the file nothing is stated.
-
-    Returns
-    -------
-    dict
-        By checklist and item: a sentence.
-
-    Raises
-    ------
-    StudyError
-        If the file is not of this form, or names an item that a checklist does not have.
-    """
+    """What only the owner of a study can say (approval, funding), from `statements.yaml`: by checklist and item."""
     path = study.folder / STATEMENTS_FILE
     if not path.is_file():
         return {}
@@ -174,26 +147,7 @@ def statements(study: Study) -> dict[str, dict[str, str]]:
 
 
 def page(name: str, study: Study, missing: Mapping[str, str]) -> str:
-    """Write the page of a checklist, in MyST Markdown.
-
-    Parameters
-    ----------
-    name
-        One of `NAMES`.
-    study
-        The study and run.
-    missing
-        From `completeness.missing_stages`: items that rest on a missing chapter are open.
-
-    Returns
-    -------
-    str
-
-    Raises
-    ------
-    StudyError
-        If an item asks for a fact that no run has, or `statements.yaml` is not of its form.
-    """
+    """The page of one of `NAMES`, in MyST Markdown; items that rest on a missing chapter are open."""
     try:
         checklist = read_checklist(name)
         known, stated = facts(study), statements(study).get(name, {})

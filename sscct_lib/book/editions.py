@@ -1,9 +1,7 @@
 """Two editions of the rendered book: for clinicians, without code, and for analysts, with code and settings folded.
 
-Both come from the same pages. What the theme leaves to be desired is put right here: nothing is asked of the network,
-and each page can be used with a keyboard, a screen reader and a phone.
-
-Scripts and fonts that the pages of the book load: copied from npm packages, so that no page asks the network.
+Both come from the same pages. What the theme leaves to be desired is put right here: each page can be used with a
+keyboard, a screen reader and a phone, and asks nothing of the network: scripts and fonts are copied from npm packages.
 """
 
 import json
@@ -38,20 +36,7 @@ COPIED = {
 
 
 def copy_browser_files(html: Path, modules: Path = MODULES) -> None:
-    """Copy the scan viewer, MathJax and its fonts beside the pages of a book.
-
-    Parameters
-    ----------
-    html
-        Folder of the pages; the files go to its folder `vendor`.
-    modules
-        The npm packages.
-
-    Raises
-    ------
-    StudyError
-        If a package is not installed; the message says how to install it.
-    """
+    """Copy the scan viewer, MathJax and its fonts to the folder `vendor` beside the pages of a book."""
     for name, target in COPIED.items():
         origin, copy = modules / name, html / "vendor" / target
         if not origin.exists():
@@ -101,23 +86,7 @@ LONGEST_ALT = 250
 
 
 def publish(study: Study, rendered: Path, html: Path) -> None:
-    """Make both editions of rendered pages; a page that is current is kept.
-
-    Parameters
-    ----------
-    study
-        The study and run.
-    rendered
-        Folder of the pages as Sphinx wrote them; it is not changed.
-    html
-        Folder to make: the edition for clinicians, in its folder `analysts` the other, and in `vendor` the scripts
-        that they load.
-
-    Raises
-    ------
-    StudyError
-        If a script for the pages is not installed.
-    """
+    """Make both editions of the pages that Sphinx rendered, and copy what they load; a page that is current is kept."""
     _remove_unused_images(rendered, html)
     copy_folder(rendered, html, (*NOT_COPIED, "*.html", "_sources"))
     copy_folder(rendered, html / ANALYSTS, (*NOT_COPIED, *SHARED, "*.html"))
@@ -148,7 +117,6 @@ def _remove_unused_images(rendered: Path, html: Path) -> None:
 
 
 def _remove_old_pages(html: Path, places: set[Path]) -> None:
-    """Remove pages that the book does not have any more."""
     for page in html.rglob("*.html"):
         if page.relative_to(html) not in places:
             page.unlink()
@@ -171,33 +139,14 @@ def _edit(study: Study, rendered: Path, html: Path, place: Path) -> None:
 
 
 def _given(study: Study, stage: str) -> dict[str, Any]:
-    """Read the parameters that a run gave to a notebook, if there were any."""
+    """Parameters that a run gave to a notebook, if there were any."""
     record = study.run / "provenance" / f"{stage}.json"
     given = json.loads(record.read_text(encoding="utf-8"))["parameters"] if record.is_file() else {}
     return dict(given)
 
 
 def editions(source: str, place: Path, settings: Settings, given: Mapping[str, Any]) -> tuple[str, str]:
-    """Make both editions of a page.
-
-    Parameters
-    ----------
-    source
-        The page as Sphinx wrote it, HTML.
-    place
-        Its file, relative to the front page.
-    settings
-        Of the study; those behind a chapter stand on the analysts' page.
-    given
-        Parameters that the run gave to the chapter's notebook.
-
-    Returns
-    -------
-    clinicians : str
-        HTML without code.
-    analysts : str
-        HTML for the folder `analysts`, code and settings folded.
-    """
+    """Make both editions of a page, for clinicians and for analysts, of the HTML that Sphinx wrote."""
     page = BeautifulSoup(source, "html.parser")
     _ask_nothing_of_the_network(page)
     if place.stem != "search":  # nothing on another page reads the index of the search

@@ -64,28 +64,9 @@ def choose(
     settings: Settings,
     explained: Collection[str] = (),
 ) -> pd.DataFrame:
-    """Choose the scans of the gallery: 15 at most, however large the study is.
+    """Choose the scans of the gallery, 15 at most: `COLUMNS`, a row a rule and scan; none for a rule nothing fulfils.
 
-    Parameters
-    ----------
-    predictions
-        Schema `PREDICTIONS`; a scan's risk is the stacked one, or where there is none the mean over the clinical
-        model, radiomics and the networks, or over all models where these are not among them. May be empty.
-    lungs
-        Schema `LUNGS`. May be empty.
-    cohort
-        Schema `COHORT`.
-    settings
-        Of the study: horizons.
-    explained
-        Ids of the scans whose risks were explained voxel by voxel.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row a rule and scan, in the order of `RULES`: `rule`, `scan_id`, `patient_id`; `risk`, `lowest` and
-        `highest` of the models at `horizon_years`, empty where none predicted; `state`, in words; `verdict` and
-        `findings` of its lung mask. A rule that nothing fulfils has no rows.
+    Predictions and lungs may be empty; `explained` are ids of the scans whose risks were explained voxel by voxel.
     """
     horizon = _shown_horizon(cohort, settings)
     main = (
@@ -127,7 +108,7 @@ def choose(
 
 
 def _shown_horizon(cohort: pd.DataFrame, settings: Settings) -> float:
-    """Give the longest horizon at which some are known to have died and some to live; else the shortest."""
+    """The longest horizon at which some are known to have died and some to live; else the shortest."""
     for horizon in reversed(settings.horizons_years):
         if {0, 1} <= set(cohort[label_name(horizon)].dropna()):
             return horizon
@@ -152,7 +133,7 @@ def _most_scans(scans: pd.DataFrame) -> pd.DataFrame:
 
 
 def _state(row: Mapping[Any, Any], label: str, horizon: float) -> str:
-    """Say what became of the patient after the scan."""
+    """What became of the patient after the scan."""
     years, died = row["followup_years"], row["event_observed"]
     if not isinstance(years, float) or np.isnan(years):
         return "not in the cohort"
@@ -177,20 +158,7 @@ WITHOUT_VIEWER = "This study shows no pictures of scans (`book: {viewer: false}`
 
 
 def write_gallery(study: Study, scans: Path) -> str:
-    """Choose the scans of the gallery, write what their viewer loads, and the page.
-
-    Parameters
-    ----------
-    study
-        The study and run; a table that is not there leaves out what rests on it.
-    scans
-        Folder of the files that the page loads. Files that are current are kept, others removed.
-
-    Returns
-    -------
-    str
-        The page, MyST Markdown.
-    """
+    """Choose the scans, write what their viewer loads, and give the page (MyST Markdown) without what a run lacks."""
     cohort = _table(study, "cohort", COHORT, "01_cohort")
     lungs = _table(study, "lungs", LUNGS, "02_segmentation_qa")
     predicted = any(study.table("predictions/x").parent.glob("[!.]*.parquet"))
@@ -270,7 +238,7 @@ def _row(cards: Sequence[str], rule: str, rows: Sequence[Mapping[str, Any]], fil
 
 
 def _card(row: Mapping[str, Any], name: str | None, named: set[str]) -> str:
-    """Write one scan; the first card of a scan can be linked to as `#scan-<scan_id>`."""
+    """One scan; the first card of a scan can be linked to as `#scan-<scan_id>`."""
     scan_id, words = str(row["scan_id"]), in_words(row)
     anchor = f' id="scan-{escape(scan_id)}"' if scan_id not in named else ""
     named.add(scan_id)
@@ -287,18 +255,7 @@ def _card(row: Mapping[str, Any], name: str | None, named: set[str]) -> str:
 
 
 def in_words(row: Mapping[str, Any]) -> str:
-    """Say what is known of a scan of the gallery.
-
-    Parameters
-    ----------
-    row
-        Of `gallery.choose`.
-
-    Returns
-    -------
-    str
-        One line.
-    """
+    """One line on what is known of a scan that `choose` gave."""
     parts = [f"Scan {row['scan_id']} of patient {row['patient_id']}"]
     if pd.notna(row["risk"]):
         low, high = (f"{100 * row[name]:.0f}" for name in ("lowest", "highest"))

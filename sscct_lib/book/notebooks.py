@@ -29,8 +29,6 @@ def run_notebook(study: Study, name: str, parameters: Mapping[str, Any]) -> Path
 
     Parameters
     ----------
-    study
-        The study and run.
     name
         One of `NOTEBOOKS`.
     parameters
@@ -123,8 +121,6 @@ def write_provenance(study: Study, stage: str, code: str, parameters: Mapping[st
 
     Parameters
     ----------
-    study
-        The study and run.
     stage
         A notebook, or a shard of a per-scan stage such as `lungs_0003`.
     code
@@ -155,7 +151,7 @@ def notebook_code_hash(name: str) -> str:
 
 
 def git_commit() -> str:
-    """Name the commit of this project, with `+changes` when files differ from it; `unknown` without git."""
+    """The commit of this project, with `+changes` when files differ from it; `unknown` without git."""
     describe = [
         "git",
         "-C",

@@ -44,20 +44,7 @@ RULES = {
 
 
 def chosen_scans(tables: Tables, settings: Settings) -> dict[str, str]:
-    """Choose the scans that have a page in the book.
-
-    Parameters
-    ----------
-    tables
-        From `scan_report.read_tables`.
-    settings
-        Of the study: horizons.
-
-    Returns
-    -------
-    dict
-        By rule of `RULES`: the scan. A scan that two rules choose has one page.
-    """
+    """Scans that have a page in the book, by rule of `RULES`; a scan that two rules choose has one page."""
     model, middle = pictured_model(tables.predictions), middle_horizon(settings)
     known = tables.cohort.assign(risk=aligned_risk(tables.predictions, tables.cohort, model, middle))
     known = known.dropna(subset="risk").sort_values(["risk", "scan_id"])
@@ -75,20 +62,7 @@ def chosen_scans(tables: Tables, settings: Settings) -> dict[str, str]:
 
 
 def write_pages(study: Study, folder: Path) -> str:
-    """Draw the chosen pages and write the chapter that shows them, in MyST Markdown.
-
-    Parameters
-    ----------
-    study
-        The study and run; `book.patients` switches the pages off.
-    folder
-        Receives a picture a scan; one that is current is kept.
-
-    Returns
-    -------
-    str
-        The chapter; it says so where there are none.
-    """
+    """Draw the chosen pages, one picture a scan, and give the chapter that shows them, in MyST Markdown."""
     pages = _pages(study, folder) if study.settings.book.patients else {}
     for old in folder.glob("*"):
         if old.with_suffix(".txt") not in pages:
@@ -138,20 +112,7 @@ def _draw(report: ScanReport, picture: Path, text: Path) -> None:
 
 
 def in_words(report: ScanReport, picture: str) -> str:
-    """Say what the page on a scan shows, for readers who cannot see it, and show the picture.
-
-    Parameters
-    ----------
-    report
-        From `scan_report`.
-    picture
-        Name of the file.
-
-    Returns
-    -------
-    str
-        MyST Markdown.
-    """
+    """What the page on a scan shows, for readers who cannot see it, and the picture, in MyST Markdown."""
     own = report.risks[report.risks["model"] == report.model]
     lines = [f"{report.model}: {risks_in_words(own)}. {report.similar_words}"]
     lines += [f"**{plain(words)}**" for words in report.warnings]

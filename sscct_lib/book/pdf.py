@@ -29,8 +29,6 @@ def print_book(study: Study, html: Path) -> Path:
 
     Parameters
     ----------
-    study
-        The study and run.
     html
         Folder of the rendered pages.
 
@@ -69,13 +67,7 @@ def print_book(study: Study, html: Path) -> Path:
 
 
 def find_browser() -> str:
-    """Find Chromium or Chrome.
-
-    Raises
-    ------
-    StudyError
-        If there is none.
-    """
+    """Path of Chromium or Chrome."""
     found = [path for name in BROWSERS if (path := shutil.which(name))]
     found += [path for path in APPLICATIONS if Path(path).is_file()]
     if not found:
@@ -87,23 +79,11 @@ def find_browser() -> str:
 
 
 def _is_root() -> bool:
-    """Tell whether this is root, for whom Chromium's sandbox cannot run."""
     return hasattr(os, "geteuid") and os.geteuid() == 0
 
 
 def chapters(contents: Path) -> list[str]:
-    """List the pages that are printed.
-
-    Parameters
-    ----------
-    contents
-        The table of contents.
-
-    Returns
-    -------
-    list of str
-        The front page, the chapters of the first part, and the references, without endings.
-    """
+    """Pages that are printed, without endings: the front page, the chapters of the first part, and the references."""
     toc = yaml.safe_load(contents.read_text(encoding="utf-8"))
     listed = [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
     first = [chapter["file"] for chapter in toc["parts"][0]["chapters"]]
@@ -111,7 +91,7 @@ def chapters(contents: Path) -> list[str]:
 
 
 def _joined(study: Study, html: Path, pages: list[str]) -> str:
-    """Write all chapters as one page."""
+    """All chapters as one page, HTML."""
     anchors = {f"{page}.html": page.replace("/", "-") for page in pages}
     articles, has_mathematics = [], False
     for page in pages:
@@ -133,22 +113,7 @@ def _joined(study: Study, html: Path, pages: list[str]) -> str:
 
 
 def printed(article: Tag, page: str, anchors: Mapping[str, str]) -> str:
-    """Make a chapter fit for one page with others.
-
-    Parameters
-    ----------
-    article
-        The chapter; it is changed.
-    page
-        Its file, relative to the front page.
-    anchors
-        By page: the anchor at which its chapter begins.
-
-    Returns
-    -------
-    str
-        HTML: anchors are those of this chapter alone, links to printed chapters lead there, others are words.
-    """
+    """Make a chapter fit for one page with others: its anchors are its own, links lead to printed chapters or go."""
     here = anchors[page]
     folder = PurePosixPath(page).parent
     for useless in article.select("a.headerlink, button, script, .scan-viewer, .edition-link"):
@@ -173,5 +138,5 @@ def printed(article: Tag, page: str, anchors: Mapping[str, str]) -> str:
 
 
 def _within(folder: PurePosixPath, address: str) -> str:
-    """Give an address relative to the front page."""
+    """An address relative to the front page."""
     return os.path.normpath(folder / address).replace(os.sep, "/")

@@ -1,11 +1,4 @@
-"""Pages of the book that are made of the run's records, and of what the library knows of its tables and settings.
-
-Tables of generated pages.
-
-The page of model cards: what each saved model is, learned from, is for, and how well it did.
-
-The packages on which a run rests with their licences, from their own metadata.
-"""
+"""Pages to look things up: how a run was made, its models, all columns and settings, and the packages it rests on."""
 
 import html
 import json
@@ -35,18 +28,7 @@ from sscct_lib.study.words import estimate_text, in_words, years_text
 
 
 def html_table(frame: pd.DataFrame) -> str:
-    """Write a table as HTML with its cells escaped; Markdown pipes would break on the text of checks.
-
-    Parameters
-    ----------
-    frame
-        The table; its index is not shown.
-
-    Returns
-    -------
-    str
-        One block of HTML for a page in MyST Markdown; `None.` for a table without rows.
-    """
+    """Write a table as HTML with its cells escaped: Markdown pipes would break on the text of checks."""
     if frame.empty:
         return "None."
     head = "".join(f"<th>{html.escape(str(name))}</th>" for name in frame.columns)
@@ -68,18 +50,7 @@ LABEL_WORDS = {
 
 
 def page(study: Study) -> str:
-    """Write a card for each saved model of a run, in MyST Markdown.
-
-    Parameters
-    ----------
-    study
-        The study and run.
-
-    Returns
-    -------
-    str
-        One section a model: the networks of all folds are one model.
-    """
+    """A card for each saved model of a run, in MyST Markdown; the networks of all folds are one model."""
     performance = (
         read_table(study.table("performance"), PERFORMANCE, "05_horizons")
         if study.table("performance").is_file()
@@ -146,7 +117,7 @@ def _network(name: str, cards: list[dict[str, Any]], performance: pd.DataFrame) 
 
 
 def _performance(model: str, performance: pd.DataFrame) -> dict[str, str]:
-    """Write AUC and calibration at each horizon, with the counts behind them."""
+    """AUC and calibration at each horizon, with the counts behind them."""
     rows = performance[performance["model"] == model]
     found: dict[str, str] = {}
     for horizon in sorted(rows["horizon_years"].unique()):
@@ -185,18 +156,7 @@ LONGEST_LICENCE = 80
 
 
 def needed_packages(root: str = "sscct") -> list[Distribution]:
-    """List the installed packages that a package needs, and those that these need.
-
-    Parameters
-    ----------
-    root
-        The package to begin with; its extras are left out.
-
-    Returns
-    -------
-    list of importlib.metadata.Distribution
-        Sorted by name, without `root`.
-    """
+    """The installed packages that a package needs without its extras, and what these need; sorted, without itself."""
     found: dict[str, Distribution] = {}
     waiting = [root]
     while waiting:
@@ -214,7 +174,7 @@ def needed_packages(root: str = "sscct") -> list[Distribution]:
 
 
 def licence(package: Distribution) -> str:
-    """Name the licence of a package: its SPDX expression, else its classifiers, else the first words of its text."""
+    """The licence of a package: its SPDX expression, else its classifiers, else the first words of its text."""
     classifiers = [
         line.rsplit(" :: ", 1)[-1]
         for line in package.metadata.get_all("Classifier") or []
@@ -232,30 +192,13 @@ def _field(package: Distribution, name: str) -> str:
 
 
 def packages_table() -> pd.DataFrame:
-    """List the packages on which a run rests.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row a package: `Package`, `Licence`.
-    """
+    """`Package` and `Licence` of all packages on which a run rests."""
     rows = [(one.metadata["Name"], licence(one)) for one in needed_packages()]
     return pd.DataFrame(rows, columns=["Package", "Licence"])
 
 
 def run_page(study: Study) -> str:
-    """Write the page that tells what made this run, in MyST Markdown.
-
-    Parameters
-    ----------
-    study
-        The study and run.
-
-    Returns
-    -------
-    str
-        Commit, seed, manifest, wall time and peak memory of each stage, package versions and all settings.
-    """
+    """The page that tells what made this run, in MyST Markdown."""
     provenance = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((study.run / "provenance").glob("*"))]
     commits = sorted({record["git_commit"] for record in provenance})
     versions = {name: text for record in provenance for name, text in record["versions"].items()}
@@ -291,7 +234,7 @@ def run_page(study: Study) -> str:
 
 
 def _citation(study: Study, commits: list[str]) -> str:
-    """Say how a text names this run, so that its numbers can be made again."""
+    """How a text names this run, so that its numbers can be made again."""
     return (
         "The authors of sscct. "
         f"{plain(study.settings.title)}, run {plain(study.run_name)} [software and executable book]. "
@@ -313,18 +256,7 @@ def _fenced(text: str) -> str:
 
 
 def stage_costs(study: Study) -> pd.DataFrame:
-    """Sum what the workflow measured of each stage.
-
-    Parameters
-    ----------
-    study
-        The study and run.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row a stage: jobs, seconds in all, seconds of the longest job, and peak memory in MB.
-    """
+    """What the workflow measured: jobs, seconds, seconds of the longest job and peak memory (MB) of each stage."""
     rows = []
     for path in sorted((study.run / "benchmarks").glob("*.tsv")):
         measured = pd.read_csv(path, sep="\t", na_values="-").iloc[-1]
@@ -345,14 +277,14 @@ def stage_costs(study: Study) -> pd.DataFrame:
 
 
 def packages_page() -> str:
-    """Write the page of the packages that were used, with their licences, in MyST Markdown."""
+    """The page of the packages that were used, with their licences, in MyST Markdown."""
     # Versions stay out: those that are named for a day would look like a patient's date.
     words = "What this software needs, as packages state their own licences; `constraints.txt` pins their versions."
     return "\n\n".join(["# Packages and licences", words, html_table(packages_table())])
 
 
 def data_dictionary_page() -> str:
-    """Write the page that explains every column of every table, in MyST Markdown."""
+    """The page that explains every column of every table, and every setting, in MyST Markdown."""
     described: list[tuple[str, pa.DataFrameSchema]] = [
         ("The manifest, written by you: one row a scan", schemas.MANIFEST),
         ("images: what was read, one row a scan", schemas.IMAGES),
@@ -385,18 +317,7 @@ def data_dictionary_page() -> str:
 
 
 def data_dictionary(schema: pa.DataFrameSchema) -> pd.DataFrame:
-    """List the columns of a schema with their meaning.
-
-    Parameters
-    ----------
-    schema
-        One of the schemas of `tables`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row a column: `column`, `meaning`, `type`, `unit`, `required`, `expected`.
-    """
+    """A row a column of a schema: `column`, `meaning`, `type`, `unit`, `required`, `expected`."""
     rows = []
     for name, spec in schema.columns.items():
         rows.append(

@@ -1,9 +1,4 @@
-"""The page that compares the runs of a sweep, in the book of the first of them.
-
-The runs of a sweep side by side, each against the first on the scans that both judged alike.
-
-The plot of a sweep: one model's AUC in every run.
-"""
+"""Runs with other settings beside the first, on the scans that both judged alike: the numbers, a plot and a page."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -58,7 +53,7 @@ def _read(study: Study) -> _Judged:
 
 
 def state(study: Study) -> str:
-    """Tell in which state a run was compared: the checksum of its table of performance, empty without one."""
+    """In which state a run was compared: the checksum of its table of performance, empty without one."""
     path = study.table("performance")
     return checksum(path) if path.is_file() else ""
 
@@ -66,14 +61,12 @@ def state(study: Study) -> str:
 def compare(first: Study, others: Sequence[Study]) -> pd.DataFrame:
     """Put the runs of a sweep side by side.
 
-    The models are one of each kind, chosen by the rule of the front page (`headline.ROWS`), which knows no result.
+    The models are one of each kind, chosen by the rule of the front page (`horizons.models`), which knows no result.
 
     Parameters
     ----------
-    first
-        The run with which the others are compared; finished.
-    others
-        Other finished runs of the study.
+    first, others
+        Finished runs of one study; the others are compared with the first.
 
     Returns
     -------
@@ -127,20 +120,7 @@ def _difference(first: _Judged, other: _Judged, row: dict[str, Any]) -> dict[str
 
 @styled
 def sweep_forest(sweep: pd.DataFrame, kind: str) -> Figure:
-    """Draw the AUC of a model in every run with its 95 % interval, a panel a horizon.
-
-    Parameters
-    ----------
-    sweep
-        Schema `SWEEP`; the first run comes first.
-    kind
-        Which model, as in the column `kind`.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        A dotted line marks the first run's AUC. Beside each run: scans followed by death, of all judged.
-    """
+    """Draw the AUC of a kind of model in every run with its 95 % interval and counts, a panel a horizon."""
     auc = sweep[(sweep["metric"] == "auc") & (sweep["kind"] == kind)]
     horizons = sorted(auc["horizon_years"].unique())
     runs = list(dict.fromkeys(auc["run"]))
@@ -174,20 +154,7 @@ training patients (as the tuning of the models does), or judge the chosen run on
 
 
 def write_page(study: Study, folder: Path) -> str:
-    """Write the page, and its picture into the folder of the book's sources.
-
-    Parameters
-    ----------
-    study
-        The study and first run; see `has_sweep`.
-    folder
-        Of the sources.
-
-    Returns
-    -------
-    str
-        MyST Markdown.
-    """
+    """Draw the picture into the folder of the book's sources, and give the page that shows it, in MyST Markdown."""
     sweep, runs = (
         read_table(study.table("sweep"), SWEEP, MADE_BY),
         read_table(study.table("swept_runs"), SWEPT_RUNS, MADE_BY),

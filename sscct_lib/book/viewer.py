@@ -1,4 +1,4 @@
-"""A scan as the viewer of the book loads it: lungs and what surrounds them, its mask and attributions, in one script.
+"""A scan as the book shows it: volumes in a script for the browser's viewer, and a picture for where no viewer can be.
 
 A script, not a data file: a page that was opened from a disk may load no other file of it. Everything is 8 bits and
 coarse enough for a phone; measurements are made on the scans of the run, never on these.
@@ -37,27 +37,7 @@ PLACE = (240, 228, 66)
 
 
 def case_script(study: Study, scan_id: str, maps: dict[str, Path]) -> str:
-    """Write a scan as a script that hands it to the viewer.
-
-    Parameters
-    ----------
-    study
-        The study and run.
-    scan_id
-        A scan with a lung mask.
-    maps
-        Array files of attributions on the grids of the networks' cubes, by the name of the model.
-
-    Returns
-    -------
-    str
-        JavaScript of at most 3 MB: a call of `sscctScan` with the scan's id and NIfTI files in base64.
-
-    Raises
-    ------
-    ScanError
-        If the scan or its mask is missing or damaged, or the mask is empty.
-    """
+    """JavaScript of at most 3 MB that hands a scan to the viewer: a call of `sscctScan` with NIfTI files in base64."""
     image, mask = load_lungs(study, scan_id)
     whole = sitk.GetArrayViewFromImage(mask) > 0
     spacing = float(image.GetSpacing()[0])
@@ -103,14 +83,12 @@ def _file(image: sitk.Image, slope: float = 1.0, intercept: float = 0.0) -> str:
 
 
 def _attribution(found: NDArray[np.float32], mask: sitk.Image, lungs: tuple[slice, ...]) -> dict[str, Any]:
-    """Put a map, which fills the box of the lungs, where it belongs in the patient.
-
-    The strongest half percent of the voxels share the end of the scale.
-    """
+    """Put a map (z, y, x), which fills the box of the lungs, where it belongs in the patient."""
     if found.shape[0] > LARGEST_MAP:
         factor = LARGEST_MAP / found.shape[0]
         found = ndimage.zoom(ndimage.uniform_filter(found, round(1 / factor)), factor, order=1)
     inside = np.abs(found[found != 0])
+    # The strongest half percent of the voxels share the end of the scale.
     most = float(np.quantile(inside, 0.995)) if inside.size else 1.0
     image = sitk.GetImageFromArray(np.rint(np.clip(found / most, -1, 1) * 100).astype(np.int16))
     spacing = mask.GetSpacing()[0]
@@ -124,18 +102,7 @@ def _attribution(found: NDArray[np.float32], mask: sitk.Image, lungs: tuple[slic
 
 
 def picture(one: Overlay) -> Image.Image:
-    """Draw a scan in three planes with the outline of its lungs, for where no viewer can be.
-
-    Parameters
-    ----------
-    one
-        From `overlays.overlay`.
-
-    Returns
-    -------
-    PIL.Image.Image
-        Axial, coronal and sagittal side by side, lung window; a ring marks a flagged place.
-    """
+    """Axial, coronal and sagittal plane side by side, with the outline of the lungs and a ring at a flagged place."""
     tiles = [_tile(*plane) for plane in one.planes.values()]
     gap = 6
     width = sum(tile.width for tile in tiles) + gap * (len(tiles) - 1)
@@ -148,7 +115,7 @@ def picture(one: Overlay) -> Image.Image:
 
 
 def _tile(hu: NDArray[np.int16], labels: NDArray[np.uint8], place: tuple[int, int] | None) -> Image.Image:
-    """Draw one plane, cropped to the lungs in it."""
+    """One plane, cropped to the lungs in it."""
     rows, columns = _shown_part(labels, place)
     hu, labels = hu[rows, columns], labels[rows, columns]
     low, high = LUNG_WINDOW
@@ -167,7 +134,7 @@ def _tile(hu: NDArray[np.int16], labels: NDArray[np.uint8], place: tuple[int, in
 
 
 def _shown_part(labels: NDArray[np.uint8], place: tuple[int, int] | None) -> tuple[slice, slice]:
-    """Choose rows and columns: the lungs, the flagged place, and a little around them."""
+    """Rows and columns to show: the lungs, the flagged place, and a little around them."""
     marked = labels > 0
     if place is not None:
         marked[place[1], place[0]] = True
