@@ -1,4 +1,4 @@
-"""How well repeated measurements of a feature agree, and which features agree well enough to be used."""
+"""How well each feature agrees between versions of the same scans: intraclass correlation."""
 
 from collections.abc import Iterable
 
@@ -12,25 +12,10 @@ Floats = NDArray[np.float64]
 
 
 def intraclass_correlation(values: Floats, confidence: float = 0.95) -> tuple[Floats, Floats, Floats]:
-    """Estimate ICC(2,1): two-way random effects, absolute agreement, single measurement.
+    """ICC(2,1) of values (n_subjects, n_measurements, n_features): estimate, low and high, each (n_features,).
 
-    Parameters
-    ----------
-    values
-        Shape (n_subjects, n_measurements, n_features), without missing values.
-    confidence
-        Of the interval.
-
-    Returns
-    -------
-    estimate, low, high : numpy.ndarray
-        Shape (n_features,); not a number for a feature that never changes.
-
-    References
-    ----------
-    Shrout PE, Fleiss JL. Intraclass correlations: uses in assessing rater reliability. Psychol Bull
-    1979;86:420-8. Interval: McGraw KO, Wong SP. Forming inferences about some intraclass correlation coefficients.
-    Psychol Methods 1996;1:30-46.
+    Two-way random effects, absolute agreement, single measurement (Shrout PE, Fleiss JL. Psychol Bull 1979;86:420-8)
+    with the interval of McGraw KO, Wong SP. Psychol Methods 1996;1:30-46. NaN for a feature that never changes.
     """
     n, k, _ = values.shape
     grand = values.mean(axis=(0, 1))

@@ -43,27 +43,9 @@ FVC_PERCENT = 70.0
 
 
 def ild_gap_points(table: pd.DataFrame) -> pd.Series:
-    """Sum the points of the ILD-GAP index for a patient whose lung disease comes with connective tissue disease.
+    """ILD-GAP index of lung disease that comes with connective tissue disease, -2 to 6; NaN where a part is missing.
 
-    Connective tissue disease -2; male 1; age 61 to 65 years 1, above 65 2; FVC 50 to 75 % predicted 1, below 50 2; DLCO
-    36 to 55 % 1, up to 35 2, and 3 where the lungs were too ill for it to be measured (`dlco_impossible`). A DLCO that
-    is merely absent says nothing of the lungs: as with any other missing value there is then no index.
-
-    Parameters
-    ----------
-    table
-        `age_years`, `sex`, `fvc_percent`, `dlco_percent` and `dlco_impossible` of schema `COHORT`; an absent column
-        counts as missing.
-
-    Returns
-    -------
-    pandas.Series
-        -2 to 6, NaN without an index; one value a row.
-
-    References
-    ----------
-    Ryerson CJ, et al. Predicting survival across chronic interstitial lung disease: the ILD-GAP model. Chest
-    2014;145:723-8.
+    Ryerson CJ, et al. Predicting survival across chronic interstitial lung disease. Chest 2014;145:723-8.
     """
     columns = ["age_years", "fvc_percent", "dlco_percent", "dlco_impossible"]
     age, fvc, dlco, impossible = (
@@ -89,51 +71,18 @@ def _points(values: NDArray[np.float64], from_which: tuple[float, float]) -> NDA
 
 
 def published_risk(points: pd.Series, horizon_years: float) -> NDArray[np.float64]:
-    """Look up the risk of death that was published for an ILD-GAP index.
-
-    Parameters
-    ----------
-    points
-        From `ild_gap_points`.
-    horizon_years
-        Years after the scan.
-
-    Returns
-    -------
-    numpy.ndarray
-        Risk, NaN without an index and at horizons other than 1, 2 and 3 years; shape (n,).
-
-    References
-    ----------
-    Ryerson et al., Chest 2014;145:723-8, table of predicted mortality.
-    """
+    """Published risk of death (n,) of ILD-GAP points; NaN without points or for another horizon."""
     risks = np.array(ILD_GAP_RISKS.get(horizon_years, (np.nan,) * 4))
     index = points.to_numpy(dtype=float)
     return np.where(np.isnan(index), np.nan, risks[np.searchsorted(_INDEX_BELOW, np.nan_to_num(index), side="right")])
 
 
 def goh_extensive(table: pd.DataFrame) -> pd.Series:
-    """Stage lung disease in systemic sclerosis as limited or extensive.
+    """Goh's stage of lung disease in systemic sclerosis: 1 extensive, 0 limited, NaN without an extent.
 
-    Extensive above 30 % of the lung, limited below 10 %; between, FVC below 70 % predicted decides, and where it is
-    not known, 20 % of the lung. The extent is the share of dense lung (-600 to -250 HU). It stands in for a
-    radiologist's reading and is not the same: vessels and the dependent lung are dense too, so that a healthy
-    lung is not at 0, and thin reticulation may not count.
-
-    Parameters
-    ----------
-    table
-        `qct_high_attenuation_share` of schema `RADIOMICS` and `fvc_percent` of schema `COHORT`, one row a scan.
-
-    Returns
-    -------
-    pandas.Series
-        1 extensive, 0 limited, NaN without an extent.
-
-    References
-    ----------
-    Goh NSL, et al. Interstitial lung disease in systemic sclerosis: a simple staging system. Am J Respir Crit Care Med
-    2008;177:1248-54.
+    The share of dense lung stands in for a radiologist's reading and is not the same: vessels and the dependent lung
+    are dense too, so that a healthy lung is not at 0, and thin reticulation may not count. Goh NSL, et al. Interstitial
+    lung disease in systemic sclerosis: a simple staging system. Am J Respir Crit Care Med 2008;177:1248-54.
     """
     values = table.reindex(columns=[EXTENT, "fvc_percent"]).astype(float)
     extent, fvc = values[EXTENT], values["fvc_percent"]
@@ -143,40 +92,23 @@ def goh_extensive(table: pd.DataFrame) -> pd.Series:
 
 
 def with_scores(table: pd.DataFrame) -> pd.DataFrame:
-    """Add the ILD-GAP index and Goh's stage to a table of scans.
-
-    Parameters
-    ----------
-    table
-        From `feature_sets.join`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        With `ild_gap_points` and `goh_extensive`.
-    """
+    """Add `ild_gap_points` and `goh_extensive` to a table of scans."""
     return pd.concat([table, ild_gap_points(table), goh_extensive(table)], axis=1)
 
 
 def predict(table: pd.DataFrame, study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Give each scan the risks of the baselines.
-
-    A score is no probability: its risk is learned in the training folds, by logistic regression in which censored scans
-    are weighted as for the other models. A missing value becomes the training scans' median, and a column tells of it.
-    `ILD-GAP (published risks)` is not fitted at all; it is absent for scans without an index, and at horizons that were
-    not published.
+    """Give each scan the risks of the baselines, schema `PREDICTIONS`, learned in the training folds.
 
     Parameters
     ----------
     table
         From `feature_sets.join`; the folds are the cohort's.
-    study
-        The study: horizons, labels and seed.
 
     Returns
     -------
     predictions : pandas.DataFrame
-        Schema `PREDICTIONS`.
+        Schema `PREDICTIONS`. `ILD-GAP (published risks)` is not fitted: it is absent for scans without an index, and at
+        horizons that were not published.
     notes : pandas.DataFrame
         What could not be fitted: `model`, `horizon_years`, `fold`, `note`.
     """
@@ -201,7 +133,7 @@ def predict(table: pd.DataFrame, study: Study) -> tuple[pd.DataFrame, pd.DataFra
 def _learned_risk(
     training: pd.DataFrame, tested: pd.DataFrame, model: str, horizon_years: float, study: Study
 ) -> NDArray[np.float64] | str:
-    """Risk of the tested scans, or why there is none."""
+    """Risk of the tested scans (n,), or why there is none."""
     columns = [name for name in MODELS[model] if name in training and training[name].notna().any()]
     if not columns:
         return "no training scan has a value in any column of this model"

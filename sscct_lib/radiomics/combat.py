@@ -1,17 +1,8 @@
 """ComBat: features brought to one scale over scanners and kernels, learned from the training scans alone.
 
-In a pipeline the batch is a column of the table, like the features. `ComBat` is the first step; it changes the columns
-named in `features` and hands on every column, so that a `ColumnTransformer` after it chooses by name what the model
-sees:
-
-    table["scanner"] = scanner(table)
-    harmonise = ComBat(features, preserve=("age_years", "sex"))
-    pipeline = Pipeline([("harmonise", harmonise), ("prepare", ColumnTransformer(...)), ("model", ...)])
-    pipeline.fit(table[[*features, "age_years", "sex", "scanner", "patient_id"]], died)
-
-What is learned in `fit` rests on the rows given to it, so any cross-validation by patient keeps it in the training
-folds. `unharmonised` flags the rows that pass as they are. skops needs `sscct_lib.radiomics.combat.ComBat`
-among the types that it trusts.
+`ComBat` is the first step of a pipeline. The batch is a column of the table, like the features, and every column is
+handed on, so that later steps choose by name what the model sees. What is learned in `fit` rests on the rows given to
+it: any cross-validation by patient keeps it in the training folds.
 """
 
 from collections.abc import Sequence
@@ -30,39 +21,14 @@ Floats = NDArray[np.float64]
 
 
 class ComBat(TransformerMixin, BaseEstimator):  # type: ignore[misc]
-    """Take from features what differs between scanners beyond what patients explain.
+    """Shift and scale the features of each batch to the mean and spread of all, beyond what preserved columns explain.
 
-    Each feature of each batch is shifted and scaled to the mean and spread of all batches, after what the preserved
-    columns explain is set apart. Shift and scale are shrunk towards their mean over the features of the batch
-    (empirical Bayes), so that a small batch is not over-corrected. A patient's scans are not independent: in each
-    batch every patient counts once, shared among the scans there. The outcome is never looked at.
+    Shift and scale are drawn towards their mean over the features of the batch (empirical Bayes), so that a small batch
+    is not over-corrected. A patient's scans are not independent: in each batch every patient counts once, shared among
+    the scans there. The outcome is never looked at.
 
-    Parameters
-    ----------
-    features
-        Columns to harmonise; missing values stay missing and are left out of the estimates.
-    batch
-        Column that names the batch, as `scanner` makes it.
-    patient
-        Column that names the patient; needed in `fit` alone.
-    preserve
-        Columns whose relation to the features is kept: numbers, or categories such as sex. One that tells of the
-        disease, such as lung function, keeps disease from being taken for the scanner where the two go together. A
-        missing value counts as the mean.
-    min_patients
-        A batch of fewer training patients is not estimated.
-
-    Attributes
-    ----------
-    batches_
-        The batches that were estimated; empty where there were fewer than two, and then nothing is changed.
-    gamma_, delta_
-        Shift and squared scale of each batch and feature, standard deviations, shape (n_batches, n_features).
-
-    References
-    ----------
-    Johnson WE, Li C, Rabinovic A. Adjusting batch effects in microarray expression data using empirical Bayes
-    methods. Biostatistics 2007;8:118-27. With preserved columns: Fortin JP, et al. Harmonization of cortical thickness
+    Johnson WE, Li C, Rabinovic A. Adjusting batch effects in microarray expression data using empirical Bayes methods.
+    Biostatistics 2007;8:118-27. With preserved columns: Fortin JP, et al. Harmonization of cortical thickness
     measurements across scanners and sites. NeuroImage 2018;167:104-20.
     """
 
@@ -81,24 +47,7 @@ class ComBat(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.min_patients = min_patients
 
     def fit(self, X: pd.DataFrame, y: Any = None) -> Self:  # noqa: N803  scikit-learn's own name
-        """Estimate shift and scale of each batch.
-
-        Parameters
-        ----------
-        X
-            One row a scan: features, batch, patient and preserved columns.
-        y
-            Ignored.
-
-        Returns
-        -------
-        ComBat
-
-        Raises
-        ------
-        ValueError
-            If an outcome is to be preserved.
-        """
+        """Estimate shift and scale of each batch from rows of features, batch, patient and preserved columns."""
         outcome = [name for name in self.preserve if name.startswith(OUTCOME)]
         if outcome:
             raise ValueError(f"the outcome must not steer the features; leave {', '.join(outcome)} out of `preserve`")
@@ -134,18 +83,7 @@ class ComBat(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.gamma_, self.delta_ = (np.array(part) for part in zip(*posterior, strict=True))
 
     def transform(self, X: pd.DataFrame) -> pd.DataFrame:  # noqa: N803
-        """Harmonise scans, each by the batch that it comes from.
-
-        Parameters
-        ----------
-        X
-            One row a scan: features, batch and preserved columns.
-
-        Returns
-        -------
-        pandas.DataFrame
-            All columns of `X`, with the features harmonised; unchanged where `unharmonised` says so.
-        """
+        """Harmonise each scan by its batch; other columns, and rows that `unharmonised` flags, stay as they are."""
         check_is_fitted(self, "batches_")
         if not self.batches_:
             return X
@@ -161,23 +99,12 @@ class ComBat(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return harmonised
 
     def unharmonised(self, X: pd.DataFrame) -> NDArray[np.bool_]:  # noqa: N803
-        """Flag the scans that pass as they are: of a batch that is unknown, unseen in `fit`, or was too small there.
-
-        Parameters
-        ----------
-        X
-            One row a scan, with the batch.
-
-        Returns
-        -------
-        numpy.ndarray
-            Shape (n_scans,).
-        """
+        """Flag scans (n,) that pass as they are: their batch is unknown, unseen in `fit`, or was too small there."""
         check_is_fitted(self, "batches_")
         return ~X[self.batch].isin(self.batches_).to_numpy()
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
-        """Give the columns that `transform` returns: those of its input."""
+        """The columns that `transform` returns: those of its input."""
         names: NDArray[np.object_] = self.feature_names_in_
         return names
 
@@ -223,10 +150,9 @@ def _least_squares(design: Floats, values: Floats, weights: Floats) -> Floats:
 
 
 def _shrunken(standard: Floats, weights: Floats) -> tuple[Floats, Floats]:
-    """Estimate shift and squared scale of one batch, each drawn towards its mean over features.
+    """Shift and squared scale of one batch, each (n_features,), drawn towards its mean over features.
 
-    The posterior means of Johnson's equations 3 to 5, found by turns. A feature without spread in the batch is
-    shifted only; one that fewer than two patients have is left alone.
+    The posterior means of Johnson's equations 3 to 5, found by turns.
     """
     known = np.isfinite(standard) & (weights > 0)[:, None]
     weights = known * weights[:, None]

@@ -27,19 +27,7 @@ VARIANTS = {
 
 @dataclass(frozen=True)
 class Model:
-    """A tabular model: what it sees and how it learns.
-
-    Attributes
-    ----------
-    name
-        As tables and figures show it.
-    feature_set
-        A name in `feature_sets.FEATURE_SETS`.
-    estimator
-        See `pipelines.make_estimator`.
-    harmonised
-        Whether ComBat comes first.
-    """
+    """A tabular model: what it sees and how it learns."""
 
     name: str
     feature_set: str
@@ -48,19 +36,7 @@ class Model:
 
 
 def models_of(study: Study) -> list[Model]:
-    """List the models of a study: one for each feature set, then those compared with it.
-
-    Parameters
-    ----------
-    study
-        The study; its section `tabular` matters.
-
-    Returns
-    -------
-    list of Model
-        The model named for a feature set alone is an elastic-net Cox regression; the name of another says in what it
-        differs, for example `All features, survival forest`. Clinical values have nothing to harmonise.
-    """
+    """A study's models: an elastic-net Cox regression for each feature set, then those compared with it."""
     settings = study.settings.tabular
     main = [Model(name, name) for name in settings.feature_sets]
     others = [
@@ -74,19 +50,7 @@ def models_of(study: Study) -> list[Model]:
 
 @dataclass(frozen=True)
 class CrossValidation:
-    """What cross-validation gives.
-
-    Attributes
-    ----------
-    predictions
-        Out-of-fold risks, schema `PREDICTIONS`: mean over repeats, with their standard deviation as `risk_sd`.
-    notes
-        What could not be done, and what was done instead: `model`, `horizon_years`, `repeat`, `fold`, `note`.
-    fits
-        The fitted elastic-net Cox models, by model, repeat and the fold that they were not fitted on.
-    folds
-        The fold of each scan in each repeat, shape (n_repeats, n).
-    """
+    """What cross-validation gives."""
 
     predictions: pd.DataFrame
     notes: pd.DataFrame
@@ -101,20 +65,7 @@ class CrossValidation:
 
 
 def repeated_folds(table: pd.DataFrame, study: Study) -> NDArray[np.int64]:
-    """Split patients into folds, anew for each repeat.
-
-    Parameters
-    ----------
-    table
-        From `feature_sets.join`.
-    study
-        The study; `tabular.n_repeats` and `seed` matter.
-
-    Returns
-    -------
-    numpy.ndarray
-        Shape (n_repeats, n). The first row is the cohort's own folds, which the deep models share.
-    """
+    """Folds of the scans, by patient, anew for each repeat, shape (n_repeats, n); the first are the cohort's own."""
     n_folds = table["fold"].nunique()
     rows = [table["fold"].to_numpy(dtype=np.int64)]
     for repeat in range(1, study.settings.tabular.n_repeats):
@@ -138,8 +89,6 @@ def cross_validate(
     ----------
     table
         From `feature_sets.join`; the folds of the first repeat are the cohort's.
-    study
-        The study: models, horizons, labels, repeats, inner folds and seed.
     n_jobs
         Processes that share the fits; -1 for all cores.
     versions
@@ -186,7 +135,7 @@ def cross_validate(
 def _train_and_test(
     table: pd.DataFrame, tested: NDArray[np.bool_], model: Model, study: Study, versions: pd.DataFrame | None
 ) -> tuple[NDArray[np.float64], dict[float, str], Fit | None]:
-    """Give the risks of the tested scans, what is to be noted at each horizon, and the fit if it is to be explained."""
+    """Risks of the tested scans, what is to be noted at each horizon, and the fit if it is to be explained."""
     horizons = study.settings.horizons_years
     risks = np.full((int(tested.sum()), len(horizons)), np.nan)
     try:
@@ -199,28 +148,7 @@ def _train_and_test(
 
 
 def train(table: pd.DataFrame, model: Model, study: Study, versions: pd.DataFrame | None) -> Fit:
-    """Tune and fit one model on training scans.
-
-    Parameters
-    ----------
-    table
-        Training scans, from `feature_sets.join`.
-    model
-        One of `models_of`.
-    study
-        The study.
-    versions
-        As in `cross_validate`.
-
-    Returns
-    -------
-    tuning.Fit
-
-    Raises
-    ------
-    NotEstimableError
-        See `tuning.fit`; also if no scan has a value in any column of the model.
-    """
+    """Tune and fit one model on training scans; NotEstimableError where that cannot be."""
     agreement = training_agreement(versions, table["patient_id"])
     columns = feature_columns(model.feature_set, table)
     return fit(table, columns, model.estimator, study, agreement, model.harmonised)
@@ -231,8 +159,6 @@ def predict_removed(result: CrossValidation, table: pd.DataFrame, removed: pd.Da
 
     Parameters
     ----------
-    result
-        From `cross_validate`.
     table
         The scans that were cross-validated.
     removed
@@ -260,7 +186,7 @@ def predict_removed(result: CrossValidation, table: pd.DataFrame, removed: pd.Da
 
 
 def _averaged(table: pd.DataFrame, name: str, risks: NDArray[np.float64], horizons: tuple[float, ...]) -> pd.DataFrame:
-    """Average risks of shape (n_repeats, n, n_horizons) over the repeats in which they could be estimated."""
+    """Average risks (n_repeats, n, n_horizons) over the repeats that could estimate them; schema `PREDICTIONS`."""
     n_known = np.isfinite(risks).sum(axis=0)
     mean = np.divide(np.nansum(risks, axis=0), n_known, out=np.full(n_known.shape, np.nan), where=n_known > 0)
     square = np.nansum((risks - mean) ** 2, axis=0)
@@ -274,41 +200,13 @@ def _averaged(table: pd.DataFrame, name: str, risks: NDArray[np.float64], horizo
 
 
 def never_falling(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Make the risks of each scan rise with the horizon, by their running maximum.
-
-    One risk curve rises by itself; the mean over repeats need not, where some horizons had fewer repeats.
-
-    Parameters
-    ----------
-    predictions
-        `model`, `scan_id`, `horizon_years`, `risk`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        The same rows, sorted by model, horizon and scan.
-    """
+    """Make the risks of each scan rise with the horizon, by their running maximum; sorts by model, horizon and scan."""
     ordered = predictions.sort_values(["model", "horizon_years", "scan_id"], ignore_index=True)
     return ordered.assign(risk=ordered.groupby(["model", "scan_id"])["risk"].cummax())
 
 
 def one_settings_hash(table: pd.DataFrame) -> str:
-    """Give the one fingerprint of settings with which all features of a table were made.
-
-    Parameters
-    ----------
-    table
-        With `settings_hash`.
-
-    Returns
-    -------
-    str
-
-    Raises
-    ------
-    StudyError
-        If there is none, or more than one.
-    """
+    """The one fingerprint of settings with which all features were made; StudyError if there are more, or none."""
     found = sorted(table["settings_hash"].dropna().unique())
     if len(found) != 1:
         raise StudyError(

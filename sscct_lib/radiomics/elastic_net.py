@@ -8,6 +8,9 @@ by Newton's method: at each step the loss becomes its second-order approximation
 plus the penalty. The columns enter through their weighted products alone, so a sweep over p coefficients costs p^2
 operations, however many scans there are. scikit-survival's elastic-net Cox takes no weights, and patients with many
 scans need them; hence one solver here for both.
+
+Everywhere `columns` are standardised features, shape (n, p); `weight` is that of each scan, shape (n,); `penalties`
+fall, and each fit starts from the solution before.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -85,30 +88,8 @@ def _path(
 def logistic_path(
     columns: Floats, died: Floats, weight: Floats, penalties: Sequence[float], l1_ratio: float
 ) -> Iterator[tuple[float, Floats]]:
-    """Fit logistic regressions for falling penalties, each from the solution before.
+    """Yield intercept and log odds ratios (p,) for each penalty; deaths and survivals both occur.
 
-    Parameters
-    ----------
-    columns
-        Standardised features, shape (n, p).
-    died
-        1 or 0, shape (n,); both occur.
-    weight
-        Weight of each scan, shape (n,).
-    penalties
-        Per unit of weight; the strongest first.
-    l1_ratio
-        Share of the penalty on absolute values; the rest is on squares.
-
-    Yields
-    ------
-    intercept : float
-        Not penalised.
-    coefficients : numpy.ndarray
-        Log odds ratios, shape (p,).
-
-    References
-    ----------
     Friedman J, Hastie T, Tibshirani R. Regularization paths for generalized linear models via coordinate descent.
     J Stat Softw 2010;33(1):1-22.
     """
@@ -137,30 +118,8 @@ def cox_path(
     penalties: Sequence[float],
     l1_ratio: float,
 ) -> Iterator[Floats]:
-    """Fit Cox regressions for falling penalties, each from the solution before; ties by Breslow's method.
+    """Yield log hazard ratios (p,) for each penalty; at least one death; ties by Breslow's method.
 
-    Parameters
-    ----------
-    columns
-        Standardised features, shape (n, p).
-    years
-        Follow-up, shape (n,).
-    event
-        Whether it ended with death, shape (n,); at least one.
-    weight
-        Weight of each scan, shape (n,).
-    penalties
-        Per unit of weight; the strongest first.
-    l1_ratio
-        Share of the penalty on absolute values; the rest is on squares.
-
-    Yields
-    ------
-    numpy.ndarray
-        Log hazard ratios, shape (p,).
-
-    References
-    ----------
     Simon N, Friedman J, Hastie T, Tibshirani R. Regularization paths for Cox's proportional hazards model via
     coordinate descent. J Stat Softw 2011;39(5):1-13.
     """
@@ -188,17 +147,7 @@ def cox_path(
 
 @dataclass(frozen=True)
 class _RiskSets:
-    """Who is at risk at each time of death, for scans in the order of falling follow-up.
-
-    Attributes
-    ----------
-    end
-        Of each time of death, the latest first: the last scan at risk.
-    first
-        Of each scan: the first of these times, so counted, at which it is at risk; `len(end)` for none.
-    is_death, of_death
-        Which scans died, and at which of the times.
-    """
+    """Who is at risk at each time of death, for scans in the order of falling follow-up."""
 
     end: NDArray[np.int64]
     first: NDArray[np.int64]
@@ -214,24 +163,8 @@ def _risk_sets(falling_years: Floats, event: NDArray[np.bool_]) -> _RiskSets:
 
 
 def breslow(years: Floats, event: NDArray[np.bool_], weight: Floats, predictor: Floats, horizons: Floats) -> Floats:
-    """Estimate the cumulative baseline hazard of proportional hazards at some horizons.
+    """Cumulative hazard (h,) by each horizon (years) where the log hazard ratio `predictor` is 0.
 
-    Parameters
-    ----------
-    years, event, weight
-        Follow-up of the training scans, whether it ended with death, and their weights, each of shape (n,).
-    predictor
-        Log hazard ratio of each, shape (n,).
-    horizons
-        Years after the scan, shape (h,).
-
-    Returns
-    -------
-    numpy.ndarray
-        The cumulative hazard of a scan whose log hazard ratio is 0, shape (h,).
-
-    References
-    ----------
     Breslow NE. Discussion of Cox's regression models and life-tables. J R Stat Soc B 1972;34:216-7.
     """
     order = np.argsort(-years, kind="stable")

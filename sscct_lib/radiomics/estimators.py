@@ -5,10 +5,6 @@ the risks, shape (n, n_horizons). The weights steer what is learned of the featu
 do not dominate; the level of risk is then set for scans as they come, since that is what the risks are judged on.
 `tuning_risks` gives the risks of held-out scans under every setting that tuning tries; it shares work between settings,
 where fitting each anew would repeat it. The default settings are the plainest that tuning tries.
-
-Here are the elastic nets; `tree_models` has the forest and the boosted trees.
-
-Estimators made of trees: a random survival forest and gradient boosting, with the interface of `risk_models`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,13 +24,7 @@ L1_RATIOS = (0.1, 0.5)
 
 
 class RiskModel(BaseEstimator):  # type: ignore[misc]
-    """What the four estimators share.
-
-    Parameters
-    ----------
-    horizons_years
-        Years after the scan at which risks are wanted.
-    """
+    """What the four estimators share; `horizons_years` are the years after the scan at which risks are wanted."""
 
     per_horizon = False  # whether each horizon is tuned by itself
 
@@ -47,32 +37,17 @@ class RiskModel(BaseEstimator):  # type: ignore[misc]
         return np.asarray(self.horizons_years, dtype=float)
 
     def __sklearn_is_fitted__(self) -> bool:
-        """Say whether anything was learned, for scikit-learn's pipelines."""
+        """Whether anything was learned, for scikit-learn's pipelines."""
         return any(name.endswith("_") and not name.startswith("_") for name in vars(self))
 
 
 class LogisticNet(RiskModel):
     """Elastic-net logistic regression at each horizon apart, scans weighted for censoring.
 
-    Deaths weigh as much as survivals while coefficients are found. The intercept is then set so that the mean risk
-    of the training scans is their weighted share of deaths, for balancing alone would make every risk too high. The
-    risk of a scan is the running maximum over horizons, since nothing else keeps a 3-year risk above a 1-year one.
-
-    Parameters
-    ----------
-    horizons_years
-        Years after the scan.
-    labels
-        The study's rule for short follow-up.
-    penalties, l1_ratios
-        Strength of regularisation and its share on absolute values, of all horizons or of each.
-
-    References
-    ----------
-    Zou H, Hastie T. Regularization and variable selection via the elastic net. J R Stat Soc B 2005;67:301-20.
+    Zou H, Hastie T. Regularization and variable selection via the elastic net. J R Stat Soc B 2005;67:301-20. Weights:
     Vock DM, et al. Adapting machine learning techniques to censored time-to-event health record data. J Biomed Inform
-    2016;61:119-31. van den Goorbergh R, et al. The harm of class imbalance corrections for risk prediction models.
-    J Am Med Inform Assoc 2022;29:1525-34.
+    2016;61:119-31. Intercept: van den Goorbergh R, et al. The harm of class imbalance corrections for risk prediction
+    models. J Am Med Inform Assoc 2022;29:1525-34.
     """
 
     per_horizon = True
@@ -122,13 +97,13 @@ class LogisticNet(RiskModel):
             yield _calibrated_intercept(columns @ coefficients, weight, share), coefficients
 
     def predict(self, columns: Floats) -> Floats:
-        """Give the risk of each scan at each horizon, shape (n, n_horizons)."""
+        """Risk of each scan at each horizon, shape (n, n_horizons)."""
         return np.maximum.accumulate(_expit(columns @ self.coef_.T + self.intercept_), axis=1)
 
     def tuning_risks(
         self, columns: Floats, outcome: NDArray[np.void], sample_weight: Floats, held_out: Floats
     ) -> Iterator[tuple[Settings, Floats]]:
-        """Yield, for every setting that tuning tries, the risks of held-out scans, shape (n, n_horizons)."""
+        """Yield every setting that tuning tries, and the risks of held-out scans under it, shape (n, n_horizons)."""
         for l1_ratio in L1_RATIOS:
             fits = [
                 list(self._path(columns, outcome, sample_weight, horizon, PENALTIES, l1_ratio))
@@ -144,7 +119,7 @@ def _expit(predictor: Floats) -> Floats:
 
 
 def _calibrated_intercept(predictor: Floats, weight: Floats, share: float) -> float:
-    """Find the intercept at which the weighted mean risk is the share of deaths, by bisection."""
+    """The intercept at which the weighted mean risk is the share of deaths, by bisection."""
     low, high = -predictor.max() - 40, -predictor.min() + 40
     for _ in range(100):
         middle = (low + high) / 2
@@ -154,19 +129,7 @@ def _calibrated_intercept(predictor: Floats, weight: Floats, share: float) -> fl
 
 
 class CoxNet(RiskModel):
-    """Elastic-net Cox regression: one risk curve a scan, from all of the follow-up.
-
-    Parameters
-    ----------
-    horizons_years
-        Years after the scan.
-    penalty, l1_ratio
-        Strength of regularisation, and its share on absolute values.
-
-    References
-    ----------
-    See `elastic_net.cox_path` and `elastic_net.breslow`.
-    """
+    """Elastic-net Cox regression: one risk curve a scan, from all of the follow-up. See `elastic_net`."""
 
     def __init__(
         self,
@@ -187,13 +150,13 @@ class CoxNet(RiskModel):
         return self
 
     def predict(self, columns: Floats) -> Floats:
-        """Give the risk of each scan at each horizon, shape (n, n_horizons)."""
+        """Risk of each scan at each horizon, shape (n, n_horizons)."""
         return hazard_risks(columns @ self.coef_, self.hazard_)
 
     def tuning_risks(
         self, columns: Floats, outcome: NDArray[np.void], sample_weight: Floats, held_out: Floats
     ) -> Iterator[tuple[Settings, Floats]]:
-        """Yield, for every setting that tuning tries, the risks of held-out scans, shape (n, n_horizons)."""
+        """Yield every setting that tuning tries, and the risks of held-out scans under it, shape (n, n_horizons)."""
         years, event = outcome["years"], outcome["event"]
         for l1_ratio in L1_RATIOS:
             path = cox_path(columns, years, event, sample_weight, PENALTIES, l1_ratio)
@@ -203,27 +166,12 @@ class CoxNet(RiskModel):
 
 
 def baseline_hazard(outcome: NDArray[np.void], predictor: Floats, horizons: Floats) -> Floats:
-    """Estimate the cumulative baseline hazard from scans as they come.
-
-    Parameters
-    ----------
-    outcome
-        From `survival_outcome`, shape (n,).
-    predictor
-        Log hazard ratio of each scan, shape (n,).
-    horizons
-        Years after the scan, shape (h,).
-
-    Returns
-    -------
-    numpy.ndarray
-        Shape (h,).
-    """
+    """Cumulative baseline hazard (h,) from scans as they come; `predictor` is the log hazard ratio of each."""
     return breslow(outcome["years"], outcome["event"], np.ones(len(outcome)), predictor, horizons)
 
 
 def hazard_risks(predictor: Floats, hazard: Floats) -> Floats:
-    """Turn log hazard ratios (n,) and a cumulative baseline hazard (h,) into risks, shape (n, h)."""
+    """Risks (n, h) of log hazard ratios (n,) and a cumulative baseline hazard (h,)."""
     return np.asarray(-np.expm1(-np.exp(np.minimum(predictor, 500))[:, None] * hazard))
 
 
@@ -237,22 +185,6 @@ MONTHS = 12  # a forest counts time in months
 class Forest(RiskModel):
     """Random survival forest: trees whose splits part survival most by the log-rank test.
 
-    Time is counted in months up to the longest horizon, and each feature in `N_RANKS` ranks of the training scans:
-    a leaf then holds a short survival curve, and a split is sought among few values.
-
-    Parameters
-    ----------
-    horizons_years
-        Years after the scan.
-    leaf_share
-        Fewest scans in a leaf, as a share of the training scans.
-    n_trees
-        Trees; a third of them while tuning.
-    seed
-        Of the bootstrap samples and of the features tried at each split.
-
-    References
-    ----------
     Ishwaran H, et al. Random survival forests. Ann Appl Stat 2008;2:841-60.
     """
 
@@ -299,13 +231,13 @@ class Forest(RiskModel):
         return survival_outcome(ends[place], outcome["event"] & (outcome["years"] <= longest))
 
     def predict(self, columns: Floats) -> Floats:
-        """Give the risk of each scan at each horizon, shape (n, n_horizons)."""
+        """Risk of each scan at each horizon, shape (n, n_horizons)."""
         hazard, place = self._cumulative_hazard(self._ranked(columns), self.horizons)
         between = np.diff(hazard[:, place], axis=1, prepend=0.0)
         return np.asarray(-np.expm1(-np.cumsum(self.level_ * between, axis=1)))
 
     def _cumulative_hazard(self, ranked: NDArray[np.float32], years: Floats) -> tuple[Floats, NDArray[np.int64]]:
-        """Average the cumulative hazard over the trees, shape (n, n_times), and find the columns of times in years."""
+        """Mean cumulative hazard of the trees, shape (n, n_times), and the columns of it that belong to `years`."""
         hazard = self.forest_.predict_cumulative_hazard_function(ranked, return_array=True)
         place = np.searchsorted(self.forest_.unique_times_, years, side="right")
         return np.column_stack([np.zeros(len(ranked)), hazard]), place
@@ -313,7 +245,7 @@ class Forest(RiskModel):
     def tuning_risks(
         self, columns: Floats, outcome: NDArray[np.void], sample_weight: Floats, held_out: Floats
     ) -> Iterator[tuple[Settings, Floats]]:
-        """Yield, for every setting that tuning tries, the risks of held-out scans, shape (n, n_horizons)."""
+        """Yield every setting that tuning tries, and the risks of held-out scans under it, shape (n, n_horizons)."""
         for leaf_share in LEAF_SHARES:
             forest = Forest(self.horizons_years, leaf_share, max(1, self.n_trees // 3), self.seed)
             yield {"leaf_share": leaf_share}, forest.fit(columns, outcome, sample_weight).predict(held_out)
@@ -322,19 +254,6 @@ class Forest(RiskModel):
 class Boosting(RiskModel):
     """Gradient boosting of Cox's partial likelihood: small trees, each correcting those before.
 
-    Parameters
-    ----------
-    horizons_years
-        Years after the scan.
-    depth
-        Of the trees.
-    n_stages
-        Trees.
-    seed
-        Of the half of the scans that each tree sees, and of the features tried at each split.
-
-    References
-    ----------
     Friedman JH. Stochastic gradient boosting. Comput Stat Data Anal 2002;38:367-78. Ridgeway G. The state of boosting.
     Comput Sci Stat 1999;31:172-81.
     """
@@ -365,13 +284,13 @@ class Boosting(RiskModel):
         return self
 
     def predict(self, columns: Floats) -> Floats:
-        """Give the risk of each scan at each horizon, shape (n, n_horizons)."""
+        """Risk of each scan at each horizon, shape (n, n_horizons)."""
         return hazard_risks(self.trees_.predict(columns), self.hazard_)
 
     def tuning_risks(
         self, columns: Floats, outcome: NDArray[np.void], sample_weight: Floats, held_out: Floats
     ) -> Iterator[tuple[Settings, Floats]]:
-        """Yield, for every setting that tuning tries, the risks of held-out scans, shape (n, n_horizons)."""
+        """Yield every setting that tuning tries, and the risks of held-out scans under it, shape (n, n_horizons)."""
         for depth in DEPTHS:
             trees = Boosting(self.horizons_years, depth, max(N_STAGES), self.seed).fit(columns, outcome, sample_weight)
             stages = zip(trees.trees_.staged_predict(columns), trees.trees_.staged_predict(held_out), strict=True)

@@ -1,6 +1,7 @@
-"""What a model makes of single features: weights, how often they are chosen, and how the risk changes with them.
+"""What a model makes of its features: weights, effects on the risk, and what it would lose without a kind of them.
 
-What a model would lose without a kind of feature, measured on patients that it has not seen.
+All is read from the elastic-net Cox models of `cross_validation.cross_validate`, named by their feature set; effects
+and losses are measured on the scans that each fit never saw.
 """
 
 from typing import Any
@@ -25,13 +26,6 @@ Floats = NDArray[np.float64]
 def feature_weights(result: CrossValidation, model: str) -> pd.DataFrame:
     """List what each fit of an elastic-net Cox model made of each feature.
 
-    Parameters
-    ----------
-    result
-        From `cross_validate`.
-    model
-        Its name, that of a feature set.
-
     Returns
     -------
     pandas.DataFrame
@@ -50,19 +44,7 @@ def feature_weights(result: CrossValidation, model: str) -> pd.DataFrame:
 
 
 def leading_features(weights: pd.DataFrame, n: int = 10) -> list[str]:
-    """Name the features of greatest absolute mean weight, the greatest first; those of no weight are left out.
-
-    Parameters
-    ----------
-    weights
-        From `feature_weights`.
-    n
-        Features to name, at most.
-
-    Returns
-    -------
-    list of str
-    """
+    """Name the `n` features of greatest absolute mean weight, the greatest first; those of no weight are left out."""
     mean = weights.groupby("feature")["coefficient"].mean().abs()
     return [str(name) for name in mean[mean > 0].astype(float).nlargest(n).index]
 
@@ -83,16 +65,8 @@ def accumulated_effects(
 
     Parameters
     ----------
-    result
-        From `tabular.cross_validate`.
-    table
-        The scans that were cross-validated, from `feature_sets.join`.
-    model
-        Name of an elastic-net Cox model, that of its feature set.
     features
         Columns of `table`, in the order of interest; those that are no numbers are left out.
-    horizon_years
-        Years after the scan.
     n_features
         Of the features, so many at most.
 
@@ -172,16 +146,6 @@ def held_out_importance(
 
     Parameters
     ----------
-    result
-        From `tabular.cross_validate`.
-    table
-        The scans that were cross-validated, from `feature_sets.join`.
-    model
-        Name of an elastic-net Cox model, that of its feature set.
-    horizon_years
-        Years after the scan.
-    study
-        The study: labels, bootstrap and seed.
     n_shuffles
         Shuffles over which the loss is averaged.
 
@@ -189,8 +153,7 @@ def held_out_importance(
     -------
     pandas.DataFrame
         One row a kind, the largest loss first: `kind` in words, `n_features`, `loss` of AUC, `ci_low`, `ci_high` (95 %,
-        by bootstrap of patients), `n_scans`, `n_events`. Empty where the AUC cannot be estimated, or a scan
-        has no risk.
+        by bootstrap of patients), `n_scans`, `n_events`. Empty where the AUC cannot be estimated, or a scan has none.
 
     References
     ----------

@@ -27,13 +27,10 @@ FILTER_MARGIN = 5  # voxels
 
 
 def extract_scans(study: Study, rows: pd.DataFrame, n_jobs: int = 1) -> pd.DataFrame:
-    """Compute the features of every scan that has none yet under these settings.
+    """Compute the features of every scan that has none yet under these settings, and write their `provenance`.
 
     Parameters
     ----------
-    study
-        The study and run; `study.image` and `study.mask` hold the scans and their lungs, `study.lobes` the lobes
-        where they are known. What `provenance` says is written beside the table of features.
     rows
         One row a scan: `scan_id`, `patient_id`.
     n_jobs
@@ -42,8 +39,8 @@ def extract_scans(study: Study, rows: pd.DataFrame, n_jobs: int = 1) -> pd.DataF
     Returns
     -------
     pandas.DataFrame
-        Schema `RADIOMICS`, one row a scan. A scan that cannot be used has `status` "failed", a reason, and
-        empty features.
+        Schema `RADIOMICS`, one row a scan. A scan that cannot be used has `status` "failed", a reason, and empty
+        features.
     """
     rows = rows[["scan_id", "patient_id"]]
 
@@ -65,34 +62,12 @@ def _extract_one(study: Study, row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def settings_hash(study: Study) -> str:
-    """Hash everything on which a feature's value rests besides the scan.
-
-    Parameters
-    ----------
-    study
-        The study; its sections `images` and `radiomics` matter.
-
-    Returns
-    -------
-    str
-        Features may be compared, or given to a model, only when their hashes are equal.
-    """
+    """Hash of everything but the scan on which a feature's value rests: only features of one hash may be compared."""
     return fingerprint(study.settings.images, study.settings.radiomics, version("pyradiomics"))
 
 
 def provenance(study: Study) -> dict[str, Any]:
-    """Tell the exact settings and versions behind a table of features.
-
-    Parameters
-    ----------
-    study
-        The study.
-
-    Returns
-    -------
-    dict
-        `settings_hash`, the sections `images` and `radiomics` with their defaults, and `versions` of packages.
-    """
+    """The exact settings and versions behind a table of features."""
     return {
         "settings_hash": settings_hash(study),
         "images": study.settings.images.model_dump(mode="json"),
@@ -104,18 +79,12 @@ def provenance(study: Study) -> dict[str, Any]:
 def extract(
     image: sitk.Image, lungs: sitk.Image, settings: RadiomicsSettings, lobes: sitk.Image | None = None
 ) -> dict[str, float]:
-    """Compute every feature of one scan.
+    """Compute every feature of a scan in HU and its mask (0 outside, 1 right lung, 2 left lung) on the same grid.
 
     Parameters
     ----------
-    image
-        Chest CT in HU, LPS orientation.
-    lungs
-        Mask on the same grid: 0 outside, 1 right lung, 2 left lung.
-    settings
-        Spacing, bin width, HU range, depth of the peel; further regions and filters.
     lobes
-        Lobes on the same grid, as `quantitative.LOBES` numbers them; None: a lobe among the regions has no features.
+        Numbered as in `quantitative_ct.LOBES`, on the same grid; None: a lobe among the regions has no features.
 
     Returns
     -------
@@ -128,8 +97,7 @@ def extract(
     Raises
     ------
     ScanError
-        If the grids differ, a voxel is not a number, or the lungs are empty, one voxel, a line of voxels, or of
-        one grey level.
+        If the grids differ, a voxel is not a number, or the lungs have no texture.
     """
     check_grid(image, lungs)
     if lobes is not None:
@@ -164,24 +132,7 @@ def _box(region: Mask, margin: int = 0) -> tuple[slice, ...]:
 
 
 def image_types(hu: Hu, spacing: tuple[float, ...], settings: RadiomicsSettings) -> Iterator[tuple[str, NDArray[Any]]]:
-    """Yield the original image and those that PyRadiomics' filters make of it.
-
-    Parameters
-    ----------
-    hu
-        Densities, HU, shape (z, y, x).
-    spacing
-        Voxel sides x, y, z, mm.
-    settings
-        `log_sigma_mm` and `wavelet`.
-
-    Yields
-    ------
-    name : str
-        PyRadiomics' name of the image type.
-    values : numpy.ndarray
-        Shape (z, y, x).
-    """
+    """Yield name and values (z, y, x) of the original image and what filters make of it; spacing x, y, z in mm."""
     yield "original", hu
     yield from log_images(hu, spacing, settings.log_sigma_mm)
     if settings.wavelet:
@@ -189,18 +140,7 @@ def image_types(hu: Hu, spacing: tuple[float, ...], settings: RadiomicsSettings)
 
 
 def check_grid(image: sitk.Image, lungs: sitk.Image) -> None:
-    """Refuse an image and mask that do not lie on one three-dimensional grid.
-
-    Parameters
-    ----------
-    image, lungs
-        The scan and its mask.
-
-    Raises
-    ------
-    ScanError
-        If dimension, size, spacing, origin or direction differ, or a voxel of the image is not finite.
-    """
+    """Refuse an image and mask that do not lie on one three-dimensional grid, and an image that is not finite."""
     if image.GetDimension() != 3 or lungs.GetDimension() != 3:
         raise ScanError(f"expected 3-D volumes, found {image.GetDimension()}-D and {lungs.GetDimension()}-D")
     for what in ("Size", "Spacing", "Origin", "Direction"):
@@ -212,22 +152,7 @@ def check_grid(image: sitk.Image, lungs: sitk.Image) -> None:
 
 
 def check_region(hu: Hu, region: Mask, bin_width: float) -> None:
-    """Refuse lungs in which texture has no meaning.
-
-    Parameters
-    ----------
-    hu
-        Densities, HU, shape (z, y, x).
-    region
-        The lungs, shape (z, y, x).
-    bin_width
-        Width of a grey-level bin, HU.
-
-    Raises
-    ------
-    ScanError
-        If the lungs are empty, one voxel, a line of voxels, or within one grey-level bin.
-    """
+    """Refuse lungs without texture: empty, one voxel, a line of voxels, or within one grey-level bin."""
     look = "look at the scan in the gallery of `02_segmentation_qa`"
     if not region.any():
         raise ScanError(f"the lung mask is empty; {look}")
@@ -244,21 +169,7 @@ def check_region(hu: Hu, region: Mask, bin_width: float) -> None:
 
 
 def has_texture(values: NDArray[Any], region: Mask, bin_width: float) -> bool:
-    """Tell whether a region is more than a line of voxels, and holds more than one grey level.
-
-    Parameters
-    ----------
-    values
-        Shape (z, y, x).
-    region
-        Shape (z, y, x).
-    bin_width
-        Width of a grey-level bin.
-
-    Returns
-    -------
-    bool
-    """
+    """Whether a region is more than a line of voxels, and holds more than one grey level."""
     if not region.any() or _is_line(region):
         return False
     inside = values[region]
@@ -271,20 +182,7 @@ def _is_line(region: Mask) -> bool:
 
 
 def resample(image: sitk.Image, lungs: sitk.Image, spacing_mm: float) -> tuple[sitk.Image, sitk.Image]:
-    """Bring a scan and its mask to an isotropic spacing, both linearly; a voxel gets the label that weighs most.
-
-    Parameters
-    ----------
-    image, lungs
-        The scan and its mask, on one grid.
-    spacing_mm
-        Voxel side, mm.
-
-    Returns
-    -------
-    image, lungs : SimpleITK.Image
-        On the new grid, which has the old one's first corner; the same images where the spacing fits already.
-    """
+    """Bring a scan and its mask to voxels of one side (mm), both linearly; a voxel gets the label that weighs most."""
     if np.allclose(image.GetSpacing(), spacing_mm, rtol=1e-4):
         return image, lungs
     old = np.array(image.GetSpacing())

@@ -31,18 +31,10 @@ class NotEstimableError(ValueError):
 def join(cohort: pd.DataFrame, features: pd.DataFrame) -> pd.DataFrame:
     """Put outcome, clinical values and features of each scan side by side.
 
-    Parameters
-    ----------
-    cohort
-        Schema `COHORT`.
-    features
-        Schema `RADIOMICS`.
-
     Returns
     -------
     pandas.DataFrame
-        The scans of the cohort that have features, in the order of the cohort, with `scanner` and `add_change`. A scan
-        without follow-up is not in the cohort.
+        The scans of the cohort that have features, in the order of the cohort, with `scanner` and `add_change`.
 
     Raises
     ------
@@ -62,20 +54,7 @@ def join(cohort: pd.DataFrame, features: pd.DataFrame) -> pd.DataFrame:
 
 
 def add_change(table: pd.DataFrame) -> pd.DataFrame:
-    """Add how the CT changed since the patient's scan before.
-
-    Parameters
-    ----------
-    table
-        One row a scan: `patient_id`, `scan_day` and features.
-
-    Returns
-    -------
-    pandas.DataFrame
-        With `change_<feature>`, per year, for quantitative CT and PyRadiomics' features, and `change_years`, the
-        time between. The scan before is the patient's last one at least 90 days earlier, never a later one; all
-        are empty where there is none.
-    """
+    """Add `change_<feature>` per year since the patient's scan before, and `change_years`, the time between."""
     names = [name for name in map(str, table) if name.startswith((*RADIOMICS, *PREFIXES["qct"]))]
     by_day = table[["patient_id", "scan_day", *names]].sort_values("scan_day", kind="stable")
     before = pd.merge_asof(
@@ -91,25 +70,7 @@ def add_change(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def feature_columns(feature_set: str, table: pd.DataFrame) -> list[str]:
-    """List the columns of a feature set.
-
-    Parameters
-    ----------
-    feature_set
-        A name in `FEATURE_SETS`.
-    table
-        From `join`.
-
-    Returns
-    -------
-    list of str
-        Columns that hold at least one value.
-
-    Raises
-    ------
-    NotEstimableError
-        If there is none.
-    """
+    """The columns of a feature set that hold at least one value; NotEstimableError if there is none."""
     names: list[str] = []
     for group in FEATURE_SETS[feature_set]:
         if group == "clinical":

@@ -17,15 +17,9 @@ def feature_weights(weights: pd.DataFrame, features: Sequence[str], title: str =
     Parameters
     ----------
     weights
-        From `effects.feature_weights`.
+        From `explain.feature_weights`.
     features
         Which to draw, from the top down.
-    title
-        Above the figure.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
     """
     figure, axes = new_figure(1.2 + 0.42 * max(len(features), 3))
     axis = axes[0, 0]
@@ -50,19 +44,12 @@ def _wrapped(feature: str, width: int = 34) -> str:
 
 @styled
 def feature_effects(effects: pd.DataFrame, title: str = "") -> Figure:
-    """Draw how the risk changes along each feature.
+    """Draw how the risk changes along each feature, a panel each; ticks below the curve are tenths of the scans.
 
     Parameters
     ----------
     effects
-        From `effects.accumulated_effects`.
-    title
-        Above the figure.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        A panel a feature; ticks below the curve are tenths of the scans.
+        From `explain.accumulated_effects`.
     """
     features = list(dict.fromkeys(effects["feature"]))
     n_rows = max(1, -(-len(features) // 2))
@@ -98,10 +85,6 @@ def feature_stability(agreement: pd.DataFrame, min_icc: float) -> Figure:
         From `agreement.feature_agreement`.
     min_icc
         Where the line is drawn.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
     """
     kinds = agreement["feature"].map(class_in_words)
     figure, axes = new_figure(1.4 + 0.42 * max(kinds.nunique(), 2))
@@ -130,13 +113,9 @@ def importance(table: pd.DataFrame, title: str = "") -> Figure:
     Parameters
     ----------
     table
-        From `importance.held_out_importance`.
+        From `explain.held_out_importance`.
     title
         Above the figure; the counts of scans and deaths follow it.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
     """
     figure, axes = new_figure(1.3 + 0.36 * max(len(table), 3))
     axis = axes[0, 0]

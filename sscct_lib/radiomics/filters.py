@@ -2,7 +2,8 @@
 
 PyRadiomics takes its Laplacian of Gaussian from SimpleITK and its wavelet from PyWavelets, which work along one line
 of voxels at a time. Here many lines advance together, so that a processor's vector units do the same sums in the same
-order. A machine that rounds sums otherwise is noticed, and PyRadiomics' own filters are used there.
+order. A machine that rounds sums otherwise is noticed, and PyRadiomics' own filters are used there. Images are HU,
+shape (z, y, x), and each filtered one comes with PyRadiomics' name for it.
 """
 
 import math
@@ -32,26 +33,8 @@ W1, L1, W2, L2 = 0.6681, -1.3932, 2.0787, -1.3732
 
 
 def log_images(hu: Hu, spacing: tuple[float, ...], sigmas_mm: tuple[float, ...]) -> Iterator[Named]:
-    """Yield the Laplacian of Gaussian of an image, one for each width.
+    """Yield the Laplacian of Gaussian (float32) for each width; spacing x, y, z in mm.
 
-    Parameters
-    ----------
-    hu
-        Densities, HU, shape (z, y, x).
-    spacing
-        Voxel sides x, y, z, mm.
-    sigmas_mm
-        Widths of the Gaussian, mm; one too wide for the image is left out, as PyRadiomics does.
-
-    Yields
-    ------
-    name : str
-        PyRadiomics' name of the image.
-    values : numpy.ndarray
-        float32, shape (z, y, x).
-
-    References
-    ----------
     Deriche R. Recursively implementing the Gaussian and its derivatives. INRIA research report 1893, 1993.
     """
     image = sitk.GetImageFromArray(hu)
@@ -69,20 +52,7 @@ def log_images(hu: Hu, spacing: tuple[float, ...], sigmas_mm: tuple[float, ...])
 
 
 def wavelet_images(hu: Hu) -> Iterator[Named]:
-    """Yield the eight bands of an undecimated wavelet transform, coiflet 1.
-
-    Parameters
-    ----------
-    hu
-        Densities, HU, shape (z, y, x).
-
-    Yields
-    ------
-    name : str
-        PyRadiomics' name of the image: `L` low or `H` high frequencies along x, y and z.
-    values : numpy.ndarray
-        float64, shape (z, y, x).
-    """
+    """Yield the eight bands (float64) of an undecimated wavelet, coiflet 1: low or high along x, y and z."""
     if min(hu.shape) >= MIN_SIDE and same_arithmetic():
         yield from _bands(hu)
         return
@@ -92,7 +62,7 @@ def wavelet_images(hu: Hu) -> Iterator[Named]:
 
 @cache
 def same_arithmetic() -> bool:
-    """Tell whether our loops round as SimpleITK and PyWavelets do on this machine."""
+    """Whether our loops round as SimpleITK and PyWavelets do on this machine."""
     hu = np.random.default_rng(0).integers(-1024, 600, (11, 10, 13)).astype(np.int16)
     spacing = (0.7, 1.1, 1.5)
     image = sitk.GetImageFromArray(hu)
@@ -124,7 +94,7 @@ def _add(total: Singles, part: Singles, scale: float) -> None:
 
 
 def _numerator(sigma: float, a1: float, b1: float, a2: float, b2: float) -> tuple[Doubles, float, float, float]:
-    """Give the four coefficients of a sum of two damped waves, and their moments."""
+    """The four coefficients of a sum of two damped waves, and their moments."""
     sin1, sin2, cos1, cos2 = (f(w / sigma) for f in (math.sin, math.cos) for w in (W1, W2))
     exp1, exp2 = math.exp(L1 / sigma), math.exp(L2 / sigma)
     n0 = a1 + a2
@@ -140,7 +110,7 @@ def _numerator(sigma: float, a1: float, b1: float, a2: float, b2: float) -> tupl
 
 
 def _recursion(sigma: float, order: int, sigma_mm: float) -> Doubles:
-    """Give the coefficients of a recursive Gaussian or of its second derivative, in the order of operations of ITK.
+    """Coefficients of a recursive Gaussian or of its second derivative, in the order of operations of ITK.
 
     Rows: forward weights N, backward weights M, feedback D, and the feedback of what lies beyond either end.
     """

@@ -1,8 +1,7 @@
-"""A model from table to risk, as one scikit-learn pipeline that learns everything from the scans given to `fit`.
+"""One model from table to risk: a scikit-learn pipeline, tuned and fitted on training scans alone.
 
-The steps are `harmonise` (optional), `impute`, `stable`, `distinct`, `scale` and `model`.
-
-One model tuned and fitted: inner folds by patient, weights for censoring and for repeat scans.
+The steps are `harmonise` (optional), `impute`, `stable`, `distinct`, `scale` and `model`. `fit` tunes the last in inner
+folds by patient, with weights for censoring and for repeat scans.
 """
 
 from collections.abc import Sequence
@@ -36,29 +35,7 @@ INDICATOR = "missingindicator_"
 
 
 def make_pipeline_of(columns: Sequence[str], estimator: RiskModel, settings: Settings, harmonised: bool) -> Pipeline:
-    """Build a model's pipeline, not yet fitted.
-
-    Missing numbers become the median and a column says so; missing categories are a category of their own. A value
-    beyond the range of the training scans counts as the end of that range, so that an unusual scan is not
-    extrapolated. `fit` takes the agreement of features as `stable__agreement` and weights as `model__sample_weight`.
-
-    Parameters
-    ----------
-    columns
-        The model's columns of features.
-    estimator
-        The last step.
-    settings
-        Of the study: the limits of stability and correlation.
-    harmonised
-        Whether ComBat brings the image features of all scanners to one scale first; then the pipeline's input has
-        `HARMONISATION_COLUMNS` too.
-
-    Returns
-    -------
-    sklearn.pipeline.Pipeline
-        It takes what `design` gives; `predict` gives risks, shape (n, n_horizons).
-    """
+    """A model's pipeline, not yet fitted: from what `design` gives to risks, shape (n, n_horizons)."""
     images = [name for name in columns if name.startswith((*PREFIXES["qct"], *PREFIXES["radiomics"]))]
     steps: list[tuple[str, Any]] = [("harmonise", ComBat(images, preserve=PRESERVED))] if harmonised and images else []
     steps += [
@@ -73,18 +50,7 @@ def make_pipeline_of(columns: Sequence[str], estimator: RiskModel, settings: Set
 
 
 def imputation(columns: Sequence[str]) -> ColumnTransformer:
-    """Build the step that fills in missing values, clips numbers to the training range and encodes categories.
-
-    Parameters
-    ----------
-    columns
-        Of features, as `design` gives them.
-
-    Returns
-    -------
-    sklearn.compose.ColumnTransformer
-        Not yet fitted. A missing number becomes the median, and a column `missingindicator_...` says so.
-    """
+    """The step that fills in missing values, clips numbers to the training range and encodes categories."""
     # Rates of change are missing together, where there is no earlier scan; `change_years` says so for all.
     rates = [name for name in columns if name.startswith("change_") and name != "change_years"]
     numbers = [name for name in columns if name not in CLINICAL_CATEGORIES and name not in rates]
@@ -120,8 +86,6 @@ def design(table: pd.DataFrame, columns: Sequence[str], harmonised: bool) -> pd.
     ----------
     table
         Columns of features; one that is absent counts as missing.
-    columns
-        The model's columns.
     harmonised
         Whether the pipeline begins with ComBat.
 
@@ -142,7 +106,7 @@ def prepared(pipeline: Pipeline, data: pd.DataFrame) -> pd.DataFrame:
 
 
 def make_estimator(name: str, horizons_years: tuple[float, ...], settings: Settings) -> RiskModel:
-    """Make an estimator by its name in the settings: `cox`, `logistic`, `forest` or `boosting`."""
+    """An estimator by its name in the settings: `cox`, `logistic`, `forest` or `boosting`."""
     made: dict[str, RiskModel] = {
         "cox": CoxNet(horizons_years),
         "logistic": LogisticNet(horizons_years, settings.labels),
@@ -162,44 +126,18 @@ class _Selection(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return X[self.kept_]
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
-        """Give the columns that are kept."""
+        """The columns that are kept."""
         return np.asarray(self.kept_, dtype=object)
 
 
 class StableColumns(_Selection):
-    """Leave out features that do not agree between versions of a scan, and columns without any variation.
-
-    Parameters
-    ----------
-    min_icc
-        Agreement below which a feature is left out, and its rate of change and its indicator with it.
-    """
+    """Leave out features that do not agree between versions of a scan, and columns without any variation."""
 
     def __init__(self, min_icc: float = 0.75) -> None:
         self.min_icc = min_icc
 
     def fit(self, X: pd.DataFrame, y: Any = None, agreement: "pd.Series[float] | None" = None) -> Self:  # noqa: N803
-        """Choose the columns.
-
-        Parameters
-        ----------
-        X
-            Imputed columns.
-        y
-            Ignored: the outcome must not choose.
-        agreement
-            ICC of each image feature in the training patients; NaN where it cannot be told. None: every feature is
-            taken as stable.
-
-        Returns
-        -------
-        StableColumns
-
-        Raises
-        ------
-        NotEstimableError
-            If no column is left.
-        """
+        """Choose the columns; the outcome must not, and where `agreement` is None every feature is taken as stable."""
         unstable = set() if agreement is None else set(agreement.index[~(agreement >= self.min_icc)])
         varies = (X.max() > X.min()).to_numpy()
         base = [str(name).removeprefix(INDICATOR).removeprefix("change_") for name in X]
@@ -212,13 +150,7 @@ class StableColumns(_Selection):
 
 
 class DistinctColumns(_Selection):
-    """Of columns that say nearly the same, keep the first: clinical values before quantitative CT before texture.
-
-    Parameters
-    ----------
-    max_correlation
-        Largest absolute correlation (Pearson) that two kept columns may have.
-    """
+    """Of columns that say nearly the same, keep the first: clinical values before quantitative CT before texture."""
 
     def __init__(self, max_correlation: float = 0.95) -> None:
         self.max_correlation = max_correlation
@@ -241,26 +173,7 @@ FEWEST_PATIENTS = 2  # who died, and who lived, behind a horizon; a model of one
 
 @dataclass(frozen=True)
 class Fit:
-    """A fitted model.
-
-    Attributes
-    ----------
-    pipeline
-        Fitted; `predict` gives risks, one column each of `horizons_years`.
-    horizons_years
-        The horizons at which it can be estimated, years.
-    columns
-        The features that it was given.
-    harmonised
-        Whether it begins with ComBat.
-    chosen
-        The settings that tuning chose.
-    counts
-        Of each horizon: training scans of known state and their patients, deaths among these scans, scans of unknown
-        state (`n_scans`, `n_patients`, `n_events`, `n_unknown`).
-    notes
-        By horizon, what a reader must know; a horizon that is not in `horizons_years` says why.
-    """
+    """A fitted model."""
 
     pipeline: Pipeline
     horizons_years: tuple[float, ...]
@@ -271,26 +184,12 @@ class Fit:
     notes: dict[float, str] = field(default_factory=dict)
 
     def risks(self, table: pd.DataFrame) -> Floats:
-        """Give the risk of each scan at each of `horizons_years`, shape (n, n_horizons)."""
+        """Risk of each scan at each of `horizons_years`, shape (n, n_horizons)."""
         return np.asarray(self.pipeline.predict(design(table, self.columns, self.harmonised)))
 
 
 def training_agreement(versions: pd.DataFrame | None, patients: "pd.Series[str]") -> "pd.Series[float] | None":
-    """Tell how well features agree between versions of the training patients' scans.
-
-    Parameters
-    ----------
-    versions
-        From `stability.versions_of_scans`, of any patients; None: not known.
-    patients
-        The training patients; no other is looked at.
-
-    Returns
-    -------
-    pandas.Series or None
-        ICC by feature, NaN where some scan lacks the feature. None where fewer than ten training patients have
-        versions: agreement would be a guess.
-    """
+    """ICC by feature over versions of the training patients' scans, NaN where some scan lacks the feature."""
     if versions is None or versions.empty:
         return None
     known = versions[versions["patient_id"].isin(set(patients))]
@@ -308,32 +207,10 @@ def fit(
     agreement: "pd.Series[float] | None" = None,
     harmonised: bool = False,
 ) -> Fit:
-    """Tune and fit a model.
+    """Tune and fit a model on training scans: the settings with the least log loss on held-out training patients.
 
-    Parameters
-    ----------
-    table
-        Training scans: the columns of schema `COHORT` and the features.
-    columns
-        The features that the model sees.
-    estimator
-        Name of the estimator, see `pipelines.make_estimator`.
-    study
-        The study: horizons, labels, inner folds and seed.
-    agreement
-        From `training_agreement`.
-    harmonised
-        Whether the pipeline begins with ComBat.
-
-    Returns
-    -------
-    Fit
-        The settings with the least log loss on held-out training patients, fitted on all scans given.
-
-    Raises
-    ------
-    NotEstimableError
-        If no horizon has patients who died within it and patients known to live beyond it, or no feature is usable.
+    NotEstimableError where no horizon has enough patients who died within it and enough known to live beyond it, or no
+    feature is usable.
     """
     settings = study.settings
     outcome = survival_outcome(table["followup_years"].to_numpy(float), table["event_observed"].to_numpy(bool))
@@ -386,10 +263,7 @@ def _tune(
     agreement: "pd.Series[float] | None",
     study: Study,
 ) -> tuple[dict[str, Any], str]:
-    """Choose an estimator's settings by the log loss on held-out training patients, summed over horizons.
-
-    An estimator of separate horizons is tuned at each.
-    """
+    """Choose an estimator's settings by the log loss on held-out training patients; also what is to be noted."""
     ever = states[-1][0].astype(bool)
     ever = pd.Series(ever).groupby(patients.to_numpy()).transform("any").to_numpy()
     fewest = min(patients[ever].nunique(), patients[~ever].nunique())

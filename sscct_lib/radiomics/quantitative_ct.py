@@ -19,26 +19,7 @@ Region = NDArray[np.bool_]
 def lung_regions(
     labels: NDArray[np.uint8], spacing_zyx: tuple[float, ...], peel_mm: float, lobes: NDArray[np.uint8] | None = None
 ) -> dict[str, Region]:
-    """Divide the lungs into right and left, into zones, into peel and core, and into lobes.
-
-    Parameters
-    ----------
-    labels
-        0 outside, 1 right lung, 2 left lung, shape (z, y, x); z grows towards the head.
-    spacing_zyx
-        Voxel sides, mm.
-    peel_mm
-        Depth of the peel below the surface of the lungs, mm.
-    lobes
-        0 outside, 1 to 5 as in `LOBES`, shape (z, y, x); None: lobes are not known.
-
-    Returns
-    -------
-    dict
-        Region by name: `right`, `left`, `upper`, `middle`, `lower` (both lungs cut at the same two levels into
-        thirds of equal volume, as the Chest Imaging Platform does), `peel` and `core`, and the names of `LOBES` where
-        they are known; shape (z, y, x).
-    """
+    """Divide the lungs (0 outside, 1 right, 2 left; z grows towards the head) into named regions, each (z, y, x)."""
     lungs = labels > 0
     by_slice = lungs.sum(axis=(1, 2))
     middle_of_slice = (np.cumsum(by_slice) - by_slice / 2) / max(by_slice.sum(), 1)
@@ -61,34 +42,11 @@ def lung_regions(
 def quantitative_ct(
     hu: Hu, labels: NDArray[np.uint8], spacing_zyx: tuple[float, ...], regions: Mapping[str, Region]
 ) -> dict[str, float]:
-    """Measure lung density as quantitative CT does.
+    """Density of both lungs and of each region, as `qct_<measure>` and `qct_<measure>_<region>`; NaN where empty.
 
-    Parameters
-    ----------
-    hu
-        Densities, HU, shape (z, y, x).
-    labels
-        0 outside, 1 right lung, 2 left lung, shape (z, y, x).
-    spacing_zyx
-        Voxel sides, mm.
-    regions
-        From `lung_regions`.
-
-    Returns
-    -------
-    dict
-        Of both lungs: `qct_volume_l`, `qct_mean_hu`, `qct_sd_hu`, `qct_skewness`, `qct_kurtosis` (excess: 0
-        for a normal distribution), `qct_p05_hu` to `qct_p95_hu`, `qct_high_attenuation_share` (-600 to -250 HU)
-        and `qct_low_attenuation_share` (below -950 HU). The mean and both shares again for each region, and
-        their gradients `_lower_minus_upper` and `_peel_minus_core`. Not a number where a region is empty, as the
-        core of a very small lung.
-
-    References
-    ----------
-    Best AC, et al. Idiopathic pulmonary fibrosis: physiologic tests, quantitative CT indexes, and CT visual
-    scores as predictors of mortality. Radiology 2008;246:935-40 (mean, skewness, kurtosis).
-    Lederer DJ, et al. Cigarette smoking is associated with subclinical parenchymal lung disease: the
-    MESA-lung study. Am J Respir Crit Care Med 2009;180:407-14 (high-attenuation areas).
+    Best AC, et al. Idiopathic pulmonary fibrosis: physiologic tests, quantitative CT indexes, and CT visual scores as
+    predictors of mortality. Radiology 2008;246:935-40. Dense areas: Lederer DJ, et al. Cigarette smoking is associated
+    with subclinical parenchymal lung disease: the MESA-lung study. Am J Respir Crit Care Med 2009;180:407-14.
     """
     values = hu[labels > 0].astype(float)
     features = {

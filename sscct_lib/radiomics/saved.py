@@ -1,7 +1,4 @@
-"""Tabular models on disk: saved with a model card, checked when they are loaded, and used on new scans.
-
-What stands on every card of a saved model, and where the cards of models on features lie.
-"""
+"""Tabular models on disk: saved with a model card, checked when they are loaded, and used on new scans."""
 
 import json
 import re
@@ -65,13 +62,13 @@ def save_models(
 ) -> pd.DataFrame:
     """Fit every model on all scans and save it for use on new ones.
 
+    `study.models` receives `tabular/<model>.skops` and the model card `tabular/<model>.json`; files of models that are
+    not the study's any more are removed.
+
     Parameters
     ----------
     table
         From `feature_sets.join`.
-    study
-        The study; `study.models` receives `tabular/<model>.skops` and the model card `tabular/<model>.json`. Files of
-        models that are not the study's any more are removed.
     n_jobs
         Processes that share the fits; -1 for all cores.
     versions
@@ -233,7 +230,7 @@ def load_model(card_path: Path) -> tuple[dict[str, Any], Any]:
     card : dict
         What the card says.
     pipeline : sklearn.pipeline.Pipeline
-        Fitted; its input is what `pipelines.design` gives for `columns` and `harmonised` of the card.
+        Fitted; its input is what `pipeline.design` gives for `columns` and `harmonised` of the card.
 
     Raises
     ------

@@ -4,6 +4,8 @@ PyRadiomics wraps the region in the triangles of marching cubes, and compares ev
 longest distance. Two facts save the time. A cube's triangles depend only on which of its eight corners lie in the
 region: of 256 patterns we ask PyRadiomics once what each contributes, then count patterns. And the ends of a longest
 distance are corners of the convex hull, which has few.
+
+A region is a mask (z, y, x) with a layer of zeros around it; spacing is z, y, x in mm.
 """
 
 from contextlib import suppress
@@ -22,7 +24,7 @@ Spacing = tuple[float, float, float]
 
 @lru_cache
 def _cube_parts(spacing_zyx: Spacing) -> tuple[NDArray[np.float64], ...]:
-    """Measure area, volume at the origin and change of volume with place, of each pattern of corners."""
+    """Area, volume at the origin and change of volume with place, of each pattern of corners."""
     sides = np.array(spacing_zyx)
 
     def measure(corners: Region) -> NDArray[np.float64]:
@@ -43,24 +45,8 @@ def _cube_parts(spacing_zyx: Spacing) -> tuple[NDArray[np.float64], ...]:
 
 
 def area_and_volume(region: Region, spacing_zyx: Spacing) -> tuple[float, float]:
-    """Measure the triangle mesh of a region.
+    """Area (mm²) and volume (mm³) of the triangle mesh of a region.
 
-    Parameters
-    ----------
-    region
-        Mask with a layer of zeros around it, shape (z, y, x).
-    spacing_zyx
-        Voxel sides, mm.
-
-    Returns
-    -------
-    area : float
-        mm².
-    volume : float
-        mm³.
-
-    References
-    ----------
     Lorensen WE, Cline HE. Marching cubes: a high resolution 3D surface construction algorithm. Comput Graph
     1987;21:163-9.
     """
@@ -70,20 +56,7 @@ def area_and_volume(region: Region, spacing_zyx: Spacing) -> tuple[float, float]
 
 
 def principal_variances(region: Region, spacing_zyx: Spacing) -> NDArray[np.float64]:
-    """Give the variances of a region's voxel centres along its principal axes.
-
-    Parameters
-    ----------
-    region
-        Mask, shape (z, y, x).
-    spacing_zyx
-        Voxel sides, mm.
-
-    Returns
-    -------
-    numpy.ndarray
-        mm², smallest first, shape (3,).
-    """
+    """Variances (mm²) of a region's voxel centres along its principal axes, smallest first, shape (3,)."""
     n, first, second = _moments(region)
     # In whole numbers of any size, so that a flat region has a variance of exactly 0.
     total, products = first.astype(object), second.astype(object)
@@ -92,20 +65,7 @@ def principal_variances(region: Region, spacing_zyx: Spacing) -> NDArray[np.floa
 
 
 def diameters(region: Region, spacing_zyx: Spacing) -> tuple[float, float, float, float]:
-    """Find the longest distances between surface points.
-
-    Parameters
-    ----------
-    region
-        Mask with a layer of zeros around it, shape (z, y, x).
-    spacing_zyx
-        Voxel sides, mm.
-
-    Returns
-    -------
-    tuple of float
-        Longest distance within a plane across z, across y, across x, and in space, mm.
-    """
+    """Longest distances (mm) between surface points: within a plane across z, across y, across x, and in space."""
     half_z, half_y, half_x = (side / 2 for side in spacing_zyx)
     along_x, along_y = _outline(region)
     across_z, corners = _widest(along_x, half_y, half_x)
@@ -118,20 +78,7 @@ def diameters(region: Region, spacing_zyx: Spacing) -> tuple[float, float, float
 
 @njit(cache=True)
 def _cubes(region: NDArray[np.bool_]) -> tuple[Counts, Counts]:
-    """Count, for each pattern of eight corners, the cubes of marching cubes that have it.
-
-    Parameters
-    ----------
-    region
-        Padded mask, shape (z, y, x).
-
-    Returns
-    -------
-    count : numpy.ndarray
-        Cubes by pattern, shape (256,). Corner (dz, dy, dx) is bit 4 dz + 2 dy + dx.
-    place : numpy.ndarray
-        Sum of the places (z, y, x) of these cubes, shape (256, 3).
-    """
+    """Cubes of marching cubes by pattern of corners, shape (256,), and the sum of their places, shape (256, 3)."""
     count = np.zeros(256, np.int64)
     place = np.zeros((256, 3), np.int64)
     depth, height, width = region.shape
@@ -158,22 +105,7 @@ def _cubes(region: NDArray[np.bool_]) -> tuple[Counts, Counts]:
 
 @njit(cache=True)
 def _moments(region: NDArray[np.bool_]) -> tuple[np.int64, Counts, Counts]:
-    """Sum coordinates of a region, exactly.
-
-    Parameters
-    ----------
-    region
-        Mask, shape (z, y, x).
-
-    Returns
-    -------
-    n : numpy.int64
-        Voxels.
-    first : numpy.ndarray
-        Sum of z, y and x, shape (3,).
-    second : numpy.ndarray
-        Sum of their products, shape (3, 3).
-    """
+    """Voxels of a region, the sum of z, y and x, shape (3,), and of their products, shape (3, 3), all exact."""
     n = np.int64(0)
     first = np.zeros(3, np.int64)
     second = np.zeros((3, 3), np.int64)
@@ -201,23 +133,7 @@ def _moments(region: NDArray[np.bool_]) -> tuple[np.int64, Counts, Counts]:
 
 @njit(cache=True)
 def _outline(region: Region) -> tuple[Counts, Counts]:
-    """Find the first and last surface point of every row, in half voxels.
-
-    Surface points are the middles of voxel edges between region and outside. Only the first and last of a row
-    can be the end of a longest distance in a plane that holds the row.
-
-    Parameters
-    ----------
-    region
-        Padded mask, shape (z, y, x).
-
-    Returns
-    -------
-    along_x : numpy.ndarray
-        First and last x of the rows with the same z and y, shape (2 z, 2 y, 2); the last is -1 in an empty row.
-    along_y : numpy.ndarray
-        First and last y of the rows with the same x and z, shape (2 z, 2 x, 2).
-    """
+    """First and last surface point of every row, in half voxels: along x (2 z, 2 y, 2), and along y (2 z, 2 x, 2)."""
     depth, height, width = region.shape
     along_x = np.full((2 * depth, 2 * height, 2), -1)
     along_y = np.full((2 * depth, 2 * width, 2), -1)
@@ -248,22 +164,7 @@ def _extend(along_x: Counts, along_y: Counts, z: int, y: int, x: int) -> None:
 
 @njit(cache=True)
 def _widest(rows: Counts, row_mm: float, column_mm: float) -> tuple[float, NDArray[np.float64]]:
-    """Find the longest distance within any plane, and the corners of each plane's convex hull.
-
-    Parameters
-    ----------
-    rows
-        First and last point of each row of each plane, shape (n_planes, n_rows, 2).
-    row_mm, column_mm
-        Size of a half voxel across and along rows, mm.
-
-    Returns
-    -------
-    longest : float
-        mm.
-    corners : numpy.ndarray
-        Plane, row and column, half voxels, shape (n_corners, 3).
-    """
+    """Longest distance (mm) within any plane of rows (n_planes, n_rows, 2), and the corners (n, 3) of their hulls."""
     longest = 0.0
     corners: list[tuple[float, float, float]] = []
     chain = np.empty((rows.shape[1], 2), np.int64)
@@ -297,7 +198,7 @@ def _widest(rows: Counts, row_mm: float, column_mm: float) -> tuple[float, NDArr
 
 @njit(cache=True)
 def _longest(points: NDArray[np.float64]) -> float:
-    """Give the longest distance between any two points, shape (n, 3)."""
+    """Longest distance between any two points, shape (n, 3)."""
     longest = 0.0
     for i in range(len(points)):
         for j in range(i):

@@ -27,8 +27,6 @@ def versions_of_scans(study: Study, rows: pd.DataFrame, n_jobs: int = 1) -> pd.D
 
     Parameters
     ----------
-    study
-        The study; `tabular.n_stability_scans` says how many.
     rows
         One row a scan: `scan_id`, `patient_id`.
     n_jobs
@@ -67,28 +65,8 @@ def _versions_of_scan(study: Study, row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def versions(image: sitk.Image, lungs: sitk.Image, seed: int) -> Iterator[tuple[str, Scan]]:
-    """Yield a scan as it is, and changed in five ways that leave the patient the same.
+    """Yield a scan and its mask as they are, and changed in five ways that leave the patient the same.
 
-    Parameters
-    ----------
-    image
-        Densities, HU.
-    lungs
-        0 outside, 1 right lung, 2 left lung, on the same grid.
-    seed
-        Of the patches and the noise.
-
-    Yields
-    ------
-    name : str
-        `original`; `grown` and `shrunken`, the mask by one voxel in patches of its surface, so that it moves by
-        a millimetre on average, as one good lung mask differs from another; `rotated` by 3 degrees about the
-        body's axis; `noisy`, by 10 HU; `shifted`, resampled on slices half a voxel further.
-    scan : tuple of SimpleITK.Image
-        Densities and mask.
-
-    References
-    ----------
     Zwanenburg A, et al. Assessing robustness of radiomic features by image perturbation. Sci Rep 2019;9:614.
     """
     yield "original", (image, lungs)

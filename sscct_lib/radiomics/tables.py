@@ -1,4 +1,4 @@
-"""TODO."""
+"""The tables of notebook 03, as readers see them."""
 
 import pandas as pd
 
@@ -10,11 +10,6 @@ SHARE = "_share"
 
 def quantitative_ct(features: pd.DataFrame) -> pd.DataFrame:
     """Describe the quantitative CT of a cohort.
-
-    Parameters
-    ----------
-    features
-        Schema `RADIOMICS`.
 
     Returns
     -------
@@ -40,7 +35,7 @@ def saved_models(table: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     table
-        From `saved_models.save_models`.
+        From `saved.save_models`.
 
     Returns
     -------
@@ -91,18 +86,7 @@ def fitting_notes(notes: pd.DataFrame) -> pd.DataFrame:
 
 
 def always_chosen(weights: pd.DataFrame) -> str:
-    """Say which features every fit of a model chose; the weight of any other is in part chance.
-
-    Parameters
-    ----------
-    weights
-        From `effects.feature_weights`.
-
-    Returns
-    -------
-    str
-        A sentence or two; empty where nothing was fitted.
-    """
+    """Say which features every fit of a model chose, by `explain.feature_weights`; empty where nothing was fitted."""
     if weights.empty:
         return ""
     chosen = weights.assign(chosen=weights["coefficient"] != 0).groupby("feature", sort=True)["chosen"].all()

@@ -1,15 +1,13 @@
 """PyRadiomics' features without its overhead: its formulas, given our matrices and surface measures.
 
 PyRadiomics' feature classes each bin the image again, and hold tables as large as their largest possible entry. Here
-a region is binned once, its matrices are counted in compiled loops (`matrices`, `surface`) over the grey levels that
-occur, and the classes of PyRadiomics compute the features from them.
+a region is binned once, its matrices are counted in compiled loops over the grey levels that occur, and the classes of
+PyRadiomics compute the features from them.
 
-Texture matrices of a region, in compiled loops over its voxels.
-
-A region arrives as a volume of grey *ranks*: 0 outside, 1 to L inside, one rank for each grey level that occurs,
-padded with a layer of zeros, so that a voxel always has its 26 neighbours and no loop asks where the volume ends.
-Neighbours are offsets in the flattened volume. Thirteen offsets, one of each opposite pair, are the thirteen
-directions of three-dimensional texture.
+The loops see a padded, flattened volume of grey *ranks*: 0 outside, 1 to L inside, one rank for each grey level that
+occurs. The layer of zeros around it gives every voxel its 26 neighbours, so that no loop asks where the volume ends.
+`voxels` are the places that are not 0, ascending; `steps` lead to thirteen neighbours, one of each opposite pair: the
+thirteen directions of three-dimensional texture.
 """
 
 import logging
@@ -41,37 +39,13 @@ DIRECTIONS = np.array([d for d in product((1, 0, -1), repeat=3) if d > (0, 0, 0)
 
 
 def offsets(shape: tuple[int, ...]) -> NDArray[np.int64]:
-    """Turn the thirteen directions into steps in the flattened volume.
-
-    Parameters
-    ----------
-    shape
-        Of the padded volume, (z, y, x).
-
-    Returns
-    -------
-    numpy.ndarray
-        Shape (13,).
-    """
+    """The thirteen directions as steps in a flattened padded volume of this shape (z, y, x); shape (13,)."""
     return DIRECTIONS @ np.array([shape[1] * shape[2], shape[2], 1], dtype=np.int64)
 
 
 @njit(cache=True)
 def levels(values: NDArray[Any], edges: NDArray[np.float64]) -> Counts:
-    """Find the grey-level bin of each value.
-
-    Parameters
-    ----------
-    values
-        None below the first edge, shape (n,).
-    edges
-        Ascending, evenly spaced, shape (n_edges,).
-
-    Returns
-    -------
-    numpy.ndarray
-        As from `numpy.digitize`: i where `edges[i - 1] <= value < edges[i]`, shape (n,).
-    """
+    """`numpy.digitize` for ascending, evenly spaced edges and values none of which lies below the first."""
     found = np.empty(len(values), np.int64)
     per_unit = (len(edges) - 1) / (edges[-1] - edges[0])
     for i in range(len(values)):
@@ -90,29 +64,7 @@ def levels(values: NDArray[Any], edges: NDArray[np.float64]) -> Counts:
 def neighbours(
     ranks: Ranks, voxels: Counts, steps: NDArray[np.int64], grey: NDArray[np.float64]
 ) -> tuple[Counts, Counts, NDArray[np.float64]]:
-    """Count pairs, dependences and differences of neighbouring grey levels in one pass.
-
-    Parameters
-    ----------
-    ranks
-        Padded volume of ranks, flattened.
-    voxels
-        Where they are not 0, ascending.
-    steps
-        From `offsets`.
-    grey
-        Grey level of each rank, shape (L,).
-
-    Returns
-    -------
-    pairs : numpy.ndarray
-        Co-occurrence (GLCM), shape (13, L, L): how often a voxel of rank i has a voxel of rank j one step ahead.
-    dependence : numpy.ndarray
-        GLDM, shape (L, 27): how many voxels of rank i have k neighbours of the same rank.
-    difference : numpy.ndarray
-        NGTDM, shape (L,): the sum over voxels of rank i of the absolute difference between their grey level and
-        the mean of their neighbours in the region.
-    """
+    """Pairs, dependence and difference of neighbouring grey levels in one pass; `grey` (L,) is the level of a rank."""
     n_ranks = len(grey)
     pairs = np.zeros((len(steps), n_ranks, n_ranks), np.int64)
     dependence = np.zeros((n_ranks, 2 * len(steps) + 1), np.int64)
@@ -140,30 +92,7 @@ def neighbours(
 
 @njit(cache=True)
 def runs(ranks: Ranks, voxels: Counts, steps: NDArray[np.int64], n_ranks: int, longest: int) -> Counts:
-    """Count runs of one grey level along each direction (GLRLM).
-
-    Each voxel takes its place in a run from the voxel behind, which the ascending order has met before; a run counts
-    where the voxel ahead has another rank. No step of the loop depends on a guess of what comes next, which is what
-    makes processors wait.
-
-    Parameters
-    ----------
-    ranks
-        Padded volume of ranks, flattened.
-    voxels
-        Where they are not 0, ascending.
-    steps
-        From `offsets`.
-    n_ranks
-        L.
-    longest
-        No run can be longer.
-
-    Returns
-    -------
-    numpy.ndarray
-        Shape (L, longest, 13): runs of rank i with length k + 1.
-    """
+    """Count runs (GLRLM) along each direction, shape (L, longest, 13): of rank i with length k + 1."""
     counts = np.zeros((len(steps), n_ranks, longest), np.int64)
     place = np.zeros(len(ranks), np.uint16)
     for direction in range(len(steps)):
@@ -178,22 +107,7 @@ def runs(ranks: Ranks, voxels: Counts, steps: NDArray[np.int64], n_ranks: int, l
 
 @njit(cache=True)
 def zones(ranks: Ranks, voxels: Counts, steps: NDArray[np.int64]) -> tuple[Counts, Counts]:
-    """Find connected zones of one grey level (GLSZM), neighbours touching by face, edge or corner.
-
-    Parameters
-    ----------
-    ranks
-        Padded volume of ranks, flattened.
-    voxels
-        Where they are not 0, ascending.
-    steps
-        From `offsets`.
-
-    Returns
-    -------
-    rank, size : numpy.ndarray
-        Of each zone, shape (n_zones,).
-    """
+    """Rank and size (n_zones,) of connected zones of one grey level (GLSZM), touching by face, edge or corner."""
     open_voxels = ranks.copy()
     waiting = np.empty(len(voxels), np.int64)
     zone_rank, zone_size = [], []
@@ -229,21 +143,7 @@ for _name in ("radiomics", __name__):
 
 @dataclass(frozen=True)
 class Region:
-    """A region of an image, binned.
-
-    Attributes
-    ----------
-    values
-        Densities of its voxels, shape (n_voxels,).
-    mask
-        Cut to its bounding box, with a layer of zeros around, shape (z, y, x).
-    ranks
-        Grey rank of each voxel on the same grid, 0 outside: 1 for the lowest grey level that occurs, and so on.
-    grey
-        Grey level of each rank, shape (n_ranks,).
-    spacing_zyx
-        Voxel sides, mm.
-    """
+    """A region of an image, binned."""
 
     values: NDArray[Any]
     mask: Mask
@@ -268,7 +168,7 @@ class Region:
 
     @cached_property
     def neighbours(self) -> tuple[NDArray[Any], ...]:
-        """What `matrices.neighbours` gives: pairs, dependence, difference."""
+        """What `neighbours` gives: pairs, dependence, difference."""
         found: tuple[NDArray[Any], ...] = neighbours(
             self.ranks.ravel(), self.voxels, self.steps, self.grey.astype(float)
         )
@@ -276,23 +176,7 @@ class Region:
 
 
 def make_region(hu: NDArray[Any], mask: Mask, spacing_zyx: tuple[float, float, float], bin_width: float) -> Region:
-    """Cut out and bin a region.
-
-    Parameters
-    ----------
-    hu
-        Densities, HU, shape (z, y, x).
-    mask
-        The region, not empty, shape (z, y, x).
-    spacing_zyx
-        Voxel sides, mm.
-    bin_width
-        Width of a grey-level bin, HU; bins are aligned with 0 HU, the lowest that occurs is grey level 1.
-
-    Returns
-    -------
-    Region
-    """
+    """Cut out a region (z, y, x), not empty, and bin it in steps of `bin_width` HU that are aligned with 0 HU."""
     box = tuple(
         slice(int(where[0]), int(where[-1]) + 1)
         for where in (np.flatnonzero(mask.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1)))
@@ -431,7 +315,7 @@ class _Shape(_OnRegion, RadiomicsShape):  # type: ignore[misc]
 
 
 def _shares_lines(region: Region, direction: int) -> bool:
-    """Tell whether two voxels of the region lie on one line of a direction; PyRadiomics leaves it out if not."""
+    """Whether two voxels of the region lie on one line of a direction; PyRadiomics leaves it out if not."""
     if region.neighbours[0][direction].any():
         return True
     step = DIRECTIONS[direction]
@@ -459,31 +343,11 @@ def pyradiomics_features(
     bin_width: float,
     image_type: str = "original",
 ) -> dict[str, float]:
-    """Compute PyRadiomics' features of a region.
+    """PyRadiomics' features of a region, equal to about 1e-12: `<image_type>_<class>_<feature>`.
 
-    Parameters
-    ----------
-    image
-        Densities, HU, or what a filter made of them, shape (z, y, x).
-    mask
-        The region, more than a line of voxels, shape (z, y, x).
-    spacing_zyx
-        Voxel sides, mm.
-    bin_width
-        Width of a grey-level bin, HU; bins are aligned with 0 HU.
-    image_type
-        First part of the names; the shape of a region is described with `original` alone.
-
-    Returns
-    -------
-    dict
-        `<image_type>_<class>_<feature>`, 107 of the original image and 93 of another, equal to PyRadiomics' to
-        about 1e-12.
-
-    References
-    ----------
-    van Griethuysen JJM, et al. Computational radiomics system to decode the radiographic phenotype.
-    Cancer Res 2017;77:e104-7.
+    107 of the original image and 93 of another, for the shape of a region is described with `original` alone. van
+    Griethuysen JJM, et al. Computational radiomics system to decode the radiographic phenotype. Cancer Res
+    2017;77:e104-7.
     """
     region = make_region(image, mask, spacing_zyx, bin_width)
     return {
