@@ -280,7 +280,7 @@ def shard(stage: str, study: Path, index: Annotated[int, typer.Option()], run: R
     """Make the per-scan results of one shard (called by the workflow)."""
     import SimpleITK as sitk
 
-    from sscct_lib.book.notebooks import write_provenance
+    from sscct_lib.book.chapters import write_provenance
     from sscct_lib.study.code import code_hash
     from sscct_lib.study.folder import StudyError, load_study
     from sscct_lib.study.stages import PER_SCAN_STAGES
@@ -318,7 +318,7 @@ def notebook(
     name: str, study: Path, run: RunOption = "main", parameters: Annotated[str, typer.Option()] = "{}"
 ) -> None:
     """Execute one notebook (called by the workflow)."""
-    from sscct_lib.book.notebooks import notebook_code_hash, run_notebook, write_provenance
+    from sscct_lib.book.chapters import notebook_code_hash, run_notebook, write_provenance
     from sscct_lib.study.folder import load_study
     from sscct_lib.study.recovery import alone
 

@@ -10,24 +10,9 @@ from sscct_lib.study.stages import NOTEBOOKS
 
 
 def check_ready(study: Study, manifest: pd.DataFrame, last: str | None = None) -> None:
-    """Refuse a run that a later stage would refuse, hours after its start.
-
-    Parameters
-    ----------
-    study
-        The study and run. What a finished stage needed is not asked for again.
-    manifest
-        Schema `MANIFEST`.
-    last
-        The notebook after which the run stops; none: it goes on to the book.
-
-    Raises
-    ------
-    StudyError
-        If there are too few patients for cross-validation, or a package, a file of weights or its SHA-256 is not
-        there, as the stage itself would say.
-    """
+    """Refuse what a later stage would refuse, hours after the start; `last`: notebook after which the run stops."""
     stages = NOTEBOOKS if last is None else NOTEBOOKS[: NOTEBOOKS.index(last) + 1]
+    # What a finished stage needed is not asked for again.
     if "02_segmentation_qa" in stages and not study.table("lungs").is_file():
         for method in chosen_methods(study.settings.lungs):
             check_method(method, study.settings.lungs, study.folder)

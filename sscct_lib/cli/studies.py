@@ -113,13 +113,12 @@ def verify_weights(study: StudyFolder) -> None:
     from sscct_lib.deep.pretrained import load_weights
     from sscct_lib.deep.weights import is_self_supervised, located
     from sscct_lib.study.folder import load_study
-    from sscct_lib.study.settings import NetworkSettings
     from sscct_lib.study.words import NETWORK_WORDS
 
     named = 0
     loaded = load_study(study)
     for network in loaded.settings.deep.networks:
-        settings: NetworkSettings = getattr(loaded.settings.deep, network)
+        settings = loaded.settings.deep.network(network)
         if settings.weights is None or is_self_supervised(settings):
             typer.echo(f"{NETWORK_WORDS[network]}: {settings.weights or 'from scratch'}")
             continue
@@ -162,5 +161,5 @@ def pretrain(
     for name in chosen:
         paths = pretrain_folds(loaded, kept, name, jobs)
         typer.echo(f"{NETWORK_WORDS[name]}: {len(paths)} encoders in {paths[0].parent}")
-        if getattr(loaded.settings.deep, name).weights is None:
+        if loaded.settings.deep.network(name).weights is None:
             typer.echo(f"  To use them, in study.yaml under deep.{name}: weights: self-supervised")

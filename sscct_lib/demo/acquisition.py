@@ -13,61 +13,22 @@ WIDE_FIELD_MM = 356.0  # shows the whole chest
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a scan was taken.
+    """How a scan was taken."""
 
-    Attributes
-    ----------
-    sharp
-        Whether the kernel enhances edges, at the price of fine-grained noise.
-    blur_mm
-        Standard deviation of the point spread in the axial plane.
-    noise_hu
-        Standard deviation of noise in a voxel of 1 mm of an average body.
-    slice_thickness_mm
-        Of the reconstruction.
-    inspiration
-        Height of the lungs, 1 at full inspiration of healthy lungs.
-    contrast
-        Whether the vessels are enhanced.
-    missed_mm
-        How much of the bases lies below the scanned range.
-    field_mm
-        Width of the reconstructed field; a narrow one cuts the sides of the lungs.
-    """
-
-    sharp: bool
-    blur_mm: float
-    noise_hu: float
+    sharp: bool  # the kernel enhances edges, at the price of fine-grained noise
+    blur_mm: float  # standard deviation of the point spread in the axial plane
+    noise_hu: float  # standard deviation of noise in a voxel of 1 mm of an average body
     slice_thickness_mm: float
-    inspiration: float
-    contrast: bool = False
-    missed_mm: float = 0.0
-    field_mm: float = WIDE_FIELD_MM
+    inspiration: float  # height of the lungs, 1 at full inspiration of healthy lungs
+    contrast: bool = False  # the vessels are enhanced
+    missed_mm: float = 0.0  # how much of the bases lies below the scanned range
+    field_mm: float = WIDE_FIELD_MM  # a narrow field cuts the sides of the lungs
 
 
 def acquire(
     hu: Floats, body: Floats, protocol: Protocol, spacing_mm: float, rng: np.random.Generator
 ) -> NDArray[np.int16]:
-    """Blur and add noise, as the scanner and its reconstruction would.
-
-    Parameters
-    ----------
-    hu
-        Ideal densities, HU, [z, y, x].
-    body
-        Distance field of the skin on the same voxels, mm: wider slices of the body let less radiation through.
-    protocol
-        How the scan was taken.
-    spacing_mm
-        Voxel side.
-    rng
-        Source of the noise.
-
-    Returns
-    -------
-    numpy.ndarray
-        int16 HU from -1024 to 3071, as 12-bit scanners store it.
-    """
+    """Blur and add noise, as the scanner and its reconstruction would; int16 HU, as 12-bit scanners store it."""
     axial = protocol.blur_mm / spacing_mm
     along = protocol.slice_thickness_mm / np.sqrt(12) / spacing_mm
     out = gaussian_filter(hu, (along, axial, axial), mode="nearest", truncate=3.0)

@@ -2,7 +2,7 @@
 
 Coordinates are millimetres in the patient: x to the patient's left, y to posterior, z to the head; x = 0 is the
 midline, y = 0 the middle of the rib cage, z = 0 the deepest point of the lungs. Everything here belongs to a
-patient; how deep the breath is, and the grid, belong to a scan (`rendering`).
+patient; how deep the breath is, and the grid, belong to a scan (`render`).
 """
 
 from dataclasses import dataclass
@@ -35,69 +35,33 @@ Path = tuple[NDArray[np.float64], NDArray[np.float64]]  # points (n, 3) and radi
 
 @dataclass(frozen=True)
 class Build:
-    """Sizes of a patient.
+    """Sizes of a patient, lengths in mm."""
 
-    Attributes
-    ----------
-    height
-        Of the lungs, from the deepest recess to the apex, mm.
-    half_width, half_depth
-        Of the rib cage at its widest, inside, mm.
-    fat
-        Under the skin, mm.
-    female
-        Whether there are breasts.
-    domes
-        Height of the right and left diaphragm, as shares of `height`.
-    heart
-        Size of the heart, 1 on average.
-    taper
-        How soon the chest narrows toward the apex, 1 on average.
-    kyphosis
-        How far the upper chest leans back, 1 on average.
-    stomach_gas
-        Whether there is gas under the left diaphragm.
-    """
-
-    height: float
-    half_width: float
+    height: float  # of the lungs, from the deepest recess to the apex
+    half_width: float  # of the rib cage at its widest, inside
     half_depth: float
-    fat: float
-    female: bool
-    domes: tuple[float, float]
-    heart: float
-    taper: float
-    kyphosis: float
-    stomach_gas: bool
+    fat: float  # under the skin
+    female: bool  # there are breasts
+    domes: tuple[float, float]  # height of the right and left diaphragm, as shares of `height`
+    heart: float  # its size, 1 on average
+    taper: float  # how soon the chest narrows toward the apex, 1 on average
+    kyphosis: float  # how far the upper chest leans back, 1 on average
+    stomach_gas: bool  # there is gas under the left diaphragm
 
 
 @dataclass(frozen=True)
 class Thorax:
-    """One patient's anatomy.
-
-    Attributes
-    ----------
-    build
-        Sizes.
-    z, y, x
-        Axes of the coarse grid, mm.
-    fields
-        Distance fields and smooth maps on the coarse grid, by name.
-    arteries, veins, airways
-        The trees.
-    noise
-        Random fields that belong to the patient, by name (`NOISE_MM`).
-    """
+    """One patient's anatomy."""
 
     build: Build
-    z: Floats
+    z: Floats  # axes of the coarse grid, mm
     y: Floats
     x: Floats
-    fields: dict[str, Floats]
+    fields: dict[str, Floats]  # distance fields and smooth maps on the coarse grid
     arteries: Tree
     veins: Tree
     airways: Tree
-    noise: dict[str, SmoothNoise]
+    noise: dict[str, SmoothNoise]  # random fields that belong to the patient, by the names of `NOISE_MM`
 
 
 def draw_build(rng: np.random.Generator, female: bool) -> Build:
@@ -119,22 +83,7 @@ def draw_build(rng: np.random.Generator, female: bool) -> Build:
 
 
 def make_thorax(seed: int, number: int, female: bool) -> Thorax:
-    """Build a patient's anatomy.
-
-    Parameters
-    ----------
-    seed
-        Of the study.
-    number
-        Of the patient.
-    female
-        Decides on sizes and breasts.
-
-    Returns
-    -------
-    Thorax
-        The same for the same arguments.
-    """
+    """Build a patient's anatomy from the study's seed and the patient's number; the same for the same arguments."""
     rng = np.random.default_rng([seed, number, 2])
     build = draw_build(rng, female)
     noise = {name: SmoothNoise(rng, length) for name, length in NOISE_MM.items()}

@@ -82,27 +82,7 @@ def _export(study: Study, row: Mapping[str, Any], folder: Path) -> None:
 
 
 def write_dicom_series(image: sitk.Image, folder: Path, row: Mapping[str, Any]) -> None:
-    """Write a volume as a series of CT Image Storage objects, one file a slice.
-
-    Parameters
-    ----------
-    image
-        int16 HU from -1024 to 3071, axial, LPS without rotation.
-    folder
-        Receives `0001.dcm` (feet) and so on.
-    row
-        `scan_id`, `patient_id`, `scan_date` (a date), `age_years`, `sex`, `manufacturer`, `kernel`,
-        `slice_thickness_mm`. Identifiers (UID) follow from `scan_id` and `patient_id`.
-
-    Raises
-    ------
-    StudyError
-        If the volume is rotated, or has values that 12 bits cannot hold.
-
-    References
-    ----------
-    DICOM PS3.3, CT Image IOD (A.3).
-    """
+    """Write a volume (int16 HU, LPS) as CT Image objects, one file a slice from the feet (DICOM PS3.3, A.3)."""
     hu = sitk.GetArrayFromImage(image)
     if not np.allclose(image.GetDirection(), np.eye(3).ravel()):
         raise StudyError(f"{row['scan_id']}: rotated volume; DICOM export expects axes along the patient (LPS).")

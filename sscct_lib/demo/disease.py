@@ -28,91 +28,42 @@ LOBULE_MM, CYST_MM = 9.0, 6.5
 
 @dataclass(frozen=True)
 class DiseaseMaps:
-    """Where disease comes first in a patient.
-
-    Attributes
-    ----------
-    interstitial, emphysema
-        Scores on the coarse grid of the thorax, higher where disease comes earlier.
-    in_lungs
-        Both scores of the points of the coarse grid that lie in the lungs, shape (2, n).
-    lobules, cysts
-        Middles of lung lobules and of honeycomb cysts, the same at every scan.
-    tissue
-        Tissue in healthy lung, 1 on average.
-    """
+    """Where disease comes first in a patient: scores on the coarse grid, higher where it comes earlier."""
 
     interstitial: Floats
     emphysema: Floats
-    in_lungs: Floats
-    lobules: cKDTree
-    cysts: cKDTree
-    tissue: float
+    in_lungs: Floats  # both scores of the points of the coarse grid that lie in the lungs, (2, n)
+    lobules: cKDTree  # middles of lung lobules, the same at every scan
+    cysts: cKDTree  # middles of honeycomb cysts, likewise
+    tissue: float  # in healthy lung, 1 on average
 
 
 @dataclass(frozen=True)
 class LungVoxels:
-    """The voxels of a scan's lungs and their rim.
+    """The n voxels of a scan's lungs and their rim."""
 
-    Attributes
-    ----------
-    hu
-        Healthy parenchyma, HU, shape (n,).
-    positions
-        x, y, z in the patient, mm, shape (n, 3).
-    interstitial, emphysema
-        Scores, shape (n,).
-    texture
-        Fine noise of unit variance, shape (n,).
-    spacing_mm
-        Voxel side; walls thinner than it fade.
-    """
-
-    hu: Floats
-    positions: Floats
+    hu: Floats  # healthy parenchyma, HU
+    positions: Floats  # x, y, z in the patient, mm, (n, 3)
     interstitial: Floats
     emphysema: Floats
-    texture: Floats
-    spacing_mm: float
+    texture: Floats  # fine noise of unit variance
+    spacing_mm: float  # voxel side; walls thinner than it fade
 
 
 @dataclass(frozen=True)
 class Lesions:
-    """Disease on the lung voxels.
+    """Disease on the n lung voxels."""
 
-    Attributes
-    ----------
-    hu
-        Parenchyma with disease, HU, shape (n,).
-    labels
-        0 none, else the numbers of `LESIONS`, shape (n,).
-    fibrosis_score
-        Score above which the lung is fibrotic; infinite where there is no fibrosis.
-    """
-
-    hu: Floats
-    labels: NDArray[np.uint8]
-    fibrosis_score: float
+    hu: Floats  # parenchyma with disease, HU
+    labels: NDArray[np.uint8]  # 0 none, else the numbers of `LESIONS`
+    fibrosis_score: float  # above it the lung is fibrotic; infinite where there is no fibrosis
 
 
 def map_disease(thorax: Thorax, seed: int, number: int) -> DiseaseMaps:
-    """Decide how basal, subpleural and patchy a patient's disease is.
-
-    Parameters
-    ----------
-    thorax
-        The patient's anatomy.
-    seed, number
-        Of the study and the patient.
-
-    Returns
-    -------
-    DiseaseMaps
-        In a third of the patients the lung right under the pleura is spared, as in non-specific interstitial
-        pneumonia.
-    """
+    """Decide how basal, subpleural and patchy a patient's disease is."""
     rng = np.random.default_rng([seed, number, 3])
     basal, rim, back, patchy = rng.uniform((1.0, 0.9, 0.3, 0.18), (2.2, 1.6, 0.9, 0.45))
+    # In a third the lung right under the pleura is spared, as in non-specific interstitial pneumonia.
     spared = 1.2 * rim * (rng.random() < 0.33)
     tissue = float(np.clip(rng.lognormal(0, 0.12), 0.75, 1.35))
     grid = thorax.z, thorax.y, thorax.x
@@ -145,7 +96,7 @@ def _cells(thorax: Thorax, rng: np.random.Generator, length_mm: float) -> cKDTre
 
 
 def threshold(scores: Floats, share: float) -> float:
-    """Find the score above which lies a share of the points; infinite for a share of 0."""
+    """The score above which lies a share of the points; infinite for a share of 0."""
     n = min(round(share * len(scores)), len(scores) - 1)
     return float(np.partition(scores, len(scores) - 1 - n)[len(scores) - 1 - n]) if n > 0 else np.inf
 
@@ -158,22 +109,7 @@ def ramp(values: Floats, threshold: float, width: float) -> Floats:
 
 
 def draw_lesions(lung: LungVoxels, extent: Mapping[str, float], maps: DiseaseMaps) -> Lesions:
-    """Add disease to healthy parenchyma.
-
-    Parameters
-    ----------
-    lung
-        The voxels.
-    extent
-        Share of the lungs that each pattern of `LESIONS` covers; the patterns do not overlap.
-    maps
-        Of the patient.
-
-    Returns
-    -------
-    Lesions
-        Densities and labels; each pattern covers its share of the whole lungs, of which the scan may miss a part.
-    """
+    """Add disease to healthy parenchyma; `extent`: share of the whole lungs that each pattern of `LESIONS` covers."""
     score = lung.interstitial
     fibrosis = extent["honeycombing"] + extent["reticulation"]
     nested = (extent["honeycombing"], fibrosis, fibrosis + extent["ground_glass"])

@@ -1,9 +1,7 @@
-"""Geometry of the synthetic thorax: distance fields, random fields, and bringing either onto the grid of a scan.
+"""Geometry of the synthetic thorax: distance fields, random fields, and the branching airways and vessels.
 
-A distance field holds, for each point, the distance to a surface in mm, negative inside. Volumes are [z, y, x].
-Nothing here uses a linear-algebra library, so that sums are the same for any number of threads.
-
-Branching airways and vessels of the synthetic lungs, and how much of each voxel they fill.
+A distance field holds, for each point, the distance to a surface in mm, negative inside. Volumes are [z, y, x], points
+x, y, z. Nothing here uses a linear-algebra library, so that sums are the same for any number of threads.
 """
 
 from dataclasses import dataclass
@@ -138,28 +136,9 @@ def grow(
     parent: float | None = None,
     old_axis: NDArray[np.float64] | None = None,
 ) -> None:
-    """Split a cloud of end points in two, again and again, with a branch toward the middle of each part.
-
-    Parameters
-    ----------
-    points
-        Where twigs end, x, y, z in mm, shape (n, 3), n at least 1.
-    start
-        Where the branch begins.
-    radius
-        Of the branch, mm; daughters share it by Murray's law with exponent 3.
-    rows
-        The branches are appended here.
-    parent
-        Radius of the parent branch; by default `radius`.
-    old_axis
-        Direction in which the parent split, which its daughters avoid.
-
-    References
-    ----------
-    Tawhai MH, Pullan AJ, Hunter PJ. Generation of an anatomically based three-dimensional model of the
-    conducting airways. Ann Biomed Eng 2000;28:793-802.
-    """
+    """Split the end points (n, 3) of twigs in two, again and again, with a branch to the middle of each part."""
+    # Tawhai MH, Pullan AJ, Hunter PJ. Generation of an anatomically based three-dimensional model of the conducting
+    # airways. Ann Biomed Eng 2000;28:793-802. `old_axis` is how the parent split, which its daughters avoid.
     middle = points.sum(axis=0) / len(points)
     end = points[0] if len(points) == 1 else start + (middle - start) * 0.45
     rows.append((*start, *end, radius, parent or radius))
@@ -170,6 +149,7 @@ def grow(
     side = along > 0
     if side.all() or not side.any():
         side = np.arange(len(points)) % 2 == 0
+    # Daughters share the radius by Murray's law with exponent 3.
     for part in (points[side], points[~side]):
         grow(part, end, radius * (len(part) / len(points)) ** (1 / 3), rows, radius, axis)
 
@@ -203,24 +183,7 @@ def airways_beside(arteries: list[Row]) -> Tree:
 
 
 def draw_tubes(start: Floats, end: Floats, radius: Floats, shape: tuple[int, int, int], spacing_mm: float) -> Floats:
-    """Compute the share of each voxel that tubes fill; a thin tube fills a part of the voxels that it passes.
-
-    Parameters
-    ----------
-    start, end
-        In voxels, x, y, z, shape (n, 3).
-    radius
-        In mm, shape (n,).
-    shape
-        Of the volume [z, y, x].
-    spacing_mm
-        Voxel side.
-
-    Returns
-    -------
-    numpy.ndarray
-        Volume of shares from 0 to 1.
-    """
+    """Share of each voxel that tubes fill; ends in voxels, x, y, z, (n, 3), radii in mm; a thin tube fills a part."""
     out = np.zeros(shape, dtype=np.float32)
     if not len(radius):
         return out

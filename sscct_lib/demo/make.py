@@ -1,7 +1,7 @@
-"""The embedded demo study: synthetic patients with systemic sclerosis, their CT scans, and the truth about both.
+"""The demo study: synthetic patients with systemic sclerosis, their CT scans, and the truth about both.
 
-`patients` and `registry` decide who they are, `rendering` what their chests look like; here they become the files of
-a study. What no real registry knows lies apart in `truth/`.
+`patients` and `registry` decide who they are, `render` what their chests look like; here they become the files of a
+study. What no real registry knows lies apart in `truth/`.
 """
 
 from collections.abc import Mapping
@@ -34,22 +34,7 @@ def _demo_settings(study: Study) -> DemoSettings:
 
 
 def scan_files(study: Study, scan_id: str) -> dict[str, Path]:
-    """Name the files of a synthetic scan.
-
-    Parameters
-    ----------
-    study
-        The demo study.
-    scan_id
-        The scan.
-
-    Returns
-    -------
-    dict of str to pathlib.Path
-        `hu`: the scan. True masks on its grid: `lungs` (1 right, 2 left), `lobes` (1 right upper, 2 right middle,
-        3 right lower, 4 left upper, 5 left lower), `lesions` (1 ground-glass, 2 reticulation, 3 honeycombing,
-        4 emphysema).
-    """
+    """The files of a synthetic scan: `hu`, and its true masks `lungs`, `lobes` and `lesions`, as in `Volume`."""
     name = f"{scan_id}.nii.gz"
     truth = study.folder / "truth"
     return {
@@ -61,23 +46,7 @@ def scan_files(study: Study, scan_id: str) -> dict[str, Path]:
 
 
 def write_tables(study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Write the manifest and `truth/truth.csv` of a demo study, each only when its content differs.
-
-    Parameters
-    ----------
-    study
-        A study with a `demo` section.
-
-    Returns
-    -------
-    manifest, truth : pandas.DataFrame
-        As from `demo_cohort`.
-
-    Raises
-    ------
-    StudyError
-        If the study has no `demo` section.
-    """
+    """Write manifest and `truth/truth.csv`, both from `demo_cohort`, each only when its content differs."""
     manifest, truth = demo_cohort(_demo_settings(study), study.demo_seed)
     for frame, path in ((manifest, study.manifest_path), (truth, study.folder / "truth" / "truth.csv")):
         text = frame.to_csv(index=False, lineterminator="\n")
@@ -160,20 +129,7 @@ def make_scans(study: Study, rows: pd.DataFrame, n_jobs: int = 1) -> pd.DataFram
 
 
 def make_scan(study: Study, row: Mapping[str, Any]) -> dict[str, Any]:
-    """Make one scan and write its files.
-
-    Parameters
-    ----------
-    study
-        The demo study.
-    row
-        A row of the truth table.
-
-    Returns
-    -------
-    dict
-        `lung_l` and the shares of the lungs that the masks hold.
-    """
+    """Make one scan of the truth table and write its files; tells `lung_l` and the shares of the lungs in the masks."""
     volume = draw_scan(row, study.demo_seed, _demo_settings(study).spacing_mm)
     for name, path in scan_files(study, row["scan_id"]).items():
         write_volume(getattr(volume, name), volume, path)
@@ -181,22 +137,7 @@ def make_scan(study: Study, row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def draw_scan(row: Mapping[str, Any], seed: int, spacing_mm: float) -> Volume:
-    """Draw one scan of the cohort.
-
-    Parameters
-    ----------
-    row
-        A row of the truth table.
-    seed
-        Of the synthetic patients: `Study.demo_seed`.
-    spacing_mm
-        Voxel side.
-
-    Returns
-    -------
-    Volume
-        The scan and its true masks, the same for the same arguments.
-    """
+    """Draw one scan of the truth table; `seed` is `Study.demo_seed`."""
     protocol = Protocol(**{field.name: row[field.name] for field in fields(Protocol)})
     number, nth = int(row["patient_number"]), int(str(row["scan_id"]).rsplit("-", 1)[1])
     return render((seed, number, row["sex"] == "female"), row, protocol, spacing_mm, [seed, number, 6, nth])
@@ -210,17 +151,7 @@ def _measured(volume: Volume) -> dict[str, Any]:
 
 
 def write_volume(array: NDArray[Any], volume: Volume, path: Path) -> None:
-    """Write an array on the grid of a volume as NIfTI.
-
-    Parameters
-    ----------
-    array
-        [z, y, x], LPS.
-    volume
-        Gives origin and spacing.
-    path
-        The `.nii.gz` file, written whole or not at all.
-    """
+    """Write an array [z, y, x] on the grid of a volume as NIfTI."""
     image = sitk.GetImageFromArray(array)
     image.SetSpacing([volume.spacing_mm] * 3)
     image.SetOrigin(volume.origin)

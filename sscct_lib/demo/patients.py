@@ -1,7 +1,7 @@
-"""The demo cohort's patients: latent disease over time, survival that follows from it, and clinical tables.
+"""The demo cohort's patients: latent disease over time, and survival that follows from it.
 
 Nothing here knows about pixels. Every number follows from the seed and the patient's number alone, so the first
-76 patients of a cohort of 600 are those of a cohort of 76.
+76 patients of a cohort of 600 are those of a cohort of 76. A state holds arrays (n,), one value for each time.
 """
 
 import math
@@ -43,57 +43,22 @@ OTHER_EFFECTS = {"age_per_10": 0.70, "male": 0.25}
 
 @dataclass(frozen=True)
 class Patient:
-    """What stays the same in a patient, and how disease grows.
+    """What stays the same in a patient, and how disease grows; states are those at the first scan."""
 
-    Attributes
-    ----------
-    number
-        1, 2, ...; with the seed it decides everything else.
-    sex, subtype
-        As in the manifest.
-    age_years
-        Age at the first scan.
-    first_year
-        Calendar time of the first scan, years.
-    extent_logit
-        Log-odds of the share of the greatest possible extent of disease that is reached at the first scan.
-    rate
-        Growth of these log-odds per year at the first scan, 0 or more.
-    fibrotic_share
-        Share of the diseased lung that is fibrotic at the first scan.
-    hypertension_logit
-        Log-odds of the index of pulmonary hypertension at the first scan without fibrosis.
-    emphysema
-        Share of the lungs with emphysema.
-    """
-
-    number: int
+    number: int  # 1, 2, ...; with the seed it decides everything else
     sex: str
     subtype: str
     age_years: float
-    first_year: float
-    extent_logit: float
-    rate: float
-    fibrotic_share: float
-    hypertension_logit: float
-    emphysema: float
+    first_year: float  # calendar time of the first scan
+    extent_logit: float  # log-odds of the share of the greatest possible extent of disease that is reached
+    rate: float  # growth of these log-odds per year, 0 or more
+    fibrotic_share: float  # of the diseased lung
+    hypertension_logit: float  # log-odds of the index of pulmonary hypertension without fibrosis
+    emphysema: float  # share of the lungs
 
 
 def draw_patient(seed: int, number: int) -> Patient:
-    """Draw a patient.
-
-    Parameters
-    ----------
-    seed
-        Of the study.
-    number
-        Of the patient, from 1.
-
-    Returns
-    -------
-    Patient
-        The same for the same two numbers.
-    """
+    """Draw a patient, the same for the same seed of the study and number."""
     rng = np.random.default_rng([seed, number, 0])
     subtype = str(rng.choice(["limited", "diffuse", "sine", "overlap"], p=[0.56, 0.34, 0.04, 0.06]))
     diffuse = subtype == "diffuse"
@@ -116,26 +81,9 @@ def draw_patient(seed: int, number: int) -> Patient:
 
 
 def latent_state(patient: Patient, years: Floats) -> dict[str, Floats]:
-    """Tell a patient's latent state at times after the first scan.
-
-    Disease covers `E(t) = 0.75 / (1 + exp(-(extent_logit + 4 rate (1 - exp(-t / 4)))))` of the lungs: it grows fastest
-    at first, then settles. Of it, the share `1 - (1 - fibrotic_share) exp(-0.15 t)` is fibrosis, and of fibrosis a
-    share that rises from 0 (at 10 % of the lungs) to 0.5 is honeycombing. None of these ever falls.
-
-    Parameters
-    ----------
-    patient
-        The patient.
-    years
-        Times after the first scan, shape (n,).
-
-    Returns
-    -------
-    dict of str to numpy.ndarray
-        Each of shape (n,): `disease`, `fibrosis`, `ground_glass`, `reticulation`, `honeycombing`, `emphysema`
-        (shares of the lungs; fibrosis = reticulation + honeycombing), `hypertension` (index from 0 to 1),
-        `rate` (per year), `age_years`, `male`.
-    """
+    """A patient's latent state at times (years) after the first scan; no share of the lungs with disease ever falls."""
+    # The extent grows fastest at first, then settles; more and more of it is fibrosis, and of fibrosis a share that
+    # rises from 0 (at 10 % of the lungs) to 0.5 is honeycombing. Fibrosis is reticulation and honeycombing.
     grown = patient.rate * GROWTH_YEARS * -np.expm1(-years / GROWTH_YEARS)
     disease = LARGEST_EXTENT / (1 + np.exp(-(patient.extent_logit + grown)))
     fibrosis = disease * (1 - (1 - patient.fibrotic_share) * np.exp(-0.15 * years))
@@ -157,7 +105,7 @@ def latent_state(patient: Patient, years: Floats) -> dict[str, Floats]:
 
 
 def risk_factors(state: dict[str, Floats]) -> dict[str, Floats]:
-    """Scale a latent state to the factors of the hazard: fibrosis per 10 % of the lungs, age per 10 years over 55."""
+    """A latent state as factors of the hazard: fibrosis per 10 % of the lungs, age per 10 years over 55."""
     return {
         "fibrosis_per_10": state["fibrosis"] * 10,
         "age_per_10": (state["age_years"] - 55) / 10,
@@ -173,76 +121,27 @@ def _hazard(baseline: float, effects: dict[str, float], state: dict[str, Floats]
 
 
 def lung_hazard(state: dict[str, Floats]) -> Floats:
-    """Hazard of death from lung disease per year: `LUNG_BASELINE * exp(sum of LUNG_EFFECTS * factor)`.
-
-    Parameters
-    ----------
-    state
-        From `latent_state`.
-
-    Returns
-    -------
-    numpy.ndarray
-        Deaths per year, of the state's shape.
-    """
+    """Deaths from lung disease per year: `LUNG_BASELINE * exp(sum of LUNG_EFFECTS * factor)`."""
     return _hazard(LUNG_BASELINE, LUNG_EFFECTS, state)
 
 
 def other_hazard(state: dict[str, Floats]) -> Floats:
-    """Hazard of death from any other cause per year: `OTHER_BASELINE * exp(sum of OTHER_EFFECTS * factor)`.
-
-    Parameters
-    ----------
-    state
-        From `latent_state`.
-
-    Returns
-    -------
-    numpy.ndarray
-        Deaths per year, of the state's shape.
-    """
+    """Deaths from any other cause per year: `OTHER_BASELINE * exp(sum of OTHER_EFFECTS * factor)`."""
     return _hazard(OTHER_BASELINE, OTHER_EFFECTS, state)
 
 
 @dataclass(frozen=True)
 class Course:
-    """What happened to a patient.
-
-    Attributes
-    ----------
-    scan_days
-        Days of the scans, counted from the first.
-    last_contact_day
-        Day of death or last contact.
-    cause
-        `lung`, `other`, or empty when the patient was alive.
-    cumulative
-        Cumulative hazard of death from any cause at each step from the first scan on.
-    """
+    """What happened to a patient; days count from the first scan."""
 
     scan_days: NDArray[np.int64]
-    last_contact_day: int
-    cause: str
-    cumulative: Floats
+    last_contact_day: int  # of death or last contact
+    cause: str  # `lung`, `other`, or empty when the patient was alive
+    cumulative: Floats  # hazard of death from any cause at each step from the first scan on
 
 
 def simulate(patient: Patient, settings: DemoSettings, seed: int) -> Course:
-    """Let a patient live: scans, drop-out, death.
-
-    Parameters
-    ----------
-    patient
-        The patient.
-    settings
-        The switches of the cohort.
-    seed
-        Of the study.
-
-    Returns
-    -------
-    Course
-        Follow-up ends with death, loss, or the end of the study.
-    """
+    """Let a patient live, with scans and drop-out; follow-up ends with death, loss, or the end of the study."""
     rng = np.random.default_rng([seed, patient.number, 1, LIFE_STREAM])
     steps = np.arange(YEARS_SIMULATED * STEPS_PER_YEAR) / STEPS_PER_YEAR
     state = latent_state(patient, steps)
@@ -278,22 +177,7 @@ def _scan_days(patient: Patient, last_day: int, rng: np.random.Generator) -> NDA
 
 
 def true_risk(course: Course, years: Floats, horizon_years: float) -> Floats:
-    """Tell the true probability of death within a horizon, given the patient's whole latent course.
-
-    Parameters
-    ----------
-    course
-        From `simulate`.
-    years
-        Times of the scans after the first, shape (n,).
-    horizon_years
-        Years after the scan.
-
-    Returns
-    -------
-    numpy.ndarray
-        `1 - exp(-(H(t + horizon) - H(t)))` with the cumulative hazard H of both causes, shape (n,).
-    """
+    """True probability of death within a horizon after scans at `years`, given the whole latent course."""
     grid = np.arange(len(course.cumulative)) / STEPS_PER_YEAR
     start = np.interp(years, grid, course.cumulative)
     end = np.interp(years + horizon_years, grid, course.cumulative)

@@ -45,23 +45,7 @@ SCANNER_YEARS = 5.0  # how long one scanner's years blend into the next one's
 
 
 def demo_cohort(settings: DemoSettings, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Make the tables of the demo study, without its scans.
-
-    Parameters
-    ----------
-    settings
-        How many patients, and the switches.
-    seed
-        Of the study. The first patients are the same for any number of patients.
-
-    Returns
-    -------
-    manifest : pandas.DataFrame
-        One row a scan, as a registry would export it (schema `schemas.MANIFEST`).
-    truth : pandas.DataFrame
-        One row a scan, in the same order: the latent state (shares of the lungs per pattern, index of pulmonary
-        hypertension, growth per year), `true_risk_1y`, `true_risk_3y`, `true_risk_5y`, how the scan was taken.
-    """
+    """The manifest (schema `MANIFEST`), and row by row the truth: latent state, true risks, how the scan was taken."""
     width = max(3, len(str(settings.n_patients)))
     rows: list[tuple[dict[str, Any], dict[str, Any]]] = []
     for number in range(1, settings.n_patients + 1):
@@ -115,7 +99,7 @@ def _patient_rows(
 def _lung_function(
     state: Mapping[str, float], constitution: NDArray[np.float64], rng: np.random.Generator
 ) -> dict[str, int | None]:
-    """Measure FVC and DLCO, % predicted: both fall with disease; noise, and some values are missing."""
+    """FVC and DLCO, % predicted: both fall with disease; noise, and some values are missing."""
     fvc = 101 - 75 * state["fibrosis"] - 40 * state["ground_glass"]
     dlco = 86 - 80 * state["fibrosis"] - 45 * state["ground_glass"] - 22 * state["hypertension"]
     dlco -= 70 * state["emphysema"]

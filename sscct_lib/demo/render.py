@@ -1,6 +1,8 @@
 """From a patient's anatomy and disease to a CT volume in Hounsfield units with its true masks.
 
-Bones of the synthetic thorax, and the table: drawn from the patient's maps on the voxels of a scan.
+The patient's maps are brought onto the voxels of a scan (`_Grid`), organs, bones and lungs are drawn there one after
+the other, in place, and the scanner blurs them and adds noise (`acquire`). Volumes are [z, y, x], `at` are flat
+indices of voxels, distances are mm, `size` and `spacing_mm` are the voxel side.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,19 +22,7 @@ VERTEBRA_MM = 24.0
 
 
 def draw_bones(hu: Floats, thorax: Thorax, onto: Callable[[str], Floats], spacing_mm: float) -> None:
-    """Draw ribs, cartilage, sternum, shoulder blades, collar bones and spine, in place.
-
-    Parameters
-    ----------
-    hu
-        The scan so far, HU.
-    thorax
-        The patient.
-    onto
-        Brings a map of the patient onto the scan's voxels.
-    spacing_mm
-        Voxel side.
-    """
+    """Draw ribs, cartilage, sternum, shoulder blades and spine; `onto` brings a map of the patient onto the voxels."""
     cavity, skin = onto("cavity").reshape(-1), onto("body").reshape(-1)
     t, angle = onto("height").reshape(-1), onto("angle").reshape(-1)
     x, spine_y = onto("spine_x").reshape(-1), onto("spine_y").reshape(-1)
@@ -97,19 +87,7 @@ def _spine(flat: Floats, at: Ints, maps: tuple[Floats, Floats, Floats], thorax: 
 
 
 def draw_shoulders(hu: Floats, thorax: Thorax, axes: tuple[Floats, Floats, Floats], spacing_mm: float) -> None:
-    """Draw collar bones and the heads of the raised upper arms, in place.
-
-    Parameters
-    ----------
-    hu
-        The scan so far, HU.
-    thorax
-        The patient.
-    axes
-        z (in the patient), y and x of the voxels, mm.
-    spacing_mm
-        Voxel side.
-    """
+    """Draw collar bones and the heads of the raised upper arms; `axes`: z (in the patient), y and x of the voxels."""
     z, y, x = axes
     build = thorax.build
     k, h = build.half_width / 125, build.height
@@ -131,19 +109,7 @@ def draw_shoulders(hu: Floats, thorax: Thorax, axes: tuple[Floats, Floats, Float
 
 
 def draw_table(hu: Floats, lowest_mm: float, axes: tuple[Floats, Floats], spacing_mm: float) -> None:
-    """Draw the curved table top under the patient, in place.
-
-    Parameters
-    ----------
-    hu
-        The scan, still empty, HU.
-    lowest_mm
-        y of the patient's back.
-    axes
-        y and x of the voxels, mm.
-    spacing_mm
-        Voxel side.
-    """
+    """Draw the curved table top under the patient, whose back is at y = `lowest_mm`; `axes`: y and x of the voxels."""
     y, x = axes[0][:, None], axes[1][None, :]
     depth = y - (lowest_mm + 5.0 - x**2 / 1100)
     shell = np.abs(depth - 1.5) - 1.5
@@ -158,29 +124,13 @@ MARGIN_MM = 26.0  # above and below the lungs
 
 @dataclass(frozen=True)
 class Volume:
-    """A scan with its truth; arrays [z, y, x] in LPS, isotropic.
-
-    Attributes
-    ----------
-    hu
-        int16 Hounsfield units.
-    lungs
-        1 right, 2 left.
-    lobes
-        1 right upper, 2 right middle, 3 right lower, 4 left upper, 5 left lower.
-    lesions
-        Numbers of `disease.LESIONS`.
-    origin
-        Of the first voxel, x, y, z in mm.
-    spacing_mm
-        Voxel side.
-    """
+    """A scan with its truth; arrays [z, y, x] in LPS, isotropic."""
 
     hu: NDArray[np.int16]
-    lungs: NDArray[np.uint8]
-    lobes: NDArray[np.uint8]
-    lesions: NDArray[np.uint8]
-    origin: tuple[float, float, float]
+    lungs: NDArray[np.uint8]  # 1 right, 2 left
+    lobes: NDArray[np.uint8]  # 1 right upper, 2 right middle, 3 right lower, 4 left upper, 5 left lower
+    lesions: NDArray[np.uint8]  # numbers of `disease.LESIONS`
+    origin: tuple[float, float, float]  # of the first voxel, x, y, z in mm
     spacing_mm: float
 
 
@@ -247,7 +197,7 @@ def render(
     spacing_mm: float,
     noise_seed: list[int],
 ) -> Volume:
-    """Make a scan.
+    """Make a scan of a patient in a latent state.
 
     Parameters
     ----------
@@ -256,17 +206,8 @@ def render(
     state
         The latent state at the scan: `ground_glass`, `reticulation`, `honeycombing`, `emphysema` (shares of the
         lungs), `fibrosis` and `hypertension`.
-    protocol
-        How the scan was taken.
-    spacing_mm
-        Voxel side.
     noise_seed
         Seed of what differs between scans of the same patient.
-
-    Returns
-    -------
-    Volume
-        The scan and its true masks.
     """
     thorax, maps = _patient(*patient)
     grid = _Grid(thorax, spacing_mm, protocol)

@@ -1,4 +1,4 @@
-"""The plots of notebook 02: lung masks over their scans, and the measures by which they are judged."""
+"""Figures of notebook 02: lung masks over their scans, and the measures by which they are judged."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -29,17 +29,14 @@ VERDICTS: dict[str, dict[str, Any]] = {
 def mask_overlay(overlays: Sequence[Overlay], when_none: str = "No scans.") -> Figure:
     """Draw scans with the outline of their lungs, one scan a row, in three planes.
 
+    Right lung: full line; left lung: dashed line; a ring marks the flagged place.
+
     Parameters
     ----------
     overlays
-        From `overlays.overlay`.
+        From `planes.overlay`.
     when_none
         What to say where there are none.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        Right lung: full line; left lung: dashed line; a ring marks the flagged place.
     """
     if not overlays:
         figure, axes = new_figure(0.6)
@@ -79,7 +76,7 @@ def qa_distributions(table: pd.DataFrame, limits: Mapping[str, tuple[float | Non
     table
         Schema `LUNGS`, scans that were judged.
     limits
-        By measure: least and greatest plausible value (None: no such end), and the label of the axis.
+        From `tables.plausible_ranges`.
 
     Returns
     -------

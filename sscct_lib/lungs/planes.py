@@ -29,20 +29,13 @@ def spread(table: pd.DataFrame, name: str, n: int) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Overlay:
-    """A scan and its lung mask, cut in three planes.
-
-    Attributes
-    ----------
-    scan_id, verdict, findings
-        From the table of lungs.
-    planes
-        By plane (`axial`, `coronal`, `sagittal`): densities (HU), labels, and the flagged place (column, row) or
-        None. Images are upright: the patient's right is on the left, the head or the front is up.
-    """
+    """A scan and its lung mask, cut in three planes."""
 
     scan_id: str
     verdict: str
     findings: str
+    # By plane (`axial`, `coronal`, `sagittal`): densities (HU), labels, and the flagged place (column, row) or None.
+    # Images are upright: the patient's right is on the left, the head or the front is up.
     planes: dict[str, tuple[NDArray[np.int16], NDArray[np.uint8], tuple[int, int] | None]]
 
 
@@ -51,14 +44,8 @@ def overlay(study: Study, row: Mapping[str, Any]) -> Overlay:
 
     Parameters
     ----------
-    study
-        The study and run.
     row
         A row of the table of lungs: `scan_id`, `verdict`, `findings`, `place_mm`.
-
-    Returns
-    -------
-    Overlay
 
     Raises
     ------

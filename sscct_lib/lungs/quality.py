@@ -1,4 +1,8 @@
-"""Is a lung mask plausible? Measures of each scan and its mask; `lung_verdict` turns them into a verdict."""
+"""Measures of a lung mask and of the scan below it, from which `verdict` judges both.
+
+Densities `hu` (HU), `labels` (0 outside, 1 right lung, 2 left lung) and masks have shape (z, y, x) in LPS order, with
+isotropic voxels.
+"""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,18 +25,10 @@ Place = tuple[int, int, int]
 
 @dataclass
 class Measured:
-    """Measures of one scan, and where in the scan the conspicuous ones lie.
+    """Measures of one scan, and where in the scan the conspicuous ones lie."""
 
-    Attributes
-    ----------
-    measures
-        The measures of schema `LUNGS`; None where one cannot be taken.
-    places
-        Voxel [z, y, x] by measure.
-    """
-
-    measures: dict[str, Any] = field(default_factory=dict)
-    places: dict[str, Place] = field(default_factory=dict)
+    measures: dict[str, Any] = field(default_factory=dict)  # of schema `LUNGS`; None: cannot be taken
+    places: dict[str, Place] = field(default_factory=dict)  # voxel [z, y, x] by measure
 
 
 def measure(
@@ -42,26 +38,7 @@ def measure(
     lobes: NDArray[np.uint8] | None = None,
     others: NDArray[np.uint8] | None = None,
 ) -> Measured:
-    """Measure a mask and the scan below it.
-
-    Parameters
-    ----------
-    hu
-        Densities, HU, shape (z, y, x) in LPS order, isotropic voxels.
-    labels
-        0 outside, 1 right lung, 2 left lung, shape (z, y, x).
-    anatomy
-        Body and airway, from `airspace.look`.
-    lobes
-        The lobes, 1 to 5 as in `lung_methods.LOBES`; None where the method knows none.
-    others
-        Labels that a second method gives; None where no second method ran.
-
-    Returns
-    -------
-    Measured
-        With an empty mask, only `volume_l` and `n_components`.
-    """
+    """Measures of a mask and its scan; of an empty mask only `volume_l` and `n_components`."""
     lungs = labels > 0
     found = Measured({"volume_l": millilitres(lungs, anatomy.spacing_mm) / 1000, "n_components": 0})
     if lungs.any():
@@ -118,10 +95,8 @@ def _mask_measures(found: Measured, hu: NDArray[Any], labels: NDArray[np.uint8],
 
 
 def _solid_core(hu: NDArray[Any], lungs: Mask, spacing_mm: float) -> Mask:
-    """Find the middle of thick solid parts: a leak into heart, liver or chest wall, or consolidated lung.
-
-    Vessels, septa and honeycombing are too thin to have a voxel left.
-    """
+    """The middle of thick solid parts: a leak into heart, liver or chest wall, or consolidated lung."""
+    # Vessels, septa and honeycombing are too thin to have a voxel left.
     box = bounding_box(lungs)
     smooth = ndimage.uniform_filter(hu[box].astype(np.float32), 3)
     core = np.zeros_like(lungs)
@@ -130,7 +105,7 @@ def _solid_core(hu: NDArray[Any], lungs: Mask, spacing_mm: float) -> Mask:
 
 
 def _largest_missed(hu: NDArray[Any], lungs: Mask, anatomy: Anatomy) -> Mask:
-    """Find the largest piece of aerated lung inside the body that the mask leaves out."""
+    """The largest piece of aerated lung inside the body that the mask leaves out."""
     low, high = AERATED_RANGE_HU
     left_out = anatomy.body & ~anatomy.airway & ~lungs & (hu > low) & (hu < high)
     pieces, n = ndimage.label(erode(left_out, anatomy.spacing_mm / 2, anatomy.spacing_mm))
@@ -140,7 +115,7 @@ def _largest_missed(hu: NDArray[Any], lungs: Mask, anatomy: Anatomy) -> Mask:
 
 
 def _middle_voxel(mask: Mask) -> Place:
-    """Give the voxel of a mask that is nearest to its centre."""
+    """The voxel of a mask that is nearest to its centre."""
     where = np.argwhere(mask)
     nearest = where[np.argmin(((where - where.mean(axis=0)) ** 2).sum(axis=1))]
     return int(nearest[0]), int(nearest[1]), int(nearest[2])
@@ -166,7 +141,7 @@ def _scan_measures(found: Measured, hu: NDArray[Any], labels: NDArray[np.uint8],
 
 
 def _widest_step(hu: NDArray[Any], body: Mask, heights: NDArray[np.intp]) -> tuple[float, int]:
-    """Compare the change from slice to slice with that of the neighbouring slices; gives the worst and its place."""
+    """The greatest change from slice to slice, as a multiple of that of the slices near it; and its slice."""
     low, high = int(heights[0]), int(heights[-1]) + 1
     part, within = hu[low:high].astype(np.float32), body[low:high]
     both = within[1:] & within[:-1]

@@ -1,7 +1,7 @@
 """Lung masks: found in the CT, or taken from the manifest; labelled right and left, and judged.
 
-Labels are 1 in the right lung and 2 in the left one, whole lungs with their vessels and disease, without
-trachea, main bronchi and mediastinum.
+Labels are 1 in the right lung and 2 in the left one, whole lungs with their vessels and disease, without trachea, main
+bronchi and mediastinum. Masks are uint8 on the grid of the prepared scan (LPS, isotropic, int16 HU).
 """
 
 from collections.abc import Mapping
@@ -48,12 +48,10 @@ def segment_scans(study: Study, rows: pd.DataFrame, n_jobs: int = 1) -> pd.DataF
     Parameters
     ----------
     study
-        The study and run; the section `lungs` matters. Writes `study.mask(scan_id)`, uint8, on the grid of the
-        prepared scan: 0 outside, 1 right lung, 2 left lung; and `study.lobes(scan_id)` where the method knows lobes.
+        Its section `lungs` matters. Receives `study.mask(scan_id)`, and `study.lobes(scan_id)` where lobes are known.
     rows
         `scan_id`, `patient_id` and, for the method `provided`, `image` and `lung_mask`: paths relative to the study
-        folder.
-        Their scans went through `images.prepare_scans`.
+        folder. Their scans went through `prepare.prepare_scans`.
     n_jobs
         Processes that share the scans.
 
@@ -134,17 +132,16 @@ def examine(image: sitk.Image, mask: sitk.Image | None, settings: LungSettings) 
     Parameters
     ----------
     image
-        Prepared scan: LPS, isotropic, int16 HU.
+        Prepared scan.
     mask
-        uint8 on the same grid: 0 outside, 1 right lung, 2 left lung; None: found from the densities.
+        On the same grid; None: found from the densities.
     settings
-        The section `lungs` of a study, with the plausible ranges.
+        With the plausible ranges.
 
     Returns
     -------
     dict
-        Measures, verdict and findings, as in a row of schema `LUNGS`; what other scans of the patient say is left
-        to `visits.compare_visits`.
+        Measures, verdict and findings, as in a row of schema `LUNGS`; no comparison with other scans of the patient.
 
     Raises
     ------
@@ -185,30 +182,14 @@ def _labels_on(work: sitk.Image, mask: sitk.Image) -> NDArray[np.uint8]:
 
 
 def _in_patient(place: tuple[int, int, int] | None, image: sitk.Image) -> str | None:
-    """Write a voxel [z, y, x] as a position in the patient, x y z in mm."""
+    """A voxel [z, y, x] as a position in the patient, x y z in mm."""
     if place is None:
         return None
     return " ".join(f"{value:.1f}" for value in image.TransformIndexToPhysicalPoint(place[::-1]))
 
 
 def threshold_mask(image: sitk.Image) -> sitk.Image:
-    """Find the lungs of a scan from its densities alone.
-
-    Parameters
-    ----------
-    image
-        Prepared scan: LPS, isotropic, int16 HU.
-
-    Returns
-    -------
-    SimpleITK.Image
-        uint8 on the grid of `image`: 0 outside, 1 right lung, 2 left lung.
-
-    Raises
-    ------
-    ScanError
-        If there is no body, or no lung in it.
-    """
+    """Find the lungs of a prepared scan from its densities alone; `ScanError` where there is no body or no lung."""
     return _by_threshold(_look(image))
 
 
@@ -240,7 +221,7 @@ def _refine(mask: sitk.Image, image: sitk.Image) -> sitk.Image:
 
 
 def _within(side: slice, start: float, step: float, n: int) -> slice:
-    """Find the fine voxels (the first at `start`, `step` apart, n of them) whose centres lie in a coarse side."""
+    """The fine voxels (the first at `start`, `step` apart, n of them) whose centres lie in a coarse side."""
     first, last = np.ceil((side.start - start) / step), np.floor((side.stop - 1 - start) / step)
     return slice(max(0, int(first)), min(n, int(last) + 1))
 
@@ -277,19 +258,10 @@ def _sides(image: sitk.Image) -> str:
 def load_lungs(study: Study, scan_id: str) -> tuple[sitk.Image, sitk.Image]:
     """Load a prepared scan with its lung mask.
 
-    Parameters
-    ----------
-    study
-        The study and run.
-    scan_id
-        The scan.
-
     Returns
     -------
-    image : SimpleITK.Image
-        LPS, isotropic, int16 HU.
-    mask : SimpleITK.Image
-        uint8 on the same grid: 0 outside, 1 right lung, 2 left lung.
+    image, mask : SimpleITK.Image
+        On the same grid.
 
     Raises
     ------
@@ -315,18 +287,8 @@ def lung_values(image: sitk.Image, mask: sitk.Image) -> NDArray[np.int16]:
 
 
 def usable(table: pd.DataFrame) -> pd.DataFrame:
-    """Choose the scans whose lungs the models may see.
-
-    Parameters
-    ----------
-    table
-        Schema `LUNGS`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Rows with verdict `pass` or `review`: a scan to be reviewed stays until a person decides otherwise.
-    """
+    """Choose the scans whose lungs the models may see: rows of schema `LUNGS` with verdict `pass` or `review`."""
+    # A scan to be reviewed stays until a person decides otherwise.
     return table[table["verdict"].isin(["pass", "review"])]
 
 

@@ -1,9 +1,11 @@
-"""Finding the lungs in a chest CT from densities and shape, without training and without weights.
+"""Lungs found in a chest CT from densities and shape, without training and without weights.
 
 Air inside the body is found by threshold; trachea and main bronchi are followed and taken out; what is left is
 split into right and left; and each lung grows over its vessels and over the dense disease that the threshold
 missed. The first steps follow Hu, Hoffman and Reinhardt, IEEE Trans Med Imaging 2001;20:490-8.
-All functions take arrays [z, y, x] in LPS order with isotropic voxels.
+
+Densities `hu` (HU), masks and labels (0 outside, 1 right lung, 2 left lung) have shape (z, y, x) in LPS order, with
+isotropic voxels; the radii are meant for voxels of 1.5 to 4.5 mm.
 """
 
 from dataclasses import dataclass
@@ -51,66 +53,21 @@ IN_PLANE = ndimage.generate_binary_structure(3, 1) & (np.arange(3) == 1)[:, None
 
 @dataclass(frozen=True)
 class Anatomy:
-    """What is found before the lungs.
-
-    Attributes
-    ----------
-    spacing_mm
-        Voxel side, mm.
-    body
-        The body with all that it holds, shape (z, y, x).
-    airway
-        Trachea and main bronchi with their wall, shape (z, y, x); empty when no trachea was found.
-    """
+    """What is found before the lungs; `airway` is empty when no trachea was found."""
 
     spacing_mm: float
-    body: Mask
-    airway: Mask
+    body: Mask  # with all that it holds
+    airway: Mask  # trachea and main bronchi with their wall
 
 
 def look(hu: Density, spacing_mm: float) -> Anatomy:
-    """Find the body and the central airway.
-
-    Parameters
-    ----------
-    hu
-        Densities, HU, shape (z, y, x).
-    spacing_mm
-        Voxel side, mm; the methods of this module are meant for 1.5 to 4.5 mm.
-
-    Returns
-    -------
-    Anatomy
-
-    Raises
-    ------
-    ScanError
-        If there is no body.
-    """
+    """Find the body and the central airway; `ScanError` where there is no body."""
     inside = body(hu, spacing_mm)
     return Anatomy(spacing_mm, inside, central_airway(hu, inside, spacing_mm))
 
 
 def find_lungs(hu: Density, anatomy: Anatomy) -> NDArray[np.uint8]:
-    """Find and label the lungs.
-
-    Parameters
-    ----------
-    hu
-        Densities, HU, shape (z, y, x).
-    anatomy
-        From `look`.
-
-    Returns
-    -------
-    numpy.ndarray
-        0 outside, 1 right lung, 2 left lung, shape (z, y, x).
-
-    Raises
-    ------
-    ScanError
-        If there is no lung in the body.
-    """
+    """Find and label the lungs; `ScanError` where there is no lung in the body."""
     allowed = anatomy.body & ~anatomy.airway
     air = allowed & (hu < AERATED_HU)
     if not air.any():
@@ -138,20 +95,7 @@ def _label_lungs(hu: Density, air: Mask, allowed: Mask, spacing_mm: float, middl
 
 
 def body(hu: Density, spacing_mm: float) -> Mask:
-    """Find the body with all that it holds; the table and blankets are left out.
-
-    Parameters
-    ----------
-    hu
-        Densities, HU, shape (z, y, x).
-    spacing_mm
-        Voxel side, mm.
-
-    Returns
-    -------
-    numpy.ndarray
-        Whether a voxel lies in the body, shape (z, y, x).
-    """
+    """The body with all that it holds; the table and blankets are left out."""
     solid = hu > AERATED_HU
     core = largest_pieces(erode(solid, 3, spacing_mm), 1)
     if not core:
@@ -180,22 +124,7 @@ def _cut_lung(hu: Density, tissue: Mask, pieces: NDArray[Any], n: int) -> Mask:
 
 
 def central_airway(hu: Density, inside: Mask, spacing_mm: float) -> Mask:
-    """Follow the trachea and the main bronchi.
-
-    Parameters
-    ----------
-    hu
-        Densities, HU, shape (z, y, x).
-    inside
-        From `body`.
-    spacing_mm
-        Voxel side, mm.
-
-    Returns
-    -------
-    numpy.ndarray
-        Lumen and wall of the central airway; empty when no trachea was found.
-    """
+    """Trachea and main bronchi, lumen and wall; empty when no trachea was found."""
     trachea = _trachea(hu, inside, spacing_mm)
     if not trachea.any():
         return trachea
@@ -211,7 +140,7 @@ def central_airway(hu: Density, inside: Mask, spacing_mm: float) -> Mask:
 
 
 def _trachea(hu: Density, inside: Mask, spacing_mm: float) -> Mask:
-    """Find a chain of round dark spots in axial slices near the midline: of those that reach up, the foremost."""
+    """A chain of round dark spots in axial slices near the midline: of those that reach up, the foremost."""
     spots, n = ndimage.label(inside & (hu < LUMEN_HU), IN_PLANE)
     area = np.bincount(spots.ravel(), minlength=n + 1) * spacing_mm**2
     columns = np.flatnonzero(inside.any(axis=(0, 1)))
@@ -258,14 +187,14 @@ def _grow_airway(hu: Density, inside: Mask, trachea: Mask, spacing_mm: float) ->
 
 
 def _main_bronchi(hu: Density, inside: Mask, trachea: Mask, spacing_mm: float) -> Mask:
-    """Find tubes near the carina: air too narrow for lung, dark as a lumen, hanging on the trachea."""
+    """Tubes near the carina: air too narrow for lung, dark as a lumen, hanging on the trachea."""
     air = inside & (hu < AERATED_HU)
     wide = dilate(opening(air, 9, spacing_mm), 3, spacing_mm)
     return pieces_with(air & ~wide & (hu < -900) | trachea, [trachea])
 
 
 def _other_gas(air: Mask, seeds: list[Mask], spacing_mm: float) -> Mask:
-    """Find gas apart from the lungs that is too large for a cyst: stomach, bowel, oesophagus."""
+    """Gas apart from the lungs that is too large for a cyst: stomach, bowel, oesophagus."""
     pieces, n = ndimage.label(air & ~pieces_with(air, seeds))
     large = np.bincount(pieces.ravel(), minlength=n + 1) * spacing_mm**3 / 1000 > LARGEST_CYST_ML
     large[0] = False
@@ -281,20 +210,16 @@ def _with_dense_disease(hu: Density, air: Mask, allowed: Mask, seeds: list[Mask]
 
 
 def _near_ribs(hu: Density, lungs: Mask, spacing_mm: float, middle: float) -> Mask:
-    """Find what lies just inside or outside the ribs: consolidation there belongs to the lung, the heart does not.
-
-    Ribs lie to the outside of the lungs; between them, what is as dense as bone is blood with contrast medium.
-    """
+    """What lies just inside or outside the ribs: consolidation there belongs to the lung, the heart does not."""
+    # Ribs lie to the outside of the lungs; between them, what is as dense as bone is blood with contrast medium.
     aside = np.abs(np.arange(hu.shape[2]) - middle) > 45 / spacing_mm
     between = np.maximum.accumulate(lungs, axis=2) & np.maximum.accumulate(lungs[:, :, ::-1], axis=2)[:, :, ::-1]
     return dilate((hu > BONE_HU) & aside & ~between, RIB_TO_PLEURA_MM, spacing_mm)
 
 
 def _to_the_pleura(hu: Density, labels: NDArray[np.uint8], allowed: Mask, spacing_mm: float) -> NDArray[np.uint8]:
-    """Move the surface to where density is half way between the lung beside it and the chest wall.
-
-    Beside healthy lung that is the threshold already used; beside dense disease it lies further out.
-    """
+    """Move the surface to where density is half way between the lung beside it and the chest wall."""
+    # Beside healthy lung half way is the threshold already used; beside dense disease it lies further out.
     lungs = labels > 0
     size = 2 * round(NEIGHBOURHOOD_MM / spacing_mm / 2) + 1
     share = ndimage.uniform_filter(lungs.astype(np.float32), size)

@@ -48,18 +48,10 @@ TOTALSEGMENTATOR_PARTS = ("Dataset291_*", "Dataset298_*")  # organs; and the coa
 
 @dataclass(frozen=True)
 class Found:
-    """Lungs as a method gives them, on the grid of the prepared scan.
+    """Lungs as a method gives them, uint8 on the grid of the prepared scan."""
 
-    Attributes
-    ----------
-    mask
-        uint8: 0 outside, 1 right lung, 2 left lung.
-    lobes
-        uint8: 0 outside, 1 to 5 as in `LOBES`; None where the method knows no lobes.
-    """
-
-    mask: sitk.Image
-    lobes: sitk.Image | None = None
+    mask: sitk.Image  # 0 outside, 1 right lung, 2 left lung
+    lobes: sitk.Image | None = None  # 0 outside, 1 to 5 as in `LOBES`; None: the method knows none
 
 
 def chosen_methods(settings: LungSettings) -> list[str]:
@@ -74,8 +66,6 @@ def check_method(method: str, settings: LungSettings, folder: Path) -> None:
     ----------
     method
         `lungmask` or `totalsegmentator`; the others need nothing.
-    settings
-        The section `lungs` of the study.
     folder
         The study folder, to which paths of weights are relative.
 
@@ -126,24 +116,7 @@ def _check_totalsegmentator_weights(settings: LungSettings, folder: Path) -> Non
 
 
 def apply_method(method: str, image: sitk.Image, settings: LungSettings, folder: Path) -> Found:
-    """Find the lungs with a trained network.
-
-    Parameters
-    ----------
-    method
-        `lungmask` or `totalsegmentator`, which passed `check_method`.
-    image
-        Prepared scan: LPS, isotropic, int16 HU.
-    settings
-        The section `lungs` of the study.
-    folder
-        The study folder.
-
-    Returns
-    -------
-    Found
-        On the grid of `image`. lungmask gives lobes when its weights are those of LTRCLobes.
-    """
+    """Find the lungs of a prepared scan by `lungmask` or `totalsegmentator`, which passed `check_method`."""
     if method == "lungmask":
         return _lungmask(image, folder / str(settings.lungmask_weights))
     return _totalsegmentator(image, folder / str(settings.totalsegmentator_weights))
@@ -160,7 +133,7 @@ def _lungmask(image: sitk.Image, weights: Path) -> Found:
 
 @cache
 def _lungmask_network(weights: Path) -> Any:
-    """Load the network once for all scans of a process."""
+    """The network, loaded once for all scans of a process."""
     from lungmask import LMInferer
 
     inferer = LMInferer(modelpath=str(weights), tqdm_disable=True)

@@ -1,4 +1,9 @@
-"""From measures to a verdict on each mask, and what a person decided about it."""
+"""From measures to a verdict on each mask, and what a person decided about it.
+
+A verdict is `fail` when the mask or the scan cannot be used: hardly any lung, the patient lying otherwise than the
+header says, or densities that are no Hounsfield units. It is `review` when a measure is unusual and a person should
+look, and `pass` otherwise.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +17,7 @@ from sscct_lib.study.settings import LungSettings
 from sscct_lib.study.tables import read_csv
 
 DECISIONS_FILE = "qa_decisions.csv"
-DECISION_COLUMNS = ("scan_id", "verdict", "who", "when", "why")
+DECISION_COLUMNS = ("scan_id", "verdict", "who", "when", "why")  # pass or fail, initials, YYYY-MM-DD, the reason
 HEADER_LINES = 2
 
 HEART_SLACK_MM = 2.0
@@ -29,42 +34,16 @@ Finding = tuple[str, str]  # the measure, and what it says in words
 
 @dataclass(frozen=True)
 class Judgement:
-    """What is thought of a mask.
-
-    Attributes
-    ----------
-    verdict
-        `fail` when the mask or the scan cannot be used: hardly any lung, the patient lying otherwise than the header
-        says, or densities that are no Hounsfield units. `review` when a measure is unusual and a person should
-        look. `pass` otherwise.
-    findings
-        The reasons in words, separated by "; "; empty for `pass`.
-    flags
-        The measures behind them, separated by spaces.
-    place
-        Voxel [z, y, x] of the first finding that has one.
-    """
+    """What is thought of a mask."""
 
     verdict: str
-    findings: str
-    flags: str
-    place: Place | None
+    findings: str  # the reasons in words, separated by "; "; empty for `pass`
+    flags: str  # the measures behind them, separated by spaces
+    place: Place | None  # voxel [z, y, x] of the first finding that has one
 
 
 def judge(found: Measured, settings: LungSettings) -> Judgement:
-    """Turn measures into a verdict.
-
-    Parameters
-    ----------
-    found
-        From `lung_qa.measure`.
-    settings
-        The section `lungs` of the study, with the plausible ranges.
-
-    Returns
-    -------
-    Judgement
-    """
+    """Turn measures into a verdict; the plausible ranges are settings."""
     measures = found.measures
     if measures["volume_l"] < LEAST_LUNG_L:
         words = f"hardly any lung in the mask ({measures['volume_l']:.2f} L)"
@@ -166,26 +145,7 @@ def _outside(
 
 
 def apply_decisions(table: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """Let a person's decisions take the place of verdicts.
-
-    Parameters
-    ----------
-    table
-        One row a scan, columns of schema `LUNGS`.
-    path
-        `qa_decisions.csv` of the study: `scan_id`, `verdict` (pass or fail), `who` (initials), `when` (YYYY-MM-DD)
-        and `why`; need not exist. Scans that are not in `table` are left alone.
-
-    Returns
-    -------
-    pandas.DataFrame
-        The table with `verdict` overridden and `decision` in words; empty where nobody decided.
-
-    Raises
-    ------
-    StudyError
-        If the file has a violation; all are named with row and column.
-    """
+    """The table (schema `LUNGS`) with a person's decisions in place of verdicts, and `decision` in words."""
     table = table.assign(decision=None)
     if not path.is_file():
         return table
@@ -268,7 +228,7 @@ def rule_counts(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def plausible_ranges(settings: LungSettings) -> dict[str, tuple[float | None, float | None, str]]:
-    """Give the plausible range of the measures that a figure shows: least, greatest (None: open), and a label."""
+    """Give the plausible range of each measure that a figure shows: least, greatest (None: open), label of the axis."""
     return {
         "volume_l": (*settings.volume_l, "lung volume (L)"),
         "left_share": (*settings.left_share, "left lung, share of volume"),

@@ -1,9 +1,8 @@
 """Each scan against the patient's other scans: the shape of the chest, and the volume of the lungs.
 
-The shape of a patient's chest: what a breath changes little, and what tells one patient from another.
-
-Below the apex of the lungs, level by level: how wide and how deep the lungs lie in the rib cage, and where the spine
-stands in it. Two scans of one patient differ by a millimetre or two; scans of two patients seldom agree at all levels.
+The shape is what a breath changes little, and what tells one patient from another: below the apex of the lungs, level
+by level, how wide and how deep the lungs lie in the rib cage, and where the spine stands in it. Two scans of one
+patient differ by a millimetre or two; scans of two patients seldom agree at all levels.
 """
 
 from typing import Any
@@ -28,25 +27,7 @@ Shape = NDArray[np.float64]
 
 
 def chest_shape(hu: NDArray[np.float32], labels: NDArray[np.uint8], body: Mask, spacing_mm: float) -> Shape:
-    """Measure the shape of the chest.
-
-    Parameters
-    ----------
-    hu
-        Densities, HU, shape (z, y, x) in LPS order, isotropic voxels.
-    labels
-        0 outside, 1 right lung, 2 left lung, shape (z, y, x).
-    body
-        From `airspace.look`, shape (z, y, x).
-    spacing_mm
-        Voxel side, mm.
-
-    Returns
-    -------
-    numpy.ndarray
-        At each of `LEVELS_MM` below the apex, mm: width and depth of the lungs, the spine's distance from their
-        front, and from the middle between right and left; shape (4, n_levels). Not a number where there is no lung.
-    """
+    """Shape of the chest at each of `LEVELS_MM` below the apex, (4, n_levels); not a number where there is no lung."""
     lungs = labels > 0
     area_cm2 = np.count_nonzero(lungs, axis=(1, 2)) * spacing_mm**2 / 100
     heights = np.flatnonzero(area_cm2 >= SMALLEST_SECTION_CM2)[::-1]
@@ -75,21 +56,8 @@ def _at_levels(below: NDArray[np.float64], values: NDArray[np.float64]) -> NDArr
 
 
 def shape_distance(one: Shape, other: Shape) -> float:
-    """Compare the shapes of two chests.
-
-    A deeper breath lowers the lungs and moves every level; so one chest is stretched from 0.85 to 1.15 times along the
-    body, and the best match counts.
-
-    Parameters
-    ----------
-    one, other
-        From `chest_shape`.
-
-    Returns
-    -------
-    float
-        Mean absolute difference over levels and measures, mm; not a number where less than 8 levels compare.
-    """
+    """Mean absolute difference of two shapes, mm; not a number where less than 8 levels compare."""
+    # A deeper breath lowers the lungs and moves every level: one chest is stretched, and the best match counts.
     differences = [np.abs(one - _stretched(other, stretch))[:, LEVELS_MM <= COMPARED_MM] for stretch in STRETCHES]
     kept = [part[np.isfinite(part)] for part in differences]
     means = [values.mean() for values in kept if len(values) >= LEAST_LEVELS * len(one)]
@@ -101,34 +69,18 @@ def _stretched(shape: Shape, stretch: float) -> Shape:
 
 
 def write_shape(shape: Shape) -> str:
-    """Write a shape as text, for a table: millimetres separated by spaces, row after row."""
+    """A shape as text, for a table: millimetres separated by spaces, row after row."""
     return " ".join(f"{value:.1f}" for value in shape.ravel())
 
 
 def read_shape(text: str) -> Shape:
-    """Read a shape that `write_shape` wrote."""
+    """A shape that `write_shape` wrote."""
     return np.array(text.split(), dtype=float).reshape(4, len(LEVELS_MM))
 
 
 def compare_visits(table: pd.DataFrame, settings: LungSettings) -> pd.DataFrame:
-    """Hold each scan against the other scans of the patient.
-
-    A chest keeps its shape; a scan that differs from all others of the patient may be another patient's. Lung volume
-    changes with breath and disease, but seldom by a third.
-
-    Parameters
-    ----------
-    table
-        One row a scan, columns of schema `LUNGS`.
-    settings
-        The section `lungs` of the study.
-
-    Returns
-    -------
-    pandas.DataFrame
-        The table with `shape_change_mm` and `volume_change`, and with `verdict`, `findings` and `flags` amended: a
-        scan that passed and differs is to be reviewed.
-    """
+    """The table with `shape_change_mm` and `volume_change`; a scan unlike the patient's others is to be reviewed."""
+    # A chest keeps its shape: a scan unlike all others may be another patient's. Volume seldom changes by a third.
     judged = table[table["verdict"].isin(["pass", "review"])]
     changes = {"shape_change_mm": shape_change(judged), "volume_change": volume_change(judged)}
     table = table.assign(**{name: change.reindex(table.index) for name, change in changes.items()})
@@ -148,18 +100,7 @@ def _joined(separator: str, so_far: Any, more: str) -> str:
 
 
 def volume_change(table: pd.DataFrame) -> "pd.Series[float]":
-    """Tell how lung volume differs from the median of the patient's other scans.
-
-    Parameters
-    ----------
-    table
-        `patient_id` and `volume_l`; one row a scan.
-
-    Returns
-    -------
-    pandas.Series
-        Relative difference by index of `table`; patients with one scan are absent.
-    """
+    """Relative difference of lung volume from the median of the patient's other scans; none for a single scan."""
     changes: dict[Any, float] = {}
     for _, own in table.groupby("patient_id")["volume_l"]:
         for index in own.index if len(own) > 1 else []:
@@ -168,19 +109,7 @@ def volume_change(table: pd.DataFrame) -> "pd.Series[float]":
 
 
 def shape_change(table: pd.DataFrame) -> "pd.Series[float]":
-    """Tell how the shape of the chest differs from that in the patient's most similar other scan.
-
-    Parameters
-    ----------
-    table
-        `patient_id` and `chest_shape_mm`; one row a scan.
-
-    Returns
-    -------
-    pandas.Series
-        Distance in mm (`chest_shape.shape_distance`) by index of `table`; absent for patients with one scan, and
-        where too little of the chest is seen.
-    """
+    """Distance (mm) to the patient's most similar other scan; none for a single scan, or where too little is seen."""
     changes: dict[Any, float] = {}
     for _, own in table.groupby("patient_id")["chest_shape_mm"]:
         shapes = {index: read_shape(text) for index, text in own.dropna().items()}

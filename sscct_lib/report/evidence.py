@@ -1,8 +1,7 @@
-"""Whether a scan is like those that the models learned from: in its measures, its patient and its scanner.
+"""The evidence behind a risk: what weighs most in it, where the network looked, and whether the scan is like others.
 
-The features behind a risk, in words: what weighs most in a saved model, and where this scan stands in the cohort.
-
-What raised and lowered a network's risk in one scan, as the page on a scan shows it.
+Weights are those of a saved model that can be read; maps tell what raised and lowered a network's risk; a scan's
+measures, patient and scanner are held against those of the scans that the models learned from.
 """
 
 import json
@@ -29,18 +28,7 @@ N_SHOWN = 6
 
 
 def explained_model(models: Path) -> tuple[dict[str, Any], Any] | None:
-    """Load the model whose weights are shown.
-
-    Parameters
-    ----------
-    models
-        The folder of trained models of a run, `study.models`.
-
-    Returns
-    -------
-    card, pipeline
-        From `saved_models.load_model`; None when no such model is saved.
-    """
+    """Card and pipeline of the model whose weights are shown; None when no such model is saved."""
     cards = sorted((models / FOLDER).glob("[!.]*.json"))
     named = {json.loads(path.read_text(encoding="utf-8")).get("model"): path for path in cards}
     path = next((named[name] for name in EXPLAINED if name in named), None)
@@ -48,23 +36,8 @@ def explained_model(models: Path) -> tuple[dict[str, Any], Any] | None:
 
 
 def reasons(scan: Mapping[str, Any], cohort: pd.DataFrame, card: Mapping[str, Any], pipeline: Any) -> pd.DataFrame:
-    """List what weighs most in a scan's risk.
-
-    Parameters
-    ----------
-    scan
-        Clinical values and features, as far as they are known.
-    cohort
-        The same columns of the scans of the study.
-    card, pipeline
-        From `explained_model`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row a feature, the weightiest first: `feature` (column), `words` (name, value and place in the cohort) and
-        `hazard_ratio`, by which the feature multiplies the hazard of death against an average scan.
-    """
+    """What weighs most in a scan's risk, the weightiest first: `feature`, `words` and `hazard_ratio`."""
+    # Columns are standardised, so a hazard ratio is against an average scan.
     row = design(pd.DataFrame([dict(scan)]), card["columns"], card["harmonised"])
     columns = prepared(pipeline, row)
     contributions = columns.iloc[0].to_numpy(dtype=float) * np.asarray(pipeline["model"].coef_)
@@ -105,47 +78,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Map:
-    """What a network sees of a scan, and what raises (positive) and lowers its risk.
+    """What a network sees of a scan, and what raises (positive) and lowers its risk; cubes are [z, y, x] in LPS."""
 
-    Attributes
-    ----------
-    model
-        Name of the network, as tables show it.
-    cube
-        0 to 1, shape (S, S, S), [z, y, x] in LPS.
-    parts
-        Parts of the score, the same shape.
-    caution
-        Why not to read it; empty when its check against an untrained network was passed.
-    """
-
-    model: str
-    cube: NDArray[np.float16]
-    parts: NDArray[np.float32]
-    caution: str
+    model: str  # as tables name the network
+    cube: NDArray[np.float16]  # 0 to 1
+    parts: NDArray[np.float32]  # parts of the score
+    caution: str  # why not to read it; empty when its check against an untrained network was passed
 
 
 def map_of_study(study: Study, scan_id: str, fold: int) -> Map | None:
-    """Explain the out-of-fold risk of a scan by the first network of a run.
-
-    Parameters
-    ----------
-    study
-        The study and run.
-    scan_id, fold
-        The scan, and the fold in which it was tested.
-
-    Returns
-    -------
-    Map or None
-        None where no network was trained, or it never saw the scan.
-    """
+    """Explain a scan's out-of-fold risk by the run's first network; None where there is none or no cube of the scan."""
     from sscct_lib.deep.cross_validation import cards, fold_model
     from sscct_lib.deep.cubes import cube_path
     from sscct_lib.deep.networks import display_name
 
     name = study.settings.deep.networks[0]
-    settings = getattr(study.settings.deep, name)
+    settings = study.settings.deep.network(name)
     cube = cube_path(study, scan_id, settings.size, study.settings.deep.hu_range)
     if not cards(study, name) or not cube.is_file():
         return None
@@ -155,7 +103,7 @@ def map_of_study(study: Study, scan_id: str, fold: int) -> Map | None:
 
 
 def mean_map(networks: "Sequence[HazardNetwork]", cube: Path) -> NDArray[np.float32]:
-    """Average what raises and lowers the score of several networks of one kind over the voxels of a cube file."""
+    """What raises and lowers the score of several networks of one kind, on the average, over a cube file's voxels."""
     from sscct_lib.deep.cubes import load_cubes
     from sscct_lib.deep.explain import integrated_gradients
 
@@ -165,20 +113,7 @@ def mean_map(networks: "Sequence[HazardNetwork]", cube: Path) -> NDArray[np.floa
 
 
 def caution(study: Study, network_name: str) -> str:
-    """Say whether the maps of a network passed their check against an untrained network.
-
-    Parameters
-    ----------
-    study
-        The study and run.
-    network_name
-        `resnet18`, `densenet121` or `swin`.
-
-    Returns
-    -------
-    str
-        Empty when they did.
-    """
+    """Why not to read a network's maps; empty when they passed their check against an untrained network."""
     from sscct_lib.deep.explain import MOST_ALIKE
 
     if not study.table("attributions").is_file():
@@ -199,48 +134,20 @@ CATEGORIES = {"manufacturer": "scanners by", "kernel": "the kernel", "sex": "sex
 
 @dataclass(frozen=True)
 class Likeness:
-    """How like the training scans a scan is.
+    """How like the training scans a scan is."""
 
-    Attributes
-    ----------
-    nearer
-        Share of training scans that lie nearer to the others than this scan does to them, 0 to 1; NaN when it cannot be
-        told.
-    n_scans
-        Training scans that were compared.
-    findings
-        What is unlike, in words; empty when nothing is.
-    """
-
-    nearer: float
-    n_scans: int
-    findings: tuple[str, ...]
+    nearer: float  # share of training scans that lie nearer to the others; NaN: cannot be told
+    n_scans: int  # training scans that were compared
+    findings: tuple[str, ...]  # what is unlike, in words; empty when nothing is
 
 
 def likeness(scan: Mapping[str, Any], training: pd.DataFrame) -> Likeness:
     """Hold a scan against the training scans.
 
-    The measures of quantitative CT together give a Mahalanobis distance, with a shrunken covariance (Ledoit and Wolf);
-    those of the training scans are computed out of fold, so that they are comparable with a scan never seen. Each
-    measure, age, lung function and slice thickness is also held against its range, and scanner, kernel, sex and
-    subtype against what the training scans have.
-
-    Parameters
-    ----------
-    scan
-        `qct_*` and clinical and scanner columns, as far as they are known.
-    training
-        The same columns of the training scans, with `fold`.
-
-    Returns
-    -------
-    Likeness
-
-    References
-    ----------
-    Ledoit O, Wolf M. A well-conditioned estimator for large-dimensional covariance matrices. J Multivar Anal
-    2004;88:365-411. Lee K et al. A simple unified framework for detecting out-of-distribution samples. NeurIPS 2018
-    (Mahalanobis distance for scans unlike the training data).
+    The measures of quantitative CT together give a Mahalanobis distance, with a shrunken covariance (Ledoit and Wolf,
+    J Multivar Anal 2004;88:365-411), as Lee et al. tell scans unlike the training data (NeurIPS 2018). Each measure,
+    age, lung function and slice thickness is also held against its range, and scanner, kernel, sex and subtype against
+    what the training scans (with their `fold`) have.
     """
     measures = [name for name in map(str, training) if name.startswith("qct_") and training[name].notna().all()]
     findings = [*_unseen(scan, training), *_outside(scan, training, [*PLAIN, *measures])]
@@ -249,6 +156,7 @@ def likeness(scan: Mapping[str, Any], training: pd.DataFrame) -> Likeness:
     if measures and known and len(training) >= FEWEST_SCANS:
         values = training[measures].to_numpy(dtype=float)
         own = np.array([[float(scan[name]) for name in measures]])
+        # Distances of the training scans are out of fold, so that they compare with that of a scan never seen.
         among = _out_of_fold(values, training["fold"].to_numpy())
         nearer = float(np.mean(among < _distances(values, own)[0]))
         if nearer >= FAR:

@@ -23,17 +23,7 @@ LINES = 94  # letters across the page
 
 @styled
 def scan_page(report: ScanReport) -> Figure:
-    """Draw the page on a scan, one sheet of A4.
-
-    Parameters
-    ----------
-    report
-        From `scan_report`.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-    """
+    """Draw the page on a scan, one sheet of A4."""
     figure = plt.figure(figsize=A4)
     plt.close(figure)
     top = _head(figure, report)

@@ -46,7 +46,7 @@ class Tables:
     unusual: pd.DataFrame
 
     def training(self) -> pd.DataFrame:
-        """Give clinical values and features of the scans that the models learned from."""
+        """Clinical values and features of the scans that the models learned from."""
         seen = self.cohort[self.cohort["scan_id"].isin(usable(self.lungs)["scan_id"])]
         columns = self.features[self.features["status"] == "ok"].drop(columns=["patient_id", "status", "reason"])
         return seen.merge(columns, on="scan_id").reset_index(drop=True)
@@ -54,79 +54,36 @@ class Tables:
 
 @dataclass(frozen=True)
 class Scan:
-    """A scan, of the study or new.
+    """A scan, of the study or new."""
 
-    Attributes
-    ----------
-    scan_id
-        Its id in the study, or `new`.
-    patient_id
-        Its patient in the study; None: a patient outside.
-    known
-        Clinical and scanner columns and features, as far as they are known.
-    lungs
-        A row of schema `LUNGS`.
-    risks
-        `model`, `horizon_years`, `risk`, `risk_sd`.
-    """
-
-    scan_id: str
-    patient_id: str | None
-    known: Mapping[str, Any]
-    lungs: Mapping[str, Any]
-    risks: pd.DataFrame
+    scan_id: str  # in the study, or `new`
+    patient_id: str | None  # None: a patient outside the study
+    known: Mapping[str, Any]  # clinical and scanner columns and features, as far as they are known
+    lungs: Mapping[str, Any]  # a row of schema `LUNGS`
+    risks: pd.DataFrame  # `model`, `horizon_years`, `risk`, `risk_sd`
 
 
 @dataclass(frozen=True)
 class ScanReport:
-    """What the page on a scan shows.
-
-    Attributes
-    ----------
-    study_title, run_name, is_demo, scan_id
-        Where it comes from.
-    model
-        Whose risk is shown: see `headline.pictured_for`.
-    risks
-        `model`, `horizon_years`, `risk`, `risk_sd`, of the models of the front page that judged the scan, and of
-        `model`.
-    cohort_risks
-        Risks of the cohort by the same model at the middle horizon, shape (n,).
-    middle_years
-        That horizon.
-    lower
-        Share of the cohort with a lower risk.
-    similar, similar_words
-        From `similar.outcomes` and `similar.in_words`.
-    facts
-        Clinical values in words; `not known` where they are missing.
-    reasons, explained
-        From `reasons.reasons`, and the model that it explains; no rows without one.
-    likeness
-        From `unlike.likeness`.
-    warnings
-        What speaks against trusting the risk, in words.
-    overlay, attribution
-        The scan with its mask, and the map of a network; None where there is none.
-    """
+    """What the page on a scan shows."""
 
     study_title: str
     run_name: str
     is_demo: bool
     scan_id: str
-    model: str
-    risks: pd.DataFrame
-    cohort_risks: NDArray[np.float64]
+    model: str  # whose risk is shown: see `models.pictured_for`
+    risks: pd.DataFrame  # as in `Scan`, of the models of the front page that judged the scan, and of `model`
+    cohort_risks: NDArray[np.float64]  # of the cohort by the same model at the middle horizon, (n,)
     middle_years: float
-    lower: float
+    lower: float  # share of the cohort with a lower risk
     similar: pd.DataFrame
     similar_words: str
-    facts: Mapping[str, str]
-    reasons: pd.DataFrame
-    explained: str
+    facts: Mapping[str, str]  # clinical values in words; `not known` where they are missing
+    reasons: pd.DataFrame  # from `evidence.reasons`; no rows without a model that can be read
+    explained: str  # the model that the reasons explain
     likeness: Likeness
-    warnings: tuple[str, ...]
-    overlay: Overlay | None = None
+    warnings: tuple[str, ...]  # what speaks against trusting the risk, in words
+    overlay: Overlay | None = None  # None: not shown
     attribution: Map | None = None
 
 
@@ -153,16 +110,8 @@ def of_study(study: Study, scan_id: str, tables: Tables | None = None) -> ScanRe
 
     Parameters
     ----------
-    study
-        The study and run.
-    scan_id
-        The scan.
     tables
         From `read_tables`; None: read here.
-
-    Returns
-    -------
-    ScanReport
 
     Raises
     ------
@@ -214,25 +163,7 @@ def build(
     attribution: Map | None,
     warnings: tuple[str, ...] = (),
 ) -> ScanReport:
-    """Put together what the page on a scan shows.
-
-    Parameters
-    ----------
-    study
-        The study and run whose models judged the scan.
-    tables
-        Of that run.
-    scan
-        Of the study or new.
-    picture, attribution
-        The scan with its mask, and a map of its risk; None: not shown.
-    warnings
-        What the caller has found already.
-
-    Returns
-    -------
-    ScanReport
-    """
+    """Put together what the page on a scan shows; `warnings` are those that the caller has found already."""
     settings, middle = study.settings, middle_horizon(study.settings)
     model = pictured_for(scan.risks, tables.predictions)
     at = scan.risks[(scan.risks["model"] == model) & np.isclose(scan.risks["horizon_years"], middle)]

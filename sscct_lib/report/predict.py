@@ -10,7 +10,7 @@ import yaml
 
 from sscct_lib.deep import cross_validation
 from sscct_lib.deep.cubes import cube_path
-from sscct_lib.deep.unusual import flag_new
+from sscct_lib.deep.out_of_distribution import flag_new
 from sscct_lib.horizons.models import SOURCES, STACKED, stack
 from sscct_lib.images.prepare import prepare_scans
 from sscct_lib.intake.ingest import ingest
@@ -45,7 +45,7 @@ def predict_scan(
     source
         A NIfTI or NRRD file, or a folder with the DICOM series of one examination.
     clinical
-        From `clinical_values.read_values`.
+        From `clinical.read_values`.
     work
         An empty folder for what is made on the way; it holds the scan afterwards.
     lung_mask
@@ -92,19 +92,7 @@ def predict_scan(
 
 
 def check_settings(trained: Study) -> None:
-    """Refuse a run whose models were made with other settings than the study now has.
-
-    Parameters
-    ----------
-    trained
-        The study and run.
-
-    Raises
-    ------
-    StudyError
-        If a section of `MUST_AGREE` differs from what a stage recorded, or a notebook was run with parameters of its
-        own.
-    """
+    """Refuse a run whose models were made with other settings than the study has, or with parameters of a notebook."""
     now = {name: fingerprint(getattr(trained.settings, name)) for name in MUST_AGREE}
     for stage in STAGES:
         path = trained.run / "provenance" / f"{stage}.json"

@@ -79,23 +79,7 @@ class Prediction(Part):
 
 
 def prediction_of(report: ScanReport, scan: Scan, clinical: Mapping[str, Any], models: Mapping[str, str]) -> Prediction:
-    """Put a prediction into the form of the file.
-
-    Parameters
-    ----------
-    report
-        The page on the scan.
-    scan
-        The scan, with the risks of all models and `n_missing`.
-    clinical
-        Clinical and scanner values that were known.
-    models
-        SHA-256 of each model file, by name.
-
-    Returns
-    -------
-    Prediction
-    """
+    """The content of the file; `clinical`: what was known, `models`: SHA-256 of each model file by its name."""
     return Prediction(
         study=report.study_title,
         run=report.run_name,
