@@ -1,4 +1,4 @@
-"""TODO."""
+"""The figure of notebook 01: the flow diagram."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -14,17 +14,7 @@ from sscct_lib.study.words import counted
 
 @styled
 def flow_diagram(flow: Sequence[FlowStep]) -> Figure:
-    """Draw who entered the study and who was left out.
-
-    Parameters
-    ----------
-    flow
-        From `cohort.select`: kept boxes go down the middle, excluded ones to the right.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-    """
+    """Draw who entered the study, down the middle, and who was left out, to the right."""
     n_rows = len(flow)
     figure, axes = new_figure(0.2 + 0.85 * n_rows)
     axis: Axes = axes[0, 0]

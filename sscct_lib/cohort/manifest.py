@@ -22,23 +22,18 @@ LARGEST_WHOLE = 2**53  # from here on a float no longer tells one whole number f
 def read_manifest(study: Study) -> pd.DataFrame:
     """Read and validate the manifest of a study.
 
-    Parameters
-    ----------
-    study
-        The study.
-
     Returns
     -------
     pandas.DataFrame
-        One row a scan, in the file's order: `scan_id`, `patient_id`, `scan_day`, `last_contact_day` (days since
-        the patient's first scan, nullable), `event_observed` (nullable 0/1), `image`, `lung_mask`, `sha256` and
-        the covariates; columns that the file lacks are empty. Dates have become days.
+        One row a scan, in the file's order: `scan_id`, `patient_id`, `scan_day`, `last_contact_day` (days since the
+        patient's first scan, nullable), `event_observed` (nullable 0/1), `image`, `lung_mask`, `sha256` and the
+        covariates; columns that the file lacks are empty. Dates have become days.
 
     Raises
     ------
     StudyError
-        If the file is missing or not a CSV table, or has violations: all of them in one report, each with
-        file, row, column, what was found and what was expected.
+        If the file is missing or not a CSV table, or has violations: all of them in one report, each with file, row,
+        column, what was found and what was expected.
     """
     path = study.manifest_path
     raw = _read_csv(path)

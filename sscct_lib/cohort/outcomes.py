@@ -1,4 +1,4 @@
-"""TODO."""
+"""Outcomes of scans: labels at a horizon; weights, so that known scans stand for unknown ones too."""
 
 import numpy as np
 import pandas as pd
@@ -18,24 +18,7 @@ def horizon_labels(
     horizon_years: float,
     labels: str = "censored_unknown",
 ) -> pd.arrays.IntegerArray:
-    """Tell who died within a horizon.
-
-    Parameters
-    ----------
-    followup_years
-        From the scan to death or last contact, years, shape (n,).
-    event_observed
-        Whether the follow-up ends with death, shape (n,).
-    horizon_years
-        Years after the scan.
-    labels
-        `censored_unknown`: alive and followed for less than the horizon is unknown. `as_published`: it is 0.
-
-    Returns
-    -------
-    pandas.arrays.IntegerArray
-        1 died at or before the horizon, 0 alive then, missing when unknown, shape (n,).
-    """
+    """Tell who died within a horizon, shape (n,): 1, 0 alive then, missing when unknown (0 under `as_published`)."""
     died = event_observed & (followup_years <= horizon_years)
     unknown = ~event_observed & (followup_years < horizon_years)
     if labels == "as_published":
@@ -50,9 +33,9 @@ def censoring_weights(
 ) -> NDArray[np.float64]:
     """Weigh scans whose state at the horizon is known, so that they stand for the unknown ones too.
 
-    Inverse probability of censoring weights: 1 / G(t) for a death at t within the horizon, 1 / G(horizon) for a
-    scan followed beyond it, 0 for an unknown one; G is the Kaplan-Meier estimate of remaining uncensored, with
-    deaths before censorings of the same day.
+    Inverse probability of censoring weights: 1 / G(t) for a death at t within the horizon, 1 / G(horizon) for a scan
+    followed beyond it, 0 for an unknown one; G is the Kaplan-Meier estimate of remaining uncensored, with deaths before
+    censorings of the same day.
 
     Parameters
     ----------
@@ -68,10 +51,8 @@ def censoring_weights(
     numpy.ndarray
         Weights, shape (n,); their sum is near n.
 
-    References
-    ----------
-    Graf E, Schmoor C, Sauerbrei W, Schumacher M. Assessment and comparison of prognostic classification schemes
-    for survival data. Stat Med 1999;18:2529-45.
+    References ---------- Graf E, Schmoor C, Sauerbrei W, Schumacher M. Assessment and comparison of prognostic
+    classification schemes for survival data. Stat Med 1999;18:2529-45.
     """
     from lifelines import KaplanMeierFitter
 
@@ -88,17 +69,7 @@ def censoring_weights(
 
 
 def patient_weights(patients: "pd.Series[str]") -> NDArray[np.float64]:
-    """Let every patient count once, shared among the scans, with a mean weight of 1.
-
-    Parameters
-    ----------
-    patients
-        Of each scan, shape (n,).
-
-    Returns
-    -------
-    numpy.ndarray
-        Shape (n,).
+    """Let every patient count once, shared among the scans, with a mean weight of 1; shape (n,).
 
     References
     ----------

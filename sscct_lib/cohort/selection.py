@@ -14,17 +14,7 @@ from sscct_lib.study.words import years_text
 
 @dataclass(frozen=True)
 class FlowStep:
-    """One box of the flow diagram.
-
-    Attributes
-    ----------
-    label
-        What the box says.
-    n_scans, n_patients
-        Scans and patients that it holds.
-    excluded
-        Whether these were left out here.
-    """
+    """One box of the flow diagram: what it says, and how many it holds; `excluded` ones were left out here."""
 
     label: str
     n_scans: int
@@ -61,7 +51,7 @@ def select(manifest: pd.DataFrame, images: pd.DataFrame) -> tuple[pd.DataFrame, 
     manifest
         From `manifest.read_manifest`.
     images
-        One row a scan (schema `IMAGES`): which could be read.
+        Schema `IMAGES`, one row a scan: which could be read.
 
     Returns
     -------
@@ -89,20 +79,7 @@ def select(manifest: pd.DataFrame, images: pd.DataFrame) -> tuple[pd.DataFrame, 
 
 
 def select_masks(cohort: pd.DataFrame, lungs: pd.DataFrame) -> list[FlowStep]:
-    """Count the scans of the cohort that are left out for want of a usable lung mask.
-
-    Parameters
-    ----------
-    cohort
-        Schema `COHORT`.
-    lungs
-        Schema `LUNGS`.
-
-    Returns
-    -------
-    list of FlowStep
-        The boxes of the flow diagram from the cohort to what the models see.
-    """
+    """Count the scans that are left out for want of a usable lung mask, from the cohort to what the models see."""
     judged = lungs.set_index("scan_id")[["verdict", "decision"]].reindex(cohort["scan_id"])
     no_mask, failed = judged["verdict"].isna().to_numpy(), judged["verdict"].eq("fail").to_numpy()
     by_person = judged["decision"].notna().to_numpy()
@@ -118,20 +95,7 @@ def select_masks(cohort: pd.DataFrame, lungs: pd.DataFrame) -> list[FlowStep]:
 
 
 def select_features(cohort: pd.DataFrame, features: pd.DataFrame) -> list[FlowStep]:
-    """Count the scans of the cohort that are left out because their features could not be computed.
-
-    Parameters
-    ----------
-    cohort
-        Schema `COHORT`.
-    features
-        Schema `RADIOMICS`; scans of the cohort without a usable mask are not in it.
-
-    Returns
-    -------
-    list of FlowStep
-        The boxes of the flow diagram from usable masks to what the models on features see.
-    """
+    """Count the scans whose features could not be computed, from usable masks to what the models on features see."""
     status = features.set_index("scan_id")["status"].reindex(cohort["scan_id"]).to_numpy()
     failed, done = status == "failed", status == "ok"
     return [
@@ -146,18 +110,7 @@ def _step(label: str, rows: pd.DataFrame, excluded: bool) -> FlowStep:
 
 
 def flow_text(flow: list[FlowStep]) -> str:
-    """Say the flow diagram in words, for readers who cannot see it.
-
-    Parameters
-    ----------
-    flow
-        From `select`.
-
-    Returns
-    -------
-    str
-        One sentence a box.
-    """
+    """Say the flow diagram in words, one sentence a box, for readers who cannot see it."""
 
     def counted(n: int, noun: str) -> str:
         return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
@@ -171,13 +124,6 @@ def flow_text(flow: list[FlowStep]) -> str:
 
 def check_can_be_modelled(kept: pd.DataFrame, study: Study) -> None:
     """Refuse a cohort on which no model can be cross-validated.
-
-    Parameters
-    ----------
-    kept
-        From `select`.
-    study
-        The study; `cohort.n_folds` and `horizons_years` matter.
 
     Raises
     ------
@@ -205,22 +151,10 @@ def horizons_without_deaths(kept: pd.DataFrame, study: Study) -> list[float]:
 
 
 def build_cohort(kept: pd.DataFrame, study: Study) -> pd.DataFrame:
-    """Label the scans and split the patients into folds.
+    """Label the scans and split the patients into folds: schema `COHORT`, from what `select` kept, which may be empty.
 
-    Folds hold whole patients, and are stratified by whether a patient's first scan is followed by death within
-    the longest horizon.
-
-    Parameters
-    ----------
-    kept
-        From `select`; may be empty.
-    study
-        The study: horizons, labels, folds and seed.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Schema `COHORT`.
+    Folds hold whole patients, and are stratified by whether a patient has a scan followed by death within the longest
+    horizon.
     """
     followup = kept["followup_years"].to_numpy(dtype=float)
     event = kept["event_observed"].to_numpy(dtype=bool, na_value=False)

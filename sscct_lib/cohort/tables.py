@@ -11,11 +11,6 @@ AT_LAST_CONTACT = {"alive": "alive at last contact", "died": "died"}
 def characteristics(cohort: pd.DataFrame) -> pd.DataFrame:
     """Describe the patients at their first scan in the cohort: the paper's Table 1.
 
-    Parameters
-    ----------
-    cohort
-        Schema `COHORT`, at least one row.
-
     Returns
     -------
     pandas.DataFrame
@@ -55,18 +50,11 @@ def characteristics(cohort: pd.DataFrame) -> pd.DataFrame:
 def label_counts(cohort: pd.DataFrame, horizons_years: tuple[float, ...]) -> pd.DataFrame:
     """Count died, alive and unknown at each horizon.
 
-    Parameters
-    ----------
-    cohort
-        Schema `COHORT`.
-    horizons_years
-        Years after the scan.
-
     Returns
     -------
     pandas.DataFrame
-        One row a horizon: scans died, alive, unknown; patients with a scan followed by death; share of deaths
-        among all scans, as published (%).
+        One row a horizon: scans died, alive, unknown; patients with a scan followed by death; share of deaths among all
+        scans, as published (%).
     """
     rows = []
     for horizon in horizons_years:
@@ -87,20 +75,7 @@ def label_counts(cohort: pd.DataFrame, horizons_years: tuple[float, ...]) -> pd.
 
 
 def fold_counts(cohort: pd.DataFrame, horizons_years: tuple[float, ...]) -> pd.DataFrame:
-    """Count scans, patients and deaths in each fold.
-
-    Parameters
-    ----------
-    cohort
-        Schema `COHORT`.
-    horizons_years
-        Years after the scan.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row a fold: patients, scans, and scans followed by death within each horizon.
-    """
+    """Count patients, scans, and scans followed by death within each horizon (years), in each fold."""
     folds = cohort.groupby("fold")
     counts = pd.DataFrame({"Patients": folds["patient_id"].nunique(), "Scans": folds.size()})
     for horizon in horizons_years:

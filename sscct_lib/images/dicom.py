@@ -1,11 +1,9 @@
-"""DICOM series: found in folders of any depth, and read from their headers.
+"""DICOM series: found in folders of any depth, read from their headers, and not decoded before their pixels are judged.
 
 Messages about a series never name a file, since file names of an export may hold names of patients.
 
-Compressed pixels of DICOM files: what they announce is compared with the header before anything decodes them.
-
-A decoder takes memory for the size that stands in the compressed data itself. A few bytes can announce gigabytes there,
-whatever the DICOM header says.
+A decoder takes memory for the size that stands in the compressed data itself, where a few bytes can announce gigabytes,
+whatever the header says. What compressed pixels announce is therefore compared with the header first.
 """
 
 import logging
@@ -52,19 +50,7 @@ def syntax_of(item: Any) -> UID:
 
 
 def refuse_other_size(item: Any) -> None:
-    """Refuse compressed pixels that are not as large as their header says.
-
-    Parameters
-    ----------
-    item
-        A DICOM dataset with `PixelData`; one that is not compressed passes.
-
-    Raises
-    ------
-    ValueError, struct.error
-        If a frame announces other rows, columns or colours than the header, or more bits than a pixel has; has more
-        tiles than any CT, or cannot hold what the header says; if there are more or fewer frames; or if the
-        compression is none that is read.
+    """Raise ValueError where compressed pixels announce another size, depth or number than their header.
 
     References
     ----------
@@ -95,7 +81,7 @@ def refuse_other_size(item: Any) -> None:
 
 
 def _announced(frame: bytes, syntax: UID) -> set[tuple[int, int, int, int]]:
-    """Give rows, columns, components and bits that a frame announces; more than one such set where it has several."""
+    """Rows, columns, components and bits that a frame announces; more than one such set where it has several."""
     if syntax in JPEG2000TransferSyntaxes:
         return {_announced_2000(frame, place) for place in _headers_2000(frame)}
     if syntax in JPEGTransferSyntaxes or syntax in JPEGLSTransferSyntaxes:
@@ -182,15 +168,7 @@ def quiet_pydicom() -> Iterator[None]:
 
 @dataclass
 class Series:
-    """Files with one SeriesInstanceUID.
-
-    Attributes
-    ----------
-    headers
-        Header and path of each file.
-    n_damaged
-        Further files, whose headers cannot be read.
-    """
+    """Files with one SeriesInstanceUID: header and path of each, and how many more have headers that cannot be read."""
 
     headers: list[tuple[Any, Path]] = field(default_factory=list)
     n_damaged: int = 0
@@ -223,11 +201,6 @@ class Series:
 @quiet_pydicom()
 def find_series(source: Path) -> tuple[list[list[Path]], int]:
     """Group all DICOM files below a folder by series.
-
-    Parameters
-    ----------
-    source
-        Folder of any depth.
 
     Returns
     -------
@@ -264,18 +237,7 @@ def _identity(path: Path) -> tuple[str, str] | None:
 
 
 def refuse_bomb(path: Path) -> None:
-    """Refuse a deflated file that would grow beyond any scan: pydicom inflates such a file at once and whole.
-
-    Parameters
-    ----------
-    path
-        A DICOM file; others pass.
-
-    Raises
-    ------
-    ValueError
-        If its content is larger than `MOST_INFLATED_BYTES`, or larger than 64 MiB and a hundred times the file.
-    """
+    """Raise ValueError at a deflated file that would grow beyond any scan: pydicom inflates it at once and whole."""
     with path.open("rb") as file:
         if file.read(PREAMBLE_BYTES + 4)[PREAMBLE_BYTES:] != b"DICM":
             return

@@ -68,16 +68,14 @@ def referred_series(path: Path) -> tuple[str, ...]:
 def read_dicom_mask(path: Path, scan: sitk.Image, frame_uid: str = "") -> sitk.Image:
     """Read the lungs of a segmentation (SEG) or of contours (RTSTRUCT).
 
-    Right and left lung are told by SNOMED code, lobes among them, or by name: `Lung_R`, `right lung`, `Lungs` and
-    the like, in either order. A mask of both lungs in one is split as the threshold method does. Slices that the mask
+    Right and left lung are told by SNOMED code, lobes among them, or by name: `Lung_R`, `right lung`, `Lungs` and the
+    like, in either order. A mask of both lungs in one is split as the threshold method does. Slices that the mask
     leaves out between others take the nearest, since lungs have no gaps.
 
     Parameters
     ----------
-    path
-        The file.
     scan
-        The scan in LPS, from `images.read_scan`.
+        In LPS, from `prepare.read_scan`.
     frame_uid
         FrameOfReferenceUID of the scan; empty: not compared.
 
@@ -89,13 +87,11 @@ def read_dicom_mask(path: Path, scan: sitk.Image, frame_uid: str = "") -> sitk.I
     Raises
     ------
     ScanError
-        If the file is damaged or of another kind, holds no lungs, belongs to another frame of reference, or its
-        slices and pixels are not those of the scan.
+        If the file is damaged or of another kind, holds no lungs, belongs to another frame of reference, or its slices
+        and pixels are not those of the scan.
 
-    References
-    ----------
-    DICOM PS3.3, Segmentation IOD (A.51), RT Structure Set IOD (A.19). Names: Mayo et al., AAPM Task Group 263,
-    Int J Radiat Oncol Biol Phys 2018;100:1057-66.
+    References ---------- DICOM PS3.3, Segmentation IOD (A.51), RT Structure Set IOD (A.19). Names: Mayo et al., AAPM
+    Task Group 263, Int J Radiat Oncol Biol Phys 2018;100:1057-66.
     """
     try:
         refuse_bomb(path)
@@ -214,20 +210,7 @@ def _fill(contours: Any, scan: sitk.Image) -> NDArray[np.bool_]:
 
 
 def fill_polygons(polygons: list[NDArray[np.float64]], shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """Fill polygons by the even-odd rule: a pixel belongs to them when its centre lies inside an odd number.
-
-    Parameters
-    ----------
-    polygons
-        Corners as (column, row), pixel centres at whole numbers, shape (n, 2) each; the last is joined to the first.
-    shape
-        Rows and columns of the picture.
-
-    Returns
-    -------
-    numpy.ndarray
-        Whether a pixel belongs to them, shape `shape`.
-    """
+    """Pixels (rows, columns) with their centre in an odd number of polygons; corners (column, row), (n, 2) each."""
     rows, columns = shape
     crossings = np.zeros((rows, columns + 1), dtype=np.int32)
     for corners in polygons:

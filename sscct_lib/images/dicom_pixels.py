@@ -1,8 +1,7 @@
-"""A DICOM series as a volume in Hounsfield units: pixels are decoded with SimpleITK (GDCM), geometry is made even.
+"""A DICOM series as a volume: which slices form one, whether it is a chest CT, and Hounsfield units on an even grid.
 
-The slices of a DICOM series: where each lies in the patient, which of them form a volume, and whether it is a chest.
-
-Messages about a series never name a file, since file names of an export may hold names of patients.
+Pixels are decoded with SimpleITK (GDCM). Messages never name a file, since file names of an export may hold names of
+patients.
 """
 
 import math
@@ -39,25 +38,7 @@ LARGEST_NUMBER = 1e6  # millimetres, or a slope
 
 @dataclass(frozen=True)
 class Frame:
-    """One slice: where its pixels are, and where it lies in the patient.
-
-    Attributes
-    ----------
-    path
-        The DICOM file.
-    index
-        Frame in the file, from 0.
-    header
-        Header of the file.
-    position
-        Centre of the first pixel, LPS mm, shape (3,).
-    axes
-        Directions along a row and along a column, shape (2, 3).
-    pixel_mm
-        Distance of pixels along a row and along a column.
-    rescale
-        Slope and intercept that turn stored values to Hounsfield units.
-    """
+    """One slice: where its pixels are, and where it lies in the patient."""
 
     path: Path
     index: int
@@ -131,12 +112,7 @@ def step_mm(frames: list[Frame]) -> float:
 
 
 def stack(series: Series) -> tuple[list[Frame], list[str]]:
-    """Choose the slices of a series that form one volume, and order them along their normal.
-
-    Parameters
-    ----------
-    series
-        Of CT images.
+    """Choose the slices of a series of CT images that form one volume, and order them along their normal.
 
     Returns
     -------
@@ -258,16 +234,11 @@ TILT_MM = 0.1  # drift of the slices across their normal that is still called st
 
 
 def read_series(series: Series) -> tuple[sitk.Image, list[str]]:
-    """Read a series as a volume.
+    """Read a series, for which `why_unusable` found nothing, as a volume.
 
-    Rescale slope and intercept are applied slice by slice; padding becomes -1024 HU. Slices that are missing or
-    cannot be decoded are filled by linear interpolation along the stack, and a tilted gantry is straightened by
-    moving each slice in its plane; all other voxels keep their value exactly.
-
-    Parameters
-    ----------
-    series
-        Of axial CT images, for which `why_unusable` found nothing.
+    Rescale slope and intercept are applied slice by slice; padding becomes -1024 HU. Slices that are missing or cannot
+    be decoded are filled by linear interpolation along the stack, and a tilted gantry is straightened by moving each
+    slice in its plane; all other voxels keep their value exactly.
 
     Returns
     -------

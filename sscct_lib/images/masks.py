@@ -1,7 +1,7 @@
-"""Shapes of masks [z, y, x] with isotropic voxels: balls rolled along surfaces, connected pieces, depth.
+"""Shapes of masks [z, y, x] with isotropic voxels: balls rolled along surfaces, pieces, depth, right and left lung.
 
-`dilate` builds a ball from runs along x, which for the small radii of a chest CT is about ten times faster than
-the general filters of ITK and SciPy on the same masks.
+`dilate` builds a ball from runs along x, which for the small radii of a chest CT is about ten times faster than the
+general filters of ITK and SciPy on the same masks.
 """
 
 import math

@@ -35,20 +35,10 @@ LEAST_ANGLE = 0.1  # least determinant of the axes: 1 where they are at right an
 
 
 def read_volume(path: Path) -> sitk.Image:
-    """Read a whole 3-D volume of any pixel type.
+    """Read a whole 3-D volume of any pixel type, as stored, from NIfTI (`.nii`, `.nii.gz`) or NRRD (`.nrrd`).
 
-    Only the readers of NIfTI and NRRD are used, each for its own suffix, and only for files that hold their voxels
+    Only the readers of these two are used, each for its own suffix, and only for files that hold their voxels
     themselves.
-
-    Parameters
-    ----------
-    path
-        NIfTI (`.nii`, `.nii.gz`) or NRRD file (`.nrrd`).
-
-    Returns
-    -------
-    SimpleITK.Image
-        The volume as stored.
 
     Raises
     ------
@@ -183,10 +173,7 @@ def _check_nifti(reader: sitk.ImageFileReader, path: Path) -> None:
 
 
 def _pieces(path: Path) -> Iterator[bytes]:
-    """Give a file's content piece by piece, decompressed; the checksum of gzip is compared at its end.
-
-    Raises ScanError where it cannot be read.
-    """
+    """Give a file's content piece by piece, decompressed; the checksum of gzip is compared at its end."""
     try:
         with path.open("rb") as file:
             compressed = file.read(2) == GZIP_MAGIC

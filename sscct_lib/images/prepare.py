@@ -1,8 +1,7 @@
 """From a scan's file to the geometry of the study: LPS, isotropic, int16 Hounsfield units.
 
-Arrays are [z, y, x]: x grows to the patient's left, y to posterior, z to the head.
-
-Linear interpolation of volumes between grids that share their axes, one axis after the other.
+Arrays are [z, y, x]: x grows to the patient's left, y to posterior, z to the head. Volumes are interpolated linearly
+between grids that share their axes, one axis after the other.
 """
 
 import errno
@@ -38,15 +37,13 @@ def axis_weights(n_old: int, positions: NDArray[np.float64], width: float = 1.0)
     positions
         Where the new samples lie, in steps of the old ones, shape (n_new,); beyond an end, the end counts.
     width
-        Half the foot of the triangle, at least 1, in steps of the old samples: 1 is linear interpolation, more
-        averages as well, for an axis that becomes coarser.
+        Half the foot of the triangle, at least 1, in steps of the old samples: 1 is linear interpolation, more averages
+        as well, for an axis that becomes coarser.
 
     Returns
     -------
-    index : numpy.ndarray
-        Old samples, shape (n_new, n_taps).
-    weights : numpy.ndarray
-        Their weights, each row summing to 1, shape (n_new, n_taps).
+    index, weights : numpy.ndarray
+        Old samples and their weights, each row summing to 1, shape (n_new, n_taps).
     """
     centres = np.clip(positions, 0, n_old - 1)[:, None]
     index = np.ceil(centres - width).astype(np.int64) + np.arange(int(2 * width) + 1)
@@ -57,20 +54,7 @@ def axis_weights(n_old: int, positions: NDArray[np.float64], width: float = 1.0)
 
 
 def interpolate(values: NDArray[Any], axes: tuple[Axis, Axis, Axis]) -> NDArray[np.float32]:
-    """Interpolate a volume.
-
-    Parameters
-    ----------
-    values
-        The volume, shape (z, y, x).
-    axes
-        From `axis_weights`, one an axis.
-
-    Returns
-    -------
-    numpy.ndarray
-        The volume on the new grid.
-    """
+    """Interpolate a volume (z, y, x) to a new grid, given the weights of each of its axes."""
     (z, z_weights), (y, y_weights), (x, x_weights) = axes
     result: NDArray[np.float32] = _interpolate(values, z, z_weights, y, y_weights, x, x_weights)
     return result
@@ -111,22 +95,20 @@ def read_scan(path: Path, sha256: str | None = None) -> sitk.Image:
     Parameters
     ----------
     path
-        NIfTI or NRRD file, see `read_volume`.
+        NIfTI or NRRD file, see `nifti.read_volume`.
     sha256
         SHA-256 that the file must have; None: not compared.
 
     Returns
     -------
     SimpleITK.Image
-        The scan as acquired, axes permuted and flipped to LPS, int16 HU, not below -1024 (lower values are
-        padding). An oblique scan keeps its small rotation in the direction matrix.
+        The scan as acquired, axes permuted and flipped to LPS, int16 HU, not below -1024 (lower values are padding). An
+        oblique scan keeps its small rotation in the direction matrix.
 
     Raises
     ------
     ScanError
-        If the file is missing, empty, truncated, damaged, or not what `sha256` says; if it is not a
-        three-dimensional volume of plausible size with one finite value a voxel; or if all values are the
-        same or none is as low as air.
+        If the file is not what `sha256` says, or as `read_volume` and `to_hounsfield` refuse it.
     """
     if sha256 is not None:
         _compare_checksum(path, sha256)
@@ -148,15 +130,8 @@ def to_hounsfield(image: sitk.Image, name: str) -> sitk.Image:
 
     Parameters
     ----------
-    image
-        The volume.
     name
-        What the error message calls it.
-
-    Returns
-    -------
-    SimpleITK.Image
-        int16 HU.
+        What the error message calls the volume.
 
     Raises
     ------
@@ -183,24 +158,11 @@ def to_hounsfield(image: sitk.Image, name: str) -> sitk.Image:
 
 
 def resample(image: sitk.Image, spacing_mm: float) -> sitk.Image:
-    """Resample a scan to isotropic voxels along the patient's axes.
+    """Resample a scan in LPS to isotropic voxels along the patient's axes: int16 HU with identity direction.
 
-    Linear interpolation; along an axis that becomes coarser, the triangle grows with the new spacing, so that
-    fine structures are averaged instead of aliased (as in Pillow and torch's `antialias=True`). The volume keeps
-    its outer faces, to within half a voxel. An oblique scan is first turned to the axes; what lies outside
-    becomes -1024 HU.
-
-    Parameters
-    ----------
-    image
-        In LPS, from `read_scan`.
-    spacing_mm
-        Side of the new voxels, mm.
-
-    Returns
-    -------
-    SimpleITK.Image
-        int16 HU with identity direction.
+    Linear interpolation; along an axis that becomes coarser, the triangle grows with the new spacing, so that fine
+    structures are averaged instead of aliased (as in Pillow and torch's `antialias=True`). The volume keeps its outer
+    faces, to within half a voxel. An oblique scan is first turned to the axes; what lies outside becomes -1024 HU.
 
     Raises
     ------
@@ -246,35 +208,12 @@ def _along_axes(image: sitk.Image) -> sitk.Image:
 
 
 def resample_mask(mask: sitk.Image, reference: sitk.Image) -> sitk.Image:
-    """Bring a mask onto the grid of a scan by nearest neighbour.
-
-    Parameters
-    ----------
-    mask
-        Labels, on any grid.
-    reference
-        The scan.
-
-    Returns
-    -------
-    SimpleITK.Image
-        uint8 labels on the grid of `reference`; 0 outside the old grid.
-    """
+    """Bring labels onto the grid of a scan by nearest neighbour, as uint8; 0 outside the old grid."""
     return sitk.Resample(mask, reference, sitk.Transform(), sitk.sitkNearestNeighbor, 0, sitk.sitkUInt8)
 
 
 def read_result(path: Path) -> sitk.Image:
-    """Read a volume that the study wrote itself.
-
-    Parameters
-    ----------
-    path
-        `study.image`, `study.mask` or `study.lobes` of a scan.
-
-    Returns
-    -------
-    SimpleITK.Image
-        The volume.
+    """Read a volume that the study wrote itself: `study.image`, `study.mask` or `study.lobes` of a scan.
 
     Raises
     ------
@@ -319,7 +258,7 @@ def prepare_scans(study: Study, rows: pd.DataFrame, n_jobs: int = 1) -> pd.DataF
     Parameters
     ----------
     study
-        The study and run; `images.spacing_mm` matters. Writes `study.image(scan_id)`.
+        `images.spacing_mm` matters. Writes `study.image(scan_id)`.
     rows
         Rows of the manifest: `scan_id`, `patient_id`, `image`, `sha256`.
     n_jobs

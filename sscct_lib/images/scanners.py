@@ -35,11 +35,7 @@ def known_kernel(text: str) -> str | None:
 
 
 def is_sharp(kernel: str) -> bool | None:
-    """Tell whether a reconstruction kernel is a sharp (lung or bone) one; None when the name is not known.
-
-    Siemens names carry a number that grows with sharpness (B30f, Br40d: soft; B70f, Bl57: sharp); Canon's FC50 to
-    FC59 and FC80 to FC89 are lung kernels; GE and Philips use words and letters.
-    """
+    """Tell whether a reconstruction kernel is a sharp (lung or bone) one; None when the name is not known."""
     name = kernel.upper().strip()
     if name in SHARP_NAMES:
         return True
@@ -63,8 +59,7 @@ def scanner(table: pd.DataFrame) -> pd.Series:
     Returns
     -------
     pandas.Series
-        `scanner`, for example "GE soft"; a kernel of unknown kind keeps its name. Missing where the maker is not
-        known.
+        For example "GE soft"; a kernel of unknown kind keeps its name. Missing where the maker is not known.
     """
     columns = table.reindex(columns=["manufacturer", "kernel"])
     names = [_scanner(maker, kernel) for maker, kernel in columns.itertuples(index=False)]

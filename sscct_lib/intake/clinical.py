@@ -1,7 +1,4 @@
-"""Follow-up and clinical values from a registry's table, attached to the scans that they belong to.
-
-Clinical values of one patient, as `sscct predict --clinical` takes them: in words, or as a table.
-"""
+"""Follow-up and clinical values: a registry's table, attached to its scans, and the values of one patient."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,25 +40,12 @@ CLINICAL = pa.DataFrameSchema(
 
 
 def read_clinical(path: Path) -> pd.DataFrame:
-    """Read a registry's table of follow-up and clinical values.
-
-    Parameters
-    ----------
-    path
-        CSV: `patient_id` as in the images, `last_contact_date`, `event_observed`; optional `scan_date`,
-        `transplant_date` and the covariates of the manifest (`age_years`, `sex`, `ssc_subtype`, `fvc_percent`,
-        `dlco_percent`, `dlco_impossible`, `cause_of_death`). Dates as YYYY-MM-DD. Other columns are ignored.
-
-    Returns
-    -------
-    pandas.DataFrame
-        The typed columns of `CLINICAL`, empty where the file lacks one.
+    """Read a registry's table of follow-up and clinical values: all columns of `CLINICAL`, empty where it lacks one.
 
     Raises
     ------
     StudyError
-        If the file is missing, is no CSV table, or has violations: all of them, each with row and column. Cells
-        are not repeated, since they are a patient's.
+        If the file is missing, is no CSV table, or has violations: all of them, each with row and column.
     """
     raw = read_csv(path)
     raw = raw.apply(lambda cells: cells.str.strip())
@@ -125,30 +109,11 @@ def _checked(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
 
 
 def attach(scans: pd.DataFrame, clinical: pd.DataFrame) -> pd.DataFrame:
-    """Attach clinical values to scans.
+    """Attach clinical values to scans: what belongs to the patient to all of them, what belongs to a visit to its scan.
 
-    What belongs to the patient (follow-up, transplant, sex, subtype, cause of death) goes to all scans. What belongs
-    to a visit (age, lung function) goes from a row with `scan_date` to the patient's nearest scan within 90 days, and
-    from a row without one to the patient's first scan. Age is carried to later scans by the time between; lung
-    function is not.
-
-    Parameters
-    ----------
-    scans
-        One row a scan: `patient_id` as in the images, `scan_date` (may be missing), and `age_years` and `sex` from
-        the header, which fill what the table lacks.
-    clinical
-        From `read_clinical`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        `scans` with the clinical columns, and `in_clinical`: whether the patient has a row.
-
-    Raises
-    ------
-    StudyError
-        If a patient's last contact lies before one of their scans: the rows are named.
+    A row with `scan_date` goes to the patient's nearest scan within 90 days, one without to the patient's first scan.
+    Age and sex of `scans`, from the header, fill what the table lacks. Adds `in_clinical`: whether the patient has a
+    row.
     """
     scans = scans.copy()
     by_patient = clinical.groupby("patient_id")[list(PATIENT)].first()
@@ -182,7 +147,7 @@ def _scan_of(row: Mapping[Any, Any], scans: pd.DataFrame, first: pd.DataFrame) -
 
 
 def _carried_age(scans: pd.DataFrame) -> pd.Series:
-    """Age at each scan from an age known at another scan of the patient."""
+    """Age at each scan from an age known at another scan of the patient; lung function is not carried."""
     born = scans["scan_date"] - pd.to_timedelta(scans["age_years"] * DAYS_PER_YEAR, unit="D")
     birth = born.groupby(scans["patient_id"]).transform("min")
     return ((scans["scan_date"] - birth).dt.days / DAYS_PER_YEAR).round(1)
@@ -215,9 +180,8 @@ def read_values(given: str | None) -> dict[str, Any]:
     Parameters
     ----------
     given
-        `name=value` pairs with commas between them, such as `age=63,sex=female,fvc=72`, or the path of a CSV table
-        with one row. Names are those of the manifest's columns, or `age`, `fvc`, `dlco`, `subtype`. None: nothing is
-        known.
+        `name=value` pairs with commas between them, such as `age=63,sex=female,fvc=72`, or the path of a CSV table with
+        one row. Names are those of the manifest's columns, or `age`, `fvc`, `dlco`, `subtype`. None: nothing is known.
 
     Returns
     -------

@@ -1,10 +1,8 @@
 """From a hospital's export to a study: chest CT series chosen, de-identified and listed in a manifest.
 
-No identifier, date or free text of the source reaches the study. Ids are keyed hashes whose key lies outside the
-study; dates become days since the patient's first scan; of the headers only maker, kernel, slice thickness, age and
-sex are kept.
-
-Lung masks that came with a hospital's series: each is brought onto the grid of the scan that was taken.
+No identifier, date or free text of the source reaches the study. Ids are keyed hashes whose key lies outside the study;
+dates become days since the patient's first scan; of the headers only maker, kernel, slice thickness, age and sex are
+kept. Lung masks that came with a series are brought onto the grid of the scan that was taken.
 """
 
 from collections.abc import Mapping
@@ -29,23 +27,9 @@ from sscct_lib.study.tables import write_csv
 
 
 def write_masks(study: Study, scans: pd.DataFrame, candidates: list[Candidate], n_jobs: int = 1) -> pd.DataFrame:
-    """Write the lung masks of scans that have one in the source.
+    """Write `masks/<scan_id>.nii.gz` where the source has a mask of the scan; adds `lung_mask`, empty where not.
 
-    Parameters
-    ----------
-    study
-        Receives `masks/<scan_id>.nii.gz`: 0 outside, 1 right lung, 2 left lung.
-    scans
-        Scans that were written: `scan_id`, `patient_code`, `candidates` (of its examination).
-    candidates
-        All of the source. Those that are masks get their `status`, `lung mask` or `set aside`, and the reason.
-    n_jobs
-        Processes that share the scans.
-
-    Returns
-    -------
-    pandas.DataFrame
-        `scans` with `lung_mask`, relative to the study folder; empty where there is none.
+    Candidates that are masks get their `status` and `reason`.
     """
     masks = [one for one in candidates if one.kind in MASK_KINDS]
     for mask in masks:
@@ -115,32 +99,33 @@ def ingest(
 ) -> pd.DataFrame:
     """Turn DICOM series or NIfTI files into a study with its manifest.
 
-    For each examination (StudyInstanceUID) the best chest series is taken. A series can be used when it is CT,
-    axial, no localizer, and a stack of at least 20 slices and 150 mm. Among several, in this order: supine before
-    prone; not expiratory; original before derived; lossless before lossy compression; at least 200 mm long;
-    thinnest, where all up to 1.5 mm count alike; kernel as `images.kernel` says; smaller steps; more slices. When
-    the best one cannot be read, the next is tried.
+    For each examination (StudyInstanceUID) the best chest series is taken. A series can be used when it is CT, axial,
+    no localizer, and a stack of at least 20 slices and 150 mm. Among several, in this order: supine before prone; not
+    expiratory; original before derived; lossless before lossy compression; at least 200 mm long; thinnest, where all up
+    to 1.5 mm count alike; kernel as `images.kernel` says; smaller steps; more slices. When the best one cannot be read,
+    the next is tried.
 
-    NIfTI and NRRD files: the patient is the folder directly below `source`, or the file's name (without a date in
-    it) for a file in `source` itself; the date is the first YYYY-MM-DD or YYYYMMDD in the path.
+    NIfTI and NRRD files: the patient is the folder directly below `source`, or the file's name (without a date in it)
+    for a file in `source` itself; the date is the first YYYY-MM-DD or YYYYMMDD in the path.
 
     A segmentation (SEG) or contours (RTSTRUCT) that refer to the series taken, and hold lungs, become the scan's
-    `lung_mask`.
-
-    A stopped run resumes: a finished scan is not read again while its source stays the same.
+    `lung_mask`. A stopped run resumes: a finished scan is not read again while its source stays the same.
 
     Parameters
     ----------
     source
         Folder of any depth.
     clinical
-        CSV of follow-up and clinical values, see `clinical.read_clinical` and `clinical.attach`; None: none.
+        CSV of follow-up and clinical values: `patient_id` as in the images, `last_contact_date`, `event_observed`;
+        optional `scan_date`, `transplant_date` and the covariates of the manifest (`age_years`, `sex`, `ssc_subtype`,
+        `fvc_percent`, `dlco_percent`, `dlco_impossible`, `cause_of_death`). Dates as YYYY-MM-DD. Other columns are
+        ignored.
     study_folder
-        Receives `scans/<scan_id>.nii.gz`, `masks/<scan_id>.nii.gz`, `data_manifest.csv`, `study.yaml` when there
-        is none, and `ingest/report.csv`, which is also returned.
+        Receives `scans/<scan_id>.nii.gz`, `masks/<scan_id>.nii.gz`, `data_manifest.csv`, `study.yaml` when there is
+        none, and `ingest/report.csv`, which is also returned.
     key_file
-        Secret from which ids are made, at least 32 characters; made when missing, readable by its owner alone.
-        By default `<study>.key` beside the study folder.
+        Secret from which ids are made, at least 32 characters; made when missing, readable by its owner alone. By
+        default `<study>.key` beside the study folder.
     n_jobs
         Processes that share the scans.
 
@@ -153,8 +138,8 @@ def ingest(
     Raises
     ------
     StudyError
-        If nothing in `source` can be used (the message says what was found), the clinical table has violations,
-        the key is unfit, or the study already lists scans that `source` lacks.
+        If nothing in `source` can be used (the message says what was found), the clinical table has violations, the key
+        is unfit, or the study already lists scans that `source` lacks.
     """
     if not source.is_dir():
         raise StudyError(f"{source} is no folder: expected one with DICOM series or NIfTI files.")

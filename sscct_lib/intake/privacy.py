@@ -77,17 +77,7 @@ IDENTIFYING_FIELDS = re.compile(
 
 @dataclass(frozen=True)
 class Match:
-    """A piece of text that may point to a patient.
-
-    Attributes
-    ----------
-    start
-        Where it begins in the text.
-    kind
-        `date`, `DICOM UID`, `record number`, `name`, `e-mail`, `path` or `known identifier`.
-    masked
-        Its first characters and its length.
-    """
+    """A piece of text that may point to a patient: where it begins, its kind, its first characters and its length."""
 
     start: int
     kind: str
@@ -96,38 +86,19 @@ class Match:
 
 @dataclass(frozen=True)
 class Finding:
-    """A place that may point to a patient.
-
-    Attributes
-    ----------
-    place
-        File, relative to the study, and where in it.
-    kind
-        As in `Match`, or `field`, `free text`, `DICOM file`, `key`.
-    masked
-        The beginning of what was found.
-    """
+    """A place that may point to a patient: file (relative to the study) and where in it, kind, and beginning."""
 
     place: str
     kind: str
     masked: str
 
     def __str__(self) -> str:
-        """One line for a list."""
         return f"{self.place}: {self.kind} {self.masked}".rstrip()
 
 
 @dataclass(frozen=True)
 class Identifiers:
-    """What a hospital knows its patients and examinations by.
-
-    Attributes
-    ----------
-    words
-        Names, record numbers, accession numbers, UIDs and dates in the forms in which they are searched.
-    n_short
-        How many were left out, since they are so short that they stand in any text.
-    """
+    """What a hospital knows its patients and examinations by, and how many were too short to be searched."""
 
     words: frozenset[str] = frozenset()
     n_short: int = 0
@@ -145,22 +116,7 @@ class Identifiers:
 
 
 def identifiers(values: Iterable[str], dates: Iterable[date] = ()) -> Identifiers:
-    """Prepare a hospital's identifiers for the search.
-
-    Parameters
-    ----------
-    values
-        Names (parts joined by `^`, or as written), record and accession numbers, UIDs. Of a name, each part is
-        searched too.
-    dates
-        Dates of birth and of examinations; each is searched as YYYYMMDD, YYYY-MM-DD, DD.MM.YYYY, DD/MM/YYYY and
-        MM/DD/YYYY.
-
-    Returns
-    -------
-    Identifiers
-        Those of at least 4 characters; numbers of at least 5 digits.
-    """
+    """Prepare names, numbers, UIDs and dates (in their usual forms) for the search; each part of a name counts too."""
     given = {part.strip() for value in values for part in (value.replace("^", " "), *re.split(r"[\^=]", value))}
     given = {value for value in given if value}
     forms = ("%Y%m%d", "%Y-%m-%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y")
@@ -174,22 +130,10 @@ def identifiers(values: Iterable[str], dates: Iterable[date] = ()) -> Identifier
 
 
 def find(text: str, known: Identifiers | None = None) -> list[Match]:
-    """Find what may point to a patient.
+    """Find what may point to a patient, in the order of the text; without known identifiers, by patterns only.
 
-    Allowed, since it points to nobody: years without a day, ids that this project makes (keyed hashes) and the
-    hashes in its records, identifiers of the DICOM standard itself (1.2.840.10008), addresses at example.org.
-
-    Parameters
-    ----------
-    text
-        Any text.
-    known
-        The hospital's identifiers; None: patterns only.
-
-    Returns
-    -------
-    list of Match
-        In the order of the text.
+    Allowed, since it points to nobody: years without a day, ids that this project makes (keyed hashes) and the hashes
+    in its records, identifiers of the DICOM standard itself (1.2.840.10008), addresses at example.org.
     """
     found = []
     text = STUDY_IDS.sub(_blank, text)

@@ -1,11 +1,7 @@
 """Looking for identifiers in the files of a study: tables, records, notebooks, pages, pictures, headers and models.
 
-Voxels are not looked at; neither is text drawn into a picture.
-
-Reading the texts that the files of a study carry: fields of JSON, cells of notebooks, headers, metadata of pictures.
-
-Each function gives the place in the file, and the text that stands there. A place that ends with a comma is completed
-by the line.
+Voxels are not looked at; neither is text drawn into a picture. A reader gives the place in a file and the text that
+stands there; a place that ends with a comma is completed by the line.
 """
 
 import base64
@@ -137,10 +133,7 @@ def read_svg(path: Path) -> Texts:
 
 
 def svg_texts(text: str) -> Texts:
-    """Give the words, names and comments of vector graphics, and the texts that pictures inside carry.
-
-    The numbers that say where lines go are left out: dates would be seen in them.
-    """
+    """Give the words, names and comments of vector graphics, and the texts that pictures inside carry."""
     for encoded in EMBEDDED.findall(text):
         yield from _encoded_picture(encoded)
     yield "drawing, ", OUTLINE.sub(lambda one: "\n" * one[0].count("\n"), text)
@@ -219,17 +212,7 @@ MOST_SHOWN = 50
 
 @dataclass
 class Search:
-    """What was found, and in how much.
-
-    Attributes
-    ----------
-    findings
-        In the order of the files.
-    n_files
-        Files that were looked into.
-    unread
-        Files that could not be looked into.
-    """
+    """What was found, in the order of the files, in how many files, and which could not be looked into."""
 
     findings: list[Finding] = field(default_factory=list)
     n_files: int = 0
@@ -257,16 +240,12 @@ def search_study(
         The study folder. Hidden files and folders are left out, and, where the study is a copy of this project, its
         code and chapters (what a book made of them is looked at).
     known
-        The hospital's identifiers, from `source_identifiers.read_identifiers`; None: patterns only.
+        The hospital's identifiers, from `pseudonyms.read_identifiers`; None: patterns only.
     parts
         Which files or folders of the study, relative to it; by default all.
     clean
         State (`_state`) of files in which nothing was found before, by the same search; they are not read again while
         it is the same. Files that are found clean are added.
-
-    Returns
-    -------
-    Search
     """
     search, seen = Search(), set[bytes]()
     clean = {} if clean is None else clean
@@ -314,20 +293,7 @@ def _files(root: Path, start: Path) -> Iterator[Path]:
 
 
 def search_file(path: Path, known: Identifiers | None = None) -> list[Finding]:
-    """Look for identifiers in one file.
-
-    Parameters
-    ----------
-    path
-        The file; how it is read follows from its name.
-    known
-        The hospital's identifiers.
-
-    Returns
-    -------
-    list of Finding
-        `place` is the place in the file.
-    """
+    """Look for identifiers in one file, read as its name says; a finding's `place` is the place in the file."""
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         return _search_table(path, known)

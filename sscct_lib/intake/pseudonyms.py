@@ -1,6 +1,6 @@
 """Study ids that nobody can turn back without the key: keyed hashes (HMAC-SHA256) of a hospital's identifiers.
 
-What a hospital's export calls its patients, so that a study can be searched for it.
+And what a hospital's export calls its patients, so that a study can be searched for it.
 """
 
 import hashlib
@@ -24,25 +24,7 @@ KEY_CHECK = Path("ingest") / "key_check.txt"
 
 
 def read_key(path: Path, study_folder: Path) -> bytes:
-    """Read the secret of a study, or make it.
-
-    Parameters
-    ----------
-    path
-        File outside the study folder; made with 256 random bits, readable by its owner alone, when missing.
-    study_folder
-        The study. A mark in it tells whether it was made with this key.
-
-    Returns
-    -------
-    bytes
-        The key.
-
-    Raises
-    ------
-    StudyError
-        If the file lies inside the study, is too short, or is not the key that the study was made with.
-    """
+    """Read the secret of a study, which lies outside it, or make it; another than that of its ids is refused."""
     if path.resolve().is_relative_to(study_folder.resolve()):
         raise StudyError(f"{path} lies inside the study: whoever gets it could undo the ids. Keep the key elsewhere.")
     check = study_folder / KEY_CHECK
@@ -89,7 +71,7 @@ DATE_TAGS = ["PatientBirthDate", "StudyDate", "SeriesDate", "AcquisitionDate", "
 
 @quiet_pydicom()
 def read_identifiers(source: Path | None, clinical: Path | None = None) -> Identifiers:
-    """Read the identifiers of an export and of a table of follow-up.
+    """Read the identifiers of an export and of a table of follow-up; they stay in memory.
 
     Parameters
     ----------
@@ -98,11 +80,6 @@ def read_identifiers(source: Path | None, clinical: Path | None = None) -> Ident
         series, and the folders and names of volumes.
     clinical
         CSV: its `patient_id`, its dates, and columns with a name such as `last_name` or `mrn`.
-
-    Returns
-    -------
-    Identifiers
-        They stay in memory.
 
     Raises
     ------

@@ -1,7 +1,4 @@
-"""What a hospital's export holds: DICOM series and NIfTI files, each judged as a candidate for a scan.
-
-Which of several series of an examination is taken, and the few header values that may be kept.
-"""
+"""What a hospital's export holds, each DICOM series and NIfTI file judged as a scan, and the best of an examination."""
 
 import re
 from collections import Counter
@@ -48,22 +45,7 @@ def is_lossy(series: Series) -> bool:
 
 
 def preference(series: Series, frames: list[Frame], kernel: str) -> tuple[Any, ...]:
-    """Order the usable series of an examination: the least is the best.
-
-    Parameters
-    ----------
-    series
-        A series for which `dicom_frames.why_unusable` found nothing.
-    frames
-        Its slices, from `dicom_frames.stack`.
-    kernel
-        Kind of kernel that is wanted: `soft` or `sharp`.
-
-    Returns
-    -------
-    tuple
-        One value for each of `CRITERIA`.
-    """
+    """Order the usable series of an examination, one value for each of `CRITERIA`: the least is the best."""
     step = step_mm(frames)
     sharp = is_sharp(series.get("ConvolutionKernel"))
     derived = any(str(part).upper() in ("DERIVED", "SECONDARY") for part in series.values("ImageType"))
@@ -94,27 +76,7 @@ DATE_IN_NAME = re.compile(r"(?<!\d)(\d{4})-?(\d{2})-?(\d{2})(?!\d)")
 
 @dataclass
 class Candidate:
-    """A series or a NIfTI file as it was found.
-
-    Attributes
-    ----------
-    patient, visit, date
-        The hospital's identifiers and date; they stay in memory.
-    kind
-        `CT`, `localizer`, another modality, or `NIfTI`.
-    files
-        Where it is.
-    status, reason
-        What becomes of it: `scan`, `not chosen` or `set aside`, and why.
-    preference
-        From `series_choice.preference`; the least is the best.
-    header
-        Values that may be kept.
-    uid, frame_uid
-        SeriesInstanceUID and FrameOfReferenceUID.
-    refers_to
-        Of a mask: the series on which it was drawn.
-    """
+    """A series or a NIfTI file as it was found, and what becomes of it."""
 
     patient: str
     visit: str
@@ -133,27 +95,7 @@ class Candidate:
 
 
 def find_candidates(source: Path, kernel: str, n_jobs: int = 1) -> list[Candidate]:
-    """List everything that could be a scan.
-
-    Parameters
-    ----------
-    source
-        Folder of any depth.
-    kernel
-        Kind of kernel that is wanted, see `series_choice.preference`.
-    n_jobs
-        Processes that share the series. Each reads the headers of one series at a time, so that an export of any
-        size fits into memory.
-
-    Returns
-    -------
-    list of Candidate
-
-    Raises
-    ------
-    StudyError
-        If nothing can be used; the message says what was found.
-    """
+    """List everything that could be a scan; a StudyError says what was found where nothing can be used."""
     volumes = sorted(path for path in source.rglob("*") if path.name.endswith(VOLUME_SUFFIXES) and path.is_file())
     series, n_other = find_series(source)
     candidates: list[Candidate] = Parallel(n_jobs=n_jobs)(delayed(_from_files)(files, kernel) for files in series)

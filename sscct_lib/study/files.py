@@ -59,9 +59,9 @@ def atomic(path: Path) -> Iterator[Path]:
     Yields
     ------
     Path
-        A partial file in the same folder, with the same suffixes, to write to. It takes the place of `path`
-        when the block ends, and is removed when the block raises; one that a killed process left is removed by the
-        next to write the same file an hour later.
+        A partial file beside it, with the same suffixes, to write to. It takes the place of `path` when the block ends,
+        and is removed when the block raises; one that a killed process left goes when the file is written again an hour
+        later.
 
     Raises
     ------
@@ -124,17 +124,12 @@ def read_keyed(path: Path, key: str) -> dict[str, Any]:
 
 
 def copy_folder(origin: Path, target: Path, left_out: tuple[str, ...] = ()) -> None:
-    """Copy a folder's files; who may read the copies is the umask's to say, as of all files of a study.
+    """Copy a folder's files into another; who may read the copies is the umask's to say, as of all files of a study.
 
-    `shutil.copytree` would carry the rights of the original along. A copy has the time of its original; one of the same
-    size and time is kept.
+    A copy has the time of its original; one of the same size and time is kept.
 
     Parameters
     ----------
-    origin
-        The folder.
-    target
-        Made, or filled up.
     left_out
         Patterns of names, of files and folders, that are not copied.
     """

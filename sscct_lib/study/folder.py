@@ -2,8 +2,6 @@
 
 A study is a folder with `study.yaml`, `data_manifest.csv` and `runs/<name>/`. What a run of a sweep changes in
 `study.yaml` lies in its `runs/<name>/settings.yaml`.
-
-YAML with nothing but plain values: what `study.yaml` and `--parameter` may hold.
 """
 
 import hashlib
@@ -38,17 +36,7 @@ _PlainLoader.yaml_implicit_resolvers = {
 
 
 def parse_yaml(text: str) -> Any:
-    """Read YAML to numbers, text, true and false, lists and dictionaries.
-
-    Parameters
-    ----------
-    text
-        One document.
-
-    Returns
-    -------
-    Any
-        Its value; None for an empty text.
+    """Read YAML to plain values: numbers, text, true and false, lists and dictionaries; None for an empty text.
 
     Raises
     ------
@@ -65,20 +53,7 @@ def parse_yaml(text: str) -> Any:
 
 
 def lay_over(content: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Change some settings, and leave the others.
-
-    Parameters
-    ----------
-    content
-        From `parse_yaml`.
-    changes
-        Values by name; a dictionary changes some names of a section.
-
-    Returns
-    -------
-    dict
-        A new dictionary.
-    """
+    """Change some settings and leave the others; a dictionary among the changes changes some names of a section."""
     merged = dict(content)
     for name, value in changes.items():
         inner = merged.get(name)
@@ -98,17 +73,7 @@ class StudyError(ValueError):
 
 @dataclass(frozen=True)
 class Study:
-    """A study folder, its settings, and one named run of it.
-
-    Attributes
-    ----------
-    folder
-        The study folder.
-    settings
-        The content of `study.yaml`, with the overrides of this run.
-    run_name
-        The run; its files lie in `runs/<run_name>/`.
-    """
+    """A study folder, its settings with the changes of this run, and the run, whose files lie in `runs/<run_name>/`."""
 
     folder: Path
     settings: Settings
@@ -148,7 +113,7 @@ class Study:
         return self.run / "masks" / f"{scan_id}.nii.gz"
 
     def lobes(self, scan_id: str) -> Path:
-        """The scan's lobes on the same grid, where the method gives them: 1 to 5 as in `lung_methods.LOBES`."""
+        """The scan's lobes on the same grid, where the method gives them: 1 to 5 as in `lungs.trained.LOBES`."""
         return self.run / "lobes" / f"{scan_id}.nii.gz"
 
     def attribution(self, network: str, scan_id: str, trained: bool = True) -> Path:
@@ -166,18 +131,11 @@ def load_study(folder: str | Path, run_name: str = "main", **overrides: Any) -> 
 
     Parameters
     ----------
-    folder
-        The study folder; it holds `study.yaml`.
     run_name
-        Which run of the study: letters, digits, `_` and `-`.
+        Letters, digits, `_` and `-`.
     **overrides
-        Settings that this run changes: `section={"name": value}`, or `name=value` at the top level. A value
-        of None means "as in `study.yaml`".
-
-    Returns
-    -------
-    Study
-        The study with validated settings.
+        Settings that this run changes: `section={"name": value}`, or `name=value` at the top level. A value of None
+        means "as in `study.yaml`".
 
     Raises
     ------
@@ -202,17 +160,7 @@ def load_study(folder: str | Path, run_name: str = "main", **overrides: Any) -> 
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """Read a file of settings, without judging them.
-
-    Parameters
-    ----------
-    path
-        `study.yaml`, or the settings of a run.
-
-    Returns
-    -------
-    dict
-        Values by name, sections as dictionaries.
+    """Read `study.yaml` or the settings of a run, without judging them.
 
     Raises
     ------
@@ -248,18 +196,7 @@ def _violations(error: ValidationError) -> str:
 
 
 def fingerprint(*parts: Any) -> str:
-    """Hash settings and other plain values, so that a result can tell whether it is still current.
-
-    Parameters
-    ----------
-    *parts
-        Values that JSON can write, pydantic models or paths.
-
-    Returns
-    -------
-    str
-        16 hexadecimal digits of a SHA-256.
-    """
+    """Hash plain values, pydantic models and paths (16 hexadecimal digits): a result whose hash differs is stale."""
 
     def plain(value: Any) -> Any:
         return value.model_dump(mode="json") if isinstance(value, BaseModel) else str(value)

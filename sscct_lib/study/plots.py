@@ -1,6 +1,7 @@
-"""Every plot of the book, in one style. Figures draw tables; they compute nothing statistical.
+"""The style of every figure of the book. Figures draw tables; they compute nothing statistical.
 
-Figures as vector graphics: sharp at any size and on paper, and the same bytes whenever they are drawn.
+Lines and letters are kept as vector graphics: sharp at any size and on paper, and the same bytes whenever they are
+drawn.
 """
 
 import io
@@ -27,19 +28,7 @@ class BookFigure(Figure):
 
 
 def as_svg(figure: Figure) -> str | None:
-    """Draw a figure as vector graphics, where that helps.
-
-    Parameters
-    ----------
-    figure
-        Any figure.
-
-    Returns
-    -------
-    str or None
-        From `draw`. None where the figure holds images, which are pixels anyway, or so many marks that pixels are
-        smaller.
-    """
+    """Draw a figure as SVG; None where it holds images, or so many marks that pixels are smaller."""
     if any(axes.images for axes in figure.axes):
         return None
     text = draw(figure)
@@ -47,19 +36,7 @@ def as_svg(figure: Figure) -> str | None:
 
 
 def draw(figure: Figure) -> str:
-    """Draw a figure as vector graphics.
-
-    Parameters
-    ----------
-    figure
-        Any figure.
-
-    Returns
-    -------
-    str
-        SVG whose letters are outlines, since a reader's machine may lack the font; what each says stands beside it in
-        a comment.
-    """
+    """Draw a figure as SVG whose letters are outlines; what each says stands beside it in a comment."""
     written = io.StringIO()
     # Names inside the file follow from its content and this salt; without one they are drawn at random.
     with mpl.rc_context({"svg.hashsalt": "sscct", "svg.fonttype": "path"}):
@@ -129,35 +106,12 @@ def new_figure(height: float, n_rows: int = 1, n_columns: int = 1, **subplots: A
 
 
 def model_colours(models: Iterable[str]) -> dict[str, Colour]:
-    """Give each model its colour, from a palette that colour-blind readers can tell apart.
-
-    Parameters
-    ----------
-    models
-        Names of models; repeated names count once.
-
-    Returns
-    -------
-    dict
-        Red, green and blue, 0 to 1, by model. A model named in `MODEL_ORDER` has the same colour in every
-        figure.
-    """
+    """Give each model a colour (RGB) that colour-blind readers can tell apart; those of `MODEL_ORDER` never change."""
     return {model: PALETTE[i % len(PALETTE)] for model, i in _slots(models).items()}
 
 
 def model_dashes(models: Iterable[str]) -> dict[str, Any]:
-    """Give each model its line style, so that lines differ in print without colour.
-
-    Parameters
-    ----------
-    models
-        Names of models; repeated names count once.
-
-    Returns
-    -------
-    dict
-        Matplotlib line style by model.
-    """
+    """Give each model its line style, so that lines differ in print without colour."""
     return {model: _DASHES[(i // 2) % len(_DASHES)] for model, i in _slots(models).items()}
 
 

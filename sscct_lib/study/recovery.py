@@ -1,7 +1,4 @@
-"""Before a run goes on: results that were damaged or lost are named and set aside, so that they are made again.
-
-One run at a time: a lock that ends with the process that holds it, however that ends.
-"""
+"""Before a run goes on: it is alone in the study, and damaged or lost results are set aside to be made again."""
 
 import fcntl
 import json
@@ -68,15 +65,10 @@ SHARD_COLUMNS = ["scan_id", "status", "reason"]
 
 
 def set_damaged_aside(study: Study) -> list[str]:
-    """Look at what a run has finished, and move what is damaged to `runs/<run>/damaged/`.
+    """Move what is damaged among a run's results to `runs/<run>/damaged/`; the workflow then makes it again.
 
     Tables are read whole, with the checksums of their pages; executed notebooks and lists of shards are parsed; and
-    each scan that a shard lists as done must have its file. The workflow then makes again what is not in its place.
-
-    Parameters
-    ----------
-    study
-        The study and run.
+    each scan that a shard lists as done must have its file.
 
     Returns
     -------
@@ -102,13 +94,8 @@ def set_damaged_aside(study: Study) -> list[str]:
 def pull_back_times(study: Study) -> float:
     """Bring results that were written in the future to the past: the clock was set back since.
 
-    The workflow tells from times which result is older than what it rests on. All its results move by as much, so
-    that their order stays, and what this run writes is newer than all of them.
-
-    Parameters
-    ----------
-    study
-        The study and run.
+    The workflow tells from times which result is older than what it rests on. All its results move by as much, so that
+    their order stays, and what this run writes is newer than all of them.
 
     Returns
     -------

@@ -1,6 +1,6 @@
 """One function applied to many scans: each result written atomically, finished ones skipped, bad ones set aside.
 
-How far long work is: lines under a notebook's cell and in the terminal, which the finished notebook forgets.
+How far long work is stands in lines under a notebook's cell and in the terminal, which the finished notebook forgets.
 """
 
 import json
@@ -32,8 +32,6 @@ def told(results: Iterable[Result], n: int, what: str) -> Iterator[Result]:
 
     Parameters
     ----------
-    results
-        As they are made.
     n
         How many there will be.
     what
@@ -65,13 +63,7 @@ def show() -> None:
 
 
 def forget(notebook: dict[str, Any]) -> None:
-    """Take the lines of progress out of an executed notebook, in place.
-
-    Parameters
-    ----------
-    notebook
-        In Jupyter's format 4. Warnings, results and errors stay.
-    """
+    """Take the lines of progress out of an executed notebook (Jupyter's format 4), in place; warnings stay."""
     for cell in notebook["cells"]:
         if cell["cell_type"] != "code":
             continue
@@ -124,13 +116,11 @@ def process(
 
     Parameters
     ----------
-    study
-        The study and run.
     stage
         Its name, by which records and messages go.
     function
-        Takes the study and a row; returns plain values, one for each column of the stage's table. It writes
-        its own files atomically, before it returns. The code of its module is part of what "finished" means.
+        Takes the study and a row; returns plain values, one for each column of the stage's table. It writes its own
+        files atomically, before it returns. The code of its module is part of what "finished" means.
     rows
         One row a scan, with `scan_id` and `patient_id`.
     settings
@@ -147,8 +137,8 @@ def process(
     Returns
     -------
     pandas.DataFrame
-        One row a scan, in the order of `rows`: `scan_id`, `patient_id`, `status`, `reason` and what
-        `function` returned. A scan that fails has `status` "failed" and its reason; the rest go on.
+        One row a scan, in the order of `rows`: `scan_id`, `patient_id`, `status`, `reason` and what `function`
+        returned. A scan that fails has `status` "failed" and its reason; the rest go on.
 
     Raises
     ------
@@ -238,20 +228,5 @@ def _read_record(path: Path) -> dict[str, Any] | None:
 
 
 def shard(rows: pd.DataFrame, index: int, size: int) -> pd.DataFrame:
-    """Take the scans of one shard.
-
-    Parameters
-    ----------
-    rows
-        One row a scan.
-    index
-        Number of the shard, from 0.
-    size
-        Scans in a shard.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Rows `index * size` to `(index + 1) * size`.
-    """
+    """Take the scans of one shard, rows `index * size` to `(index + 1) * size`."""
     return rows.iloc[index * size : (index + 1) * size]

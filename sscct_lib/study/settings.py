@@ -1,7 +1,4 @@
-"""The section `deep` of `study.yaml`: the networks, and how they are trained.
-
-What all sections of `study.yaml` have in common.
-"""
+"""Everything that `study.yaml` may say, section by section; the descriptions of the fields are the book's."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args

@@ -1,4 +1,4 @@
-"""The per-scan stages that a shard job runs, and the order in which stages follow each other."""
+"""The five notebooks and the per-scan stages, by name, and where a shard of a stage lists its scans."""
 
 from pathlib import Path
 

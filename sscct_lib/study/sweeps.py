@@ -46,19 +46,7 @@ SHARED: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A row of a sweep's table.
-
-    Attributes
-    ----------
-    row
-        Its number in the table; the header is row 1.
-    study
-        The study with the settings of this run.
-    changes
-        What the row says, by dotted name of the setting.
-    written
-        The same in sections, as `settings.yaml` holds it.
-    """
+    """A row of a sweep's table, the study with its settings, and what it changes: by dotted name, and in sections."""
 
     row: int
     study: Study
@@ -67,20 +55,7 @@ class PlannedRun:
 
 
 def setting_names(section: type[Section] = Settings, prefix: str = "") -> Iterator[str]:
-    """List all settings of `study.yaml`.
-
-    Parameters
-    ----------
-    section
-        Where to begin.
-    prefix
-        Its own dotted name, with a dot behind it.
-
-    Yields
-    ------
-    str
-        Dotted names, for example `deep.swin.size`. Not those of the section `demo`: all runs share the scans.
-    """
+    """List the dotted names of all settings, as `deep.swin.size`, but those of `demo`: all runs share the scans."""
     for name, field in section.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
             yield from setting_names(field.annotation, f"{prefix}{name}.")
@@ -95,10 +70,8 @@ def read_sweep(table: Path, folder: Path) -> list[PlannedRun]:
     ----------
     table
         CSV: a column `run` with the names of the runs; every other column is named for a setting, for example
-        `radiomics.bin_width`. A cell holds what `study.yaml` would, a list in brackets; an empty one leaves the
-        setting as it is in `study.yaml`.
-    folder
-        The study folder.
+        `radiomics.bin_width`. A cell holds what `study.yaml` would, a list in brackets; an empty one leaves the setting
+        as it is in `study.yaml`.
 
     Returns
     -------
@@ -211,13 +184,7 @@ def _judged(name: str, content: dict[str, Any], columns: list[str]) -> tuple[Set
 
 
 def write_run_settings(planned: PlannedRun) -> None:
-    """Write what a run changes to its `settings.yaml`, where `load_study` finds it; a file that is current is kept.
-
-    Parameters
-    ----------
-    planned
-        From `read_sweep`. A run that changes nothing needs no file.
-    """
+    """Write what a run changes to its `settings.yaml`, where `load_study` finds it; a file that is current is kept."""
     path = planned.study.run_settings_path
     text = HEAD + yaml.safe_dump(planned.written, sort_keys=False)
     if path.is_file() and path.read_text(encoding="utf-8") == text:
@@ -230,8 +197,8 @@ def write_run_settings(planned: PlannedRun) -> None:
 def share_results(origins: Sequence[Study], target: Study) -> int:
     """Give a run the results of others that rest on the same settings, so that they are not made twice.
 
-    Files are linked, not copied: they take no room, and since every file is written anew in its whole, a run that
-    makes a result again leaves that of the others as it is. Where the disk knows no links, they are copied.
+    Files are linked, not copied: they take no room, and since every file is written anew in its whole, a run that makes
+    a result again leaves that of the others as it is. Where the disk knows no links, they are copied.
 
     Parameters
     ----------

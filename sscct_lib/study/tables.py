@@ -17,22 +17,7 @@ FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def write_table(frame: pd.DataFrame, path: Path, schema: pa.DataFrameSchema) -> pd.DataFrame:
-    """Validate a table and write it as Parquet.
-
-    Parameters
-    ----------
-    frame
-        The table.
-    path
-        The Parquet file.
-    schema
-        One of `schemas`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        The table as written, with the schema's column types.
-    """
+    """Validate a table and write it as Parquet; returns it as written, with the schema's column types."""
     valid = schema.validate(frame.reset_index(drop=True), lazy=True)
     with atomic(path) as partial:
         valid.to_parquet(partial, index=False, write_page_checksum=True)
@@ -40,17 +25,7 @@ def write_table(frame: pd.DataFrame, path: Path, schema: pa.DataFrameSchema) -> 
 
 
 def read_csv(path: Path) -> pd.DataFrame:
-    """Read a table that people wrote, every cell as text.
-
-    Parameters
-    ----------
-    path
-        CSV, UTF-8, with a header.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row a line, numbered from 0; an empty cell is "".
+    """Read a table that people wrote (UTF-8, with a header): every cell as text, an empty one as "", rows from 0.
 
     Raises
     ------
@@ -69,16 +44,7 @@ def read_csv(path: Path) -> pd.DataFrame:
 
 
 def write_csv(frame: pd.DataFrame, path: Path) -> None:
-    """Write a table as CSV that a spreadsheet shows as it is.
-
-    Text that a spreadsheet would take for a formula gets an apostrophe before it.
-
-    Parameters
-    ----------
-    frame
-        The table.
-    path
-        The file; it appears whole or not at all.
+    """Write a table as CSV; text that a spreadsheet would take for a formula gets an apostrophe before it.
 
     References
     ----------
@@ -97,17 +63,8 @@ def read_table(path: Path, schema: pa.DataFrameSchema, made_by: str) -> pd.DataF
 
     Parameters
     ----------
-    path
-        The Parquet file.
-    schema
-        The schema that it must fulfil.
     made_by
         The stage that writes it, for the message when it is missing.
-
-    Returns
-    -------
-    pandas.DataFrame
-        The validated table.
 
     Raises
     ------
@@ -126,17 +83,7 @@ def read_table(path: Path, schema: pa.DataFrameSchema, made_by: str) -> pd.DataF
 
 
 def read_predictions(study: Study) -> pd.DataFrame:
-    """Read the out-of-fold predictions of every model of a run.
-
-    Parameters
-    ----------
-    study
-        The study and run.
-
-    Returns
-    -------
-    pandas.DataFrame
-        All tables in the run's `tables/predictions/`, one under the other (schema `PREDICTIONS`).
+    """Read the out-of-fold predictions of every model of a run, one table under the other (schema `PREDICTIONS`).
 
     Raises
     ------

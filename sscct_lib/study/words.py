@@ -1,4 +1,4 @@
-"""Features and horizons named as a reader would name them."""
+"""Features, models, horizons, counts and estimates, written as readers see them."""
 
 import re
 from collections.abc import Sequence
@@ -92,17 +92,13 @@ RULE_WORDS = {
 
 
 def in_words(feature: str) -> str:
-    """Name a feature as a reader would.
+    """Name a feature as a reader would, for example `share of dense lung in the lower zones`.
 
     Parameters
     ----------
     feature
-        A column of a feature table, or a column that a pipeline made of one.
-
-    Returns
-    -------
-    str
-        For example `share of dense lung in the lower zones`; PyRadiomics' features keep their own words.
+        A column of a feature table, or a column that a pipeline made of one; PyRadiomics' features keep their own
+        words.
     """
     if feature.startswith("missingindicator_"):
         return f"{in_words(feature.removeprefix('missingindicator_'))}: not known"
@@ -147,18 +143,7 @@ def kind_in_words(feature: str) -> str:
 
 
 def unit_of(feature: str) -> str:
-    """Name the unit of a feature: years, %, HU, litres; empty where it has none, or it is PyRadiomics' own.
-
-    Parameters
-    ----------
-    feature
-        A column of a feature table.
-
-    Returns
-    -------
-    str
-        With "a year" for a rate of change.
-    """
+    """Name the unit of a feature, `a year` with it for a rate; empty where it has none, or it is PyRadiomics' own."""
     if feature.startswith("change_") and feature != "change_years":
         unit = unit_of(feature.removeprefix("change_"))
         return f"{unit} a year" if unit else ""
@@ -184,53 +169,18 @@ def network_of(model: str) -> str:
 
 
 def years_text(horizon: float) -> str:
-    """Write a horizon.
-
-    Parameters
-    ----------
-    horizon
-        Years after the scan.
-
-    Returns
-    -------
-    str
-        For example `1 year` or `3 years`.
-    """
+    """Write a horizon, for example `1 year` or `3 years`."""
     return "1 year" if horizon == 1 else f"{horizon:g} years"
 
 
 def horizons_text(horizons: Sequence[float]) -> str:
-    """Write all horizons of a study.
-
-    Parameters
-    ----------
-    horizons
-        Years after the scan, at least one.
-
-    Returns
-    -------
-    str
-        For example `1, 3 and 5 years`.
-    """
+    """Write all horizons of a study, at least one, for example `1, 3 and 5 years`."""
     *first, last = (f"{horizon:g}" for horizon in horizons)
     return f"{', '.join(first)} and {last} years" if first else years_text(horizons[0])
 
 
 def percent_text(share: float, decimals: int = 0) -> str:
-    """Write a share or a risk in per cent; one that is not quite none, or not quite all, is not rounded to that.
-
-    Parameters
-    ----------
-    share
-        From 0 to 1.
-    decimals
-        Digits after the point.
-
-    Returns
-    -------
-    str
-        For example `7 %`, `below 1 %`, `above 99 %`.
-    """
+    """Write a share (0 to 1) in per cent; one that is not quite none or all is not rounded to that: `below 1 %`."""
     smallest, percent = 10.0**-decimals, f"{100 * share:.{decimals}f}"
     if share > 0 and float(percent) == 0:
         return f"below {smallest:g} %"
@@ -249,21 +199,7 @@ def _p_text(p: float) -> str:
 
 
 def estimate_text(estimate: float, low: float, high: float, decimals: int = 2) -> str:
-    """Write an estimate with its interval, for example `0.77 (0.70 to 0.83)`.
-
-    Parameters
-    ----------
-    estimate, low, high
-        The estimate and its interval; NaN when there is none.
-    decimals
-        Digits after the point.
-
-    Returns
-    -------
-    str
-        `not estimable` without an estimate. An end beyond 100 of a number with decimals is told as that: a ratio over
-        almost no expected deaths has no second digit that means anything.
-    """
+    """Write an estimate with its interval, for example `0.77 (0.70 to 0.83)`; NaN is told as `not estimable`."""
     if pd.isna(estimate):
         return "not estimable"
     if pd.isna(low):
