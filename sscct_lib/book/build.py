@@ -9,7 +9,6 @@ that nobody who hands over a study can make one.
 
 import hashlib
 import hmac
-import json
 import os
 import secrets
 import shutil
@@ -22,7 +21,16 @@ from pathlib import Path
 import yaml
 
 from sscct_lib.book import editions
-from sscct_lib.book.chapters import has_sweep, missing_stages, notice, pictures, stub, without_missing
+from sscct_lib.book.chapters import (
+    TEMPLATES,
+    has_sweep,
+    latest_commit,
+    missing_stages,
+    notice,
+    pictures,
+    stub,
+    without_missing,
+)
 from sscct_lib.intake.privacy import FOLDERS
 from sscct_lib.intake.privacy_search import search_study
 from sscct_lib.study.code import code_hash
@@ -32,62 +40,205 @@ from sscct_lib.study.results import file_state
 from sscct_lib.study.stages import NOTEBOOKS, PROJECT
 
 CHECKLISTS = PROJECT / "book" / "checklists"
+BEFORE_RENDERING = ("tables", "notebooks", "provenance", "book/source")
+JUPYTER_BOOK = "import sys; sys.modules['rfc3987_syntax'] = None; from jupyter_book.cli.main import main; main()"
+"""Jupyter Book as a program, without a grammar of web addresses that takes a second to load and no setting needs."""
+DEMO_NOTICE = "Synthetic patients: this is the demo study. No number in it speaks of a real person."
+
+
+def build_book(study: Study) -> Path:
+    """Render the book of a run.
+
+    Parameters
+    ----------
+    study
+        Its notebooks must have been executed. One that failed gives no error: its chapter and the front page say that
+        it is missing, and why.
+
+    Returns
+    -------
+    Path
+        The front page, see `front_page`.
+
+    Raises
+    ------
+    StudyError
+        If no notebook was executed, if a table, notebook or page holds what may point to a patient (see
+        `intake.privacy.find`), or if the book has a broken link, a missing number or any other warning.
+    """
+    missing = missing_stages(study)
+    if len(missing) == len(NOTEBOOKS):
+        raise StudyError(f"{study.run} has no executed notebook, not even 01_cohort. `sscct run` makes them.")
+    source = study.run / "book" / "source"
+    _assemble(study, source, missing)
+    _refuse_identifiers(study, BEFORE_RENDERING)
+    _render(study, source)
+    editions.publish(study, study.run / "book" / "sphinx" / "_build" / "html", front_page(study).parent)
+    # Pages for clinicians are those for analysts less their code; `sscct check --privacy` looks into every file.
+    _refuse_identifiers(study, tuple(f"book/_build/html/{name}" for name in (editions.ANALYSTS, "_images", "scans")))
+    return front_page(study)
+
+
+def front_page(study: Study) -> Path:
+    """Where the rendered book of a run begins."""
+    return study.run / "book" / "_build" / "html" / "index.html"
+
+
+def _assemble(study: Study, source: Path, missing: Mapping[str, str]) -> None:
+    """Bring chapters, executed notebooks and generated pages together; unchanged files keep their times."""
+    for path in sorted((PROJECT / "book").rglob("*")):
+        place = path.relative_to(PROJECT / "book")
+        if place.parts[0] == TEMPLATES.name or path.name == "_toc.yml" or not path.is_file():
+            continue
+        if path.suffix == ".md" and missing:
+            write_if_changed(source / place, without_missing(path.read_text(encoding="utf-8"), list(missing)))
+        else:
+            _copy_if_changed(path, source / place)
+    pasted: dict[str, bytes] = {}
+    for name in NOTEBOOKS:
+        target = source / "notebooks" / f"{name}.ipynb"
+        if name in missing:
+            write_if_changed(target, stub(name, missing[name]))
+        else:
+            _copy_if_changed(study.run / "notebooks" / f"{name}.ipynb", target)
+            pasted |= pictures(target)
+    for name, content in pasted.items():
+        write_if_changed(source / "pasted" / name, content)
+    for old in (source / "pasted").glob("*"):
+        if old.name not in pasted:
+            old.unlink()
+    write_if_changed(source / "this_run.txt", this_run(study, missing))
+    write_if_changed(source / "_config.yml", _config(study))
+    write_if_changed(source / "_toc.yml", _contents(study))
+    write_generated(study, source, missing)
+
+
+def _copy_if_changed(origin: Path, target: Path) -> None:
+    if target.is_file() and target.read_bytes() == origin.read_bytes():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(origin, target)  # its times, but not who may read it
+    os.utime(target, ns=(origin.stat().st_atime_ns, origin.stat().st_mtime_ns))
+
+
+def this_run(study: Study, missing: Mapping[str, str]) -> str:
+    """Lines of the front page: which study and run it shows, and what the run lacks."""
+    made = f"commit {latest_commit(study)} ([how it was made](run.md))"
+    return f"{notice(missing)}\n**{study.settings.title}**, run {study.run_name}, {made}.\n"
+
+
+def _config(study: Study) -> str:
+    config = yaml.safe_load((PROJECT / "_config.yml").read_text(encoding="utf-8"))
+    config["title"] = study.settings.title
+    if study.settings.demo is not None:
+        config["html"]["announcement"] = DEMO_NOTICE
+    return str(yaml.safe_dump(config, sort_keys=False))
+
+
+def _contents(study: Study) -> str:
+    """The table of contents, without the chapters that only synthetic patients or a sweep have."""
+    contents = yaml.safe_load((PROJECT / "book" / "_toc.yml").read_text(encoding="utf-8"))
+    present = {"demo_cohort": study.settings.demo is not None, "sweep": has_sweep(study)}
+    for part in contents["parts"]:
+        part["chapters"] = [chapter for chapter in part["chapters"] if present.get(chapter["file"], True)]
+    return str(yaml.safe_dump(contents, sort_keys=False))
 
 
 def write_generated(study: Study, source: Path, missing: Mapping[str, str]) -> None:
     """Write the generated pages, and what they show, unless they are there and nothing behind them has changed."""
     book, record = source.parent, source.parent / "generated.json"
-    key = fingerprint(
-        code_hash("book.build"),
-        study.settings,
-        dict(missing),
-        [[str(path), file_state(path)] for path in _behind(study)],
-    )
+    behind = [[str(path), file_state(path)] for path in _behind(study)]
+    key = fingerprint(code_hash("book.build"), study.settings, dict(missing), behind)
     known = read_keyed(record, key)
     if known and all(file_state(book / name) == state for name, state in known.items()):
         return
     record.unlink(missing_ok=True)
     made = _write(study, source, missing)
-    states = {path.relative_to(book).as_posix(): file_state(path) for path in made}
-    write_keyed(record, key, states)
+    write_keyed(record, key, {path.relative_to(book).as_posix(): file_state(path) for path in made})
 
 
 def _behind(study: Study) -> list[Path]:
     """Files from which the pages are made: results of the run, what the user wrote, and the installed packages."""
     run = study.run
-    results = [*run.glob("tables/**/*.parquet"), *run.glob("provenance/*.json"), *run.glob("benchmarks/*.tsv")]
-    written = [study.manifest_path, study.folder / "statements.yaml", *CHECKLISTS.glob("*.yaml")]
-    packages = Path(sysconfig.get_paths()["purelib"]).glob("*.dist-info")
+    found = [*run.glob("tables/**/*.parquet"), *run.glob("provenance/*.json"), *run.glob("benchmarks/*.tsv")]
     if has_sweep(study):
-        results += study.folder.glob("runs/*/tables/**/*.parquet")
-    return sorted([*results, *study.models.glob("**/*.json"), *written, *packages])
+        found += study.folder.glob("runs/*/tables/**/*.parquet")
+    found += [*study.models.glob("**/*.json"), study.manifest_path, study.folder / "statements.yaml"]
+    found += [*CHECKLISTS.glob("*.yaml"), *TEMPLATES.glob("*.md")]
+    return sorted([*found, *Path(sysconfig.get_paths()["purelib"]).glob("*.dist-info")])
 
 
 def _write(study: Study, source: Path, missing: Mapping[str, str]) -> list[Path]:
     """Write all pages; give these and the files that they show."""
     # Imported here: what draws and reads takes longer to load than a book without changes takes to build.
-    from sscct_lib.book import checklists, patients, reference, sweep
-    from sscct_lib.book.gallery import write_gallery
-    from sscct_lib.book.reference import data_dictionary_page, packages_page, run_page
+    from sscct_lib.book import checklists, gallery, reference, sweep
 
-    scans = source.parent / "scans"
+    scans, pages_of_patients = source.parent / "scans", source / "patients"
     pages = {
-        "run": run_page(study),
-        "data_dictionary": data_dictionary_page(),
-        "packages": packages_page(),
-        "patients": patients.write_pages(study, source / "patients"),
-        "model_cards": reference.page(study),
-        "gallery": write_gallery(study, scans),
+        "run": reference.run_page(study),
+        "data_dictionary": reference.data_dictionary_page(),
+        "packages": reference.packages_page(),
+        "patients": gallery.write_patients(study, pages_of_patients),
+        "model_cards": reference.model_cards_page(study),
+        "gallery": gallery.write_gallery(study, scans),
         **{f"checklist_{name}": checklists.page(name, study, missing) for name in checklists.NAMES},
     }
-    shown = []
+    shown = [*pages_of_patients.glob("*"), *scans.glob("*")]
     if has_sweep(study):
         pages["sweep"] = sweep.write_page(study, source)
         shown.append(source / sweep.PICTURE)
     for name, text in pages.items():
         write_if_changed(source / f"{name}.md", text)
-    shown += [*(source / "patients").glob("*"), *scans.glob("*")]
     return [*(source / f"{name}.md" for name in pages), *shown]
+
+
+def _refuse_identifiers(study: Study, parts: tuple[str, ...]) -> None:
+    """Stop where something in the run may point to a patient; nothing is cleaned in silence."""
+    # Files in which the same search found nothing are not read again; `sscct check --privacy` reads all.
+    record, key = study.run / "book" / "searched.json", fingerprint(code_hash("intake.privacy_search"), FOLDERS)
+    clean = read_keyed(record, key)
+    search = search_study(study.folder, parts=tuple(f"runs/{study.run_name}/{part}" for part in parts), clean=clean)
+    write_keyed(record, key, clean)
+    if search.findings:
+        listed = "\n  ".join(search.lines())
+        raise StudyError(f"{len(search.findings)} place(s) may point to a patient; no book was made:\n  {listed}")
+
+
+def _render(study: Study, source: Path) -> None:
+    """Let Jupyter Book make pages of the sources; a build that did not come to its end counts for nothing."""
+    place, record = study.run / "book" / "sphinx", study.run / "book" / "written_with.txt"
+    if not record.is_file() and place.is_dir():  # a figure that is there, if only by half, would not be written again
+        shutil.rmtree(place)
+    # Sphinx writes a page again when its own source changes. Numbers that it takes from a notebook, and the titles of
+    # others in the side bar, would grow stale: where any of these changed, every page is written.
+    state = fingerprint([(path.name, checksum(path)) for path in _behind_every_page(source)], _titles(source))
+    current = record.is_file() and record.read_text(encoding="utf-8") == state
+    record.unlink(missing_ok=True)
+    # What Sphinx remembers of the pages are pickles: only those that this user's own build wrote are read.
+    memory = place / "_build" / ".doctrees"
+    remove_unless_sealed(memory)
+    command = [sys.executable, "-c", JUPYTER_BOOK, "build", str(source), "--path-output", str(place)]
+    command += ["-n", "-W", "--keep-going", "-q", *([] if current else ["--all"])]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    seal(memory)
+    said = done.stdout.replace(str(study.folder.resolve()), "STUDY")  # logs name no place of this machine
+    with atomic(study.run / "logs" / "book.log") as partial:
+        partial.write_text(said, encoding="utf-8")
+    if done.returncode != 0:
+        raise StudyError("The book has faults:\n" + "\n".join(said.strip().splitlines()[-20:]))
+    with atomic(record) as partial:
+        partial.write_text(state, encoding="utf-8")
+
+
+def _behind_every_page(source: Path) -> list[Path]:
+    kept = {".ipynb", ".yml", ".bib", ".css"}
+    return sorted(path for path in source.rglob("*") if path.suffix in kept)
+
+
+def _titles(source: Path) -> list[str]:
+    """The first heading of each prose page."""
+    texts = [path.read_text(encoding="utf-8") for path in sorted(source.rglob("*.md"))]
+    return [next((line for line in text.splitlines() if line.startswith("# ")), "") for text in texts]
 
 
 def seal(folder: Path) -> None:
@@ -137,171 +288,3 @@ def _hash(folder: Path, key: bytes) -> str:
         digest.update(len(name).to_bytes(8, "big") + name)
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
-
-
-BEFORE_RENDERING = ("tables", "notebooks", "provenance", "book/source")
-JUPYTER_BOOK = "import sys; sys.modules['rfc3987_syntax'] = None; from jupyter_book.cli.main import main; main()"
-"""Jupyter Book as a program, without a grammar of web addresses that takes a second to load and no setting needs."""
-DEMO_NOTICE = "Synthetic patients: this is the demo study. No number in it speaks of a real person."
-
-
-def build_book(study: Study) -> Path:
-    """Render the book of a run.
-
-    Parameters
-    ----------
-    study
-        Its notebooks must have been executed. One that failed gives no error: its chapter and the front page say that
-        it is missing, and why.
-
-    Returns
-    -------
-    Path
-        The front page, see `front_page`.
-
-    Raises
-    ------
-    StudyError
-        If no notebook was executed, if a table, notebook or page holds what may point to a patient (see
-        `intake.privacy.find`), or if the book has a broken link, a missing number or any other warning.
-    """
-    missing = missing_stages(study)
-    if len(missing) == len(NOTEBOOKS):
-        raise StudyError(f"{study.run} has no executed notebook, not even 01_cohort. `sscct run` makes them.")
-    source = study.run / "book" / "source"
-    _assemble(study, source, missing)
-    _refuse_identifiers(study, BEFORE_RENDERING)
-    _render(study, source)
-    editions.publish(study, study.run / "book" / "sphinx" / "_build" / "html", front_page(study).parent)
-    # Pages for clinicians are those for analysts less their code; `sscct check --privacy` looks into every file.
-    _refuse_identifiers(study, tuple(f"book/_build/html/{name}" for name in (editions.ANALYSTS, "_images", "scans")))
-    return front_page(study)
-
-
-def _render(study: Study, source: Path) -> None:
-    """Let Jupyter Book make pages of the sources; a build that did not come to its end counts for nothing."""
-    place, record = study.run / "book" / "sphinx", study.run / "book" / "written_with.txt"
-    if not record.is_file() and place.is_dir():  # a figure that is there, if only by half, would not be written again
-        shutil.rmtree(place)
-    # Sphinx writes a page again when its own source changes. Numbers that it takes from a notebook, and the titles of
-    # others in the side bar, would grow stale: where any of these changed, every page is written.
-    state = fingerprint([(path.name, checksum(path)) for path in _behind_every_page(source)], _titles(source))
-    current = record.is_file() and record.read_text(encoding="utf-8") == state
-    record.unlink(missing_ok=True)
-    # What Sphinx remembers of the pages are pickles: only those that this user's own build wrote are read.
-    memory = place / "_build" / ".doctrees"
-    remove_unless_sealed(memory)
-    command = [
-        sys.executable,
-        "-c",
-        JUPYTER_BOOK,
-        "build",
-        str(source),
-        "-n",
-        "-W",
-        "--keep-going",
-        "-q",
-        *([] if current else ["--all"]),
-    ]
-    done = subprocess.run(
-        [*command, "--path-output", str(place)],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
-    )  # fmt: skip
-    seal(memory)
-    said = done.stdout.replace(str(study.folder.resolve()), "STUDY")  # logs name no place of this machine
-    with atomic(study.run / "logs" / "book.log") as partial:
-        partial.write_text(said, encoding="utf-8")
-    if done.returncode != 0:
-        raise StudyError("The book has faults:\n" + "\n".join(said.strip().splitlines()[-20:]))
-    with atomic(record) as partial:
-        partial.write_text(state, encoding="utf-8")
-
-
-def _behind_every_page(source: Path) -> list[Path]:
-    kept = {".ipynb", ".yml", ".bib", ".css"}
-    return sorted(path for path in source.rglob("*") if path.suffix in kept)
-
-
-def _titles(source: Path) -> list[str]:
-    """The first heading of each prose page."""
-    texts = [path.read_text(encoding="utf-8") for path in sorted(source.rglob("*.md"))]
-    return [next((line for line in text.splitlines() if line.startswith("# ")), "") for text in texts]
-
-
-def _refuse_identifiers(study: Study, parts: tuple[str, ...]) -> None:
-    """Stop where something in the run may point to a patient; nothing is cleaned in silence."""
-    # Files in which the same search found nothing are not read again; `sscct check --privacy` reads all.
-    record, key = study.run / "book" / "searched.json", fingerprint(code_hash("intake.privacy_search"), FOLDERS)
-    clean = read_keyed(record, key)
-    search = search_study(study.folder, parts=tuple(f"runs/{study.run_name}/{part}" for part in parts), clean=clean)
-    write_keyed(record, key, clean)
-    if search.findings:
-        listed = "\n  ".join(search.lines())
-        raise StudyError(f"{len(search.findings)} place(s) may point to a patient; no book was made:\n  {listed}")
-
-
-def front_page(study: Study) -> Path:
-    """Where the rendered book of a run begins."""
-    return study.run / "book" / "_build" / "html" / "index.html"
-
-
-def _config(study: Study) -> str:
-    config = yaml.safe_load((PROJECT / "_config.yml").read_text(encoding="utf-8"))
-    config["title"] = study.settings.title
-    if study.settings.demo is not None:
-        config["html"]["announcement"] = DEMO_NOTICE
-    return str(yaml.safe_dump(config, sort_keys=False))
-
-
-def _contents(study: Study) -> str:
-    """The table of contents, without the chapters that only synthetic patients or a sweep have."""
-    contents = yaml.safe_load((PROJECT / "book" / "_toc.yml").read_text(encoding="utf-8"))
-    present = {"demo_cohort": study.settings.demo is not None, "sweep": has_sweep(study)}
-    for part in contents["parts"]:
-        part["chapters"] = [chapter for chapter in part["chapters"] if present.get(chapter["file"], True)]
-    return str(yaml.safe_dump(contents, sort_keys=False))
-
-
-def _assemble(study: Study, source: Path, missing: Mapping[str, str]) -> None:
-    """Bring chapters, executed notebooks and generated pages together; unchanged files keep their times."""
-    for path in sorted((PROJECT / "book").rglob("*")):
-        target = source / path.relative_to(PROJECT / "book")
-        if path.suffix == ".md" and missing:
-            write_if_changed(target, without_missing(path.read_text(encoding="utf-8"), list(missing)))
-        elif path.is_file() and path.name != "_toc.yml":
-            _copy_if_changed(path, target)
-    pasted: dict[str, bytes] = {}
-    for name in NOTEBOOKS:
-        target = source / "notebooks" / f"{name}.ipynb"
-        if name in missing:
-            write_if_changed(target, stub(name, missing[name]))
-        else:
-            _copy_if_changed(study.run / "notebooks" / f"{name}.ipynb", target)
-            pasted |= pictures(target)
-    for name, content in pasted.items():
-        write_if_changed(source / "pasted" / name, content)
-    for old in (source / "pasted").glob("*"):
-        if old.name not in pasted:
-            old.unlink()
-    write_if_changed(source / "this_run.txt", this_run(study, missing))
-    write_if_changed(source / "_config.yml", _config(study))
-    write_if_changed(source / "_toc.yml", _contents(study))
-    write_generated(study, source, missing)
-
-
-def this_run(study: Study, missing: Mapping[str, str]) -> str:
-    """Lines of the front page: which study and run it shows, and what the run lacks."""
-    records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((study.run / "provenance").glob("*"))]
-    latest = max(records, key=lambda record: str(record["finished"]), default={"git_commit": "unknown"})
-    shown = (
-        f"**{study.settings.title}**, run {study.run_name}, commit {latest['git_commit']} ([how it was made](run.md))."
-    )
-    return f"{notice(missing)}\n{shown}\n"
-
-
-def _copy_if_changed(origin: Path, target: Path) -> None:
-    if target.is_file() and target.read_bytes() == origin.read_bytes():
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(origin, target)  # its times, but not who may read it
-    os.utime(target, ns=(origin.stat().st_atime_ns, origin.stat().st_mtime_ns))

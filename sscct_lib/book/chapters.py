@@ -1,21 +1,181 @@
-"""What a run lacks, and why: a book is made of what is there, and says so. And the figures that prose borrows."""
+"""The chapters of the book: notebooks that papermill runs, pages filled from templates, and what a run lacks of them.
+
+A book is made of what is there, and says what is not.
+"""
 
 import base64
+import html
 import json
+import os
 import re
+import subprocess
+import sys
+import sysconfig
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from tempfile import gettempdir
+from typing import TYPE_CHECKING, Any
 
-from sscct_lib.study.folder import Study
-from sscct_lib.study.stages import CHAPTERS, NEEDS, NOTEBOOKS
+import pandas as pd
+import pandera.pandas as pa
 
+from sscct_lib.study import results
+from sscct_lib.study.code import code_hash
+from sscct_lib.study.files import atomic
+from sscct_lib.study.folder import Study, StudyError, fingerprint
+from sscct_lib.study.stages import CHAPTERS, NEEDS, NOTEBOOKS, PROJECT
+from sscct_lib.study.tables import read_table
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+TEMPLATES = PROJECT / "book" / "templates"
 NOT_MADE = "*(not made in this run)*"
+OWN_PARAMETERS = {"study_dir", "run_name"}  # given by the run itself
+SHOWN_PACKAGES = (
+    "lifelines", "monai", "numpy", "pandas", "pyradiomics", "scikit-learn", "scikit-survival", "simpleitk", "torch",
+)  # fmt: skip
+GLUED = "application/papermill.record/"
 
 
-def has_sweep(study: Study) -> bool:
-    """Whether a run is the first of a sweep that was compared."""
-    return study.table("sweep").is_file() and study.table("swept_runs").is_file()
+def run_notebook(study: Study, name: str, parameters: Mapping[str, Any]) -> Path:
+    """Execute a notebook on a study.
+
+    Parameters
+    ----------
+    name
+        One of `NOTEBOOKS`.
+    parameters
+        Values for the notebook's parameters cell, beside those of the run itself.
+
+    Returns
+    -------
+    Path
+        The executed notebook, `runs/<run>/notebooks/<name>.ipynb`.
+
+    Raises
+    ------
+    StudyError
+        If a parameter is not one of the notebook's, or a cell fails; the message names the notebook, the cell
+        and the partial copy, which is kept beside the log.
+    """
+    import jupytext
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    executed = study.run / "notebooks" / f"{name}.ipynb"
+    partial = study.run / "logs" / f"{name}.partial.ipynb"
+    source = study.run / "logs" / f"{name}.source.ipynb"
+    for folder in (executed.parent, partial.parent):
+        folder.mkdir(parents=True, exist_ok=True)
+    jupytext.write(jupytext.read(PROJECT / "notebooks" / f"{name}.py"), source, fmt="ipynb")
+    _refuse_unknown(name, parameters, set(papermill.inspect_notebook(str(source))))
+    try:
+        papermill.execute_notebook(
+            str(source.resolve()),
+            str(partial.resolve()),
+            parameters={**parameters, "study_dir": ".", "run_name": study.run_name},
+            cwd=str(study.folder),
+            progress_bar=False,
+            stderr_file=sys.stderr,
+            # The kernel's warnings about its own transport are not the user's concern. Figures are part of the
+            # notebook whatever MPLBACKEND says: on clusters it often names a backend that shows nothing.
+            extra_arguments=["--IPKernelApp.log_level=40", "--IPKernelApp.matplotlib=inline"],
+        )
+    except PapermillExecutionError as error:
+        raise StudyError(
+            f"Notebook {name} failed in cell {error.exec_count}: {error.ename}: {error.evalue}\n"
+            f"The partial copy shows where: {partial.relative_to(study.folder)}"
+        ) from error
+    finally:
+        source.unlink(missing_ok=True)
+        if partial.is_file():
+            _forget_progress(partial)
+            _forget_paths(partial, study)
+    os.replace(partial, executed)
+    return executed
+
+
+def _refuse_unknown(name: str, parameters: Mapping[str, Any], known: set[str]) -> None:
+    unknown = sorted(set(parameters) - known)
+    if unknown:
+        own = ", ".join(sorted(known - OWN_PARAMETERS))
+        raise StudyError(f"Notebook {name} has no parameter {', '.join(unknown)}; it has {own}.")
+
+
+def _forget_progress(path: Path) -> None:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    results.forget(content)
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _forget_paths(path: Path, study: Study) -> None:
+    """Shorten the paths that papermill, warnings and tracebacks leave in a notebook: it names no place of a machine."""
+    text, python = path.read_text(encoding="utf-8"), sysconfig.get_paths()
+    installed = (Path(python["purelib"]), Path(python["stdlib"]))
+    # A cell's own code lies in a temporary folder of the kernel.
+    for folder in (study.folder, *installed, PROJECT, Path(sys.prefix), Path(sys.base_prefix), Path(gettempdir())):
+        for form in {str(folder.absolute()), str(folder.resolve())}:
+            text = text.replace(form + "/", "")
+    path.write_text(text, encoding="utf-8")
+
+
+def notebook_code_hash(name: str) -> str:
+    """Hash a notebook's source and the library code that it imports, so that an edit makes its results stale."""
+    path = PROJECT / "notebooks" / f"{name}.py"
+    # Its own words count: readers see them.
+    return fingerprint(path.read_text(encoding="utf-8"), code_hash(path))
+
+
+def write_provenance(study: Study, stage: str, code: str, parameters: Mapping[str, Any]) -> None:
+    """Write what made the result of a stage to `runs/<run>/provenance/<stage>.json`.
+
+    Parameters
+    ----------
+    stage
+        A notebook, or a shard of a per-scan stage such as `lungs_0003`.
+    code
+        Hash of the code that made it (`code_hash` or `notebook_code_hash`).
+    parameters
+        The notebook parameters given, if any.
+    """
+    content = {
+        "stage": stage,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git_commit": git_commit(),
+        "code": code,
+        "settings": fingerprint(study.settings),
+        "sections": {name: fingerprint(getattr(study.settings, name)) for name in type(study.settings).model_fields},
+        "seed": study.settings.seed,
+        "parameters": dict(parameters),
+        "versions": {name: version(name) for name in SHOWN_PACKAGES},
+    }
+    with atomic(study.run / "provenance" / f"{stage}.json") as partial:
+        partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def git_commit() -> str:
+    """The commit of this project, with `+changes` when files differ from it; `unknown` without git."""
+    describe = ["git", "-C", str(PROJECT), "describe", "--always", "--abbrev=12", "--dirty=+changes", "--exclude=*"]
+    try:
+        answer = subprocess.run(describe, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return answer.stdout.strip()
+
+
+def provenance(study: Study) -> list[dict[str, Any]]:
+    """What `write_provenance` wrote of each stage of a run."""
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted((study.run / "provenance").glob("[!.]*"))]
+
+
+def latest_commit(study: Study) -> str:
+    """The commit of the project that made the last finished stage of a run."""
+    latest = max(provenance(study), key=lambda record: str(record["finished"]), default={"git_commit": "unknown"})
+    return str(latest["git_commit"])
 
 
 def missing_stages(study: Study) -> dict[str, str]:
@@ -50,12 +210,21 @@ def _failure(partial: Path) -> str:
     return "It was stopped before it had finished."
 
 
+def has_sweep(study: Study) -> bool:
+    """Whether a run is the first of a sweep that was compared."""
+    return study.table("sweep").is_file() and study.table("swept_runs").is_file()
+
+
+def table_or_empty(study: Study, name: str, schema: pa.DataFrameSchema, made_by: str) -> pd.DataFrame:
+    """Read a table, or give one without rows where a stage has not made it."""
+    path = study.table(name)
+    return read_table(path, schema, made_by) if path.is_file() else pd.DataFrame(columns=list(schema.columns))
+
+
 def stub(name: str, reason: str) -> str:
     """The page that stands in the place of a missing chapter: a notebook without code, as JSON."""
-    text = f"# {CHAPTERS[name]}\n\n" + _admonition(
-        "This chapter was not made", f"{plain(reason)}\n\nMend the cause, then run the study again: what is finished "
-        "is kept."
-    )  # fmt: skip
+    mend = "Mend the cause, then run the study again: what is finished is kept."
+    text = f"# {CHAPTERS[name]}\n\n" + _admonition("This chapter was not made", f"{plain(reason)}\n\n{mend}")
     cell = {"cell_type": "markdown", "id": "missing", "metadata": {}, "source": text}
     return json.dumps({"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}, indent=1)
 
@@ -72,14 +241,9 @@ def _admonition(title: str, text: str) -> str:
     return f"::::{{admonition}} {title}\n:class: danger\n{text}\n::::\n"
 
 
-def plain(text: str) -> str:
-    """Keep letters of an error message or an id from being read as markup."""
-    return re.sub(r"([\\`*_{}\[\]<>$#|~])", r"\\\1", text)
-
-
 def without_missing(page: str, missing: Sequence[str]) -> str:
     """Replace by `NOT_MADE` each number, table and picture that a prose page takes from notebooks that are missing."""
-    if NOTEBOOKS[-1] in missing:
+    if NOTEBOOKS[-1] in missing:  # it makes all pictures
         page = re.sub(r"!\[[^\]]*\]\(pasted/[^)]*\)", NOT_MADE, page)
     for name in missing:
         notebook = rf"(?:\.\./)?notebooks/{name}\.ipynb"
@@ -89,16 +253,14 @@ def without_missing(page: str, missing: Sequence[str]) -> str:
     return page
 
 
-PREFIX = "application/papermill.record/"
-
-
 def pictures(notebook: Path) -> dict[str, bytes]:
     """Figures that an executed notebook glued, by their name as a file: SVG where there is one, else PNG."""
     found: dict[str, bytes] = {}
     for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
         for output in cell.get("outputs", []):
-            name, data = _name(output), output.get("data", {})
-            svg, png = data.get(f"{PREFIX}image/svg+xml"), data.get(f"{PREFIX}image/png")
+            name = output.get("metadata", {}).get("scrapbook", {}).get("name", "")
+            data = output.get("data", {})
+            svg, png = data.get(f"{GLUED}image/svg+xml"), data.get(f"{GLUED}image/png")
             if name and svg:
                 found[f"{name}.svg"] = "".join(svg).encode()
             elif name and png:
@@ -106,5 +268,36 @@ def pictures(notebook: Path) -> dict[str, bytes]:
     return found
 
 
-def _name(output: Any) -> str:
-    return str(output.get("metadata", {}).get("scrapbook", {}).get("name", ""))
+def filled(template: str, **values: Any) -> str:
+    """Fill a file of `book/templates`. Values are shown as they are unless a filter escapes them."""
+    return _templates().get_template(template).render(values)
+
+
+@cache
+def _templates() -> "Environment":
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    made = Environment(
+        loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    # Jinja's own escaping is for HTML, and would spoil Markdown.
+    made.filters |= {"plain": plain, "html": html.escape, "table": html_table}
+    return made
+
+
+def plain(text: str) -> str:
+    """Keep letters of an error message or an id from being read as markup."""
+    return re.sub(r"([\\`*_{}\[\]<>$#|~])", r"\\\1", text)
+
+
+def html_table(frame: pd.DataFrame) -> str:
+    """Write a table as HTML with its cells escaped: Markdown pipes would break on the text of checks."""
+    # By hand: `DataFrame.to_html` marks every table as one of a notebook, for which `book.css` has another layout.
+    if frame.empty:
+        return "None."
+    head = "".join(f"<th>{html.escape(str(name))}</th>" for name in frame.columns)
+    body = "\n".join(
+        "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>"
+        for row in frame.itertuples(index=False)
+    )
+    return f'<table class="table">\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>'

@@ -1,17 +1,16 @@
 """Reporting checklists as pages: every item with its status and the place in the book, filled from the run."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from sscct_lib.book.chapters import plain
+from sscct_lib.book.chapters import filled, latest_commit, plain
 from sscct_lib.cohort.outcomes import label_name
-from sscct_lib.radiomics.feature_sets import RADIOMICS as IMAGE_TYPES
+from sscct_lib.radiomics.feature_sets import IMAGE_TYPES
 from sscct_lib.study.folder import Study, StudyError
 from sscct_lib.study.stages import PROJECT
 from sscct_lib.study.words import NETWORK_WORDS, horizons_text, percent_text, years_text
@@ -19,6 +18,8 @@ from sscct_lib.study.words import NETWORK_WORDS, horizons_text, percent_text, ye
 FOLDER = PROJECT / "book" / "checklists"
 STATEMENTS_FILE = "statements.yaml"
 NAMES = ("tripod_ai", "claim", "clear")
+Status = Literal["met", "partly", "open"]
+STATUSES: tuple[Status, ...] = get_args(Status)
 NOT_BALANCED = "Deaths are neither resampled nor weighted."
 BALANCED = "Patients who die are shown more often, or weigh more, in training."
 NOTEBOOK_PAGES = {
@@ -48,7 +49,7 @@ class Item(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     id: str
     asks: str
-    status: Literal["met", "partly", "open"]
+    status: Status
     says: str
     where: list[str]
 
@@ -63,9 +64,61 @@ class Checklist(BaseModel):
     items: list[Item]
 
 
+def page(name: str, study: Study, missing: Mapping[str, str]) -> str:
+    """The page of one of `NAMES`, in MyST Markdown; items that rest on a missing chapter are open."""
+    try:
+        checklist = read_checklist(name)
+        known, stated = facts(study), statements(study).get(name, {})
+        rows = [_row(item, known, stated.get(item.id), missing) for item in checklist.items]
+    except (KeyError, ValidationError) as error:
+        raise StudyError(f"{name}.yaml: {error}") from error
+    counts = ", ".join(f"{sum(row['status'] == status for row in rows)} {status}" for status in STATUSES)
+    return filled("checklist.md", checklist=checklist, rows=rows, counts=counts)
+
+
 def read_checklist(name: str) -> Checklist:
     """Read one of `NAMES` from the project."""
     return Checklist.model_validate(yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8")))
+
+
+def _row(item: Item, known: Mapping[str, str], stated: str | None, missing: Mapping[str, str]) -> dict[str, str]:
+    says, status, links = item.says.format_map(known), item.status, [_link(place, missing) for place in item.where]
+    if stated is not None:
+        says, status = plain(" ".join(stated.split())), "met"
+    elif any(NOTEBOOK_PAGES.get(place.split("#")[0]) in missing for place in item.where):
+        says, status = f"A chapter that would say it was {NOT_MADE}.", "open"
+    says = " ".join([says, "→ " + ", ".join(links) if links else ""]).strip()
+    return {"id": item.id, "asks": item.asks, "status": status, "says": says}
+
+
+def _link(place: str, missing: Mapping[str, str]) -> str:
+    name, _, anchor = place.partition("#")
+    notebook = NOTEBOOK_PAGES.get(name)
+    file = "index.md" if name == "front" else f"notebooks/{notebook}.ipynb" if notebook else f"{name}.md"
+    anchor = "" if notebook in missing else anchor
+    words = WORDS.get(name, name.replace("_", " "))
+    part = anchor.replace("-", " ")
+    return f"[{words}{': ' if part else ''}{part}]({file}{'#' if anchor else ''}{anchor})"
+
+
+def statements(study: Study) -> dict[str, dict[str, str]]:
+    """What only the owner of a study can say (approval, funding), from `statements.yaml`: by checklist and item."""
+    path = study.folder / STATEMENTS_FILE
+    if not path.is_file():
+        return {}
+    form = f'{path.name}: expected a checklist ({", ".join(NAMES)}), below it `"item": sentence` lines'
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise StudyError(f"{form}; it is not readable YAML: {error}") from error
+    if not isinstance(content, dict) or not set(content) <= set(NAMES):
+        raise StudyError(f"{form}; found {', '.join(map(str, content))}.")
+    for name, said in content.items():
+        known = {item.id for item in read_checklist(name).items}
+        strangers = [key for key in said if str(key) not in known] if isinstance(said, dict) else [said]
+        if strangers:
+            raise StudyError(f"{form}; {name} has no item {', '.join(map(str, strangers))}.")
+    return {name: {str(key): str(words) for key, words in said.items()} for name, said in content.items()}
 
 
 def facts(study: Study) -> dict[str, str]:
@@ -95,7 +148,7 @@ def facts(study: Study) -> dict[str, str]:
         "imbalance": BALANCED if any(deep.network(name).balance != "none" for name in deep.networks) else NOT_BALANCED,
         "weights": ", ".join(sorted(Path(name).name for name in weights)),
         "image_types": ", ".join(["Original", *filters]),
-        "commit": _commit(study),
+        "commit": latest_commit(study),
         **_counts(study),
     }
 
@@ -118,82 +171,3 @@ def _counts(study: Study) -> dict[str, str]:
         columns = pd.read_parquet(study.table("radiomics")).columns
         counts["n_features"] = str(sum(name.startswith((*IMAGE_TYPES, "qct_")) for name in columns))
     return counts
-
-
-def _commit(study: Study) -> str:
-    records = [json.loads(path.read_text(encoding="utf-8")) for path in (study.run / "provenance").glob("*.json")]
-    latest = max(records, key=lambda record: str(record["finished"]), default={"git_commit": "unknown"})
-    return str(latest["git_commit"])
-
-
-def statements(study: Study) -> dict[str, dict[str, str]]:
-    """What only the owner of a study can say (approval, funding), from `statements.yaml`: by checklist and item."""
-    path = study.folder / STATEMENTS_FILE
-    if not path.is_file():
-        return {}
-    form = f'{path.name}: expected a checklist ({", ".join(NAMES)}), below it `"item": sentence` lines'
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise StudyError(f"{form}; it is not readable YAML: {error}") from error
-    if not isinstance(content, dict) or not set(content) <= set(NAMES):
-        raise StudyError(f"{form}; found {', '.join(map(str, content))}.")
-    for name, said in content.items():
-        known = {item.id for item in read_checklist(name).items}
-        strangers = [key for key in said if str(key) not in known] if isinstance(said, dict) else [said]
-        if strangers:
-            raise StudyError(f"{form}; {name} has no item {', '.join(map(str, strangers))}.")
-    return {name: {str(key): str(words) for key, words in said.items()} for name, said in content.items()}
-
-
-def page(name: str, study: Study, missing: Mapping[str, str]) -> str:
-    """The page of one of `NAMES`, in MyST Markdown; items that rest on a missing chapter are open."""
-    try:
-        checklist = read_checklist(name)
-        known, stated = facts(study), statements(study).get(name, {})
-        rows = [_row(item, known, stated.get(item.id), missing) for item in checklist.items]
-    except (KeyError, ValidationError) as error:
-        raise StudyError(f"{name}.yaml: {error}") from error
-    counts = {status: sum(row[1] == status for row in rows) for status in ("met", "partly", "open")}
-    told = ", ".join(f"{n} {status}" for status, n in counts.items())
-    lines = [f"| {number} | {asks} | {_marked(status)} | {says} |" for number, status, asks, says in rows]
-    return "\n".join(
-        [
-            f"# Checklist: {checklist.title}",
-            "",
-            f"{checklist.about.strip()} Items are in our own words; their wording is in {{cite:t}}`{checklist.cite}`.",
-            "",
-            f"**{len(rows)} entries: {told}.** What the book does not meet stands as open. What only the owner of a "
-            f"study can say (approval, funding) is open until it stands in `{STATEMENTS_FILE}` in the study folder.",
-            "",
-            "| Item | Asks for | Status | What the book says, and where |",
-            "|---|---|---|---|",
-            *lines,
-            "",
-        ]
-    )
-
-
-def _row(
-    item: Item, known: Mapping[str, str], stated: str | None, missing: Mapping[str, str]
-) -> tuple[str, str, str, str]:
-    says, status, links = item.says.format_map(known), item.status, [_link(place, missing) for place in item.where]
-    if stated is not None:
-        says, status = plain(" ".join(stated.split())), "met"
-    elif any(NOTEBOOK_PAGES.get(place.split("#")[0]) in missing for place in item.where):
-        says, status = f"A chapter that would say it was {NOT_MADE}.", "open"
-    return item.id, status, item.asks, " ".join([says, "→ " + ", ".join(links) if links else ""]).strip()
-
-
-def _marked(status: str) -> str:
-    return "**open**" if status == "open" else status
-
-
-def _link(place: str, missing: Mapping[str, str]) -> str:
-    name, _, anchor = place.partition("#")
-    notebook = NOTEBOOK_PAGES.get(name)
-    file = "index.md" if name == "front" else f"notebooks/{notebook}.ipynb" if notebook else f"{name}.md"
-    anchor = "" if notebook in missing else anchor
-    words = WORDS.get(name, name.replace("_", " "))
-    part = anchor.replace("-", " ")
-    return f"[{words}{': ' if part else ''}{part}]({file}{'#' if anchor else ''}{anchor})"

@@ -33,24 +33,6 @@ COPIED = {
     "mathjax/LICENSE": "mathjax/LICENSE",
 }
 """Files and folders of npm packages, and their names in the folder `vendor` of a book."""
-
-
-def copy_browser_files(html: Path, modules: Path = MODULES) -> None:
-    """Copy the scan viewer, MathJax and its fonts to the folder `vendor` beside the pages of a book."""
-    for name, target in COPIED.items():
-        origin, copy = modules / name, html / "vendor" / target
-        if not origin.exists():
-            raise StudyError(
-                f"The book needs the npm package file {name}, which is not in the Python environment. "
-                'Install it with `make web` (with conda: `make web PREFIX="$CONDA_PREFIX"`), in the project\'s folder.'
-            )
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        if origin.is_dir():
-            copy_folder(origin, copy)
-        else:
-            shutil.copyfile(origin, copy)
-
-
 SECTIONS = {
     "01_cohort": ("cohort", "labels", "horizons_years", "seed"),
     "02_segmentation_qa": ("lungs",),
@@ -103,6 +85,22 @@ def publish(study: Study, rendered: Path, html: Path) -> None:
     _remove_old_pages(html, {*places, *(Path(ANALYSTS) / place for place in places)})
     for place in places:
         _edit(study, rendered, html, place)
+
+
+def copy_browser_files(html: Path, modules: Path = MODULES) -> None:
+    """Copy the scan viewer, MathJax and its fonts to the folder `vendor` beside the pages of a book."""
+    for name, target in COPIED.items():
+        origin, copy = modules / name, html / "vendor" / target
+        if not origin.exists():
+            raise StudyError(
+                f"The book needs the npm package file {name}, which is not in the Python environment. "
+                'Install it with `make web` (with conda: `make web PREFIX="$CONDA_PREFIX"`), in the project\'s folder.'
+            )
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        if origin.is_dir():
+            copy_folder(origin, copy)
+        else:
+            shutil.copyfile(origin, copy)
 
 
 def _remove_unused_images(rendered: Path, html: Path) -> None:
@@ -286,11 +284,7 @@ def _make_accessible(page: BeautifulSoup) -> None:
     article = page.find("article")
     for table in article.find_all("table") if isinstance(article, Tag) else ():
         _make_readable(page, table)
-    for box in [
-        *page.select("div.output"),
-        *page.select("div.highlight pre"),
-        *page.select("div.table-scroll"),
-    ]:
+    for box in page.select("div.output, div.highlight pre, div.table-scroll"):
         box["tabindex"] = "0"  # else a box that scrolls cannot be scrolled with a keyboard
     for picture in page.select("div.cell_output img"):
         picture["alt"] = _description(picture)
@@ -363,9 +357,8 @@ def _align(page: BeautifulSoup, table: Tag) -> None:
 
 
 def _add_class(tag: Tag, name: str) -> None:
-    tag["class"] = (
-        AttributeValueList(dict.fromkeys([*tag.get_attribute_list("class"), name])) if tag.get("class") else name
-    )
+    classes = tag.get_attribute_list("class") if tag.get("class") else []
+    tag["class"] = AttributeValueList(dict.fromkeys([*classes, name]))
 
 
 def _description(picture: Tag) -> str:

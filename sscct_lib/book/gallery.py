@@ -1,23 +1,29 @@
-"""The page of scans: pictures of the cases that the gallery chose, and a viewer where the browser can have one.
+"""Scans and patients that the book shows, chosen by rules that are fixed before anybody looks, and their pages.
 
-Which scans the book shows, chosen by rules that are fixed before anybody looks.
+The gallery shows pictures of scans, and a viewer where the browser can have one. A page on a patient is that of
+`sscct report`, which writes it for any other scan.
 """
 
-from collections.abc import Collection, Mapping, Sequence
-from html import escape
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from sscct_lib.book.chapters import filled, plain, table_or_empty
 from sscct_lib.book.viewer import case_script, picture
 from sscct_lib.cohort.outcomes import label_name
-from sscct_lib.horizons.models import SOURCES, STACKED
+from sscct_lib.horizons.decisions import example_scan, risks_in_words
+from sscct_lib.horizons.evaluation import Evaluation
+from sscct_lib.horizons.models import SOURCES, STACKED, pictured_model
+from sscct_lib.horizons.patients import middle_horizon
 from sscct_lib.lungs.planes import overlay, spread, worst_first
+from sscct_lib.report.page import WEIGHTS, ScanReport, Tables, of_study, read_tables
 from sscct_lib.study.code import code_hash
 from sscct_lib.study.files import atomic
-from sscct_lib.study.folder import Study, fingerprint
+from sscct_lib.study.folder import Study, StudyError, fingerprint
 from sscct_lib.study.results import ScanError, file_state
 from sscct_lib.study.schemas import ATTRIBUTIONS, COHORT, LUNGS, PREDICTIONS
 from sscct_lib.study.settings import Settings
@@ -44,20 +50,51 @@ RULES = {
 """The parts of the gallery, in the order of the page, and what is chosen."""
 N_UNCERTAIN, N_EXPLAINED, N_MASKS, N_OVER_TIME = 2, 2, 3, 4
 COLUMNS = [
-    "rule",
-    "scan_id",
-    "patient_id",
-    "risk",
-    "lowest",
-    "highest",
-    "horizon_years",
-    "state",
-    "verdict",
-    "findings",
-]
+    "rule", "scan_id", "patient_id", "risk", "lowest", "highest", "horizon_years", "state", "verdict", "findings",
+]  # fmt: skip
+PATIENT_RULES = {
+    "lowest": "the lowest risk within {horizon}",
+    "middle": "the risk nearest to the median",
+    "example": "the risk nearest to the upper quartile: the example of [what to do with a risk](acting.md)",
+    "highest": "the highest risk",
+}
 
 
-def choose(
+def write_gallery(study: Study, folder: Path) -> str:
+    """Choose the scans, write what their viewer loads, and give the page (MyST Markdown) without what a run lacks."""
+    cohort = table_or_empty(study, "cohort", COHORT, "01_cohort")
+    lungs = table_or_empty(study, "lungs", LUNGS, "02_segmentation_qa")
+    explained = table_or_empty(study, "attributions", ATTRIBUTIONS, "04_deep_models")
+    chosen = pd.DataFrame(columns=COLUMNS)
+    if len(cohort):
+        chosen = choose_scans(_predictions(study), lungs, cohort, study.settings, set(explained["scan_id"]))
+    files: dict[str, str] = {}
+    if study.settings.book.viewer:
+        for row in _records(lungs[lungs["scan_id"].isin(chosen["scan_id"])]):
+            maps = explained[explained["scan_id"] == row["scan_id"]].set_index("model")["network"]
+            written = _write_scan(study, row, dict(maps), folder)
+            if written is not None:
+                files[row["scan_id"]] = written
+    for old in folder.glob("*"):
+        if old.stem not in files.values():
+            old.unlink()
+    parts = list(_parts(chosen, files))
+    return filled("gallery.md", viewer=study.settings.book.viewer, parts=parts, has_files=bool(files))
+
+
+def _predictions(study: Study) -> pd.DataFrame:
+    """The predictions that a run has, the stacked ones among them."""
+    found = [read_predictions(study)] if _prediction_files(study) else []
+    if study.table("stacked").is_file():
+        found.append(read_table(study.table("stacked"), PREDICTIONS, "05_horizons"))
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=list(PREDICTIONS.columns))
+
+
+def _prediction_files(study: Study) -> list[Path]:
+    return sorted(study.table("predictions/x").parent.glob("[!.]*.parquet"))
+
+
+def choose_scans(
     predictions: pd.DataFrame,
     lungs: pd.DataFrame,
     cohort: pd.DataFrame,
@@ -69,19 +106,11 @@ def choose(
     Predictions and lungs may be empty; `explained` are ids of the scans whose risks were explained voxel by voxel.
     """
     horizon = _shown_horizon(cohort, settings)
-    main = (
-        predictions["model"]
-        .str.split(" (", regex=False)
-        .str[0]
-        .isin([name for names in SOURCES.values() for name in names])
-    )
+    sources = [name for names in SOURCES.values() for name in names]
+    main = predictions["model"].str.split(" (", regex=False).str[0].isin(sources)
     shown = predictions[main] if main.any() else predictions
-    risks = (
-        shown[shown["horizon_years"] == horizon]
-        .groupby("scan_id")["risk"]
-        .agg(risk="mean", lowest="min", highest="max", sd="std")
-        .reset_index()
-    )
+    by_scan = shown[shown["horizon_years"] == horizon].groupby("scan_id")["risk"]
+    risks = by_scan.agg(risk="mean", lowest="min", highest="max", sd="std").reset_index()
     # Where the run has a stacked risk, it is the one of the front page and of the patients' pages.
     stacked = predictions[(predictions["model"] == STACKED) & (predictions["horizon_years"] == horizon)]
     if len(stacked):
@@ -143,54 +172,6 @@ def _state(row: Mapping[Any, Any], label: str, horizon: float) -> str:
     return followed if row[label] == 0 else f"{followed}: unknown at {years_text(horizon)}"
 
 
-INTRODUCTION = """# Scans to look at
-
-Numbers do not show how a model fails. These scans do: they were chosen by rules that were fixed before anybody looked,
-the same rules in every study. The risk is that of the clinical model, radiomics and the networks together, each trained
-on other patients; beside it the lowest and the highest of them.
-"""
-WITH_VIEWER = """Open a scan to scroll through it in three planes. The pictures and the viewer show the lungs and 15 mm
-around them, coarser than the scans that were analysed; they are for looking, not for diagnosis. The patient's right is
-on the left. **What the risk rests on** can be chosen for scans whose risks were explained voxel by voxel, see
-[what the networks see](notebooks/04_deep_models.ipynb), and says where a network looked, not what causes death.
-"""
-WITHOUT_VIEWER = "This study shows no pictures of scans (`book: {viewer: false}` in `study.yaml`).\n"
-
-
-def write_gallery(study: Study, scans: Path) -> str:
-    """Choose the scans, write what their viewer loads, and give the page (MyST Markdown) without what a run lacks."""
-    cohort = _table(study, "cohort", COHORT, "01_cohort")
-    lungs = _table(study, "lungs", LUNGS, "02_segmentation_qa")
-    predicted = any(study.table("predictions/x").parent.glob("[!.]*.parquet"))
-    predictions = (
-        read_predictions(study) if predicted else pd.DataFrame(columns=["model", "horizon_years", "scan_id", "risk"])
-    )
-    if study.table("stacked").is_file():
-        predictions = pd.concat([predictions, _table(study, "stacked", PREDICTIONS, "05_horizons")], ignore_index=True)
-    explained = _table(study, "attributions", ATTRIBUTIONS, "04_deep_models")
-    chosen = pd.DataFrame()
-    if len(cohort):
-        chosen = choose(predictions, lungs, cohort, study.settings, set(explained["scan_id"]))
-    files: dict[str, str] = {}
-    if study.settings.book.viewer and len(chosen):
-        rows = lungs.set_index("scan_id", drop=False).reindex(chosen["scan_id"].unique())
-        for row in _records(rows.dropna(subset="scan_id")):
-            maps = explained[explained["scan_id"] == row["scan_id"]].set_index("model")["network"]
-            written = _write_scan(study, row, dict(maps), scans)
-            if written is not None:
-                files[row["scan_id"]] = written
-    for old in scans.glob("*"):
-        if old.stem not in files.values():
-            old.unlink()
-    return _page(study, chosen, files)
-
-
-def _table(study: Study, name: str, schema: Any, made_by: str) -> pd.DataFrame:
-    """Read a table, or give an empty one where a stage has not made it."""
-    path = study.table(name)
-    return read_table(path, schema, made_by) if path.is_file() else pd.DataFrame(columns=list(schema.columns))
-
-
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
@@ -215,47 +196,23 @@ def _write_scan(study: Study, row: Mapping[str, Any], networks: Mapping[str, str
     return name
 
 
-def _page(study: Study, chosen: pd.DataFrame, files: Mapping[str, str]) -> str:
-    shown = study.settings.book.viewer
-    parts = [INTRODUCTION, WITH_VIEWER if shown else WITHOUT_VIEWER]
+def _parts(chosen: pd.DataFrame, files: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    """Parts of the page of scans as its template shows them."""
     named: set[str] = set()
     for rule, words in RULES.items():
-        rows = [] if chosen.empty else _records(chosen[chosen["rule"] == rule])
-        parts.append(f"## {rule}\n\n{words}\n")
-        if not rows:
-            parts.append("No scan of this study.\n")
-            continue
-        cards = [_card(row, files.get(row["scan_id"]), named) for row in rows]
-        parts.append("```{raw} html\n" + _row(cards, rule, rows, files) + "\n```\n")
-    parts.append('```{raw} html\n<script src="viewer/viewer.js" defer></script>\n```\n' if files else "")
-    return "\n".join(parts)
+        scans = []
+        for row in _records(chosen[chosen["rule"] == rule]):
+            scan_id = str(row["scan_id"])
+            # The first card of a scan can be linked to as `#scan-<scan_id>`.
+            is_first = scan_id not in named
+            scans.append({"id": scan_id, "words": scan_in_words(row), "file": files.get(scan_id), "is_first": is_first})
+            named.add(scan_id)
+        side_by_side = rule == OVER_TIME and sum(scan["file"] is not None for scan in scans) > 1
+        yield {"rule": rule, "words": words, "scans": scans, "side_by_side": side_by_side}
 
 
-def _row(cards: Sequence[str], rule: str, rows: Sequence[Mapping[str, Any]], files: Mapping[str, str]) -> str:
-    together = rule == OVER_TIME and sum(row["scan_id"] in files for row in rows) > 1
-    button = '<button type="button" class="scan-open scan-button" hidden>Open side by side</button>' if together else ""
-    return f'<div class="scan-row">\n{"".join(cards)}{button}\n</div>'
-
-
-def _card(row: Mapping[str, Any], name: str | None, named: set[str]) -> str:
-    """One scan; the first card of a scan can be linked to as `#scan-<scan_id>`."""
-    scan_id, words = str(row["scan_id"]), in_words(row)
-    anchor = f' id="scan-{escape(scan_id)}"' if scan_id not in named else ""
-    named.add(scan_id)
-    caption = f"<figcaption>{escape(words)}</figcaption>"
-    if name is None:
-        return f'<figure class="scan-without"{anchor}>{caption}</figure>\n'
-    return (
-        f'<figure class="scan-card"{anchor} data-scan="{escape(scan_id)}" data-file="scans/{escape(name)}.js" '
-        f'data-words="{escape(words)}">\n'
-        f'<img src="scans/{escape(name)}.jpg" loading="lazy" alt="Scan {escape(scan_id)}: an axial, a coronal and a '
-        f'sagittal cut, with the outline of the lungs">\n{caption}\n'
-        f'<button type="button" class="scan-open scan-button" hidden>Open scan {escape(scan_id)}</button>\n</figure>\n'
-    )
-
-
-def in_words(row: Mapping[str, Any]) -> str:
-    """One line on what is known of a scan that `choose` gave."""
+def scan_in_words(row: Mapping[str, Any]) -> str:
+    """One line on what is known of a scan that `choose_scans` gave."""
     parts = [f"Scan {row['scan_id']} of patient {row['patient_id']}"]
     if pd.notna(row["risk"]):
         low, high = (f"{100 * row[name]:.0f}" for name in ("lowest", "highest"))
@@ -266,3 +223,84 @@ def in_words(row: Mapping[str, Any]) -> str:
         findings = f" ({row['findings']})" if row["findings"] else ""
         parts.append(f"mask: {row['verdict']}{findings}")
     return "; ".join(parts) + "."
+
+
+def write_patients(study: Study, folder: Path) -> str:
+    """Draw the pages on patients, one picture each, and give the chapter that shows them, in MyST Markdown."""
+    pages = _pages(study, folder) if study.settings.book.patients else {}
+    for old in folder.glob("*"):
+        if old.with_suffix(".txt") not in pages:
+            old.unlink()
+    shown = {title: path.read_text(encoding="utf-8") for path, title in pages.items()}
+    return filled("patients.md", wanted=study.settings.book.patients, pages=shown)
+
+
+def choose_patients(tables: Tables, settings: Settings) -> dict[str, str]:
+    """Scans that have a page in the book, by rule of `PATIENT_RULES`; a scan that two rules choose has one page."""
+    model, middle = pictured_model(tables.predictions), middle_horizon(settings)
+    evaluation = Evaluation(tables.cohort, tables.predictions, settings)
+    known = tables.cohort.assign(risk=evaluation.risk(model, middle))
+    known = known.dropna(subset="risk").sort_values(["risk", "scan_id"])
+    if known.empty:
+        return {}
+    risks = known["risk"].to_numpy(dtype=float)
+    nearest = known.iloc[int(np.abs(risks - np.median(risks)).argmin())]
+    chosen = {
+        "lowest": known["scan_id"].iloc[0],
+        "middle": nearest["scan_id"],
+        "example": example_scan(evaluation, model)["scan_id"],
+        "highest": known["scan_id"].iloc[-1],
+    }
+    return {rule: str(scan) for rule, scan in pd.Series(chosen).drop_duplicates().items()}  # type: ignore[misc]
+
+
+def _pages(study: Study, folder: Path) -> dict[Path, str]:
+    """Draw the pages that are not there or not current; give the words and the title of each."""
+    try:
+        tables = read_tables(study)
+    except StudyError:
+        return {}  # the front page tells which stage is missing, and why
+    pages = {}
+    key = fingerprint(code_hash("report.figure"), study.settings, [file_state(path) for path in _inputs(study)])
+    for rule, scan_id in choose_patients(tables, study.settings).items():
+        words = PATIENT_RULES[rule].format(horizon=years_text(middle_horizon(study.settings)))
+        drawn, text = folder / f"{rule}-{key}.png", folder / f"{rule}-{key}.txt"
+        if not (drawn.is_file() and text.is_file()):
+            try:
+                report = of_study(study, scan_id, tables)
+            except ScanError:
+                continue  # the image is gone; the chapter on the lungs says why
+            if not study.settings.book.viewer:  # no picture of a scan leaves the run
+                report = replace(report, overlay=None, attribution=None)
+            _draw(report, drawn, text)
+        pages[text] = f"Scan {plain(scan_id)}: {words}"
+    return pages
+
+
+def _inputs(study: Study) -> list[Path]:
+    names = ("cohort", "lungs", "radiomics", "stacked", "attributions", "unusual")
+    return [*(study.table(name) for name in names), *_prediction_files(study)]
+
+
+def _draw(report: ScanReport, picture: Path, text: Path) -> None:
+    from sscct_lib.report.figure import scan_page
+
+    figure = scan_page(report)
+    with atomic(picture) as partial:
+        figure.savefig(partial, format="png", dpi=150, metadata={"Software": None})
+    with atomic(text) as partial:
+        partial.write_text(page_in_words(report, picture.name), encoding="utf-8")
+
+
+def page_in_words(report: ScanReport, picture: str) -> str:
+    """What the page on a scan shows, for readers who cannot see it, and the picture, in MyST Markdown."""
+    own = report.risks[report.risks["model"] == report.model]
+    lines = [f"{report.model}: {risks_in_words(own)}. {report.similar_words}"]
+    lines += [f"**{plain(words)}**" for words in report.warnings]
+    if len(report.reasons):  # a phone shows the picture too small to be read
+        pairs = report.reasons[["words", "hazard_ratio"]].itertuples(index=False, name=None)
+        said = "\n".join(f"- {plain(words)}: hazard ×{float(ratio):.2f}" for words, ratio in pairs)
+        lines.append(f":::{{dropdown}} {WEIGHTS}: {plain(report.explained)}\n{said}\n:::")
+    name = plain(report.scan_id)
+    alt = f"Page on scan {name}: risk over time, place in the cohort, reasons, and the scan in two planes."
+    return "\n\n".join([*lines, f"![{alt}](patients/{picture})"])

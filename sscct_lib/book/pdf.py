@@ -5,13 +5,13 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping
-from html import escape
 from pathlib import Path, PurePosixPath
 from urllib.parse import urldefrag
 
 import yaml
 from bs4 import BeautifulSoup, Tag
 
+from sscct_lib.book.chapters import filled
 from sscct_lib.study.folder import Study, StudyError
 from sscct_lib.study.stages import PROJECT
 
@@ -101,15 +101,7 @@ def _joined(study: Study, html: Path, pages: list[str]) -> str:
         has_mathematics |= article.find(class_="math") is not None
         articles.append(printed(article, f"{page}.html", anchors))
     style = (PROJECT / "book" / "print" / "print.css").read_text(encoding="utf-8")
-    script = '<script src="vendor/mathjax/tex-chtml.js"></script>' if has_mathematics else ""
-    title = escape(study.settings.title)
-    notice = "<p>Synthetic patients: no number here speaks of a real person.</p>" if study.settings.demo else ""
-    return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{style}</style>'
-        f'{script}</head><body>\n<p class="study">{title}, run {escape(study.run_name)}</p>{notice}\n'
-        + "\n".join(articles)
-        + "\n</body></html>\n"
-    )
+    return filled("print.html", study=study, style=style, has_mathematics=has_mathematics, articles=articles)
 
 
 def printed(article: Tag, page: str, anchors: Mapping[str, str]) -> str:

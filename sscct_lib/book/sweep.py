@@ -1,6 +1,6 @@
 """Runs with other settings beside the first, on the scans that both judged alike: the numbers, a plot and a page."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sscct_lib.book.reference import html_table
+from sscct_lib.book.chapters import filled
 from sscct_lib.horizons.bootstrap import interval
-from sscct_lib.horizons.evaluate import aligned_risk, cohort_outcome, not_estimable, study_resamples
+from sscct_lib.horizons.evaluation import aligned, cohort_outcome, not_estimable, study_resamples
 from sscct_lib.horizons.metrics import METRICS
 from sscct_lib.horizons.models import ROWS, chosen_models, first_pictured
 from sscct_lib.study.files import checksum, write_if_changed
@@ -21,9 +21,12 @@ from sscct_lib.study.schemas import COHORT, PERFORMANCE, PREDICTIONS, SWEEP, SWE
 from sscct_lib.study.tables import read_predictions, read_table
 from sscct_lib.study.words import estimate_text, network_of, years_text
 
+MADE_BY = "sscct sweep"
+PICTURE = "sweep.svg"
 SHOWN = ("auc", "observed_expected")
 AGREED = ["scan_id", "patient_id", "followup_years", "event_observed"]
 """What must be the same of a scan in two runs for its risks to be compared."""
+NO_DIFFERENCE = {"difference": np.nan, "difference_low": np.nan, "difference_high": np.nan, "n_paired": 0}
 
 
 @dataclass(frozen=True)
@@ -88,8 +91,7 @@ def _rows(judged: _Judged) -> list[dict[str, Any]]:
         of = judged.performance
         for row in of[(of["model"] == name) & of["metric"].isin(SHOWN)].to_dict("records"):
             own = {str(column): value for column, value in row.items()}
-            none = {"difference": np.nan, "difference_low": np.nan, "difference_high": np.nan, "n_paired": 0}
-            rows.append({"run": judged.study.run_name, "kind": kind, **own, **none})
+            rows.append({"run": judged.study.run_name, "kind": kind, **own, **NO_DIFFERENCE})
     return rows
 
 
@@ -100,7 +102,7 @@ def _difference(first: _Judged, other: _Judged, row: dict[str, Any]) -> dict[str
         return {}
     common = first.cohort.merge(other.cohort[AGREED], on=AGREED)
     risks = [
-        aligned_risk(judged.predictions, common, model, horizon)
+        aligned(judged.predictions, common, model, horizon)
         for judged, model in ((other, row["model"]), (first, name))
     ]
     both = np.isfinite(risks[0]) & np.isfinite(risks[1])
@@ -141,60 +143,31 @@ def sweep_forest(sweep: pd.DataFrame, kind: str) -> Figure:
     return figure
 
 
-MADE_BY = "sscct sweep"
-PICTURE = "sweep.svg"
-WARNING = """::::{{admonition}} Never choose a run by these figures
-:class: warning
-They show how far the results hang on a setting, and nothing more. The run that looks best of several looks better than
-it is, since part of its lead is chance: this page makes {n} comparisons with the first run, and chance alone would make
-about {n_false} of their 95 % intervals leave out 0. Fix settings before results are seen, choose them inside the
-training patients (as the tuning of the models does), or judge the chosen run once, on patients of another cohort.
-::::
-"""
-
-
 def write_page(study: Study, folder: Path) -> str:
     """Draw the picture into the folder of the book's sources, and give the page that shows it, in MyST Markdown."""
-    sweep, runs = (
-        read_table(study.table("sweep"), SWEEP, MADE_BY),
-        read_table(study.table("swept_runs"), SWEPT_RUNS, MADE_BY),
-    )
-    parts = [
-        "# Runs with other settings, side by side",
-        "Each run is the same study with some settings changed (`sscct sweep`). A change may alter which scans are "
-        "judged, so the counts stand beside every number. The differences are paired: both runs judge the same scans, "
-        "and the bootstrap draws the same patients for both.",
-        _warning(sweep),
-        *_stale(study, runs),
-        "## The runs",
-        html_table(_in_words(runs, sweep)),
-    ]
-    if len(sweep):
-        shown = first_pictured([kind for kind in ROWS if kind in set(sweep["kind"])])
+    sweep = read_table(study.table("sweep"), SWEEP, MADE_BY)
+    runs = read_table(study.table("swept_runs"), SWEPT_RUNS, MADE_BY)
+    kinds = [kind for kind in ROWS if kind in set(sweep["kind"])]
+    shown = first_pictured(kinds) if kinds else ""
+    if kinds:
         write_if_changed(folder / PICTURE, draw(sweep_forest(sweep, shown)))
-        parts += [
-            f"## How far the AUC of {shown} hangs on the settings",
-            "Look at whether the intervals overlap before looking at their middles. The dotted line is the first run's "
-            "AUC. Small numbers: scans followed by death, of all that were judged.",
-            f"![AUC of {shown} with 95 % intervals in every run, a panel for each horizon]({PICTURE})",
-            "## Every model",
-            "*died : expected* is the number of observed deaths over that of predicted ones: 1 is right. The last "
-            "column is the run's AUC minus the first run's on the scans that both judged, whose number follows.",
-        ]
-    return "\n\n".join([*parts, *_sections(sweep)]) + "\n"
+    n_comparisons = int(sweep["difference"].notna().sum())
+    return filled(
+        "sweep.md",
+        n=n_comparisons,
+        n_by_chance=f"{0.05 * n_comparisons:.1f}".removesuffix(".0"),
+        changed=_changed(study, runs),
+        runs=_in_words(runs, sweep),
+        shown=shown,
+        picture=PICTURE,
+        kinds={kind: _by_horizon(sweep[sweep["kind"] == kind]) for kind in kinds},
+    )
 
 
-def _warning(sweep: pd.DataFrame) -> str:
-    n = int(sweep["difference"].notna().sum())
-    return WARNING.format(n=n, n_false=f"{0.05 * n:.1f}".removesuffix(".0"))
-
-
-def _stale(study: Study, runs: pd.DataFrame) -> Iterator[str]:
-    """Say which runs are not what they were when they were compared."""
+def _changed(study: Study, runs: pd.DataFrame) -> list[str]:
+    """Runs that are not what they were when they were compared."""
     compared = runs[["run", "state"]].to_numpy()
-    changed = [str(name) for name, then in compared if state(load_study(study.folder, str(name))) != then]
-    if changed:
-        yield f"**Run {', '.join(changed)} changed after this comparison: call `{MADE_BY}` again.**"
+    return [str(name) for name, then in compared if state(load_study(study.folder, str(name))) != then]
 
 
 def _in_words(runs: pd.DataFrame, sweep: pd.DataFrame) -> pd.DataFrame:
@@ -206,41 +179,30 @@ def _in_words(runs: pd.DataFrame, sweep: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _sections(sweep: pd.DataFrame) -> Iterator[str]:
-    for kind in [kind for kind in ROWS if kind in set(sweep["kind"])]:
-        of = sweep[sweep["kind"] == kind]
-        yield f"### {kind}"
-        for horizon in sorted(of["horizon_years"].unique()):
-            yield f"Within {years_text(horizon)}:"
-            yield html_table(_table(of[of["horizon_years"] == horizon]))
+def _by_horizon(of: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """One model's table at each horizon: a row a run."""
+    horizons = sorted(of["horizon_years"].unique())
+    return {years_text(horizon): _table(of[of["horizon_years"] == horizon]) for horizon in horizons}
 
 
 def _table(of: pd.DataFrame) -> pd.DataFrame:
-    """Lay out one model at one horizon: a row a run."""
-    auc, calibration = (of[of["metric"] == metric].set_index("run") for metric in ("auc", "observed_expected"))
-    names = auc["model"] != auc["kind"]
+    auc, calibration = (of[of["metric"] == metric].set_index("run") for metric in SHOWN)
     numbers = ["estimate", "ci_low", "ci_high"]
-    ratios = calibration.loc[auc.index, numbers].to_numpy()
+    counts = zip(auc["n_events"], auc["n_scans"], auc["n_unknown"], strict=True)
+    differences = zip(*(auc[name] for name in NO_DIFFERENCE), strict=True)
     table = pd.DataFrame(
         {
             "run": auc.index,
             "model": auc["model"],
             "AUC": [estimate_text(*values) for values in auc[numbers].to_numpy()],
-            "died : expected": [estimate_text(*values) for values in ratios],
-            "deaths of scans (unknown)": [
-                f"{row.n_events} of {row.n_scans:,} ({row.n_unknown:,})" for row in auc.itertuples()
-            ],
+            "died : expected": [estimate_text(*values) for values in calibration.loc[auc.index, numbers].to_numpy()],
+            "deaths of scans (unknown)": [f"{died} of {n:,} ({unknown:,})" for died, n, unknown in counts],
             "patients": auc["n_patients"].map("{:,}".format),
-            "AUC minus the first run's": [_difference_text(row) for row in auc.itertuples()],
+            "AUC minus the first run's": [_difference_text(*values) for values in differences],
         }
     )
-    return table if names.any() else table.drop(columns="model")
+    return table if (auc["model"] != auc["kind"]).any() else table.drop(columns="model")
 
 
-def _difference_text(row: object) -> str:
-    value, low, high, n = (
-        getattr(row, name) for name in ("difference", "difference_low", "difference_high", "n_paired")
-    )
-    if pd.isna(value):
-        return ""
-    return f"{estimate_text(value, low, high)} on {n:,} scans"
+def _difference_text(value: float, low: float, high: float, n: int) -> str:
+    return "" if pd.isna(value) else f"{estimate_text(value, low, high)} on {n:,} scans"

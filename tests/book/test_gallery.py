@@ -36,7 +36,7 @@ def tables(n_patients: int, scans_each: int = 1, seed: int = 0):
 
 
 def chosen(predictions, lungs, cohort) -> dict[str, list[str]]:
-    table = gallery.choose(predictions, lungs, cohort, SETTINGS)
+    table = gallery.choose_scans(predictions, lungs, cohort, SETTINGS)
     assert list(table.columns) == gallery.COLUMNS
     return {str(rule): rows["scan_id"].tolist() for rule, rows in table.groupby("rule")}
 
@@ -56,14 +56,14 @@ def test_extremes_are_those_of_a_plain_search():
 def test_of_the_explained_scans_those_with_the_highest_risk_are_shown_one_a_patient():
     predictions, lungs, cohort = tables(20, scans_each=2)
     explained = cohort["scan_id"].iloc[::3]
-    table = gallery.choose(predictions, lungs, cohort, SETTINGS, explained)
+    table = gallery.choose_scans(predictions, lungs, cohort, SETTINGS, explained)
     risk = predictions[predictions["model"] != "A model of no source"].groupby("scan_id")["risk"].mean()[explained]
     of_patients = risk.groupby(risk.index.str[:5]).idxmax()
     expected = risk[of_patients].nlargest(2).index.tolist()
     assert table.loc[table["rule"] == gallery.EXPLAINED, "scan_id"].tolist() == expected
     assert gallery.EXPLAINED not in chosen(predictions, lungs, cohort)
     without = predictions[~predictions["scan_id"].isin(explained)]
-    table = gallery.choose(without, lungs, cohort, SETTINGS, explained)  # their maps are there all the same
+    table = gallery.choose_scans(without, lungs, cohort, SETTINGS, explained)  # their maps are there all the same
     assert table.loc[table["rule"] == gallery.EXPLAINED, "risk"].isna().tolist() == [True, True]
 
 
@@ -71,7 +71,7 @@ def test_failed_masks_come_first_and_a_patient_who_died_is_followed():
     predictions, lungs, cohort = tables(20, scans_each=6)
     lungs.loc[3, ["verdict", "findings", "flags"]] = ["review", "odd", "a b"]
     lungs.loc[50, ["verdict", "findings", "flags"]] = ["fail", "leak", "a"]
-    table = gallery.choose(predictions, lungs, cohort, SETTINGS)
+    table = gallery.choose_scans(predictions, lungs, cohort, SETTINGS)
     masks = table[table["rule"] == gallery.MASKS]
     assert masks["scan_id"].tolist() == [lungs.loc[50, "scan_id"], lungs.loc[3, "scan_id"]]
     assert masks["findings"].tolist() == ["leak", "odd"]
@@ -85,7 +85,7 @@ def test_failed_masks_come_first_and_a_patient_who_died_is_followed():
 def test_the_gallery_stays_small(n_patients):
     predictions, lungs, cohort = tables(n_patients, scans_each=3)
     lungs["verdict"] = "fail"
-    assert 0 < len(gallery.choose(predictions, lungs, cohort, SETTINGS, cohort["scan_id"])) <= 15
+    assert 0 < len(gallery.choose_scans(predictions, lungs, cohort, SETTINGS, cohort["scan_id"])) <= 15
 
 
 def test_without_predictions_masks_and_the_course_of_a_patient_are_left():
@@ -99,12 +99,12 @@ def test_a_horizon_at_which_nobody_is_known_to_have_died_is_not_shown():
     cohort["label_5y"] = pd.array([0] * len(cohort), dtype="Int8")
     cohort["label_1y"] = pd.array([0, 1] * 15, dtype="Int8")
     both = pd.concat([predictions, predictions.assign(horizon_years=1.0)])
-    assert set(gallery.choose(both, lungs, cohort, SETTINGS)["horizon_years"]) == {1.0}
+    assert set(gallery.choose_scans(both, lungs, cohort, SETTINGS)["horizon_years"]) == {1.0}
 
 
 def test_a_scan_has_the_stacked_risk_of_the_front_page_where_the_run_has_one():
     predictions, lungs, cohort = tables(20)
     stacked = predictions[predictions["model"] == "Clinical"].assign(model=STACKED, risk=0.123)
-    table = gallery.choose(pd.concat([predictions, stacked], ignore_index=True), lungs, cohort, SETTINGS)
+    table = gallery.choose_scans(pd.concat([predictions, stacked], ignore_index=True), lungs, cohort, SETTINGS)
     assert table["risk"].eq(0.123).all()
     assert (table["lowest"] != 0.123).all()

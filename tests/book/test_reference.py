@@ -9,12 +9,13 @@ import pytest
 from sscct_lib.book import reference
 from sscct_lib.book.reference import licence, needed_packages, packages_page, packages_table
 from sscct_lib.horizons import evaluate
+from sscct_lib.horizons.evaluation import Evaluation
 from sscct_lib.intake.privacy import find
 from sscct_lib.study.folder import Study
 from sscct_lib.study.schemas import PERFORMANCE
 from sscct_lib.study.settings import HorizonSettings, Settings
 from sscct_lib.study.tables import write_table
-from tests.horizons.test_evaluate import make_cohort, make_predictions
+from tests.horizons.cohorts import make_cohort, make_predictions
 
 TABULAR = {
     "model": "Clinical",
@@ -57,7 +58,7 @@ def study(tmp_path):
 
 
 def test_each_model_has_a_section_and_networks_of_all_folds_are_one(study):
-    text = reference.page(study)
+    text = reference.model_cards_page(study)
     assert text.count("\n## ") == 2
     for words in ("1,234 scans of 56 patients, 7 of whom died", "and 4 more", "f" * 64, "0" * 64, "1" * 64, "2 models"):
         assert words in text
@@ -67,10 +68,10 @@ def test_each_model_has_a_section_and_networks_of_all_folds_are_one(study):
 
 def test_performance_stands_on_the_card_with_its_counts(study):
     cohort = make_cohort(60)
-    judged = evaluate.evaluate(make_predictions(cohort, model="Clinical"), cohort, study.settings)
+    judged = evaluate.evaluate(Evaluation(cohort, make_predictions(cohort, model="Clinical"), study.settings))
     write_table(judged, study.table("performance"), PERFORMANCE)
     row = judged[(judged["metric"] == "auc") & (judged["horizon_years"] == 3)].iloc[0]
-    text = reference.page(study)
+    text = reference.model_cards_page(study)
     assert f"AUC {row['estimate']:.2f} ({row['ci_low']:.2f} to {row['ci_high']:.2f})" in text
     assert f"of {row['n_scans']} scans of {row['n_patients']} patients {row['n_events']} followed by death" in text
     assert f"{row['n_unknown']} unknown" in text
@@ -79,12 +80,12 @@ def test_performance_stands_on_the_card_with_its_counts(study):
 
 
 def test_a_run_without_models_says_so(tmp_path):
-    assert reference.NONE in reference.page(Study(tmp_path, Settings()))
+    assert "This run has saved no model." in reference.model_cards_page(Study(tmp_path, Settings()))
 
 
 def test_an_empty_performance_table_is_no_performance(study):
     write_table(pd.DataFrame(columns=list(PERFORMANCE.columns)), study.table("performance"), PERFORMANCE)
-    assert reference.NOT_JUDGED in reference.page(study)
+    assert reference.NOT_JUDGED in reference.model_cards_page(study)
 
 
 def test_every_package_is_listed_once_with_its_licence():

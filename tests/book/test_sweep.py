@@ -8,11 +8,12 @@ from sscct_lib.book.chapters import has_sweep
 from sscct_lib.book.sweep import compare, state, sweep_forest, write_page
 from sscct_lib.horizons.comparison import differences
 from sscct_lib.horizons.evaluate import evaluate
+from sscct_lib.horizons.evaluation import Evaluation
 from sscct_lib.study.folder import Study
 from sscct_lib.study.schemas import COHORT, PERFORMANCE, PREDICTIONS, SWEEP, SWEPT_RUNS
 from sscct_lib.study.settings import Settings
 from sscct_lib.study.tables import write_table
-from tests.horizons.test_evaluate import FEW, make_cohort, make_predictions
+from tests.horizons.cohorts import FEW, make_cohort, make_predictions
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def run_of(tmp_path):
     def make(name: str, cohort: pd.DataFrame, predictions: pd.DataFrame, settings: Settings = FEW) -> Study:
         study = Study(tmp_path, settings, name)
         write_table(cohort, study.table("cohort"), COHORT)
-        write_table(evaluate(predictions, cohort, settings), study.table("performance"), PERFORMANCE)
+        write_table(evaluate(Evaluation(cohort, predictions, settings)), study.table("performance"), PERFORMANCE)
         write_table(predictions, study.table("predictions/03_radiomics"), PREDICTIONS)
         write_table(predictions.head(0), study.table("stacked"), PREDICTIONS)
         return study
@@ -56,7 +57,9 @@ def rows_of(table: pd.DataFrame, run: str, kind: str, metric: str = "auc") -> pd
 def test_differences_are_those_of_two_models_of_one_run(run_of, cohort, noisy):
     table = compare(run_of("first", cohort, noisy(0.1)), [run_of("other", cohort, noisy(2.0))])
     both = pd.concat([noisy(0.1), noisy(2.0).assign(model=noisy(2.0)["model"] + ", other")], ignore_index=True)
-    known = differences(both, cohort, "Clinical", FEW).query("metric == 'auc' and model == 'Clinical, other'")
+    known = differences(Evaluation(cohort, both, FEW), "Clinical").query(
+        "metric == 'auc' and model == 'Clinical, other'"
+    )
     found = rows_of(table, "other", "Clinical")
     for ours, theirs in (("difference", "difference"), ("difference_low", "ci_low"), ("difference_high", "ci_high")):
         np.testing.assert_allclose(found[ours], known[theirs])
@@ -69,7 +72,7 @@ def test_estimates_and_counts_are_those_of_each_run(run_of, cohort, noisy):
     half = cohort[cohort["patient_id"] < "p060"]
     of_half = noisy(0.5)[noisy(0.5)["patient_id"] < "p060"]
     table = compare(run_of("first", cohort, noisy(0.5)), [run_of("half", half, of_half)])
-    own = evaluate(of_half, half, FEW).query("model == 'Clinical' and metric == 'auc'")
+    own = evaluate(Evaluation(half, of_half, FEW)).query("model == 'Clinical' and metric == 'auc'")
     shown = rows_of(table, "half", "Clinical")
     for name in ("estimate", "ci_low", "ci_high", "n_scans", "n_patients", "n_events", "n_unknown"):
         np.testing.assert_allclose(shown[name], own[name])
