@@ -27,8 +27,7 @@ import pandas as pd
 from IPython.display import Markdown
 from myst_nb import glue
 
-from sscct_lib.deep import cross_validation, cubes, explain, figures, longitudinal, tables
-from sscct_lib.deep import unusual as deep_unusual
+from sscct_lib.deep import cross_validation, cubes, explain, figures, longitudinal, out_of_distribution, tables
 from sscct_lib.horizons import tables as horizon_tables
 from sscct_lib.lungs.segment import usable
 from sscct_lib.study import results
@@ -80,7 +79,7 @@ glue("n_patients_deep", predictions["patient_id"].nunique(), display=False)
 
 # %% tags=["hide-input"]
 network = deep.networks[0]
-size = getattr(deep, network).size
+size = deep.network(network).size
 scan_id = cohort["scan_id"].iloc[0]
 cube = np.load(cubes.cube_path(study, scan_id, size, deep.hu_range))
 figures.network_input(cube, f"Scan {scan_id} as {NETWORK_WORDS[network]} sees it, {size} voxels a side")
@@ -149,11 +148,11 @@ horizon_tables.mean_risks(over_time) if len(over_time) else Markdown("No network
 # density that no lung has is an error of the scanner or of the mask; severe disease may be rare and real.
 
 # %% tags=["hide-input"]
-unusual = write_table(deep_unusual.flag_all(study, deep.networks, cohort), study.table("unusual"), UNUSUAL)
-tables.flags(unusual, deep.unusual_share) if len(unusual) else Markdown("No network of this run flags scans.")
+unusual = write_table(out_of_distribution.flag_all(study, deep.networks, cohort), study.table("unusual"), UNUSUAL)
+tables.flag_counts(unusual, deep.unusual_share) if len(unusual) else Markdown("No network of this run flags scans.")
 
 # %% tags=["hide-input"]
-flagged = tables.flagged_in_words(unusual)
+flagged = tables.flagged_scans(unusual)
 flagged.style.hide(axis="index") if len(flagged) else Markdown("No scan is flagged.")
 
 # %% [markdown]
@@ -174,7 +173,7 @@ figures.zone_changes(
 )
 
 # %% tags=["hide-input"]
-Markdown(tables.flagged_or_not(unusual, scan_id))
+Markdown(tables.flag_sentence(unusual, scan_id))
 
 # %% [markdown]
 # Finer: the score of the same scan shared out among its voxels (integrated gradients). Orange raises the risk against a
@@ -189,7 +188,7 @@ scan_id = explained["scan_id"].iloc[0]
 maps = {
     explain.map_title(name, checked): np.load(study.attribution(name, scan_id))
     for name in deep.networks
-    if getattr(deep, name).size == size
+    if deep.network(name).size == size
 }
 cube = np.load(cubes.cube_path(study, scan_id, size, deep.hu_range))
 figures.attributions(cube, maps, f"Scan {scan_id}: what raises (orange) and lowers (purple) its risk")

@@ -1,6 +1,7 @@
-"""Batches of scans for a network: which patient and which of his scans, read, changed at random, and put together.
+"""Batches of an epoch: one scan of each patient, read, changed at random and put together.
 
-Augmentation: small changes at random that leave the disease what it is, for training scans alone.
+Augmentation makes small changes that leave the disease what it is, of training scans alone. All draws follow from
+seed and epoch, so a training that goes on after a kill sees what it would have seen.
 """
 
 from collections.abc import Callable, Iterator
@@ -39,25 +40,13 @@ Drawn = tuple[int, int]  # the row of a scan, and the seed of its change
 
 @dataclass(frozen=True)
 class Examples:
-    """Scans as a network takes them.
+    """Scans as a network takes them."""
 
-    Attributes
-    ----------
-    table
-        `scan_id`, `patient_id`, `fold`; one row a scan.
-    paths
-        Their cubes.
-    died, survived
-        From `heads.hazard_targets`, shape (n, K).
-    clinical
-        From `clinical_branch.clinical_values`, shape (n, N_VALUES), NaN where missing; none: all are.
-    """
-
-    table: pd.DataFrame
-    paths: list[Path]
-    died: NDArray[np.float32]
+    table: pd.DataFrame  # `scan_id`, `patient_id`, `fold`; one row a scan
+    paths: list[Path]  # of their cubes
+    died: NDArray[np.float32]  # this and the next from `heads.hazard_targets`, shape (n, K)
     survived: NDArray[np.float32]
-    clinical: NDArray[np.float32] | None = None
+    clinical: NDArray[np.float32] | None = None  # (n, N_VALUES), NaN where missing; None: all are
 
     def take(self, rows: NDArray[np.int64]) -> "Examples":
         """Keep the rows with these numbers."""
@@ -79,22 +68,7 @@ class Examples:
 
 
 def set_apart(examples: Examples, share: float, seed: int) -> tuple[Examples, Examples]:
-    """Divide scans by patient, the same share of those who die and of the others.
-
-    Parameters
-    ----------
-    examples
-        Scans of the training patients.
-    share
-        Of the patients, set apart; at least one of each kind where there are two.
-    seed
-        Of the draw.
-
-    Returns
-    -------
-    rest, apart : Examples
-        No patient is in both.
-    """
+    """Divide scans by patient into rest and `share` of the patients, as many of those who die as of the others."""
     patients = examples.table["patient_id"].to_numpy()
     dies = pd.Series(examples.followed_by_death, index=patients).groupby(level=0).first()
     rng = np.random.default_rng(seed)
@@ -108,7 +82,7 @@ def set_apart(examples: Examples, share: float, seed: int) -> tuple[Examples, Ex
 
 
 def _balancing(examples: Examples) -> NDArray[np.float64]:
-    """Weigh scans, shape (n,), so that the patients who die count as much in sum as the others."""
+    """Weights of scans, shape (n,), by which the patients who die count as much in sum as the others."""
     dies = examples.followed_by_death
     patients = examples.table["patient_id"]
     shares = {kind: patients[dies == kind].nunique() / patients.nunique() for kind in (False, True)}
@@ -116,20 +90,7 @@ def _balancing(examples: Examples) -> NDArray[np.float64]:
 
 
 def training_weights(examples: Examples, balance: Balance) -> NDArray[np.float64]:
-    """Tell how much each scan counts in a training, on average over its epochs.
-
-    Parameters
-    ----------
-    examples
-        Scans of the training patients.
-    balance
-        As in the settings of the network.
-
-    Returns
-    -------
-    numpy.ndarray
-        Shape (n,), mean 1: the scans of a patient share the weight of one.
-    """
+    """How much each scan counts on average over the epochs, shape (n,), mean 1: a patient's scans share one weight."""
     weights = patient_weights(examples.table["patient_id"])
     if balance != "none":
         weights = weights * _balancing(examples)
@@ -137,23 +98,10 @@ def training_weights(examples: Examples, balance: Balance) -> NDArray[np.float64
 
 
 class OneScanEach(Sampler[list[Drawn]]):
-    """Batches of an epoch: one scan of each patient, drawn anew, so that patients with many scans do not dominate.
+    """Batches of an epoch, as even as they can be: one scan of each patient, so that many scans do not dominate.
 
-    The draws follow from seed and epoch alone, so a training that goes on after a kill sees what it would have seen.
-
-    Parameters
-    ----------
-    examples
-        Scans of the training patients.
-    batch_size
-        Scans in a batch; batches of an epoch are as even as they can be.
-    seed
-        Of the draws.
-    balance
-        `sampling`: patients who die and patients who do not are drawn equally often, so some come more than once
-        and others wait for another epoch; otherwise each comes once.
-    n_ranks
-        Processes that share an epoch, each its own batches.
+    With `balance` "sampling", patients who die and patients who do not are drawn equally often: some come more than
+    once and others wait for another epoch. `n_ranks` processes share an epoch, each with its own batches.
     """
 
     def __init__(
@@ -208,17 +156,7 @@ def _drawn_evenly(items: NDArray[np.int64], n: int, rng: np.random.Generator) ->
 
 
 class Cubes(Dataset[dict[str, Any]]):
-    """Scans with their targets, each changed at random by the seed that it is asked with.
-
-    Parameters
-    ----------
-    examples
-        The scans.
-    change
-        The augmentation; none: scans as they are.
-    balanced
-        Whether the patients who die weigh as much in sum as the others; otherwise each scan weighs 1.
-    """
+    """Scans with their targets, each changed by the seed it is asked with; weighed by `_balancing` if `balanced`."""
 
     def __init__(self, examples: Examples, change: Change | None, balanced: bool = False) -> None:
         self.examples, self.change, self.clinical = examples, change, examples.clinical_inputs
@@ -248,25 +186,9 @@ class Cubes(Dataset[dict[str, Any]]):
 
 
 def loader(cubes: Cubes, sampler: OneScanEach, gpu: bool) -> "DataLoader[dict[str, Any]]":
-    """Give batches of an epoch at each pass.
-
-    The cubes are small files that the system keeps in memory. Beside a GPU, processes of their own read and change
-    them; without one the cores have nothing better to do meanwhile, and the training does it itself.
-
-    Parameters
-    ----------
-    cubes
-        Scans to learn from.
-    sampler
-        Which of them, in which order.
-    gpu
-        Whether the training runs on a GPU.
-
-    Returns
-    -------
-    torch.utils.data.DataLoader
-        Dictionaries as of `Cubes`, stacked.
-    """
+    """Give batches of an epoch at each pass: the dictionaries of `Cubes`, stacked."""
+    # The cubes are small files that the system keeps in memory. Beside a GPU, processes of their own read and change
+    # them; without one the cores have nothing better to do meanwhile, and the training does it itself.
     workers = min(MOST_WORKERS, max(1, cpu_count() - 1)) if gpu else 0
     return DataLoader(
         cubes,
@@ -290,15 +212,6 @@ LEAST_LUNG = 0.01  # a displaced voxel with less is mostly background
 
 class Augmentation:
     """Displace, turn and scale a volume a little, change kernel, density and noise, and cut out a box.
-
-    Parameters
-    ----------
-    settings
-        How much of each; 0 leaves one out.
-    side
-        Side of the volumes, voxels.
-    hu_range
-        Densities of 0 and 1, HU, for changes that are told in HU.
 
     References
     ----------
@@ -337,20 +250,7 @@ class Augmentation:
         self._cut = RandCoarseDropout(1, box, fill_value=0, prob=chance if settings.cutout else 0)
 
     def __call__(self, volume: Tensor, seed: int) -> Tensor:
-        """Change a volume; the same seed gives the same change.
-
-        Parameters
-        ----------
-        volume
-            0 to 1, shape (1, S, S, S), [z, y, x], 0 outside the lungs.
-        seed
-            Of the change.
-
-        Returns
-        -------
-        torch.Tensor
-            The same shape and range; what lies outside the displaced lungs stays 0.
-        """
+        """Change a volume (1, S, S, S), 0 to 1, as a seed says; what lies outside the displaced lungs stays 0."""
         tracked = get_track_meta()
         set_track_meta(False)  # plain tensors, at half the time
         try:

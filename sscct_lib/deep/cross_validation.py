@@ -52,29 +52,24 @@ Task = tuple[str, Examples, int, int, str]  # network, scans, fold, member, key
 def cross_validate(study: Study, cohort: pd.DataFrame, networks: Sequence[str], n_jobs: int = 1) -> pd.DataFrame:
     """Predict each scan with networks that never saw its patient; train those that are not yet trained.
 
-    Each fold's model is saved in `study.models / "deep"` when it is finished, and found there by a later call
-    with the same settings, code, scans and outcomes, so that a stopped run goes on where it was.
+    Each fold's model is saved in `study.models / "deep"` when it is finished, and found there by a later call with the
+    same settings, code, scans and outcomes, so that a stopped run goes on where it was.
 
     Parameters
     ----------
-    study
-        The study and run: section `deep`, horizons, labels and seed.
     cohort
-        Schema `COHORT`, the scans with usable lungs. Patients of one fold are tested by a model that is trained
-        on those of the other folds.
-    networks
-        Which: `resnet18`, `densenet121`, `swin`.
+        Schema `COHORT`, the scans with usable lungs.
     n_jobs
-        Models trained at the same time, -1 for as many as there are cores, which they share evenly. With a GPU
-        one after the other.
+        Models trained at the same time, -1 for as many as there are cores, which they share evenly. With a GPU one
+        after the other.
 
     Returns
     -------
     pandas.DataFrame
         Schema `PREDICTIONS`: the mean risk over the members of a fold and, with two or more (`n_members`), their
         standard deviation (deep ensemble, Lakshminarayanan et al. 2017); of a single member with dropout, that over
-        random draws of its features. A scan whose cube cannot be made has
-        no row, nor has a horizon within which nobody died whom a fold could learn from; the log says why.
+        random draws of its features. A scan whose cube cannot be made has no row, nor has a horizon within which nobody
+        died whom a fold could learn from; the log says why.
 
     Raises
     ------
@@ -82,7 +77,7 @@ def cross_validate(study: Study, cohort: pd.DataFrame, networks: Sequence[str], 
         If a setting is impossible, a fold has no deaths to learn from, or a training fails.
     """
     for name in networks:
-        check_size(name, _settings(study, name))
+        check_size(name, study.settings.deep.network(name))
     tasks: list[Task] = []
     told: list[float] = []
     for name in networks:
@@ -90,7 +85,7 @@ def cross_validate(study: Study, cohort: pd.DataFrame, networks: Sequence[str], 
         folds = sorted(set(examples.table["fold"]))
         _check_folds(examples, folds)
         told = horizons_told(study, examples, folds)
-        members = range(_settings(study, name).n_members)
+        members = range(study.settings.deep.network(name).n_members)
         _forget_others(study, name, folds, members)
         tasks += [(name, examples, fold, member, key) for fold in folds for member in members]
     predictions = pd.concat(_run(study, tasks, n_jobs), ignore_index=True)
@@ -130,18 +125,13 @@ def _end_with_parent() -> None:
 
 
 def horizons(study: Study) -> list[float]:
-    """List the ends of the intervals of hazard, years: the study's horizons in rising order."""
+    """Ends of the intervals of hazard, years: the study's horizons in rising order."""
     return sorted(set(study.settings.horizons_years))
-
-
-def _settings(study: Study, network_name: str) -> NetworkSettings:
-    settings: NetworkSettings = getattr(study.settings.deep, network_name)
-    return settings
 
 
 def _examples(study: Study, cohort: pd.DataFrame, network_name: str, n_jobs: int) -> tuple[Examples, str]:
     """Make the cubes of a network, and a key that changes with all that its training depends on."""
-    settings, hu_range = _settings(study, network_name), study.settings.deep.hu_range
+    settings, hu_range = study.settings.deep.network(network_name), study.settings.deep.hu_range
     cubes = make_cubes(study, cohort, settings.size, hu_range, n_jobs)
     failed = cubes[cubes["status"] != "ok"]
     for row in failed.itertuples():
@@ -223,7 +213,7 @@ def _one_model(
     network = fold_model(study, network_name, fold, member)
     features = encode(network, tested.paths)
     risk = risks_of(network, features, tested.clinical)
-    has_dropout = _settings(study, network_name).dropout > 0
+    has_dropout = study.settings.deep.network(network_name).dropout > 0
     drawn = (
         dropout_spread(network, features, tested.clinical, card["seed"]) if has_dropout else np.full_like(risk, np.nan)
     )
@@ -248,7 +238,7 @@ def _frame(
 def _train_and_save(
     study: Study, network_name: str, training: Examples, tested: Examples, fold: int, member: int, key: str
 ) -> dict[str, Any]:
-    settings = _settings(study, network_name)
+    settings = study.settings.deep.network(network_name)
     seed = int(fingerprint(study.settings.seed, network_name, fold, member), 16) % 2**32
     torch.manual_seed(seed)
     network, weights = _untrained(study, network_name, training, fold)
@@ -296,7 +286,7 @@ def _train_and_save(
 
 def _untrained(study: Study, network_name: str, training: Examples, fold: int) -> tuple[HazardNetwork, Weights | None]:
     """Build a network that knows scale and base risk of its training scans, with pretrained weights if it has any."""
-    settings = _settings(study, network_name)
+    settings = study.settings.deep.network(network_name)
     network = build(network_name, settings, len(horizons(study)))
     weights = None
     if is_self_supervised(settings):
@@ -369,8 +359,6 @@ def predict_risks(trained: Study, network_name: str, study: Study, scans: pd.Dat
     ----------
     trained
         The study and run whose models predict.
-    network_name
-        `resnet18`, `densenet121` or `swin`.
     study
         The study and run that holds the scans: images and lung masks are made.
     scans
@@ -379,8 +367,8 @@ def predict_risks(trained: Study, network_name: str, study: Study, scans: pd.Dat
     Returns
     -------
     pandas.DataFrame
-        `model`, `horizon_years`, `scan_id`, `patient_id`, `risk` (mean over the models of all folds) and
-        `risk_sd` (their standard deviation). A scan whose cube cannot be made has no row, and the log says why.
+        `model`, `horizon_years`, `scan_id`, `patient_id`, `risk` (mean over the models of all folds) and `risk_sd`
+        (their standard deviation). A scan whose cube cannot be made has no row, and the log says why.
 
     Raises
     ------

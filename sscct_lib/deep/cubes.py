@@ -1,4 +1,7 @@
-"""What a network sees of a scan: the lungs alone, cropped, scaled to 0..1 and resized to a cube."""
+"""What a network sees of a scan: the lungs alone, cropped, scaled to 0..1 and resized to a cube.
+
+Each axis is scaled on its own, so that the lungs fill the cube; `hu_range` becomes 0 to 1, and outside the lungs is 0.
+"""
 
 import hashlib
 from collections.abc import Mapping
@@ -24,24 +27,7 @@ from sscct_lib.study.results import Record, process
 def lung_cube(
     image: NDArray[np.int16], mask: NDArray[np.uint8], size: int, hu_range: tuple[float, float]
 ) -> NDArray[np.float16]:
-    """Cut the lungs out of a scan and bring them to the cube that a network sees.
-
-    Parameters
-    ----------
-    image
-        Densities, HU, [z, y, x].
-    mask
-        Lungs on the same grid, more than 0 inside; not empty.
-    size
-        Side of the cube, voxels. Each axis is scaled on its own, so the lungs fill the cube.
-    hu_range
-        Densities that become 0 and 1; what lies beyond is clipped. Outside the lungs is 0.
-
-    Returns
-    -------
-    numpy.ndarray
-        0 to 1, shape (size, size, size), [z, y, x].
-    """
+    """Cut the lungs out of a scan (HU, [z, y, x]) by their mask, and bring them to a cube, shape (size, size, size)."""
     box = bounding_box(mask > 0)
     low, high = hu_range
     scaled = np.clip((image[box].astype(np.float32) - low) / (high - low), 0, 1)
@@ -49,20 +35,7 @@ def lung_cube(
 
 
 def resize(volume: NDArray[np.float32], size: int) -> NDArray[np.float32]:
-    """Resize a volume to a cube by linear interpolation that averages where an axis gets coarser.
-
-    Parameters
-    ----------
-    volume
-        Any values, shape (D, H, W).
-    size
-        Side of the cube, voxels.
-
-    Returns
-    -------
-    numpy.ndarray
-        Shape (size, size, size).
-    """
+    """Resize a volume (D, H, W) to a cube by linear interpolation that averages where an axis gets coarser."""
     rescale = partial(functional.interpolate, size=(size, size), mode="bilinear", antialias=True)
     planes = rescale(torch.from_numpy(volume)[None])  # (1, D, size, size)
     cube = rescale(planes.transpose(1, 2)).transpose(1, 2)  # the last axis has its size already
@@ -81,24 +54,7 @@ def _kind(size: int, hu_range: tuple[float, float]) -> str:
 def make_cubes(
     study: Study, scans: pd.DataFrame, size: int, hu_range: tuple[float, float], n_jobs: int = 1
 ) -> pd.DataFrame:
-    """Make the cubes of scans, once: training then reads small files instead of whole scans.
-
-    Parameters
-    ----------
-    study
-        The study and run; the scans have an image and a lung mask.
-    scans
-        `scan_id`, `patient_id`; one row a scan.
-    size, hu_range
-        As for `lung_cube`.
-    n_jobs
-        Processes that share the scans.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row a scan: `scan_id`, `patient_id`, `status`, `reason`, `cube_sha256`.
-    """
+    """Make the cubes of scans, once: `scan_id`, `patient_id`, `status`, `reason`, `cube_sha256`, one row a scan."""
     folder = study.run / "records" / "tensors" / _kind(size, hu_range)
     return process(
         study,
@@ -127,13 +83,7 @@ def load_cubes(paths: list[Path]) -> torch.Tensor:
 
 
 def lung_density(paths: list[Path]) -> tuple[float, float]:
-    """Give mean and standard deviation of the density inside the lungs of cubes, on their scale of 0 to 1.
-
-    Raises
-    ------
-    StudyError
-        If all lungs are of one density on that scale: the window shows nothing of them.
-    """
+    """Mean and standard deviation of the density (0 to 1) inside the lungs; StudyError where the window shows none."""
     sums = np.zeros(3)  # of 1, of density, of its square
     for path in paths:
         cube = np.load(path)
@@ -150,18 +100,9 @@ def lung_density(paths: list[Path]) -> tuple[float, float]:
 
 
 def zone_densities(volumes: torch.Tensor) -> torch.Tensor:
-    """Measure six zones of the lungs: thirds from base to apex, of the right and of the left half.
+    """Mean and SD of the density in six zones of lungs (B, 1, S, S, S), shape (B, 12); 0 in a zone without lung.
 
-    Parameters
-    ----------
-    volumes
-        Cubes, shape (B, 1, S, S, S), 0 outside the lungs.
-
-    Returns
-    -------
-    torch.Tensor
-        Mean and standard deviation of the density inside the lungs in each zone, shape (B, 12); 0 in a zone
-        without lung.
+    The zones are thirds from base to apex, of the right and of the left half.
     """
     side = volumes.shape[-1]
     measured = []

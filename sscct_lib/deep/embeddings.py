@@ -14,7 +14,6 @@ from sscct_lib.deep.cubes import cube_path, make_cubes
 from sscct_lib.deep.prediction import encode
 from sscct_lib.study.files import atomic
 from sscct_lib.study.folder import Study, fingerprint
-from sscct_lib.study.settings import NetworkSettings
 
 Floats = NDArray[np.float64]
 N_COMPONENTS = 16
@@ -32,32 +31,11 @@ def fold_files(folder: Path, network_name: str) -> dict[int, Path]:
 
 
 def embed(study: Study, network_name: str, fold: int, holder: Study, scans: pd.DataFrame) -> NDArray[np.float32]:
-    """Let the trained network of a fold look at scans; what it gave before for the same model and scans is read.
+    """What the encoder of a fold's network gives of a holder's scans, (n, n_features); of an ensemble its first member.
 
-    Parameters
-    ----------
-    study
-        The study and run whose network looks; of an ensemble its first member.
-    network_name
-        `resnet18`, `densenet121` or `swin`.
-    fold
-        Whose model: it was trained on the patients of the other folds.
-    holder
-        The study and run that holds the scans; `study` itself for those of the cohort.
-    scans
-        `scan_id`, `patient_id`; their cubes can be made.
-
-    Returns
-    -------
-    numpy.ndarray
-        What the encoder gives, shape (n, n_features).
-
-    Raises
-    ------
-    StudyError
-        If the fold has no trained model.
+    What it gave before for the same model and scans is read from disk.
     """
-    settings: NetworkSettings = getattr(study.settings.deep, network_name)
+    settings = study.settings.deep.network(network_name)
     hu_range = study.settings.deep.hu_range
     card = next((card for card in cards(study, network_name) if card["fold"] == fold and card["member"] == 0), {})
     cubes = make_cubes(holder, scans, settings.size, hu_range)
@@ -78,45 +56,19 @@ def embed(study: Study, network_name: str, fold: int, holder: Study, scans: pd.D
 
 
 def with_cubes(study: Study, network_name: str, holder: Study, scans: pd.DataFrame) -> pd.DataFrame:
-    """Keep the scans whose cubes can be made, as the network of a study takes them.
-
-    Parameters
-    ----------
-    study
-        The study and run of the network.
-    network_name
-        `resnet18`, `densenet121` or `swin`.
-    holder
-        The study and run that holds the scans.
-    scans
-        `scan_id`, `patient_id`, and any further columns.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Rows of `scans`, numbered anew.
-    """
-    settings: NetworkSettings = getattr(study.settings.deep, network_name)
+    """Keep the rows of `scans` whose cubes can be made as the network takes them, numbered anew."""
+    settings = study.settings.deep.network(network_name)
     cubes = make_cubes(holder, scans, settings.size, study.settings.deep.hu_range)
     return scans[cubes["status"].eq("ok").to_numpy()].reset_index(drop=True)
 
 
 @dataclass(frozen=True)
 class Projection:
-    """Embeddings brought to a few numbers, learned from the training scans of a fold.
+    """Embeddings brought to a few numbers, learned from the training scans of a fold."""
 
-    Attributes
-    ----------
-    mean, spread
-        Of each feature, shape (n_features,).
-    components
-        Principal components of the standardised features, each scaled so that its scores have variance 1, shape
-        (n_components, n_features).
-    """
-
-    mean: Floats
+    mean: Floats  # of each feature, shape (n_features,)
     spread: Floats
-    components: Floats
+    components: Floats  # (n_components, n_features), each scaled so that its scores have variance 1
 
     def scores(self, embedded: NDArray[np.float32]) -> Floats:
         """Project embeddings (n, n_features) to scores (n, n_components)."""
@@ -124,21 +76,7 @@ class Projection:
 
 
 def fit_projection(embedded: NDArray[np.float32], weights: Floats, n_components: int = N_COMPONENTS) -> Projection:
-    """Learn a projection to principal components.
-
-    Parameters
-    ----------
-    embedded
-        Of training scans, shape (n, n_features).
-    weights
-        Of the scans, shape (n,), from `cohort.patient_weights`.
-    n_components
-        At most; fewer where the scans span fewer.
-
-    Returns
-    -------
-    Projection
-    """
+    """Learn principal components of embeddings (n, n_features), weighted by scan (n,); fewer where scans span fewer."""
     mean = np.average(embedded.astype(float), axis=0, weights=weights)
     centred = embedded - mean
     spread = np.sqrt(np.average(centred**2, axis=0, weights=weights))

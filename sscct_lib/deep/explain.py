@@ -1,6 +1,6 @@
-"""Which zones of the lungs a network's risk rests on: what happens to the risk when a zone is made average.
+"""What a network's risk rests on: zones of the lungs and single voxels, and whether that picture depends on training.
 
-Which voxels a network's risk rests on, and whether that picture depends on what the network has learned.
+An explanation says what the network responds to, not what causes death. Positive: what is there raises the risk.
 """
 
 import copy
@@ -30,11 +30,11 @@ LARGEST_BATCH = 8
 
 
 def integrated_gradients(network: HazardNetwork, volume: torch.Tensor, n_steps: int = N_STEPS) -> NDArray[np.float32]:
-    """Share out a network's score among the voxels.
+    """Share out a network's score among the voxels of a scan.
 
-    The path leads from lungs of average density, of the same shape, to the scan. A voxel gets its distance from
-    average lung times the mean gradient of the score on that path, so all voxels together give the score of the scan
-    less that of average lung.
+    The path leads from lungs of average density, of the same shape, to the scan. A voxel gets its distance from average
+    lung times the mean gradient of the score on that path, so all voxels together give the score of the scan less that
+    of average lung.
 
     Parameters
     ----------
@@ -48,8 +48,8 @@ def integrated_gradients(network: HazardNetwork, volume: torch.Tensor, n_steps: 
     Returns
     -------
     numpy.ndarray
-        Parts of the score (of which the logit of every hazard is the sum with its baseline), shape (S, S, S); 0
-        outside the lungs. Positive: what is there raises the risk.
+        Parts of the score (of which the logit of every hazard is the sum with its baseline), shape (S, S, S); 0 outside
+        the lungs.
 
     References
     ----------
@@ -67,20 +67,7 @@ def integrated_gradients(network: HazardNetwork, volume: torch.Tensor, n_steps: 
 
 
 def untrained_copy(network: HazardNetwork, seed: int) -> HazardNetwork:
-    """Copy a network and draw every weight anew: what a picture shows without anything learned.
-
-    Parameters
-    ----------
-    network
-        Any network.
-    seed
-        Of the new weights.
-
-    Returns
-    -------
-    HazardNetwork
-        In evaluation mode, on the same device.
-    """
+    """Copy a network and draw every weight anew: what a picture shows without anything learned."""
     fresh = copy.deepcopy(network)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -107,10 +94,6 @@ def attribute_scans(study: Study, networks: Sequence[str], scans: pd.DataFrame) 
 
     Parameters
     ----------
-    study
-        The study and run; its networks are trained.
-    networks
-        `resnet18`, `densenet121`, `swin`.
     scans
         `scan_id`, `patient_id`, `fold`.
 
@@ -130,7 +113,7 @@ def attribute_scans(study: Study, networks: Sequence[str], scans: pd.DataFrame) 
     """
     rows = []
     for name in networks:
-        settings = getattr(study.settings.deep, name)
+        settings = study.settings.deep.network(name)
         for fold, tested in scans.groupby("fold"):
             trained = fold_model(study, name, int(str(fold)))
             untrained = untrained_copy(trained, study.settings.seed)
@@ -148,19 +131,17 @@ def attribute_scans(study: Study, networks: Sequence[str], scans: pd.DataFrame) 
 
 
 def most_at_risk(predictions: pd.DataFrame, n_scans: int) -> pd.DataFrame:
-    """Choose the scans to explain: of each patient the one with the highest risk, then the patients with the highest.
+    """Choose scans to explain: of each patient the one with the highest risk, then the patients with the highest.
 
     Parameters
     ----------
     predictions
         Schema `PREDICTIONS`; risks at the longest horizon are averaged over the models.
-    n_scans
-        How many, at most.
 
     Returns
     -------
     pandas.DataFrame
-        `scan_id`, `patient_id`, `fold`, `risk`, the highest risk first.
+        `scan_id`, `patient_id`, `fold`, `risk`, at most `n_scans`, the highest risk first.
     """
     longest = predictions[predictions["horizon_years"] == predictions["horizon_years"].max()]
     mean = longest.groupby(["scan_id", "patient_id", "fold"], as_index=False)["risk"].mean()
@@ -208,26 +189,10 @@ SIDES = ("right", "left")  # x grows to the patient's left
 def zone_occlusion(
     network: HazardNetwork, volume: torch.Tensor, clinical: NDArray[np.float32] | None = None
 ) -> pd.DataFrame:
-    """Replace one zone after the other by average lung and see how the risks change.
+    """Replace one zone of a cube (1, 1, S, S, S) after the other by average lung and see how the risks change.
 
-    The lungs keep their shape: inside a zone every density becomes the mean density of the lungs that the network
-    was trained on. It says what the network responds to, not what causes death.
-
-    Parameters
-    ----------
-    network
-        Trained, in evaluation mode.
-    volume
-        One cube, 0 to 1, shape (1, 1, S, S, S), 0 outside the lungs, [z, y, x] in LPS.
-    clinical
-        The scan's clinical values, shape (1, N_VALUES), for a network that uses them; they stay as they are.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row a zone and interval end: `height`, `side`, `horizon` (number of the horizon, from 0), `risk` of the
-        scan as it is, and `change`: that risk minus the risk with the zone replaced. Positive: what is in the zone
-        raises the risk.
+    One row a zone and horizon: `height`, `side`, `horizon` (from 0), `risk` of the scan as it is, and `change`: that
+    risk minus the risk with the zone replaced. Clinical values (1, N_VALUES) stay as they are.
 
     References
     ----------
@@ -256,29 +221,20 @@ def zone_occlusion(
 
 
 def explain_scan(study: Study, network_name: str, scan_id: str, fold: int) -> pd.DataFrame:
-    """Explain the out-of-fold risk of a scan by zones.
-
-    Parameters
-    ----------
-    study
-        The study and run; its networks are trained.
-    network_name
-        `resnet18`, `densenet121` or `swin`.
-    scan_id, fold
-        The scan, and the fold in which it was tested.
+    """Explain the out-of-fold risk of a scan, tested in `fold`, by zones.
 
     Returns
     -------
     pandas.DataFrame
-        As `zone_occlusion`, the mean over the members of the fold, with `model`, `scan_id` and
-        `horizon_years` in the place of `horizon`.
+        One row a zone and horizon: `height`, `side`, `risk` of the scan as it is, `change` (that risk minus the risk
+        with the zone made average lung), `model`, `scan_id`, `horizon_years`; means over the members of the fold.
 
     Raises
     ------
     StudyError
         If the fold has no trained model.
     """
-    settings = getattr(study.settings.deep, network_name)
+    settings = study.settings.deep.network(network_name)
     volume = load_cubes([cube_path(study, scan_id, settings.size, study.settings.deep.hu_range)])
     clinical = None
     if settings.clinical:

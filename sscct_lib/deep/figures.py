@@ -18,19 +18,7 @@ BRIGHTEST = 0.6  # aerated and diseased lung lies below; vessels and consolidati
 
 @styled
 def network_input(cube: NDArray[np.float16], title: str = "") -> Figure:
-    """Draw what a network sees of one scan in three planes, as radiologists look at them.
-
-    Parameters
-    ----------
-    cube
-        From `tensors.lung_cube`, 0 to 1, [z, y, x] in LPS.
-    title
-        Which scan and size.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-    """
+    """Draw a cube (0 to 1, [z, y, x] in LPS) in three planes, as radiologists look at them."""
     middle, quarter = cube.shape[0] // 2, cube.shape[2] // 4
     planes = {
         "axial": cube[middle],
@@ -57,9 +45,7 @@ def attributions(cube: NDArray[np.float16], maps: dict[str, NDArray[np.float32]]
     cube
         What the networks see, 0 to 1, [z, y, x] in LPS.
     maps
-        From `attribution.integrated_gradients`, by the name of the model, on grids that divide the cube's evenly.
-    title
-        Which scan.
+        From `explain.integrated_gradients`, by the name of the model, on grids that divide the cube's evenly.
 
     Returns
     -------
@@ -94,16 +80,14 @@ def learning_curves(curves: pd.DataFrame, models: pd.DataFrame) -> Figure:
 
     Parameters
     ----------
-    curves
-        From `deep_tables.learning_curves`.
-    models
-        From `deep_tables.model_table`.
+    curves, models
+        From `tables.learning_curves` and `tables.model_table`.
 
     Returns
     -------
     matplotlib.figure.Figure
-        A panel a model: a line a fold; a dot for the held-out patients of each fold; and joined to it a circle,
-        their loss when every scan gets the risks of the training patients.
+        A panel a model: a line a fold; a dot for the held-out patients of each fold; and joined to it a circle, their
+        loss when every scan gets the risks of the training patients.
     """
     names = list(models["model"].unique())
     colours = model_colours(names)
@@ -148,8 +132,6 @@ def zone_changes(zones: pd.DataFrame, title: str = "") -> Figure:
     ----------
     zones
         From `explain.explain_scan`, of one scan at one horizon; one or more models.
-    title
-        Which scan and horizon.
 
     Returns
     -------

@@ -1,7 +1,4 @@
-"""Fitting one network: the Lightning module of its training, and the trainer.
-
-A second task in training, whose answers come from the scans themselves.
-"""
+"""Fitting one network: its trainer, the Lightning module, and a second task that helps an encoder to see."""
 
 import logging
 import os
@@ -38,17 +35,8 @@ from sscct_lib.study.settings import DeepSettings, NetworkSettings
 class DensityTask(nn.Module):
     """A second task that every scan teaches, whatever became of its patient: the density of each lung zone.
 
-    A few dozen deaths cannot teach an untrained encoder to see. The answers come from the scans themselves, so
-    nothing is needed but the training patients' scans; after training the task is thrown away.
-
-    Parameters
-    ----------
-    n_features
-        What the encoder gives.
-    paths
-        Cubes of the training scans, for the scale of the answers.
-    generator
-        Source of chance, on the CPU.
+    A few dozen deaths cannot teach an untrained encoder to see. The answers come from the scans themselves, so nothing
+    is needed but the training patients' scans; after training the task is thrown away.
 
     References
     ----------
@@ -67,7 +55,7 @@ class DensityTask(nn.Module):
         nn.init.zeros_(self.answer.bias)
 
     def forward(self, features: Tensor, volumes: Tensor) -> Tensor:
-        """Give the mean squared error of the answers to (B, n_features), in variances, for (B, 1, S, S, S)."""
+        """Mean squared error of the answers to features (B, n_features) of volumes (B, 1, S, S, S), in variances."""
         expected = (zone_densities(volumes) - self.mean) / self.sd
         return functional.mse_loss(self.answer(features), expected)
 
@@ -79,24 +67,10 @@ MEETING_PORTS = range(20_000, 32_000)  # below those that systems hand out by th
 
 
 class Fit(pl.LightningModule):
-    """One training: the loss of a batch, its second task, the rates, and the best epoch.
+    """One training, of `n_batches` an epoch: the loss of a batch, its second task, the rates, and the best epoch.
 
-    Parameters
-    ----------
-    network
-        Changed in place.
-    density
-        The second task.
-    training, validation
-        Scans to learn from, and those of patients set apart; without any of them the last epoch is the best.
-    settings
-        Of the network.
-    seed
-        Of chance in the network itself, set anew in each epoch.
-    n_batches
-        Of an epoch.
-    where
-        Name of the training, for the log and for errors.
+    Validation scans are of patients set apart; without any the last epoch is the best. `seed` is set anew in each
+    epoch.
     """
 
     def __init__(
@@ -231,38 +205,22 @@ def train(
 ) -> dict[str, Any]:
     """Train a network on the CPU or on GPUs; on the CPU the same call gives the same weights.
 
-    Every epoch shows one scan of each patient, drawn anew, so that patients with many scans do not dominate.
-
-    Parameters
-    ----------
-    network
-        Changed in place, and left on its device in evaluation mode.
-    examples
-        Scans of the training patients. Some patients are set apart from learning where `settings.patience` is given.
-    settings
-        Epochs, batch size, rates and balance.
-    seed
-        Of the draws and the augmentation.
-    where
-        Name of the training, for the log and for errors.
-    deep
-        What the networks have in common: precision, devices, augmentation and densities; none: the defaults.
-    unfinished
-        Checkpoint to go on from, where it exists and is sound, and to write after epochs; none: no checkpoint.
-    logs
-        Folder for Lightning's `metrics.csv`; none: no such file.
+    The network is changed in place, and left on its device in evaluation mode. Some patients are set apart from
+    learning where `settings.patience` is given. `where` names the training in the log and in errors; `unfinished` is a
+    checkpoint to go on from and to write, `logs` a folder for Lightning's `metrics.csv`, each left out where it is
+    None.
 
     Returns
     -------
     dict
-        `loss` and `validation_loss`, lists with a mean loss per scan for each epoch; `n_validation_patients`;
-        `seconds` and `waiting_share`, the share of these in which the training waited for its next batch.
+        `loss` and `validation_loss`, lists with a mean loss per scan for each epoch; `n_validation_patients`; `seconds`
+        and `waiting_share`, the share of these in which the training waited for its next batch.
 
     Raises
     ------
     StudyError
-        If the loss is no longer a finite number (the scans are named) or memory runs out; the last checkpoint stays.
-        If too few patients are left to set some apart.
+        If the loss is no longer a finite number (the scans are named) or memory runs out; the last checkpoint stays. If
+        too few patients are left to set some apart.
     """
     deep = deep or DeepSettings()
     share = settings.validation_share if settings.patience else 0.0
@@ -313,20 +271,9 @@ def train(
 
 @contextmanager
 def meeting_port(trainer: pl.Trainer) -> Iterator[None]:
-    """Name a port at which the processes that a trainer starts meet, in `MASTER_PORT`, while the block runs.
+    """Name a port at which a trainer's processes meet, in `MASTER_PORT`, inside the block; StudyError if none is free.
 
-    Lightning asks the system for a free port and lets it go until the processes have started, and takes the same one
-    for each later training of this process: meanwhile the system may hand it to any program.
-
-    Parameters
-    ----------
-    trainer
-        Of one process, or one whose processes a cluster starts: nothing is named, nor where `MASTER_PORT` is set.
-
-    Raises
-    ------
-    StudyError
-        If no port can be had.
+    Nothing is named for a trainer of one process, or whose processes a cluster starts, or where `MASTER_PORT` is set.
     """
     cluster = getattr(trainer.strategy, "cluster_environment", None)
     if cluster is None or cluster.creates_processes_externally or "MASTER_PORT" in os.environ:
@@ -359,13 +306,7 @@ def _without_nan(losses: Tensor) -> list[float]:
 
 
 def precision(deep: DeepSettings) -> Any:
-    """Give Lightning's word for the precision of a training on this machine: half where it is fast, unless told.
-
-    Raises
-    ------
-    StudyError
-        If a half precision is asked for that the machine does not have.
-    """
+    """Lightning's word for the precision of a training: half where this machine is fast; StudyError if it cannot."""
     gpu = torch.cuda.is_available()
     bf16 = torch.cuda.is_bf16_supported() if gpu else multiplies_bf16()
     if deep.precision == "auto":

@@ -1,9 +1,8 @@
 """Heads that turn what an encoder saw into risks: discrete-time hazards, or a classifier for each horizon.
 
 Both know about censoring. Hazards give risks that cannot fall from one horizon to the next; separate classifiers, as
-published, can.
-
-Clinical values beside the image: age, sex, subtype and lung function, missing or not, as a part of the score.
+published, can. Clinical values beside the image, missing or not, are a part of the score. Targets of K intervals
+(0, h_1], (h_1, h_2], ... are `died` and `survived`, shape (n, K), from `hazard_targets`.
 """
 
 from collections.abc import Sequence
@@ -23,18 +22,9 @@ N_HIDDEN = 8
 
 
 def clinical_values(scans: pd.DataFrame) -> NDArray[np.float32]:
-    """Take the clinical values of scans as numbers.
+    """Clinical values of scans (columns of schema `COHORT`, each may be absent), (n, N_VALUES), NaN where missing.
 
-    Parameters
-    ----------
-    scans
-        One row a scan; columns of schema `COHORT`, of which each may be absent or empty.
-
-    Returns
-    -------
-    numpy.ndarray
-        `age_years`, `fvc_percent`, `dlco_percent`, 1 for men and 0 for women, and 1 for the patient's subtype and 0
-        for the others, shape (n, N_VALUES); NaN where missing.
+    In order: `NUMBERS`, 1 for men and 0 for women, and for each of `SUBTYPES` whether it is the patient's.
     """
     table = scans.reindex(columns=[*NUMBERS, "sex", "ssc_subtype"])
     sex, subtype = table["sex"], table["ssc_subtype"]
@@ -68,15 +58,7 @@ class ClinicalBranch(nn.Module):
         self.layers = nn.Sequential(nn.Linear(2 * N_VALUES, N_HIDDEN), nn.ReLU(), last)
 
     def fit(self, values: NDArray[np.float32], patient_id: "pd.Series[str]") -> None:
-        """Learn scale, medians and what can be missing; every patient counts once, by the mean of the scans.
-
-        Parameters
-        ----------
-        values
-            Of the training scans, from `clinical_values`.
-        patient_id
-            Their patients.
-        """
+        """Learn scale, medians and what can be missing; every patient counts once, by the mean of the scans."""
         of_patients = pd.DataFrame(values).groupby(patient_id.to_numpy()).mean()
         median = of_patients.median().fillna(0.0)
         filled = of_patients.fillna(median)
@@ -104,15 +86,9 @@ class ClinicalBranch(nn.Module):
 
 
 class Head(nn.Module):
-    """Scores of a scan, and the cohort's own logits, from which every scan starts.
+    """Scores of a scan, and the cohort's own logits, from which every scan starts."""
 
-    Attributes
-    ----------
-    shift
-        Added to the logits, shape (n_intervals,): 0 until `correct_prior`.
-    """
-
-    shift: Tensor
+    shift: Tensor  # added to the logits, (n_intervals,): 0 until `correct_prior`
 
     def __init__(self, n_features: int, n_scores: int, n_intervals: int) -> None:
         super().__init__()
@@ -167,7 +143,7 @@ class HazardHead(Head):
         super().__init__(n_features, 1, n_intervals)
 
     def losses(self, logits: Tensor, died: Tensor, survived: Tensor) -> Tensor:
-        """Negative log-likelihood of each scan, shape (B,); arguments as for `hazard_losses`."""
+        """Negative log-likelihood of each scan, shape (B,)."""
         return hazard_losses(logits, died, survived)
 
     def risks(self, logits: Tensor) -> Tensor:
@@ -184,14 +160,14 @@ class ClassifierHead(Head):
 
     A scan censored before a horizon teaches nothing about it: its state is unknown. Where the study counts such scans
     as alive (`labels: as_published`), the targets say so. Risks can cross: nothing makes that of a later horizon the
-    higher one.
+    higher.
     """
 
     def __init__(self, n_features: int, n_intervals: int) -> None:
         super().__init__(n_features, n_intervals, n_intervals)
 
     def losses(self, logits: Tensor, died: Tensor, survived: Tensor) -> Tensor:
-        """Cross-entropy of each scan, shape (B,); arguments as for `classifier_losses`."""
+        """Cross-entropy of each scan, shape (B,)."""
         return classifier_losses(logits, died, survived)
 
     def risks(self, logits: Tensor) -> Tensor:
@@ -206,38 +182,23 @@ class ClassifierHead(Head):
 def hazard_targets(
     followup_years: NDArray[np.float64], event_observed: NDArray[np.bool_], horizons_years: Sequence[float]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Tell in which interval between horizons each scan was followed by death, and which it survived.
+    """In which interval each scan was followed by death (1, else 0), and the fraction of each it survived, both (n, K).
 
-    A scan censored inside an interval contributes the part of the interval for which it was followed: with a
-    hazard that is constant inside the interval, surviving the fraction f of it has probability (1 - hazard)^f.
-    With no scan specific hazards the maximum of this likelihood is the actuarial (life-table) estimate.
-
-    Parameters
-    ----------
-    followup_years
-        From the scan to death or last contact, years, shape (n,).
-    event_observed
-        Whether the follow-up ends with death, shape (n,).
-    horizons_years
-        Increasing horizons h_1 < ... < h_K, years; the intervals are (0, h_1], (h_1, h_2], ...
-
-    Returns
-    -------
-    died : numpy.ndarray
-        1 in the interval of death, else 0, shape (n, K).
-    survived : numpy.ndarray
-        Fraction of each interval known to be survived, 0 to 1, shape (n, K); 0 in the interval of death.
+    Follow-up and the increasing horizons are in years. With no scan specific hazards the maximum of this likelihood is
+    the actuarial (life-table) estimate.
 
     References
     ----------
     Gensheimer MF, Narasimhan B. A scalable discrete-time survival model for neural networks. PeerJ 2019;7:e6257
-    (likelihood). Kvamme H, Borgan Ø. Continuous and discrete-time survival prediction with neural networks.
-    Lifetime Data Anal 2021;27:710-36 (censoring inside an interval under a constant hazard).
+    (likelihood). Kvamme H, Borgan Ø. Continuous and discrete-time survival prediction with neural networks. Lifetime
+    Data Anal 2021;27:710-36 (censoring inside an interval under a constant hazard).
     """
     ends = np.asarray(horizons_years, dtype=float)
     starts = np.concatenate([[0.0], ends[:-1]])
     time = followup_years[:, None]
     died = event_observed[:, None] & (time > starts) & (time <= ends)
+    # Part of an interval counts as a part: under a hazard constant inside it, the fraction f is survived with
+    # probability (1 - hazard)^f.
     survived = np.where(died, 0.0, np.clip((time - starts) / (ends - starts), 0.0, 1.0))
     return died.astype(np.float32), survived.astype(np.float32)
 
@@ -245,31 +206,14 @@ def hazard_targets(
 def base_hazards(
     died: NDArray[np.float32], survived: NDArray[np.float32], weights: NDArray[np.float64] | None = None
 ) -> NDArray[np.float64]:
-    """Estimate the cohort's hazard in each interval, shape (K,).
-
-    The actuarial estimate, deaths / (deaths + intervals survived), with half a death added to each so that no
-    interval starts at a hazard of 0 or 1. `weights`, shape (n,) with mean 1, say how much each scan counts;
-    none: alike.
-    """
+    """The cohort's actuarial hazard in each interval, (K,); `weights` (n,), mean 1, say how much each scan counts."""
     weights = np.ones(len(died)) if weights is None else weights
-    n_died = weights @ died + 0.5
+    n_died = weights @ died + 0.5  # half a death, and half a survival below: no interval starts at a hazard of 0 or 1
     return np.asarray(n_died / (n_died + weights @ survived + 0.5))
 
 
 def hazard_losses(logits: Tensor, died: Tensor, survived: Tensor) -> Tensor:
-    """Negative log-likelihood of each scan under discrete-time hazards.
-
-    Parameters
-    ----------
-    logits
-        Logits of hazard, shape (B, K).
-    died, survived
-        From `hazard_targets`, shape (B, K).
-
-    Returns
-    -------
-    torch.Tensor
-        - sum over k of died_k log h_k + survived_k log(1 - h_k), shape (B,).
+    """Minus the sum over k of died_k log h_k + survived_k log(1 - h_k), shape (B,), of logits of hazard h (B, K).
 
     References
     ----------
@@ -286,20 +230,7 @@ def risks(logits: Tensor) -> Tensor:
 
 
 def classifier_losses(logits: Tensor, died: Tensor, survived: Tensor) -> Tensor:
-    """Binary cross-entropy of each scan, summed over the horizons at which its state is known.
-
-    Parameters
-    ----------
-    logits
-        Of risk within each horizon, shape (B, K).
-    died, survived
-        From `hazard_targets`, shape (B, K).
-
-    Returns
-    -------
-    torch.Tensor
-        Shape (B,).
-    """
+    """Binary cross-entropy of each scan (B,), over the horizons at which its state is known; logits of risk (B, K)."""
     dead = died.cumsum(dim=1)
     alive = (survived >= 1).to(logits.dtype).cumprod(dim=1)
     return (functional.binary_cross_entropy_with_logits(logits, dead, reduction="none") * (dead + alive)).sum(dim=1)

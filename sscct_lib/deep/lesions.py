@@ -17,22 +17,7 @@ FEWEST_PERCENT = 1.0  # of the lungs; below, there is nothing to find
 
 
 def lesion_cube(study: Study, scan_id: str, size: int) -> NDArray[np.bool_]:
-    """Bring a scan's true lesions to the grid of a network's cube.
-
-    Parameters
-    ----------
-    study
-        The simulated study and run.
-    scan_id
-        The scan; it has a lung mask.
-    size
-        Side of the cube, voxels.
-
-    Returns
-    -------
-    numpy.ndarray
-        Where half of the voxel or more is interstitial disease, shape (size, size, size).
-    """
+    """Where half of a cube's voxel or more is truly interstitial disease, shape (size, size, size)."""
     image, mask = load_lungs(study, scan_id)
     lesions = read_volume(study.folder / "truth" / "lesions" / f"{scan_id}.nii.gz")
     on_grid = sitk.Resample(lesions, image, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
@@ -44,20 +29,10 @@ def lesion_cube(study: Study, scan_id: str, size: int) -> NDArray[np.bool_]:
 def score_map(
     attribution: NDArray[np.float32], lesions: NDArray[np.bool_], lungs: NDArray[np.bool_]
 ) -> dict[str, float]:
-    """Hold a map against lesions.
+    """Hold a map (parts of the score) against lesions and lungs on its grid, all (S, S, S).
 
-    Parameters
-    ----------
-    attribution
-        Parts of the score, shape (S, S, S).
-    lesions, lungs
-        On the same grid.
-
-    Returns
-    -------
-    dict
-        `in_lesions`: share of what raises the risk that lies in lesions; `expected`: their share of the lungs, which
-        a blind map attains on average; `hit`: whether the strongest voxel lies in a lesion (the pointing game).
+    `in_lesions` is the share of what raises the risk that lies in lesions; `expected` their share of the lungs, which a
+    blind map attains on average; `hit` whether the strongest voxel lies in a lesion (the pointing game).
 
     References
     ----------
@@ -78,17 +53,17 @@ def lesion_table(study: Study, checked: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     study
-        The simulated study and run; maps are saved.
+        Simulated; maps are saved.
     checked
-        From `attribution.attribute_scans`: which maps there are.
+        From `explain.attribute_scans`: which maps there are.
 
     Returns
     -------
     pandas.DataFrame
         One row a model: `times chance` (mean over scans of the share in lesions over the lesions' share of the lungs),
-        the same of the untrained network, and `strongest voxel in a lesion` (share of scans for
-        which that holds) with the share expected by chance, 95 % intervals by bootstrap of patients, `scans` and
-        `patients`. Scans with less than 1 % disease are left out.
+        the same of the untrained network, and `strongest voxel in a lesion` (share of scans for which that holds) with
+        the share expected by chance, 95 % intervals by bootstrap of patients, `scans` and `patients`. Scans with less
+        than 1 % disease are left out.
     """
     rows = {}
     for (model, name), scans in checked.groupby(["model", "network"], sort=False):

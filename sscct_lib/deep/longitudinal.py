@@ -7,8 +7,6 @@ References
 ----------
 Cho K et al. Learning phrase representations using RNN encoder-decoder for statistical machine translation. EMNLP 2014
 (gated recurrent unit).
-
-Longitudinal models of a study: trained on what each fold's network sees, saved, and used for predictions.
 """
 
 from collections.abc import Sequence
@@ -19,19 +17,17 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sscct_lib.cohort.outcomes import DAYS_PER_YEAR, patient_weights
 from sscct_lib.deep.cross_validation import fold_model, horizons
-from sscct_lib.deep.embeddings import Projection, embed, fit_projection, fold_file, fold_files, with_cubes
+from sscct_lib.deep.embeddings import Projection, embed, fit_projection, fold_file, with_cubes
 from sscct_lib.deep.heads import ClassifierHead, HazardHead, clinical_values, hazard_targets
 from sscct_lib.deep.networks import HazardNetwork, display_name
 from sscct_lib.study.files import atomic
-from sscct_lib.study.folder import Study, StudyError, fingerprint
+from sscct_lib.study.folder import Study, fingerprint
 from sscct_lib.study.schemas import PREDICTIONS
-from sscct_lib.study.settings import NetworkSettings
 
 N_SEEN = 4  # principal components of what the network sees of a scan, beside its score
 N_HIDDEN = 4
@@ -44,11 +40,6 @@ class LongitudinalNetwork(nn.Module):
     """A correction of the logits of single scans by the patient's scans up to each of them.
 
     It starts as no correction at all, so that a cohort with little to learn from keeps the risks of single scans.
-
-    Parameters
-    ----------
-    n_inputs
-        Numbers that describe a scan.
     """
 
     def __init__(self, n_inputs: int) -> None:
@@ -59,21 +50,10 @@ class LongitudinalNetwork(nn.Module):
         nn.init.zeros_(self.correction.bias)
 
     def forward(self, scans: Tensor, years: Tensor, logits: Tensor) -> Tensor:
-        """Give logits after each scan.
+        """Give logits (patients, scans, K) after each scan: entry i rests on scans 0 to i, in the order of time.
 
-        Parameters
-        ----------
-        scans
-            In the order of time, shape (patients, scans, n_inputs); after a patient's last scan anything.
-        years
-            Since the patient's scan before, 0 for the first, shape (patients, scans).
-        logits
-            Of each scan by itself, shape (patients, scans, K).
-
-        Returns
-        -------
-        torch.Tensor
-            Shape (patients, scans, K); entry i rests on scans 0 to i.
+        `scans` (patients, scans, n_inputs) may hold anything after a patient's last; `years` (patients, scans) since
+        the one before, 0 for the first; `logits` (patients, scans, K) of each scan by itself.
         """
         seen, _ = self.memory(torch.cat([scans, years.unsqueeze(-1)], dim=-1))
         corrected: Tensor = logits + self.correction(seen)
@@ -82,37 +62,17 @@ class LongitudinalNetwork(nn.Module):
 
 @dataclass(frozen=True)
 class Seen:
-    """Scans as the trained network of a fold sees them.
+    """Scans as the trained network of a fold sees them, in any order."""
 
-    Attributes
-    ----------
-    scans
-        `scan_id`, `patient_id`, `scan_day`; one row a scan, in any order.
-    inputs
-        Numbers that describe each, shape (n, n_inputs).
-    logits
-        Of each by itself, shape (n, K).
-    """
-
-    scans: pd.DataFrame
-    inputs: NDArray[np.float32]
-    logits: NDArray[np.float32]
+    scans: pd.DataFrame  # `scan_id`, `patient_id`, `scan_day`
+    inputs: NDArray[np.float32]  # (n, n_inputs), numbers that describe each
+    logits: NDArray[np.float32]  # (n, K), of each by itself
 
 
 def sequences(scans: pd.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Put each patient's scans in the order of time.
+    """Put each patient's scans in the order of time: row numbers, -1 after the last, and years since the scan before.
 
-    Parameters
-    ----------
-    scans
-        `scan_id`, `patient_id`, `scan_day`; one row a scan, in any order.
-
-    Returns
-    -------
-    rows : numpy.ndarray
-        Row numbers in `scans`, shape (patients, most scans); -1 after a patient's last scan.
-    years : numpy.ndarray
-        Since the scan before, 0 for the first, of the same shape.
+    Both have shape (patients, most scans); `scans` has `scan_id`, `patient_id`, `scan_day`, in any order.
     """
     table = scans.reset_index(drop=True).sort_values(["scan_day", "scan_id"])
     days = table["scan_day"].to_numpy(dtype=float)
@@ -128,24 +88,7 @@ def sequences(scans: pd.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.float3
 def train(
     seen: Seen, died: NDArray[np.float32], survived: NDArray[np.float32], head: HazardHead | ClassifierHead, seed: int
 ) -> LongitudinalNetwork:
-    """Train a longitudinal model; every patient counts once. The same call gives the same weights.
-
-    Parameters
-    ----------
-    seen
-        The training scans.
-    died, survived
-        From `heads.hazard_targets`, shape (n, K).
-    head
-        Of the network of single scans: it gives the loss.
-    seed
-        Of the first weights.
-
-    Returns
-    -------
-    LongitudinalNetwork
-        In evaluation mode.
-    """
+    """Train a longitudinal model; every patient counts once. The same call gives the same weights."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = LongitudinalNetwork(seen.inputs.shape[1])
@@ -164,20 +107,7 @@ def train(
 
 
 def predict(network: LongitudinalNetwork, seen: Seen) -> NDArray[np.float32]:
-    """Give the logits of scans from each patient's scans up to it, among those given.
-
-    Parameters
-    ----------
-    network
-        Trained.
-    seen
-        The scans.
-
-    Returns
-    -------
-    numpy.ndarray
-        Shape (n, K), in the order of `seen.scans`.
-    """
+    """Give the logits of scans, (n, K) in the order of `seen.scans`, from each patient's scans up to it."""
     rows, years, inside = _tensors(seen.scans)
     with torch.inference_mode():
         found = network(torch.from_numpy(seen.inputs)[rows], years, torch.from_numpy(seen.logits)[rows])
@@ -198,27 +128,7 @@ FOLDER = "longitudinal"
 
 
 def cross_validate(study: Study, network_name: str, cohort: pd.DataFrame) -> pd.DataFrame:
-    """Predict each scan from its patient's scans up to it, by models that never saw the patient.
-
-    Parameters
-    ----------
-    study
-        The study and run; the network is trained.
-    network_name
-        `resnet18`, `densenet121` or `swin`; of an ensemble the first member of each fold is built upon.
-    cohort
-        Schema `COHORT`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Schema `PREDICTIONS`. The models are saved in the study's models.
-
-    Raises
-    ------
-    StudyError
-        If a fold has no trained network.
-    """
+    """Predict each scan (schema `PREDICTIONS`) from its patient's scans up to it; the models of all folds are saved."""
     table = with_cubes(study, network_name, study, cohort)
     event = table["event_observed"].to_numpy(dtype=bool)
     followup = table["followup_years"].to_numpy(dtype=float)
@@ -248,54 +158,10 @@ def cross_validate(study: Study, network_name: str, cohort: pd.DataFrame) -> pd.
 
 def cross_validate_all(study: Study, networks: Sequence[str], cohort: pd.DataFrame) -> pd.DataFrame:
     """Predict a cohort by the longitudinal models of every network whose settings ask for one: schema `PREDICTIONS`."""
-    asked = [name for name in networks if getattr(study.settings.deep, name).longitudinal]
+    asked = [name for name in networks if study.settings.deep.network(name).longitudinal]
     found = [cross_validate(study, name, cohort) for name in asked]
     empty = pd.DataFrame(columns=list(PREDICTIONS.columns))
     return PREDICTIONS.validate(pd.concat(found, ignore_index=True) if found else empty)
-
-
-def predict_new(trained: Study, network_name: str, study: Study, scans: pd.DataFrame) -> pd.DataFrame:
-    """Predict new scans, each from its patient's scans up to it among those given.
-
-    Parameters
-    ----------
-    trained
-        The study and run whose models predict; `cross_validate` has run.
-    network_name
-        `resnet18`, `densenet121` or `swin`.
-    study
-        The study and run that holds the scans.
-    scans
-        `scan_id`, `patient_id`, `scan_day`, and clinical columns where they are known; give all scans of a patient.
-
-    Returns
-    -------
-    pandas.DataFrame
-        `model`, `horizon_years`, `scan_id`, `patient_id`, `risk` (mean over the models of all folds) and `risk_sd`
-        (their standard deviation).
-
-    Raises
-    ------
-    StudyError
-        If there are no longitudinal models.
-    """
-    paths = fold_files(trained.models / FOLDER, network_name)
-    if not paths:
-        raise StudyError(
-            f"{trained.models} holds no longitudinal models. Run `04_deep_models` with "
-            f"deep.{network_name}.longitudinal: true."
-        )
-    table = with_cubes(trained, network_name, study, scans)
-    frames = []
-    for fold, path in paths.items():
-        model, projection, centre, scale = _load(path)
-        network = fold_model(trained, network_name, fold)
-        embedded = embed(trained, network_name, fold, study, table)
-        seen = _seen(table, embedded, _logits(network, embedded, table), projection, centre, scale)
-        frames.append(_frame(trained, network_name, network, model, seen))
-    keys = ["model", "horizon_years", "scan_id", "patient_id"]
-    spread = pd.concat(frames).groupby(keys, sort=False)["risk"].agg(["mean", "std"]).reset_index()
-    return spread.rename(columns={"mean": "risk", "std": "risk_sd"})
 
 
 def _logits(network: HazardNetwork, embedded: NDArray[np.float32], table: pd.DataFrame) -> NDArray[np.float32]:
@@ -324,7 +190,7 @@ def _take(seen: Seen, chosen: NDArray[np.bool_]) -> Seen:
 def _frame(
     study: Study, network_name: str, network: HazardNetwork, model: LongitudinalNetwork, seen: Seen
 ) -> pd.DataFrame:
-    settings: NetworkSettings = getattr(study.settings.deep, network_name)
+    settings = study.settings.deep.network(network_name)
     risk = network.risks(torch.from_numpy(predict(model, seen)).double()).numpy()
     rows = [
         seen.scans[["scan_id", "patient_id"]].assign(
@@ -341,13 +207,3 @@ def _save(model: LongitudinalNetwork, projection: Projection, centre: float, sca
     tensors["score"] = torch.tensor([centre, scale], dtype=torch.float64)
     with atomic(path) as partial:
         save_file(tensors | {f"model.{name}": value for name, value in model.state_dict().items()}, partial)
-
-
-def _load(path: Path) -> tuple[LongitudinalNetwork, Projection, float, float]:
-    with safe_open(path, "pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
-    projection = Projection(*(tensors[f"projection.{name}"].numpy() for name in ("mean", "spread", "components")))
-    model = LongitudinalNetwork(1 + len(projection.components))
-    model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
-    centre, scale = tensors["score"].tolist()
-    return model.eval(), projection, centre, scale

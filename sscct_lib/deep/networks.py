@@ -1,8 +1,7 @@
 """Three encoders of a lung volume, and the network that an encoder and a head make together.
 
-Training on processors: 16 bits where they are right, and memory that is not given back after each step.
-
-Exact window attention on the processor, a few windows at a time, so that the attention weights stay in its cache.
+The encoders are MONAI's, with published weights' names and shapes. On a processor two of their layers are replaced: a
+convolution that is wrong in 16 bits, and window attention, which keeps its weights in the cache.
 """
 
 import os
@@ -41,8 +40,8 @@ def processor_at_32_bits() -> torch.autocast:
 class Convolution(nn.Conv3d):
     """A convolution that stays at 32 bits where the processor's 16 are wrong.
 
-    oneDNN 3 in PyTorch 2.13 reads and writes beside the gradient of the kernel where a side of the input is
-    no larger than the kernel. `tests/test_processors.py` holds the rule to PyTorch's own 32 bits.
+    oneDNN 3 in PyTorch 2.13 reads and writes beside the gradient of the kernel where a side of the input is no larger
+    than the kernel. `tests/deep/test_networks.py` holds the rule to PyTorch's own 32 bits.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -86,9 +85,9 @@ AT_ONCE = 2**20  # attention weights in work; 4 MB in 32 bits
 class PiecewiseAttention(WindowAttention):
     """MONAI's window attention with the same weights and values, in less time and memory on the processor.
 
-    MONAI keeps the weights of all windows for the way back: at windows of 7 voxels 343 numbers for each voxel and
-    head, several times over. Most of its time goes into memory. Here they are computed for a few windows at a time and
-    once more on the way back (Dao T et al. FlashAttention. NeurIPS 2022). On a GPU it is MONAI's own.
+    MONAI keeps the weights of all windows for the way back: at windows of 7 voxels 343 numbers for each voxel and head,
+    several times over. Most of its time goes into memory. Here they are computed for a few windows at a time and once
+    more on the way back (Dao T et al. FlashAttention. NeurIPS 2022). On a GPU it is MONAI's own.
     """
 
     relative_position_index: Tensor
@@ -167,8 +166,8 @@ HEADS = 12  # the four stages' attention heads (3, 6, 12, 24) share the width in
 class ZeroPadShortcut(nn.Module):
     """The parameter-free shortcut of a residual block that halves the volume (type A of He et al., 2016).
 
-    MONAI's own copies its input without gradient (`out.data`), which cuts the path that residual learning rests
-    on. This one has the same values and, like MONAI's, no entry in the state dict, so MedicalNet weights fit.
+    MONAI's own copies its input without gradient (`out.data`), which cuts the path that residual learning rests on.
+    This one has the same values and, like MONAI's, no entry in the state dict, so MedicalNet weights fit.
     """
 
     def __init__(self, channels: int, stride: int) -> None:
@@ -206,19 +205,12 @@ class SwinEncoder(nn.Module):
 
 
 def build_resnet18() -> tuple[nn.Module, int]:
-    """Build a 3D ResNet-18 in MedicalNet's shape (stem of stride 2, type-A shortcuts with gradient).
-
-    Returns
-    -------
-    encoder : torch.nn.Module
-        Maps (B, 1, D, H, W) to (B, n_features).
-    n_features : int
-        512.
+    """Build a 3D ResNet-18 in MedicalNet's shape (stem of stride 2, type-A shortcuts with gradient), and n_features.
 
     References
     ----------
-    He K et al. Deep residual learning for image recognition. CVPR 2016. Chen S, Ma K, Zheng Y. Med3D: transfer
-    learning for 3D medical image analysis. arXiv 1904.00625.
+    He K et al. Deep residual learning for image recognition. CVPR 2016. Chen S, Ma K, Zheng Y. Med3D: transfer learning
+    for 3D medical image analysis. arXiv 1904.00625.
     """
     encoder: nn.Module = resnet18(
         spatial_dims=3, n_input_channels=1, conv1_t_stride=2, shortcut_type="A", feed_forward=False
@@ -230,19 +222,7 @@ def build_resnet18() -> tuple[nn.Module, int]:
 
 
 def build_densenet121() -> tuple[nn.Module, int]:
-    """Build a 3D DenseNet-121.
-
-    Returns
-    -------
-    encoder : torch.nn.Module
-        Maps (B, 1, D, H, W) to (B, n_features).
-    n_features : int
-        1024.
-
-    References
-    ----------
-    Huang G et al. Densely connected convolutional networks. CVPR 2017.
-    """
+    """Build a 3D DenseNet-121, and n_features (Huang G et al. Densely connected convolutional networks. CVPR 2017)."""
     encoder: Any = DenseNet121(spatial_dims=3, in_channels=1, out_channels=1)
     n_features = int(encoder.class_layers.out.in_features)
     encoder.class_layers.out = nn.Identity()
@@ -250,26 +230,12 @@ def build_densenet121() -> tuple[nn.Module, int]:
 
 
 def build_swin(feature_size: int = 48, window_size: int = 7) -> tuple[nn.Module, int]:
-    """Build the Swin Transformer encoder of SwinUNETR.
-
-    Parameters
-    ----------
-    feature_size
-        Width of the first stage, a multiple of 12; the published weights have 48.
-    window_size
-        Side of the attention windows, patches; the published weights have 7.
-
-    Returns
-    -------
-    encoder : torch.nn.Module
-        Maps (B, 1, D, H, W) to (B, n_features).
-    n_features : int
-        16 * feature_size.
+    """Build the Swin Transformer encoder of SwinUNETR, and n_features; published weights: width 48, windows of 7.
 
     References
     ----------
-    Hatamizadeh A et al. Swin UNETR. BrainLes 2021, arXiv 2201.01266. Tang Y et al. Self-supervised pre-training
-    of Swin transformers for 3D medical image analysis. CVPR 2022.
+    Hatamizadeh A et al. Swin UNETR. BrainLes 2021, arXiv 2201.01266. Tang Y et al. Self-supervised pre-training of Swin
+    transformers for 3D medical image analysis. CVPR 2022.
     """
     return SwinEncoder(feature_size, window_size), 16 * feature_size
 
@@ -281,8 +247,6 @@ class HazardNetwork(nn.Module):
     ----------
     encoder
         Maps (B, 1, D, H, W) to (B, n_features).
-    n_features
-        What the encoder gives.
     n_intervals
         Intervals between horizons, the first from 0.
     head
@@ -338,8 +302,8 @@ class HazardNetwork(nn.Module):
     def standardise(self, centre: float, spread: float) -> None:
         """Let the encoder see (density - centre) / spread; until then it sees densities as they are, 0 to 1.
 
-        Lung fills a tenth of the window. Layer norms, which the Swin Transformer has in the place of batch norms,
-        hide so small a difference from the layers above.
+        Lung fills a tenth of the window. Layer norms, which the Swin Transformer has in the place of batch norms, hide
+        so small a difference from the layers above.
         """
         with torch.no_grad():
             self.centre.fill_(centre)
@@ -354,20 +318,7 @@ class HazardNetwork(nn.Module):
 
 
 def check_size(network_name: str, settings: NetworkSettings) -> None:
-    """Refuse a size that a network cannot take.
-
-    Parameters
-    ----------
-    network_name
-        `resnet18`, `densenet121` or `swin`.
-    settings
-        Its settings.
-
-    Raises
-    ------
-    StudyError
-        If the name is unknown, the cube is too small, or it does not divide (Swin Transformer).
-    """
+    """Refuse an unknown network, and a size it cannot take: too small, or not to be halved (StudyError)."""
     if network_name not in NETWORK_WORDS:
         raise StudyError(f"Unknown network {network_name!r}; expected one of {', '.join(NETWORK_WORDS)}.")
     where = f"study.yaml, deep.{network_name}"
@@ -391,22 +342,15 @@ def build(network_name: str, settings: NetworkSettings, n_intervals: int) -> Haz
 
     Parameters
     ----------
-    network_name
-        `resnet18`, `densenet121` or `swin`.
     settings
-        Its settings; `weights` are not read here, see `pretrained.load_weights`.
+        Of the network; `weights` are not read here, see `pretrained.load_weights`.
     n_intervals
         Intervals between horizons.
-
-    Returns
-    -------
-    HazardNetwork
-        The network.
 
     Raises
     ------
     StudyError
-        As `check_size`.
+        If the name is unknown, or the network cannot take a cube of this size.
     """
     check_size(network_name, settings)
     if network_name == "resnet18":

@@ -1,4 +1,7 @@
-"""Prediction by a trained network, and its loss on scans."""
+"""Prediction by a trained network, and its loss on scans.
+
+Risks are of death within each horizon, shape (n, K); clinical values (n, N_VALUES), NaN where missing, or None.
+"""
 
 from pathlib import Path
 from typing import Literal
@@ -21,24 +24,7 @@ N_DROPOUT_SAMPLES = 50
 def predict(
     network: HazardNetwork, paths: list[Path], clinical: NDArray[np.float32] | None = None, batch_size: int = 8
 ) -> NDArray[np.float64]:
-    """Predict the risks of scans.
-
-    Parameters
-    ----------
-    network
-        Trained.
-    paths
-        The scans' cubes, of the size that the network was trained with.
-    clinical
-        Their clinical values, shape (n, N_VALUES), NaN where missing; none: all are. Only for a network that uses them.
-    batch_size
-        Scans at a time.
-
-    Returns
-    -------
-    numpy.ndarray
-        Risk of death within each horizon, shape (n, K).
-    """
+    """Predict the risks of scans from their cubes, `batch_size` at a time."""
     return risks_of(network, encode(network, paths, batch_size), clinical)
 
 
@@ -55,7 +41,7 @@ def encode(network: HazardNetwork, paths: list[Path], batch_size: int = 8) -> Te
 
 
 def risks_of(network: HazardNetwork, features: Tensor, clinical: NDArray[np.float32] | None) -> NDArray[np.float64]:
-    """Give the risks of scans from what the encoder made of them, shape (n, K)."""
+    """Give the risks of scans from what the encoder made of them."""
     with torch.inference_mode():
         values = _on_device(features, clinical)
         return np.asarray(network.risks(network.logits(features, values).double()).cpu().numpy())
@@ -64,25 +50,9 @@ def risks_of(network: HazardNetwork, features: Tensor, clinical: NDArray[np.floa
 def dropout_spread(
     network: HazardNetwork, features: Tensor, clinical: NDArray[np.float32] | None, seed: int
 ) -> NDArray[np.float64]:
-    """Give the spread of risks when features are left out at random, as in training.
+    """Standard deviation (n, K) of risks when encoded features (n, n_features) are left out at random, as in training.
 
     The cheap alternative to an ensemble: the scans are encoded once.
-
-    Parameters
-    ----------
-    network
-        Trained with dropout.
-    features
-        From `encode`, shape (n, n_features).
-    clinical
-        As for `predict`.
-    seed
-        Of the draws.
-
-    Returns
-    -------
-    numpy.ndarray
-        Standard deviation over `N_DROPOUT_SAMPLES` draws, shape (n, K).
 
     References
     ----------
@@ -105,22 +75,7 @@ def _on_device(features: Tensor, clinical: NDArray[np.float32] | None) -> Tensor
 def mean_loss(
     examples: Examples, risk: NDArray[np.float64], head: Literal["hazard", "classifiers"] = "hazard"
 ) -> float:
-    """Give the loss of predicted risks as training counts it: each patient weighs the same.
-
-    Parameters
-    ----------
-    examples
-        Scans and what became of them.
-    risk
-        Risk of death within each horizon, shape (n, K).
-    head
-        Which loss: that of hazards, or of a classifier for each horizon.
-
-    Returns
-    -------
-    float
-        Mean loss per scan; a negative log-likelihood.
-    """
+    """Mean loss per scan (a negative log-likelihood) of predicted risks; as in training, patients weigh the same."""
     died, survived = torch.from_numpy(examples.died), torch.from_numpy(examples.survived)
     if head == "classifiers":
         logits = torch.logit(torch.from_numpy(np.clip(risk, 1e-9, 1 - 1e-9)))
@@ -134,7 +89,7 @@ def mean_loss(
 
 
 def risk_without_image(training: Examples, n_scans: int) -> NDArray[np.float64]:
-    """Give every scan the risks of the training cohort, shape (n_scans, K): what an image must improve on."""
+    """Give every scan the risks of the training cohort: what an image must improve on."""
     hazards = base_hazards(training.died, training.survived)
     return np.tile(1 - np.cumprod(1 - hazards), (n_scans, 1))
 

@@ -18,23 +18,13 @@ LEAST_SHARE = 0.9
 
 @dataclass(frozen=True)
 class Weights:
-    """Where the weights of an encoder come from.
-
-    Attributes
-    ----------
-    file, sha256
-        Name and SHA-256 of the file.
-    n_matched, n_expected
-        Tensors of the encoder that the file filled, and that the encoder has.
-    n_unexpected
-        Tensors of the file that the encoder has no place for.
-    """
+    """Where the weights of an encoder come from, and how many tensors they filled."""
 
     file: str
     sha256: str
-    n_matched: int
-    n_expected: int
-    n_unexpected: int
+    n_matched: int  # tensors of the encoder that the file filled
+    n_expected: int  # tensors that the encoder has
+    n_unexpected: int  # tensors of the file that the encoder has no place for
 
     @property
     def words(self) -> str:
@@ -55,31 +45,24 @@ class Weights:
 
 
 def load_weights(encoder: nn.Module, path: Path, sha256: str | None) -> Weights:
-    """Fill an encoder with pretrained weights.
+    """Fill an encoder, in place, with pretrained weights.
 
-    Understood are files whose tensors lie bare, under `state_dict` or under `model`; names with `module.`,
-    `encoder.`, `backbone.` or `swinViT.` before them; `mlp.fc1`/`mlp.fc2`; torchvision's names of dense layers;
-    and 2D kernels, which are inflated: repeated along depth and divided by it, colours summed.
+    Understood are files whose tensors lie bare, under `state_dict` or under `model`; names with `module.`, `encoder.`,
+    `backbone.` or `swinViT.` before them; `mlp.fc1`/`mlp.fc2`; torchvision's names of dense layers; and 2D kernels,
+    which are inflated: repeated along depth and divided by it, colours summed.
 
     Parameters
     ----------
-    encoder
-        From one of the constructors; changed in place.
     path
         A `.safetensors` file, or one that `torch.load(weights_only=True)` reads.
     sha256
         SHA-256 that the file must have.
 
-    Returns
-    -------
-    Weights
-        What was loaded.
-
     Raises
     ------
     StudyError
-        If the file is missing or unreadable, has another SHA-256 or none is given, or fills less than 90 % of
-        the encoder's tensors.
+        If the file is missing or unreadable, has another SHA-256 or none is given, or fills less than 90 % of the
+        encoder's tensors.
 
     References
     ----------

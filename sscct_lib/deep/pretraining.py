@@ -48,22 +48,7 @@ TEMPERATURE = 0.5
 
 
 def hide(volumes: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Hide boxes of volumes.
-
-    Parameters
-    ----------
-    volumes
-        Shape (B, 1, S, S, S), 0 outside the lungs.
-    share
-        Of the boxes, which divide a volume in `BOX` parts along each side.
-    generator
-        Source of chance, on the CPU.
-
-    Returns
-    -------
-    torch.Tensor
-        The same with 0 in the hidden boxes.
-    """
+    """Set a share of the boxes of volumes (B, 1, S, S, S) to 0."""
     n_boxes = BOX**3
     order = torch.rand(len(volumes), n_boxes, generator=generator).argsort(dim=1)
     shown = (order >= round(share * n_boxes)).float().view(-1, 1, BOX, BOX, BOX).to(volumes.device)
@@ -76,23 +61,7 @@ def coarse(volumes: Tensor) -> Tensor:
 
 
 class Pretraining(pl.LightningModule):
-    """The two tasks and their loss.
-
-    Parameters
-    ----------
-    network
-        Its encoder learns; its head takes no part.
-    examples
-        Scans of the training patients; outcomes are not looked at.
-    settings
-        Of the network: batch size and weight decay.
-    pretraining
-        Epochs, learning rate, share hidden, weight of the second task.
-    seed
-        Of the boxes.
-    n_batches
-        Of an epoch.
-    """
+    """The two tasks and their loss; the network's head takes no part, and outcomes are not looked at."""
 
     def __init__(
         self,
@@ -152,33 +121,9 @@ class Pretraining(pl.LightningModule):
 
 
 def pretrained_encoder(study: Study, network_name: str, training: Examples, fold: int) -> tuple[Path, str]:
-    """Find the encoder that learned from the training patients of a fold, or let it learn.
-
-    Parameters
-    ----------
-    study
-        The study and run: sections `deep` and seed.
-    network_name
-        `resnet18`, `densenet121` or `swin`.
-    training
-        Scans of the patients of the other folds, and of no other.
-    fold
-        Which patients are kept out.
-
-    Returns
-    -------
-    path : Path
-        The encoder's tensors; beside it lies a card.
-    sha256 : str
-        Of the file.
-
-    Raises
-    ------
-    StudyError
-        If the loss is not finite.
-    """
+    """Find the encoder that learned from the training patients of a fold, or let it learn: its file and SHA-256."""
     deep = study.settings.deep
-    settings: NetworkSettings = getattr(deep, network_name)
+    settings = deep.network(network_name)
     path = study.models / "pretrained" / f"{network_name}_fold{fold}.safetensors"
     key = fingerprint(
         code_hash("deep.pretraining"),
@@ -223,32 +168,10 @@ def pretrained_encoder(study: Study, network_name: str, training: Examples, fold
 def pretrain(
     network: HazardNetwork, examples: Examples, settings: NetworkSettings, study: Study, seed: int, where: str
 ) -> list[float]:
-    """Let an encoder learn from scans alone, on the CPU or a GPU; on the CPU the same call gives the same weights.
+    """Let an encoder learn from scans alone, in place; on the CPU the same call gives the same weights.
 
-    Parameters
-    ----------
-    network
-        Changed in place, and left on the CPU in evaluation mode.
-    examples
-        Scans of the training patients.
-    settings
-        Of the network.
-    study
-        The study: `deep.pretraining` and the precision.
-    seed
-        Of the draws and the boxes.
-    where
-        Name of the pretraining, for the log and for errors.
-
-    Returns
-    -------
-    list of float
-        Mean loss in each epoch, in variances of the densities; guessing means gives 1 for the first task.
-
-    Raises
-    ------
-    StudyError
-        If the loss is not finite.
+    Gives the mean loss of each epoch, in variances of the densities: guessing means gives 1 for the first task.
+    StudyError if weights are not finite.
     """
     deep = study.settings.deep
     sampler = OneScanEach(examples, settings.batch_size, seed)
@@ -283,11 +206,9 @@ def pretrain_folds(study: Study, cohort: pd.DataFrame, network_name: str, n_jobs
     Parameters
     ----------
     study
-        The study and run: images and lung masks are made.
+        Images and lung masks are made.
     cohort
         `scan_id`, `patient_id`, `fold`: the scans with usable lungs.
-    network_name
-        `resnet18`, `densenet121` or `swin`.
     n_jobs
         Processes that make the cubes.
 
@@ -296,7 +217,7 @@ def pretrain_folds(study: Study, cohort: pd.DataFrame, network_name: str, n_jobs
     list of Path
         The encoders, by fold.
     """
-    settings: NetworkSettings = getattr(study.settings.deep, network_name)
+    settings = study.settings.deep.network(network_name)
     hu_range = study.settings.deep.hu_range
     made = make_cubes(study, cohort, settings.size, hu_range, n_jobs)["status"].eq("ok").to_numpy()
     table = cohort.loc[made, ["scan_id", "patient_id", "fold"]].reset_index(drop=True)

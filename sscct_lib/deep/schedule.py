@@ -1,7 +1,4 @@
-"""How fast each part of a network learns, and when: warm-up and cosine, head first, early layers gently.
-
-Checkpoints of an unfinished training.
-"""
+"""How a training goes on: rates by layer, warm-up and cosine, head first; and the checkpoints to go on from."""
 
 import logging
 import math
@@ -29,11 +26,6 @@ class EpochCheckpoint(Checkpoint):
     """Write a checkpoint after the first epoch, and after others as often as a twentieth of the time allows.
 
     What it holds ends with the epoch, so a training that goes on from it begins with a whole one.
-
-    Parameters
-    ----------
-    path
-        The file; Lightning writes it whole or not at all.
     """
 
     def __init__(self, path: Path) -> None:
@@ -54,20 +46,7 @@ class EpochCheckpoint(Checkpoint):
 
 
 def sound(path: Path | None, where: str) -> Path | None:
-    """Give a checkpoint that a training can go on from; a damaged one is named in the log and set aside.
-
-    Parameters
-    ----------
-    path
-        The file; none: there is none.
-    where
-        Name of the training.
-
-    Returns
-    -------
-    Path or None
-        None where there is no such file, or it is damaged: the training then begins anew.
-    """
+    """Give a checkpoint that a training can go on from; a damaged one is named in the log and set aside."""
     if path is None or not path.is_file():
         return None
     try:
@@ -100,19 +79,7 @@ def head_epochs(settings: NetworkSettings) -> int:
 
 
 def share_of_rate(step: int, n_steps: int) -> float:
-    """Give the share of the highest learning rate at a step, 0 to 1: it rises in a line and falls in a cosine.
-
-    Parameters
-    ----------
-    step
-        Counted from 0.
-    n_steps
-        Steps of the whole training; at step `n_steps` the share is 0.
-
-    Returns
-    -------
-    float
-        More than 0 at every step before the last is done.
+    """Share of the highest learning rate at a step of `n_steps`, counted from 0: it rises in a line, falls in a cosine.
 
     References
     ----------
@@ -133,23 +100,7 @@ def layers(encoder: nn.Module) -> list[nn.Module]:
 
 
 def optimiser(encoder: nn.Module, others: list[nn.Module], settings: NetworkSettings, fused: bool) -> AdamW:
-    """Make AdamW with a learning rate for each layer.
-
-    Parameters
-    ----------
-    encoder
-        Its first layers learn at `early_rate`, its last at the whole rate.
-    others
-        Heads and tasks, at the whole rate.
-    settings
-        Learning rate, weight decay and `early_rate`.
-    fused
-        One kernel for all; not with loss scaling.
-
-    Returns
-    -------
-    torch.optim.AdamW
-        A parameter group a layer, from the first to the last, then one for `others`.
+    """Make AdamW with a group a layer, the first at `early_rate`, the last at the whole rate, and one for `others`.
 
     References
     ----------

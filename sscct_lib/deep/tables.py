@@ -11,21 +11,16 @@ from sscct_lib.study.words import NETWORK_WORDS, percent_text, years_text
 
 
 def model_table(study: Study) -> pd.DataFrame:
-    """List the deep models of a run, one row a fold.
-
-    Parameters
-    ----------
-    study
-        The study and run.
+    """List the deep models of a run, one row a fold and member.
 
     Returns
     -------
     pandas.DataFrame
         `model`, `network`, `weights`, `fold`, `member`, `size` (voxels a side), `n_parameters`; of the training
         `n_patients`, `n_scans`, `n_deaths`, `not_estimable` (horizons within which none of these patients died, or
-        empty); `loss_tested` on the fold's patients and
-        `loss_tested_without_image`, when every scan of theirs gets the risks of the training patients; `seconds`
-        of training, and `waiting_share`, the share of these spent on reading and changing the next scans.
+        empty); `loss_tested` on the fold's patients and `loss_tested_without_image`, when every scan of theirs gets the
+        risks of the training patients; `seconds` of training, and `waiting_share`, the share of these spent on reading
+        and changing the next scans.
     """
     found = [card for name in study.settings.deep.networks for card in cards(study, name)]
     rows = [
@@ -57,19 +52,7 @@ def _horizons_without_deaths(card: dict[str, Any]) -> str:
 
 
 def summary(models: pd.DataFrame) -> pd.DataFrame:
-    """Put the folds of each deep model in one row, for readers.
-
-    Parameters
-    ----------
-    models
-        From `model_table`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row a model: where it started, its parameters, the side of its cube, and counts of its trainings; a
-        range where folds differ.
-    """
+    """Put the folds of each deep model (`model_table`) in one row, for readers; a range where folds differ."""
 
     def told(values: "pd.Series[int]") -> str:
         low, high = values.min(), values.max()
@@ -111,17 +94,11 @@ def learning_curves(study: Study) -> pd.DataFrame:
 def weights_table(study: Study) -> pd.DataFrame:
     """List the pretrained weights of each model of a run, and what of them was used.
 
-    Parameters
-    ----------
-    study
-        The study and run.
-
     Returns
     -------
     pandas.DataFrame
-        One row a model and file: tensors of the encoder that were `matched` and `missing` in it, `unexpected` tensors
-        of the file, the beginning of its SHA-256, and its licence where it is known. Empty when all start from
-        scratch.
+        One row a model and file: tensors of the encoder that were `Matched` and `Missing` in it, `Unexpected` tensors
+        of the file, the beginning of its SHA-256, and its licence where it is known. Empty when all start from scratch.
     """
     rows = {
         (card["model"], card["weights_loaded"]["sha256"]): {
@@ -143,11 +120,6 @@ def weights_table(study: Study) -> pd.DataFrame:
 def crossings(predictions: pd.DataFrame) -> pd.DataFrame:
     """Count the scans whose risk falls from one horizon to a later one, which no true risk does.
 
-    Parameters
-    ----------
-    predictions
-        Schema `PREDICTIONS`.
-
     Returns
     -------
     pandas.DataFrame
@@ -166,21 +138,8 @@ def crossings(predictions: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("Model")
 
 
-def flags(unusual: pd.DataFrame, share: float) -> pd.DataFrame:
-    """Count the scans that each network finds unusual.
-
-    Parameters
-    ----------
-    unusual
-        Schema `UNUSUAL`.
-    share
-        Of ordinary scans that may be flagged.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row a network: scans and patients, how many of them are flagged, and what is expected of ordinary ones.
-    """
+def flag_counts(unusual: pd.DataFrame, share: float) -> pd.DataFrame:
+    """Count the scans and patients that each network flags (schema `UNUSUAL`), beside the share expected."""
     rows = {}
     for network, own in unusual.groupby("network", sort=False):
         flagged = own[own["unusual"]]
@@ -195,7 +154,7 @@ def flags(unusual: pd.DataFrame, share: float) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("Network")
 
 
-def flagged_in_words(unusual: pd.DataFrame) -> pd.DataFrame:
+def flagged_scans(unusual: pd.DataFrame) -> pd.DataFrame:
     """List the flagged scans, the farthest first: how far, as a multiple of the threshold, and why, in words."""
     flagged = unusual[unusual["unusual"]]
     ratio = flagged["distance"] / flagged["threshold"]
@@ -207,21 +166,8 @@ def flagged_in_words(unusual: pd.DataFrame) -> pd.DataFrame:
     return table[list(titles)].rename(columns=titles)
 
 
-def flagged_or_not(unusual: pd.DataFrame, scan_id: str) -> str:
-    """Say beside an explained risk whether a network finds the scan unlike those that it learned from.
-
-    Parameters
-    ----------
-    unusual
-        Schema `UNUSUAL`.
-    scan_id
-        The scan.
-
-    Returns
-    -------
-    str
-        A sentence; empty where no network of the run flags scans.
-    """
+def flag_sentence(unusual: pd.DataFrame, scan_id: str) -> str:
+    """Say beside an explained risk whether a network finds the scan unlike its training scans; empty if none flags."""
     own = unusual[unusual["scan_id"] == scan_id]
     if own.empty:
         return ""

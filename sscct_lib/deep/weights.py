@@ -28,28 +28,14 @@ CHUNK = 1 << 20
 
 @dataclass(frozen=True)
 class Published:
-    """Weights that others published.
+    """Weights that others published."""
 
-    Attributes
-    ----------
-    network
-        The network whose encoder they fill.
-    file, source
-        Name of the file, and the address where its authors keep it.
-    licence
-        Under which it may be used.
-    learned_from
-        What they were trained on.
-    sha256_start
-        The first digits of its SHA-256, as far as its authors publish them; empty where they publish none.
-    """
-
-    network: str
+    network: str  # whose encoder they fill
     file: str
-    source: str
+    source: str  # the address where the authors keep the file
     licence: str
     learned_from: str
-    sha256_start: str = ""
+    sha256_start: str = ""  # first digits of its SHA-256, as far as its authors publish them
 
 
 PUBLISHED = {
@@ -82,20 +68,10 @@ PUBLISHED = {
 def located(study: Study, network_name: str, settings: NetworkSettings) -> Path:
     """Find the file that `weights` of a network names.
 
-    Parameters
-    ----------
-    study
-        The study and run.
-    network_name
-        `resnet18`, `densenet121` or `swin`.
-    settings
-        Its settings, with `weights` other than none and `self-supervised`.
-
     Returns
     -------
     Path
-        The file, which may be missing: `weights/<file>` in the study folder for a published name, otherwise the path
-        relative to the study folder.
+        May be missing: `weights/<file>` in the study folder for a published name, otherwise the path relative to it.
 
     Raises
     ------
@@ -117,25 +93,7 @@ def located(study: Study, network_name: str, settings: NetworkSettings) -> Path:
 
 
 def verify(path: Path, sha256: str | None) -> str:
-    """Hold a file of weights against the SHA-256 that the settings give.
-
-    Parameters
-    ----------
-    path
-        The file.
-    sha256
-        What it must be.
-
-    Returns
-    -------
-    str
-        Its SHA-256.
-
-    Raises
-    ------
-    StudyError
-        If the file is missing or has another SHA-256, or if none is given.
-    """
+    """Give the SHA-256 of a file of weights; StudyError where it is missing, not `sha256`, or none is given."""
     if not path.is_file():
         raise StudyError(f"{path} is missing: put the weight file there, or remove `weights` to train from scratch.")
     digest = checksum(path)
@@ -147,22 +105,8 @@ def verify(path: Path, sha256: str | None) -> str:
 
 
 def check_weights(study: Study, network_name: str) -> None:
-    """Refuse weights that are not there, or are not what they should be.
-
-    Parameters
-    ----------
-    study
-        The study and run.
-    network_name
-        `resnet18`, `densenet121` or `swin`; one that starts from scratch, or learns on the study's own scans, needs
-        no file.
-
-    Raises
-    ------
-    StudyError
-        As `located` and `verify` do.
-    """
-    settings: NetworkSettings = getattr(study.settings.deep, network_name)
+    """Refuse weights that are not there, or are not what they should be (StudyError, as `located` and `verify`)."""
+    settings = study.settings.deep.network(network_name)
     if settings.weights is not None and not is_self_supervised(settings):
         verify(located(study, network_name, settings), settings.weights_sha256)
 
@@ -170,16 +114,11 @@ def check_weights(study: Study, network_name: str) -> None:
 def table(study: Study) -> pd.DataFrame:
     """List the published weights, and which of them the study has.
 
-    Parameters
-    ----------
-    study
-        The study and run.
-
     Returns
     -------
     pandas.DataFrame
-        One row a set of weights: `name`, `network`, `file`, `learned_from`, `licence`, `source`, `sha256` (of the
-        file in the study; otherwise the digits that its authors publish) and `state` (`here`, `absent` or `damaged`).
+        One row a set of weights: `name`, `network`, `file`, `learned_from`, `licence`, `source`, `sha256` (of the file
+        in the study; otherwise the digits that its authors publish) and `state` (`here`, `absent` or `damaged`).
     """
     rows = []
     for name, weights in PUBLISHED.items():
@@ -202,14 +141,10 @@ def table(study: Study) -> pd.DataFrame:
 
 
 def fetch(folder: Path, name: str, sha256: str | None = None) -> tuple[Path, str]:
-    """Download published weights into the study, whole or not at all.
+    """Download published weights to `weights/` of the study folder, whole or not at all.
 
     Parameters
     ----------
-    folder
-        The study folder; the file goes to `weights/`.
-    name
-        One of `PUBLISHED`.
     sha256
         SHA-256 that the file must have, where you know it; the published digits are checked in any case.
 

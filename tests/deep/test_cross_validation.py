@@ -12,6 +12,7 @@ from torch import nn
 from sscct_lib.deep import cross_validation, fitting, networks, prediction, tables
 from sscct_lib.deep import cubes as deep_cubes
 from sscct_lib.horizons.evaluate import evaluate
+from sscct_lib.horizons.evaluation import Evaluation
 from sscct_lib.images.prepare import write_image
 from sscct_lib.study.files import checksum
 from sscct_lib.study.folder import Study, StudyError
@@ -441,7 +442,7 @@ def test_two_processes_give_the_folds_and_risks_of_one(tmp_path, monkeypatch):
         study = Study(tmp_path / str(devices), Settings(deep=deep, horizons=HorizonSettings(n_bootstrap=20)))
         cohort = make_cohort(study)
         predictions = cross_validation.cross_validate(study, cohort, ["swin"])
-        predicted.append((predictions, evaluate(predictions, cohort.assign(scan_day=0), study.settings)))
+        predicted.append((predictions, evaluate(Evaluation(cohort.assign(scan_day=0), predictions, study.settings))))
     (one, of_one), (two, of_two) = predicted
     pd.testing.assert_frame_equal(one.drop(columns="risk"), two.drop(columns="risk"))
     assert one["risk"].std() > 0.01

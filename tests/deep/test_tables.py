@@ -50,12 +50,12 @@ def unusual(distance, threshold):
 
 def test_flags_are_counted_by_scan_and_patient_and_listed_from_the_farthest():
     table = unusual([1.0, 2.0, 6.0, 9.0, 1.0], 4.0)
-    counted = tables.flags(table, 0.05).loc["Swin Transformer"]
+    counted = tables.flag_counts(table, 0.05).loc["Swin Transformer"]
     assert counted.tolist() == [5, "2 (40.0 %)", "1 of 3", "5 %"]
-    listed = tables.flagged_in_words(table)
+    listed = tables.flagged_scans(table)
     assert listed["Scan"].tolist() == ["s3", "s2"]
     assert listed["Distance"].tolist() == ["2.25 times the threshold", "1.50 times the threshold"]
-    few = tables.flags(unusual([1.0, 2.0], float("inf")), 0.05).loc["Swin Transformer"]
+    few = tables.flag_counts(unusual([1.0, 2.0], float("inf")), 0.05).loc["Swin Transformer"]
     assert few["Expected of ordinary scans"] == "too few patients"
 
 
@@ -72,7 +72,7 @@ def test_the_network_behind_a_model_is_known_by_its_name():
 
 def test_an_explained_scan_that_is_unlike_the_training_scans_is_named():
     unusual = pd.DataFrame({"scan_id": ["a", "b"], "network": "resnet18", "unusual": [True, False]})
-    assert "a is flagged above" in tables.flagged_or_not(unusual, "a")
-    assert "ResNet-18" in tables.flagged_or_not(unusual, "a")
-    assert "not flagged" in tables.flagged_or_not(unusual, "b")
-    assert tables.flagged_or_not(unusual, "c") == ""
+    assert "a is flagged above" in tables.flag_sentence(unusual, "a")
+    assert "ResNet-18" in tables.flag_sentence(unusual, "a")
+    assert "not flagged" in tables.flag_sentence(unusual, "b")
+    assert tables.flag_sentence(unusual, "c") == ""

@@ -1,4 +1,4 @@
-"""Scans that differ from those that a network learned from: flagged, with what is unusual about them in words.
+"""Scans out of the distribution that a network learned from: flagged, with what is unusual about them in words.
 
 A network answers whatever it is shown. How far a scan lies from the training scans, in the network's own terms, says
 when its answer rests on nothing that it knows.
@@ -8,8 +8,6 @@ References
 Lee K et al. A simple unified framework for detecting out-of-distribution samples and adversarial attacks. NeurIPS 2018
 (Mahalanobis distance of features). Ledoit O, Wolf M. J Multivar Anal 2004;88:365-411 (shrinkage). Barber RF et al.
 Predictive inference with the jackknife+. Ann Stat 2021;49:486-507 (thresholds from held-out folds).
-
-Flags of unusual scans, for a cohort out of fold and for new scans.
 """
 
 import json
@@ -29,7 +27,6 @@ from sscct_lib.deep.embeddings import Floats, Projection, embed, fit_projection,
 from sscct_lib.study.files import atomic
 from sscct_lib.study.folder import Study, StudyError
 from sscct_lib.study.schemas import UNUSUAL
-from sscct_lib.study.settings import NetworkSettings
 from sscct_lib.study.words import NETWORK_WORDS
 
 MEASURES = {
@@ -48,24 +45,12 @@ ORDINARY = (0.01, 0.99)  # quantiles of the training scans between which a measu
 
 @dataclass(frozen=True)
 class Reference:
-    """The training scans of a fold, as a network sees them; it holds no single scan.
+    """The training scans of a fold, as a network sees them; it holds no single scan."""
 
-    Attributes
-    ----------
-    projection
-        To principal components.
-    location
-        Their centre, shape (n_components,).
-    precision
-        Inverse covariance, shape (n_components, n_components).
-    ordinary
-        Quantiles of `MEASURES` in the training scans, shape (2, n_measures).
-    """
-
-    projection: Projection
-    location: Floats
-    precision: Floats
-    ordinary: Floats
+    projection: Projection  # to principal components
+    location: Floats  # their centre, shape (n_components,)
+    precision: Floats  # inverse covariance
+    ordinary: Floats  # quantiles of `MEASURES` in the training scans, shape (2, n_measures)
 
     def distances(self, embedded: NDArray[np.float32]) -> Floats:
         """Mahalanobis distance of scans from the training scans, shape (n,)."""
@@ -74,21 +59,7 @@ class Reference:
 
 
 def fit_reference(embedded: NDArray[np.float32], measures: pd.DataFrame, patient_id: "pd.Series[str]") -> Reference:
-    """Describe the training scans of a fold; every patient counts once.
-
-    Parameters
-    ----------
-    embedded
-        From `embeddings.embed`, shape (n, n_features).
-    measures
-        From `measure`, one row a scan.
-    patient_id
-        Their patients.
-
-    Returns
-    -------
-    Reference
-    """
+    """Describe the training scans of a fold by their embeddings (n, n_features); every patient counts once."""
     weights = patient_weights(patient_id)
     projection = fit_projection(embedded, weights)
     scores = projection.scores(embedded)
@@ -98,20 +69,7 @@ def fit_reference(embedded: NDArray[np.float32], measures: pd.DataFrame, patient
 
 
 def measure(cube: NDArray[np.float16], hu_range: tuple[float, float]) -> dict[str, float]:
-    """Measure what a person could check about a scan as a network sees it.
-
-    Parameters
-    ----------
-    cube
-        From `tensors.lung_cube`, 0 to 1, [z, y, x] in LPS, 0 outside the lungs.
-    hu_range
-        Densities of 0 and 1, HU.
-
-    Returns
-    -------
-    dict
-        The names of `MEASURES`.
-    """
+    """Measure (`MEASURES`) what a person could check about a cube (0 to 1, [z, y, x] in LPS, 0 outside the lungs)."""
     inside = cube > 0
     if not inside.any():
         return dict.fromkeys(MEASURES, 0.0)
@@ -129,20 +87,7 @@ def measure(cube: NDArray[np.float16], hu_range: tuple[float, float]) -> dict[st
 
 
 def reasons(measures: pd.DataFrame, ordinary: Floats) -> list[str]:
-    """Say in words which measures of scans lie beyond those of the training scans.
-
-    Parameters
-    ----------
-    measures
-        One row a scan, the columns of `MEASURES`.
-    ordinary
-        From a `Reference`.
-
-    Returns
-    -------
-    list of str
-        One text a scan.
-    """
+    """Say of each scan, in words, which measures lie outside the `ordinary` range, (2, n_measures), of training."""
     texts = []
     for values in measures[list(MEASURES)].to_numpy():
         found = [
@@ -155,25 +100,10 @@ def reasons(measures: pd.DataFrame, ordinary: Floats) -> list[str]:
 
 
 def threshold(distances: Floats, patient_id: "pd.Series[str]", share: float) -> float:
-    """Give the distance that a share of ordinary scans exceeds.
-
-    Parameters
-    ----------
-    distances
-        Of scans from the training scans of models that never saw their patients, shape (n,).
-    patient_id
-        Their patients, each of whom counts once.
-    share
-        Of ordinary scans that may be flagged.
-
-    Returns
-    -------
-    float
-        The quantile 1 - share, with one patient more at infinity for the one who is judged.
-    """
+    """Give the distance that a share of ordinary scans exceeds; `distances` (n,) are of models that never saw them."""
     order = np.argsort(distances)
     weights = patient_weights(patient_id)[order]
-    one_patient = weights.sum() / patient_id.nunique()
+    one_patient = weights.sum() / patient_id.nunique()  # one more, infinitely far, for the one who is judged
     reached = np.cumsum(weights) / (weights.sum() + one_patient) >= 1 - share - 1e-9
     return float(distances[order][reached.argmax()]) if reached.any() else np.inf
 
@@ -182,30 +112,11 @@ FOLDER = "unusual"
 
 
 def flag_unusual(study: Study, network_name: str, cohort: pd.DataFrame) -> pd.DataFrame:
-    """Flag the scans of a cohort that differ from the training scans of their fold.
+    """Flag the scans of a cohort that differ from the training scans of their fold: schema `UNUSUAL`, a row a scan.
 
     The threshold of a fold comes from its training patients: each was held out from another fold's model, and the
-    distances from there say how far an ordinary patient who was never seen lies.
-
-    Parameters
-    ----------
-    study
-        The study and run; the network is trained.
-    network_name
-        `resnet18`, `densenet121` or `swin`.
-    cohort
-        `scan_id`, `patient_id`, `fold`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Schema `UNUSUAL`, one row a scan whose cube can be made. What new scans are held against is saved in the
-        study's models.
-
-    Raises
-    ------
-    StudyError
-        If a fold has no trained model.
+    distances from there say how far an ordinary patient who was never seen lies. What new scans are held against is
+    saved in the study's models.
     """
     table = with_cubes(study, network_name, study, cohort)
     measures = _measures(study, network_name, study, table)
@@ -236,8 +147,8 @@ def flag_unusual(study: Study, network_name: str, cohort: pd.DataFrame) -> pd.Da
 
 
 def flag_all(study: Study, networks: Sequence[str], cohort: pd.DataFrame) -> pd.DataFrame:
-    """Flag a cohort by every network whose settings ask for it (`flag_unusual`): schema `UNUSUAL`."""
-    asked = [name for name in networks if getattr(study.settings.deep, name).flag_unusual]
+    """Flag a cohort by every network whose settings ask for it: schema `UNUSUAL`."""
+    asked = [name for name in networks if study.settings.deep.network(name).flag_unusual]
     found = [flag_unusual(study, name, cohort) for name in asked]
     return UNUSUAL.validate(
         pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=list(UNUSUAL.columns))
@@ -250,9 +161,7 @@ def flag_new(trained: Study, network_name: str, study: Study, scans: pd.DataFram
     Parameters
     ----------
     trained
-        The study and run whose networks look; `flag_unusual` has run.
-    network_name
-        `resnet18`, `densenet121` or `swin`.
+        The study and run whose networks look; the cohort was flagged there.
     study
         The study and run that holds the scans.
     scans
@@ -289,7 +198,7 @@ def flag_new(trained: Study, network_name: str, study: Study, scans: pd.DataFram
 
 
 def _measures(trained: Study, network_name: str, holder: Study, table: pd.DataFrame) -> pd.DataFrame:
-    settings: NetworkSettings = getattr(trained.settings.deep, network_name)
+    settings = trained.settings.deep.network(network_name)
     hu_range = trained.settings.deep.hu_range
 
     def measured() -> Iterator[dict[str, float]]:

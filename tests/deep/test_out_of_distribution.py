@@ -10,7 +10,7 @@ from sklearn.covariance import LedoitWolf
 from sklearn.decomposition import PCA
 
 from sscct_lib.cohort.outcomes import patient_weights
-from sscct_lib.deep import cross_validation, cubes, embeddings, longitudinal, prediction, tables, unusual
+from sscct_lib.deep import cross_validation, cubes, embeddings, longitudinal, out_of_distribution, prediction, tables
 from sscct_lib.deep.embeddings import fit_projection
 from sscct_lib.images.prepare import write_image
 from sscct_lib.study.folder import StudyError
@@ -49,13 +49,15 @@ def test_patients_count_once():
 def test_distance_is_mahalanobis():
     rng = np.random.default_rng(0)
     embedded = rng.standard_normal((200, 5)).astype(np.float32)
-    measures = pd.DataFrame(rng.standard_normal((200, len(unusual.MEASURES))), columns=list(unusual.MEASURES))
-    reference = unusual.fit_reference(embedded, measures, pd.Series([f"p{i}" for i in range(200)]))
+    measures = pd.DataFrame(
+        rng.standard_normal((200, len(out_of_distribution.MEASURES))), columns=list(out_of_distribution.MEASURES)
+    )
+    reference = out_of_distribution.fit_reference(embedded, measures, pd.Series([f"p{i}" for i in range(200)]))
     scores = reference.projection.scores(embedded)
     np.testing.assert_allclose(reference.distances(embedded) ** 2, LedoitWolf().fit(scores).mahalanobis(scores))
     # A rotation and another scale of the features change nothing but rounding.
     turned = embedded @ np.linalg.qr(rng.standard_normal((5, 5)))[0].astype(np.float32) * 3
-    again = unusual.fit_reference(turned, measures, pd.Series([f"p{i}" for i in range(200)]))
+    again = out_of_distribution.fit_reference(turned, measures, pd.Series([f"p{i}" for i in range(200)]))
     assert np.corrcoef(again.distances(turned), reference.distances(embedded))[0, 1] > 0.99
 
 
@@ -69,13 +71,17 @@ def test_ordinary_scans_are_flagged_at_the_nominal_rate_and_others_always():
         own = np.repeat(rng.standard_normal((n // 2, 8)), 2, axis=0)  # scans of a patient are alike
         embedded = ((own + 0.3 * rng.standard_normal((n, 8))) @ mixing).astype(np.float32)
         embedded += 0.1 * rng.standard_normal(embedded.shape).astype(np.float32)
-        measures = pd.DataFrame(rng.standard_normal((n, len(unusual.MEASURES))), columns=list(unusual.MEASURES))
+        measures = pd.DataFrame(
+            rng.standard_normal((n, len(out_of_distribution.MEASURES))), columns=list(out_of_distribution.MEASURES)
+        )
         fold = np.repeat(np.arange(n // 2) % 3, 2)
         distance = np.empty(n)
         for one in range(3):
-            reference = unusual.fit_reference(embedded[fold != one], measures[fold != one], patients[fold != one])
+            reference = out_of_distribution.fit_reference(
+                embedded[fold != one], measures[fold != one], patients[fold != one]
+            )
             distance[fold == one] = reference.distances(embedded[fold == one])
-        limits = [unusual.threshold(distance[fold != one], patients[fold != one], 0.1) for one in range(3)]
+        limits = [out_of_distribution.threshold(distance[fold != one], patients[fold != one], 0.1) for one in range(3)]
         rates.append(np.mean(distance > np.array(limits)[fold]))
         odd.append(np.mean(reference.distances(embedded[fold == 2] + 8 * mixing[0].astype(np.float32)) > limits[2]))
     assert np.mean(rates) == pytest.approx(0.1, abs=0.03)
@@ -84,26 +90,28 @@ def test_ordinary_scans_are_flagged_at_the_nominal_rate_and_others_always():
 
 def test_threshold_by_hand():
     patients = pd.Series([f"p{i}" for i in range(19)])
-    assert unusual.threshold(np.arange(19.0), patients, 0.05) == 18
-    assert unusual.threshold(np.arange(19.0), patients, 0.1) == 17
+    assert out_of_distribution.threshold(np.arange(19.0), patients, 0.05) == 18
+    assert out_of_distribution.threshold(np.arange(19.0), patients, 0.1) == 17
     # With fewer patients no distance is rare enough.
-    assert unusual.threshold(np.arange(18.0), patients[:18], 0.05) == np.inf
+    assert out_of_distribution.threshold(np.arange(18.0), patients[:18], 0.05) == np.inf
     # One patient with many far scans moves it no further than one.
     many = pd.Series([*patients, *["p18"] * 50])
-    assert unusual.threshold(np.append(np.arange(19.0), np.full(50, 99.0)), many, 0.1) == 17
+    assert out_of_distribution.threshold(np.append(np.arange(19.0), np.full(50, 99.0)), many, 0.1) == 17
 
 
 def test_measures_of_a_known_cube_and_their_words():
-    found = unusual.measure(cube_of(-800), HU)
+    found = out_of_distribution.measure(cube_of(-800), HU)
     assert found["density"] == pytest.approx(-800, abs=1)
     assert found["contrast"] == pytest.approx(0, abs=0.5)
     assert found["dense_percent"] == 0
     assert found["fill_percent"] == pytest.approx(100 * 12**3 / 16**3)
     assert found["left_percent"] == found["upper_percent"] == 50
-    assert unusual.measure(np.zeros((4, 4, 4), dtype=np.float16), HU) == dict.fromkeys(unusual.MEASURES, 0.0)
+    assert out_of_distribution.measure(np.zeros((4, 4, 4), dtype=np.float16), HU) == dict.fromkeys(
+        out_of_distribution.MEASURES, 0.0
+    )
     ordinary = np.array([[-900.0, 0, 0, 20, 45, 45], [-600.0, 300, 5, 60, 55, 55]])
-    measures = pd.DataFrame([found, unusual.measure(cube_of(40), HU)])
-    texts = unusual.reasons(measures, ordinary)
+    measures = pd.DataFrame([found, out_of_distribution.measure(cube_of(40), HU)])
+    texts = out_of_distribution.reasons(measures, ordinary)
     assert texts[0] == "no single measure is unusual; the pattern as a whole is"
     assert "lungs denser: 40 HU (training scans -900 to -600)" in texts[1]
     assert "more dense lung (above -300 HU): 100 % (training scans 0 to 5)" in texts[1]
@@ -149,7 +157,7 @@ def trained(tmp_path_factory):
         }
     )
     cross_validation.cross_validate(study, cohort, ["swin"])
-    return study, cohort, unusual.flag_all(study, ["swin"], cohort)
+    return study, cohort, out_of_distribution.flag_all(study, ["swin"], cohort)
 
 
 def test_ordinary_scans_are_flagged_at_about_the_nominal_rate(trained):
@@ -159,9 +167,9 @@ def test_ordinary_scans_are_flagged_at_about_the_nominal_rate(trained):
     assert flagged["unusual"].mean() <= 0.15
     assert (flagged["unusual"] == (flagged["reasons"] != "")).all()
     assert flagged.groupby("fold")["threshold"].nunique().tolist() == [1, 1]
-    counted = tables.flags(flagged, study.settings.deep.unusual_share)
+    counted = tables.flag_counts(flagged, study.settings.deep.unusual_share)
     assert counted.loc["Swin Transformer", "Scans"] == 2 * N
-    assert len(tables.flagged_in_words(flagged)) == flagged["unusual"].sum()
+    assert len(tables.flagged_scans(flagged)) == flagged["unusual"].sum()
 
 
 def test_planted_odd_scans_are_flagged_and_ordinary_new_ones_hardly(trained, tmp_path):
@@ -180,7 +188,7 @@ def test_planted_odd_scans_are_flagged_and_ordinary_new_ones_hardly(trained, tmp
         write_scan(new, f"plain{i}", lambda noise: -800 + 45 * noise, 200 + i)
     names = [*(f"odd{i}" for i in range(len(odd))), *(f"plain{i}" for i in range(20)), "gone"]
     scans = pd.DataFrame({"scan_id": names, "patient_id": names})
-    found = unusual.flag_new(study, "swin", new, scans).set_index("scan_id")
+    found = out_of_distribution.flag_new(study, "swin", new, scans).set_index("scan_id")
     assert "gone" not in found.index
     missed = [name for i, name in enumerate(odd) if not found.loc[f"odd{i}", "unusual"]]
     assert missed == []
@@ -214,12 +222,6 @@ def test_longitudinal_risks_are_out_of_fold_saved_and_never_of_later_scans(train
     assert len(risks) == 2 * N * 3
     wide = risks.pivot(index="scan_id", columns="horizon_years", values="risk")
     assert (wide.diff(axis=1).iloc[:, 1:] >= 0).all(axis=None)
-    # First scans have no history: without the second ones, their risks are the same.
-    first = cohort[cohort["scan_day"] == 0].reset_index(drop=True)
-    alone = longitudinal.predict_new(study, "swin", study, first).set_index(["scan_id", "horizon_years"])
-    both = longitudinal.predict_new(study, "swin", study, cohort).set_index(["scan_id", "horizon_years"])
-    np.testing.assert_allclose(both.loc[alone.index, "risk"], alone["risk"], atol=1e-6)
-    assert (both["risk_sd"] > 0).all()
     again = longitudinal.cross_validate_all(study, ["swin"], cohort)
     pd.testing.assert_frame_equal(risks, again)
 
@@ -238,9 +240,7 @@ def test_without_models_it_is_said_what_to_run(tmp_path):
     study = study_in(tmp_path)
     scans = pd.DataFrame({"scan_id": ["a"], "patient_id": ["p"], "scan_day": [0]})
     with pytest.raises(StudyError, match=r"unusual to Swin Transformer.*flag_unusual: true"):
-        unusual.flag_new(study, "swin", study, scans)
-    with pytest.raises(StudyError, match=r"holds no longitudinal models.*longitudinal: true"):
-        longitudinal.predict_new(study, "swin", study, scans)
+        out_of_distribution.flag_new(study, "swin", study, scans)
     off = study_in(tmp_path, swin=TINY.model_copy(update={"flag_unusual": False}))
-    assert unusual.flag_all(off, ["swin"], scans).empty
+    assert out_of_distribution.flag_all(off, ["swin"], scans).empty
     assert longitudinal.cross_validate_all(off, ["swin"], scans).empty
