@@ -30,6 +30,13 @@ NOISE_MM = {"warp_x": 55.0, "warp_y": 55.0, "warp_z": 65.0, "patchy": 26.0, "mot
 RIBS_PER_HEIGHT = 10.2
 TWIG_MM3 = 2300.0  # lung that one twig supplies
 
+# Profiles of the chest: height, from 0 at the deepest recess to 1 at the apex, and a share of the width or mm.
+WIDTH = [(-0.4, 0.93), (0, 0.99), (0.2, 1.0), (0.4, 0.97), (0.6, 0.89), (0.75, 0.78), (0.86, 0.66), (0.95, 0.53),
+         (1.05, 0.40), (1.15, 0.33)]  # fmt: skip
+DEPTH = [(-0.4, 0.95), (0, 1.0), (0.3, 1.0), (0.5, 0.96), (0.7, 0.84), (0.85, 0.68), (1.0, 0.52), (1.15, 0.45)]
+CENTRE = [(-0.4, -2.0), (0, 0.0), (0.4, 2.0), (0.6, 6.0), (0.8, 14.0), (1.0, 24.0), (1.15, 26.0)]
+SHOULDER = [(-0.4, 0.0), (0.6, 0.0), (0.8, 30.0), (0.93, 66.0), (1.02, 74.0), (1.1, 50.0), (1.2, 0.0)]
+
 Path = tuple[NDArray[np.float64], NDArray[np.float64]]  # points (n, 3) and radii (n,), mm
 
 
@@ -96,13 +103,6 @@ def make_thorax(seed: int, number: int, female: bool) -> Thorax:
     fields["angle"] = np.abs(np.arctan2(place.x / place.a, place.dy / place.b)) / np.pi
     fields = {name: np.ascontiguousarray(field, dtype=np.float32) for name, field in fields.items()}
     return Thorax(build, z, y, x, fields, *_trees(build, fields, (z, y, x), rng), noise)
-
-
-WIDTH = [(-0.4, 0.93), (0, 0.99), (0.2, 1.0), (0.4, 0.97), (0.6, 0.89), (0.75, 0.78), (0.86, 0.66), (0.95, 0.53),
-         (1.05, 0.40), (1.15, 0.33)]  # fmt: skip
-DEPTH = [(-0.4, 0.95), (0, 1.0), (0.3, 1.0), (0.5, 0.96), (0.7, 0.84), (0.85, 0.68), (1.0, 0.52), (1.15, 0.45)]
-CENTRE = [(-0.4, -2.0), (0, 0.0), (0.4, 2.0), (0.6, 6.0), (0.8, 14.0), (1.0, 24.0), (1.15, 26.0)]
-SHOULDER = [(-0.4, 0.0), (0.6, 0.0), (0.8, 30.0), (0.93, 66.0), (1.02, 74.0), (1.1, 50.0), (1.2, 0.0)]
 
 
 def _profile(t: Floats, table: list[tuple[float, float]]) -> Floats:

@@ -13,7 +13,9 @@ from scipy.interpolate import BSpline
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.int64]
+Point = tuple[float, float, float]
 Taps = tuple[Ints, Floats]  # for each target point, the first source index and the weights of it and the following
+Row = tuple[float, ...]  # a branch: start x y z, end x y z, radius, radius of the parent
 
 REGION = {"x": (-220.0, 220.0), "y": (-168.0, 176.0), "z": (-80.0, 330.0)}  # mm, where anatomy is defined
 
@@ -75,9 +77,6 @@ def smooth_min(a: Floats, b: Floats, width: float) -> Floats:
     return -smooth_max(-a, -b, width)
 
 
-Point = tuple[float, float, float]
-
-
 def ellipsoid(x: Floats, y: Floats, z: Floats, centre: Point, axes: Point) -> Floats:
     """Distance field of an ellipsoid, exact in sign and near the surface where the axes are alike."""
     u = [(c - m) / s for c, m, s in zip((x, y, z), centre, axes, strict=True)]
@@ -114,9 +113,6 @@ def cover(distance: Floats, spacing_mm: float) -> Floats:
 def mix(hu: Floats, value: Floats | float, share: Floats) -> None:
     """Replace a share of each voxel by something of another density, in place."""
     hu += share * (value - hu)
-
-
-Row = tuple[float, ...]  # start x y z, end x y z, radius, radius of the parent
 
 
 @dataclass(frozen=True)

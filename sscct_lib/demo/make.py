@@ -14,46 +14,13 @@ import pandas as pd
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from sscct_lib.demo.acquisition import Protocol
 from sscct_lib.demo.disease import LESIONS
 from sscct_lib.demo.registry import demo_cohort
-from sscct_lib.demo.render import Volume, render
+from sscct_lib.demo.render import Protocol, Volume, render
 from sscct_lib.study import results
 from sscct_lib.study.files import atomic
 from sscct_lib.study.folder import Study, StudyError
 from sscct_lib.study.settings import DemoSettings
-
-
-def _demo_settings(study: Study) -> DemoSettings:
-    if study.settings.demo is None:
-        raise StudyError(
-            f"{study.folder} is not a demo study: its study.yaml has no `demo:` section, so its manifest and scans "
-            "are left alone. To make a demo study, name another folder."
-        )
-    return study.settings.demo
-
-
-def scan_files(study: Study, scan_id: str) -> dict[str, Path]:
-    """The files of a synthetic scan: `hu`, and its true masks `lungs`, `lobes` and `lesions`, as in `Volume`."""
-    name = f"{scan_id}.nii.gz"
-    truth = study.folder / "truth"
-    return {
-        "hu": study.folder / "scans" / name,
-        "lungs": truth / "masks" / name,
-        "lobes": truth / "lobes" / name,
-        "lesions": truth / "lesions" / name,
-    }
-
-
-def write_tables(study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Write manifest and `truth/truth.csv`, both from `demo_cohort`, each only when its content differs."""
-    manifest, truth = demo_cohort(_demo_settings(study), study.demo_seed)
-    for frame, path in ((manifest, study.manifest_path), (truth, study.folder / "truth" / "truth.csv")):
-        text = frame.to_csv(index=False, lineterminator="\n")
-        if not path.is_file() or path.read_bytes() != text.encode():
-            with atomic(path) as partial:
-                partial.write_bytes(text.encode())
-    return manifest, truth
 
 
 def write_demo(study: Study, n_jobs: int = 1) -> None:
@@ -128,6 +95,29 @@ def make_scans(study: Study, rows: pd.DataFrame, n_jobs: int = 1) -> pd.DataFram
     return made
 
 
+def write_tables(study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Write manifest and `truth/truth.csv`, both from `demo_cohort`, each only when its content differs."""
+    manifest, truth = demo_cohort(_demo_settings(study), study.demo_seed)
+    for frame, path in ((manifest, study.manifest_path), (truth, study.folder / "truth" / "truth.csv")):
+        text = frame.to_csv(index=False, lineterminator="\n")
+        if not path.is_file() or path.read_bytes() != text.encode():
+            with atomic(path) as partial:
+                partial.write_bytes(text.encode())
+    return manifest, truth
+
+
+def scan_files(study: Study, scan_id: str) -> dict[str, Path]:
+    """The files of a synthetic scan: `hu`, and its true masks `lungs`, `lobes` and `lesions`, as in `Volume`."""
+    name = f"{scan_id}.nii.gz"
+    truth = study.folder / "truth"
+    return {
+        "hu": study.folder / "scans" / name,
+        "lungs": truth / "masks" / name,
+        "lobes": truth / "lobes" / name,
+        "lesions": truth / "lesions" / name,
+    }
+
+
 def make_scan(study: Study, row: Mapping[str, Any]) -> dict[str, Any]:
     """Make one scan of the truth table and write its files; tells `lung_l` and the shares of the lungs in the masks."""
     volume = draw_scan(row, study.demo_seed, _demo_settings(study).spacing_mm)
@@ -143,13 +133,6 @@ def draw_scan(row: Mapping[str, Any], seed: int, spacing_mm: float) -> Volume:
     return render((seed, number, row["sex"] == "female"), row, protocol, spacing_mm, [seed, number, 6, nth])
 
 
-def _measured(volume: Volume) -> dict[str, Any]:
-    n_lung = int((volume.lungs > 0).sum())
-    counts = np.bincount(volume.lesions.ravel(), minlength=5)
-    shares = {f"{name}_share": round(int(counts[label]) / n_lung, 5) for name, label in LESIONS.items()}
-    return {"lung_l": round(n_lung * volume.spacing_mm**3 / 1e6, 4), **shares}
-
-
 def write_volume(array: NDArray[Any], volume: Volume, path: Path) -> None:
     """Write an array [z, y, x] on the grid of a volume as NIfTI."""
     image = sitk.GetImageFromArray(array)
@@ -157,3 +140,19 @@ def write_volume(array: NDArray[Any], volume: Volume, path: Path) -> None:
     image.SetOrigin(volume.origin)
     with atomic(path) as partial:
         sitk.WriteImage(image, str(partial), useCompression=True, compressionLevel=1)
+
+
+def _measured(volume: Volume) -> dict[str, Any]:
+    n_lung = int((volume.lungs > 0).sum())
+    counts = np.bincount(volume.lesions.ravel(), minlength=5)
+    shares = {f"{name}_share": round(int(counts[label]) / n_lung, 5) for name, label in LESIONS.items()}
+    return {"lung_l": round(n_lung * volume.spacing_mm**3 / 1e6, 4), **shares}
+
+
+def _demo_settings(study: Study) -> DemoSettings:
+    if study.settings.demo is None:
+        raise StudyError(
+            f"{study.folder} is not a demo study: its study.yaml has no `demo:` section, so its manifest and scans "
+            "are left alone. To make a demo study, name another folder."
+        )
+    return study.settings.demo

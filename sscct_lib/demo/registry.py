@@ -14,8 +14,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sscct_lib.demo import patients
-from sscct_lib.demo.acquisition import WIDE_FIELD_MM, Protocol
 from sscct_lib.demo.patients import DAYS_PER_YEAR, Course, Patient
+from sscct_lib.demo.render import WIDE_FIELD_MM, Protocol
 from sscct_lib.study.settings import DemoSettings
 
 

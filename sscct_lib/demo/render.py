@@ -12,114 +12,31 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
-from sscct_lib.demo.acquisition import Protocol, acquire
 from sscct_lib.demo.anatomy import RIBS_PER_HEIGHT, Thorax, lobes, make_thorax, rib_phase
 from sscct_lib.demo.disease import DiseaseMaps, Lesions, LungVoxels, draw_lesions, map_disease
 from sscct_lib.demo.geometry import Floats, Ints, Tree, cover, draw_tubes, linear_taps, mix, smooth_max, spread, tube
 
-VERTEBRA_MM = 24.0
-
-
-def draw_bones(hu: Floats, thorax: Thorax, onto: Callable[[str], Floats], spacing_mm: float) -> None:
-    """Draw ribs, cartilage, sternum, shoulder blades and spine; `onto` brings a map of the patient onto the voxels."""
-    cavity, skin = onto("cavity").reshape(-1), onto("body").reshape(-1)
-    t, angle = onto("height").reshape(-1), onto("angle").reshape(-1)
-    x, spine_y = onto("spine_x").reshape(-1), onto("spine_y").reshape(-1)
-    near = np.flatnonzero((cavity > -2) & (cavity < 40) & (skin < -2) & (t > -0.12) & (t < 1.08))
-    flat = hu.reshape(-1)
-    _ribs(flat, near, (t[near], angle[near], cavity[near], np.abs(x[near])), thorax, spacing_mm)
-    near = np.flatnonzero((np.abs(x) < 45) & (spine_y > -24) & (spine_y < 75) & (skin < -2))
-    _spine(flat, near, (np.abs(x[near]), spine_y[near], t[near]), thorax, spacing_mm)
-
-
-def _bone(flat: Floats, at: Ints, distance: Floats, size: float, marrow: float, cortex: float) -> None:
-    """Draw bone on flat voxels: a dense shell about 1.8 mm thick around marrow."""
-    close = distance < size
-    at, distance = at[close], distance[close]
-    values = flat[at]
-    values += cover(distance, size) * (cortex - values)
-    values += cover(distance + 1.8, size) * (marrow - values)
-    flat[at] = values
-
-
-Maps = tuple[Floats, Floats, Floats, Floats]
-
-
-def _ribs(flat: Floats, at: Ints, maps: Maps, thorax: Thorax, size: float) -> None:
-    t, angle, out, x = maps
-    h = thorax.build.height
-    phase = rib_phase(t, angle)
-    beside = np.abs(phase % 1 - 0.5) * (h / RIBS_PER_HEIGHT) * 0.85
-    rib = (np.sqrt(((out - 6.0) / 4.4) ** 2 + (beside / 6.0) ** 2) - 1) * 4.4
-    # The lower ribs end early; the upper seven reach the sternum, by cartilage.
-    end = np.clip(0.45 + 0.11 * (phase - 0.5), 0.0, 0.95)
-    rib = np.where((phase < 1) | (phase > 12) | (angle > end), 20.0, rib)
-    bony = angle < 0.72
-    _bone(flat, at[bony], rib[bony], size, 190.0, 560.0)
-    _bone(flat, at[~bony], rib[~bony], size, 90.0, 115.0)
-    half = 16 - 7 * np.clip((0.75 - t) * 3, 0, 1)
-    sternum = np.maximum(np.maximum(x - half, np.abs(out - 7.5) - 5.5), (np.abs(t - 0.62) - 0.24) * h)
-    sternum = np.maximum(sternum, (0.8 - angle) * 100)
-    _bone(flat, at, sternum, size, 150.0, 400.0)
-    level = (t - 0.52) / 0.38
-    blade = np.maximum(np.abs(out - 19 - 3 * np.sin(8 * angle)) - 2.0 - 2.5 * np.clip(level - 0.6, 0, 1), -level * 60)
-    blade = np.maximum(blade, np.maximum(0.17 - angle, angle - 0.20 - 0.27 * np.clip(level, 0, 1)) * 330)
-    blade = np.maximum(blade, (level - 1) * 60)
-    _bone(flat, at, blade, size, 230.0, 480.0)
-
-
-def _spine(flat: Floats, at: Ints, maps: tuple[Floats, Floats, Floats], thorax: Thorax, size: float) -> None:
-    x, y, t = maps
-    k = thorax.build.half_width / 125
-    level = t * thorax.build.height / VERTEBRA_MM
-    off = np.abs(level % 1 - 0.5)
-    body = np.sqrt((x / 1.12) ** 2 + y**2) - 17.0 * k - 4 * np.clip(off - 0.2, 0, 0.3)
-    disc = off > 0.41
-    _bone(flat, at[~disc], body[~disc], size, 165.0, 380.0)
-    _bone(flat, at[disc], body[disc], size, 80.0, 90.0)
-    arch = np.abs(np.sqrt((x / 1.15) ** 2 + (y - 24 * k) ** 2) - 10.5) - 2.6
-    arch = np.maximum(arch, (off - 0.36) * VERTEBRA_MM)
-    transverse = np.maximum(np.maximum(np.abs(y - 25 - 0.25 * x) - 4.0, x - 34), (off - 0.2) * VERTEBRA_MM)
-    slanted = np.abs((level + 0.022 * y) % 1 - 0.5)
-    spinous = np.maximum(np.maximum(x - 3.0, np.abs(y - 46) - 13), (slanted - 0.30) * VERTEBRA_MM)
-    _bone(flat, at, np.minimum(np.minimum(arch, transverse), spinous), size, 230.0, 440.0)
-
-
-def draw_shoulders(hu: Floats, thorax: Thorax, axes: tuple[Floats, Floats, Floats], spacing_mm: float) -> None:
-    """Draw collar bones and the heads of the raised upper arms; `axes`: z (in the patient), y and x of the voxels."""
-    z, y, x = axes
-    build = thorax.build
-    k, h = build.half_width / 125, build.height
-    top = int(np.searchsorted(z, 0.86 * h))
-    if top >= len(z):
-        return
-    grid = np.meshgrid(z[top:], y, x, indexing="ij")
-    zz, yy, xx = grid[0], grid[1], np.abs(grid[2])
-    front = -0.30 * build.half_depth
-    collar = np.array([[16 * k, front, 0.915 * h], [70 * k, front + 14, 0.985 * h], [135 * k, 14, 1.03 * h]])
-    arm = np.array([[150 * k, 14, 0.99 * h], [176 * k, 8, 1.12 * h]])
-    flat = hu[top:].reshape(-1)
-    everywhere = np.arange(flat.size, dtype=np.int64)
-    for points, radii in ((collar, np.array([7.5, 5.5, 5.5])), (arm, np.array([20.0, 14.0]))):
-        distance: NDArray[np.float32] = tube(xx, yy, zz, points, radii).reshape(-1)
-        inside = np.flatnonzero((distance < spacing_mm) & (flat > -300))
-        _bone(flat, everywhere[inside], distance[inside], spacing_mm, 180.0, 480.0)
-    hu[top:] = flat.reshape(hu[top:].shape)
-
-
-def draw_table(hu: Floats, lowest_mm: float, axes: tuple[Floats, Floats], spacing_mm: float) -> None:
-    """Draw the curved table top under the patient, whose back is at y = `lowest_mm`; `axes`: y and x of the voxels."""
-    y, x = axes[0][:, None], axes[1][None, :]
-    depth = y - (lowest_mm + 5.0 - x**2 / 1100)
-    shell = np.abs(depth - 1.5) - 1.5
-    hu += cover(shell, spacing_mm)[None] * 780
-    hu += cover(np.abs(depth - 16) - 13, spacing_mm)[None] * 45
-
-
+WIDE_FIELD_MM = 356.0  # shows the whole chest
 FIELD_DEPTH_MM = 300.0  # front to back that a scan covers, if its field is as wide
 FIELD_CENTRE_Y = 6.0
 MARGIN_MM = 26.0  # above and below the lungs
+VERTEBRA_MM = 24.0
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a scan was taken."""
+
+    sharp: bool  # the kernel enhances edges, at the price of fine-grained noise
+    blur_mm: float  # standard deviation of the point spread in the axial plane
+    noise_hu: float  # standard deviation of noise in a voxel of 1 mm of an average body
+    slice_thickness_mm: float
+    inspiration: float  # height of the lungs, 1 at full inspiration of healthy lungs
+    contrast: bool = False  # the vessels are enhanced
+    missed_mm: float = 0.0  # how much of the bases lies below the scanned range
+    field_mm: float = WIDE_FIELD_MM  # a narrow field cuts the sides of the lungs
 
 
 @dataclass(frozen=True)
@@ -132,6 +49,51 @@ class Volume:
     lesions: NDArray[np.uint8]  # numbers of `disease.LESIONS`
     origin: tuple[float, float, float]  # of the first voxel, x, y, z in mm
     spacing_mm: float
+
+
+def render(
+    patient: tuple[int, int, bool],
+    state: Mapping[str, Any],
+    protocol: Protocol,
+    spacing_mm: float,
+    noise_seed: list[int],
+) -> Volume:
+    """Make a scan of a patient in a latent state.
+
+    Parameters
+    ----------
+    patient
+        The study's seed, the patient's number, and whether it is a woman: they decide the anatomy.
+    state
+        The latent state at the scan: `ground_glass`, `reticulation`, `honeycombing`, `emphysema` (shares of the
+        lungs), `fibrosis` and `hypertension`.
+    noise_seed
+        Seed of what differs between scans of the same patient.
+    """
+    thorax, maps = _patient(*patient)
+    grid = _Grid(thorax, spacing_mm, protocol)
+    body = grid.onto("body")
+    hu = _body(grid, body)
+    _organs(grid, hu, state, protocol)
+    draw_bones(hu, thorax, grid.onto, spacing_mm)
+    draw_shoulders(hu, thorax, (grid.z_body, grid.y, grid.x), spacing_mm)
+    airway = grid.onto("central_airway")
+    right, left = grid.onto("lung_right"), grid.onto("lung_left")
+    outside = airway > 1.0
+    in_right, in_left = (right < 0) & outside, (left < 0) & outside
+    lungs = in_right + np.uint8(2) * in_left
+    oblique, horizontal = grid.onto("oblique"), grid.onto("horizontal")
+    distance = np.minimum(right, left)
+    at = np.flatnonzero(distance < spacing_mm)
+    values, lesions = _lungs(grid, at, (oblique, horizontal), lungs, maps, state, protocol)
+    flat = hu.reshape(-1)
+    flat[at] += cover(distance.reshape(-1)[at], spacing_mm) * (values - flat[at])
+    near = np.flatnonzero(airway < spacing_mm + 1.6)
+    for distance_mm, density in ((airway.reshape(-1)[near] - 1.6, 30.0), (airway.reshape(-1)[near], -1000.0)):
+        flat[near] += cover(distance_mm, spacing_mm) * (density - flat[near])
+    scanned = acquire(hu, body, protocol, spacing_mm, np.random.default_rng(noise_seed))
+    origin = (float(grid.x[0]), float(grid.y[0]), float(grid.z[0]))
+    return Volume(scanned, lungs, lobes(in_right, in_left, oblique, horizontal), lesions, origin, spacing_mm)
 
 
 @lru_cache(maxsize=2)
@@ -188,51 +150,6 @@ class _Grid:
             z = self.height - (self.height - at[:, 2]) * self.inspiration
             ends.append(np.stack([at[:, 0] - self.x[0], at[:, 1] - self.y[0], z - self.z[0]], axis=1) / self.size)
         return draw_tubes(ends[0], ends[1], radius, self.shape, self.size)
-
-
-def render(
-    patient: tuple[int, int, bool],
-    state: Mapping[str, Any],
-    protocol: Protocol,
-    spacing_mm: float,
-    noise_seed: list[int],
-) -> Volume:
-    """Make a scan of a patient in a latent state.
-
-    Parameters
-    ----------
-    patient
-        The study's seed, the patient's number, and whether it is a woman: they decide the anatomy.
-    state
-        The latent state at the scan: `ground_glass`, `reticulation`, `honeycombing`, `emphysema` (shares of the
-        lungs), `fibrosis` and `hypertension`.
-    noise_seed
-        Seed of what differs between scans of the same patient.
-    """
-    thorax, maps = _patient(*patient)
-    grid = _Grid(thorax, spacing_mm, protocol)
-    body = grid.onto("body")
-    hu = _body(grid, body)
-    _organs(grid, hu, state, protocol)
-    draw_bones(hu, thorax, grid.onto, spacing_mm)
-    draw_shoulders(hu, thorax, (grid.z_body, grid.y, grid.x), spacing_mm)
-    airway = grid.onto("central_airway")
-    right, left = grid.onto("lung_right"), grid.onto("lung_left")
-    outside = airway > 1.0
-    in_right, in_left = (right < 0) & outside, (left < 0) & outside
-    lungs = in_right + np.uint8(2) * in_left
-    oblique, horizontal = grid.onto("oblique"), grid.onto("horizontal")
-    distance = np.minimum(right, left)
-    at = np.flatnonzero(distance < spacing_mm)
-    values, lesions = _lungs(grid, at, (oblique, horizontal), lungs, maps, state, protocol)
-    flat = hu.reshape(-1)
-    flat[at] += cover(distance.reshape(-1)[at], spacing_mm) * (values - flat[at])
-    near = np.flatnonzero(airway < spacing_mm + 1.6)
-    for distance_mm, density in ((airway.reshape(-1)[near] - 1.6, 30.0), (airway.reshape(-1)[near], -1000.0)):
-        flat[near] += cover(distance_mm, spacing_mm) * (density - flat[near])
-    scanned = acquire(hu, body, protocol, spacing_mm, np.random.default_rng(noise_seed))
-    origin = (float(grid.x[0]), float(grid.y[0]), float(grid.z[0]))
-    return Volume(scanned, lungs, lobes(in_right, in_left, oblique, horizontal), lesions, origin, spacing_mm)
 
 
 def _body(grid: _Grid, body: Floats) -> Floats:
@@ -350,3 +267,128 @@ def _airways(grid: _Grid, values: Floats, at: Ints, interstitial: Floats, drawn:
     wall = grid.tubes(kept, lumen[shown] * 1.15 + 0.45).reshape(-1)[at]
     values += 0.7 * wall * (0 - values)
     values += grid.tubes(kept, lumen[shown]).reshape(-1)[at] * (-985 - values)
+
+
+def draw_bones(hu: Floats, thorax: Thorax, onto: Callable[[str], Floats], spacing_mm: float) -> None:
+    """Draw ribs, cartilage, sternum, shoulder blades and spine; `onto` brings a map of the patient onto the voxels."""
+    cavity, skin = onto("cavity").reshape(-1), onto("body").reshape(-1)
+    t, angle = onto("height").reshape(-1), onto("angle").reshape(-1)
+    x, spine_y = onto("spine_x").reshape(-1), onto("spine_y").reshape(-1)
+    near = np.flatnonzero((cavity > -2) & (cavity < 40) & (skin < -2) & (t > -0.12) & (t < 1.08))
+    flat = hu.reshape(-1)
+    _ribs(flat, near, (t[near], angle[near], cavity[near], np.abs(x[near])), thorax, spacing_mm)
+    near = np.flatnonzero((np.abs(x) < 45) & (spine_y > -24) & (spine_y < 75) & (skin < -2))
+    _spine(flat, near, (np.abs(x[near]), spine_y[near], t[near]), thorax, spacing_mm)
+
+
+def _bone(flat: Floats, at: Ints, distance: Floats, size: float, marrow: float, cortex: float) -> None:
+    """Draw bone on flat voxels: a dense shell about 1.8 mm thick around marrow."""
+    close = distance < size
+    at, distance = at[close], distance[close]
+    values = flat[at]
+    values += cover(distance, size) * (cortex - values)
+    values += cover(distance + 1.8, size) * (marrow - values)
+    flat[at] = values
+
+
+def _ribs(flat: Floats, at: Ints, maps: tuple[Floats, Floats, Floats, Floats], thorax: Thorax, size: float) -> None:
+    t, angle, out, x = maps
+    h = thorax.build.height
+    phase = rib_phase(t, angle)
+    beside = np.abs(phase % 1 - 0.5) * (h / RIBS_PER_HEIGHT) * 0.85
+    rib = (np.sqrt(((out - 6.0) / 4.4) ** 2 + (beside / 6.0) ** 2) - 1) * 4.4
+    # The lower ribs end early; the upper seven reach the sternum, by cartilage.
+    end = np.clip(0.45 + 0.11 * (phase - 0.5), 0.0, 0.95)
+    rib = np.where((phase < 1) | (phase > 12) | (angle > end), 20.0, rib)
+    bony = angle < 0.72
+    _bone(flat, at[bony], rib[bony], size, 190.0, 560.0)
+    _bone(flat, at[~bony], rib[~bony], size, 90.0, 115.0)
+    half = 16 - 7 * np.clip((0.75 - t) * 3, 0, 1)
+    sternum = np.maximum(np.maximum(x - half, np.abs(out - 7.5) - 5.5), (np.abs(t - 0.62) - 0.24) * h)
+    sternum = np.maximum(sternum, (0.8 - angle) * 100)
+    _bone(flat, at, sternum, size, 150.0, 400.0)
+    level = (t - 0.52) / 0.38
+    blade = np.maximum(np.abs(out - 19 - 3 * np.sin(8 * angle)) - 2.0 - 2.5 * np.clip(level - 0.6, 0, 1), -level * 60)
+    blade = np.maximum(blade, np.maximum(0.17 - angle, angle - 0.20 - 0.27 * np.clip(level, 0, 1)) * 330)
+    blade = np.maximum(blade, (level - 1) * 60)
+    _bone(flat, at, blade, size, 230.0, 480.0)
+
+
+def _spine(flat: Floats, at: Ints, maps: tuple[Floats, Floats, Floats], thorax: Thorax, size: float) -> None:
+    x, y, t = maps
+    k = thorax.build.half_width / 125
+    level = t * thorax.build.height / VERTEBRA_MM
+    off = np.abs(level % 1 - 0.5)
+    body = np.sqrt((x / 1.12) ** 2 + y**2) - 17.0 * k - 4 * np.clip(off - 0.2, 0, 0.3)
+    disc = off > 0.41
+    _bone(flat, at[~disc], body[~disc], size, 165.0, 380.0)
+    _bone(flat, at[disc], body[disc], size, 80.0, 90.0)
+    arch = np.abs(np.sqrt((x / 1.15) ** 2 + (y - 24 * k) ** 2) - 10.5) - 2.6
+    arch = np.maximum(arch, (off - 0.36) * VERTEBRA_MM)
+    transverse = np.maximum(np.maximum(np.abs(y - 25 - 0.25 * x) - 4.0, x - 34), (off - 0.2) * VERTEBRA_MM)
+    slanted = np.abs((level + 0.022 * y) % 1 - 0.5)
+    spinous = np.maximum(np.maximum(x - 3.0, np.abs(y - 46) - 13), (slanted - 0.30) * VERTEBRA_MM)
+    _bone(flat, at, np.minimum(np.minimum(arch, transverse), spinous), size, 230.0, 440.0)
+
+
+def draw_shoulders(hu: Floats, thorax: Thorax, axes: tuple[Floats, Floats, Floats], spacing_mm: float) -> None:
+    """Draw collar bones and the heads of the raised upper arms; `axes`: z (in the patient), y and x of the voxels."""
+    z, y, x = axes
+    build = thorax.build
+    k, h = build.half_width / 125, build.height
+    top = int(np.searchsorted(z, 0.86 * h))
+    if top >= len(z):
+        return
+    grid = np.meshgrid(z[top:], y, x, indexing="ij")
+    zz, yy, xx = grid[0], grid[1], np.abs(grid[2])
+    front = -0.30 * build.half_depth
+    collar = np.array([[16 * k, front, 0.915 * h], [70 * k, front + 14, 0.985 * h], [135 * k, 14, 1.03 * h]])
+    arm = np.array([[150 * k, 14, 0.99 * h], [176 * k, 8, 1.12 * h]])
+    flat = hu[top:].reshape(-1)
+    everywhere = np.arange(flat.size, dtype=np.int64)
+    for points, radii in ((collar, np.array([7.5, 5.5, 5.5])), (arm, np.array([20.0, 14.0]))):
+        distance: NDArray[np.float32] = tube(xx, yy, zz, points, radii).reshape(-1)
+        inside = np.flatnonzero((distance < spacing_mm) & (flat > -300))
+        _bone(flat, everywhere[inside], distance[inside], spacing_mm, 180.0, 480.0)
+    hu[top:] = flat.reshape(hu[top:].shape)
+
+
+def draw_table(hu: Floats, lowest_mm: float, axes: tuple[Floats, Floats], spacing_mm: float) -> None:
+    """Draw the curved table top under the patient, whose back is at y = `lowest_mm`; `axes`: y and x of the voxels."""
+    y, x = axes[0][:, None], axes[1][None, :]
+    depth = y - (lowest_mm + 5.0 - x**2 / 1100)
+    shell = np.abs(depth - 1.5) - 1.5
+    hu += cover(shell, spacing_mm)[None] * 780
+    hu += cover(np.abs(depth - 16) - 13, spacing_mm)[None] * 45
+
+
+def acquire(
+    hu: Floats, body: Floats, protocol: Protocol, spacing_mm: float, rng: np.random.Generator
+) -> NDArray[np.int16]:
+    """Blur and add noise, as the scanner and its reconstruction would; int16 HU, as 12-bit scanners store it."""
+    axial = protocol.blur_mm / spacing_mm
+    along = protocol.slice_thickness_mm / np.sqrt(12) / spacing_mm
+    out = gaussian_filter(hu, (along, axial, axial), mode="nearest", truncate=3.0)
+    if protocol.sharp:
+        halo = 1.1 / spacing_mm
+        out += 0.35 * (out - gaussian_filter(out, (0, halo, halo), mode="nearest", truncate=3.0))
+    out += _noise(body, protocol, spacing_mm, rng)
+    return np.clip(np.rint(out), -1024, 3071).astype(np.int16)
+
+
+def _noise(body: Floats, protocol: Protocol, spacing_mm: float, rng: np.random.Generator) -> Floats:
+    """Noise with the kernel's grain, stronger in wide slices, where it also streaks from side to side."""
+    grain = (0.35 if protocol.sharp else 0.85) / spacing_mm
+    noise = rng.standard_normal(body.shape, dtype=np.float32)
+    noise = gaussian_filter(noise, (0.0, grain, grain), mode="wrap", truncate=3.0)
+    # Averaging over a larger voxel removes more of fine grain than of coarse grain.
+    noise *= protocol.noise_hu * spacing_mm ** (-0.8 if protocol.sharp else -0.5) / noise.std()
+    area = (body < 0).mean(axis=(1, 2))
+    attenuation = np.exp(1.6 * (area / max(float(np.median(area)), 1e-3) - 1)).astype(np.float32)
+    wide = np.clip(attenuation - 1.15, 0, 1.2)
+    noise *= np.clip(attenuation, 0.6, 2.5)[:, None, None]
+    at = np.flatnonzero(wide > 0)
+    if len(at):
+        streaks = gaussian_filter1d(rng.standard_normal((len(at), *body.shape[1:]), dtype=np.float32), 6.0 / spacing_mm)
+        noise[at] += streaks * (1.4 * protocol.noise_hu * wide[at])[:, None, None]
+    return noise

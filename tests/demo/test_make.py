@@ -12,7 +12,7 @@ import SimpleITK as sitk
 
 from sscct_lib.cohort.manifest import read_manifest
 from sscct_lib.demo import make, registry
-from sscct_lib.demo.acquisition import WIDE_FIELD_MM
+from sscct_lib.demo.render import WIDE_FIELD_MM
 from sscct_lib.study import schemas
 from sscct_lib.study.folder import Study, StudyError, load_study
 from sscct_lib.study.settings import DemoSettings, Settings

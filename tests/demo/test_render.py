@@ -5,11 +5,10 @@ import numpy as np
 import pytest
 from scipy.ndimage import label
 
-from sscct_lib.demo.acquisition import Protocol, acquire
 from sscct_lib.demo.anatomy import draw_build, make_thorax
 from sscct_lib.demo.make import draw_scan
 from sscct_lib.demo.registry import demo_cohort
-from sscct_lib.demo.render import Volume, render
+from sscct_lib.demo.render import Protocol, Volume, acquire, render
 from sscct_lib.study.settings import DemoSettings
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
