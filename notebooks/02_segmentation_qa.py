@@ -29,7 +29,7 @@ from sscct_lib.cohort import figures as cohort_figures
 from sscct_lib.cohort import selection
 from sscct_lib.cohort.manifest import read_manifest
 from sscct_lib.lungs import figures, planes, segment
-from sscct_lib.lungs.verdict import plausible_ranges, rule_counts, verdict_counts
+from sscct_lib.lungs.tables import plausible_ranges, rule_counts, verdict_counts
 from sscct_lib.study import results
 from sscct_lib.study.folder import load_study
 from sscct_lib.study.schemas import COHORT, IMAGES, LUNGS

@@ -49,22 +49,23 @@ def mask_overlay(overlays: Sequence[Overlay], when_none: str = "No scans.") -> F
     # A subfigure a row: its title takes height from the panels below it, and no width from the first.
     for row, one in zip(figure.subfigures(len(overlays), 1, squeeze=False)[:, 0], overlays, strict=True):
         for axis, plane in zip(row.subplots(1, len(planes), squeeze=False)[0], planes, strict=True):
-            _draw_plane(axis, *one.planes[plane])
-            axis.set_xlabel(plane)
+            hu, labels, place = one.planes[plane]
+            draw_plane(axis, hu, labels, 1.1, interpolation="bilinear")
+            if place is not None:
+                axis.plot(*place, marker="o", ms=16, mfc="none", mec="yellow", mew=1.6)
+            axis.set(xticks=[], yticks=[], xlabel=plane)
+            axis.spines[:].set_visible(False)
         title = f"{one.scan_id}: {one.verdict}" + (f" ({one.findings})" if one.findings else "")
         row.suptitle(textwrap.fill(title, 88), x=0.01, ha="left", fontsize=11)
     return figure
 
 
-def _draw_plane(axis: Axes, hu: Any, labels: Any, place: tuple[int, int] | None) -> None:
-    axis.imshow(hu, cmap="gray", vmin=LUNG_WINDOW[0], vmax=LUNG_WINDOW[1], interpolation="bilinear")
+def draw_plane(axis: Axes, hu: Any, labels: Any, width: float, interpolation: str | None = None) -> None:
+    """Draw a plane of a scan (HU) with the outlines of its lungs, `width` points wide."""
+    axis.imshow(hu, cmap="gray", vmin=LUNG_WINDOW[0], vmax=LUNG_WINDOW[1], interpolation=interpolation)
     for label, style in SIDES.items():
         if (labels == label).any():
-            axis.contour(labels == label, levels=[0.5], linewidths=1.1, **style)
-    if place is not None:
-        axis.plot(*place, marker="o", ms=16, mfc="none", mec="yellow", mew=1.6)
-    axis.set(xticks=[], yticks=[])
-    axis.spines[:].set_visible(False)
+            axis.contour(labels == label, levels=[0.5], linewidths=width, **style)
 
 
 @styled

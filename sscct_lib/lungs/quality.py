@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from sscct_lib.images.masks import Mask, bounding_box, erode, millilitres
-from sscct_lib.lungs.threshold import Anatomy
+from sscct_lib.lungs.threshold import BONE_HU, Anatomy
 
 SMALLEST_PIECE_ML = 1.0
 N_LOBES = 5
 THICK_HU, THICK_MM = -150, 4.0
 CONTRAST_HU = 80  # blood without contrast medium is denser in no patient
-BONE_HU = 200
+
 AERATED_RANGE_HU = (-960, -500)  # lung that holds air; gas in the bowel is darker
 Place = tuple[int, int, int]
 
@@ -56,10 +56,9 @@ def _compare_methods(found: Measured, labels: NDArray[np.uint8], others: NDArray
     """Overlap of two methods, side by side: a voxel on which they name different lungs is no agreement."""
     both = np.count_nonzero((labels == others) & (labels > 0))
     found.measures["agreement_dice"] = 2 * both / (np.count_nonzero(labels) + np.count_nonzero(others))
-    pieces, n = ndimage.label(labels != others)
-    if n:
-        largest = 1 + int(np.argmax(np.bincount(pieces.ravel())[1:]))
-        found.places["agreement_dice"] = _middle_voxel(pieces == largest)
+    differs = _largest_piece(labels != others)
+    if differs.any():
+        found.places["agreement_dice"] = _middle_voxel(differs)
 
 
 def _mask_measures(found: Measured, hu: NDArray[Any], labels: NDArray[np.uint8], lungs: Mask, anatomy: Anatomy) -> None:
@@ -108,10 +107,13 @@ def _largest_missed(hu: NDArray[Any], lungs: Mask, anatomy: Anatomy) -> Mask:
     """The largest piece of aerated lung inside the body that the mask leaves out."""
     low, high = AERATED_RANGE_HU
     left_out = anatomy.body & ~anatomy.airway & ~lungs & (hu > low) & (hu < high)
-    pieces, n = ndimage.label(erode(left_out, anatomy.spacing_mm / 2, anatomy.spacing_mm))
-    if n == 0:
-        return np.zeros_like(lungs)
-    return np.asarray(pieces == 1 + int(np.argmax(np.bincount(pieces.ravel())[1:])))
+    return _largest_piece(erode(left_out, anatomy.spacing_mm / 2, anatomy.spacing_mm))
+
+
+def _largest_piece(mask: Mask) -> Mask:
+    """The largest connected piece, the first of several of a size; empty where the mask is."""
+    pieces, n = ndimage.label(mask)
+    return pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:]) if n else np.zeros_like(mask)
 
 
 def _middle_voxel(mask: Mask) -> Place:

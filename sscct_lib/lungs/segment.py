@@ -13,7 +13,8 @@ import pandas as pd
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from sscct_lib.images.dicom_masks import is_dicom, read_dicom_mask
+from sscct_lib.images.dicom import is_dicom
+from sscct_lib.images.dicom_masks import read_dicom_mask
 from sscct_lib.images.masks import bounding_box
 from sscct_lib.images.nifti import read_volume
 from sscct_lib.images.prepare import (
@@ -85,6 +86,73 @@ def segment_scans(study: Study, rows: pd.DataFrame, n_jobs: int = 1) -> pd.DataF
     return LUNGS.validate(apply_decisions(table, study.folder / DECISIONS_FILE))
 
 
+def load_lungs(study: Study, scan_id: str) -> tuple[sitk.Image, sitk.Image]:
+    """Load a prepared scan with its lung mask.
+
+    Returns
+    -------
+    image, mask : SimpleITK.Image
+        On the same grid.
+
+    Raises
+    ------
+    ScanError
+        If either file is missing, the two differ in size, or the mask is empty.
+    StudyError
+        If either file is damaged; it is removed, so that the next run makes it again.
+    """
+    image, mask = read_result(study.image(scan_id)), read_result(study.mask(scan_id))
+    if image.GetSize() != mask.GetSize():
+        raise ScanError(
+            f"the mask has {_sides(mask)} voxels, the scan {_sides(image)}. Run `02_segmentation_qa` again."
+        )
+    if not sitk.GetArrayViewFromImage(mask).any():
+        raise ScanError("the lung mask is empty.")
+    return image, mask
+
+
+def usable(table: pd.DataFrame) -> pd.DataFrame:
+    """Choose the scans whose lungs the models may see: rows of schema `LUNGS` with verdict `pass` or `review`."""
+    # A scan to be reviewed stays until a person decides otherwise.
+    return table[table["verdict"].isin(["pass", "review"])]
+
+
+def removed(table: pd.DataFrame) -> pd.DataFrame:
+    """Choose the scans that quality assurance keeps from the models though they have a mask: verdict `fail`."""
+    return table[table["verdict"].eq("fail")]
+
+
+def examine(image: sitk.Image, mask: sitk.Image | None, settings: LungSettings) -> Record:
+    """Judge the lungs of one scan that belongs to no study.
+
+    Parameters
+    ----------
+    image
+        Prepared scan.
+    mask
+        On the same grid; None: found from the densities.
+    settings
+        With the plausible ranges.
+
+    Returns
+    -------
+    dict
+        Measures, verdict and findings, as in a row of schema `LUNGS`; no comparison with other scans of the patient.
+
+    Raises
+    ------
+    ScanError
+        If there is no body, or no mask is given and there is no lung.
+    """
+    scan = _look(image)
+    return _judged(scan, Found(_by_threshold(scan) if mask is None else mask), None, settings)
+
+
+def threshold_mask(image: sitk.Image) -> sitk.Image:
+    """Find the lungs of a prepared scan from its densities alone; `ScanError` where there is no body or no lung."""
+    return _by_threshold(_look(image))
+
+
 def _mask_files(study: Study, row: Mapping[str, Any]) -> list[Any]:
     return [study.folder / row["lung_mask"]] if isinstance(row.get("lung_mask"), str) else []
 
@@ -116,42 +184,6 @@ def _segment(study: Study, row: Mapping[str, Any]) -> Record:
     return _judged(scan, lungs, second, settings)
 
 
-def _judged(scan: _Scan, lungs: Found, second: sitk.Image | None, settings: LungSettings) -> Record:
-    labels = _labels_on(scan.work, lungs.mask)
-    lobes, others = (None if image is None else _labels_on(scan.work, image) for image in (lungs.lobes, second))
-    found = measure(scan.hu, labels, scan.anatomy, lobes, others)
-    judgement = judge(found, settings)
-    words = {"verdict": judgement.verdict, "findings": judgement.findings, "flags": judgement.flags}
-    shape = write_shape(chest_shape(scan.hu, labels, scan.anatomy.body, scan.anatomy.spacing_mm))
-    return {**found.measures, **words, "place_mm": _in_patient(judgement.place, scan.work), "chest_shape_mm": shape}
-
-
-def examine(image: sitk.Image, mask: sitk.Image | None, settings: LungSettings) -> Record:
-    """Judge the lungs of one scan that belongs to no study.
-
-    Parameters
-    ----------
-    image
-        Prepared scan.
-    mask
-        On the same grid; None: found from the densities.
-    settings
-        With the plausible ranges.
-
-    Returns
-    -------
-    dict
-        Measures, verdict and findings, as in a row of schema `LUNGS`; no comparison with other scans of the patient.
-
-    Raises
-    ------
-    ScanError
-        If there is no body, or no mask is given and there is no lung.
-    """
-    scan = _look(image)
-    return _judged(scan, Found(_by_threshold(scan) if mask is None else mask), None, settings)
-
-
 def _find(method: str, study: Study, row: Mapping[str, Any], scan: _Scan) -> Found:
     if method == "threshold":
         return Found(_by_threshold(scan))
@@ -177,6 +209,16 @@ def _write(study: Study, scan_id: str, lungs: Found) -> None:
         write_image(lungs.lobes, study.lobes(scan_id))
 
 
+def _judged(scan: _Scan, lungs: Found, second: sitk.Image | None, settings: LungSettings) -> Record:
+    labels = _labels_on(scan.work, lungs.mask)
+    lobes, others = (None if image is None else _labels_on(scan.work, image) for image in (lungs.lobes, second))
+    found = measure(scan.hu, labels, scan.anatomy, lobes, others)
+    judgement = judge(found, settings)
+    words = {"verdict": judgement.verdict, "findings": judgement.findings, "flags": judgement.flags}
+    shape = write_shape(chest_shape(scan.hu, labels, scan.anatomy.body, scan.anatomy.spacing_mm))
+    return {**found.measures, **words, "place_mm": _in_patient(judgement.place, scan.work), "chest_shape_mm": shape}
+
+
 def _labels_on(work: sitk.Image, mask: sitk.Image) -> NDArray[np.uint8]:
     return np.asarray(sitk.GetArrayFromImage(resample_mask(mask, work)))
 
@@ -186,11 +228,6 @@ def _in_patient(place: tuple[int, int, int] | None, image: sitk.Image) -> str | 
     if place is None:
         return None
     return " ".join(f"{value:.1f}" for value in image.TransformIndexToPhysicalPoint(place[::-1]))
-
-
-def threshold_mask(image: sitk.Image) -> sitk.Image:
-    """Find the lungs of a prepared scan from its densities alone; `ScanError` where there is no body or no lung."""
-    return _by_threshold(_look(image))
 
 
 def _by_threshold(scan: _Scan) -> sitk.Image:
@@ -253,45 +290,3 @@ def _provided(study: Study, row: Mapping[str, Any], image: sitk.Image) -> sitk.I
 
 def _sides(image: sitk.Image) -> str:
     return " x ".join(str(side) for side in image.GetSize())
-
-
-def load_lungs(study: Study, scan_id: str) -> tuple[sitk.Image, sitk.Image]:
-    """Load a prepared scan with its lung mask.
-
-    Returns
-    -------
-    image, mask : SimpleITK.Image
-        On the same grid.
-
-    Raises
-    ------
-    ScanError
-        If either file is missing, the two differ in size, or the mask is empty.
-    StudyError
-        If either file is damaged; it is removed, so that the next run makes it again.
-    """
-    image, mask = read_result(study.image(scan_id)), read_result(study.mask(scan_id))
-    if image.GetSize() != mask.GetSize():
-        raise ScanError(
-            f"the mask has {_sides(mask)} voxels, the scan {_sides(image)}. Run `02_segmentation_qa` again."
-        )
-    if not sitk.GetArrayViewFromImage(mask).any():
-        raise ScanError("the lung mask is empty.")
-    return image, mask
-
-
-def lung_values(image: sitk.Image, mask: sitk.Image) -> NDArray[np.int16]:
-    """Give the densities inside the lungs, HU, shape (n_voxels,)."""
-    inside = sitk.GetArrayViewFromImage(mask) > 0
-    return np.asarray(sitk.GetArrayViewFromImage(image)[inside])
-
-
-def usable(table: pd.DataFrame) -> pd.DataFrame:
-    """Choose the scans whose lungs the models may see: rows of schema `LUNGS` with verdict `pass` or `review`."""
-    # A scan to be reviewed stays until a person decides otherwise.
-    return table[table["verdict"].isin(["pass", "review"])]
-
-
-def removed(table: pd.DataFrame) -> pd.DataFrame:
-    """Choose the scans that quality assurance keeps from the models though they have a mask: verdict `fail`."""
-    return table[table["verdict"].eq("fail")]

@@ -26,6 +26,57 @@ Shape = NDArray[np.float64]
 """Width, depth, spine from the front, and spine from the middle of the lungs, mm; shape (4, n_levels)."""
 
 
+def compare_visits(table: pd.DataFrame, settings: LungSettings) -> pd.DataFrame:
+    """The table with `shape_change_mm` and `volume_change`; a scan unlike the patient's others is to be reviewed."""
+    # A chest keeps its shape: a scan unlike all others may be another patient's. Volume seldom changes by a third.
+    judged = table[table["verdict"].isin(["pass", "review"])]
+    changes = {"shape_change_mm": shape_change(judged), "volume_change": volume_change(judged)}
+    table = table.assign(**{name: change.reindex(table.index) for name, change in changes.items()})
+    for name, most, words in (
+        ("shape_change_mm", settings.max_shape_change_mm, "the chest differs by {:.1f} mm: another patient's scan?"),
+        ("volume_change", settings.max_visit_change, "lung volume {:+.0%} against the patient's other scans"),
+    ):
+        for index in table.index[table[name].abs() > most]:
+            table.loc[index, "findings"] = _joined("; ", table.loc[index, "findings"], words.format(table[name][index]))
+            table.loc[index, "flags"] = _joined(" ", table.loc[index, "flags"], name)
+            table.loc[index, "verdict"] = "review"
+    return table
+
+
+def _joined(separator: str, so_far: Any, more: str) -> str:
+    return f"{so_far}{separator}{more}" if so_far else more
+
+
+def shape_change(table: pd.DataFrame) -> "pd.Series[float]":
+    """Distance (mm) to the patient's most similar other scan; none for a single scan, or where too little is seen."""
+    changes: dict[Any, float] = {}
+    for _, own in table.groupby("patient_id")["chest_shape_mm"]:
+        shapes = {index: read_shape(text) for index, text in own.dropna().items()}
+        for index, shape in shapes.items():
+            distances = [shape_distance(shape, other) for place, other in shapes.items() if place != index]
+            if known := [distance for distance in distances if np.isfinite(distance)]:
+                changes[index] = min(known)
+    return pd.Series(changes, dtype=float)
+
+
+def volume_change(table: pd.DataFrame) -> "pd.Series[float]":
+    """Relative difference of lung volume from the median of the patient's other scans; none for a single scan."""
+    changes: dict[Any, float] = {}
+    for _, own in table.groupby("patient_id")["volume_l"]:
+        for index in own.index if len(own) > 1 else []:
+            changes[index] = float(own[index] / own.drop(index).median() - 1)
+    return pd.Series(changes, dtype=float)
+
+
+def shape_distance(one: Shape, other: Shape) -> float:
+    """Mean absolute difference of two shapes, mm; not a number where less than 8 levels compare."""
+    # A deeper breath lowers the lungs and moves every level: one chest is stretched, and the best match counts.
+    differences = [np.abs(one - _stretched(other, stretch))[:, LEVELS_MM <= COMPARED_MM] for stretch in STRETCHES]
+    kept = [part[np.isfinite(part)] for part in differences]
+    means = [values.mean() for values in kept if len(values) >= LEAST_LEVELS * len(one)]
+    return float(min(means)) if means else float("nan")
+
+
 def chest_shape(hu: NDArray[np.float32], labels: NDArray[np.uint8], body: Mask, spacing_mm: float) -> Shape:
     """Shape of the chest at each of `LEVELS_MM` below the apex, (4, n_levels); not a number where there is no lung."""
     lungs = labels > 0
@@ -55,15 +106,6 @@ def _at_levels(below: NDArray[np.float64], values: NDArray[np.float64]) -> NDArr
     return np.asarray(np.interp(LEVELS_MM, below[known], values[known], right=np.nan))
 
 
-def shape_distance(one: Shape, other: Shape) -> float:
-    """Mean absolute difference of two shapes, mm; not a number where less than 8 levels compare."""
-    # A deeper breath lowers the lungs and moves every level: one chest is stretched, and the best match counts.
-    differences = [np.abs(one - _stretched(other, stretch))[:, LEVELS_MM <= COMPARED_MM] for stretch in STRETCHES]
-    kept = [part[np.isfinite(part)] for part in differences]
-    means = [values.mean() for values in kept if len(values) >= LEAST_LEVELS * len(one)]
-    return float(min(means)) if means else float("nan")
-
-
 def _stretched(shape: Shape, stretch: float) -> Shape:
     return np.array([np.interp(LEVELS_MM / stretch, LEVELS_MM, row, left=np.nan, right=np.nan) for row in shape])
 
@@ -76,45 +118,3 @@ def write_shape(shape: Shape) -> str:
 def read_shape(text: str) -> Shape:
     """A shape that `write_shape` wrote."""
     return np.array(text.split(), dtype=float).reshape(4, len(LEVELS_MM))
-
-
-def compare_visits(table: pd.DataFrame, settings: LungSettings) -> pd.DataFrame:
-    """The table with `shape_change_mm` and `volume_change`; a scan unlike the patient's others is to be reviewed."""
-    # A chest keeps its shape: a scan unlike all others may be another patient's. Volume seldom changes by a third.
-    judged = table[table["verdict"].isin(["pass", "review"])]
-    changes = {"shape_change_mm": shape_change(judged), "volume_change": volume_change(judged)}
-    table = table.assign(**{name: change.reindex(table.index) for name, change in changes.items()})
-    for name, most, words in (
-        ("shape_change_mm", settings.max_shape_change_mm, "the chest differs by {:.1f} mm: another patient's scan?"),
-        ("volume_change", settings.max_visit_change, "lung volume {:+.0%} against the patient's other scans"),
-    ):
-        for index in table.index[table[name].abs() > most]:
-            table.loc[index, "findings"] = _joined("; ", table.loc[index, "findings"], words.format(table[name][index]))
-            table.loc[index, "flags"] = _joined(" ", table.loc[index, "flags"], name)
-            table.loc[index, "verdict"] = "review"
-    return table
-
-
-def _joined(separator: str, so_far: Any, more: str) -> str:
-    return f"{so_far}{separator}{more}" if so_far else more
-
-
-def volume_change(table: pd.DataFrame) -> "pd.Series[float]":
-    """Relative difference of lung volume from the median of the patient's other scans; none for a single scan."""
-    changes: dict[Any, float] = {}
-    for _, own in table.groupby("patient_id")["volume_l"]:
-        for index in own.index if len(own) > 1 else []:
-            changes[index] = float(own[index] / own.drop(index).median() - 1)
-    return pd.Series(changes, dtype=float)
-
-
-def shape_change(table: pd.DataFrame) -> "pd.Series[float]":
-    """Distance (mm) to the patient's most similar other scan; none for a single scan, or where too little is seen."""
-    changes: dict[Any, float] = {}
-    for _, own in table.groupby("patient_id")["chest_shape_mm"]:
-        shapes = {index: read_shape(text) for index, text in own.dropna().items()}
-        for index, shape in shapes.items():
-            distances = [shape_distance(shape, other) for place, other in shapes.items() if place != index]
-            if known := [distance for distance in distances if np.isfinite(distance)]:
-                changes[index] = min(known)
-    return pd.Series(changes, dtype=float)

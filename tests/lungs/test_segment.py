@@ -14,7 +14,8 @@ from sscct_lib.images import masks as image_masks
 from sscct_lib.images import prepare
 from sscct_lib.lungs import figures, planes, threshold
 from sscct_lib.lungs.segment import load_lungs, segment_scans, threshold_mask
-from sscct_lib.lungs.verdict import apply_decisions, rule_counts, verdict_counts
+from sscct_lib.lungs.tables import rule_counts, verdict_counts
+from sscct_lib.lungs.verdict import apply_decisions
 from sscct_lib.lungs.visits import LEVELS_MM, compare_visits, write_shape
 from sscct_lib.study.folder import Study, StudyError
 from sscct_lib.study.results import ScanError

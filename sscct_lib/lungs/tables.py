@@ -1,0 +1,72 @@
+"""Tables of notebook 02: verdicts, the rules that led to them, and the ranges in which measures are plausible."""
+
+import pandas as pd
+
+from sscct_lib.lungs.verdict import HEART_SLACK_MM
+from sscct_lib.study.settings import LungSettings
+
+
+def verdict_counts(table: pd.DataFrame) -> pd.DataFrame:
+    """Count scans and patients by verdict.
+
+    Parameters
+    ----------
+    table
+        Schema `LUNGS`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Rows `pass`, `review`, `fail` and `set aside`; columns `scans`, `patients` and `changed by a person`.
+    """
+    kind = table["verdict"].where(table["status"] == "ok", "set aside")
+    order = ["pass", "review", "fail", "set aside"]
+    counts = table.groupby(kind)["patient_id"].agg(["size", "nunique"]).reindex(order, fill_value=0)
+    counts["changed by a person"] = table["decision"].notna().groupby(kind).sum().reindex(order, fill_value=0)
+    return counts.rename(columns={"size": "scans", "nunique": "patients"}).rename_axis("verdict")
+
+
+def rule_counts(table: pd.DataFrame) -> pd.DataFrame:
+    """Count the scans that each rule flagged, and those that it removed.
+
+    Parameters
+    ----------
+    table
+        Schema `LUNGS`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        By measure: `scans` and `patients` flagged, `by this rule alone`, and `removed`: scans whose verdict is fail;
+        most frequent first.
+    """
+    flags = table.assign(rule=table["flags"].fillna("").str.split(), removed=table["verdict"].eq("fail"))
+    flags["alone"] = flags["rule"].str.len() == 1
+    by_rule = flags.explode("rule").dropna(subset="rule").groupby("rule")
+    counts = by_rule.agg(
+        scans=("scan_id", "size"),
+        patients=("patient_id", "nunique"),
+        alone=("alone", "sum"),
+        removed=("removed", "sum"),
+    )
+    counts = counts.rename(columns={"alone": "by this rule alone"})
+    return counts.sort_values("scans", ascending=False)
+
+
+def plausible_ranges(settings: LungSettings) -> dict[str, tuple[float | None, float | None, str]]:
+    """Give the plausible range of each measure that a figure shows: least, greatest (None: open), label of the axis."""
+    return {
+        "volume_l": (*settings.volume_l, "lung volume (L)"),
+        "left_share": (*settings.left_share, "left lung, share of volume"),
+        "mean_hu": (*settings.mean_hu, "mean lung density (HU)"),
+        "trachea_hu": (*settings.trachea_hu, "air in the trachea (HU)"),
+        "heart_hu": (*settings.heart_hu, "heart (HU)"),
+        "noise_hu": (None, settings.max_noise_hu, "noise (HU)"),
+        "cut_area_cm2": (None, settings.max_cut_area_cm2, "lung cut by the edge (cm²)"),
+        "missed_air_l": (None, settings.max_missed_air_l, "aerated lung left out (L)"),
+        "solid_core_ml": (None, settings.max_solid_core_ml, "inside thick solid tissue (mL)"),
+        "shape_change_mm": (None, settings.max_shape_change_mm, "chest unlike other visits (mm)"),
+        "volume_change": (-settings.max_visit_change, settings.max_visit_change, "volume against other visits"),
+        "step_ratio": (None, settings.max_step_ratio, "largest jump between slices"),
+        "heart_left_mm": (-HEART_SLACK_MM, None, "heart left of the spine (mm)"),
+    }
