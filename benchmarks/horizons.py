@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from sksurv.metrics import brier_score, cumulative_dynamic_auc
 
-from sscct_lib.book.notebooks import run_notebook
+from sscct_lib.book.chapters import run_notebook
 from sscct_lib.cohort.manifest import read_manifest
 from sscct_lib.cohort.selection import build_cohort, select
 from sscct_lib.demo import make
@@ -31,7 +31,8 @@ from sscct_lib.horizons.bootstrap import (
     resample_patients,
 )
 from sscct_lib.horizons.calibration import logit
-from sscct_lib.horizons.evaluate import aligned_risk, evaluate, study_resamples
+from sscct_lib.horizons.evaluate import evaluate
+from sscct_lib.horizons.evaluation import Evaluation, aligned, study_resamples
 from sscct_lib.horizons.metrics import METRICS
 from sscct_lib.study.folder import load_study
 from sscct_lib.study.schemas import COHORT, LUNGS, PREDICTIONS
@@ -201,7 +202,7 @@ def speed(n_looped: int = 10) -> pd.DataFrame:
     settings = Settings()
     n_samples = settings.horizons.n_bootstrap + 1
     start = time.process_time()
-    evaluate(predictions, cohort, settings)
+    evaluate(Evaluation(cohort, predictions, settings))
     everything = time.process_time() - start
 
     followup, event = cohort["followup_years"].to_numpy(), cohort["event_observed"].to_numpy()
@@ -211,7 +212,7 @@ def speed(n_looped: int = 10) -> pd.DataFrame:
     for years in settings.horizons_years:
         outcome = horizon_outcome(followup, event, years, resamples)
         for model in predictions["model"].unique():
-            risk = aligned_risk(predictions, cohort, model, years)
+            risk = aligned(predictions, cohort, model, years)
             ours[model, years] = [METRICS[name].measure(risk, outcome) for name in ("auc", "brier")]
     two_metrics = time.process_time() - start
 
@@ -234,7 +235,7 @@ def loop(
     """Time the plain loop over bootstrap samples, and find where it differs most from ours."""
     furthest, start = 0.0, time.process_time()
     for (model, years), (auc, brier) in ours.items():
-        risk = aligned_risk(predictions, cohort, model, years)
+        risk = aligned(predictions, cohort, model, years)
         for sample in range(1, n_looped + 1):
             rows = np.repeat(np.arange(len(cohort)), resamples.counts[sample].astype(int))
             expected = by_scikit_survival(cohort, risk, years, rows)

@@ -18,6 +18,7 @@ import yaml
 
 from sscct_lib.horizons.comparison import attained, differences, true_risks
 from sscct_lib.horizons.evaluate import evaluate
+from sscct_lib.horizons.evaluation import Evaluation
 from sscct_lib.lungs.segment import usable
 from sscct_lib.study.folder import Study, load_study
 from sscct_lib.study.schemas import COHORT, LUNGS
@@ -57,12 +58,13 @@ def table(study: Study) -> pd.DataFrame:
     predictions = predictions[predictions["scan_id"].isin(cohort["scan_id"])]
     both = pd.concat([predictions, truth], ignore_index=True)
     keys = ["model", "horizon_years"]
-    auc = evaluate(both, cohort, settings, ("auc",)).set_index(keys)
+    evaluation = Evaluation(cohort, both, settings)
+    auc = evaluate(evaluation, ("auc",)).set_index(keys)
     counts = auc[["n_scans", "n_patients", "n_events"]]
     parts = {
         "auc": auc.rename(columns={"estimate": "auc"}),
-        "more": differences(both, cohort, REFERENCE, settings, ("auc",)).rename(columns={"difference": "more"}),
-        "attained": attained(predictions, truth, cohort, settings).rename(columns={"estimate": "attained"}),
+        "more": differences(evaluation, REFERENCE, ("auc",)).rename(columns={"difference": "more"}),
+        "attained": attained(Evaluation(cohort, predictions, settings), truth).rename(columns={"estimate": "attained"}),
     }
     columns = [
         part.reset_index().set_index(keys)[[name, "ci_low", "ci_high"]].add_prefix("" if name == "auc" else f"{name}_")

@@ -21,7 +21,8 @@ from sscct_lib.cohort.outcomes import DAYS_PER_YEAR, patient_weights, survival_o
 from sscct_lib.horizons.bootstrap import interval, resample_patients
 from sscct_lib.horizons.comparison import differences
 from sscct_lib.horizons.curves import calibration
-from sscct_lib.horizons.evaluate import cohort_outcome, evaluate
+from sscct_lib.horizons.evaluate import evaluate
+from sscct_lib.horizons.evaluation import Evaluation, cohort_outcome
 from sscct_lib.horizons.metrics import METRICS
 from sscct_lib.horizons.sensitivity import compare_shortcuts
 from sscct_lib.horizons.tables import differences_side_by_side, side_by_side
@@ -132,7 +133,7 @@ def shortcut_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 def calibration_table(rows: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
     """Predicted beside observed risk of the clinical model, in four groups of visits, as text."""
-    groups = calibration(predictions, rows, "Clinical", SETTINGS)
+    groups = calibration(Evaluation(rows, predictions, SETTINGS), "Clinical")
     return pd.DataFrame(
         {
             "horizon": groups["horizon_years"].map(years_text),
@@ -164,8 +165,8 @@ def tables() -> dict[str, pd.DataFrame]:
     """Every table of the appendix."""
     rows = visits()
     predictions = pd.concat([predict(rows, model) for model in MODELS], ignore_index=True)
-    performance = evaluate(predictions, rows, SETTINGS, tuple(METRICS_SHOWN))
-    compared = differences_side_by_side(differences(predictions, rows, "Age and sex", SETTINGS, ("auc",)))
+    performance = evaluate(Evaluation(rows, predictions, SETTINGS), tuple(METRICS_SHOWN))
+    compared = differences_side_by_side(differences(Evaluation(rows, predictions, SETTINGS), "Age and sex", ("auc",)))
     # Two digits cannot show how small a p value is.
     compared = compared.replace("0.00", "below 0.01")
     return {

@@ -44,6 +44,8 @@ from sscct_lib.horizons import (
     tables,
     trajectories,
 )
+from sscct_lib.horizons.evaluation import Evaluation
+from sscct_lib.lungs.verdict import SEVERE
 from sscct_lib.study import results
 from sscct_lib.study.folder import load_study
 from sscct_lib.study.schemas import ATTRIBUTIONS, COHORT, LUNGS, PERFORMANCE, PREDICTIONS
@@ -58,6 +60,7 @@ cohort = read_table(study.table("cohort"), COHORT, "01_cohort")
 predictions = read_predictions(study)
 stacked = write_table(models.stack(predictions, cohort, settings), study.table("stacked"), PREDICTIONS)
 predictions = pd.concat([predictions, stacked], ignore_index=True)
+evaluation = Evaluation(cohort, predictions, settings)
 
 # %% [markdown]
 # ## Which model tells apart those who die from those who live?
@@ -72,7 +75,7 @@ predictions = pd.concat([predictions, stacked], ignore_index=True)
 # rule to be turned around.
 
 # %% tags=["hide-input"]
-judged = [rate(predictions, cohort, settings) for rate in (evaluate.evaluate, evaluate.integrated_brier)]
+judged = [rate(evaluation) for rate in (evaluate.evaluate, evaluate.integrated_brier)]
 performance = write_table(pd.concat(judged, ignore_index=True), study.table("performance"), PERFORMANCE)
 main = performance[~models.is_variant(performance["model"])]
 tables.side_by_side(main, "auc")
@@ -108,7 +111,7 @@ tables.beside_published(performance)
 # the highest AUC are drawn; the table above has all.
 
 # %% tags=["hide-input"]
-figures.roc_curves(curves.roc_curves(predictions, cohort, performance, settings), performance)
+figures.roc_curves(curves.roc_curves(evaluation, performance), performance)
 
 # %% [markdown]
 # ## Is one model better than another?
@@ -118,7 +121,7 @@ figures.roc_curves(curves.roc_curves(predictions, cohort, performance, settings)
 
 # %% tags=["hide-input"]
 compared_with = comparison.reference_model(predictions, settings)
-differences = comparison.differences(predictions, cohort, compared_with, settings)
+differences = comparison.differences(evaluation, compared_with)
 Markdown(f"Reference: **{compared_with}**")
 
 # %% tags=["hide-input"]
@@ -135,11 +138,7 @@ tables.differences_side_by_side(differences, "auc")
 
 # %% tags=["hide-input"]
 shown = shown_model or models.pictured_model(predictions)
-figures.calibration_plot(
-    curves.calibration(predictions, cohort, shown, settings),
-    curves.smooth_calibration(predictions, cohort, shown, settings),
-    shown,
-)
+figures.calibration_plot(curves.calibration(evaluation, shown), curves.smooth_calibration(evaluation, shown), shown)
 
 # %% [markdown]
 # Observed over expected deaths. 1 is right on average; 0.5 means that half as many died as predicted.
@@ -153,8 +152,8 @@ tables.side_by_side(main, "observed_expected")
 # risks are too extreme. The rest of this chapter uses the risks as predicted.
 
 # %% tags=["hide-input", "fold-output"]
-put_right = sensitivity.recalibrated(predictions, cohort, settings)
-after = evaluate.evaluate(put_right, cohort, settings, ("calibration_slope", "observed_expected", "brier"))
+put_right = evaluation.with_predictions(sensitivity.recalibrated(evaluation))
+after = evaluate.evaluate(put_right, ("calibration_slope", "observed_expected", "brier"))
 sensitivity.beside_recalibrated(performance, after)
 
 # %% [markdown]
@@ -190,7 +189,7 @@ tables.side_by_side(performance, "integrated_brier", decimals=3)
 with_spread = subgroups.models_with_spread(predictions, shown)
 for name in with_spread:
     display(Markdown(f"**{name}**"))
-    display(subgroups.in_words(subgroups.by_spread(predictions, cohort, name, settings)))
+    display(subgroups.spread_in_words(subgroups.by_spread(evaluation, name)))
 if not with_spread:
     display(Markdown("No model of this run gives a spread."))
 
@@ -201,12 +200,10 @@ if not with_spread:
 # below are the scans still followed.
 
 # %% tags=["hide-input"]
-figures.kaplan_meier_by_group(
-    curves.survival_by_tertile(predictions, cohort, shown, settings), f"Thirds by the risk of {shown}"
-)
+figures.kaplan_meier_by_group(curves.survival_by_tertile(evaluation, shown), f"Thirds by the risk of {shown}")
 
 # %% tags=["hide-input"]
-test = subgroups.logrank_between_thirds(predictions, cohort, shown, settings)
+test = subgroups.logrank_between_thirds(evaluation, shown)
 Markdown(
     f"Log-rank test of equal survival in the three thirds, with the scans of a patient belonging together: "
     f"chi-squared {test.chi2:.1f} with {test.degrees_of_freedom} degrees of freedom, p = {test.p:.2g}."
@@ -216,14 +213,14 @@ Markdown(
 # Each dot is a scan. A useful model moves the upper row of each panel, the scans followed by death, to the right.
 
 # %% tags=["hide-input"]
-figures.risk_distribution(curves.risk_states(predictions, cohort, shown, settings), shown)
+figures.risk_distribution(curves.risk_states(evaluation, shown), shown)
 
 # %% [markdown]
 # The same as hazard ratios: how many times faster patients die, with errors that allow for several scans of one
 # patient. Thirds are compared only when somebody died in each, and nothing when fewer than five patients died.
 
 # %% tags=["hide-input"]
-ratios = subgroups.hazard_ratios(predictions, cohort, shown, settings)
+ratios = subgroups.hazard_ratios(evaluation, shown)
 tables.hazards_in_words(ratios) if len(ratios) else Markdown("Fewer than five patients died: not estimable.")
 
 # %% [markdown]
@@ -240,7 +237,7 @@ figures.cumulative_incidence_by_cause(survival.cumulative_incidence(cohort, sett
 # the risk (on the logit scale), for each cause by itself.
 
 # %% tags=["hide-input"]
-tables.hazards_in_words(survival.cause_specific_hazards(predictions, cohort, shown, settings))
+tables.hazards_in_words(survival.cause_specific_hazards(evaluation, shown))
 
 # %% [markdown]
 # ## Would acting on the risk do more good than harm?
@@ -251,13 +248,13 @@ tables.hazards_in_words(survival.cause_specific_hazards(predictions, cohort, sho
 
 # %% tags=["hide-input"]
 beside = list(dict.fromkeys([shown, compared_with]))
-figures.decision_curves(decisions.decision_curves(predictions, cohort, beside, settings))
+figures.decision_curves(decisions.decision_curves(evaluation, beside))
 
 # %% [markdown]
 # The same at thresholds that were fixed before any result was seen (`horizons.thresholds` in `study.yaml`).
 
 # %% tags=["hide-input"]
-tables.thresholds_side_by_side(decisions.threshold_table(predictions, cohort, shown, settings))
+tables.thresholds_side_by_side(decisions.threshold_table(evaluation, shown))
 
 # %% [markdown]
 # ## Does the answer depend on which scans are used?
@@ -266,7 +263,7 @@ tables.thresholds_side_by_side(decisions.threshold_table(predictions, cohort, sh
 # at that time, with their latest scan by then. Behind each stands how many scans were followed by death.
 
 # %% tags=["hide-input"]
-tables.parts_side_by_side(subgroups.evaluate_parts(subgroups.views(cohort), predictions, cohort, shown, settings))
+tables.parts_side_by_side(subgroups.evaluate_parts(subgroups.views(cohort), evaluation, shown))
 
 # %% [markdown]
 # ## For whom does it work?
@@ -277,7 +274,7 @@ tables.parts_side_by_side(subgroups.evaluate_parts(subgroups.views(cohort), pred
 # %% tags=["hide-input"]
 lungs = read_table(study.table("lungs"), LUNGS, "02_segmentation_qa").set_index("scan_id").reindex(cohort["scan_id"])
 with_extent = cohort.assign(dense_lung_percent=100 * lungs["high_attenuation_share"].to_numpy())
-by_group = subgroups.evaluate_parts(subgroups.groups(with_extent), predictions, cohort, shown, settings)
+by_group = subgroups.evaluate_parts(subgroups.groups(with_extent), evaluation, shown)
 tables.parts_side_by_side(by_group.query("horizon_years == horizon_years.max()"))
 
 # %% [markdown]
@@ -288,7 +285,7 @@ tables.parts_side_by_side(by_group.query("horizon_years == horizon_years.max()")
 
 # %% tags=["hide-input"]
 between = settings.horizons_years[len(settings.horizons_years) // 2]
-over_time = trajectories.over_time(predictions, cohort, shown, between)
+over_time = trajectories.over_time(evaluation, shown, between)
 figures.risks_over_time(over_time, shown, between)
 
 # %% [markdown]
@@ -318,12 +315,11 @@ tables.hazards_in_words(of_change) if len(of_change) else Markdown("Fewer than f
 # The same as AUC, on the scans that have one before them: the risk today, both together, and the difference.
 
 # %% tags=["hide-input"]
-alone_and_both, gain = trajectories.gain_of_change(over_time, settings, between)
-shows_gain = len(alone_and_both) > 0
-tables.side_by_side(alone_and_both) if shows_gain else Markdown("Too few deaths among scans with one before them.")
+gain = trajectories.gain_of_change(over_time, settings, between)
+tables.side_by_side(gain[0]) if gain else Markdown("Too few deaths among scans with one before them.")
 
 # %% tags=["hide-input"]
-tables.differences_side_by_side(gain) if shows_gain else Markdown("")
+tables.differences_side_by_side(gain[1]) if gain else Markdown("")
 
 # %% [markdown]
 # ## What if quality assurance had other rules?
@@ -341,9 +337,9 @@ lung_table = read_table(study.table("lungs"), LUNGS, "02_segmentation_qa")
 Markdown(f"Model: **{judged_model}**" if judged_model else "No model on features could be fitted.")
 
 # %% tags=["hide-input"]
-rules = (predictions, removed, lung_table, cohort)
-told = sensitivity.effects_of_rules(*rules, judged_model, settings).rename(RULE_WORDS) if judged_model else None
-Markdown("") if told is None else told
+Markdown("") if judged_model is None else sensitivity.effects_of_rules(
+    evaluation, removed, lung_table, judged_model, SEVERE
+).rename(RULE_WORDS)
 
 # %% [markdown]
 # ## What would simpler counting have said?
@@ -386,7 +382,7 @@ sensitivity.shortcuts_side_by_side(rerun)
 # seems to pass it, that is chance in a small cohort. A study of real patients has no such tables.
 
 # %% tags=["hide-input"]
-ceiling = evaluate.evaluate(truth, cohort, settings)
+ceiling = evaluate.evaluate(evaluation.with_predictions(truth))
 beside_truth = pd.concat([ceiling, performance], ignore_index=True)
 tables.side_by_side(pd.concat([ceiling, main], ignore_index=True), "auc") if len(truth) else Markdown(
     "Not known for this study."
@@ -396,7 +392,7 @@ tables.side_by_side(pd.concat([ceiling, main], ignore_index=True), "auc") if len
 # The same as a share: 1 means that the model tells patients apart as well as the true risk does, 0 that it guesses.
 
 # %% tags=["hide-input", "fold-output"]
-attained = comparison.attained(predictions, truth, cohort, settings) if len(truth) else None
+attained = comparison.attained(evaluation, truth) if len(truth) else None
 tables.side_by_side(attained, "attained") if len(truth) else Markdown("Not known for this study.")
 
 # %% [markdown]
@@ -425,15 +421,15 @@ lesions.lesion_table(study, explained) if len(truth) else Markdown("Not known fo
 # What the front page and the chapters on acting and on failures show.
 pictured = models.pictured_model(predictions)
 middle = patients.middle_horizon(settings)
-thirds = curves.survival_by_tertile(predictions, cohort, pictured, settings)
-wrong = patients.most_wrong(predictions, cohort, lung_table, pictured, middle, settings)
-numbers = tables.headline_numbers(performance, cohort, settings)
-numbers |= decisions.worked_example(predictions, cohort, pictured, settings) | patients.counts_wrong(wrong)
+thirds = curves.survival_by_tertile(evaluation, pictured)
+wrong = patients.most_wrong(evaluation, lung_table, pictured, middle)
+numbers = tables.headline_numbers(evaluation, performance)
+numbers |= decisions.worked_example(evaluation, pictured) | patients.counts_wrong(wrong)
 for name, value in numbers.items():
     glue(name, value, display=False)
 glue("pictured_model", pictured, display=False)
 glue("headline", models.headline(performance, settings), display=False)
 glue("headline_figure", figures.kaplan_meier_by_group(thirds, f"Thirds by the risk of {pictured}"), display=False)
-glue("most_wrong", wrong, display=False)
-act_curves = decisions.decision_curves(predictions, cohort, [pictured], settings)
+glue("most_wrong", wrong.drop(columns="explained"), display=False)
+act_curves = decisions.decision_curves(evaluation, [pictured])
 glue("decision_figure", figures.decision_curves(act_curves), display=False)

@@ -1,1 +1,11 @@
-"""Notebook 05: how good risks are, whatever made them."""
+"""Notebook 05: how good risks of death are, whichever model made them; it knows predictions, and no model.
+
+- `evaluation.Evaluation`: predictions checked, patients resampled, outcomes known: what everything else takes.
+- `evaluate`: the table of performance; `comparison`: paired differences, and the true risk of a simulated study.
+- `models`: the stacked risk, the models of the front page, variants; `tables`: what readers see of all these.
+- `curves`: ROC, calibration, survival by third; `decisions`: net benefit, thresholds, a worked example.
+- `subgroups`: views and groups of the cohort, thirds by spread; `sensitivity`: recalibration, rules, shortcuts.
+- `survival`: follow-up, hazard ratios, competing causes; `trajectories`: risk over a patient's scans.
+- `patients`: similar patients, the most wrong; `figures`: everything that is drawn.
+- `bootstrap`, `metrics`, `calibration`: intervals and measures in all resamples of patients at once.
+"""

@@ -1,7 +1,9 @@
 """Resampling whole patients, and what every resample needs: survival curves, censoring weights and intervals.
 
-All samples are worked on at once. An array of counts has one row a sample and one column a scan; its first row is
-all ones, so that the estimate and its resamples come from the same lines of code.
+All samples are worked on at once. An array of counts has one row a sample and one column a scan, shape
+(n_samples + 1, n); its first row is all ones, so that the estimate and its resamples come from the same lines of code.
+Functions on `samples` take an estimate in the same order: the study's own value first, then the resamples. Every
+interval is a 95 % interval, NaN where there is none.
 """
 
 from dataclasses import dataclass
@@ -28,51 +30,23 @@ class Resamples:
     patient
         Number of the patient of each scan, shape (n,).
     counts
-        How often each scan is in each sample, shape (n_samples + 1, n). Row 0 is the study itself: all ones.
+        How often each scan is in each sample, shape (n_samples + 1, n).
     """
 
     patient: NDArray[np.int64]
     counts: Floats
 
     def of(self, scans: Flags) -> "Resamples":
-        """Keep some scans, in the same samples.
-
-        Parameters
-        ----------
-        scans
-            Which scans to keep, shape (n,).
-
-        Returns
-        -------
-        Resamples
-        """
+        """Keep some scans, in the same samples."""
         return Resamples(self.patient[scans], self.counts[:, scans])
 
     def study_only(self) -> "Resamples":
-        """Keep row 0 only, for an estimate without interval.
-
-        Returns
-        -------
-        Resamples
-        """
+        """Keep row 0 only, for an estimate without interval."""
         return Resamples(self.patient, self.counts[:1])
 
 
 def resample_patients(patient_id: ArrayLike, n_samples: int, seed: int) -> Resamples:
-    """Draw patients with replacement.
-
-    Parameters
-    ----------
-    patient_id
-        The patient of each scan, shape (n,).
-    n_samples
-        Bootstrap samples.
-    seed
-        Of the random numbers; the same seed and patients give the same samples.
-
-    Returns
-    -------
-    Resamples
+    """Draw patients with replacement; the same seed and patients give the same samples.
 
     References
     ----------
@@ -87,25 +61,7 @@ def resample_patients(patient_id: ArrayLike, n_samples: int, seed: int) -> Resam
 
 
 def kaplan_meier(time: Floats, event: Flags, weights: Floats, at: ArrayLike) -> Floats:
-    """Estimate survival in every sample at once.
-
-    Parameters
-    ----------
-    time
-        Time to the event or to the end of follow-up, shape (n,).
-    event
-        Whether the event was seen, shape (n,).
-    weights
-        How often each row counts in each sample, shape (n_samples, n).
-    at
-        Times at which survival is wanted, shape (k,).
-
-    Returns
-    -------
-    numpy.ndarray
-        Probability of no event up to and including each time, shape (n_samples, k). After the last time at which
-        a sample holds anybody, its last value goes on.
-    """
+    """Survival at k times, in every sample, shape (n_samples, k); after a sample's last time its last value goes on."""
     order = np.argsort(time, kind="stable")
     sorted_weights = weights[:, order]
     unique, starts = np.unique(time[order], return_index=True)
@@ -125,8 +81,6 @@ class Outcome:
     ----------
     followup_years, event_observed
         Follow-up from the scan, and whether it ends with death, shape (n,).
-    horizon_years
-        Years after the scan.
     died, alive
         Whether a scan is known to be followed by death within the horizon, or by life beyond it, shape (n,).
         Neither: unknown.
@@ -158,18 +112,18 @@ class Outcome:
         """Scans whose state at the horizon is not known, shape (n,)."""
         return ~(self.died | self.alive)
 
+    @property
+    def denominators(self) -> dict[str, int]:
+        """`n_scans`, `n_patients`, `n_events` (scans followed by death) and `n_unknown`, as in tables."""
+        return {
+            "n_scans": len(self.died),
+            "n_patients": len(np.unique(self.resamples.patient)),
+            "n_events": int(self.died.sum()),
+            "n_unknown": int(self.unknown.sum()),
+        }
+
     def of(self, scans: Flags) -> "Outcome":
-        """Keep some scans, weighed anew with their own censoring.
-
-        Parameters
-        ----------
-        scans
-            Which scans to keep, shape (n,).
-
-        Returns
-        -------
-        Outcome
-        """
+        """Keep some scans, weighed anew with their own censoring."""
         followup, event = self.followup_years[scans], self.event_observed[scans]
         return horizon_outcome(followup, event, self.horizon_years, self.resamples.of(scans), self.presumed)
 
@@ -198,24 +152,7 @@ def horizon_outcome(
     Weights are 1 / G(t-) for a death at t within the horizon and 1 / G(horizon) for a scan known to be followed by
     life beyond it, with G the Kaplan-Meier estimate of remaining uncensored. Where a death and a censoring fall on
     the same day, the death comes first. With these weights the mean of `died` is the Kaplan-Meier estimate of death
-    within the horizon.
-
-    Parameters
-    ----------
-    followup_years
-        From the scan to death or last contact, years, shape (n,).
-    event_observed
-        Whether the follow-up ends with death, shape (n,).
-    horizon_years
-        Years after the scan.
-    resamples
-        From `resample_patients`, of the same scans.
-    presumed
-        Count an unknown scan as alive, each scan once, as the published study did.
-
-    Returns
-    -------
-    Outcome
+    within the horizon. `presumed` counts an unknown scan as alive, each scan once, as the published study did.
 
     References
     ----------
@@ -258,15 +195,11 @@ def interval(samples: Floats, degrees_of_freedom: float, scale: Scale = "plain")
     Parameters
     ----------
     samples
-        The estimate in row 0 and its resamples, shape (n_samples + 1,).
+        Shape (n_samples + 1,).
     degrees_of_freedom
         `Outcome.degrees_of_freedom`: patients in the rarer state, less one.
     scale
         `logit` for a quantity between 0 and 1, `log` for a positive one.
-
-    Returns
-    -------
-    Interval
 
     References
     ----------
@@ -302,14 +235,9 @@ def proportion_interval(samples: Floats, n_patients: int) -> tuple[float, float]
     Parameters
     ----------
     samples
-        The share in row 0 and its resamples, shape (n_samples + 1,).
+        The share, shape (n_samples + 1,).
     n_patients
         Patients behind the share: the number used where all resamples agree, and the most that is used.
-
-    Returns
-    -------
-    low, high : float
-        95 % interval; NaN when there are no patients.
 
     References
     ----------
@@ -330,18 +258,7 @@ def proportion_interval(samples: Floats, n_patients: int) -> tuple[float, float]
 
 
 def percentile_interval(samples: Floats) -> tuple[float, float]:
-    """Percentile interval, for what has no better scale.
-
-    Parameters
-    ----------
-    samples
-        The estimate in row 0 and its resamples, shape (n_samples + 1,).
-
-    Returns
-    -------
-    low, high : float
-        95 % interval; NaN where the estimate is NaN, or too few resamples are estimable.
-    """
+    """Percentile interval, for what has no better scale; none where too few resamples are estimable."""
     resamples = samples[1:][np.isfinite(samples[1:])]
     if not np.isfinite(samples[0]) or len(resamples) < max(1, MIN_ESTIMABLE_SHARE * len(samples[1:])):
         return np.nan, np.nan
@@ -350,17 +267,6 @@ def percentile_interval(samples: Floats) -> tuple[float, float]:
 
 
 def curve_interval(samples: Floats) -> tuple[Floats, Floats]:
-    """Pointwise percentile interval of a curve.
-
-    Parameters
-    ----------
-    samples
-        The curve in row 0 and its resamples, shape (n_samples + 1, k).
-
-    Returns
-    -------
-    low, high : numpy.ndarray
-        95 % at each point, shape (k,).
-    """
+    """Pointwise percentile interval of a curve of k points, from shape (n_samples + 1, k): low (k,) and high (k,)."""
     low, high = np.array([percentile_interval(column) for column in samples.T], dtype=float).reshape(-1, 2).T
     return low, high

@@ -1,4 +1,8 @@
-"""Whether risks are right in size: recalibration and smooth calibration, in all bootstrap samples at once."""
+"""Whether risks are right in size: recalibration and smooth calibration, in all bootstrap samples at once.
+
+Risks are probabilities of death within the horizon, shape (n,), with their `bootstrap.Outcome`; as in `metrics`, a
+measure gives one value a sample, shape (n_samples + 1,), NaN where a fit has no finite solution.
+"""
 
 import numpy as np
 
@@ -15,18 +19,6 @@ _ABSURD = 50.0  # a coefficient beyond this comes from samples that the risk sep
 def calibration_slope(risk: Floats, outcome: Outcome) -> Floats:
     """Slope of the outcome on the logit of the risk: 1 is right, below 1 the risks are too extreme.
 
-    Parameters
-    ----------
-    risk
-        Predicted probability of death within the horizon, shape (n,).
-    outcome
-        From `bootstrap.horizon_outcome`.
-
-    Returns
-    -------
-    numpy.ndarray
-        In each sample, shape (n_samples + 1,); NaN where the fit has no finite solution.
-
     References
     ----------
     Cox DR. Two further applications of a model for binary regression. Biometrika 1958;45:562-5.
@@ -36,19 +28,7 @@ def calibration_slope(risk: Floats, outcome: Outcome) -> Floats:
 
 
 def calibration_intercept(risk: Floats, outcome: Outcome) -> Floats:
-    """Shift of the logit of the risk that makes the risks right on average: 0 is right, below 0 they are too high.
-
-    Parameters
-    ----------
-    risk
-        Predicted probability of death within the horizon, shape (n,).
-    outcome
-        From `bootstrap.horizon_outcome`.
-
-    Returns
-    -------
-    numpy.ndarray
-        Intercept with the slope held at 1 (calibration in the large) in each sample, shape (n_samples + 1,).
+    """Shift of the logit that makes the risks right on average, the slope held at 1; below 0 they are too high.
 
     References
     ----------
@@ -58,22 +38,7 @@ def calibration_intercept(risk: Floats, outcome: Outcome) -> Floats:
 
 
 def calibration_line(risk: Floats, outcome: Outcome, fixed_slope: bool = False) -> tuple[Floats, Floats]:
-    """Fit logit P(died) = intercept + slope * logit(risk), weighted for censoring, by Newton's method.
-
-    Parameters
-    ----------
-    risk
-        Predicted probability of death within the horizon, shape (n,).
-    outcome
-        From `bootstrap.horizon_outcome`.
-    fixed_slope
-        Whether the slope is held at 1.
-
-    Returns
-    -------
-    intercept, slope : numpy.ndarray
-        In each sample, shape (n_samples + 1,); NaN where the fit has no finite solution.
-    """
+    """Fit logit P(died) = intercept + slope * logit(risk), weighted for censoring, by Newton's method."""
     known = outcome.died | outcome.alive
     weights, died = outcome.weights[:, known], outcome.died[known]
     x = logit(risk[known])
@@ -104,41 +69,16 @@ def calibration_line(risk: Floats, outcome: Outcome, fixed_slope: bool = False) 
 
 
 def logit(risk: Floats) -> Floats:
-    """Log odds of risks, which are first moved away from 0 and 1 by `SMALLEST_RISK`.
-
-    Parameters
-    ----------
-    risk
-        Probabilities.
-
-    Returns
-    -------
-    numpy.ndarray
-        The same shape.
-    """
+    """Log odds of risks, which are first moved away from 0 and 1 by `SMALLEST_RISK`."""
     inside = np.clip(risk, SMALLEST_RISK, 1 - SMALLEST_RISK)
     return np.asarray(np.log(inside / (1 - inside)), dtype=float)
 
 
 def smooth_observed(risk: Floats, outcome: Outcome, at: Floats) -> Floats:
-    """Observed risk of death as a smooth function of the predicted risk, without a model of survival behind it.
+    """Observed risk as a smooth function of the predicted risk at k points, shape (n_samples + 1, k), 0 to 1.
 
     Local linear regression of death on the logit of the risk, weighted for censoring, with a Gaussian kernel of
     Silverman's width for the number of patients in the rarer state, who limit what can be seen.
-
-    Parameters
-    ----------
-    risk
-        Predicted probability of death within the horizon, shape (n,).
-    outcome
-        From `bootstrap.horizon_outcome`.
-    at
-        Predicted risks at which the observed risk is wanted, shape (k,).
-
-    Returns
-    -------
-    numpy.ndarray
-        Observed risk, 0 to 1, in each sample, shape (n_samples + 1, k).
 
     References
     ----------
@@ -162,20 +102,7 @@ def smooth_observed(risk: Floats, outcome: Outcome, at: Floats) -> Floats:
 
 
 def calibration_errors(risk: Floats, outcome: Outcome) -> Floats:
-    """Distance between each scan's risk and the smooth observed risk at that risk.
-
-    Parameters
-    ----------
-    risk
-        Predicted probability of death within the horizon, shape (n,).
-    outcome
-        From `bootstrap.horizon_outcome`.
-
-    Returns
-    -------
-    numpy.ndarray
-        In each sample, shape (n_samples + 1, n).
-    """
+    """Distance between each scan's risk and the smooth observed risk at that risk, shape (n_samples + 1, n)."""
     order = np.unique(np.quantile(risk, np.linspace(0, 1, 60)))
     if len(order) == 1:
         return np.abs(smooth_observed(risk, outcome, order) - risk)
@@ -188,18 +115,6 @@ def calibration_errors(risk: Floats, outcome: Outcome) -> Floats:
 def integrated_calibration_index(risk: Floats, outcome: Outcome) -> Floats:
     """Mean distance between predicted and smooth observed risk (ICI); 0 is right.
 
-    Parameters
-    ----------
-    risk
-        Predicted probability of death within the horizon, shape (n,).
-    outcome
-        From `bootstrap.horizon_outcome`.
-
-    Returns
-    -------
-    numpy.ndarray
-        In each sample, shape (n_samples + 1,).
-
     References
     ----------
     Austin PC, Steyerberg EW. The integrated calibration index (ICI) and related metrics for quantifying the
@@ -210,26 +125,7 @@ def integrated_calibration_index(risk: Floats, outcome: Outcome) -> Floats:
 
 
 def calibration_error_quantile(risk: Floats, outcome: Outcome, quantile: float) -> Floats:
-    """Quantile of the distance between predicted and smooth observed risk (E50, E90); 0 is right.
-
-    Parameters
-    ----------
-    risk
-        Predicted probability of death within the horizon, shape (n,).
-    outcome
-        From `bootstrap.horizon_outcome`.
-    quantile
-        0.5 for E50, 0.9 for E90.
-
-    Returns
-    -------
-    numpy.ndarray
-        In each sample, shape (n_samples + 1,).
-
-    References
-    ----------
-    As for `integrated_calibration_index`.
-    """
+    """Quantile of the distance between predicted and smooth observed risk (0.5 for E50, 0.9 for E90); 0 is right."""
     errors = calibration_errors(risk, outcome)
     order = np.argsort(errors, axis=1)
     below = np.take_along_axis(outcome.counts, order, axis=1).cumsum(axis=1)

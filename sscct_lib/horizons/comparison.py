@@ -1,26 +1,13 @@
 """Models against each other on the same scans and resamples, and against the true risk that a simulation knows."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.stats import t as student_t
 
-from sscct_lib.horizons.bootstrap import (
-    Floats,
-    Outcome,
-    interval,
-    percentile_interval,
-)
-from sscct_lib.horizons.evaluate import (
-    aligned_risk,
-    check_predictions,
-    cohort_outcome,
-    not_estimable,
-    study_resamples,
-)
-from sscct_lib.horizons.metrics import METRICS, horizon_auc
+from sscct_lib.horizons.bootstrap import Floats, interval, percentile_interval
+from sscct_lib.horizons.evaluation import Evaluation, Judged
 from sscct_lib.study.folder import Study, StudyError
 from sscct_lib.study.schemas import PREDICTIONS
 from sscct_lib.study.settings import Settings
@@ -28,25 +15,13 @@ from sscct_lib.study.settings import Settings
 TRUE_RISK = "True risk (unknowable)"
 
 
-def differences(
-    predictions: pd.DataFrame,
-    cohort: pd.DataFrame,
-    reference: str,
-    settings: Settings,
-    metrics: tuple[str, ...] = ("auc", "brier"),
-) -> pd.DataFrame:
+def differences(evaluation: Evaluation, reference: str, metrics: tuple[str, ...] = ("auc", "brier")) -> pd.DataFrame:
     """Compare every model with a reference model on the scans that both predicted, in the same bootstrap samples.
 
     Parameters
     ----------
-    predictions
-        Schema `PREDICTIONS`.
-    cohort
-        Schema `COHORT`.
     reference
         Name of the model that the others are compared with.
-    settings
-        Of the study: horizons, labels, number of bootstrap samples and seed.
     metrics
         Names in `metrics.METRICS`.
 
@@ -60,69 +35,38 @@ def differences(
     Raises
     ------
     StudyError
-        If the reference has no predictions; see also `horizons.check_predictions`.
+        If the reference has no predictions.
 
     References
     ----------
     Holm S. A simple sequentially rejective multiple test procedure. Scand J Stat 1979;6:65-70.
     """
-    valid = check_predictions(predictions, cohort)
-    names = list(dict.fromkeys(valid["model"]))
-    if reference not in names:
-        raise StudyError(f"No model named {reference!r} to compare with; there are {', '.join(names)}.")
+    if reference not in evaluation.models:
+        raise StudyError(f"No model named {reference!r} to compare with; there are {', '.join(evaluation.models)}.")
     rows = []
-    for where, outcome, risk, known in _paired(valid, cohort, reference, settings):
+    for judged, known in _paired(evaluation, reference):
         for metric in metrics:
-            samples = np.full(len(outcome.counts), np.nan)
-            if not not_estimable(outcome):
-                samples = METRICS[metric].measure(risk, outcome) - METRICS[metric].measure(known, outcome)
-            low, high, _ = interval(samples, outcome.degrees_of_freedom)
-            p = two_sided_p(samples, outcome.degrees_of_freedom)
-            rows.append({"metric": metric, **where, "difference": samples[0], "ci_low": low, "ci_high": high, "p": p})
+            samples = judged.measure(metric) - known.measure(metric)
+            low, high, _ = interval(samples, judged.outcome.degrees_of_freedom)
+            p = two_sided_p(samples, judged.outcome.degrees_of_freedom)
+            row = {"metric": metric, "model": judged.model, "horizon_years": judged.horizon_years, **judged.counts}
+            rows.append({**row, "difference": samples[0], "ci_low": low, "ci_high": high, "p": p})
     order = ["metric", "model", "horizon_years", "difference", "ci_low", "ci_high", "p"]
     table = pd.DataFrame(rows, columns=[*order, "n_scans", "n_patients", "n_events", "n_unknown"])
     table.insert(len(order), "p_holm", table.groupby("metric")["p"].transform(holm))
     return table.sort_values(["metric", "horizon_years"], kind="stable", ignore_index=True)
 
 
-def _paired(
-    valid: pd.DataFrame, cohort: pd.DataFrame, reference: str, settings: Settings
-) -> Iterator[tuple[dict[str, Any], Outcome, Floats, Floats]]:
-    """Give, for each horizon and model, counts, outcome and both risks of the scans that both predicted."""
-    resamples = study_resamples(cohort, settings)
-    outcomes: dict[tuple[float, bytes], Outcome] = {}
-    for horizon in settings.horizons_years:
-        known = aligned_risk(valid, cohort, reference, horizon)
-        for model in dict.fromkeys(valid["model"]):
-            if model == reference:
-                continue
-            risk = aligned_risk(valid, cohort, model, horizon)
-            both = np.isfinite(risk) & np.isfinite(known)
-            key = (horizon, both.tobytes())
-            if key not in outcomes:
-                outcomes[key] = cohort_outcome(cohort[both], horizon, resamples.of(both), settings.labels)
-            outcome = outcomes[key]
-            where = {
-                "model": model, "horizon_years": horizon,
-                "n_scans": int(both.sum()), "n_patients": cohort["patient_id"][both].nunique(),
-                "n_events": int(outcome.died.sum()), "n_unknown": int(outcome.unknown.sum()),
-            }  # fmt: skip
-            yield where, outcome, risk[both], known[both]
+def _paired(evaluation: Evaluation, reference: str) -> Iterator[tuple[Judged, Judged]]:
+    """Give every other model and the reference on the scans that both predicted, horizon by horizon."""
+    for horizon in evaluation.settings.horizons_years:
+        for model in evaluation.models:
+            if model != reference:
+                yield evaluation.pair(model, reference, horizon)
 
 
-def attained(predictions: pd.DataFrame, truth: pd.DataFrame, cohort: pd.DataFrame, settings: Settings) -> pd.DataFrame:
+def attained(evaluation: Evaluation, truth: pd.DataFrame) -> pd.DataFrame:
     """Tell how much of what could be told each model tells: its distance from chance over that of the true risk.
-
-    Parameters
-    ----------
-    predictions
-        Schema `PREDICTIONS`.
-    truth
-        From `true_risks`, with rows.
-    cohort
-        Schema `COHORT`.
-    settings
-        Of the study: horizons, labels, number of bootstrap samples and seed.
 
     Returns
     -------
@@ -131,33 +75,20 @@ def attained(predictions: pd.DataFrame, truth: pd.DataFrame, cohort: pd.DataFram
         `(AUC - 0.5) / (AUC of the true risk - 0.5)` on the same scans, with `ci_low` and `ci_high` (95 %, percentiles
         over the same resampled patients for both).
     """
-    both = check_predictions(pd.concat([predictions, truth], ignore_index=True), cohort)
+    both = evaluation.with_predictions(pd.concat([evaluation.predictions, truth], ignore_index=True))
     rows = []
-    for where, outcome, risk, true_risk in _paired(both, cohort, TRUE_RISK, settings):
-        share = np.full(len(outcome.counts), np.nan)
-        if not not_estimable(outcome):
-            ceiling = horizon_auc(true_risk, outcome) - 0.5
-            share = np.divide(horizon_auc(risk, outcome) - 0.5, ceiling, out=share, where=ceiling > 0)
+    for judged, true_risk in _paired(both, TRUE_RISK):
+        ceiling = true_risk.measure("auc") - 0.5
+        share = np.full(len(ceiling), np.nan)
+        share = np.divide(judged.measure("auc") - 0.5, ceiling, out=share, where=ceiling > 0)
         low, high = percentile_interval(share)
-        rows.append({"metric": "attained", **where, "estimate": share[0], "ci_low": low, "ci_high": high})
+        row = {"metric": "attained", "model": judged.model, "horizon_years": judged.horizon_years, **judged.counts}
+        rows.append({**row, "estimate": share[0], "ci_low": low, "ci_high": high})
     return pd.DataFrame(rows)
 
 
 def two_sided_p(samples: Floats, degrees_of_freedom: float) -> float:
-    """Two-sided p value of "no difference": the level at which `bootstrap.interval` just reaches 0.
-
-    Parameters
-    ----------
-    samples
-        The difference in row 0 and its resamples, shape (n_samples + 1,).
-    degrees_of_freedom
-        As for the interval.
-
-    Returns
-    -------
-    float
-        NaN where `bootstrap.interval` gives none.
-    """
+    """Two-sided p of "no difference": the level at which `interval` just reaches 0; NaN where it gives none."""
     if not np.isfinite(interval(samples, degrees_of_freedom).low):
         return np.nan
     spread = np.nanstd(samples[1:])
@@ -165,50 +96,20 @@ def two_sided_p(samples: Floats, degrees_of_freedom: float) -> float:
 
 
 def holm(p: pd.Series) -> pd.Series:
-    """Correct p values for their number, by Holm's step-down method.
-
-    Parameters
-    ----------
-    p
-        p values; missing ones are not counted.
-
-    Returns
-    -------
-    pandas.Series
-        Corrected values with the same index.
-    """
+    """Correct p values for their number, by Holm's step-down method; missing ones are not counted."""
     ordered = p.dropna().sort_values()
     factors = np.arange(len(ordered), 0, -1)
     return (ordered * factors).cummax().clip(upper=1).reindex(p.index)
 
 
 def reference_model(predictions: pd.DataFrame, settings: Settings) -> str:
-    """Name the model to compare with: the study's reference, or the first model when that made no predictions.
-
-    Parameters
-    ----------
-    predictions
-        Schema `PREDICTIONS`.
-    settings
-        Of the study; `horizons.reference` names it.
-
-    Returns
-    -------
-    str
-    """
+    """Name the model to compare with: the study's reference, or the first model when that made no predictions."""
     names = predictions["model"].unique()
     return settings.horizons.reference if settings.horizons.reference in names else str(names[0])
 
 
 def true_risks(study: Study, cohort: pd.DataFrame) -> pd.DataFrame:
     """Read the risks with which the patients of a simulated study really died; no model can do better.
-
-    Parameters
-    ----------
-    study
-        The study and run; a simulated one has `truth/truth.csv`.
-    cohort
-        Schema `COHORT`.
 
     Returns
     -------

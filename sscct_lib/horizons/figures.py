@@ -1,7 +1,4 @@
-"""The plots of notebook 05: discrimination, calibration, and risk by what happened.
-
-The plot of risks over the scans of each patient.
-"""
+"""The figures of notebook 05, each drawn from a table of this package; `title` names the model."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,23 +11,13 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sscct_lib.study.plots import _DASHES, GREY, INK, PALETTE, PERCENT, model_colours, model_dashes, new_figure, styled
+from sscct_lib.study.plots import DASHES, GREY, INK, PALETTE, PERCENT, model_colours, model_dashes, new_figure, styled
 from sscct_lib.study.words import counted, estimate_text, years_text
 
 
 @styled
 def followup_curve(curve: pd.DataFrame) -> Figure:
-    """Draw the share of scans still followed, with numbers at risk.
-
-    Parameters
-    ----------
-    curve
-        From `horizons.followup_curve`.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-    """
+    """Draw the share of scans still followed, with numbers at risk, from `survival.followup_curve`."""
     figure, axes = new_figure(4.2)
     axis: Axes = axes[0, 0]
     if curve.empty:
@@ -48,24 +35,12 @@ def followup_curve(curve: pd.DataFrame) -> Figure:
 
 @styled
 def kaplan_meier_by_group(curves: pd.DataFrame, title: str = "") -> Figure:
-    """Draw survival of groups of scans, with bands and the numbers still at risk below.
-
-    Parameters
-    ----------
-    curves
-        From `curves.survival_by_group`; groups in the order of the legend.
-    title
-        Which model made the groups.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-    """
+    """Draw survival of groups (`curves.survival_by_tertile`), with bands and the numbers still at risk below."""
     groups = {str(name): rows for name, rows in curves.groupby("group", sort=False)}
     figure, axes = new_figure(4.4 + 0.25 * len(groups))
     axis: Axes = axes[0, 0]
     colours = dict(zip(groups, sns.color_palette("colorblind", len(groups)), strict=True))
-    for (name, rows), dash in zip(groups.items(), cycle(_DASHES)):
+    for (name, rows), dash in zip(groups.items(), cycle(DASHES)):
         first = rows.iloc[0]
         label = f"{name}: {int(first['n_events']):,} of {counted(int(first['n_scans']), 'scan')} followed by death"
         shown = rows.dropna(subset="survival")
@@ -83,22 +58,12 @@ def kaplan_meier_by_group(curves: pd.DataFrame, title: str = "") -> Figure:
 
 @styled
 def cumulative_incidence_by_cause(curves: pd.DataFrame) -> Figure:
-    """Draw the probability of death by cause and of transplant, with bands and the numbers still followed.
-
-    Parameters
-    ----------
-    curves
-        From `causes.cumulative_incidence`.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-    """
+    """Draw the probability of each event (`survival.cumulative_incidence`), with bands and numbers followed."""
     figure, axes = new_figure(4.4)
     axis: Axes = axes[0, 0]
     if curves.empty:
         return _nothing(figure, axis, "No scan is followed by death")
-    for (name, rows), colour, dash in zip(curves.groupby("group", sort=False), PALETTE, cycle(_DASHES)):
+    for (name, rows), colour, dash in zip(curves.groupby("group", sort=False), PALETTE, cycle(DASHES)):
         label = f"{name}: {counted(int(rows['n_events'].iloc[0]), 'scan')}"
         axis.step(rows["years"], rows["incidence"], where="post", color=colour, ls=dash, lw=2, label=label)
         axis.fill_between(rows["years"], rows["ci_low"], rows["ci_high"], step="post", color=colour, alpha=0.15, lw=0)
@@ -144,19 +109,7 @@ MOST_CURVES = 8  # in one panel of ROC curves
 
 @styled
 def roc_curves(curves: pd.DataFrame, performance: pd.DataFrame) -> Figure:
-    """Draw ROC curves, a panel a horizon, with each AUC and its interval; of many models, the eight highest.
-
-    Parameters
-    ----------
-    curves
-        From `curves.roc_curve`, with columns `model` and `horizon_years`; a row whose `ci_low` is NaN has no band.
-    performance
-        Schema `PERFORMANCE`; its `auc` rows give the order of the legend, best first.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-    """
+    """Draw ROC curves, a panel a horizon, with each AUC and its interval; of many models, the eight highest."""
     auc = performance[performance["metric"] == "auc"]
     horizons = sorted(auc["horizon_years"].unique())
     colours, dashes = model_colours(auc["model"]), model_dashes(auc["model"])
@@ -204,12 +157,6 @@ def calibration_plot(groups: pd.DataFrame, smooth: pd.DataFrame, title: str = ""
         From `curves.calibration`.
     smooth
         From `curves.smooth_calibration`.
-    title
-        The model.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
     """
     horizons = sorted(groups["horizon_years"].unique())
     figure, axes = new_figure(3.1, 1, len(horizons))
@@ -241,19 +188,7 @@ def calibration_plot(groups: pd.DataFrame, smooth: pd.DataFrame, title: str = ""
 
 @styled
 def performance_forest(performance: pd.DataFrame, published: pd.DataFrame) -> Figure:
-    """Draw the AUC of every model at every horizon, with what another cohort's study published beside it.
-
-    Parameters
-    ----------
-    performance
-        Schema `PERFORMANCE`; its `auc` rows are drawn.
-    published
-        `horizons.PUBLISHED`: `model`, `horizon_years`, `auc_low`, `auc_high`.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-    """
+    """Draw the AUC of every model at every horizon, with what another cohort's study published (`tables.PUBLISHED`)."""
     auc = performance[performance["metric"] == "auc"]
     horizons = sorted(auc["horizon_years"].unique())
     models = list(dict.fromkeys(auc["model"]))
@@ -289,19 +224,7 @@ def _at_horizon(published: pd.DataFrame, names: list[str], horizon: float) -> li
 
 @styled
 def risk_distribution(risks: pd.DataFrame, title: str = "") -> Figure:
-    """Draw predicted risks by what happened, a panel a horizon.
-
-    Parameters
-    ----------
-    risks
-        One row a scan and horizon: `horizon_years`, `risk`, `state` (`died`, `alive` or `unknown`).
-    title
-        The model.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-    """
+    """Draw predicted risks by what happened (`curves.risk_states`), a panel a horizon."""
     horizons = sorted(risks["horizon_years"].unique())
     states = ["died", "alive", "unknown"]
     colours = dict(zip(states, [PALETTE[3], PALETTE[0], "#b5b5b5"], strict=True))
@@ -324,17 +247,7 @@ def risk_distribution(risks: pd.DataFrame, title: str = "") -> Figure:
 
 @styled
 def decision_curves(curves: pd.DataFrame) -> Figure:
-    """Draw net benefit against the threshold, a panel a horizon.
-
-    Parameters
-    ----------
-    curves
-        From `decisions.decision_curves`: models first, then flagging everybody and nobody.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-    """
+    """Draw net benefit against the threshold (`decisions.decision_curves`), a panel a horizon."""
     horizons = sorted(curves["horizon_years"].unique())
     figure, axes = new_figure(0.6 + 2.6 * max(1, len(horizons)), max(1, len(horizons)), sharex=True)
     models = [name for name in curves["model"].unique() if name not in ("everybody", "nobody")]
@@ -375,21 +288,7 @@ def _same_chance() -> Iterator[None]:
 
 @styled
 def risks_over_time(rows: pd.DataFrame, title: str, horizon_years: float) -> Figure:
-    """Draw the risk of every patient with two scans or more, those who died apart from those who did not.
-
-    Parameters
-    ----------
-    rows
-        From `trajectories.over_time`.
-    title
-        The model.
-    horizon_years
-        Years after the scan of the risk.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-    """
+    """Draw the risk of every patient with two scans or more (`trajectories.over_time`), those who died apart."""
     repeated = rows[rows.groupby("patient_id")["scan_id"].transform("size") > 1]
     died = repeated["event_observed"].astype(bool)
     figure, axes = new_figure(6.4, 2, 1, sharex=True, sharey=True)

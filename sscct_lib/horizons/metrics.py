@@ -1,4 +1,9 @@
-"""Measures of how good risks at a horizon are, each in all bootstrap samples at once."""
+"""Measures of how good risks at a horizon are, each in all bootstrap samples at once.
+
+Every measure takes the predicted risks of n scans, shape (n,), and their `bootstrap.Outcome`, and gives one value a
+sample, shape (n_samples + 1,), the study itself first; NaN in a sample in which it cannot be estimated, for example
+without a death or without a survivor.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -24,18 +29,6 @@ def horizon_auc(risk: Floats, outcome: Outcome) -> Floats:
     risk counts half. Deaths are weighted by the inverse probability of remaining uncensored, which removes the
     bias of leaving out unknown scans when censoring does not depend on the risk.
 
-    Parameters
-    ----------
-    risk
-        Predicted risk of each scan, shape (n,); only its order matters.
-    outcome
-        From `bootstrap.horizon_outcome`.
-
-    Returns
-    -------
-    numpy.ndarray
-        AUC in each sample, shape (n_samples + 1,); NaN in a sample without a death or without a survivor.
-
     References
     ----------
     Uno H, Cai T, Tian L, Wei LJ. Evaluating prediction rules for t-year survivors with censored regression models.
@@ -56,18 +49,6 @@ def horizon_auc(risk: Floats, outcome: Outcome) -> Floats:
 def brier_score(risk: Floats, outcome: Outcome) -> Floats:
     """Mean squared difference between risk and outcome, weighted for censoring; 0 is perfect.
 
-    Parameters
-    ----------
-    risk
-        Predicted probability of death within the horizon, shape (n,).
-    outcome
-        From `bootstrap.horizon_outcome`.
-
-    Returns
-    -------
-    numpy.ndarray
-        Score in each sample, shape (n_samples + 1,).
-
     References
     ----------
     Graf et al., Stat Med 1999;18:2529-45.
@@ -77,18 +58,6 @@ def brier_score(risk: Floats, outcome: Outcome) -> Floats:
 
 def scaled_brier_score(risk: Floats, outcome: Outcome) -> Floats:
     """Share of the Brier score of "the same risk for everybody" that the model removes; 1 is perfect, 0 useless.
-
-    Parameters
-    ----------
-    risk
-        Predicted probability of death within the horizon, shape (n,).
-    outcome
-        From `bootstrap.horizon_outcome`.
-
-    Returns
-    -------
-    numpy.ndarray
-        1 - Brier / Brier of the Kaplan-Meier risk of the same sample, shape (n_samples + 1,).
 
     References
     ----------
@@ -102,96 +71,35 @@ def scaled_brier_score(risk: Floats, outcome: Outcome) -> Floats:
 
 
 def observed_risk(outcome: Outcome) -> Floats:
-    """Kaplan-Meier estimate of death within the horizon.
-
-    Parameters
-    ----------
-    outcome
-        From `bootstrap.horizon_outcome`.
-
-    Returns
-    -------
-    numpy.ndarray
-        In each sample, shape (n_samples + 1,).
-    """
+    """Kaplan-Meier estimate of death within the horizon, in each sample."""
     return _ratio(outcome.weights[:, outcome.died].sum(axis=1), outcome.counts.sum(axis=1))
 
 
 def observed_expected(risk: Floats, outcome: Outcome) -> Floats:
-    """Observed over expected deaths: above 1 the model predicts too few, below 1 too many.
-
-    Parameters
-    ----------
-    risk
-        Predicted probability of death within the horizon, shape (n,).
-    outcome
-        From `bootstrap.horizon_outcome`.
-
-    Returns
-    -------
-    numpy.ndarray
-        Kaplan-Meier risk / mean predicted risk in each sample, shape (n_samples + 1,).
-    """
+    """Observed over expected deaths: above 1 the model predicts too few, below 1 too many."""
     mean_risk = _ratio(outcome.counts @ risk, outcome.counts.sum(axis=1))
     return _ratio(observed_risk(outcome), mean_risk)
 
 
 def _ratio(numerator: Floats, denominator: Floats) -> Floats:
+    """Quotient, NaN where the denominator is not positive."""
     missing = np.full(np.broadcast(numerator, denominator).shape, np.nan)
     np.divide(numerator, denominator, out=missing, where=denominator > 0)
     return missing
 
 
 def complete_case_auc(risk: Floats, outcome: Outcome) -> Floats:
-    """AUC of the scans whose state at the horizon is known, unweighted: biased, shown for comparison.
-
-    Parameters
-    ----------
-    risk
-        Predicted risk of each scan, shape (n,).
-    outcome
-        From `bootstrap.horizon_outcome`.
-
-    Returns
-    -------
-    numpy.ndarray
-        In each sample, shape (n_samples + 1,).
-    """
+    """AUC of the scans whose state at the horizon is known, unweighted: biased, shown for comparison."""
     return horizon_auc(risk, replace(outcome, weights=outcome.counts))
 
 
 def presumed_alive_auc(risk: Floats, outcome: Outcome) -> Floats:
-    """AUC when every unknown scan counts as alive, as presumably in the published study: biased, for comparison.
-
-    Parameters
-    ----------
-    risk
-        Predicted risk of each scan, shape (n,).
-    outcome
-        From `bootstrap.horizon_outcome`.
-
-    Returns
-    -------
-    numpy.ndarray
-        In each sample, shape (n_samples + 1,).
-    """
+    """AUC when every unknown scan counts as alive, as presumably in the published study: biased, for comparison."""
     return horizon_auc(risk, replace(outcome, alive=~outcome.died, weights=outcome.counts))
 
 
 def average_precision(risk: Floats, outcome: Outcome) -> Floats:
     """Area under the precision-recall curve, weighted for censoring; compare it with the observed risk.
-
-    Parameters
-    ----------
-    risk
-        Predicted risk of each scan, shape (n,).
-    outcome
-        From `bootstrap.horizon_outcome`.
-
-    Returns
-    -------
-    numpy.ndarray
-        Mean, over deaths, of the share of deaths among scans with at least that risk, shape (n_samples + 1,).
 
     References
     ----------
@@ -211,18 +119,6 @@ def average_precision(risk: Floats, outcome: Outcome) -> Floats:
 def uno_c(risk: Floats, outcome: Outcome) -> Floats:
     """Uno's C: concordance of risk and time of death up to the horizon, weighted for censoring.
 
-    Parameters
-    ----------
-    risk
-        Predicted risk of each scan, shape (n,).
-    outcome
-        From `bootstrap.horizon_outcome`.
-
-    Returns
-    -------
-    numpy.ndarray
-        In each sample, shape (n_samples + 1,).
-
     References
     ----------
     Uno H, Cai T, Pencina MJ, D'Agostino RB, Wei LJ. On the C-statistics for evaluating overall adequacy of risk
@@ -235,18 +131,6 @@ def uno_c(risk: Floats, outcome: Outcome) -> Floats:
 def harrell_c(risk: Floats, outcome: Outcome) -> Floats:
     """Harrell's C up to the horizon: the same concordance without weights; it depends on who was censored.
 
-    Parameters
-    ----------
-    risk
-        Predicted risk of each scan, shape (n,).
-    outcome
-        From `bootstrap.horizon_outcome`.
-
-    Returns
-    -------
-    numpy.ndarray
-        In each sample, shape (n_samples + 1,).
-
     References
     ----------
     Harrell FE, Califf RM, Pryor DB, Lee KL, Rosati RA. Evaluating the yield of medical tests. JAMA 1982;247:2543-6.
@@ -255,7 +139,7 @@ def harrell_c(risk: Floats, outcome: Outcome) -> Floats:
 
 
 def _concordance(risk: Floats, outcome: Outcome, pair_weights: Floats) -> Floats:
-    """Concordance over pairs of a death and a scan known to be alive at that time."""
+    """Concordance over pairs of a death and a scan known to be alive at that time; weights (n_samples + 1, n_died)."""
     died = np.flatnonzero(outcome.died)
     each = outcome.counts[:, died] * pair_weights
     concordant, pairs = np.zeros(len(each)), np.zeros(len(each))
@@ -273,17 +157,7 @@ def _concordance(risk: Floats, outcome: Outcome, pair_weights: Floats) -> Floats
 
 @dataclass(frozen=True)
 class Metric:
-    """A column of the evaluation.
-
-    Attributes
-    ----------
-    measure
-        Takes (risk, outcome) and gives one value a sample.
-    scale
-        Scale on which its interval is made.
-    meaning
-        In words, with what is good.
-    """
+    """A column of the evaluation: the measure, the scale on which its interval is made, and what is good, in words."""
 
     measure: Callable[[Floats, Outcome], Floats]
     scale: Scale

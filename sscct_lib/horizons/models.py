@@ -1,8 +1,6 @@
-"""The table and the picture of the front page: a few models, chosen by a rule that knows no result.
+"""Which models a run has: the stacked one, those of the front page, and variants of others.
 
-One risk from several models: clinic, radiomics and networks, with equal weights that nothing was learned for.
-
-Models that are another model with one thing changed: known by their names, and shown below that model.
+No rule here knows a result: a model chosen for its result would look better than it is.
 """
 
 from collections.abc import Sequence
@@ -11,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from sscct_lib.horizons.calibration import logit
-from sscct_lib.horizons.evaluate import aligned_risk
+from sscct_lib.horizons.evaluation import aligned
 from sscct_lib.horizons.tables import side_by_side
 from sscct_lib.study.schemas import PREDICTIONS
 from sscct_lib.study.settings import Settings
@@ -24,25 +22,23 @@ SOURCES = {
     "networks": ("ResNet-18", "DenseNet-121", "Swin Transformer"),
 }
 """What is stacked, and the models behind it; several models of a source are averaged first."""
+ROWS = {
+    "ILD-GAP": "clinical index in use",
+    "Clinical": "clinical values",
+    "Quantitative CT": "CT: density and volume",
+    "Radiomics": "CT: texture",
+    "ResNet-18": "CT: network",
+    "DenseNet-121": "CT: network",
+    "Swin Transformer": "CT: network",
+    STACKED: "all of these together",
+}
+"""The rows, by what a model sees: one of each kind, fixed before any result. Others stand in the chapter on risks."""
+PICTURED = (STACKED, "Radiomics", "Quantitative CT", "Clinical")
+"""Whose risks the picture divides into thirds: the first of these that the run has."""
 
 
 def stack(predictions: pd.DataFrame, cohort: pd.DataFrame, settings: Settings) -> pd.DataFrame:
-    """Average the logits of out-of-fold risks of the clinical model, radiomics and networks.
-
-    Weights learned from the other folds would leak. The models tested on fold 1 were trained on fold 2: where both
-    folds happen to agree, the source gets a high weight, and it is the same agreement that makes it look good on fold
-    2. On data without any signal, 60 patients in three folds, learned weights reach an AUC of 0.61, equal ones 0.50
-    (`tests/test_stacking.py`). The cure, to train every model again without each pair of folds, is too dear for
-    networks.
-
-    Parameters
-    ----------
-    predictions
-        Schema `PREDICTIONS`.
-    cohort
-        Schema `COHORT`.
-    settings
-        Of the study: horizons.
+    """Average the logits of out-of-fold risks of the clinical model, radiomics and networks, with equal weights.
 
     Returns
     -------
@@ -55,14 +51,17 @@ def stack(predictions: pd.DataFrame, cohort: pd.DataFrame, settings: Settings) -
     Wolpert DH. Stacked generalization. Neural Networks 1992;5:241-59. Claeskens G, et al. The forecast combination
     puzzle: a simple theoretical explanation. Int J Forecast 2016;32:754-62 (why equal weights are hard to beat).
     """
+    # Weights learned from the other folds would leak: the models tested on fold 1 were trained on fold 2, so where both
+    # folds happen to agree, the source gets a high weight, and the same agreement makes it look good on fold 2. Without
+    # any signal, 60 patients in three folds, learned weights reach an AUC of 0.61, equal ones 0.50 (tests). The cure,
+    # to train every model again without each pair of folds, is too dear for networks.
     names = list(dict.fromkeys(predictions["model"]))
     models = [[name for name in names if network_of(name) in wanted] for wanted in SOURCES.values()]
     sources = [found for found in models if found]
     frames = []
     for horizon in settings.horizons_years if len(sources) > 1 else ():
         logits = [
-            np.mean([logit(aligned_risk(predictions, cohort, name, horizon)) for name in found], axis=0)
-            for found in sources
+            np.mean([logit(aligned(predictions, cohort, name, horizon)) for name in found], axis=0) for found in sources
         ]
         risk = 1 / (1 + np.exp(-np.mean(logits, axis=0)))
         columns = {"model": STACKED, "horizon_years": horizon, "risk": risk, "risk_sd": np.nan}
@@ -71,36 +70,8 @@ def stack(predictions: pd.DataFrame, cohort: pd.DataFrame, settings: Settings) -
     return PREDICTIONS.validate(stacked[list(PREDICTIONS.columns)])
 
 
-ROWS = {
-    "ILD-GAP": "clinical index in use",
-    "Clinical": "clinical values",
-    "Quantitative CT": "CT: density and volume",
-    "Radiomics": "CT: texture",
-    "ResNet-18": "CT: network",
-    "DenseNet-121": "CT: network",
-    "Swin Transformer": "CT: network",
-    STACKED: "all of these together",
-}
-"""The rows, by what a model sees: one of each kind, fixed before any result. Others stand in the chapter on risks."""
-
-PICTURED = (STACKED, "Radiomics", "Quantitative CT", "Clinical")
-"""Whose risks the picture divides into thirds: the first of these that the run has."""
-
-
 def chosen_models(performance: pd.DataFrame) -> dict[str, str]:
-    """Find the models of the front page in a run.
-
-    Parameters
-    ----------
-    performance
-        Schema `PERFORMANCE`.
-
-    Returns
-    -------
-    dict
-        By name in this run, for example `ResNet-18 (from scratch)`: what the model sees. Kinds that the run lacks are
-        left out.
-    """
+    """Find the models of the front page in a run: by their name in this run, what the model sees."""
     names = list(dict.fromkeys(performance["model"]))
     return {
         name: kind
@@ -112,13 +83,6 @@ def chosen_models(performance: pd.DataFrame) -> dict[str, str]:
 
 def headline(performance: pd.DataFrame, settings: Settings) -> pd.DataFrame:
     """Lay out the front page's table: AUC and calibration of each kind of model, and the deaths behind them.
-
-    Parameters
-    ----------
-    performance
-        Schema `PERFORMANCE`.
-    settings
-        Of the study: horizons.
 
     Returns
     -------
@@ -149,32 +113,12 @@ def _cell(numbers: tuple[float, float, float] | None) -> str:
 
 
 def first_pictured(names: Sequence[str]) -> str:
-    """Choose the model to picture among those named: the first of `PICTURED`, or else the first name.
-
-    Parameters
-    ----------
-    names
-        At least one.
-
-    Returns
-    -------
-    str
-    """
+    """Choose the model to picture among those named: the first of `PICTURED`, or else the first name."""
     return next((name for name in PICTURED if name in names), names[0])
 
 
 def pictured_model(predictions: pd.DataFrame) -> str:
-    """Name the model whose risks are pictured, by `first_pictured` among those with the most horizons.
-
-    Parameters
-    ----------
-    predictions
-        Schema `PREDICTIONS`, at least one row: of a run, or of one scan.
-
-    Returns
-    -------
-    str
-    """
+    """Name the model whose risks are pictured, by `first_pictured` among those with the most horizons."""
     n_horizons = predictions.groupby("model", sort=False)["horizon_years"].nunique()
     return first_pictured([str(name) for name in n_horizons.index[n_horizons == n_horizons.max()]])
 
@@ -187,48 +131,20 @@ def pictured_for(risks: pd.DataFrame, predictions: pd.DataFrame) -> str:
     risks
         `model` and `horizon_years` of the scan, at least one row.
     predictions
-        Schema `PREDICTIONS`, of the run.
-
-    Returns
-    -------
-    str
+        Of the run.
     """
     model = pictured_model(predictions)
     return model if model in set(risks["model"]) else pictured_model(risks)
 
 
 def is_variant(models: "pd.Series[str]") -> "pd.Series[bool]":
-    """Tell which models are another model with one thing changed: those named `A, b` where there is a model `A`.
-
-    Parameters
-    ----------
-    models
-        Names of models, repeated or not.
-
-    Returns
-    -------
-    pandas.Series
-        One value for each name given.
-    """
+    """Tell which models are another model with one thing changed: those named `A, b` where there is a model `A`."""
     names = set(models)
     return models.map(lambda name: ", " in name and name.rsplit(", ", 1)[0] in names).astype(bool)
 
 
 def variants_side_by_side(performance: pd.DataFrame, metric: str = "auc") -> pd.DataFrame:
-    """Lay variants out below the model of which they are variants.
-
-    Parameters
-    ----------
-    performance
-        Schema `PERFORMANCE`.
-    metric
-        Which metric.
-
-    Returns
-    -------
-    pandas.DataFrame
-        As from `side_by_side`; without rows where there is no variant.
-    """
+    """Lay variants out below the model of which they are variants, as `tables.side_by_side`."""
     variant = is_variant(performance["model"])
     of = performance["model"].where(~variant, performance["model"].str.rsplit(", ", n=1).str[0])
     shown = performance[of.isin(of[variant])].assign(of=of)

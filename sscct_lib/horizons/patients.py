@@ -1,7 +1,4 @@
-"""What became of other patients with about the same risk.
-
-Where the risks were most wrong, found by rule, and what is known of these scans.
-"""
+"""Single patients: what became of others with about the same risk, and where the risks were most wrong."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,12 +8,16 @@ import pandas as pd
 
 from sscct_lib.horizons.bootstrap import proportion_interval
 from sscct_lib.horizons.curves import risk_states
-from sscct_lib.horizons.evaluate import aligned_risk, cohort_outcome, study_resamples
+from sscct_lib.horizons.evaluation import Evaluation, cohort_outcome, study_resamples
 from sscct_lib.horizons.metrics import observed_risk
 from sscct_lib.study.settings import Settings
 from sscct_lib.study.words import percent_text, years_text
 
 N_SIMILAR = 20
+N_WRONG = 5
+FEW_DENSE = 0.05  # share of the lungs from -600 to -250 HU below which little disease is to be seen
+MUCH_DENSE = 0.2
+THICK_MM = 3.0
 
 
 def middle_horizon(settings: Settings) -> float:
@@ -25,28 +26,13 @@ def middle_horizon(settings: Settings) -> float:
     return horizons[len(horizons) // 2]
 
 
-def similar_patients(
-    predictions: pd.DataFrame,
-    cohort: pd.DataFrame,
-    model: str,
-    risk: float,
-    settings: Settings,
-    patient_id: str | None = None,
-) -> pd.DataFrame:
+def similar_patients(evaluation: Evaluation, model: str, risk: float, patient_id: str | None = None) -> pd.DataFrame:
     """Find the patients whose risk at the middle horizon is nearest, one scan each.
 
     Parameters
     ----------
-    predictions
-        Schema `PREDICTIONS`, out of fold.
-    cohort
-        Schema `COHORT`.
-    model
-        Whose risks are compared.
     risk
         Of the scan in question, at the middle horizon.
-    settings
-        Of the study: horizons.
     patient_id
         The scan's own patient, who is left out; None: a patient outside the study.
 
@@ -55,7 +41,8 @@ def similar_patients(
     pandas.DataFrame
         Rows of the cohort with `risk`, the nearest first; at most `N_SIMILAR` patients.
     """
-    known = cohort.assign(risk=aligned_risk(predictions, cohort, model, middle_horizon(settings))).dropna(subset="risk")
+    risks = evaluation.risk(model, middle_horizon(evaluation.settings))
+    known = evaluation.cohort.assign(risk=risks).dropna(subset="risk")
     others = known[known["patient_id"] != patient_id]
     order = (others["risk"] - risk).abs().to_numpy().argsort(kind="stable")
     nearest: pd.DataFrame = others.iloc[order].drop_duplicates("patient_id").head(N_SIMILAR)
@@ -64,13 +51,6 @@ def similar_patients(
 
 def outcomes(similar: pd.DataFrame, settings: Settings) -> pd.DataFrame:
     """Tell what became of similar patients at each horizon.
-
-    Parameters
-    ----------
-    similar
-        From `similar_patients`.
-    settings
-        Of the study: horizons, labels and bootstrap samples.
 
     Returns
     -------
@@ -90,17 +70,7 @@ def outcomes(similar: pd.DataFrame, settings: Settings) -> pd.DataFrame:
 
 
 def in_words(found: pd.DataFrame) -> str:
-    """Say the outcomes of similar patients in a sentence, with counts.
-
-    Parameters
-    ----------
-    found
-        From `outcomes`.
-
-    Returns
-    -------
-    str
-    """
+    """Say the outcomes of similar patients in a sentence, with counts."""
     if found.empty:
         return "No other patient has a risk to compare with."
     n = int(found[["died", "alive", "unknown"]].iloc[0].sum())
@@ -113,57 +83,32 @@ def in_words(found: pd.DataFrame) -> str:
     return f"Of the {n} other patients with the nearest risk: {'; '.join(parts)}."
 
 
-N_WRONG = 5
-FEW_DENSE = 0.05  # share of the lungs from -600 to -250 HU below which little disease is to be seen
-MUCH_DENSE = 0.2
-THICK_MM = 3.0
-
-
-def most_wrong(
-    predictions: pd.DataFrame,
-    cohort: pd.DataFrame,
-    lungs: pd.DataFrame,
-    model: str,
-    horizon_years: float,
-    settings: Settings,
-) -> pd.DataFrame:
+def most_wrong(evaluation: Evaluation, lungs: pd.DataFrame, model: str, horizon_years: float) -> pd.DataFrame:
     """List the patients who died with the lowest risks and those who lived with the highest.
-
-    Parameters
-    ----------
-    predictions
-        Schema `PREDICTIONS`.
-    cohort
-        Schema `COHORT`.
-    lungs
-        Schema `LUNGS`.
-    model
-        Whose risks.
-    horizon_years
-        At which horizon.
-    settings
-        Of the study.
 
     Returns
     -------
     pandas.DataFrame
         At most `N_WRONG` patients of each kind, one scan each, the most wrong first: index `scan`; `risk`, `what
-        happened`, and `what is known that may tell why`. Scans of unknown state are never wrong.
+        happened`, `what is known that may tell why`, and whether anything is (`explained`). Scans of unknown state are
+        never wrong.
     """
-    states = risk_states(predictions, cohort, model, settings)
+    states = risk_states(evaluation, model)
     at = states[states["horizon_years"] == horizon_years].drop(columns="horizon_years")
-    known = at.merge(cohort, on="scan_id").merge(
+    known = at.merge(evaluation.cohort, on="scan_id").merge(
         lungs[["scan_id", "verdict", "findings", "high_attenuation_share"]], on="scan_id", how="left"
     )
     deaths = known[known["state"] == "died"].sort_values(["risk", "scan_id"])
     survivors = known[known["state"] == "alive"].sort_values(["risk", "scan_id"], ascending=[False, True])
     wrong = pd.concat([rows.drop_duplicates("patient_id").head(N_WRONG) for rows in (deaths, survivors)])
+    why = [_why(row, horizon_years) for row in wrong.to_dict("records")]
     return pd.DataFrame(
         {
             "scan": wrong["scan_id"],
             "risk": wrong["risk"].map(percent_text),
             "what happened": [_happened(row, horizon_years) for row in wrong.to_dict("records")],
-            "what is known that may tell why": [_why(row, horizon_years) for row in wrong.to_dict("records")],
+            "what is known that may tell why": ["; ".join(said) or "nothing that this study records" for said in why],
+            "explained": [bool(said) for said in why],
         }
     ).set_index("scan")
 
@@ -175,7 +120,7 @@ def _happened(row: Mapping[Any, Any], horizon_years: float) -> str:
     return f"alive after {years_text(horizon_years)}"
 
 
-def _why(row: Mapping[Any, Any], horizon_years: float) -> str:
+def _why(row: Mapping[Any, Any], horizon_years: float) -> list[str]:
     """Say what is known of a scan that could explain a wrong risk; it proves nothing."""
     died, years = row["state"] == "died", float(row["followup_years"])
     dense = float(row["high_attenuation_share"])
@@ -198,10 +143,9 @@ def _why(row: Mapping[Any, Any], horizon_years: float) -> str:
     thickness = row.get("slice_thickness_mm")
     if pd.notna(thickness) and float(thickness) > THICK_MM:
         said.append(f"thick slices ({float(thickness):g} mm)")
-    return "; ".join(said) or "nothing that this study records"
+    return said
 
 
 def counts_wrong(wrong: pd.DataFrame) -> dict[str, int]:
     """Count, for the text, how many of the most wrong predictions have nothing recorded that may tell why."""
-    unexplained = wrong["what is known that may tell why"].eq("nothing that this study records")
-    return {"n_wrong": len(wrong), "n_wrong_unexplained": int(np.sum(unexplained))}
+    return {"n_wrong": len(wrong), "n_wrong_unexplained": int((~wrong["explained"].astype(bool)).sum())}

@@ -1,10 +1,7 @@
-"""The same model on parts of the cohort: one scan a patient, landmarks, and groups of patients.
-
-Whether a model knows when it does not know: whether risks with a larger spread are worse predictions.
-"""
+"""The same model on parts of the cohort: one scan a patient, landmarks, groups, and thirds by risk or spread."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -12,86 +9,72 @@ import pandas as pd
 
 from sscct_lib.cohort.outcomes import DAYS_PER_YEAR
 from sscct_lib.horizons import survival
-from sscct_lib.horizons.bootstrap import Flags, Floats, Outcome, Resamples, interval
+from sscct_lib.horizons.bootstrap import Flags, Floats
 from sscct_lib.horizons.calibration import logit
 from sscct_lib.horizons.curves import TERTILES, tertile_names
-from sscct_lib.horizons.evaluate import cohort_outcome, evaluate, judged_risks, study_resamples
-from sscct_lib.horizons.metrics import METRICS
+from sscct_lib.horizons.evaluation import Evaluation, Judged, aligned
 from sscct_lib.horizons.models import SOURCES
 from sscct_lib.horizons.survival import LogRank, clustered_logrank
-from sscct_lib.study.schemas import PREDICTIONS
-from sscct_lib.study.settings import Settings
 from sscct_lib.study.words import estimate_text, network_of, percent_text, years_text
 
 THIRDS = ("narrow", "middle", "wide")
 SPREAD_METRICS = ("observed_expected", "brier")
+LANDMARKS_YEARS = (0.0, 1.0, 2.0)
+FEWEST_PATIENTS = 5
+"""Patients who died, and patients who lived, that a part must have before anything is estimated in it."""
+_SHOWN = ("auc", "observed_expected")
+_GROUPS: list[tuple[str, str, list[float], str]] = [
+    ("sex", "sex", [], ""),
+    ("age_years", "age", [50, 65], "years"),
+    ("ssc_subtype", "subtype", [], ""),
+    ("fvc_percent", "FVC", [70], "% predicted"),
+    ("dense_lung_percent", "dense lung, -600 to -250 HU", [10], "% of the lungs"),
+    ("scan_year", "year of the scan", [2010, 2015, 2020], ""),
+    ("manufacturer", "scanner", [], ""),
+    ("kernel", "kernel", [], ""),
+    ("slice_thickness_mm", "slice thickness", [1.5], "mm"),
+]
 
 
 def models_with_spread(predictions: pd.DataFrame, best: str) -> list[str]:
     """List the models to look at: networks and the best model, where all their risks have a spread.
 
     A network has one as an ensemble or with dropout; a tabular model from its repeated cross-validation.
-
-    Parameters
-    ----------
-    predictions
-        Schema `PREDICTIONS`.
-    best
-        The model that the chapter shows.
-
-    Returns
-    -------
-    list of str
-        In the order of `predictions`.
     """
     has = predictions.groupby("model", sort=False)["risk_sd"].apply(lambda spread: spread.notna().all())
     names = [str(name) for name in has.index[has]]
     return [name for name in names if name == best or network_of(name) in SOURCES["networks"]]
 
 
-def by_spread(predictions: pd.DataFrame, cohort: pd.DataFrame, model: str, settings: Settings) -> pd.DataFrame:
-    """Judge a model apart on scans with a narrow, middle and wide spread of risk, at the longest horizon.
-
-    The spread counts on the scale of log-odds, on which it does not grow with the risk by itself.
-
-    Parameters
-    ----------
-    predictions
-        Schema `PREDICTIONS`, with `risk_sd` of this model.
-    cohort
-        Schema `COHORT`.
-    model
-        Which.
-    settings
-        Of the study.
+def by_spread(evaluation: Evaluation, model: str) -> pd.DataFrame:
+    """Judge a model apart on scans with a narrow, middle and wide spread of risk, at its longest horizon.
 
     Returns
     -------
     pandas.DataFrame
         One row a third: `third`, `spread` (median, log-odds), `risk` (mean), `n_scans`, `n_patients`, `n_events`, and
-        for each of `METRICS` its estimate, `_low` and `_high`, a 95 % interval by bootstrap of patients.
+        for each of `SPREAD_METRICS` its estimate, `_low` and `_high`, a 95 % interval by bootstrap of patients.
     """
-    own = predictions[predictions["model"] == model]
-    own = own[own["horizon_years"] == own["horizon_years"].max()].reset_index(drop=True)
-    risk = own["risk"].to_numpy(dtype=float).clip(1e-6, 1 - 1e-6)
-    spread = own["risk_sd"].to_numpy(dtype=float) / (risk * (1 - risk))
+    longest = evaluation.horizons_of(model)[-1]
+    risk = longest.risk.clip(1e-6, 1 - 1e-6)
+    sd = aligned(evaluation.predictions, longest.scans, model, longest.horizon_years, "risk_sd")
+    spread = sd / (risk * (1 - risk))  # of the log-odds, which does not grow with the risk by itself
     third = np.array(THIRDS)[np.searchsorted(np.quantile(spread, [1 / 3, 2 / 3]), spread, side="left")]
-    at = settings.model_copy(update={"horizons_years": (float(own["horizon_years"].iloc[0]),)})
-    judged = evaluate(PREDICTIONS.validate(own.assign(model=third)), cohort, at, SPREAD_METRICS)
     rows = []
     for name in [one for one in THIRDS if (third == one).any()]:
-        found = judged[judged["model"] == name].set_index("metric")
-        first = found.iloc[0]
+        inside = longest.inside.copy()
+        inside[longest.inside] = third == name
+        judged = evaluation.at(model, longest.horizon_years, inside)
         row = {"third": name, "spread": float(np.median(spread[third == name])), "risk": risk[third == name].mean()}
-        row |= {count: int(first[count]) for count in ("n_scans", "n_patients", "n_events")}
+        row |= {count: judged.counts[count] for count in ("n_scans", "n_patients", "n_events")}
         for metric in SPREAD_METRICS:
-            ends = found.loc[metric, ["estimate", "ci_low", "ci_high"]]
-            row |= dict(zip((metric, f"{metric}_low", f"{metric}_high"), ends, strict=True))
+            found = judged.estimate(metric)
+            row |= {metric: found["estimate"], f"{metric}_low": found["ci_low"], f"{metric}_high": found["ci_high"]}
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def in_words(table: pd.DataFrame) -> pd.DataFrame:
+def spread_in_words(table: pd.DataFrame) -> pd.DataFrame:
     """Lay out `by_spread` for readers: a row a third of the scans, by the spread of their risk."""
 
     def text(metric: str, decimals: int) -> list[str]:
@@ -112,24 +95,6 @@ def in_words(table: pd.DataFrame) -> pd.DataFrame:
             "Brier score": text("brier", 3),
         }
     ).set_index("Spread of the risk")
-
-
-LANDMARKS_YEARS = (0.0, 1.0, 2.0)
-FEWEST_PATIENTS = 5
-"""Patients who died, and patients who lived, that a part must have before anything is estimated in it."""
-
-_SHOWN = ("auc", "observed_expected")
-_GROUPS: list[tuple[str, str, list[float], str]] = [
-    ("sex", "sex", [], ""),
-    ("age_years", "age", [50, 65], "years"),
-    ("ssc_subtype", "subtype", [], ""),
-    ("fvc_percent", "FVC", [70], "% predicted"),
-    ("dense_lung_percent", "dense lung, -600 to -250 HU", [10], "% of the lungs"),
-    ("scan_year", "year of the scan", [2010, 2015, 2020], ""),
-    ("manufacturer", "scanner", [], ""),
-    ("kernel", "kernel", [], ""),
-    ("slice_thickness_mm", "slice thickness", [1.5], "mm"),
-]
 
 
 @dataclass(frozen=True)
@@ -157,11 +122,6 @@ class Part:
 
 def views(cohort: pd.DataFrame) -> Iterator[Part]:
     """Divide repeated scans in the ways in which a study could have chosen them.
-
-    Parameters
-    ----------
-    cohort
-        Schema `COHORT`.
 
     Yields
     ------
@@ -195,18 +155,9 @@ def views(cohort: pd.DataFrame) -> Iterator[Part]:
 
 
 def groups(cohort: pd.DataFrame) -> Iterator[Part]:
-    """Divide the cohort by what is known of patients and scanners.
+    """Divide the cohort by what is known of patients and scanners, and scans for which it is not known.
 
-    Parameters
-    ----------
-    cohort
-        Schema `COHORT`; columns that it lacks are left out.
-
-    Yields
-    ------
-    Part
-        By sex, age, skin subtype, FVC, extent of dense lung (a column `dense_lung_percent` that the caller adds),
-        calendar year, scanner maker, kernel and slice thickness, and scans for which it is not known.
+    Columns that the cohort lacks are left out; `dense_lung_percent` is one that the caller adds.
     """
     followup, ones = cohort["followup_years"].to_numpy(dtype=float), np.ones(len(cohort))
     for column, kind, cuts, unit in _GROUPS:
@@ -220,6 +171,7 @@ def groups(cohort: pd.DataFrame) -> Iterator[Part]:
 
 
 def _in_words(values: pd.Series, cuts: list[float], unit: str) -> pd.Series:
+    """Ranges of a number between cuts, in words."""
     edges = [-np.inf, *cuts, np.inf]
     if not unit:  # calendar years, which are whole
         between, below = [f"{low:g} to {high - 1:g}" for low, high in pairwise(cuts)], "before"
@@ -229,113 +181,54 @@ def _in_words(values: pd.Series, cuts: list[float], unit: str) -> pd.Series:
     return pd.cut(values.astype(float), edges, right=False, labels=words)
 
 
-def evaluate_parts(
-    parts: Iterator[Part], predictions: pd.DataFrame, cohort: pd.DataFrame, model: str, settings: Settings
-) -> pd.DataFrame:
+def evaluate_parts(parts: Iterator[Part], evaluation: Evaluation, model: str) -> pd.DataFrame:
     """Judge a model in each part of the cohort, in the bootstrap samples of the whole study.
-
-    Parameters
-    ----------
-    parts
-        From `views` or `groups`.
-    predictions
-        Schema `PREDICTIONS`.
-    cohort
-        Schema `COHORT`, as given to `views` or `groups`.
-    model
-        Name of the model.
-    settings
-        Of the study.
 
     Returns
     -------
     pandas.DataFrame
         One row a part, horizon and metric (`auc`, `observed_expected`): `kind`, `part`, `horizon_years`, `metric`,
-        `estimate`, `ci_low`, `ci_high` (95 %), `n_scans`, `n_patients`, `n_events`, `n_unknown`, `note`.
+        `estimate`, `ci_low`, `ci_high` (95 %), `n_scans`, `n_patients`, `n_events`, `n_unknown`, `note`,
+        and `too_small`, where nothing is estimated for want of patients.
     """
-    resamples = study_resamples(cohort, settings)
-    risks = judged_risks(predictions, cohort, model, settings)
+    years = [judged.horizon_years for judged in evaluation.horizons_of(model)]
     rows = []
     for part in parts:
-        for horizon, risk, judged in risks:
-            inside = part.scans & judged
-            outcome = _part_outcome(part, cohort, inside, horizon, resamples, settings)
-            counted = {
-                "n_scans": int(inside.sum()),
-                "n_patients": cohort["patient_id"][inside].nunique(),
-                "n_events": int(outcome.died.sum()),
-                "n_unknown": int(outcome.unknown.sum()),
-            }
+        seen = evaluation.of(part.scans, part.followup_years, part.share)
+        for judged in (seen.at(model, horizon) for horizon in years):
             for metric in _SHOWN:
-                row = {"kind": part.kind, "part": part.name, "horizon_years": horizon, "metric": metric}
-                rows.append({**row, **_measured(risk[inside], outcome, metric), **counted})
+                row = {"kind": part.kind, "part": part.name, "horizon_years": judged.horizon_years, "metric": metric}
+                rows.append({**row, **_estimate(judged, metric), **judged.counts})
     columns = ["kind", "part", "horizon_years", "metric", "estimate", "ci_low", "ci_high", "note"]
-    return pd.DataFrame(rows, columns=[*columns, "n_scans", "n_patients", "n_events", "n_unknown"])
+    return pd.DataFrame(rows, columns=[*columns, "n_scans", "n_patients", "n_events", "n_unknown", "too_small"])
 
 
-def _part_outcome(
-    part: Part, cohort: pd.DataFrame, inside: Flags, horizon: float, resamples: Resamples, settings: Settings
-) -> Outcome:
-    drawn = resamples.of(inside)
-    shared = replace(drawn, counts=drawn.counts * part.share[inside])
-    scans = cohort[inside].assign(followup_years=part.followup_years[inside])
-    return cohort_outcome(scans, horizon, shared, settings.labels)
+def _estimate(judged: Judged, metric: str) -> dict[str, object]:
+    n_patients = judged.outcome.degrees_of_freedom + 1
+    if n_patients >= FEWEST_PATIENTS:
+        return {**judged.estimate(metric), "too_small": False}
+    note = f"too small: {n_patients} patient(s) who died, or who lived; at least {FEWEST_PATIENTS} are needed"
+    return {"estimate": np.nan, "ci_low": np.nan, "ci_high": np.nan, "note": note, "too_small": True}
 
 
-def _measured(risk: Floats, outcome: Outcome, metric: str) -> dict[str, float | str]:
-    n_patients = outcome.degrees_of_freedom + 1
-    if n_patients < FEWEST_PATIENTS:
-        note = f"too small: {n_patients} patient(s) who died, or who lived; at least {FEWEST_PATIENTS} are needed"
-        return {"estimate": np.nan, "ci_low": np.nan, "ci_high": np.nan, "note": note}
-    samples = METRICS[metric].measure(risk, outcome)
-    low, high, note = interval(samples, outcome.degrees_of_freedom, METRICS[metric].scale)
-    return {"estimate": float(samples[0]), "ci_low": low, "ci_high": high, "note": note}
+def logrank_between_thirds(evaluation: Evaluation, model: str) -> LogRank:
+    """Test whether the thirds by a model's risk survive alike up to its longest horizon, with patients as clusters."""
+    judged = evaluation.horizons_of(model)[-1]
+    years, died = _up_to(judged)
+    return clustered_logrank(years, died, tertile_names(judged.risk), judged.scans["patient_id"].to_numpy())
 
 
-def logrank_between_thirds(predictions: pd.DataFrame, cohort: pd.DataFrame, model: str, settings: Settings) -> LogRank:
-    """Test whether the thirds by the risk of a model survive alike up to the model's longest horizon.
-
-    Parameters
-    ----------
-    predictions
-        Schema `PREDICTIONS`.
-    cohort
-        Schema `COHORT`.
-    model
-        Name of the model.
-    settings
-        Of the study.
-
-    Returns
-    -------
-    LogRank
-        From `logrank.clustered_logrank`, with patients as clusters.
-    """
-    horizon, risk, judged = judged_risks(predictions, cohort, model, settings)[-1]
-    scans = cohort[judged]
-    followup = scans["followup_years"].to_numpy(float)
-    died = scans["event_observed"].to_numpy(bool) & (followup <= horizon)
-    return clustered_logrank(
-        np.minimum(followup, horizon), died, tertile_names(risk[judged]), scans["patient_id"].to_numpy()
-    )
+def _up_to(judged: Judged) -> tuple[Floats, Flags]:
+    """Follow-up that ends at the horizon, and whether it ends with death."""
+    followup = judged.scans["followup_years"].to_numpy(dtype=float)
+    died = judged.scans["event_observed"].to_numpy(dtype=bool) & (followup <= judged.horizon_years)
+    return np.minimum(followup, judged.horizon_years), died
 
 
-def hazard_ratios(predictions: pd.DataFrame, cohort: pd.DataFrame, model: str, settings: Settings) -> pd.DataFrame:
+def hazard_ratios(evaluation: Evaluation, model: str) -> pd.DataFrame:
     """How much faster patients die at middle and at high risk than at low risk, by Cox regression.
 
-    Errors are robust to several scans of one patient. The last row is for one standard deviation of the logit of the
-    risk.
-
-    Parameters
-    ----------
-    predictions
-        Schema `PREDICTIONS`.
-    cohort
-        Schema `COHORT`.
-    model
-        Name of the model; thirds by its risk at its longest horizon.
-    settings
-        Of the study.
+    Thirds are by the risk at the model's longest horizon. The last row is for one standard deviation of its logit.
 
     Returns
     -------
@@ -348,20 +241,19 @@ def hazard_ratios(predictions: pd.DataFrame, cohort: pd.DataFrame, model: str, s
     ----------
     Lin DY, Wei LJ. The robust inference for the Cox proportional hazards model. J Am Stat Assoc 1989;84:1074-8.
     """
-    horizon, risk, judged = judged_risks(predictions, cohort, model, settings)[-1]
-    scans, risk = cohort[judged], risk[judged]
-    patients, years = scans["patient_id"], scans["followup_years"].clip(upper=horizon).to_numpy()
-    died = (scans["event_observed"] & (scans["followup_years"] <= horizon)).to_numpy()
-    counts = (len(scans), patients.nunique(), died.sum())
+    judged = evaluation.horizons_of(model)[-1]
+    risk, patients = judged.risk, judged.scans["patient_id"]
+    years, died = _up_to(judged)
     third = tertile_names(risk)
     columns = ["comparison", "hazard_ratio", "ci_low", "ci_high", "p", "n_scans", "n_patients", "n_events"]
     models = []
-    if patients[died].nunique() < FEWEST_PATIENTS:  # robust errors of so few clusters are far too small
+    if patients[died].nunique() < survival.FEWEST_PATIENTS:
         return pd.DataFrame(columns=columns)
     if all(died[third == name].any() for name in TERTILES):
         models.append({name: (third == name).astype(float) for name in TERTILES[1:]})
-    if died.any() and np.ptp(risk) > 0:
+    if np.ptp(risk) > 0:
         models.append({"one standard deviation": (logit(risk) - logit(risk).mean()) / logit(risk).std()})
+    counts = (len(risk), patients.nunique(), died.sum())
     rows = []
     for covariates in models:
         found = survival.hazard_ratios(years, died, patients.to_numpy(), covariates)

@@ -1,7 +1,4 @@
-"""Log-rank test and hazard ratios for groups of scans, when a patient has several.
-
-Deaths by cause: one cause keeps patients from dying of another, so causes compete.
-"""
+"""Survival of scans when a patient has several: follow-up, log-rank test, hazard ratios, competing causes."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -17,26 +14,19 @@ from sscct_lib.horizons.bootstrap import (
     Floats,
     curve_interval,
     kaplan_meier,
-    percentile_interval,
     resample_patients,
 )
 from sscct_lib.horizons.calibration import logit
-from sscct_lib.horizons.evaluate import judged_risks, study_resamples
+from sscct_lib.horizons.evaluation import Evaluation, study_resamples
 from sscct_lib.study.schemas import CAUSES
 from sscct_lib.study.settings import Settings
+
+TRANSPLANT = "transplant"
+FEWEST_PATIENTS = 5  # with the event: robust errors of fewer clusters are far too small
 
 
 def followup_curve(cohort: pd.DataFrame, n_bootstrap: int = 1000, seed: int = 2026) -> pd.DataFrame:
     """Share of scans still followed, by the reverse Kaplan-Meier method: death ends the chance to be followed.
-
-    Parameters
-    ----------
-    cohort
-        Schema `COHORT`; may be empty.
-    n_bootstrap
-        Bootstrap samples of patients behind the band.
-    seed
-        Of the bootstrap.
 
     Returns
     -------
@@ -50,9 +40,14 @@ def followup_curve(cohort: pd.DataFrame, n_bootstrap: int = 1000, seed: int = 20
     Schemper M, Smith TL. A note on quantifying follow-up in studies of failure time. Control Clin Trials
     1996;17:343-6.
     """
-    years, samples = _reverse_kaplan_meier(cohort, n_bootstrap, seed)
-    low, high = curve_interval(samples)
     followup = cohort["followup_years"].to_numpy(dtype=float)
+    years, samples = followup, np.ones((n_bootstrap + 1, 0))
+    if len(followup):
+        years = np.unique(np.concatenate([followup, np.arange(np.floor(followup.max()) + 1)]))
+        ended = ~cohort["event_observed"].to_numpy(dtype=bool)
+        counts = resample_patients(cohort["patient_id"], n_bootstrap, seed).counts
+        samples = kaplan_meier(followup, ended, counts, years)
+    low, high = curve_interval(samples)
     return pd.DataFrame(
         {
             "years": years,
@@ -67,41 +62,6 @@ def followup_curve(cohort: pd.DataFrame, n_bootstrap: int = 1000, seed: int = 20
     )
 
 
-def median_followup(cohort: pd.DataFrame, n_bootstrap: int = 1000, seed: int = 2026) -> tuple[float, float, float]:
-    """Median follow-up of the scans by the reverse Kaplan-Meier method.
-
-    Parameters
-    ----------
-    cohort
-        Schema `COHORT`; may be empty.
-    n_bootstrap
-        Bootstrap samples of patients behind the interval.
-    seed
-        Of the bootstrap.
-
-    Returns
-    -------
-    median, low, high : float
-        Years, with a 95 % interval; NaN where half of the scans are still followed at the end.
-    """
-    years, samples = _reverse_kaplan_meier(cohort, n_bootstrap, seed)
-    if not len(years):
-        return np.nan, np.nan, np.nan
-    halved = samples <= 0.5
-    medians = np.where(halved.any(axis=1), years[halved.argmax(axis=1)], np.nan)
-    return float(medians[0]), *percentile_interval(medians)
-
-
-def _reverse_kaplan_meier(cohort: pd.DataFrame, n_bootstrap: int, seed: int) -> tuple[Floats, Floats]:
-    followup = cohort["followup_years"].to_numpy(dtype=float)
-    if not len(followup):
-        return followup, np.ones((n_bootstrap + 1, 0))
-    years = np.unique(np.concatenate([followup, np.arange(np.floor(followup.max()) + 1)]))
-    ended = ~cohort["event_observed"].to_numpy(dtype=bool)
-    resamples = resample_patients(cohort["patient_id"], n_bootstrap, seed)
-    return years, kaplan_meier(followup, ended, resamples.counts, years)
-
-
 class LogRank(NamedTuple):
     """Test of equal survival in all groups: the statistic, its degrees of freedom, and the p value."""
 
@@ -114,23 +74,8 @@ def clustered_logrank(time: Floats, event: Flags, group: ArrayLike, patient_id: 
     """Compare survival between groups, with a variance that lets the scans of a patient belong together.
 
     The score of a Cox model with one indicator a group, at no effect: observed less expected deaths of each group. Its
-    variance is the sum over patients of the squared sums of their scans' parts.
-
-    Parameters
-    ----------
-    time
-        To death or end of follow-up, shape (n,).
-    event
-        Whether a death was seen, shape (n,).
-    group
-        Of each scan, shape (n,).
-    patient_id
-        Of each scan, shape (n,).
-
-    Returns
-    -------
-    LogRank
-        NaN where fewer than two groups have scans, or the variance has no inverse (no deaths, too few patients).
+    variance is the sum over patients of the squared sums of their scans' parts. NaN where fewer than two groups have
+    scans, or the variance has no inverse (no deaths, too few patients).
 
     References
     ----------
@@ -164,17 +109,6 @@ def hazard_ratios(
 ) -> pd.DataFrame:
     """Hazard ratios of a Cox model whose errors are robust to several scans of a patient.
 
-    Parameters
-    ----------
-    time
-        Time to the event or to the end of follow-up, shape (n,).
-    event
-        Whether the event was seen, shape (n,).
-    patient_id
-        Patient of each scan, shape (n,).
-    covariates
-        Name and values of each, shape (n,).
-
     Returns
     -------
     pandas.DataFrame
@@ -190,31 +124,10 @@ def hazard_ratios(
     return shown.set_axis(["hazard_ratio", "ci_low", "ci_high", "p"], axis=1)
 
 
-TRANSPLANT = "transplant"
-FEWEST_PATIENTS = 5  # with the event: robust errors of fewer clusters are far too small
-
-
 def aalen_johansen(time: Floats, event: Flags, of_cause: Flags, counts: Floats, at: ArrayLike) -> Floats:
-    """Probability of death from one cause, in every sample at once.
+    """Cumulative incidence of death from one cause at k times, in every sample at once, shape (n_samples, k).
 
-    Parameters
-    ----------
-    time
-        Time to death or to the end of follow-up, shape (n,).
-    event
-        Whether a death from any cause was seen, shape (n,).
-    of_cause
-        Whether it was from the cause in question, shape (n,).
-    counts
-        How often each row counts in each sample, shape (n_samples, n).
-    at
-        Times at which the probability is wanted, shape (k,).
-
-    Returns
-    -------
-    numpy.ndarray
-        Cumulative incidence up to and including each time, shape (n_samples, k). Over all causes these sum to one
-        minus the Kaplan-Meier survival.
+    Over all causes these sum to one minus the Kaplan-Meier survival.
 
     References
     ----------
@@ -233,18 +146,7 @@ def aalen_johansen(time: Floats, event: Flags, of_cause: Flags, counts: Floats, 
 
 
 def event_causes(cohort: pd.DataFrame) -> NDArray[np.str_]:
-    """Name what ended each follow-up.
-
-    Parameters
-    ----------
-    cohort
-        Schema `COHORT`.
-
-    Returns
-    -------
-    numpy.ndarray
-        One of `schemas.CAUSES`, `TRANSPLANT`, or empty where the patient was alive, shape (n,).
-    """
+    """What ended each follow-up, shape (n,): one of `CAUSES`, `TRANSPLANT`, or empty where the patient was alive."""
     died = cohort["event_observed"].to_numpy(bool)
     transplanted = cohort.get("transplanted", pd.Series(False, index=cohort.index)).to_numpy(bool)
     named = cohort.get("cause_of_death", pd.Series(None, index=cohort.index, dtype=object))
@@ -255,13 +157,7 @@ def event_causes(cohort: pd.DataFrame) -> NDArray[np.str_]:
 def cumulative_incidence(cohort: pd.DataFrame, settings: Settings) -> pd.DataFrame:
     """Cumulative incidence of death by cause, and of lung transplant, after a scan, up to the longest horizon.
 
-    Parameters
-    ----------
-    cohort
-        Schema `COHORT`; `cause_of_death` may be absent. A death without a cause counts as `unknown`; a lung transplant
-        is an event of its own.
-    settings
-        Of the study: horizons, bootstrap and seed.
+    A death without a cause counts as `unknown`; a lung transplant is an event of its own.
 
     Returns
     -------
@@ -300,39 +196,27 @@ def cumulative_incidence(cohort: pd.DataFrame, settings: Settings) -> pd.DataFra
     return pd.concat(frames, ignore_index=True)[columns]
 
 
-def cause_specific_hazards(
-    predictions: pd.DataFrame, cohort: pd.DataFrame, model: str, settings: Settings
-) -> pd.DataFrame:
+def cause_specific_hazards(evaluation: Evaluation, model: str) -> pd.DataFrame:
     """Tell of which cause patients with a higher risk die faster: a Cox model a cause, the other causes censored.
-
-    Parameters
-    ----------
-    predictions
-        Schema `PREDICTIONS`.
-    cohort
-        Schema `COHORT`.
-    model
-        Name of the model; its risk at its longest horizon.
-    settings
-        Of the study.
 
     Returns
     -------
     pandas.DataFrame
-        One row a cause that occurs: `cause`, `hazard_ratio` (of one standard deviation of the logit of the risk),
-        `ci_low`, `ci_high` (95 %) and `p` (Wald) with errors robust to several scans of a patient, `n_scans`,
-        `n_patients`, `n_events` (scans followed by the event within the horizon), `n_patients_with_event`. No ratio
-        where fewer than five patients had the event.
+        One row a cause that occurs: `cause`, `hazard_ratio` (of one standard deviation of the logit of the risk at the
+        model's longest horizon), `ci_low`, `ci_high` (95 %) and `p` (Wald) with errors robust to several scans of a
+        patient, `n_scans`, `n_patients`, `n_events` (scans followed by the event within the horizon),
+        `n_patients_with_event`. No ratio where fewer than five patients had the event.
 
     References
     ----------
     Austin PC, Lee DS, Fine JP. Introduction to the analysis of survival data in the presence of competing risks.
     Circulation 2016;133:601-9. Lin DY, Wei LJ. J Am Stat Assoc 1989;84:1074-8 (robust errors).
     """
-    horizon, risk, judged = judged_risks(predictions, cohort, model, settings)[-1]
-    scans, cause = cohort[judged], event_causes(cohort)[judged]
+    judged = evaluation.horizons_of(model)[-1]
+    scans, horizon = judged.scans, judged.horizon_years
+    cause = event_causes(scans)
     within = scans["followup_years"].to_numpy() <= horizon
-    centred = logit(risk[judged]) - logit(risk[judged]).mean()
+    centred = logit(judged.risk) - logit(judged.risk).mean()
     patients = scans["patient_id"].to_numpy()
     years = scans["followup_years"].clip(upper=horizon).to_numpy()
     rows = []

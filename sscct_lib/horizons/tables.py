@@ -1,59 +1,72 @@
-"""The tables that readers see: models side by side, beside what was published, and the numbers of the prose.
+"""The tables of notebook 05 as readers see them, all text: estimates with 95 % intervals, words for names and units.
 
-Tables of the chapters as readers see them: words for names, units, and counts.
+A table "side by side" has a row a model, part or way and a column a horizon.
 """
+
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pandas as pd
 
-from sscct_lib.horizons.bootstrap import resample_patients
-from sscct_lib.horizons.evaluate import best, cohort_outcome
-from sscct_lib.study.settings import Settings
-from sscct_lib.study.words import METRIC_WORDS, _p_text, estimate_text, percent_text, years_text
+from sscct_lib.horizons.evaluate import best
+from sscct_lib.horizons.evaluation import Evaluation
+from sscct_lib.study.words import METRIC_WORDS, estimate_text, p_text, percent_text, years_text
 
 DENOMINATORS = "scans followed by death"
+NOISE_WORDS = {
+    "sd_logit": "noise: standard deviation of the logit",
+    "factor_of_odds": "times that the odds must rise or fall to be beyond it",
+    "share_beyond": "share of all changes that are beyond it",
+}
+PUBLISHED = pd.DataFrame(
+    [
+        ("best of three networks", 1.0, 0.769, 0.769, 2125, 181),
+        ("best of three networks", 3.0, 0.801, 0.801, 2125, 326),
+        ("best of three networks", 5.0, 0.709, 0.709, 2125, 428),
+        ("radiomics, range", 1.0, 0.682, 0.723, 2125, 181),
+        ("radiomics, range", 3.0, 0.682, 0.723, 2125, 326),
+        ("radiomics, range", 5.0, 0.682, 0.723, 2125, 428),
+    ],
+    columns=["model", "horizon_years", "auc_low", "auc_high", "n_scans", "n_events"],
+)
+"""AUC published for another cohort: 2,125 scans of the Northwestern Scleroderma Registry, arXiv 2509.23530. The
+networks are ResNet-18, DenseNet-121 and Swin Transformer; the radiomics range is over all horizons. No intervals,
+patients or folds were published; scans followed for less than the horizon were presumably counted as alive."""
+
+
+def by_horizon(rows: pd.DataFrame, index: Sequence[str], cell: Callable[[Any], str]) -> pd.DataFrame:
+    """Lay rows out with a column a horizon; `index` names the columns that name a row, `cell` writes one."""
+    columns = {}
+    for years in sorted(rows["horizon_years"].unique()):
+        at = rows[rows["horizon_years"] == years]
+        names = pd.MultiIndex.from_frame(at[list(index)]) if len(index) > 1 else pd.Index(at[index[0]])
+        columns[years_text(years)] = pd.Series([cell(row) for row in at.itertuples()], index=names)
+    return pd.DataFrame(columns)
+
+
+def denominators(row: Any) -> str:
+    """Write how many scans were followed by death, of how many."""
+    return f"{row.n_events} of {row.n_scans:,} ({row.n_unknown:,} unknown)"
+
+
+def _estimate(row: Any, decimals: int = 2) -> str:
+    return estimate_text(row.estimate, row.ci_low, row.ci_high, decimals)
 
 
 def side_by_side(performance: pd.DataFrame, metric: str = "auc", decimals: int = 2) -> pd.DataFrame:
     """Lay a metric out as readers compare it: a row a model, a column a horizon.
 
-    Parameters
-    ----------
-    performance
-        Schema `PERFORMANCE`.
-    metric
-        Which metric.
-    decimals
-        Digits after the point.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Estimates with intervals as text, index `model`; the first row, `DENOMINATORS`, says of how many scans.
+    The first row, `DENOMINATORS`, says how many scans were followed by death, of how many.
     """
     rows = performance[performance["metric"] == metric]
-    columns = {}
-    for horizon in sorted(rows["horizon_years"].unique()):
-        at = rows[rows["horizon_years"] == horizon].set_index("model")
-        most = at.sort_values("n_scans").iloc[-1]
-        counted = f"{most['n_events']} of {most['n_scans']:,} ({most['n_unknown']:,} unknown)"
-        texts = [estimate_text(row.estimate, row.ci_low, row.ci_high, decimals) for row in at.itertuples()]
-        columns[years_text(horizon)] = pd.Series([counted, *texts], index=[DENOMINATORS, *at.index])
-    return pd.DataFrame(columns).reindex([DENOMINATORS, *rows["model"].unique()]).rename_axis("model")
+    shown = by_horizon(rows, ["model"], lambda row: _estimate(row, decimals))
+    most = rows.sort_values("n_scans").drop_duplicates("horizon_years", keep="last").assign(model=DENOMINATORS)
+    counted = by_horizon(most, ["model"], denominators)
+    return pd.concat([counted, shown]).reindex([DENOMINATORS, *rows["model"].unique()]).rename_axis("model")
 
 
 def thresholds_side_by_side(table: pd.DataFrame) -> pd.DataFrame:
-    """Lay the threshold table out as readers use it: a row a horizon and threshold.
-
-    Parameters
-    ----------
-    table
-        From `decisions.threshold_table`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Percentages with intervals as text; index `horizon` and `flagged from`.
-    """
+    """Lay `decisions.threshold_table` out: a row a horizon and threshold, what happens of 100."""
     names = {
         "flagged": "flagged of 100",
         "sensitivity": "deaths found of 100",
@@ -73,94 +86,27 @@ def thresholds_side_by_side(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def parts_side_by_side(table: pd.DataFrame, metric: str = "auc") -> pd.DataFrame:
-    """Lay parts of the cohort out as readers compare them: a row a part, a column a horizon.
+    """Lay parts of the cohort (`subgroups.evaluate_parts`) out, each with how many scans were followed by death."""
 
-    Parameters
-    ----------
-    table
-        From `views.evaluate_parts`.
-    metric
-        `auc` or `observed_expected`.
+    def cell(row: Any) -> str:
+        return f"{'too small' if row.too_small else _estimate(row)}; {row.n_events} of {row.n_scans} scans"
 
-    Returns
-    -------
-    pandas.DataFrame
-        Estimates with intervals, and how many scans were followed by death, as text; index `kind` and `part`.
-    """
-    rows = table[table["metric"] == metric]
-    columns = {}
-    for years in sorted(rows["horizon_years"].unique()):
-        at = rows[rows["horizon_years"] == years]
-        texts = [
-            "too small" if row.note.startswith("too small") else estimate_text(row.estimate, row.ci_low, row.ci_high)
-            for row in at.itertuples()
-        ]
-        counts = [f"{row.n_events} of {row.n_scans} scans" for row in at.itertuples()]
-        columns[years_text(years)] = pd.Series(
-            [f"{text}; {counted}" for text, counted in zip(texts, counts, strict=True)],
-            index=pd.MultiIndex.from_frame(at[["kind", "part"]]),
-        )
-    return pd.DataFrame(columns)
+    return by_horizon(table[table["metric"] == metric], ["kind", "part"], cell)
 
 
 def ways_of_counting(performance: pd.DataFrame, model: str) -> pd.DataFrame:
-    """Put the AUC of a model beside what ways of counting that ignore censoring give.
-
-    Parameters
-    ----------
-    performance
-        Schema `PERFORMANCE`.
-    model
-        Name of the model.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Estimates with intervals as text: a row a way, a column a horizon.
-    """
+    """Put the AUC of a model beside what ways of counting that ignore censoring give: a row a way."""
     ways = {
         "auc": "weighted for censoring",
         "auc_complete_cases": "known states only",
         "auc_presumed_alive": "unknown counted as alive",
     }
     rows = performance[(performance["model"] == model) & performance["metric"].isin(ways)]
-    columns = {}
-    for years in sorted(rows["horizon_years"].unique()):
-        at = rows[rows["horizon_years"] == years].set_index("metric")
-        texts = [estimate_text(*(at.loc[way, name] for name in ("estimate", "ci_low", "ci_high"))) for way in ways]
-        columns[years_text(years)] = pd.Series(texts, index=list(ways.values()))
-    return pd.DataFrame(columns)
-
-
-PUBLISHED = pd.DataFrame(
-    [
-        ("best of three networks", 1.0, 0.769, 0.769, 2125, 181),
-        ("best of three networks", 3.0, 0.801, 0.801, 2125, 326),
-        ("best of three networks", 5.0, 0.709, 0.709, 2125, 428),
-        ("radiomics, range", 1.0, 0.682, 0.723, 2125, 181),
-        ("radiomics, range", 3.0, 0.682, 0.723, 2125, 326),
-        ("radiomics, range", 5.0, 0.682, 0.723, 2125, 428),
-    ],
-    columns=["model", "horizon_years", "auc_low", "auc_high", "n_scans", "n_events"],
-)
-"""AUC published for another cohort: 2,125 scans of the Northwestern Scleroderma Registry, arXiv 2509.23530. The
-networks are ResNet-18, DenseNet-121 and Swin Transformer; the radiomics range is over all horizons. No intervals,
-patients or folds were published; scans followed for less than the horizon were presumably counted as alive."""
+    return by_horizon(rows, ["metric"], _estimate).reindex(list(ways)).rename(index=ways).rename_axis(None)
 
 
 def beside_published(performance: pd.DataFrame) -> pd.DataFrame:
-    """Put the best AUC of this study beside what was published for another cohort.
-
-    Parameters
-    ----------
-    performance
-        Schema `PERFORMANCE`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row a horizon: `this cohort`, its `model`, `scans followed by death`, and the same of the other cohort.
-    """
+    """Put the best AUC of this study beside what was published for another cohort: a row a horizon."""
     rows = []
     for horizon in sorted(performance["horizon_years"].unique()):
         top = best(performance, horizon)
@@ -178,61 +124,25 @@ def beside_published(performance: pd.DataFrame) -> pd.DataFrame:
 
 
 def differences_side_by_side(table: pd.DataFrame, metric: str = "auc") -> pd.DataFrame:
-    """Lay differences out as readers compare them: a row a model, two columns a horizon.
-
-    Parameters
-    ----------
-    table
-        From `differences`.
-    metric
-        Which metric.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Differences with intervals as text, and corrected p values; index `model`.
-    """
+    """Lay `comparison.differences` out: a row a model, two columns a horizon."""
     rows = table[table["metric"] == metric]
-    columns = {}
-    for horizon in sorted(rows["horizon_years"].unique()):
-        at = rows[rows["horizon_years"] == horizon].set_index("model")
-        texts = [estimate_text(*values) for values in at[["difference", "ci_low", "ci_high"]].to_numpy()]
-        columns[years_text(horizon)] = pd.Series(texts, index=at.index)
-        columns[f"{years_text(horizon)}, p (Holm)"] = at["p_holm"].map("{:.2f}".format, na_action="ignore")
-    return pd.DataFrame(columns).reindex(rows["model"].unique()).fillna("")
+    shown = by_horizon(rows, ["model"], lambda row: estimate_text(row.difference, row.ci_low, row.ci_high))
+    p = by_horizon(rows, ["model"], lambda row: "" if pd.isna(row.p_holm) else f"{row.p_holm:.2f}")
+    order = [name for years in shown for name in (years, f"{years}, p (Holm)")]
+    return shown.join(p.add_suffix(", p (Holm)"))[order].reindex(rows["model"].unique()).fillna("")
 
 
 def hazards_in_words(table: pd.DataFrame) -> pd.DataFrame:
-    """Write hazard ratios with their intervals as text.
-
-    Parameters
-    ----------
-    table
-        From `views.hazard_ratios` or `causes.cause_specific_hazards`; the first column names the row.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Hazard ratio with interval, p value, and counts.
-    """
+    """Write hazard ratios with their intervals, p values and counts; the first column names the row."""
     ratios = [estimate_text(*values) for values in table[["hazard_ratio", "ci_low", "ci_high"]].to_numpy()]
     shown = table.drop(columns=["hazard_ratio", "ci_low", "ci_high"]).set_index(table.columns[0])
     shown.insert(0, "hazard ratio", ratios)
-    shown["p"] = shown["p"].map(_p_text, na_action="ignore")
+    shown["p"] = shown["p"].map(p_text, na_action="ignore")
     return shown.rename(columns=lambda name: name.removeprefix("n_").replace("_", " ")).fillna("")
 
 
-def headline_numbers(performance: pd.DataFrame, cohort: pd.DataFrame, settings: Settings) -> dict[str, int | str]:
+def headline_numbers(evaluation: Evaluation, performance: pd.DataFrame) -> dict[str, int | str]:
     """Collect the numbers that prose elsewhere in the book quotes.
-
-    Parameters
-    ----------
-    performance
-        Schema `PERFORMANCE`.
-    cohort
-        Schema `COHORT`.
-    settings
-        Of the study.
 
     Returns
     -------
@@ -241,15 +151,16 @@ def headline_numbers(performance: pd.DataFrame, cohort: pd.DataFrame, settings: 
         and for each horizon, for example `3y`: `n_deaths_3y`, `n_unknown_3y`, `best_model_3y` and `best_auc_3y`
         (as text with interval).
     """
+    alone, settings = evaluation.without_resamples(), evaluation.settings
     numbers: dict[str, int | str] = {
         "study_title": settings.title,
-        "n_scans": len(cohort),
-        "n_patients": int(cohort["patient_id"].nunique()),
+        "n_scans": len(evaluation.cohort),
+        "n_patients": int(evaluation.cohort["patient_id"].nunique()),
         "n_models": int(performance["model"].nunique()),
     }
     deaths = []
     for horizon in settings.horizons_years:
-        outcome = cohort_outcome(cohort, horizon, resample_patients(cohort["patient_id"], 0, 0), settings.labels)
+        outcome = alone.outcome(horizon)
         top = best(performance, horizon)
         name = f"{horizon:g}y"
         numbers[f"n_deaths_{name}"] = int(outcome.died.sum())
@@ -262,26 +173,8 @@ def headline_numbers(performance: pd.DataFrame, cohort: pd.DataFrame, settings: 
     return numbers | {"deaths": ", ".join(deaths)}
 
 
-NOISE_WORDS = {
-    "sd_logit": "noise: standard deviation of the logit",
-    "factor_of_odds": "times that the odds must rise or fall to be beyond it",
-    "share_beyond": "share of all changes that are beyond it",
-}
-
-
 def mean_risks(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Average the predicted risks over scans.
-
-    Parameters
-    ----------
-    predictions
-        Schema `PREDICTIONS`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        A row a model, a column a horizon: mean risk in per cent, as text; and the number of scans.
-    """
+    """Average the predicted risks over scans: a row a model, a column a horizon, and the number of scans."""
     risks = predictions.pivot_table(index="model", columns="horizon_years", values="risk")
     heads = [f"{years_text(years)}, mean risk" for years in risks.columns.to_numpy(dtype=float)]
     shown = risks.map(_share_or_none).set_axis(heads, axis=1)
@@ -293,18 +186,7 @@ def _share_or_none(share: float) -> str:
 
 
 def noise(table: pd.DataFrame) -> pd.DataFrame:
-    """Write the noise of a risk with its intervals.
-
-    Parameters
-    ----------
-    table
-        From `trajectories.noise`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        A row a measure: estimate with 95 % interval as text, pairs of scans, patients.
-    """
+    """Write `trajectories.noise`: a row a measure, with pairs of scans and patients."""
     texts = [estimate_text(*values) for values in table[["estimate", "ci_low", "ci_high"]].to_numpy(dtype=float)]
     words = table["measure"].map(NOISE_WORDS).rename("measure")
     counts = {"pairs of scans": table["n_pairs"].to_numpy(), "patients": table["n_patients"].to_numpy()}
@@ -313,11 +195,6 @@ def noise(table: pd.DataFrame) -> pd.DataFrame:
 
 def remarks(performance: pd.DataFrame) -> pd.DataFrame:
     """List what could not be estimated, and models that cover only some scans.
-
-    Parameters
-    ----------
-    performance
-        Schema `PERFORMANCE`.
 
     Returns
     -------

@@ -4,14 +4,15 @@ from itertools import product
 
 import numpy as np
 import pandas as pd
-from lifelines import CoxPHFitter
 from sklearn.linear_model import LogisticRegression
 
 from sscct_lib.cohort.outcomes import DAYS_PER_YEAR, known_outcomes, survival_outcome
 from sscct_lib.horizons.bootstrap import Floats, interval, percentile_interval, resample_patients
 from sscct_lib.horizons.calibration import logit
 from sscct_lib.horizons.comparison import differences
-from sscct_lib.horizons.evaluate import aligned_risk, evaluate
+from sscct_lib.horizons.evaluate import evaluate
+from sscct_lib.horizons.evaluation import Evaluation
+from sscct_lib.horizons.survival import FEWEST_PATIENTS, hazard_ratios
 from sscct_lib.study.schemas import PREDICTIONS
 from sscct_lib.study.settings import Settings
 from sscct_lib.study.words import estimate_text, percent_text
@@ -22,19 +23,10 @@ FEWEST_PAIRS = 5
 _COMPARED = ("risk now, twice the odds", "change since the scan before, twice the odds")
 
 
-def over_time(predictions: pd.DataFrame, cohort: pd.DataFrame, model: str, horizon_years: float) -> pd.DataFrame:
+def over_time(evaluation: Evaluation, model: str, horizon_years: float) -> pd.DataFrame:
     """Put the risks of each patient in the order of the scans, with the change since the scan before.
 
-    Parameters
-    ----------
-    predictions
-        Schema `PREDICTIONS`.
-    cohort
-        Schema `COHORT`.
-    model
-        Name of the model. A patient's scans are all tested in one fold, by the same fitted model.
-    horizon_years
-        Years after the scan.
+    A patient's scans are all tested in one fold, by the same fitted model.
 
     Returns
     -------
@@ -43,7 +35,7 @@ def over_time(predictions: pd.DataFrame, cohort: pd.DataFrame, model: str, horiz
         patient's first scan), `risk`, `logit_risk`, and of the scan before `risk_before`, `change` (of the logit) and
         `days_between`, NaN for a first scan.
     """
-    rows = cohort.assign(risk=aligned_risk(predictions, cohort, model, horizon_years)).dropna(subset="risk")
+    rows = evaluation.cohort.assign(risk=evaluation.risk(model, horizon_years)).dropna(subset="risk")
     rows = rows.sort_values(["patient_id", "scan_day"], ignore_index=True)
     rows["logit_risk"] = logit(rows["risk"].to_numpy())
     of_patient = rows.groupby("patient_id")
@@ -62,13 +54,6 @@ def noise(rows: pd.DataFrame, settings: Settings) -> pd.DataFrame:
     exceeded for a change to be more than noise is 1.96 times the root of 2 times that. It is on the logit scale, where
     it multiplies the odds. Disease that does change within the time counts as noise here.
 
-    Parameters
-    ----------
-    rows
-        From `over_time`.
-    settings
-        Of the study: `horizons.n_bootstrap` and `seed`.
-
     Returns
     -------
     pandas.DataFrame
@@ -81,45 +66,34 @@ def noise(rows: pd.DataFrame, settings: Settings) -> pd.DataFrame:
     Bland JM, Altman DG. Measuring agreement in method comparison studies. Stat Methods Med Res 1999;8:135-60.
     """
     pairs = rows.dropna(subset="change")
-    counts = resample_patients(pairs["patient_id"], settings.horizons.n_bootstrap, settings.seed).counts
     close = (pairs["days_between"] < CLOSE_DAYS).to_numpy()
+    of_close = {"n_pairs": int(close.sum()), "n_patients": pairs.loc[close, "patient_id"].nunique()}
+    of_all = {"n_pairs": len(pairs), "n_patients": pairs["patient_id"].nunique()}
+    columns = ["measure", "estimate", "ci_low", "ci_high", "n_pairs", "n_patients"]
+    behind = {"sd_logit": of_close, "factor_of_odds": of_close, "share_beyond": of_all}
+    if close.sum() < FEWEST_PAIRS:
+        return pd.DataFrame([{"measure": name, **counts} for name, counts in behind.items()]).reindex(columns=columns)
+    counts = resample_patients(pairs["patient_id"], settings.horizons.n_bootstrap, settings.seed).counts
     change = pairs["change"].to_numpy()
     with np.errstate(divide="ignore", invalid="ignore"):
         sd = np.sqrt((counts * close) @ change**2 / (2 * (counts @ close)))
         limit = 1.96 * np.sqrt(2) * sd
         share = (counts * (np.abs(change) > limit[:, None])).sum(axis=1) / counts.sum(axis=1)
-    if close.sum() < FEWEST_PAIRS:
-        sd, limit, share = (np.full(len(counts), np.nan) for _ in range(3))
-    n_close = pairs.loc[close, "patient_id"].nunique()
+    degrees_of_freedom = of_close["n_patients"] - 1
+    found = {
+        "sd_logit": (sd[0], *interval(sd, degrees_of_freedom, "log")[:2]),
+        "factor_of_odds": tuple(np.exp([limit[0], *interval(limit, degrees_of_freedom, "log")[:2]])),
+        "share_beyond": (share[0], *percentile_interval(share)),
+    }
     table = [
-        ("sd_logit", sd[0], *interval(sd, n_close - 1, "log")[:2], int(close.sum()), n_close),
-        (
-            "factor_of_odds",
-            np.exp(limit[0]),
-            *np.exp(interval(limit, n_close - 1, "log")[:2]),
-            int(close.sum()),
-            n_close,
-        ),
-        ("share_beyond", share[0], *percentile_interval(share), len(pairs), pairs["patient_id"].nunique()),
+        {"measure": name, "estimate": estimate, "ci_low": low, "ci_high": high, **behind[name]}
+        for name, (estimate, low, high) in found.items()
     ]
-    return pd.DataFrame(table, columns=["measure", "estimate", "ci_low", "ci_high", "n_pairs", "n_patients"])
+    return pd.DataFrame(table, columns=columns)
 
 
 def noise_in_words(table: pd.DataFrame, risks: tuple[float, ...] = (0.05, 0.1, 0.2, 0.4)) -> pd.DataFrame:
-    """Say from which risk on a rise, or a fall, is more than noise.
-
-    Parameters
-    ----------
-    table
-        From `noise`.
-    risks
-        Risks at the scan before.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Texts: a row a risk, with what a rise must exceed and a fall undercut; no rows where the noise is not known.
-    """
+    """Say from which risk on a rise, or a fall, is more than noise; no rows where the noise is not known."""
     row = table.set_index("measure").loc["factor_of_odds"]
     columns = ["at the scan before", "a rise is beyond noise above", "a fall is beyond noise below"]
     if pd.isna(row["estimate"]):
@@ -147,11 +121,6 @@ def hazard_of_change(rows: pd.DataFrame) -> pd.DataFrame:
     hazard ratio of the change above 1 means that of two patients with the same risk today the one who rose to it dies
     sooner. Below 1, the mean of both scans is the better guess: the risk today is noisy.
 
-    Parameters
-    ----------
-    rows
-        From `over_time`.
-
     Returns
     -------
     pandas.DataFrame
@@ -166,55 +135,47 @@ def hazard_of_change(rows: pd.DataFrame) -> pd.DataFrame:
     later = rows.dropna(subset="change")
     columns = ["comparison", "hazard_ratio", "ci_low", "ci_high", "p", "n_scans", "n_patients", "n_events"]
     still = (later[["logit_risk", "change"]].std() < 1e-9).any()
-    if still or later.loc[later["event_observed"], "patient_id"].nunique() < FEWEST_PAIRS:
+    if still or later.loc[later["event_observed"], "patient_id"].nunique() < FEWEST_PATIENTS:
         return pd.DataFrame(columns=columns)
-    frame = later[["patient_id", "followup_years", "event_observed"]].assign(
-        now=later["logit_risk"] / np.log(2), change=later["change"] / np.log(2)
-    )
-    fitted = CoxPHFitter().fit(frame, "followup_years", "event_observed", cluster_col="patient_id", robust=True)
-    summary = fitted.summary[["exp(coef)", "exp(coef) lower 95%", "exp(coef) upper 95%", "p"]]
-    counted = (len(frame), frame["patient_id"].nunique(), int(frame["event_observed"].sum()))
-    found = [(words, *summary.loc[name], *counted) for words, name in zip(_COMPARED, ("now", "change"), strict=True)]
-    return pd.DataFrame(found, columns=columns)
+    doublings = {name: later[name].to_numpy() / np.log(2) for name in ("logit_risk", "change")}
+    patients, event = later["patient_id"], later["event_observed"]
+    ratios = hazard_ratios(later["followup_years"].to_numpy(), event.to_numpy(), patients.to_numpy(), doublings)
+    counts = {"n_scans": len(later), "n_patients": patients.nunique(), "n_events": int(event.sum())}
+    return ratios.reset_index(drop=True).assign(comparison=_COMPARED, **counts)[columns]
 
 
-def gain_of_change(rows: pd.DataFrame, settings: Settings, horizon_years: float) -> tuple[pd.DataFrame, pd.DataFrame]:
+def gain_of_change(
+    rows: pd.DataFrame, settings: Settings, horizon_years: float
+) -> tuple[pd.DataFrame, pd.DataFrame] | None:
     """AUC of the risk at a scan, and of that risk together with its change, on scans that have one before them.
 
     Both are logistic regressions, weighted for censoring, learned from the other folds and judged on the fold.
-
-    Parameters
-    ----------
-    rows
-        From `over_time`, at the same horizon.
-    settings
-        Of the study.
-    horizon_years
-        Years after the scan.
 
     Returns
     -------
     performance : pandas.DataFrame
         Schema `PERFORMANCE`, the AUC of `CURRENT` and `WITH_CHANGE`.
     difference : pandas.DataFrame
-        As from `comparison.differences`: `WITH_CHANGE` less `CURRENT`. Both have no rows where a fold's training scans
-        lack deaths or survivors.
+        As from `comparison.differences`: `WITH_CHANGE` less `CURRENT`.
+
+    None where there is but one fold, or a fold's training scans lack deaths or survivors.
     """
     later = rows.dropna(subset="change").reset_index(drop=True)
     seen = {CURRENT: ["logit_risk"], WITH_CHANGE: ["logit_risk", "change"]}
     one = settings.model_copy(update={"horizons_years": (horizon_years,)})
     frames: list[pd.DataFrame] = []
     if later["fold"].nunique() < 2:
-        return pd.DataFrame(columns=["metric"]), pd.DataFrame(columns=["metric"])
+        return None
     for (model, columns), fold in product(seen.items(), sorted(later["fold"].unique())):
         training, tested = later[later["fold"] != fold], later[later["fold"] == fold]
         risk = _learned(training, tested, columns, one)
         if risk is None:
-            return pd.DataFrame(columns=["metric"]), pd.DataFrame(columns=["metric"])
+            return None
         values = {"model": model, "horizon_years": horizon_years, "risk": risk, "risk_sd": np.nan}
         frames.append(tested[["scan_id", "patient_id", "fold"]].assign(**values))
-    predictions = PREDICTIONS.validate(pd.concat(frames, ignore_index=True)[list(PREDICTIONS.columns)])
-    return evaluate(predictions, later, one, ("auc",)), differences(predictions, later, CURRENT, one, ("auc",))
+    predictions = pd.concat(frames, ignore_index=True)[list(PREDICTIONS.columns)]
+    evaluation = Evaluation(later, predictions, one)
+    return evaluate(evaluation, ("auc",)), differences(evaluation, CURRENT, ("auc",))
 
 
 def _learned(training: pd.DataFrame, tested: pd.DataFrame, columns: list[str], settings: Settings) -> Floats | None:

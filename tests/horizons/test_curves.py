@@ -10,8 +10,9 @@ from sklearn.metrics import roc_curve as sklearn_roc_curve
 from sscct_lib.horizons import curves
 from sscct_lib.horizons.bootstrap import horizon_outcome, proportion_interval, resample_patients
 from sscct_lib.horizons.evaluate import evaluate
+from sscct_lib.horizons.evaluation import Evaluation
 from sscct_lib.study.folder import StudyError
-from tests.horizons.test_evaluate import FEW, make_cohort, make_predictions
+from tests.horizons.cohorts import FEW, make_cohort, make_predictions
 
 
 def test_roc_without_censoring_equals_scikit_learn():
@@ -27,8 +28,8 @@ def test_roc_without_censoring_equals_scikit_learn():
 def test_area_under_the_weighted_roc_is_the_auc():
     cohort = make_cohort()
     predictions = make_predictions(cohort)
-    performance = evaluate(predictions, cohort, FEW)
-    table = curves.roc_curves(predictions, cohort, performance, FEW)
+    performance = evaluate(Evaluation(cohort, predictions, FEW))
+    table = curves.roc_curves(Evaluation(cohort, predictions, FEW), performance)
     for years, rows in table.groupby("horizon_years"):
         area = np.trapezoid(rows["sensitivity"], rows["false_positive"])
         at = (performance["metric"] == "auc") & (performance["horizon_years"] == years)
@@ -115,20 +116,20 @@ def test_equal_risks_stay_in_one_group():
 def test_risk_states_and_unknown_model():
     cohort = make_cohort(30)
     predictions = make_predictions(cohort)
-    table = curves.risk_states(predictions, cohort, "Model", FEW)
+    table = curves.risk_states(Evaluation(cohort, predictions, FEW), "Model")
     at = table[table["horizon_years"] == 3]["state"].to_numpy()
     followup, event = cohort["followup_years"], cohort["event_observed"]
     expected = np.where(event & (followup <= 3), "died", np.where(followup > 3, "alive", "unknown"))
     np.testing.assert_array_equal(at, expected)
     with pytest.raises(StudyError, match="No model named 'Nobody'"):
-        curves.calibration(predictions, cohort, "Nobody", FEW)
+        curves.calibration(Evaluation(cohort, predictions, FEW), "Nobody")
 
 
 def test_a_model_with_one_horizon_is_drawn_at_that_horizon():
     cohort = make_cohort(60)
     predictions = make_predictions(cohort).query("horizon_years == 3")
-    assert curves.calibration(predictions, cohort, "Model", FEW)["horizon_years"].unique().tolist() == [3.0]
-    assert isinstance(curves.survival_by_tertile(predictions, cohort, "Model", FEW), pd.DataFrame)
+    assert curves.calibration(Evaluation(cohort, predictions, FEW), "Model")["horizon_years"].unique().tolist() == [3.0]
+    assert isinstance(curves.survival_by_tertile(Evaluation(cohort, predictions, FEW), "Model"), pd.DataFrame)
 
 
 def test_proportion_interval_ignores_rounding_at_the_bounds():

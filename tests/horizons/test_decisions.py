@@ -12,8 +12,9 @@ from sscct_lib.horizons import decisions, evaluate, figures, patients, tables
 from sscct_lib.horizons import models as horizon_models
 from sscct_lib.horizons.bootstrap import horizon_outcome, resample_patients
 from sscct_lib.horizons.decisions import EVERYBODY, NOBODY, decision_curves, flag_measures, net_benefit, threshold_table
+from sscct_lib.horizons.evaluation import Evaluation
 from sscct_lib.study.settings import HorizonSettings, Settings
-from tests.horizons.test_evaluate import FEW, make_cohort, make_predictions
+from tests.horizons.cohorts import FEW, make_cohort, make_predictions
 
 THRESHOLDS = [0.05, 0.2, 0.5]
 
@@ -89,7 +90,7 @@ def test_nobody_and_everybody_flagged(cohort):
 
 def test_curves_and_figure(cohort):
     models = pd.concat([make_predictions(cohort, 0.2, "A"), make_predictions(cohort, 2.0, "B")], ignore_index=True)
-    table = decision_curves(models, cohort, ["A", "B"], FEW)
+    table = decision_curves(Evaluation(cohort, models, FEW), ["A", "B"])
     assert table["model"].unique().tolist() == ["A", EVERYBODY, NOBODY, "B"]
     with_interval = table.dropna(subset="ci_low")
     assert set(with_interval["model"]) == {"A"}
@@ -101,13 +102,13 @@ def test_curves_and_figure(cohort):
 
 def test_nothing_to_decide_when_nobody_died(cohort):
     alive = cohort.assign(event_observed=False)
-    table = decision_curves(make_predictions(cohort), alive, ["Model"], FEW)
+    table = decision_curves(Evaluation(alive, make_predictions(cohort), FEW), ["Model"])
     assert table.empty
     figures.decision_curves(table)
 
 
 def test_threshold_table_for_readers(cohort):
-    table = threshold_table(make_predictions(cohort), cohort, "Model", FEW)
+    table = threshold_table(Evaluation(cohort, make_predictions(cohort), FEW), "Model")
     shown = tables.thresholds_side_by_side(table)
     assert shown.index.tolist()[0] == ("1 year", "10 %")
     assert len(shown) == 3 * len(FEW.horizons.thresholds)
@@ -132,9 +133,9 @@ def lungs_of(cohort, **columns):
 
 
 def test_the_example_is_chosen_by_its_risk_alone(small, predictions):
-    scan = decisions.example_scan(predictions, small, "Model", FEW)
+    scan = decisions.example_scan(Evaluation(small, predictions, FEW), "Model")
     changed = small.assign(event_observed=~small["event_observed"], followup_years=9.0)
-    assert decisions.example_scan(predictions, changed, "Model", FEW)["scan_id"] == scan["scan_id"]
+    assert decisions.example_scan(Evaluation(changed, predictions, FEW), "Model")["scan_id"] == scan["scan_id"]
     risks = predictions.loc[predictions["horizon_years"] == 3, "risk"]
     assert abs((risks < scan["risk"]).mean() - 0.75) < 0.01
 
@@ -142,7 +143,7 @@ def test_the_example_is_chosen_by_its_risk_alone(small, predictions):
 def test_flags_without_censoring_are_counted_by_hand(predictions):
     small = make_cohort(90, censoring=1e-9)
     predictions = make_predictions(small)
-    numbers = decisions.worked_example(predictions, small, "Model", FEW)
+    numbers = decisions.worked_example(Evaluation(small, predictions, FEW), "Model")
     risk = predictions.loc[predictions["horizon_years"] == 3, "risk"].to_numpy()
     died = small["followup_years"].to_numpy() <= 3
     flagged = risk >= 0.2
@@ -158,16 +159,16 @@ def test_flags_without_censoring_are_counted_by_hand(predictions):
 
 
 def test_nobody_flagged_and_nobody_followed_give_words(small, predictions):
-    nobody = decisions.worked_example(predictions.assign(risk=0.01), small, "Model", FEW)
+    nobody = decisions.worked_example(Evaluation(small, predictions.assign(risk=0.01), FEW), "Model")
     assert nobody["act_flagged"] == "0"
     assert nobody["act_found"] == "0"
     assert nobody["act_of_flagged"] == "not estimable"
     short = small.assign(followup_years=0.5, event_observed=False)
-    assert decisions.worked_example(predictions, short, "Model", FEW)["act_benefit"] == "not estimable"
+    assert decisions.worked_example(Evaluation(short, predictions, FEW), "Model")["act_benefit"] == "not estimable"
 
 
 def test_similar_patients_are_the_nearest_others_once_each(small, predictions):
-    found = patients.similar_patients(predictions, small, "Model", 0.3, FEW, "p004")
+    found = patients.similar_patients(Evaluation(small, predictions, FEW), "Model", 0.3, "p004")
     assert len(found) == patients.N_SIMILAR
     assert found["patient_id"].is_unique
     assert "p004" not in set(found["patient_id"])
@@ -179,7 +180,7 @@ def test_similar_patients_are_the_nearest_others_once_each(small, predictions):
 
 
 def test_outcomes_of_similar_patients_are_counted_and_kaplan_meier(small, predictions):
-    found = patients.similar_patients(predictions, small, "Model", 0.3, FEW)
+    found = patients.similar_patients(Evaluation(small, predictions, FEW), "Model", 0.3)
     table = patients.outcomes(found, FEW).set_index("horizon_years")
     followup, event = found["followup_years"], found["event_observed"]
     for years in (1.0, 3.0, 5.0):
@@ -192,7 +193,7 @@ def test_outcomes_of_similar_patients_are_counted_and_kaplan_meier(small, predic
 
 
 def test_the_most_wrong_are_deaths_with_low_and_survivals_with_high_risk(small, predictions):
-    wrong = patients.most_wrong(predictions, small, lungs_of(small), "Model", 3.0, FEW)
+    wrong = patients.most_wrong(Evaluation(small, predictions, FEW), lungs_of(small), "Model", 3.0)
     assert len(wrong) == 2 * patients.N_WRONG
     risk = wrong["risk"].str.extract(r"(\d+)", expand=False).astype(float)
     died = wrong["what happened"].str.startswith("died")
@@ -204,19 +205,21 @@ def test_the_most_wrong_are_deaths_with_low_and_survivals_with_high_risk(small, 
 def test_what_is_recorded_of_a_wrong_prediction_is_said(small, predictions):
     known = small.assign(cause_of_death="other", fvc_percent=np.nan, dlco_percent=50.0, slice_thickness_mm=5.0)
     lungs = lungs_of(small, verdict="review", findings="the mask leaks", high_attenuation_share=0.01)
-    wrong = patients.most_wrong(predictions, known, lungs, "Model", 3.0, FEW)
+    wrong = patients.most_wrong(Evaluation(known, predictions, FEW), lungs, "Model", 3.0)
     first = wrong["what is known that may tell why"].iloc[0]
     for words in ("did not die of the lungs", "little dense lung (1 %)", "the mask leaks", "FVC not known", "5 mm"):
         assert words in first
     plain = patients.most_wrong(
-        predictions, small.assign(fvc_percent=80.0, dlco_percent=60.0), lungs_of(small), "Model", 3.0, FEW
+        Evaluation(small.assign(fvc_percent=80.0, dlco_percent=60.0), predictions, FEW), lungs_of(small), "Model", 3.0
     )
     assert patients.counts_wrong(plain)["n_wrong"] == len(plain)
+    unexplained = plain["what is known that may tell why"].eq("nothing that this study records")
+    assert patients.counts_wrong(plain)["n_wrong_unexplained"] == unexplained.sum() > 0
 
 
 def test_few_patients_give_few_failures():
     small = make_cohort(5)
-    wrong = patients.most_wrong(make_predictions(small), small, lungs_of(small), "Model", 1.0, FEW)
+    wrong = patients.most_wrong(Evaluation(small, make_predictions(small), FEW), lungs_of(small), "Model", 1.0)
     assert len(wrong) <= 10
 
 
@@ -228,7 +231,7 @@ def test_the_headline_takes_fixed_models_whatever_their_results(small):
     given = models(
         small, "Zebra", "Radiomics", "Radiomics, boosted trees", "Swin Transformer (from scratch)", "Clinical"
     )
-    performance = evaluate.evaluate(given, small, Settings(horizons=HorizonSettings(n_bootstrap=20)))
+    performance = evaluate.evaluate(Evaluation(small, given, Settings(horizons=HorizonSettings(n_bootstrap=20))))
     table = horizon_models.headline(performance, FEW)
     assert list(table.index) == ["Clinical", "Radiomics", "Swin Transformer (from scratch)"]
     assert table.shape == (3, 6)
@@ -244,7 +247,7 @@ def test_a_model_without_predictions_at_a_horizon_and_a_horizon_without_deaths_a
     alive = small.assign(event_observed=False)
     given = models(small, "Clinical", "Radiomics")
     given = given[(given["model"] != "Radiomics") | (given["horizon_years"] == 1)]
-    performance = evaluate.evaluate(given, alive, Settings(horizons=HorizonSettings(n_bootstrap=20)))
+    performance = evaluate.evaluate(Evaluation(alive, given, Settings(horizons=HorizonSettings(n_bootstrap=20))))
     table = horizon_models.headline(performance, FEW)
     assert set(table.to_numpy().ravel()) == {"not estimable"}
     without = performance[(performance["model"] != "Radiomics") | (performance["horizon_years"] == 1)]
@@ -256,8 +259,8 @@ def test_a_model_that_lacks_a_horizon_is_not_pictured_and_gives_words(small, pre
     both = pd.concat([short, predictions.assign(model="Age and sex")])
     assert horizon_models.pictured_model(both) == "Age and sex"
     assert horizon_models.pictured_model(short) == "Radiomics"
-    words = decisions.worked_example(short, small, "Radiomics", FEW)
-    full = decisions.worked_example(predictions, small, "Model", FEW)
+    words = decisions.worked_example(Evaluation(small, short, FEW), "Radiomics")
+    full = decisions.worked_example(Evaluation(small, predictions, FEW), "Model")
     assert words.keys() == full.keys()
     assert {words[name] for name in decisions.NAMES} == {"not estimable"}
     assert words["act_horizon"] == "3 years"

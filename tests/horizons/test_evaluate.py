@@ -37,55 +37,13 @@ from sscct_lib.horizons.comparison import (
     true_risks,
     two_sided_p,
 )
-from sscct_lib.horizons.evaluate import check_predictions, evaluate, integrated_brier
+from sscct_lib.horizons.evaluate import evaluate, integrated_brier
+from sscct_lib.horizons.evaluation import Evaluation, check_predictions
 from sscct_lib.horizons.metrics import METRICS
-from sscct_lib.horizons.survival import followup_curve, median_followup
+from sscct_lib.horizons.survival import followup_curve
 from sscct_lib.study.folder import Study, StudyError
 from sscct_lib.study.settings import HorizonSettings, Settings
-
-FEW = Settings(horizons=HorizonSettings(n_bootstrap=200))
-
-
-def make_cohort(n_patients: int = 80, seed: int = 0, censoring: float = 0.15) -> pd.DataFrame:
-    """Two scans of each patient, a year apart, with exponential survival."""
-    rng = np.random.default_rng(seed)
-    marker = rng.normal(size=n_patients)
-    death = 1 + rng.exponential(1 / (0.15 * np.exp(marker)))
-    end = np.minimum(death, 1 + rng.exponential(1 / censoring, n_patients))
-    visits = [
-        pd.DataFrame(
-            {
-                "scan_id": [f"p{i:03d}-{visit}" for i in range(n_patients)],
-                "patient_id": [f"p{i:03d}" for i in range(n_patients)],
-                "scan_day": 365 * visit,
-                "followup_years": end - visit,
-                "event_observed": death <= end,
-                "fold": np.arange(n_patients) % 3,
-                "marker": marker,
-            }
-        )
-        for visit in (0, 1)
-    ]
-    return pd.concat(visits).query("followup_years > 0").reset_index(drop=True)
-
-
-def make_predictions(cohort: pd.DataFrame, noise: float = 0.5, model: str = "Model") -> pd.DataFrame:
-    score = cohort["marker"] + np.random.default_rng(1).normal(0, noise, len(cohort))
-    return pd.concat(
-        [
-            cohort[["scan_id", "patient_id", "fold"]].assign(
-                model=model, horizon_years=years, risk=1 - np.exp(-0.15 * years * np.exp(score)), risk_sd=np.nan
-            )
-            for years in (1.0, 3.0, 5.0)
-        ],
-        ignore_index=True,
-    )
-
-
-def survival(cohort: pd.DataFrame) -> np.ndarray:
-    return np.array(
-        list(zip(cohort["event_observed"], cohort["followup_years"], strict=True)), dtype=[("e", bool), ("t", float)]
-    )
+from tests.horizons.cohorts import FEW, make_cohort, make_predictions, survival
 
 
 def value(performance: pd.DataFrame, metric: str, years: float, column: str = "estimate") -> float:
@@ -96,7 +54,7 @@ def value(performance: pd.DataFrame, metric: str, years: float, column: str = "e
 def test_auc_and_brier_equal_scikit_survival():
     cohort = make_cohort()
     predictions = make_predictions(cohort)
-    performance = evaluate(predictions, cohort, FEW)
+    performance = evaluate(Evaluation(cohort, predictions, FEW))
     truth = survival(cohort)
     for years, rows in predictions.groupby("horizon_years"):
         risk = rows["risk"].to_numpy()
@@ -153,7 +111,7 @@ def test_auc_and_brier_equal_torchsurv():
     weights = {"weight": get_ipcw(event, time), "weight_new_time": get_ipcw(event, time, years)}
     log_hazard = torch.tensor(np.log(-np.log1p(-risk)))
     alive = torch.tensor(1 - risk)[:, None]
-    performance = evaluate(make_predictions(cohort), cohort, FEW)
+    performance = evaluate(Evaluation(cohort, make_predictions(cohort), FEW))
     auc = Auc()(log_hazard, event, time, new_time=years, **weights).item()
     brier = BrierScore()(alive, event, time, new_time=years, **weights).item()
     assert value(performance, "auc", 3.0) == pytest.approx(auc, abs=1e-6)
@@ -309,9 +267,9 @@ def test_interval_says_why_there_is_none():
 def test_patient_intervals_are_wider_than_scan_intervals():
     cohort = make_cohort(200)
     predictions = make_predictions(cohort, noise=0)
-    by_patient = evaluate(predictions, cohort, FEW)
+    by_patient = evaluate(Evaluation(cohort, predictions, FEW))
     scans = cohort.assign(patient_id=cohort["scan_id"])
-    by_scan = evaluate(predictions.assign(patient_id=predictions["scan_id"]), scans, FEW)
+    by_scan = evaluate(Evaluation(scans, predictions.assign(patient_id=predictions["scan_id"]), FEW))
     width = by_patient["ci_high"] - by_patient["ci_low"]
     narrow = by_scan["ci_high"] - by_scan["ci_low"]
     # At 1 year only second scans are followed by death in this cohort, so patients are no clusters there.
@@ -323,7 +281,7 @@ def test_published_labels_count_everybody():
     cohort = make_cohort()
     predictions = make_predictions(cohort).query("horizon_years == 3")
     published = FEW.model_copy(update={"labels": "as_published", "horizons_years": (3.0,)})
-    performance = evaluate(predictions, cohort, published)
+    performance = evaluate(Evaluation(cohort, predictions, published))
     died = (cohort["event_observed"] & (cohort["followup_years"] <= 3)).to_numpy()
     risk = predictions["risk"].to_numpy()
     pairs = risk[died][:, None] - risk[~died][None]
@@ -337,8 +295,8 @@ def test_counts_and_notes_of_a_model_that_covers_some_scans():
     covered = cohort["scan_id"].str.endswith("-1")
     predictions = make_predictions(cohort)
     some = predictions[predictions["scan_id"].isin(cohort.loc[covered, "scan_id"])]
-    performance = evaluate(some, cohort, FEW)
-    alone = evaluate(some, cohort[covered], FEW)
+    performance = evaluate(Evaluation(cohort, some, FEW))
+    alone = evaluate(Evaluation(cohort[covered], some, FEW))
     assert performance["estimate"].tolist() == pytest.approx(alone["estimate"].tolist())
     assert (performance["n_scans"] == covered.sum()).all()
     assert performance["note"].str.contains(f"judged on {covered.sum()} of {len(cohort)} scans").all()
@@ -354,7 +312,7 @@ def test_counts_and_notes_of_a_model_that_covers_some_scans():
 )
 def test_not_estimable_is_said(change, words):
     cohort = make_cohort(20).assign(**change)
-    performance = evaluate(make_predictions(cohort), cohort, FEW)
+    performance = evaluate(Evaluation(cohort, make_predictions(cohort), FEW))
     assert performance[["estimate", "ci_low", "ci_high"]].isna().all(axis=None)
     assert performance["note"].str.startswith("not estimable").all()
     assert performance["note"].str.contains(words).all()
@@ -363,7 +321,7 @@ def test_not_estimable_is_said(change, words):
 def test_horizon_without_predictions_is_said():
     cohort = make_cohort(40)
     predictions = make_predictions(cohort).query("horizon_years != 5")
-    performance = evaluate(predictions, cohort, FEW).query("horizon_years == 5")
+    performance = evaluate(Evaluation(cohort, predictions, FEW)).query("horizon_years == 5")
     assert performance["note"].eq("not estimable: no predictions at this horizon").all()
     assert (performance["n_scans"] == 0).all()
 
@@ -371,7 +329,7 @@ def test_horizon_without_predictions_is_said():
 def test_no_interval_from_a_single_death():
     cohort = make_cohort(30).assign(event_observed=False, followup_years=6.0)
     cohort.loc[0, ["event_observed", "followup_years"]] = [True, 0.5]
-    performance = evaluate(make_predictions(cohort), cohort, FEW)
+    performance = evaluate(Evaluation(cohort, make_predictions(cohort), FEW))
     auc = performance[performance["metric"] == "auc"]
     assert auc["estimate"].notna().all()
     assert auc["ci_low"].isna().all()
@@ -399,7 +357,9 @@ def test_wrong_predictions_are_refused(column, wrong, words):
 def test_same_seed_same_table():
     cohort = make_cohort(30)
     predictions = make_predictions(cohort)
-    pd.testing.assert_frame_equal(evaluate(predictions, cohort, FEW), evaluate(predictions, cohort, FEW))
+    pd.testing.assert_frame_equal(
+        evaluate(Evaluation(cohort, predictions, FEW)), evaluate(Evaluation(cohort, predictions, FEW))
+    )
 
 
 def test_followup_curve_is_the_reverse_kaplan_meier():
@@ -409,15 +369,11 @@ def test_followup_curve_is_the_reverse_kaplan_meier():
     at = curve.set_index("years").loc[times, "still_followed"]
     np.testing.assert_allclose(at, expected, atol=1e-12)
     assert curve["at_risk"].iloc[0] == len(cohort)
-    median, low, high = median_followup(cohort, n_bootstrap=200)
-    assert median == times[expected <= 0.5][0]
-    assert low <= median <= high
 
 
 def test_followup_of_an_empty_cohort():
     empty = make_cohort(5).iloc[:0]
     assert followup_curve(empty).empty
-    assert np.isnan(median_followup(empty)).all()
 
 
 @pytest.mark.slow
@@ -448,8 +404,10 @@ def predictions(cohort):
 
 
 def test_difference_is_the_difference_of_the_estimates(cohort, predictions):
-    table = differences(predictions, cohort, "Clinical", FEW)
-    estimates = evaluate(predictions, cohort, FEW).set_index(["model", "metric", "horizon_years"])["estimate"]
+    table = differences(Evaluation(cohort, predictions, FEW), "Clinical")
+    estimates = evaluate(Evaluation(cohort, predictions, FEW)).set_index(["model", "metric", "horizon_years"])[
+        "estimate"
+    ]
     for row in table.itertuples():
         noisy, clinical = (estimates[name, row.metric, row.horizon_years] for name in ("Noisy", "Clinical"))
         assert row.difference == pytest.approx(noisy - clinical)
@@ -461,28 +419,36 @@ def test_difference_is_the_difference_of_the_estimates(cohort, predictions):
 
 def test_paired_interval_is_narrower_than_unpaired(cohort):
     twins = pd.concat([make_predictions(cohort, 0.2, "A"), make_predictions(cohort, 0.25, "B")], ignore_index=True)
-    paired = differences(twins, cohort, "A", FEW).query("metric == 'auc' and horizon_years == 5").iloc[0]
-    single = evaluate(twins, cohort, FEW).query("metric == 'auc' and horizon_years == 5 and model == 'A'").iloc[0]
+    paired = differences(Evaluation(cohort, twins, FEW), "A").query("metric == 'auc' and horizon_years == 5").iloc[0]
+    single = (
+        evaluate(Evaluation(cohort, twins, FEW))
+        .query("metric == 'auc' and horizon_years == 5 and model == 'A'")
+        .iloc[0]
+    )
     assert paired["ci_high"] - paired["ci_low"] < (single["ci_high"] - single["ci_low"]) / 2
 
 
 def test_models_are_compared_on_common_scans(cohort, predictions):
     some = predictions[~((predictions["model"] == "Noisy") & predictions["scan_id"].str.endswith("-1"))]
-    table = differences(some, cohort, "Clinical", FEW)
+    table = differences(Evaluation(cohort, some, FEW), "Clinical")
     assert (table["n_scans"] == cohort["scan_id"].str.endswith("-0").sum()).all()
 
 
 def test_no_events_gives_no_difference(predictions, cohort):
     alive = cohort.assign(event_observed=False)
-    table = differences(predictions, alive, "Clinical", FEW)
+    table = differences(Evaluation(alive, predictions, FEW), "Clinical")
     assert table[["difference", "ci_low", "ci_high", "p", "p_holm"]].isna().all(axis=None)
 
 
 def test_share_attained_is_the_ratio_of_the_distances_from_chance(cohort, predictions):
     truth = make_predictions(cohort, 0.0, TRUE_RISK)
-    table = attained(predictions, truth, cohort, FEW).set_index(["model", "horizon_years"])
+    table = attained(Evaluation(cohort, predictions, FEW), truth).set_index(["model", "horizon_years"])
     everything = pd.concat([predictions, truth], ignore_index=True)
-    auc = evaluate(everything, cohort, FEW).query("metric == 'auc'").set_index(["model", "horizon_years"])["estimate"]
+    auc = (
+        evaluate(Evaluation(cohort, everything, FEW))
+        .query("metric == 'auc'")
+        .set_index(["model", "horizon_years"])["estimate"]
+    )
     for model, horizon in table.index:
         expected = (auc[model, horizon] - 0.5) / (auc[TRUE_RISK, horizon] - 0.5)
         assert table.loc[(model, horizon), "estimate"] == pytest.approx(expected)
@@ -492,7 +458,7 @@ def test_share_attained_is_the_ratio_of_the_distances_from_chance(cohort, predic
 
 def test_unknown_reference_is_refused(cohort, predictions):
     with pytest.raises(StudyError, match="No model named 'Nobody'"):
-        differences(predictions, cohort, "Nobody", FEW)
+        differences(Evaluation(cohort, predictions, FEW), "Nobody")
     assert reference_model(predictions, FEW) == "Clinical"
     assert reference_model(predictions.query("model == 'Noisy'"), FEW) == "Noisy"
 
@@ -532,7 +498,7 @@ def test_true_risks_of_a_simulated_study(tmp_path, cohort):
 def test_it_equals_scikit_survival():
     cohort = make_cohort()
     predictions = make_predictions(cohort)
-    found = integrated_brier(predictions, cohort, FEW).iloc[0]
+    found = integrated_brier(Evaluation(cohort, predictions, FEW)).iloc[0]
     risk = predictions.pivot(index="scan_id", columns="horizon_years", values="risk").loc[cohort["scan_id"]]
     known = survival(cohort)
     expected = integrated_brier_score(known, known, 1 - risk.to_numpy(), [1.0, 3.0, 5.0])
@@ -553,7 +519,7 @@ def test_constant_risk_of_uncensored_exponential_lives_has_its_closed_form():
     predictions = pd.concat(
         [rows.assign(model="Constant", horizon_years=years, risk=p, risk_sd=np.nan) for years in (1.0, 3.0, 5.0)]
     )
-    found = integrated_brier(predictions, cohort, Settings(horizons=HorizonSettings(n_bootstrap=2))).iloc[0]
+    found = integrated_brier(Evaluation(cohort, predictions, Settings(horizons=HorizonSettings(n_bootstrap=2)))).iloc[0]
     died = 1 - np.exp(-rate * np.array([1.0, 3.0, 5.0]))
     brier = died * (1 - p) ** 2 + (1 - died) * p**2
     assert found["estimate"] == pytest.approx(np.trapezoid(brier, [1, 3, 5]) / 4, abs=0.003)
@@ -561,7 +527,7 @@ def test_constant_risk_of_uncensored_exponential_lives_has_its_closed_form():
 
 def test_a_horizon_without_predictions_gives_no_estimate():
     cohort = make_cohort()
-    found = integrated_brier(make_predictions(cohort).query("horizon_years < 5"), cohort, FEW).iloc[0]
+    found = integrated_brier(Evaluation(cohort, make_predictions(cohort).query("horizon_years < 5"), FEW)).iloc[0]
     assert np.isnan(found["estimate"])
     assert "no predictions" in found["note"]
 
@@ -569,4 +535,4 @@ def test_a_horizon_without_predictions_gives_no_estimate():
 def test_one_horizon_has_nothing_to_integrate():
     cohort = make_cohort()
     one = Settings(horizons_years=(3.0,))
-    assert integrated_brier(make_predictions(cohort).query("horizon_years == 3"), cohort, one).empty
+    assert integrated_brier(Evaluation(cohort, make_predictions(cohort).query("horizon_years == 3"), one)).empty

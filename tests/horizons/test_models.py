@@ -9,9 +9,10 @@ from sklearn.metrics import roc_auc_score
 
 from sscct_lib.horizons import models
 from sscct_lib.horizons.evaluate import evaluate
+from sscct_lib.horizons.evaluation import Evaluation
 from sscct_lib.horizons.models import is_variant, variants_side_by_side
 from sscct_lib.horizons.tables import DENOMINATORS
-from tests.horizons.test_evaluate import FEW, make_cohort, make_predictions
+from tests.horizons.cohorts import FEW, make_cohort, make_predictions
 
 NOISE = {"Clinical": 3.0, "Radiomics": 0.5, "ResNet-18 (from scratch)": 1.0, "DenseNet-121": 1.5}
 
@@ -39,7 +40,7 @@ def test_sources_weigh_the_same_and_networks_count_as_one(cohort, predictions):
 
 def test_it_is_judged_like_any_model_and_risks_rise_with_the_horizon(cohort, predictions):
     stacked = models.stack(predictions, cohort, FEW)
-    table = evaluate(stacked, cohort, FEW, ("auc",))
+    table = evaluate(Evaluation(cohort, stacked, FEW), ("auc",))
     assert table["model"].unique().tolist() == [models.STACKED]
     assert (table["estimate"] > 0.6).all()
     wide = stacked.pivot(index="scan_id", columns="horizon_years", values="risk")

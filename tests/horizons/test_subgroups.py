@@ -9,8 +9,9 @@ from sksurv.metrics import cumulative_dynamic_auc
 
 from sscct_lib.horizons import subgroups, tables
 from sscct_lib.horizons.evaluate import evaluate
+from sscct_lib.horizons.evaluation import Evaluation
 from sscct_lib.study.settings import HorizonSettings, Settings
-from tests.horizons.test_evaluate import FEW, make_cohort, make_predictions, survival
+from tests.horizons.cohorts import FEW, make_cohort, make_predictions, survival
 
 
 @pytest.fixture(scope="module")
@@ -25,15 +26,15 @@ def auc(table, part, years):
 
 def test_all_scans_are_the_performance_table(cohort):
     predictions = make_predictions(cohort)
-    table = subgroups.evaluate_parts(subgroups.views(cohort), predictions, cohort, "Model", FEW)
-    rows = evaluate(predictions, cohort, FEW).query("metric == 'auc'")
+    table = subgroups.evaluate_parts(subgroups.views(cohort), Evaluation(cohort, predictions, FEW), "Model")
+    rows = evaluate(Evaluation(cohort, predictions, FEW)).query("metric == 'auc'")
     for years, expected in zip(rows["horizon_years"], rows["estimate"], strict=True):
         assert auc(table, "all scans", years) == pytest.approx(expected)
 
 
 def test_first_and_last_scan_are_subsets(cohort):
     predictions = make_predictions(cohort)
-    table = subgroups.evaluate_parts(subgroups.views(cohort), predictions, cohort, "Model", FEW)
+    table = subgroups.evaluate_parts(subgroups.views(cohort), Evaluation(cohort, predictions, FEW), "Model")
     ordered = cohort.sort_values("scan_day")
     for part, keep in (("first scan of each patient", "first"), ("last scan of each patient", "last")):
         subset = ordered.drop_duplicates("patient_id", keep=keep)
@@ -52,7 +53,7 @@ def test_each_patient_once_is_the_limit_of_drawing_one_scan(cohort):
         subset = cohort.iloc[rng.permutation(len(cohort))].drop_duplicates("patient_id")
         values = risk.loc[subset["scan_id"]].to_numpy()
         drawn.append(cumulative_dynamic_auc(survival(subset), survival(subset), values, [5.0])[0][0])
-    table = subgroups.evaluate_parts(subgroups.views(cohort), predictions, cohort, "Model", FEW)
+    table = subgroups.evaluate_parts(subgroups.views(cohort), Evaluation(cohort, predictions, FEW), "Model")
     assert auc(table, "each patient counts once", 5.0) == pytest.approx(np.mean(drawn), abs=0.01)
 
 
@@ -96,10 +97,11 @@ def test_groups_cover_every_scan_once(cohort):
 
 def test_a_group_that_is_too_small_is_said(cohort):
     few = cohort.assign(sex=np.where(cohort["patient_id"] == "p003", "male", "female"))
-    table = subgroups.evaluate_parts(subgroups.groups(few), make_predictions(few), few, "Model", FEW)
+    table = subgroups.evaluate_parts(subgroups.groups(few), Evaluation(few, make_predictions(few), FEW), "Model")
     men = table[table["part"] == "male"]
     assert men["estimate"].isna().all()
     assert men["note"].str.startswith("too small").all()
+    assert table["too_small"].equals(table["note"].str.startswith("too small"))
     shown = tables.parts_side_by_side(table)
     men = men[men["horizon_years"] == 1].iloc[0]
     assert shown.loc[("sex", "male"), "1 year"] == f"too small; {men['n_events']} of {men['n_scans']} scans"
@@ -107,7 +109,7 @@ def test_a_group_that_is_too_small_is_said(cohort):
 
 def test_hazard_ratios_equal_lifelines_and_need_deaths(cohort):
     predictions = make_predictions(cohort, noise=0)
-    table = subgroups.hazard_ratios(predictions, cohort, "Model", FEW).set_index("comparison")
+    table = subgroups.hazard_ratios(Evaluation(cohort, predictions, FEW), "Model").set_index("comparison")
     assert table.loc["high risk against low risk", "hazard_ratio"] > 1.5
     # logit of 1 - exp(-h) is not linear in log h; refit by hand on the same covariate
     risk = predictions.query("horizon_years == 5")["risk"].clip(1e-4, 1 - 1e-4).to_numpy()
@@ -123,7 +125,7 @@ def test_hazard_ratios_equal_lifelines_and_need_deaths(cohort):
     assert table.loc["one standard deviation", "hazard_ratio"] == pytest.approx(plain.hazard_ratios_["x"], rel=1e-6)
     robust_width = np.log(table["ci_high"] / table["ci_low"])["one standard deviation"]
     assert robust_width > 1.1 * np.diff(plain.confidence_intervals_.to_numpy()[0])[0]
-    assert subgroups.hazard_ratios(predictions, cohort.assign(event_observed=False), "Model", FEW).empty
+    assert subgroups.hazard_ratios(Evaluation(cohort.assign(event_observed=False), predictions, FEW), "Model").empty
 
 
 def test_lifelines_reproduces_r_survival_on_pbc():
@@ -162,12 +164,12 @@ def test_lifelines_reproduces_r_survival_on_pbcseq():
 
 def test_logrank_tells_thirds_apart_only_where_the_risk_means_something(cohort):
     good, blind = make_predictions(cohort, noise=0), make_predictions(cohort, noise=100)
-    assert subgroups.logrank_between_thirds(good, cohort, "Model", FEW).p < 0.001
-    assert subgroups.logrank_between_thirds(blind, cohort, "Model", FEW).p > 0.01
+    assert subgroups.logrank_between_thirds(Evaluation(cohort, good, FEW), "Model").p < 0.001
+    assert subgroups.logrank_between_thirds(Evaluation(cohort, blind, FEW), "Model").p > 0.01
 
 
 def test_hazard_ratios_in_words(cohort):
-    table = subgroups.hazard_ratios(make_predictions(cohort, noise=0), cohort, "Model", FEW)
+    table = subgroups.hazard_ratios(Evaluation(cohort, make_predictions(cohort, noise=0), FEW), "Model")
     shown = tables.hazards_in_words(table)
     row = table.iloc[-1]
     expected = f"{row['hazard_ratio']:.2f} ({row['ci_low']:.2f} to {row['ci_high']:.2f})"
@@ -219,7 +221,7 @@ def test_models_without_spread_are_left_out(cohort_and_predictions):
 
 def test_a_spread_that_tells_shows_in_the_scores(cohort_and_predictions):
     cohort, predictions = cohort_and_predictions
-    table = subgroups.by_spread(predictions, cohort, "net", SETTINGS)
+    table = subgroups.by_spread(Evaluation(cohort, predictions, SETTINGS), "net")
     assert table["third"].tolist() == list(subgroups.THIRDS)
     np.testing.assert_allclose(table["spread"], [0.1, 0.5, 1.0])
     assert table["n_scans"].tolist() == [N // 3] * 3
@@ -231,7 +233,7 @@ def test_a_spread_that_tells_shows_in_the_scores(cohort_and_predictions):
     ratio = cohort["event_observed"][part].sum() / own["risk"][part].sum()
     assert table["observed_expected"].iloc[2] == pytest.approx(ratio, rel=1e-6)
     assert table["brier_low"].iloc[2] > table["brier_high"].iloc[0]
-    shown = subgroups.in_words(table)
+    shown = subgroups.spread_in_words(table)
     assert shown.index[0] == "narrow (odds × or ÷ 1.11)"
     assert shown.iloc[0, 1].endswith(f"/{N // 3} ({N // 3})")
 
@@ -239,4 +241,4 @@ def test_a_spread_that_tells_shows_in_the_scores(cohort_and_predictions):
 def test_equal_spreads_are_one_group(cohort_and_predictions):
     cohort, predictions = cohort_and_predictions
     flat = predictions.assign(risk_sd=0.1 * predictions["risk"] * (1 - predictions["risk"]))
-    assert len(subgroups.by_spread(flat.assign(risk=0.3, risk_sd=0.02), cohort, "net", SETTINGS)) == 1
+    assert len(subgroups.by_spread(Evaluation(cohort, flat.assign(risk=0.3, risk_sd=0.02), SETTINGS), "net")) == 1

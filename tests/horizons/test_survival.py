@@ -10,10 +10,11 @@ from lifelines import AalenJohansenFitter
 from lifelines.statistics import multivariate_logrank_test
 
 from sscct_lib.horizons.bootstrap import kaplan_meier
+from sscct_lib.horizons.evaluation import Evaluation
 from sscct_lib.horizons.figures import cumulative_incidence_by_cause
 from sscct_lib.horizons.survival import aalen_johansen, cause_specific_hazards, clustered_logrank, cumulative_incidence
 from sscct_lib.study.settings import Settings
-from tests.horizons.test_evaluate import FEW, make_cohort
+from tests.horizons.cohorts import FEW, make_cohort
 
 
 def lives(rng: np.random.Generator, n: int, rate: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
@@ -147,7 +148,9 @@ def test_cause_specific_hazards_find_the_cause_that_the_risk_is_about():
     predictions = rows[["scan_id", "patient_id", "fold"]].assign(
         model="Model", horizon_years=5.0, risk=risk, risk_sd=np.nan
     )
-    found = cause_specific_hazards(predictions, rows, "Model", Settings(horizons_years=(5.0,))).set_index("cause")
+    found = cause_specific_hazards(Evaluation(rows, predictions, Settings(horizons_years=(5.0,))), "Model").set_index(
+        "cause"
+    )
     # One standard deviation of the logit of the risk is one of the marker.
     assert found.loc["lung", "ci_low"] < np.exp(effect * marker.std()) < found.loc["lung", "ci_high"]
     assert found.loc["other", "ci_low"] < 1 < found.loc["other", "ci_high"]

@@ -10,12 +10,13 @@ import pytest
 from sscct_lib.horizons import tables
 from sscct_lib.horizons.comparison import differences
 from sscct_lib.horizons.evaluate import evaluate
+from sscct_lib.horizons.evaluation import Evaluation
 from sscct_lib.horizons.metrics import METRICS
-from sscct_lib.lungs.verdict import plausible_ranges
+from sscct_lib.lungs.tables import plausible_ranges
 from sscct_lib.radiomics import tables as radiomic_tables
 from sscct_lib.study.settings import LungSettings
 from sscct_lib.study.words import METRIC_WORDS, RULE_WORDS, estimate_text, horizons_text, percent_text, years_text
-from tests.horizons.test_evaluate import FEW, make_cohort, make_predictions
+from tests.horizons.cohorts import FEW, make_cohort, make_predictions
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def predictions(cohort):
 
 @pytest.fixture(scope="module")
 def performance(predictions, cohort):
-    return evaluate(predictions, cohort, FEW)
+    return evaluate(Evaluation(cohort, predictions, FEW))
 
 
 def test_texts():
@@ -54,8 +55,8 @@ def test_side_by_side_has_models_horizons_and_denominators(performance, cohort):
     assert table.loc[tables.DENOMINATORS, "3 years"] == f"{died} of {len(cohort)} ({unknown} unknown)"
 
 
-def test_numbers_for_prose(performance, cohort):
-    numbers = tables.headline_numbers(performance, cohort, FEW)
+def test_numbers_for_prose(performance, predictions, cohort):
+    numbers = tables.headline_numbers(Evaluation(cohort, predictions, FEW), performance)
     assert numbers["n_scans"] == len(cohort)
     assert numbers["study_title"] == FEW.title
     assert numbers["deaths"].startswith(f"{numbers['n_deaths_1y']} within 1 year ({numbers['n_unknown_1y']} unknown), ")
@@ -66,8 +67,8 @@ def test_numbers_for_prose(performance, cohort):
 
 def test_numbers_when_nothing_can_be_estimated(predictions, cohort):
     alive = cohort.assign(event_observed=False)
-    performance = evaluate(predictions, alive, FEW)
-    numbers = tables.headline_numbers(performance, alive, FEW)
+    performance = evaluate(Evaluation(alive, predictions, FEW))
+    numbers = tables.headline_numbers(Evaluation(alive, predictions, FEW), performance)
     assert (numbers["best_model_1y"], numbers["best_auc_1y"]) == ("no model", "not estimable")
     assert tables.beside_published(performance)["best AUC here"].eq("not estimable").all()
     assert tables.remarks(performance)["note"].str.startswith("not estimable").all()
@@ -84,7 +85,7 @@ def test_nothing_to_remark(performance):
 
 
 def test_differences_side_by_side(predictions, cohort):
-    table = tables.differences_side_by_side(differences(predictions, cohort, "A", FEW))
+    table = tables.differences_side_by_side(differences(Evaluation(cohort, predictions, FEW), "A"))
     assert table.index.tolist() == ["B"]
     assert table.columns.tolist()[:2] == ["1 year", "1 year, p (Holm)"]
 

@@ -7,8 +7,9 @@ from lifelines import CoxPHFitter
 from scipy.special import expit, logit
 
 from sscct_lib.horizons import figures, trajectories
+from sscct_lib.horizons.evaluation import Evaluation
 from sscct_lib.study.settings import HorizonSettings, Settings
-from tests.horizons.test_evaluate import FEW
+from tests.horizons.cohorts import FEW
 from tests.study.test_plots import texts
 
 YEARS = 3.0
@@ -42,7 +43,7 @@ def make_study(n_patients: int, sd: float = SD, drift: float = 0.0, seed: int = 
 
 def series(*arguments, **values) -> pd.DataFrame:
     predictions, cohort = make_study(*arguments, **values)
-    return trajectories.over_time(predictions, cohort, "Model", YEARS)
+    return trajectories.over_time(Evaluation(cohort, predictions, FEW), "Model", YEARS)
 
 
 @pytest.fixture(scope="module")
@@ -130,11 +131,11 @@ def test_a_true_rise_raises_the_auc_and_every_number_has_its_counts():
 def test_nobody_who_dies_or_comes_back_gives_empty_tables():
     alive = series(30).assign(event_observed=False)
     assert trajectories.hazard_of_change(alive).empty
-    assert all(table.empty for table in trajectories.gain_of_change(alive, FEW, YEARS))
+    assert trajectories.gain_of_change(alive, FEW, YEARS) is None
     assert trajectories.hazard_of_change(series(80).assign(change=0.0)).empty
     once = series(30).drop_duplicates("patient_id")
     assert trajectories.hazard_of_change(once).empty
-    assert all(table.empty for table in trajectories.gain_of_change(once, FEW, YEARS))
+    assert trajectories.gain_of_change(once, FEW, YEARS) is None
     assert trajectories.noise(once, FEW)["estimate"].isna().all()
 
 

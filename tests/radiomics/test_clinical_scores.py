@@ -12,7 +12,7 @@ from sscct_lib.cohort.outcomes import horizon_labels, known_outcomes, label_name
 from sscct_lib.radiomics import clinical_scores
 from sscct_lib.study.folder import Study
 from sscct_lib.study.settings import CohortSettings, Settings
-from tests.horizons.test_evaluate import make_cohort
+from tests.horizons.cohorts import make_cohort
 
 HORIZONS = (1.0, 3.0, 5.0)
 

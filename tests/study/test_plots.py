@@ -17,11 +17,12 @@ from sscct_lib.cohort.selection import FlowStep
 from sscct_lib.horizons import curves, figures, tables
 from sscct_lib.horizons.bootstrap import resample_patients
 from sscct_lib.horizons.evaluate import evaluate
+from sscct_lib.horizons.evaluation import Evaluation
 from sscct_lib.horizons.survival import followup_curve
 from sscct_lib.intake.privacy_search import svg_texts
 from sscct_lib.study import plots, words
 from sscct_lib.study.plots import LARGEST, BookFigure, as_svg
-from tests.horizons.test_evaluate import FEW, make_cohort, make_predictions
+from tests.horizons.cohorts import FEW, make_cohort, make_predictions
 
 
 def texts(figure) -> str:
@@ -41,7 +42,7 @@ def predictions(cohort):
 
 @pytest.fixture(scope="module")
 def performance(predictions, cohort):
-    return evaluate(predictions, cohort, FEW)
+    return evaluate(Evaluation(cohort, predictions, FEW))
 
 
 @pytest.mark.parametrize("n_kept", [0, 1, 2125])
@@ -103,7 +104,7 @@ def test_kaplan_meier_prints_numbers_at_risk_of_each_group(cohort):
 
 
 def test_roc_legend_has_each_auc_with_interval(predictions, cohort, performance):
-    figure = figures.roc_curves(curves.roc_curves(predictions, cohort, performance, FEW), performance)
+    figure = figures.roc_curves(curves.roc_curves(Evaluation(cohort, predictions, FEW), performance), performance)
     shown = texts(figure)
     for row in performance.query("metric == 'auc'").itertuples():
         assert f"{row.model}: {row.estimate:.2f} ({row.ci_low:.2f} to {row.ci_high:.2f})" in shown
@@ -121,8 +122,8 @@ def test_forest_marks_the_other_cohort(performance):
 
 
 def test_calibration_points_are_the_table(predictions, cohort):
-    table = curves.calibration(predictions, cohort, "Clinical", FEW)
-    smooth = curves.smooth_calibration(predictions, cohort, "Clinical", FEW)
+    table = curves.calibration(Evaluation(cohort, predictions, FEW), "Clinical")
+    smooth = curves.smooth_calibration(Evaluation(cohort, predictions, FEW), "Clinical")
     figure = figures.calibration_plot(table, smooth, "Clinical")
     assert len(figure.axes) == 3
     rows = table[table["horizon_years"] == 3]
@@ -134,17 +135,18 @@ def test_calibration_points_are_the_table(predictions, cohort):
 
 def test_everything_is_drawn_when_nothing_can_be_estimated(predictions, cohort):
     alive = cohort.assign(event_observed=False)
-    performance = evaluate(predictions, alive, FEW)
-    roc = figures.roc_curves(curves.roc_curves(predictions, alive, performance, FEW), performance)
+    performance = evaluate(Evaluation(alive, predictions, FEW))
+    roc = figures.roc_curves(curves.roc_curves(Evaluation(alive, predictions, FEW), performance), performance)
     assert "Clinical: not estimable" in texts(roc)
     assert "not estimable" in texts(figures.performance_forest(performance, tables.PUBLISHED))
     groups, smooth = (
-        draw(predictions, alive, "Clinical", FEW) for draw in (curves.calibration, curves.smooth_calibration)
+        draw(Evaluation(alive, predictions, FEW), "Clinical")
+        for draw in (curves.calibration, curves.smooth_calibration)
     )
     assert smooth.empty
     figures.calibration_plot(groups, smooth, "Clinical")
-    figures.risk_distribution(curves.risk_states(predictions, alive, "Clinical", FEW))
-    figures.kaplan_meier_by_group(curves.survival_by_tertile(predictions, alive, "Clinical", FEW))
+    figures.risk_distribution(curves.risk_states(Evaluation(alive, predictions, FEW), "Clinical"))
+    figures.kaplan_meier_by_group(curves.survival_by_tertile(Evaluation(alive, predictions, FEW), "Clinical"))
 
 
 def test_figures_leave_no_trace(cohort):
