@@ -1,14 +1,45 @@
 """How well each feature agrees between versions of the same scans: intraclass correlation."""
 
-from collections.abc import Iterable
-
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-MIN_PATIENTS = 10
+MIN_PATIENTS = 10  # with versions of a scan; the agreement of fewer would be a guess
+
 Floats = NDArray[np.float64]
+
+
+def feature_agreement(versions: pd.DataFrame) -> pd.DataFrame:
+    """Estimate how well each feature agrees between versions of the same scans.
+
+    Parameters
+    ----------
+    versions
+        One row a scan and version: `scan_id`, `patient_id`, `version` and features; every scan has each version.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a feature that no scan lacks: `feature`, `icc`, `ci_low`, `ci_high`, `n_scans`.
+    """
+    features = versions.drop(columns=["scan_id", "patient_id", "version"]).dropna(axis=1).columns
+    ordered = versions.sort_values(["scan_id", "version"])
+    n_scans = ordered["scan_id"].nunique()
+    values = ordered[features].to_numpy(dtype=float).reshape(n_scans, -1, len(features))
+    icc, low, high = intraclass_correlation(values)
+    return pd.DataFrame({"feature": features, "icc": icc, "ci_low": low, "ci_high": high, "n_scans": n_scans})
+
+
+def training_agreement(versions: pd.DataFrame | None, patients: "pd.Series[str]") -> "pd.Series[float] | None":
+    """ICC by feature over versions of the training patients' scans; NaN where some scan lacks the feature."""
+    if versions is None or versions.empty:
+        return None
+    known = versions[versions["patient_id"].isin(set(patients))]
+    if known["patient_id"].nunique() < MIN_PATIENTS:
+        return None
+    icc = feature_agreement(known).set_index("feature")["icc"]
+    return icc.reindex(known.columns.drop(["scan_id", "patient_id", "version"]))
 
 
 def intraclass_correlation(values: Floats, confidence: float = 0.95) -> tuple[Floats, Floats, Floats]:
@@ -37,54 +68,3 @@ def intraclass_correlation(values: Floats, confidence: float = 0.95) -> tuple[Fl
         high = n * (lower_f * between - error) / (rest + n * lower_f * between)
     perfect = (error == 0) & (icc == 1)
     return icc, np.where(perfect, 1.0, low), np.where(perfect, 1.0, high)
-
-
-def feature_agreement(versions: pd.DataFrame) -> pd.DataFrame:
-    """Estimate how well each feature agrees between versions of the same scans.
-
-    Parameters
-    ----------
-    versions
-        One row a scan and version: `scan_id`, `patient_id`, `version` and features; every scan has each version.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row a feature that no scan lacks: `feature`, `icc`, `ci_low`, `ci_high`, `n_scans`.
-    """
-    features = versions.drop(columns=["scan_id", "patient_id", "version"]).dropna(axis=1).columns
-    ordered = versions.sort_values(["scan_id", "version"])
-    n_scans = ordered["scan_id"].nunique()
-    values = ordered[features].to_numpy(dtype=float).reshape(n_scans, -1, len(features))
-    icc, low, high = intraclass_correlation(values)
-    return pd.DataFrame({"feature": features, "icc": icc, "ci_low": low, "ci_high": high, "n_scans": n_scans})
-
-
-def stable_columns(
-    columns: Iterable[str], versions: pd.DataFrame, patients: Iterable[str], min_icc: float
-) -> list[str]:
-    """Leave out the features that do not agree between versions of the training patients' scans.
-
-    Parameters
-    ----------
-    columns
-        Of a model.
-    versions
-        As in `feature_agreement`, of any patients.
-    patients
-        The training patients; no other is looked at.
-    min_icc
-        A feature below it is left out, and its rate of change with it.
-
-    Returns
-    -------
-    list of str
-        Columns that are stable, or are no feature of the image. All, where fewer than ten training patients have
-        such versions: agreement would be a guess.
-    """
-    known = versions[versions["patient_id"].isin(set(patients))]
-    if known["patient_id"].nunique() < MIN_PATIENTS:
-        return list(columns)
-    agreement = feature_agreement(known)
-    unstable = set(versions.columns) - set(agreement.loc[agreement["icc"] >= min_icc, "feature"])
-    return [name for name in columns if name.removeprefix("change_") not in unstable]

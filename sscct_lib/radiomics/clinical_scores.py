@@ -4,12 +4,11 @@ from itertools import product
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sscct_lib.cohort.outcomes import known_outcomes, survival_outcome
+from sscct_lib.cohort.outcomes import Floats, known_outcomes, survival_outcome
 from sscct_lib.radiomics.cross_validation import never_falling
 from sscct_lib.radiomics.pipeline import design, imputation
 from sscct_lib.study.folder import Study
@@ -17,83 +16,30 @@ from sscct_lib.study.schemas import PREDICTIONS
 from sscct_lib.study.words import years_text
 
 POINTS, EXTENSIVE = "ild_gap_points", "goh_extensive"
+# The columns that each baseline sees; its risk is learned in the training folds, for a score is no probability.
 MODELS = {
     "Age and sex": ["age_years", "sex"],
     "FVC and DLCO": ["fvc_percent", "dlco_percent"],
     "ILD-GAP": [POINTS],
     "Goh stage": [EXTENSIVE],
 }
-"""The columns that each baseline sees; its risk is learned in the training folds."""
 AS_PUBLISHED = "ILD-GAP (published risks)"
 PENALTY = 1e-3  # of the squared weights, per unit of scan weight
 
 CTD_ILD_POINTS = -2
 DLCO_IMPOSSIBLE_POINTS = 3
+# Published risk of death within 1, 2 and 3 years for an index up to 1, 2 to 3, 4 to 5, and above 5.
 ILD_GAP_RISKS = {
     1.0: (0.031, 0.088, 0.182, 0.335),
     2.0: (0.066, 0.180, 0.350, 0.589),
     3.0: (0.102, 0.269, 0.492, 0.748),
 }
-"""Published risk of death within 1, 2 and 3 years for an index up to 1, 2 to 3, 4 to 5, and above 5."""
-_INDEX_BELOW = (2, 4, 6)
+INDEX_BELOW = (2, 4, 6)
 
 EXTENT = "qct_high_attenuation_share"
-LIMITED_BELOW, EXTENSIVE_ABOVE, MIDDLE = 0.10, 0.30, 0.20
-FVC_PERCENT = 70.0
-
-
-def ild_gap_points(table: pd.DataFrame) -> pd.Series:
-    """ILD-GAP index of lung disease that comes with connective tissue disease, -2 to 6; NaN where a part is missing.
-
-    Ryerson CJ, et al. Predicting survival across chronic interstitial lung disease. Chest 2014;145:723-8.
-    """
-    columns = ["age_years", "fvc_percent", "dlco_percent", "dlco_impossible"]
-    age, fvc, dlco, impossible = (
-        table.reindex(columns=columns)[name].to_numpy(dtype=float, na_value=np.nan) for name in columns
-    )
-    years = np.floor(age)  # the index counts completed years
-    sex = table["sex"].map({"female": 0.0, "male": 1.0}).to_numpy(dtype=float)
-    measured = _points(-dlco, (-55, -35))
-    points = (
-        CTD_ILD_POINTS
-        + sex
-        + _points(years, (61, 66))
-        + _points(-fvc, (-75, np.nextafter(-50, 0)))
-        + np.where(impossible == 1, DLCO_IMPOSSIBLE_POINTS, measured)
-    )
-    return pd.Series(points, index=table.index, name=POINTS)
-
-
-def _points(values: NDArray[np.float64], from_which: tuple[float, float]) -> NDArray[np.float64]:
-    """0, 1 or 2 points: one for each limit that a value reaches."""
-    points = (values[:, None] >= np.array(from_which)).sum(axis=1).astype(float)
-    return np.where(np.isnan(values), np.nan, points)
-
-
-def published_risk(points: pd.Series, horizon_years: float) -> NDArray[np.float64]:
-    """Published risk of death (n,) of ILD-GAP points; NaN without points or for another horizon."""
-    risks = np.array(ILD_GAP_RISKS.get(horizon_years, (np.nan,) * 4))
-    index = points.to_numpy(dtype=float)
-    return np.where(np.isnan(index), np.nan, risks[np.searchsorted(_INDEX_BELOW, np.nan_to_num(index), side="right")])
-
-
-def goh_extensive(table: pd.DataFrame) -> pd.Series:
-    """Goh's stage of lung disease in systemic sclerosis: 1 extensive, 0 limited, NaN without an extent.
-
-    The share of dense lung stands in for a radiologist's reading and is not the same: vessels and the dependent lung
-    are dense too, so that a healthy lung is not at 0, and thin reticulation may not count. Goh NSL, et al. Interstitial
-    lung disease in systemic sclerosis: a simple staging system. Am J Respir Crit Care Med 2008;177:1248-54.
-    """
-    values = table.reindex(columns=[EXTENT, "fvc_percent"]).astype(float)
-    extent, fvc = values[EXTENT], values["fvc_percent"]
-    between = np.where(fvc.isna(), extent > MIDDLE, fvc < FVC_PERCENT)
-    extensive = np.where((extent < LIMITED_BELOW) | (extent > EXTENSIVE_ABOVE), extent > EXTENSIVE_ABOVE, between)
-    return pd.Series(extensive.astype(float), index=table.index, name=EXTENSIVE).where(extent.notna())
-
-
-def with_scores(table: pd.DataFrame) -> pd.DataFrame:
-    """Add `ild_gap_points` and `goh_extensive` to a table of scans."""
-    return pd.concat([table, ild_gap_points(table), goh_extensive(table)], axis=1)
+LIMITED_BELOW, EXTENSIVE_ABOVE = 0.10, 0.30  # shares of the lung; between them FVC decides
+FVC_PERCENT = 70.0  # extensive below it
+MIDDLE = 0.20  # decides where FVC is not known
 
 
 def predict(table: pd.DataFrame, study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -132,7 +78,7 @@ def predict(table: pd.DataFrame, study: Study) -> tuple[pd.DataFrame, pd.DataFra
 
 def _learned_risk(
     training: pd.DataFrame, tested: pd.DataFrame, model: str, horizon_years: float, study: Study
-) -> NDArray[np.float64] | str:
+) -> Floats | str:
     """Risk of the tested scans (n,), or why there is none."""
     columns = [name for name in MODELS[model] if name in training and training[name].notna().any()]
     if not columns:
@@ -145,12 +91,64 @@ def _learned_risk(
     # Almost no penalty: it only keeps the risk finite where no training scan of one stage died.
     model_of_columns = LogisticRegression(C=1 / (PENALTY * weight.sum()))
     pipeline = make_pipeline(imputation(columns), StandardScaler(), model_of_columns)
-    training = design(training[known], columns, harmonised=False)
-    pipeline.fit(training, died[known], logisticregression__sample_weight=weight[known])
-    risk: NDArray[np.float64] = pipeline.predict_proba(design(tested, columns, harmonised=False))[:, 1]
-    return risk
+    seen = design(training[known], columns, harmonised=False)
+    pipeline.fit(seen, died[known], logisticregression__sample_weight=weight[known])
+    return np.asarray(pipeline.predict_proba(design(tested, columns, harmonised=False))[:, 1])
 
 
-def _rows(scans: pd.DataFrame, model: str, horizon_years: float, risk: NDArray[np.float64]) -> pd.DataFrame:
+def _rows(scans: pd.DataFrame, model: str, horizon_years: float, risk: Floats) -> pd.DataFrame:
     kept = scans[["scan_id", "patient_id", "fold"]]
     return kept.assign(model=model, horizon_years=horizon_years, risk=risk, risk_sd=np.nan)
+
+
+def with_scores(table: pd.DataFrame) -> pd.DataFrame:
+    """Add `ild_gap_points` and `goh_extensive` to a table of scans."""
+    return pd.concat([table, ild_gap_points(table), goh_extensive(table)], axis=1)
+
+
+def ild_gap_points(table: pd.DataFrame) -> pd.Series:
+    """ILD-GAP index of lung disease that comes with connective tissue disease, -2 to 6; NaN where a part is missing.
+
+    Ryerson CJ, et al. Predicting survival across chronic interstitial lung disease. Chest 2014;145:723-8.
+    """
+    columns = ["age_years", "fvc_percent", "dlco_percent", "dlco_impossible"]
+    age, fvc, dlco, impossible = (
+        table.reindex(columns=columns)[name].to_numpy(dtype=float, na_value=np.nan) for name in columns
+    )
+    points = (
+        CTD_ILD_POINTS
+        + table["sex"].map({"female": 0.0, "male": 1.0}).to_numpy(dtype=float)
+        + _points(np.floor(age), (61, 66))  # completed years: 61 to 65 1, above 65 2
+        + _points(-fvc, (-75, np.nextafter(-50, 0)))  # 50 to 75 % predicted 1, below 50 2
+        # 36 to 55 % 1, up to 35 2, and 3 where the lungs were too ill for it to be measured. A DLCO that is merely
+        # absent says nothing of the lungs: as with any other missing value there is then no index.
+        + np.where(impossible == 1, DLCO_IMPOSSIBLE_POINTS, _points(-dlco, (-55, -35)))
+    )
+    return pd.Series(points, index=table.index, name=POINTS)
+
+
+def _points(values: Floats, from_which: tuple[float, float]) -> Floats:
+    """0, 1 or 2 points: one for each limit that a value reaches."""
+    points = (values[:, None] >= np.array(from_which)).sum(axis=1).astype(float)
+    return np.where(np.isnan(values), np.nan, points)
+
+
+def published_risk(points: pd.Series, horizon_years: float) -> Floats:
+    """Published risk of death (n,) of ILD-GAP points; NaN without points or for another horizon."""
+    risks = np.array(ILD_GAP_RISKS.get(horizon_years, (np.nan,) * 4))
+    index = points.to_numpy(dtype=float)
+    return np.where(np.isnan(index), np.nan, risks[np.searchsorted(INDEX_BELOW, np.nan_to_num(index), side="right")])
+
+
+def goh_extensive(table: pd.DataFrame) -> pd.Series:
+    """Goh's stage of lung disease in systemic sclerosis: 1 extensive, 0 limited, NaN without an extent.
+
+    The share of dense lung stands in for a radiologist's reading and is not the same: vessels and the dependent lung
+    are dense too, so that a healthy lung is not at 0, and thin reticulation may not count. Goh NSL, et al. Interstitial
+    lung disease in systemic sclerosis: a simple staging system. Am J Respir Crit Care Med 2008;177:1248-54.
+    """
+    values = table.reindex(columns=[EXTENT, "fvc_percent"]).astype(float)
+    extent, fvc = values[EXTENT], values["fvc_percent"]
+    between = np.where(fvc.isna(), extent > MIDDLE, fvc < FVC_PERCENT)
+    extensive = np.where((extent < LIMITED_BELOW) | (extent > EXTENSIVE_ABOVE), extent > EXTENSIVE_ABOVE, between)
+    return pd.Series(extensive.astype(float), index=table.index, name=EXTENSIVE).where(extent.notna())

@@ -32,6 +32,9 @@ class ComBat(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     measurements across scanners and sites. NeuroImage 2018;167:104-20.
     """
 
+    centre_: Floats  # of the preserved columns, and their spread
+    unit_: Floats
+
     def __init__(
         self,
         features: Sequence[str],
@@ -40,11 +43,13 @@ class ComBat(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         preserve: Sequence[str] = (),
         min_patients: int = 5,
     ) -> None:
-        self.features = features
+        self.features = features  # missing values stay missing and are left out of the estimates
         self.batch = batch
-        self.patient = patient
+        self.patient = patient  # needed in `fit` alone
+        # Numbers, or categories such as sex. One that tells of the disease, such as lung function, keeps disease from
+        # being taken for the scanner where the two go together. A missing value counts as the mean.
         self.preserve = preserve
-        self.min_patients = min_patients
+        self.min_patients = min_patients  # a batch of fewer is not estimated
 
     def fit(self, X: pd.DataFrame, y: Any = None) -> Self:  # noqa: N803  scikit-learn's own name
         """Estimate shift and scale of each batch from rows of features, batch, patient and preserved columns."""
@@ -54,7 +59,7 @@ class ComBat(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.feature_names_in_ = np.asarray(X.columns, dtype=object)
         patients = X.groupby(self.batch)[self.patient].nunique()
         self.batches_ = [str(name) for name in patients.index[patients >= self.min_patients]]
-        if len(self.batches_) < 2:
+        if len(self.batches_) < 2:  # nothing to compare: `transform` changes nothing
             self.batches_ = []
             return self
         table = X[X[self.batch].isin(self.batches_)]
@@ -79,6 +84,7 @@ class ComBat(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         # What rounding leaves of a feature that is the same in all scans of a batch is no spread.
         self.scale_ = np.where(spread > 1e-9 * np.abs(self.mean_), spread, 1.0)
         standard = (values - self.mean_ - covariates @ self.slopes_) / self.scale_
+        # Both of shape (n_batches, n_features), in standard deviations.
         posterior = [_shrunken(standard, weights * inside) for inside in member.T]
         self.gamma_, self.delta_ = (np.array(part) for part in zip(*posterior, strict=True))
 
@@ -105,8 +111,7 @@ class ComBat(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
         """The columns that `transform` returns: those of its input."""
-        names: NDArray[np.object_] = self.feature_names_in_
-        return names
+        return self.feature_names_in_
 
     def _learn_covariates(self, table: pd.DataFrame) -> None:
         numbers = [name for name in self.preserve if pd.api.types.is_numeric_dtype(table[name])]
@@ -116,7 +121,6 @@ class ComBat(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             for name in self.preserve
             if name not in numbers
         }
-        self.centre_, self.unit_ = np.zeros(0), np.ones(0)
         raw = self._raw_covariates(table)
         known = np.isfinite(raw)
         self.centre_ = np.where(known, raw, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
@@ -160,6 +164,7 @@ def _shrunken(standard: Floats, weights: Floats) -> tuple[Floats, Floats]:
     with np.errstate(divide="ignore", invalid="ignore"):
         shift = (weights * np.where(known, standard, 0.0)).sum(axis=0) / n
         square = (weights * np.where(known, standard - shift, 0.0) ** 2).sum(axis=0) / (n - 1)
+    # A feature that fewer than two patients have is left alone; one without spread in the batch is shifted only.
     gamma, delta = np.where(n >= 2, shift, 0.0), np.ones(len(n))
     usable = (n >= 2) & (square > 1e-12)
     n, shift, square = n[usable], shift[usable], square[usable]

@@ -9,30 +9,31 @@ from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
 from sscct_lib.cohort.selection import assign_folds
+from sscct_lib.radiomics.agreement import training_agreement
 from sscct_lib.radiomics.feature_sets import FEATURE_SETS, NotEstimableError, feature_columns
-from sscct_lib.radiomics.pipeline import Fit, fit, training_agreement
+from sscct_lib.radiomics.pipeline import Fit, fit
 from sscct_lib.study.folder import Study, StudyError
 from sscct_lib.study.results import told
 from sscct_lib.study.schemas import PREDICTIONS
 
 MAIN = "cox"
+# Words behind the comma in the name of a model, which is compared with the elastic-net Cox model of that name.
 VARIANTS = {
     "logistic": "logistic",
     "forest": "survival forest",
     "boosting": "boosted trees",
     "harmonised": "harmonised",
 }
-"""Words behind the comma in the name of a model, which is compared with the elastic-net Cox model of that name."""
 
 
 @dataclass(frozen=True)
 class Model:
     """A tabular model: what it sees and how it learns."""
 
-    name: str
+    name: str  # as tables and figures show it
     feature_set: str
-    estimator: str = MAIN
-    harmonised: bool = False
+    estimator: str = MAIN  # see `pipeline.make_estimator`
+    harmonised: bool = False  # whether ComBat comes first
 
 
 def models_of(study: Study) -> list[Model]:
@@ -43,7 +44,7 @@ def models_of(study: Study) -> list[Model]:
         Model(f"{name}, {VARIANTS[kind]}", name, *((MAIN, True) if kind == "harmonised" else (kind, False)))
         for name in settings.compared_on
         for kind in settings.compared
-        if kind != "harmonised" or FEATURE_SETS[name] != ("clinical",)
+        if kind != "harmonised" or FEATURE_SETS[name] != ("clinical",)  # which have nothing to harmonise
     ]
     return main + others
 
@@ -52,27 +53,16 @@ def models_of(study: Study) -> list[Model]:
 class CrossValidation:
     """What cross-validation gives."""
 
-    predictions: pd.DataFrame
-    notes: pd.DataFrame
-    fits: dict[tuple[str, int, int], Fit]
-    folds: NDArray[np.int64]
+    predictions: pd.DataFrame  # out of fold, schema `PREDICTIONS`: mean over repeats and its standard deviation
+    notes: pd.DataFrame  # what could not be done, and what was done instead: by model, horizon, repeat and fold
+    fits: dict[tuple[str, int, int], Fit]  # elastic-net Cox models, by model, repeat and the fold they did not see
+    folds: NDArray[np.int64]  # of each scan in each repeat, shape (n_repeats, n)
 
     def held_out(self, model: str) -> Iterator[tuple[Fit, NDArray[np.bool_], int]]:
         """Yield each fit of a model, the scans that it never saw, shape (n,), and the repeat."""
         for (name, repeat, fold), fitted in self.fits.items():
             if name == model:
                 yield fitted, self.folds[repeat] == fold, repeat
-
-
-def repeated_folds(table: pd.DataFrame, study: Study) -> NDArray[np.int64]:
-    """Folds of the scans, by patient, anew for each repeat, shape (n_repeats, n); the first are the cohort's own."""
-    n_folds = table["fold"].nunique()
-    rows = [table["fold"].to_numpy(dtype=np.int64)]
-    for repeat in range(1, study.settings.tabular.n_repeats):
-        of_cohort = study.settings.cohort.model_copy(update={"n_folds": n_folds})
-        changed = {"seed": study.settings.seed + repeat, "cohort": of_cohort}
-        rows.append(assign_folds(table, replace(study, settings=study.settings.model_copy(update=changed))))
-    return np.array(rows)
 
 
 def cross_validate(
@@ -132,28 +122,6 @@ def cross_validate(
     )
 
 
-def _train_and_test(
-    table: pd.DataFrame, tested: NDArray[np.bool_], model: Model, study: Study, versions: pd.DataFrame | None
-) -> tuple[NDArray[np.float64], dict[float, str], Fit | None]:
-    """Risks of the tested scans, what is to be noted at each horizon, and the fit if it is to be explained."""
-    horizons = study.settings.horizons_years
-    risks = np.full((int(tested.sum()), len(horizons)), np.nan)
-    try:
-        fitted = train(table[~tested], model, study, versions)
-    except NotEstimableError as error:
-        return risks, dict.fromkeys(horizons, str(error)), None
-    risks[:, [horizons.index(horizon) for horizon in fitted.horizons_years]] = fitted.risks(table[tested])
-    notes = {horizon: note for horizon, note in fitted.notes.items() if note}
-    return risks, notes, fitted if model.estimator == MAIN else None
-
-
-def train(table: pd.DataFrame, model: Model, study: Study, versions: pd.DataFrame | None) -> Fit:
-    """Tune and fit one model on training scans; NotEstimableError where that cannot be."""
-    agreement = training_agreement(versions, table["patient_id"])
-    columns = feature_columns(model.feature_set, table)
-    return fit(table, columns, model.estimator, study, agreement, model.harmonised)
-
-
 def predict_removed(result: CrossValidation, table: pd.DataFrame, removed: pd.DataFrame) -> pd.DataFrame:
     """Predict scans on which nothing was trained, with the elastic-net Cox models that never saw their patients.
 
@@ -185,6 +153,39 @@ def predict_removed(result: CrossValidation, table: pd.DataFrame, removed: pd.Da
     return PREDICTIONS.validate(never_falling(averaged)[list(PREDICTIONS.columns)])
 
 
+def repeated_folds(table: pd.DataFrame, study: Study) -> NDArray[np.int64]:
+    """Folds of the scans, by patient, anew for each repeat, shape (n_repeats, n); the first are the cohort's own."""
+    n_folds = table["fold"].nunique()
+    rows = [table["fold"].to_numpy(dtype=np.int64)]
+    for repeat in range(1, study.settings.tabular.n_repeats):
+        of_cohort = study.settings.cohort.model_copy(update={"n_folds": n_folds})
+        changed = {"seed": study.settings.seed + repeat, "cohort": of_cohort}
+        rows.append(assign_folds(table, replace(study, settings=study.settings.model_copy(update=changed))))
+    return np.array(rows)
+
+
+def train(table: pd.DataFrame, model: Model, study: Study, versions: pd.DataFrame | None) -> Fit:
+    """Tune and fit one model on training scans; NotEstimableError where that cannot be."""
+    agreement = training_agreement(versions, table["patient_id"])
+    columns = feature_columns(model.feature_set, table)
+    return fit(table, columns, model.estimator, study, agreement, model.harmonised)
+
+
+def _train_and_test(
+    table: pd.DataFrame, tested: NDArray[np.bool_], model: Model, study: Study, versions: pd.DataFrame | None
+) -> tuple[NDArray[np.float64], dict[float, str], Fit | None]:
+    """Risks of the tested scans, what is to be noted at each horizon, and the fit if it is to be explained."""
+    horizons = study.settings.horizons_years
+    risks = np.full((int(tested.sum()), len(horizons)), np.nan)
+    try:
+        fitted = train(table[~tested], model, study, versions)
+    except NotEstimableError as error:
+        return risks, dict.fromkeys(horizons, str(error)), None
+    risks[:, [horizons.index(horizon) for horizon in fitted.horizons_years]] = fitted.risks(table[tested])
+    notes = {horizon: note for horizon, note in fitted.notes.items() if note}
+    return risks, notes, fitted if model.estimator == MAIN else None
+
+
 def _averaged(table: pd.DataFrame, name: str, risks: NDArray[np.float64], horizons: tuple[float, ...]) -> pd.DataFrame:
     """Average risks (n_repeats, n, n_horizons) over the repeats that could estimate them; schema `PREDICTIONS`."""
     n_known = np.isfinite(risks).sum(axis=0)
@@ -201,6 +202,7 @@ def _averaged(table: pd.DataFrame, name: str, risks: NDArray[np.float64], horizo
 
 def never_falling(predictions: pd.DataFrame) -> pd.DataFrame:
     """Make the risks of each scan rise with the horizon, by their running maximum; sorts by model, horizon and scan."""
+    # One risk curve rises by itself; the mean over repeats need not, where some horizons had fewer repeats.
     ordered = predictions.sort_values(["model", "horizon_years", "scan_id"], ignore_index=True)
     return ordered.assign(risk=ordered.groupby(["model", "scan_id"])["risk"].cummax())
 

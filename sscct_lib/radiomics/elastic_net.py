@@ -27,64 +27,6 @@ TOLERANCE = 1e-7  # of the change of the linear predictor, standard deviations
 Loss = Callable[[Floats], tuple[float, Floats, Floats]]
 
 
-@njit(cache=True)
-def _descend(hessian: Floats, gradient: Floats, start: Floats, l1: Floats, l2: Floats, tolerance: float) -> Floats:
-    """Minimise the quadratic model of a loss at `start`, plus the penalty, by coordinate descent."""
-    b = start.copy()
-    slope = -gradient  # of the quadratic model at b, downhill
-    for _ in range(10_000):
-        largest = 0.0
-        for j in range(len(b)):
-            curvature = hessian[j, j] + l2[j]
-            if curvature <= 0:
-                continue
-            pull = slope[j] + hessian[j, j] * b[j]
-            shrunken = max(abs(pull) - l1[j], 0.0) * np.sign(pull) / curvature
-            change = shrunken - b[j]
-            if change != 0.0:
-                b[j] = shrunken
-                slope -= hessian[j] * change
-                largest = max(largest, hessian[j, j] * change * change)
-        if largest < tolerance:
-            break
-    return b
-
-
-def _minimise(loss: Loss, start: Floats, l1: Floats, l2: Floats) -> Floats:
-    """Minimise a convex loss plus the penalty, by Newton steps that are halved until they descend."""
-
-    def penalty(b: Floats) -> float:
-        return float(l1 @ np.abs(b) + l2 @ b**2 / 2)
-
-    b = start
-    value, gradient, hessian = loss(b)
-    for _ in range(MAX_STEPS):
-        direction = _descend(hessian, gradient, b, l1, l2, TOLERANCE**2) - b
-        if direction @ hessian @ direction < TOLERANCE**2:
-            break
-        share = 1.0
-        while share > 1e-6:
-            moved = b + share * direction
-            new = loss(moved)
-            if new[0] + penalty(moved) <= value + penalty(b):
-                break
-            share /= 2
-        else:
-            break
-        b, (value, gradient, hessian) = moved, new
-    return b
-
-
-def _path(
-    loss: Loss, free: NDArray[np.bool_], start: Floats, penalties: Sequence[float], l1_ratio: float
-) -> Iterator[Floats]:
-    for penalty in penalties:
-        l1 = np.where(free, 0.0, penalty * l1_ratio)
-        l2 = np.where(free, 0.0, penalty * (1 - l1_ratio))
-        start = _minimise(loss, start, l1, l2)
-        yield start
-
-
 def logistic_path(
     columns: Floats, died: Floats, weight: Floats, penalties: Sequence[float], l1_ratio: float
 ) -> Iterator[tuple[float, Floats]]:
@@ -145,23 +87,6 @@ def cox_path(
     yield from _path(loss, np.zeros(len(start), dtype=bool), start, penalties, l1_ratio)
 
 
-@dataclass(frozen=True)
-class _RiskSets:
-    """Who is at risk at each time of death, for scans in the order of falling follow-up."""
-
-    end: NDArray[np.int64]
-    first: NDArray[np.int64]
-    is_death: NDArray[np.bool_]
-    of_death: NDArray[np.int64]
-
-
-def _risk_sets(falling_years: Floats, event: NDArray[np.bool_]) -> _RiskSets:
-    times = np.unique(falling_years[event])[::-1]
-    end = np.searchsorted(-falling_years, -times, side="right") - 1
-    first = np.searchsorted(-times, -falling_years, side="left")
-    return _RiskSets(end, first, event, first[event])
-
-
 def breslow(years: Floats, event: NDArray[np.bool_], weight: Floats, predictor: Floats, horizons: Floats) -> Floats:
     """Cumulative hazard (h,) by each horizon (years) where the log hazard ratio `predictor` is 0.
 
@@ -174,3 +99,78 @@ def breslow(years: Floats, event: NDArray[np.bool_], weight: Floats, predictor: 
     deaths = np.bincount(sets.of_death, weight[sets.is_death], minlength=len(sets.end))
     times = years[order][sets.end]
     return np.array([(deaths / at_risk)[times <= horizon].sum() for horizon in horizons])
+
+
+@dataclass(frozen=True)
+class _RiskSets:
+    """Who is at risk at each time of death, for scans in the order of falling follow-up."""
+
+    end: NDArray[np.int64]  # of each time of death, the latest first: the last scan at risk
+    first: NDArray[np.int64]  # of each scan: the first of these times at which it is at risk; len(end) for none
+    is_death: NDArray[np.bool_]
+    of_death: NDArray[np.int64]  # of each death: at which of the times
+
+
+def _risk_sets(falling_years: Floats, event: NDArray[np.bool_]) -> _RiskSets:
+    times = np.unique(falling_years[event])[::-1]
+    end = np.searchsorted(-falling_years, -times, side="right") - 1
+    first = np.searchsorted(-times, -falling_years, side="left")
+    return _RiskSets(end, first, event, first[event])
+
+
+def _path(
+    loss: Loss, free: NDArray[np.bool_], start: Floats, penalties: Sequence[float], l1_ratio: float
+) -> Iterator[Floats]:
+    for penalty in penalties:
+        l1 = np.where(free, 0.0, penalty * l1_ratio)
+        l2 = np.where(free, 0.0, penalty * (1 - l1_ratio))
+        start = _minimise(loss, start, l1, l2)
+        yield start
+
+
+def _minimise(loss: Loss, start: Floats, l1: Floats, l2: Floats) -> Floats:
+    """Minimise a convex loss plus the penalty, by Newton steps that are halved until they descend."""
+
+    def penalty(b: Floats) -> float:
+        return float(l1 @ np.abs(b) + l2 @ b**2 / 2)
+
+    b = start
+    value, gradient, hessian = loss(b)
+    for _ in range(MAX_STEPS):
+        direction = _descend(hessian, gradient, b, l1, l2, TOLERANCE**2) - b
+        if direction @ hessian @ direction < TOLERANCE**2:
+            break
+        share = 1.0
+        while share > 1e-6:
+            moved = b + share * direction
+            new = loss(moved)
+            if new[0] + penalty(moved) <= value + penalty(b):
+                break
+            share /= 2
+        else:
+            break
+        b, (value, gradient, hessian) = moved, new
+    return b
+
+
+@njit(cache=True)
+def _descend(hessian: Floats, gradient: Floats, start: Floats, l1: Floats, l2: Floats, tolerance: float) -> Floats:
+    """Minimise the quadratic model of a loss at `start`, plus the penalty, by coordinate descent."""
+    b = start.copy()
+    slope = -gradient  # of the quadratic model at b, downhill
+    for _ in range(10_000):
+        largest = 0.0
+        for j in range(len(b)):
+            curvature = hessian[j, j] + l2[j]
+            if curvature <= 0:
+                continue
+            pull = slope[j] + hessian[j, j] * b[j]
+            shrunken = max(abs(pull) - l1[j], 0.0) * np.sign(pull) / curvature
+            change = shrunken - b[j]
+            if change != 0.0:
+                b[j] = shrunken
+                slope -= hessian[j] * change
+                largest = max(largest, hessian[j, j] * change * change)
+        if largest < tolerance:
+            break
+    return b

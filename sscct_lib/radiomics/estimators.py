@@ -18,9 +18,19 @@ from sksurv.ensemble import GradientBoostingSurvivalAnalysis, RandomSurvivalFore
 from sscct_lib.cohort.outcomes import Floats, known_outcomes, survival_outcome
 from sscct_lib.radiomics.elastic_net import breslow, cox_path, logistic_path
 
-Settings = dict[str, Any]
-PENALTIES = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003)  # per unit of weight; the strongest first
-L1_RATIOS = (0.1, 0.5)
+# What tuning tries, the plainest first.
+PENALTIES = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003)  # per unit of weight
+L1_RATIOS = (0.1, 0.5)  # share of the penalty on absolute values; the rest is on squares
+LEAF_SHARES = (0.06, 0.02)  # of the training scans, the fewest in a leaf of a forest
+DEPTHS = (1, 2)  # of boosted trees
+N_STAGES = (10, 20, 40, 80)  # boosted trees
+
+# A forest counts time in months and each feature in so many ranks of the training scans: a leaf then holds a short
+# survival curve, and a split is sought among few values. Ten times faster than all values, and as good.
+N_RANKS, MONTHS = 32, 12
+
+Outcome = NDArray[np.void]  # from `survival_outcome`
+Tried = Iterator[tuple[dict[str, Any], Floats]]
 
 
 class RiskModel(BaseEstimator):  # type: ignore[misc]
@@ -39,6 +49,41 @@ class RiskModel(BaseEstimator):  # type: ignore[misc]
     def __sklearn_is_fitted__(self) -> bool:
         """Whether anything was learned, for scikit-learn's pipelines."""
         return any(name.endswith("_") and not name.startswith("_") for name in vars(self))
+
+
+class CoxNet(RiskModel):
+    """Elastic-net Cox regression: one risk curve a scan, from all of the follow-up. See `elastic_net`."""
+
+    def __init__(
+        self,
+        horizons_years: tuple[float, ...] = (1.0, 3.0, 5.0),
+        penalty: float = PENALTIES[0],
+        l1_ratio: float = L1_RATIOS[0],
+    ) -> None:
+        super().__init__(horizons_years)
+        self.penalty = penalty
+        self.l1_ratio = l1_ratio
+
+    def fit(self, columns: Floats, outcome: Outcome, sample_weight: Floats) -> Self:
+        """Fit coefficients and the baseline hazard; at least one scan is followed by death."""
+        path = [each for each in PENALTIES if each > self.penalty] + [self.penalty]
+        years, event = outcome["years"], outcome["event"]
+        self.coef_ = list(cox_path(columns, years, event, sample_weight, path, self.l1_ratio))[-1]
+        self.hazard_ = baseline_hazard(outcome, columns @ self.coef_, self.horizons)
+        return self
+
+    def predict(self, columns: Floats) -> Floats:
+        """Risk of each scan at each horizon, shape (n, n_horizons)."""
+        return hazard_risks(columns @ self.coef_, self.hazard_)
+
+    def tuning_risks(self, columns: Floats, outcome: Outcome, sample_weight: Floats, held_out: Floats) -> Tried:
+        """Yield every setting that tuning tries, and the risks of held-out scans under it, shape (n, n_horizons)."""
+        years, event = outcome["years"], outcome["event"]
+        for l1_ratio in L1_RATIOS:
+            path = cox_path(columns, years, event, sample_weight, PENALTIES, l1_ratio)
+            for penalty, coefficients in zip(PENALTIES, path, strict=True):
+                hazard = baseline_hazard(outcome, columns @ coefficients, self.horizons)
+                yield {"penalty": penalty, "l1_ratio": l1_ratio}, hazard_risks(held_out @ coefficients, hazard)
 
 
 class LogisticNet(RiskModel):
@@ -61,10 +106,10 @@ class LogisticNet(RiskModel):
     ) -> None:
         super().__init__(horizons_years)
         self.labels = labels
-        self.penalties = penalties
+        self.penalties = penalties  # of all horizons, or of each
         self.l1_ratios = l1_ratios
 
-    def fit(self, columns: Floats, outcome: NDArray[np.void], sample_weight: Floats) -> Self:
+    def fit(self, columns: Floats, outcome: Outcome, sample_weight: Floats) -> Self:
         """Fit each horizon on the scans whose state is known; all risks are 0 where none died, 1 where all did."""
         fits = []
         for horizon, penalty, l1_ratio in np.broadcast(self.horizons_years, self.penalties, self.l1_ratios):
@@ -78,7 +123,7 @@ class LogisticNet(RiskModel):
     def _path(
         self,
         columns: Floats,
-        outcome: NDArray[np.void],
+        outcome: Outcome,
         sample_weight: Floats,
         horizon: float,
         penalties: Sequence[float],
@@ -92,17 +137,18 @@ class LogisticNet(RiskModel):
             yield from [(float(np.copysign(500, share - 0.5)), np.zeros(columns.shape[1]))] * len(penalties)
             return
         steering = weight * sample_weight[known]
+        # Deaths weigh as much as survivals while coefficients are found. That alone would make every risk too high: the
+        # intercept is set anew, so that the mean risk of the training scans is their weighted share of deaths.
         balanced = steering * np.where(died == 1, 1 / (steering @ died), 1 / (steering @ (1 - died)))
         for _, coefficients in logistic_path(columns, died.astype(float), balanced, penalties, l1_ratio):
             yield _calibrated_intercept(columns @ coefficients, weight, share), coefficients
 
     def predict(self, columns: Floats) -> Floats:
         """Risk of each scan at each horizon, shape (n, n_horizons)."""
+        # Nothing else keeps a 3-year risk above a 1-year one: the horizons were fitted apart.
         return np.maximum.accumulate(_expit(columns @ self.coef_.T + self.intercept_), axis=1)
 
-    def tuning_risks(
-        self, columns: Floats, outcome: NDArray[np.void], sample_weight: Floats, held_out: Floats
-    ) -> Iterator[tuple[Settings, Floats]]:
+    def tuning_risks(self, columns: Floats, outcome: Outcome, sample_weight: Floats, held_out: Floats) -> Tried:
         """Yield every setting that tuning tries, and the risks of held-out scans under it, shape (n, n_horizons)."""
         for l1_ratio in L1_RATIOS:
             fits = [
@@ -112,74 +158,6 @@ class LogisticNet(RiskModel):
             for i, penalty in enumerate(PENALTIES):
                 risks = [_expit(held_out @ fit[i][1] + fit[i][0]) for fit in fits]
                 yield {"penalties": penalty, "l1_ratios": l1_ratio}, np.column_stack(risks)
-
-
-def _expit(predictor: Floats) -> Floats:
-    return np.asarray(1 / (1 + np.exp(-np.clip(predictor, -500, 500))))
-
-
-def _calibrated_intercept(predictor: Floats, weight: Floats, share: float) -> float:
-    """The intercept at which the weighted mean risk is the share of deaths, by bisection."""
-    low, high = -predictor.max() - 40, -predictor.min() + 40
-    for _ in range(100):
-        middle = (low + high) / 2
-        too_high = np.average(_expit(predictor + middle), weights=weight) > share
-        low, high = (low, middle) if too_high else (middle, high)
-    return float(middle)
-
-
-class CoxNet(RiskModel):
-    """Elastic-net Cox regression: one risk curve a scan, from all of the follow-up. See `elastic_net`."""
-
-    def __init__(
-        self,
-        horizons_years: tuple[float, ...] = (1.0, 3.0, 5.0),
-        penalty: float = PENALTIES[0],
-        l1_ratio: float = L1_RATIOS[0],
-    ) -> None:
-        super().__init__(horizons_years)
-        self.penalty = penalty
-        self.l1_ratio = l1_ratio
-
-    def fit(self, columns: Floats, outcome: NDArray[np.void], sample_weight: Floats) -> Self:
-        """Fit coefficients and the baseline hazard; at least one scan is followed by death."""
-        path = [each for each in PENALTIES if each > self.penalty] + [self.penalty]
-        years, event = outcome["years"], outcome["event"]
-        self.coef_ = list(cox_path(columns, years, event, sample_weight, path, self.l1_ratio))[-1]
-        self.hazard_ = baseline_hazard(outcome, columns @ self.coef_, self.horizons)
-        return self
-
-    def predict(self, columns: Floats) -> Floats:
-        """Risk of each scan at each horizon, shape (n, n_horizons)."""
-        return hazard_risks(columns @ self.coef_, self.hazard_)
-
-    def tuning_risks(
-        self, columns: Floats, outcome: NDArray[np.void], sample_weight: Floats, held_out: Floats
-    ) -> Iterator[tuple[Settings, Floats]]:
-        """Yield every setting that tuning tries, and the risks of held-out scans under it, shape (n, n_horizons)."""
-        years, event = outcome["years"], outcome["event"]
-        for l1_ratio in L1_RATIOS:
-            path = cox_path(columns, years, event, sample_weight, PENALTIES, l1_ratio)
-            for penalty, coefficients in zip(PENALTIES, path, strict=True):
-                hazard = baseline_hazard(outcome, columns @ coefficients, self.horizons)
-                yield {"penalty": penalty, "l1_ratio": l1_ratio}, hazard_risks(held_out @ coefficients, hazard)
-
-
-def baseline_hazard(outcome: NDArray[np.void], predictor: Floats, horizons: Floats) -> Floats:
-    """Cumulative baseline hazard (h,) from scans as they come; `predictor` is the log hazard ratio of each."""
-    return breslow(outcome["years"], outcome["event"], np.ones(len(outcome)), predictor, horizons)
-
-
-def hazard_risks(predictor: Floats, hazard: Floats) -> Floats:
-    """Risks (n, h) of log hazard ratios (n,) and a cumulative baseline hazard (h,)."""
-    return np.asarray(-np.expm1(-np.exp(np.minimum(predictor, 500))[:, None] * hazard))
-
-
-LEAF_SHARES = (0.06, 0.02)  # of the training scans, the fewest in a leaf of a forest
-DEPTHS = (1, 2)  # of boosted trees
-N_STAGES = (10, 20, 40, 80)  # boosted trees
-N_RANKS = 32  # a forest tells this many values of a feature apart; ten times faster than all, and as good
-MONTHS = 12  # a forest counts time in months
 
 
 class Forest(RiskModel):
@@ -200,7 +178,7 @@ class Forest(RiskModel):
         self.n_trees = n_trees
         self.seed = seed
 
-    def fit(self, columns: Floats, outcome: NDArray[np.void], sample_weight: Floats) -> Self:
+    def fit(self, columns: Floats, outcome: Outcome, sample_weight: Floats) -> Self:
         """Grow the trees; at least one scan is followed by death within the longest horizon."""
         self.edges_ = np.quantile(columns, np.arange(1, N_RANKS) / N_RANKS, axis=0)
         self.forest_ = RandomSurvivalForest(
@@ -223,7 +201,7 @@ class Forest(RiskModel):
         ranks = [np.searchsorted(edges, column) for edges, column in zip(self.edges_.T, columns.T, strict=True)]
         return np.column_stack(ranks).astype(np.float32)
 
-    def _in_months(self, outcome: NDArray[np.void]) -> NDArray[np.void]:
+    def _in_months(self, outcome: Outcome) -> Outcome:
         """Move each time to the end of its month; what lies beyond the longest horizon becomes alive there."""
         longest = self.horizons.max()
         ends = np.union1d(np.arange(1, np.floor(longest * MONTHS) + 1) / MONTHS, self.horizons)
@@ -242,12 +220,10 @@ class Forest(RiskModel):
         place = np.searchsorted(self.forest_.unique_times_, years, side="right")
         return np.column_stack([np.zeros(len(ranked)), hazard]), place
 
-    def tuning_risks(
-        self, columns: Floats, outcome: NDArray[np.void], sample_weight: Floats, held_out: Floats
-    ) -> Iterator[tuple[Settings, Floats]]:
+    def tuning_risks(self, columns: Floats, outcome: Outcome, sample_weight: Floats, held_out: Floats) -> Tried:
         """Yield every setting that tuning tries, and the risks of held-out scans under it, shape (n, n_horizons)."""
         for leaf_share in LEAF_SHARES:
-            forest = Forest(self.horizons_years, leaf_share, max(1, self.n_trees // 3), self.seed)
+            forest = Forest(self.horizons_years, leaf_share, max(1, self.n_trees // 3), self.seed)  # a third will do
             yield {"leaf_share": leaf_share}, forest.fit(columns, outcome, sample_weight).predict(held_out)
 
 
@@ -270,7 +246,7 @@ class Boosting(RiskModel):
         self.n_stages = n_stages
         self.seed = seed
 
-    def fit(self, columns: Floats, outcome: NDArray[np.void], sample_weight: Floats) -> Self:
+    def fit(self, columns: Floats, outcome: Outcome, sample_weight: Floats) -> Self:
         """Grow the trees and estimate the baseline hazard; at least one scan is followed by death."""
         self.trees_ = GradientBoostingSurvivalAnalysis(
             n_estimators=self.n_stages,
@@ -287,9 +263,7 @@ class Boosting(RiskModel):
         """Risk of each scan at each horizon, shape (n, n_horizons)."""
         return hazard_risks(self.trees_.predict(columns), self.hazard_)
 
-    def tuning_risks(
-        self, columns: Floats, outcome: NDArray[np.void], sample_weight: Floats, held_out: Floats
-    ) -> Iterator[tuple[Settings, Floats]]:
+    def tuning_risks(self, columns: Floats, outcome: Outcome, sample_weight: Floats, held_out: Floats) -> Tried:
         """Yield every setting that tuning tries, and the risks of held-out scans under it, shape (n, n_horizons)."""
         for depth in DEPTHS:
             trees = Boosting(self.horizons_years, depth, max(N_STAGES), self.seed).fit(columns, outcome, sample_weight)
@@ -298,3 +272,27 @@ class Boosting(RiskModel):
                 if n_stages in N_STAGES:
                     hazard = baseline_hazard(outcome, known, self.horizons)
                     yield {"depth": depth, "n_stages": n_stages}, hazard_risks(predictor, hazard)
+
+
+def baseline_hazard(outcome: Outcome, predictor: Floats, horizons: Floats) -> Floats:
+    """Cumulative baseline hazard (h,) from scans as they come; `predictor` is the log hazard ratio of each."""
+    return breslow(outcome["years"], outcome["event"], np.ones(len(outcome)), predictor, horizons)
+
+
+def hazard_risks(predictor: Floats, hazard: Floats) -> Floats:
+    """Risks (n, h) of log hazard ratios (n,) and a cumulative baseline hazard (h,)."""
+    return -np.expm1(-np.exp(np.minimum(predictor, 500))[:, None] * hazard)
+
+
+def _expit(predictor: Floats) -> Floats:
+    return 1 / (1 + np.exp(-np.clip(predictor, -500, 500)))
+
+
+def _calibrated_intercept(predictor: Floats, weight: Floats, share: float) -> float:
+    """The intercept at which the weighted mean risk is the share of deaths, by bisection."""
+    low, high = -predictor.max() - 40, -predictor.min() + 40
+    for _ in range(100):
+        middle = (low + high) / 2
+        too_high = np.average(_expit(predictor + middle), weights=weight) > share
+        low, high = (low, middle) if too_high else (middle, high)
+    return float(middle)

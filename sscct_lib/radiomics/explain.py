@@ -4,20 +4,20 @@ All is read from the elastic-net Cox models of `cross_validation.cross_validate`
 and losses are measured on the scans that each fit never saw.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from sscct_lib.horizons.bootstrap import interval
-from sscct_lib.horizons.evaluate import cohort_outcome, not_estimable, study_resamples
+from sscct_lib.horizons.evaluation import cohort_outcome, not_estimable, study_resamples
 from sscct_lib.horizons.metrics import horizon_auc
 from sscct_lib.radiomics.cross_validation import CrossValidation
 from sscct_lib.radiomics.feature_sets import CLINICAL_CATEGORIES
 from sscct_lib.radiomics.pipeline import Fit, design, prepared
 from sscct_lib.study.folder import Study
-from sscct_lib.study.words import kind_in_words
+from sscct_lib.study.words import feature_kind
 
 N_BINS = 10
 Floats = NDArray[np.float64]
@@ -90,20 +90,76 @@ def accumulated_effects(
     edges = dict([(name, values) for name, values in edges.items() if len(values) > 1][:n_features])
     tests = [each for each in result.held_out(model) if horizon_years in each[0].horizons_years]
     curves = [_curves(fitted, table[tested], edges, horizon_years) for fitted, tested, _ in tests]
-    rows = []
+    if not curves or not edges:
+        return pd.DataFrame(columns=["feature", "value", "effect", "low", "high", "n_fits"])
+    frames = []
     for name, values in edges.items():
-        of_fits = np.array([curve[name] for curve in curves]).reshape(len(curves), len(values))
-        if len(curves):
-            low, high = np.quantile(of_fits, [0.025, 0.975], axis=0)
-            rows.append(
-                pd.DataFrame(
-                    {"feature": name, "value": values, "effect": of_fits.mean(axis=0), "low": low, "high": high}
-                )
-            )
-    columns = ["feature", "value", "effect", "low", "high"]
-    return (
-        (pd.concat(rows) if rows else pd.DataFrame(columns=columns)).assign(n_fits=len(curves)).reset_index(drop=True)
-    )
+        of_fits = np.array([curve[name] for curve in curves])
+        low, high = np.quantile(of_fits, [0.025, 0.975], axis=0)
+        effect = {"effect": of_fits.mean(axis=0), "low": low, "high": high, "n_fits": len(curves)}
+        frames.append(pd.DataFrame({"feature": name, "value": values, **effect}))
+    return pd.concat(frames, ignore_index=True)
+
+
+def held_out_importance(
+    result: CrossValidation, table: pd.DataFrame, model: str, horizon_years: float, study: Study, n_shuffles: int = 10
+) -> pd.DataFrame:
+    """Measure by how much the out-of-fold AUC falls when a kind of feature is shuffled among the tested scans.
+
+    All columns of a kind are shuffled together, by whole scans, for features that say nearly the same cover for
+    each other when only one of them is. What two kinds share, either can lose without harm: small losses do not
+    add up to the loss of both. As in the predictions, the risks of a scan are averaged over the repeats.
+
+    Parameters
+    ----------
+    n_shuffles
+        Shuffles over which the loss is averaged.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a kind, the largest loss first: `kind` in words, `n_features`, `loss` of AUC, `ci_low`, `ci_high` (95 %,
+        by bootstrap of patients), `n_scans`, `n_events`. Empty where the AUC cannot be estimated, or a scan has no
+        risk.
+
+    References
+    ----------
+    Breiman L. Random forests. Mach Learn 2001;45:5-32. Gregorutti B, Michel B, Saint-Pierre P. Grouped variable
+    importance with random forests. Comput Stat Data Anal 2015;90:15-35.
+    """
+    columns = ["kind", "n_features", "loss", "ci_low", "ci_high", "n_scans", "n_events"]
+    outcome = cohort_outcome(table, horizon_years, study_resamples(table, study.settings), study.settings.labels)
+    tests = [
+        _held_out(fitted, table, tested, horizon_years)
+        for fitted, tested, _ in result.held_out(model)
+        if horizon_years in fitted.horizons_years
+    ]
+    covered = np.sum([test.scans for test in tests], axis=0)
+    if not np.all(covered) or not_estimable(outcome):
+        return pd.DataFrame(columns=columns)
+    rng = np.random.default_rng(study.settings.seed)
+    whole = horizon_auc(_out_of_fold(tests, "", rng), outcome)
+    names = {name for fitted, *_ in result.held_out(model) for name in fitted.columns}
+    seen = {kind for test in tests for kind in test.kinds}
+    rows = []
+    for kind, n_features in pd.Series([feature_kind(name) for name in sorted(names)]).value_counts().items():
+        shuffles = n_shuffles if kind in seen else 1  # of a kind that no model uses, one shuffle tells all
+        shuffled = [horizon_auc(_out_of_fold(tests, str(kind), rng), outcome) for _ in range(shuffles)]
+        loss = whole - np.mean(shuffled, axis=0)
+        bounds = interval(loss, outcome.degrees_of_freedom)
+        counts = int((outcome.died | outcome.alive).sum()), int(outcome.died.sum())
+        rows.append((kind, n_features, float(loss[0]), bounds.low, bounds.high, *counts))
+    return pd.DataFrame(rows, columns=columns).sort_values("loss", ascending=False, ignore_index=True)
+
+
+class HeldOut(NamedTuple):
+    """A fit and the scans that it never saw."""
+
+    scans: NDArray[np.bool_]  # which of all, shape (n,)
+    columns: Floats  # of these scans, as the model sees them
+    kinds: NDArray[np.str_]  # of the columns
+    model: Any
+    place: int  # of the horizon among its risks
 
 
 def _curves(fitted: Fit, table: pd.DataFrame, edges: dict[str, Floats], horizon_years: float) -> dict[str, Floats]:
@@ -130,75 +186,20 @@ def _curves(fitted: Fit, table: pd.DataFrame, edges: dict[str, Floats], horizon_
     return curves
 
 
-# Of a fit: which scans it never saw, their columns as its model sees them, the kind of each column, the model, and the
-# place of the horizon among its risks.
-HeldOut = tuple[NDArray[np.bool_], NDArray[np.float64], NDArray[np.str_], Any, int]
-
-
-def held_out_importance(
-    result: CrossValidation, table: pd.DataFrame, model: str, horizon_years: float, study: Study, n_shuffles: int = 10
-) -> pd.DataFrame:
-    """Measure by how much the out-of-fold AUC falls when a kind of feature is shuffled among the tested scans.
-
-    All columns of a kind are shuffled together, by whole scans, for features that say nearly the same cover for
-    each other when only one of them is. What two kinds share, either can lose without harm: small losses do not
-    add up to the loss of both. As in the predictions, the risks of a scan are averaged over the repeats.
-
-    Parameters
-    ----------
-    n_shuffles
-        Shuffles over which the loss is averaged.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row a kind, the largest loss first: `kind` in words, `n_features`, `loss` of AUC, `ci_low`, `ci_high` (95 %,
-        by bootstrap of patients), `n_scans`, `n_events`. Empty where the AUC cannot be estimated, or a scan has none.
-
-    References
-    ----------
-    Breiman L. Random forests. Mach Learn 2001;45:5-32. Gregorutti B, Michel B, Saint-Pierre P. Grouped variable
-    importance with random forests. Comput Stat Data Anal 2015;90:15-35.
-    """
-    columns = ["kind", "n_features", "loss", "ci_low", "ci_high", "n_scans", "n_events"]
-    outcome = cohort_outcome(table, horizon_years, study_resamples(table, study.settings), study.settings.labels)
-    tests = [
-        _held_out(fitted, table, tested, horizon_years)
-        for fitted, tested, _ in result.held_out(model)
-        if horizon_years in fitted.horizons_years
-    ]
-    covered = np.sum([tested for tested, *_ in tests], axis=0)
-    if not np.all(covered) or not_estimable(outcome):
-        return pd.DataFrame(columns=columns)
-    rng = np.random.default_rng(study.settings.seed)
-    whole = horizon_auc(_out_of_fold(tests, "", rng), outcome)
-    names = {name for fitted, *_ in result.held_out(model) for name in fitted.columns}
-    seen = {kind for _, _, kinds, *_ in tests for kind in kinds}
-    rows = []
-    for kind, n_features in pd.Series([kind_in_words(name) for name in sorted(names)]).value_counts().items():
-        shuffles = n_shuffles if kind in seen else 1  # of a kind that no model uses, one shuffle tells all
-        shuffled = [horizon_auc(_out_of_fold(tests, str(kind), rng), outcome) for _ in range(shuffles)]
-        loss = whole - np.mean(shuffled, axis=0)
-        bounds = interval(loss, outcome.degrees_of_freedom)
-        counts = int((outcome.died | outcome.alive).sum()), int(outcome.died.sum())
-        rows.append((kind, n_features, float(loss[0]), bounds.low, bounds.high, *counts))
-    return pd.DataFrame(rows, columns=columns).sort_values("loss", ascending=False, ignore_index=True)
-
-
-def _held_out(fitted: Any, table: pd.DataFrame, tested: NDArray[np.bool_], horizon_years: float) -> HeldOut:
+def _held_out(fitted: Fit, table: pd.DataFrame, tested: NDArray[np.bool_], horizon_years: float) -> HeldOut:
     columns = prepared(fitted.pipeline, design(table[tested], fitted.columns, fitted.harmonised))
-    kinds = np.array([kind_in_words(str(name)) for name in columns])
+    kinds = np.array([feature_kind(str(name)) for name in columns])
     place = fitted.horizons_years.index(horizon_years)
-    return tested, columns.to_numpy(), kinds, fitted.pipeline["model"], place
+    return HeldOut(tested, columns.to_numpy(), kinds, fitted.pipeline["model"], place)
 
 
-def _out_of_fold(tests: list[HeldOut], kind: str, rng: np.random.Generator) -> NDArray[np.float64]:
+def _out_of_fold(tests: list[HeldOut], kind: str, rng: np.random.Generator) -> Floats:
     """Predict each scan by the models that never saw it, after shuffling columns of a kind among the tested scans."""
-    total, n_times = np.zeros(len(tests[0][0])), np.zeros(len(tests[0][0]))
-    for tested, columns, kinds, model, place in tests:
-        chosen = kinds == kind
-        shuffled = columns.copy()
-        shuffled[:, chosen] = columns[rng.permutation(len(columns))][:, chosen]
-        total[tested] += model.predict(shuffled)[:, place]
-        n_times[tested] += 1
-    return np.asarray(total / n_times)
+    total, n_times = np.zeros(len(tests[0].scans)), np.zeros(len(tests[0].scans))
+    for test in tests:
+        chosen = test.kinds == kind
+        shuffled = test.columns.copy()
+        shuffled[:, chosen] = test.columns[rng.permutation(len(shuffled))][:, chosen]
+        total[test.scans] += test.model.predict(shuffled)[:, test.place]
+        n_times[test.scans] += 1
+    return total / n_times

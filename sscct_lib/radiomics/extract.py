@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import SimpleITK as sitk
 from numpy.typing import NDArray
-from scipy import ndimage
 
+from sscct_lib.images.masks import bounding_box
 from sscct_lib.images.prepare import read_result
 from sscct_lib.lungs.segment import load_lungs
 from sscct_lib.radiomics.filters import log_images, wavelet_images
@@ -108,9 +108,9 @@ def extract(
     labels = sitk.GetArrayFromImage(lungs)
     check_region(hu, labels > 0, settings.bin_width)
     # What PyRadiomics keeps around the region when it resamples; its filters see no further.
-    wide = _box(labels > 0, margin=FILTER_MARGIN)
+    wide = bounding_box(labels > 0, margin=FILTER_MARGIN)
     hu, labels = hu[wide], labels[wide]
-    box = _box(labels > 0)
+    box = bounding_box(labels > 0)
     filtered = image_types(hu, image.GetSpacing(), settings)
     labels, spacing_zyx = labels[box], image.GetSpacing()[::-1]
     in_lobes = None if lobes is None else sitk.GetArrayFromImage(lobes)[wide][box]
@@ -126,17 +126,33 @@ def extract(
     return features | quantitative_ct(hu[box], labels, spacing_zyx, parts)
 
 
-def _box(region: Mask, margin: int = 0) -> tuple[slice, ...]:
-    inside = ndimage.find_objects(region.astype(np.uint8))[0]
-    return tuple(slice(max(0, side.start - margin), side.stop + margin) for side in inside)
-
-
 def image_types(hu: Hu, spacing: tuple[float, ...], settings: RadiomicsSettings) -> Iterator[tuple[str, NDArray[Any]]]:
     """Yield name and values (z, y, x) of the original image and what filters make of it; spacing x, y, z in mm."""
     yield "original", hu
     yield from log_images(hu, spacing, settings.log_sigma_mm)
     if settings.wavelet:
         yield from wavelet_images(hu)
+
+
+def resample(image: sitk.Image, lungs: sitk.Image, spacing_mm: float) -> tuple[sitk.Image, sitk.Image]:
+    """Bring a scan and its mask to voxels of one side (mm), both linearly; a voxel gets the label that weighs most."""
+    if np.allclose(image.GetSpacing(), spacing_mm, rtol=1e-4):
+        return image, lungs
+    old = np.array(image.GetSpacing())
+    size = np.maximum(1, np.round(np.array(image.GetSize()) * old / spacing_mm)).astype(int)
+    # Grids share the corner of their first voxel, not its centre, so that nothing shifts.
+    shift = np.array(image.GetDirection()).reshape(3, 3) @ ((spacing_mm - old) / 2)
+    filt = sitk.ResampleImageFilter()
+    filt.SetSize(size.tolist())
+    filt.SetOutputSpacing([spacing_mm] * 3)
+    filt.SetOutputOrigin((np.array(image.GetOrigin()) + shift).tolist())
+    filt.SetOutputDirection(image.GetDirection())
+    filt.SetDefaultPixelValue(-1024)
+    filt.SetInterpolator(sitk.sitkLinear)
+    resampled = filt.Execute(image)
+    filt.SetDefaultPixelValue(0)
+    filt.SetInterpolator(sitk.sitkLabelLinear)
+    return resampled, filt.Execute(lungs)
 
 
 def check_grid(image: sitk.Image, lungs: sitk.Image) -> None:
@@ -179,24 +195,3 @@ def has_texture(values: NDArray[Any], region: Mask, bin_width: float) -> bool:
 def _is_line(region: Mask) -> bool:
     extents = [int(region.any(axis=axes).sum()) for axes in ((1, 2), (0, 2), (0, 1))]
     return sum(extent > 1 for extent in extents) < 2
-
-
-def resample(image: sitk.Image, lungs: sitk.Image, spacing_mm: float) -> tuple[sitk.Image, sitk.Image]:
-    """Bring a scan and its mask to voxels of one side (mm), both linearly; a voxel gets the label that weighs most."""
-    if np.allclose(image.GetSpacing(), spacing_mm, rtol=1e-4):
-        return image, lungs
-    old = np.array(image.GetSpacing())
-    size = np.maximum(1, np.round(np.array(image.GetSize()) * old / spacing_mm)).astype(int)
-    # Grids share the corner of their first voxel, not its centre, so that nothing shifts.
-    shift = np.array(image.GetDirection()).reshape(3, 3) @ ((spacing_mm - old) / 2)
-    filt = sitk.ResampleImageFilter()
-    filt.SetSize(size.tolist())
-    filt.SetOutputSpacing([spacing_mm] * 3)
-    filt.SetOutputOrigin((np.array(image.GetOrigin()) + shift).tolist())
-    filt.SetOutputDirection(image.GetDirection())
-    filt.SetDefaultPixelValue(-1024)
-    filt.SetInterpolator(sitk.sitkLinear)
-    resampled = filt.Execute(image)
-    filt.SetDefaultPixelValue(0)
-    filt.SetInterpolator(sitk.sitkLabelLinear)
-    return resampled, filt.Execute(lungs)

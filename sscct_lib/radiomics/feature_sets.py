@@ -9,6 +9,7 @@ from sscct_lib.study.schemas import SEXES, SUBTYPES
 
 CLINICAL_NUMBERS = ["age_years", "fvc_percent", "dlco_percent"]
 CLINICAL_CATEGORIES = {"sex": SEXES, "ssc_subtype": SUBTYPES}
+# The groups of features that each set holds.
 FEATURE_SETS = {
     "Clinical": ("clinical",),
     "Quantitative CT": ("qct",),
@@ -17,10 +18,8 @@ FEATURE_SETS = {
     "Radiomics + change": ("radiomics", "change"),
     "All features": ("clinical", "qct", "radiomics", "change"),
 }
-"""The feature groups that each set holds."""
-
-RADIOMICS = ("original_", "log-sigma-", "wavelet-")
-PREFIXES = {"qct": ("qct_",), "radiomics": RADIOMICS, "change": ("change_",)}
+IMAGE_TYPES = ("original_", "log-sigma-", "wavelet-")
+PREFIXES = {"qct": ("qct_",), "radiomics": IMAGE_TYPES, "change": ("change_",)}
 MIN_CHANGE_DAYS = 90  # a shorter time makes a rate of change out of noise
 
 
@@ -55,8 +54,9 @@ def join(cohort: pd.DataFrame, features: pd.DataFrame) -> pd.DataFrame:
 
 def add_change(table: pd.DataFrame) -> pd.DataFrame:
     """Add `change_<feature>` per year since the patient's scan before, and `change_years`, the time between."""
-    names = [name for name in map(str, table) if name.startswith((*RADIOMICS, *PREFIXES["qct"]))]
+    names = [name for name in map(str, table) if name.startswith((*IMAGE_TYPES, *PREFIXES["qct"]))]
     by_day = table[["patient_id", "scan_day", *names]].sort_values("scan_day", kind="stable")
+    # The patient's last scan at least `MIN_CHANGE_DAYS` earlier, never a later one; all is empty where there is none.
     before = pd.merge_asof(
         by_day[["patient_id", "scan_day"]].reset_index().assign(latest=by_day["scan_day"].to_numpy() - MIN_CHANGE_DAYS),
         by_day.rename(columns={"scan_day": "day_before"}),

@@ -7,72 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from sscct_lib.study.plots import GREY, INK, PALETTE, new_figure, styled
-from sscct_lib.study.words import class_in_words, in_words, unit_of
-
-
-@styled
-def feature_weights(weights: pd.DataFrame, features: Sequence[str], title: str = "") -> Figure:
-    """Draw the weight of each feature in each fit, and in how many fits it was chosen.
-
-    Parameters
-    ----------
-    weights
-        From `explain.feature_weights`.
-    features
-        Which to draw, from the top down.
-    """
-    figure, axes = new_figure(1.2 + 0.42 * max(len(features), 3))
-    axis = axes[0, 0]
-    axis.axvline(0, color=GREY, lw=1)
-    labels = []
-    for place, feature in enumerate(features):
-        values = weights.loc[weights["feature"] == feature, "coefficient"]
-        axis.plot([values.min(), values.max()], [place, place], color=PALETTE[0], lw=3, alpha=0.35)
-        axis.scatter(values, [place] * len(values), color=PALETTE[0], s=20, zorder=3)
-        axis.plot(values.mean(), place, marker="|", color=INK, ms=16, mew=2, zorder=4)
-        labels.append(f"{_wrapped(feature)}\nin {int((values != 0).sum())} of {len(values)} fits")
-    axis.set_yticks(range(len(features)), labels, fontsize=9)
-    axis.invert_yaxis()
-    axis.set_xlabel("log hazard ratio per standard deviation\n(right: more risk)")
-    axis.set_title(title, loc="left")
-    return figure
-
-
-def _wrapped(feature: str, width: int = 34) -> str:
-    return "\n".join(textwrap.wrap(in_words(feature), width))
-
-
-@styled
-def feature_effects(effects: pd.DataFrame, title: str = "") -> Figure:
-    """Draw how the risk changes along each feature, a panel each; ticks below the curve are tenths of the scans.
-
-    Parameters
-    ----------
-    effects
-        From `explain.accumulated_effects`.
-    """
-    features = list(dict.fromkeys(effects["feature"]))
-    n_rows = max(1, -(-len(features) // 2))
-    figure, axes = new_figure(0.7 + 2.0 * n_rows, n_rows, 2, sharey=True)
-    for axis in axes.flat[len(features) :]:
-        axis.axis("off")
-    for axis, feature in zip(axes.flat, features, strict=False):
-        rows = effects[effects["feature"] == feature]
-        axis.axhline(0, color=GREY, lw=1)
-        axis.fill_between(rows["value"], 100 * rows["low"], 100 * rows["high"], color=PALETTE[0], alpha=0.25, lw=0)
-        axis.plot(rows["value"], 100 * rows["effect"], color=PALETTE[0], lw=2)
-        axis.plot(rows["value"], [0.03] * len(rows), "|", color=INK, ms=7, transform=axis.get_xaxis_transform())
-        axis.set_xlabel(f"{_wrapped(feature, 38)}{_unit(feature)}", fontsize=9)
-        axis.tick_params(labelsize=9)
-    for axis in axes[:, 0]:
-        axis.set_ylabel("risk, points", fontsize=10)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=13)
-    return figure
-
-
-def _unit(feature: str) -> str:
-    unit = unit_of(feature)
-    return f", {unit}" if unit else ""
+from sscct_lib.study.words import feature_class, feature_name, feature_unit
 
 
 @styled
@@ -86,7 +21,7 @@ def feature_stability(agreement: pd.DataFrame, min_icc: float) -> Figure:
     min_icc
         Where the line is drawn.
     """
-    kinds = agreement["feature"].map(class_in_words)
+    kinds = agreement["feature"].map(feature_class)
     figure, axes = new_figure(1.4 + 0.42 * max(kinds.nunique(), 2))
     axis = axes[0, 0]
     axis.axvline(min_icc, color=GREY, lw=1, ls="--")
@@ -129,3 +64,68 @@ def importance(table: pd.DataFrame, title: str = "") -> Figure:
     counts = f": {table['n_events'].iloc[0]} of {table['n_scans'].iloc[0]} scans" if len(table) else ": no estimate"
     axis.set_title(title + counts, loc="left")
     return figure
+
+
+@styled
+def feature_weights(weights: pd.DataFrame, features: Sequence[str], title: str = "") -> Figure:
+    """Draw the weight of each feature in each fit, and in how many fits it was chosen.
+
+    Parameters
+    ----------
+    weights
+        From `explain.feature_weights`.
+    features
+        Which to draw, from the top down.
+    """
+    figure, axes = new_figure(1.2 + 0.42 * max(len(features), 3))
+    axis = axes[0, 0]
+    axis.axvline(0, color=GREY, lw=1)
+    labels = []
+    for place, feature in enumerate(features):
+        values = weights.loc[weights["feature"] == feature, "coefficient"]
+        axis.plot([values.min(), values.max()], [place, place], color=PALETTE[0], lw=3, alpha=0.35)
+        axis.scatter(values, [place] * len(values), color=PALETTE[0], s=20, zorder=3)
+        axis.plot(values.mean(), place, marker="|", color=INK, ms=16, mew=2, zorder=4)
+        labels.append(f"{_wrapped(feature)}\nin {int((values != 0).sum())} of {len(values)} fits")
+    axis.set_yticks(range(len(features)), labels, fontsize=9)
+    axis.invert_yaxis()
+    axis.set_xlabel("log hazard ratio per standard deviation\n(right: more risk)")
+    axis.set_title(title, loc="left")
+    return figure
+
+
+@styled
+def feature_effects(effects: pd.DataFrame, title: str = "") -> Figure:
+    """Draw how the risk changes along each feature, a panel each; ticks below the curve are tenths of the scans.
+
+    Parameters
+    ----------
+    effects
+        From `explain.accumulated_effects`.
+    """
+    features = list(dict.fromkeys(effects["feature"]))
+    n_rows = max(1, -(-len(features) // 2))
+    figure, axes = new_figure(0.7 + 2.0 * n_rows, n_rows, 2, sharey=True)
+    for axis in axes.flat[len(features) :]:
+        axis.axis("off")
+    for axis, feature in zip(axes.flat, features, strict=False):
+        rows = effects[effects["feature"] == feature]
+        axis.axhline(0, color=GREY, lw=1)
+        axis.fill_between(rows["value"], 100 * rows["low"], 100 * rows["high"], color=PALETTE[0], alpha=0.25, lw=0)
+        axis.plot(rows["value"], 100 * rows["effect"], color=PALETTE[0], lw=2)
+        axis.plot(rows["value"], [0.03] * len(rows), "|", color=INK, ms=7, transform=axis.get_xaxis_transform())
+        axis.set_xlabel(f"{_wrapped(feature, 38)}{_unit(feature)}", fontsize=9)
+        axis.tick_params(labelsize=9)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("risk, points", fontsize=10)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=13)
+    return figure
+
+
+def _wrapped(feature: str, width: int = 34) -> str:
+    return "\n".join(textwrap.wrap(feature_name(feature), width))
+
+
+def _unit(feature: str) -> str:
+    unit = feature_unit(feature)
+    return f", {unit}" if unit else ""

@@ -40,7 +40,7 @@ def log_images(hu: Hu, spacing: tuple[float, ...], sigmas_mm: tuple[float, ...])
     image = sitk.GetImageFromArray(hu)
     image.SetSpacing(spacing)
     for sigma in sigmas_mm:
-        # No voxel is filtered until it is asked for: PyRadiomics says whether there is an image, and its name.
+        # No voxel is filtered until it is asked for: PyRadiomics leaves out a width too great for the image.
         room = min(hu.shape) >= 4 and all(
             n >= math.ceil(sigma / side) + 1 for n, side in zip(hu.shape[::-1], spacing, strict=True)
         )

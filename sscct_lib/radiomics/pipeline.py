@@ -18,8 +18,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import MinMaxScaler, OneHotEncoder, StandardScaler
 
-from sscct_lib.cohort.outcomes import known_outcomes, patient_weights, survival_outcome
-from sscct_lib.radiomics.agreement import MIN_PATIENTS, feature_agreement
+from sscct_lib.cohort.outcomes import Floats, known_outcomes, patient_weights, survival_outcome
 from sscct_lib.radiomics.combat import ComBat
 from sscct_lib.radiomics.estimators import Boosting, CoxNet, Forest, LogisticNet, RiskModel
 from sscct_lib.radiomics.feature_sets import CLINICAL_CATEGORIES, PREFIXES, NotEstimableError
@@ -33,140 +32,6 @@ HARMONISATION_COLUMNS = ["scanner", "patient_id", *PRESERVED]
 TEXT = {"scanner", "patient_id", *CLINICAL_CATEGORIES}
 INDICATOR = "missingindicator_"
 
-
-def make_pipeline_of(columns: Sequence[str], estimator: RiskModel, settings: Settings, harmonised: bool) -> Pipeline:
-    """A model's pipeline, not yet fitted: from what `design` gives to risks, shape (n, n_horizons)."""
-    images = [name for name in columns if name.startswith((*PREFIXES["qct"], *PREFIXES["radiomics"]))]
-    steps: list[tuple[str, Any]] = [("harmonise", ComBat(images, preserve=PRESERVED))] if harmonised and images else []
-    steps += [
-        ("impute", imputation(columns)),
-        ("stable", StableColumns(settings.tabular.min_icc)),
-        ("distinct", DistinctColumns(settings.tabular.max_correlation)),
-        ("scale", StandardScaler()),
-    ]
-    pipeline = Pipeline([*steps, ("model", estimator)]).set_output(transform="pandas")
-    pipeline["scale"].set_output(transform="default")  # models take plain arrays
-    return pipeline
-
-
-def imputation(columns: Sequence[str]) -> ColumnTransformer:
-    """The step that fills in missing values, clips numbers to the training range and encodes categories."""
-    # Rates of change are missing together, where there is no earlier scan; `change_years` says so for all.
-    rates = [name for name in columns if name.startswith("change_") and name != "change_years"]
-    numbers = [name for name in columns if name not in CLINICAL_CATEGORIES and name not in rates]
-    categories = [name for name in columns if name in CLINICAL_CATEGORIES]
-    encode = OneHotEncoder(
-        categories=[[*CLINICAL_CATEGORIES[name], "missing"] for name in categories],
-        handle_unknown="ignore",
-        sparse_output=False,
-    )
-    return ColumnTransformer(
-        [
-            ("numbers", _numbers(add_indicator=True), numbers),
-            ("rates", _numbers(add_indicator=False), rates),
-            (
-                "categories",
-                make_pipeline(SimpleImputer(strategy="constant", fill_value="missing"), encode),
-                categories,
-            ),
-        ],
-        verbose_feature_names_out=False,
-    )
-
-
-def _numbers(add_indicator: bool) -> Pipeline:
-    impute = SimpleImputer(strategy="median", add_indicator=add_indicator, keep_empty_features=True)
-    return make_pipeline(impute, MinMaxScaler(clip=True))
-
-
-def design(table: pd.DataFrame, columns: Sequence[str], harmonised: bool) -> pd.DataFrame:
-    """Take a pipeline's columns in the types that it expects.
-
-    Parameters
-    ----------
-    table
-        Columns of features; one that is absent counts as missing.
-    harmonised
-        Whether the pipeline begins with ComBat.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Numbers as float, categories as objects with NaN for missing.
-    """
-    names = list(dict.fromkeys([*columns, *(HARMONISATION_COLUMNS if harmonised else [])]))
-    frame = table.reindex(columns=names)
-    frame = frame.astype({name: object if name in TEXT else float for name in names})
-    return frame.where(frame.notna(), np.nan)
-
-
-def prepared(pipeline: Pipeline, data: pd.DataFrame) -> pd.DataFrame:
-    """Take data through every step of a fitted pipeline before its model; the columns are those that the model sees."""
-    return pd.DataFrame(pipeline[:-1].transform(data), data.index, pipeline["scale"].get_feature_names_out())
-
-
-def make_estimator(name: str, horizons_years: tuple[float, ...], settings: Settings) -> RiskModel:
-    """An estimator by its name in the settings: `cox`, `logistic`, `forest` or `boosting`."""
-    made: dict[str, RiskModel] = {
-        "cox": CoxNet(horizons_years),
-        "logistic": LogisticNet(horizons_years, settings.labels),
-        "forest": Forest(horizons_years, n_trees=settings.tabular.n_trees, seed=settings.seed),
-        "boosting": Boosting(horizons_years, seed=settings.seed),
-    }
-    return made[name]
-
-
-class _Selection(TransformerMixin, BaseEstimator):  # type: ignore[misc]
-    """Keep some columns of a table, which `fit` chooses."""
-
-    kept_: list[str]
-
-    def transform(self, X: pd.DataFrame) -> pd.DataFrame:  # noqa: N803  scikit-learn's own name
-        """Keep the chosen columns."""
-        return X[self.kept_]
-
-    def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
-        """The columns that are kept."""
-        return np.asarray(self.kept_, dtype=object)
-
-
-class StableColumns(_Selection):
-    """Leave out features that do not agree between versions of a scan, and columns without any variation."""
-
-    def __init__(self, min_icc: float = 0.75) -> None:
-        self.min_icc = min_icc
-
-    def fit(self, X: pd.DataFrame, y: Any = None, agreement: "pd.Series[float] | None" = None) -> Self:  # noqa: N803
-        """Choose the columns; the outcome must not, and where `agreement` is None every feature is taken as stable."""
-        unstable = set() if agreement is None else set(agreement.index[~(agreement >= self.min_icc)])
-        varies = (X.max() > X.min()).to_numpy()
-        base = [str(name).removeprefix(INDICATOR).removeprefix("change_") for name in X]
-        self.kept_ = [
-            str(name) for name, of, moves in zip(X, base, varies, strict=True) if moves and of not in unstable
-        ]
-        if not self.kept_:
-            raise NotEstimableError("no feature of this model is stable and differs between scans")
-        return self
-
-
-class DistinctColumns(_Selection):
-    """Of columns that say nearly the same, keep the first: clinical values before quantitative CT before texture."""
-
-    def __init__(self, max_correlation: float = 0.95) -> None:
-        self.max_correlation = max_correlation
-
-    def fit(self, X: pd.DataFrame, y: Any = None) -> Self:  # noqa: N803
-        """Choose the columns of a table in which every column varies."""
-        correlation = np.abs(np.corrcoef(X.to_numpy(dtype=float), rowvar=False)).reshape(X.shape[1], -1)
-        kept: list[int] = []
-        for column in range(X.shape[1]):
-            if not (correlation[column, kept] > self.max_correlation).any():
-                kept.append(column)
-        self.kept_ = [str(X.columns[column]) for column in kept]
-        return self
-
-
-Floats = NDArray[np.float64]
 LEAST_RISK = 1e-4  # a risk of 0 or 1 would make one surprise count without limit
 FEWEST_PATIENTS = 2  # who died, and who lived, behind a horizon; a model of one patient is that patient's portrait
 
@@ -175,28 +40,17 @@ FEWEST_PATIENTS = 2  # who died, and who lived, behind a horizon; a model of one
 class Fit:
     """A fitted model."""
 
-    pipeline: Pipeline
-    horizons_years: tuple[float, ...]
-    columns: list[str]
-    harmonised: bool
-    chosen: dict[str, Any]
-    counts: dict[float, dict[str, int]]
-    notes: dict[float, str] = field(default_factory=dict)
+    pipeline: Pipeline  # fitted; `predict` gives risks, a column each of `horizons_years`
+    horizons_years: tuple[float, ...]  # those that could be estimated
+    columns: list[str]  # the features that it was given
+    harmonised: bool  # whether it begins with ComBat
+    chosen: dict[str, Any]  # by tuning
+    counts: dict[float, dict[str, int]]  # of each horizon: training scans of known and unknown state, patients, deaths
+    notes: dict[float, str] = field(default_factory=dict)  # by horizon; one that is not estimated says why
 
     def risks(self, table: pd.DataFrame) -> Floats:
         """Risk of each scan at each of `horizons_years`, shape (n, n_horizons)."""
         return np.asarray(self.pipeline.predict(design(table, self.columns, self.harmonised)))
-
-
-def training_agreement(versions: pd.DataFrame | None, patients: "pd.Series[str]") -> "pd.Series[float] | None":
-    """ICC by feature over versions of the training patients' scans, NaN where some scan lacks the feature."""
-    if versions is None or versions.empty:
-        return None
-    known = versions[versions["patient_id"].isin(set(patients))]
-    if known["patient_id"].nunique() < MIN_PATIENTS:
-        return None
-    icc = feature_agreement(known).set_index("feature")["icc"]
-    return icc.reindex(known.columns.drop(["scan_id", "patient_id", "version"]))
 
 
 def fit(
@@ -220,7 +74,7 @@ def fit(
     horizons = tuple(horizon for horizon in states if not notes[horizon])
     if not horizons:
         raise NotEstimableError("; ".join(notes.values()))
-    pipeline = make_pipeline_of(columns, make_estimator(estimator, horizons, settings), settings, harmonised)
+    pipeline = build_pipeline(columns, make_estimator(estimator, horizons, settings), settings, harmonised)
     data, weight = design(table, columns, harmonised), patient_weights(patients)
     chosen, note = _tune(
         data, outcome, weight, patients, [states[each] for each in horizons], pipeline, agreement, study
@@ -282,7 +136,7 @@ def _tune(
         losses = losses + np.array(
             [[_log_loss(risk[:, i], *state, weight, test) for i, state in enumerate(states)] for _, risk in results]
         )
-    if pipeline["model"].per_horizon:
+    if pipeline["model"].per_horizon:  # tuned at each by itself
         best = [tried[i] for i in losses.argmin(axis=0)]
         return {name: tuple(settings[name] for settings in best) for name in best[0]}, ""
     return tried[int(losses.sum(axis=1).argmin())], ""
@@ -294,3 +148,133 @@ def _log_loss(
     risk = np.clip(risk, LEAST_RISK, 1 - LEAST_RISK)
     loss = np.where(died[rows] == 1, -np.log(risk), -np.log1p(-risk))
     return float((censoring * weight)[rows] @ loss)
+
+
+def build_pipeline(columns: Sequence[str], estimator: RiskModel, settings: Settings, harmonised: bool) -> Pipeline:
+    """A model's pipeline, not yet fitted: from what `design` gives to risks, shape (n, n_horizons)."""
+    images = [name for name in columns if name.startswith((*PREFIXES["qct"], *PREFIXES["radiomics"]))]
+    steps: list[tuple[str, Any]] = [("harmonise", ComBat(images, preserve=PRESERVED))] if harmonised and images else []
+    steps += [
+        ("impute", imputation(columns)),
+        ("stable", StableColumns(settings.tabular.min_icc)),
+        ("distinct", DistinctColumns(settings.tabular.max_correlation)),
+        ("scale", StandardScaler()),
+    ]
+    pipeline = Pipeline([*steps, ("model", estimator)]).set_output(transform="pandas")
+    pipeline["scale"].set_output(transform="default")  # models take plain arrays
+    return pipeline
+
+
+def imputation(columns: Sequence[str]) -> ColumnTransformer:
+    """The step that fills in missing values, clips numbers to the training range and encodes categories."""
+    # Rates of change are missing together, where there is no earlier scan; `change_years` says so for all.
+    rates = [name for name in columns if name.startswith("change_") and name != "change_years"]
+    numbers = [name for name in columns if name not in CLINICAL_CATEGORIES and name not in rates]
+    categories = [name for name in columns if name in CLINICAL_CATEGORIES]
+    encode = OneHotEncoder(
+        categories=[[*CLINICAL_CATEGORIES[name], "missing"] for name in categories],
+        handle_unknown="ignore",
+        sparse_output=False,
+    )
+    fill = SimpleImputer(strategy="constant", fill_value="missing")
+    return ColumnTransformer(
+        [
+            ("numbers", _numbers(add_indicator=True), numbers),
+            ("rates", _numbers(add_indicator=False), rates),
+            ("categories", make_pipeline(fill, encode), categories),
+        ],
+        verbose_feature_names_out=False,
+    )
+
+
+def _numbers(add_indicator: bool) -> Pipeline:
+    # A value beyond the training range counts as its end, so that an unusual scan is not extrapolated.
+    impute = SimpleImputer(strategy="median", add_indicator=add_indicator, keep_empty_features=True)
+    return make_pipeline(impute, MinMaxScaler(clip=True))
+
+
+def make_estimator(name: str, horizons_years: tuple[float, ...], settings: Settings) -> RiskModel:
+    """An estimator by its name in the settings: `cox`, `logistic`, `forest` or `boosting`."""
+    made: dict[str, RiskModel] = {
+        "cox": CoxNet(horizons_years),
+        "logistic": LogisticNet(horizons_years, settings.labels),
+        "forest": Forest(horizons_years, n_trees=settings.tabular.n_trees, seed=settings.seed),
+        "boosting": Boosting(horizons_years, seed=settings.seed),
+    }
+    return made[name]
+
+
+def design(table: pd.DataFrame, columns: Sequence[str], harmonised: bool) -> pd.DataFrame:
+    """Take a pipeline's columns in the types that it expects.
+
+    Parameters
+    ----------
+    table
+        Columns of features; one that is absent counts as missing.
+    harmonised
+        Whether the pipeline begins with ComBat.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Numbers as float, categories as objects with NaN for missing.
+    """
+    names = list(dict.fromkeys([*columns, *(HARMONISATION_COLUMNS if harmonised else [])]))
+    frame = table.reindex(columns=names)
+    frame = frame.astype({name: object if name in TEXT else float for name in names})
+    return frame.where(frame.notna(), np.nan)
+
+
+def prepared(pipeline: Pipeline, data: pd.DataFrame) -> pd.DataFrame:
+    """Take data through every step of a fitted pipeline before its model; the columns are those that the model sees."""
+    return pd.DataFrame(pipeline[:-1].transform(data), data.index, pipeline["scale"].get_feature_names_out())
+
+
+class _Selection(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """Keep some columns of a table, which `fit` chooses."""
+
+    kept_: list[str]
+
+    def transform(self, X: pd.DataFrame) -> pd.DataFrame:  # noqa: N803  scikit-learn's own name
+        """Keep the chosen columns."""
+        return X[self.kept_]
+
+    def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
+        """The columns that are kept."""
+        return np.asarray(self.kept_, dtype=object)
+
+
+class StableColumns(_Selection):
+    """Leave out features that do not agree between versions of a scan, and columns without any variation."""
+
+    def __init__(self, min_icc: float = 0.75) -> None:
+        self.min_icc = min_icc
+
+    def fit(self, X: pd.DataFrame, y: Any = None, agreement: "pd.Series[float] | None" = None) -> Self:  # noqa: N803
+        """Choose the columns; the outcome must not, and where `agreement` is None every feature is taken as stable."""
+        unstable = set() if agreement is None else set(agreement.index[~(agreement >= self.min_icc)])
+        varies = (X.max() > X.min()).to_numpy()
+        base = [str(name).removeprefix(INDICATOR).removeprefix("change_") for name in X]
+        self.kept_ = [
+            str(name) for name, of, moves in zip(X, base, varies, strict=True) if moves and of not in unstable
+        ]
+        if not self.kept_:
+            raise NotEstimableError("no feature of this model is stable and differs between scans")
+        return self
+
+
+class DistinctColumns(_Selection):
+    """Of columns that say nearly the same, keep the first: clinical values before quantitative CT before texture."""
+
+    def __init__(self, max_correlation: float = 0.95) -> None:
+        self.max_correlation = max_correlation
+
+    def fit(self, X: pd.DataFrame, y: Any = None) -> Self:  # noqa: N803
+        """Choose the columns of a table in which every column varies."""
+        correlation = np.abs(np.corrcoef(X.to_numpy(dtype=float), rowvar=False)).reshape(X.shape[1], -1)
+        kept: list[int] = []
+        for column in range(X.shape[1]):
+            if not (correlation[column, kept] > self.max_correlation).any():
+                kept.append(column)
+        self.kept_ = [str(X.columns[column]) for column in kept]
+        return self

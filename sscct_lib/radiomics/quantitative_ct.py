@@ -21,6 +21,7 @@ def lung_regions(
 ) -> dict[str, Region]:
     """Divide the lungs (0 outside, 1 right, 2 left; z grows towards the head) into named regions, each (z, y, x)."""
     lungs = labels > 0
+    # Both lungs are cut at the same two levels into thirds of equal volume, as the Chest Imaging Platform does.
     by_slice = lungs.sum(axis=(1, 2))
     middle_of_slice = (np.cumsum(by_slice) - by_slice / 2) / max(by_slice.sum(), 1)
     third = np.minimum(3 * middle_of_slice, 2).astype(np.uint8)[:, None, None]
@@ -53,7 +54,7 @@ def quantitative_ct(
         "volume_l": values.size * float(np.prod(spacing_zyx)) / 1e6,
         "sd_hu": float(values.std()),
         "skewness": float(stats.skew(values)),
-        "kurtosis": float(stats.kurtosis(values)),
+        "kurtosis": float(stats.kurtosis(values)),  # excess: 0 for a normal distribution
         **{f"p{q:02d}_hu": float(np.percentile(values, q)) for q in PERCENTILES},
         **_density(values),
     }
@@ -67,7 +68,7 @@ def quantitative_ct(
 
 
 def _density(values: NDArray[Any]) -> dict[str, float]:
-    if values.size == 0:
+    if values.size == 0:  # as the core of a very small lung
         return dict.fromkeys(("mean_hu", "high_attenuation_share", "low_attenuation_share"), float("nan"))
     low, high = HIGH_ATTENUATION_HU
     return {

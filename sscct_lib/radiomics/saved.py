@@ -106,18 +106,75 @@ def save_models(
     return pd.DataFrame(rows)
 
 
-def _without_addresses(content: bytes) -> bytes:
-    """Number the parts of a model file: skops names them by memory addresses and notes the time of writing."""
-    numbers: dict[str, str] = {}
-    order, written = count(), BytesIO()
-    with ZipFile(BytesIO(content)) as found, ZipFile(written, "w") as numbered:
-        schema = re.sub(r'(?<="__id__": )\d+', lambda _: str(next(order)), found.read(SCHEMA).decode())
-        for name in dict.fromkeys(re.findall(r'(?<="file": ")[^"]+', schema)):
-            numbers[name] = f"{len(numbers)}{Path(name).suffix}"
-            numbered.writestr(ZipInfo(numbers[name]), found.read(name))
-        schema = re.sub(r'(?<="file": ")[^"]+', lambda name: numbers[name[0]], schema)
-        numbered.writestr(ZipInfo(SCHEMA), schema)
-    return written.getvalue()
+def predict_risks(models: Path, features: pd.DataFrame) -> pd.DataFrame:
+    """Give new scans their risks.
+
+    Parameters
+    ----------
+    models
+        The folder of trained models of a run, `study.models`.
+    features
+        Schema `RADIOMICS`, with clinical and scanner columns of schema `COHORT` where they are known, and `scan_day`
+        where change since a patient's earlier scan in this table is to count.
+
+    Returns
+    -------
+    pandas.DataFrame
+        `model`, `horizon_years`, `scan_id`, `risk` and `n_missing`, the number of the model's columns that were
+        missing and imputed. Scans set aside, and scans without any value that a model needs, have no row.
+
+    Raises
+    ------
+    StudyError
+        If there is no model, a file is damaged, or the features were made with other settings.
+    """
+    cards = sorted((models / FOLDER).glob("[!.]*.json"))
+    usable = features[features["status"] == "ok"] if "status" in features else features
+    usable = usable.assign(scanner=scanner(usable))
+    if {"patient_id", "scan_day"} <= set(usable.columns):
+        usable = add_change(usable)
+    if not cards:
+        raise StudyError(f"{models} holds no trained model. Run `03_radiomics` first; it trains and saves them.")
+    results = [frame for card in cards for frame in _predict_with(card, usable)]
+    columns = ["model", "horizon_years", "scan_id", "risk", "n_missing"]
+    return never_falling(pd.concat(results)[columns] if results else pd.DataFrame(columns=columns))
+
+
+def load_model(card_path: Path) -> tuple[dict[str, Any], Any]:
+    """Load a model after checking that its file is the one that its card describes.
+
+    Parameters
+    ----------
+    card_path
+        The model card, `<model>.json`.
+
+    Returns
+    -------
+    card : dict
+        What the card says.
+    pipeline : sklearn.pipeline.Pipeline
+        Fitted; its input is what `pipeline.design` gives for `columns` and `harmonised` of the card.
+
+    Raises
+    ------
+    StudyError
+        If a file is missing, changed, or holds any type but scikit-learn's, numpy's and `TRUSTED_TYPES`.
+    """
+    path = card_path.with_suffix(".skops")
+    again = "Run `03_radiomics` again to make it anew."
+    try:
+        card = json.loads(card_path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise StudyError(f"{card_path.stem}: the model or its card cannot be read ({error}). {again}") from error
+    if sha256(content).hexdigest() != card["sha256"]:
+        raise StudyError(f"{path} is not the file that {card_path.name} describes. {again}")
+    if grows(BytesIO(content), len(content)):
+        raise StudyError(f"{path} is an archive that grows when it is read; models are stored as they are. {again}")
+    unknown = sorted(set(skops.io.get_untrusted_types(data=content)) - set(TRUSTED_TYPES))
+    if unknown:
+        raise StudyError(f"{path} holds types that are not trusted: {', '.join(unknown)}. {again}")
+    return card, skops.io.loads(content, trusted=TRUSTED_TYPES)
 
 
 def _train_or_say(table: pd.DataFrame, model: Model, study: Study, versions: pd.DataFrame | None) -> Fit | str:
@@ -163,38 +220,18 @@ def _card(model: Model, fitted: Fit, table: pd.DataFrame, study: Study, settings
     }
 
 
-def predict_risks(models: Path, features: pd.DataFrame) -> pd.DataFrame:
-    """Give new scans their risks.
-
-    Parameters
-    ----------
-    models
-        The folder of trained models of a run, `study.models`.
-    features
-        Schema `RADIOMICS`, with clinical and scanner columns of schema `COHORT` where they are known, and `scan_day`
-        where change since a patient's earlier scan in this table is to count.
-
-    Returns
-    -------
-    pandas.DataFrame
-        `model`, `horizon_years`, `scan_id`, `risk` and `n_missing`, the number of the model's columns that were
-        missing and imputed. Scans set aside, and scans without any value that a model needs, have no row.
-
-    Raises
-    ------
-    StudyError
-        If there is no model, a file is damaged, or the features were made with other settings.
-    """
-    cards = sorted((models / FOLDER).glob("[!.]*.json"))
-    usable = features[features["status"] == "ok"] if "status" in features else features
-    usable = usable.assign(scanner=scanner(usable))
-    if {"patient_id", "scan_day"} <= set(usable.columns):
-        usable = add_change(usable)
-    if not cards:
-        raise StudyError(f"{models} holds no trained model. Run `03_radiomics` first; it trains and saves them.")
-    results = [frame for card in cards for frame in _predict_with(card, usable)]
-    columns = ["model", "horizon_years", "scan_id", "risk", "n_missing"]
-    return never_falling(pd.concat(results)[columns] if results else pd.DataFrame(columns=columns))
+def _without_addresses(content: bytes) -> bytes:
+    """Number the parts of a model file: skops names them by memory addresses and notes the time of writing."""
+    numbers: dict[str, str] = {}
+    order, written = count(), BytesIO()
+    with ZipFile(BytesIO(content)) as found, ZipFile(written, "w") as numbered:
+        schema = re.sub(r'(?<="__id__": )\d+', lambda _: str(next(order)), found.read(SCHEMA).decode())
+        for name in dict.fromkeys(re.findall(r'(?<="file": ")[^"]+', schema)):
+            numbers[name] = f"{len(numbers)}{Path(name).suffix}"
+            numbered.writestr(ZipInfo(numbers[name]), found.read(name))
+        schema = re.sub(r'(?<="file": ")[^"]+', lambda name: numbers[name[0]], schema)
+        numbered.writestr(ZipInfo(SCHEMA), schema)
+    return written.getvalue()
 
 
 def _predict_with(path: Path, features: pd.DataFrame) -> Iterator[pd.DataFrame]:
@@ -215,40 +252,3 @@ def _predict_with(path: Path, features: pd.DataFrame) -> Iterator[pd.DataFrame]:
         yield features.loc[some, ["scan_id"]].assign(
             model=card["model"], horizon_years=float(horizon), risk=risk, n_missing=n_missing[some]
         )
-
-
-def load_model(card_path: Path) -> tuple[dict[str, Any], Any]:
-    """Load a model after checking that its file is the one that its card describes.
-
-    Parameters
-    ----------
-    card_path
-        The model card, `<model>.json`.
-
-    Returns
-    -------
-    card : dict
-        What the card says.
-    pipeline : sklearn.pipeline.Pipeline
-        Fitted; its input is what `pipeline.design` gives for `columns` and `harmonised` of the card.
-
-    Raises
-    ------
-    StudyError
-        If a file is missing, changed, or holds any type but scikit-learn's, numpy's and `TRUSTED_TYPES`.
-    """
-    path = card_path.with_suffix(".skops")
-    again = "Run `03_radiomics` again to make it anew."
-    try:
-        card = json.loads(card_path.read_text(encoding="utf-8"))
-        content = path.read_bytes()
-    except (OSError, ValueError) as error:
-        raise StudyError(f"{card_path.stem}: the model or its card cannot be read ({error}). {again}") from error
-    if sha256(content).hexdigest() != card["sha256"]:
-        raise StudyError(f"{path} is not the file that {card_path.name} describes. {again}")
-    if grows(BytesIO(content), len(content)):
-        raise StudyError(f"{path} is an archive that grows when it is read; models are stored as they are. {again}")
-    unknown = sorted(set(skops.io.get_untrusted_types(data=content)) - set(TRUSTED_TYPES))
-    if unknown:
-        raise StudyError(f"{path} holds types that are not trusted: {', '.join(unknown)}. {again}")
-    return card, skops.io.loads(content, trusted=TRUSTED_TYPES)

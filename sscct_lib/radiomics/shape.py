@@ -22,28 +22,6 @@ Region = NDArray[np.bool_]
 Spacing = tuple[float, float, float]
 
 
-@lru_cache
-def _cube_parts(spacing_zyx: Spacing) -> tuple[NDArray[np.float64], ...]:
-    """Area, volume at the origin and change of volume with place, of each pattern of corners."""
-    sides = np.array(spacing_zyx)
-
-    def measure(corners: Region) -> NDArray[np.float64]:
-        return np.array(cShape.calculate_coefficients(corners, sides)[:2])
-
-    area, volume, slope = np.zeros(256), np.zeros(256), np.zeros((256, 3))
-    for pattern in range(256):
-        cube = np.array([pattern >> bit & 1 for bit in range(8)], dtype=bool).reshape(2, 2, 2)
-        area[pattern], volume[pattern] = measure(cube)
-        for axis in range(3):
-            # A signed volume of triangles seen from the origin is linear in the place of the cube. One step along
-            # the axis, behind a cube whose own part is taken away again, gives the slope.
-            first = np.take(cube, [0, 0], axis)
-            np.moveaxis(first, axis, 0)[0] = False
-            both = np.concatenate([np.take(first, [0], axis), cube], axis)
-            slope[pattern, axis] = measure(both)[1] - measure(first)[1] - volume[pattern]
-    return area, volume, slope
-
-
 def area_and_volume(region: Region, spacing_zyx: Spacing) -> tuple[float, float]:
     """Area (mm²) and volume (mm³) of the triangle mesh of a region.
 
@@ -68,12 +46,35 @@ def diameters(region: Region, spacing_zyx: Spacing) -> tuple[float, float, float
     """Longest distances (mm) between surface points: within a plane across z, across y, across x, and in space."""
     half_z, half_y, half_x = (side / 2 for side in spacing_zyx)
     along_x, along_y = _outline(region)
+    # Planes of rows, and the size of a half voxel across and along them.
     across_z, corners = _widest(along_x, half_y, half_x)
     across_y, _ = _widest(np.ascontiguousarray(along_x.transpose(1, 0, 2)), half_z, half_x)
     across_x, _ = _widest(np.ascontiguousarray(along_y.transpose(1, 0, 2)), half_z, half_y)
     with suppress(QhullError):  # a flat region has no hull in space, and few corners anyway
         corners = corners[ConvexHull(corners).vertices]
     return across_z, across_y, across_x, _longest(corners * [half_z, half_y, half_x])
+
+
+@lru_cache
+def _cube_parts(spacing_zyx: Spacing) -> tuple[NDArray[np.float64], ...]:
+    """Area, volume at the origin and change of volume with place, of each pattern of corners."""
+    sides = np.array(spacing_zyx)
+
+    def measure(corners: Region) -> NDArray[np.float64]:
+        return np.array(cShape.calculate_coefficients(corners, sides)[:2])
+
+    area, volume, slope = np.zeros(256), np.zeros(256), np.zeros((256, 3))
+    for pattern in range(256):
+        cube = np.array([pattern >> bit & 1 for bit in range(8)], dtype=bool).reshape(2, 2, 2)
+        area[pattern], volume[pattern] = measure(cube)
+        for axis in range(3):
+            # A signed volume of triangles seen from the origin is linear in the place of the cube. One step along
+            # the axis, behind a cube whose own part is taken away again, gives the slope.
+            first = np.take(cube, [0, 0], axis)
+            np.moveaxis(first, axis, 0)[0] = False
+            both = np.concatenate([np.take(first, [0], axis), cube], axis)
+            slope[pattern, axis] = measure(both)[1] - measure(first)[1] - volume[pattern]
+    return area, volume, slope
 
 
 @njit(cache=True)
@@ -92,7 +93,7 @@ def _cubes(region: NDArray[np.bool_]) -> tuple[Counts, Counts]:
                     + 16 * np.int64(region[z + 1, y, x])
                     + 64 * np.int64(region[z + 1, y + 1, x])
                 )
-                pattern = left + 2 * right
+                pattern = left + 2 * right  # corner (dz, dy, dx) is bit 4 dz + 2 dy + dx
                 left = right
                 # Cubes wholly outside or inside have no surface, and most have none.
                 if x and 0 < pattern < 255:
@@ -134,6 +135,8 @@ def _moments(region: NDArray[np.bool_]) -> tuple[np.int64, Counts, Counts]:
 @njit(cache=True)
 def _outline(region: Region) -> tuple[Counts, Counts]:
     """First and last surface point of every row, in half voxels: along x (2 z, 2 y, 2), and along y (2 z, 2 x, 2)."""
+    # Surface points are the middles of voxel edges between region and outside. Only the first and last of a row can be
+    # the end of a longest distance in a plane that holds the row; both are -1 in an empty row.
     depth, height, width = region.shape
     along_x = np.full((2 * depth, 2 * height, 2), -1)
     along_y = np.full((2 * depth, 2 * width, 2), -1)

@@ -71,8 +71,10 @@ def versions(image: sitk.Image, lungs: sitk.Image, seed: int) -> Iterator[tuple[
     """
     yield "original", (image, lungs)
     rng = np.random.default_rng(seed)
+    # One voxel in patches of the surface: a millimetre on average, as one good lung mask differs from another.
     yield "grown", (image, _moved(lungs, rng, outwards=True))
     yield "shrunken", (image, _moved(lungs, rng, outwards=False))
+    # About the body's axis.
     centre = image.TransformContinuousIndexToPhysicalPoint([(side - 1) / 2 for side in image.GetSize()])
     turn = sitk.Euler3DTransform(centre, 0.0, 0.0, np.deg2rad(ROTATION_DEGREES))
     yield "rotated", _transformed(image, lungs, turn)
@@ -80,6 +82,7 @@ def versions(image: sitk.Image, lungs: sitk.Image, seed: int) -> Iterator[tuple[
     noisy = sitk.GetImageFromArray(hu + rng.normal(0, NOISE_HU, hu.shape).astype(hu.dtype))
     noisy.CopyInformation(image)
     yield "noisy", (noisy, lungs)
+    # Resampled on slices half a voxel further.
     shift = sitk.TranslationTransform(3, [0.0, 0.0, image.GetSpacing()[2] / 2])
     yield "shifted", _transformed(image, lungs, shift)
 

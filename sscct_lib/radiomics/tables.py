@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from sscct_lib.study.words import in_words, unit_of, years_text
+from sscct_lib.study.words import feature_name, feature_unit, years_text
 
 DECIMALS = {"litres": 2, "HU": 0, "%": 1}
 SHARE = "_share"
@@ -20,11 +20,11 @@ def quantitative_ct(features: pd.DataFrame) -> pd.DataFrame:
     measures = features[features["status"] == "ok"].filter(regex="^qct_").astype(float)
     rows = []
     for name in map(str, measures):
-        unit = "%" if SHARE in name else unit_of(name)
+        unit = "%" if SHARE in name else feature_unit(name)
         factor = 100 if SHARE in name else 1
         ends = (factor * measures[name].quantile(share) for share in (0.5, 0.1, 0.9))
         texts = ["not known" if pd.isna(value) else f"{value:z.{DECIMALS.get(unit, 2)}f}" for value in ends]
-        rows.append((in_words(name), unit, *texts, int(measures[name].notna().sum())))
+        rows.append((feature_name(name), unit, *texts, int(measures[name].notna().sum())))
     columns = ["measure", "unit", "median", "one in ten below", "one in ten above", "scans"]
     return pd.DataFrame(rows, columns=columns).set_index("measure")
 
@@ -90,7 +90,7 @@ def always_chosen(weights: pd.DataFrame) -> str:
     if weights.empty:
         return ""
     chosen = weights.assign(chosen=weights["coefficient"] != 0).groupby("feature", sort=True)["chosen"].all()
-    names = [in_words(str(name)) for name in chosen.index[chosen]]
+    names = [feature_name(str(name)) for name in chosen.index[chosen]]
     if not names:
         return "No feature was chosen by every fit: no single weight of this run is a finding."
     return f"Chosen by every fit: {'; '.join(names)}."

@@ -29,158 +29,75 @@ from radiomics.glszm import RadiomicsGLSZM
 from radiomics.ngtdm import RadiomicsNGTDM
 from radiomics.shape import RadiomicsShape
 
+from sscct_lib.images.masks import bounding_box
 from sscct_lib.radiomics import shape
-
-Ranks = NDArray[np.uint16]
-Counts = NDArray[np.int64]
-
-DIRECTIONS = np.array([d for d in product((1, 0, -1), repeat=3) if d > (0, 0, 0)], dtype=np.int64)
-"""One of each opposite pair of neighbours, shape (13, 3), axes z, y, x."""
-
-
-def offsets(shape: tuple[int, ...]) -> NDArray[np.int64]:
-    """The thirteen directions as steps in a flattened padded volume of this shape (z, y, x); shape (13,)."""
-    return DIRECTIONS @ np.array([shape[1] * shape[2], shape[2], 1], dtype=np.int64)
-
-
-@njit(cache=True)
-def levels(values: NDArray[Any], edges: NDArray[np.float64]) -> Counts:
-    """`numpy.digitize` for ascending, evenly spaced edges and values none of which lies below the first."""
-    found = np.empty(len(values), np.int64)
-    per_unit = (len(edges) - 1) / (edges[-1] - edges[0])
-    for i in range(len(values)):
-        value = np.float64(values[i])
-        # A good guess, put right by the edges themselves.
-        level = min(max(int((value - edges[0]) * per_unit) + 1, 1), len(edges))
-        while level > 1 and value < edges[level - 1]:
-            level -= 1
-        while level < len(edges) and value >= edges[level]:
-            level += 1
-        found[i] = level
-    return found
-
-
-@njit(cache=True)
-def neighbours(
-    ranks: Ranks, voxels: Counts, steps: NDArray[np.int64], grey: NDArray[np.float64]
-) -> tuple[Counts, Counts, NDArray[np.float64]]:
-    """Pairs, dependence and difference of neighbouring grey levels in one pass; `grey` (L,) is the level of a rank."""
-    n_ranks = len(grey)
-    pairs = np.zeros((len(steps), n_ranks, n_ranks), np.int64)
-    dependence = np.zeros((n_ranks, 2 * len(steps) + 1), np.int64)
-    difference = np.zeros(n_ranks, np.float64)
-    for here in voxels:
-        rank = ranks[here]
-        n_same, n_inside, total = 0, 0, 0.0
-        for direction in range(len(steps)):
-            ahead = ranks[here + steps[direction]]
-            if ahead:
-                pairs[direction, rank - 1, ahead - 1] += 1
-                n_inside += 1
-                total += grey[ahead - 1]
-                n_same += ahead == rank
-            behind = ranks[here - steps[direction]]
-            if behind:
-                n_inside += 1
-                total += grey[behind - 1]
-                n_same += behind == rank
-        dependence[rank - 1, n_same] += 1
-        if n_inside:
-            difference[rank - 1] += abs(grey[rank - 1] - total / n_inside)
-    return pairs, dependence, difference
-
-
-@njit(cache=True)
-def runs(ranks: Ranks, voxels: Counts, steps: NDArray[np.int64], n_ranks: int, longest: int) -> Counts:
-    """Count runs (GLRLM) along each direction, shape (L, longest, 13): of rank i with length k + 1."""
-    counts = np.zeros((len(steps), n_ranks, longest), np.int64)
-    place = np.zeros(len(ranks), np.uint16)
-    for direction in range(len(steps)):
-        step, table = steps[direction], counts[direction]
-        for here in voxels:
-            rank = ranks[here]
-            length = place[here - step] * (ranks[here - step] == rank)
-            place[here] = length + 1
-            table[rank - 1, length] += ranks[here + step] != rank
-    return counts.transpose(1, 2, 0)
-
-
-@njit(cache=True)
-def zones(ranks: Ranks, voxels: Counts, steps: NDArray[np.int64]) -> tuple[Counts, Counts]:
-    """Rank and size (n_zones,) of connected zones of one grey level (GLSZM), touching by face, edge or corner."""
-    open_voxels = ranks.copy()
-    waiting = np.empty(len(voxels), np.int64)
-    zone_rank, zone_size = [], []
-    for start in voxels:
-        rank = open_voxels[start]
-        if rank == 0:
-            continue
-        open_voxels[start] = 0
-        waiting[0] = start
-        n_waiting, size = 1, 0
-        while n_waiting:
-            n_waiting -= 1
-            here = waiting[n_waiting]
-            size += 1
-            for step in steps:
-                for there in (here + step, here - step):
-                    if open_voxels[there] == rank:
-                        open_voxels[there] = 0
-                        waiting[n_waiting] = there
-                        n_waiting += 1
-        zone_rank.append(np.int64(rank))
-        zone_size.append(np.int64(size))
-    return np.array(zone_rank), np.array(zone_size)
-
 
 Hu = NDArray[np.int16]
 Mask = NDArray[np.bool_]
+Ranks = NDArray[np.uint16]
+Counts = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Spacing = tuple[float, float, float]
 
-# PyRadiomics' classes, and ours that inherit from them, log every fallback; a user hears of bad scans in other ways.
-for _name in ("radiomics", __name__):
-    logging.getLogger(_name).setLevel(logging.ERROR)
+# One of each opposite pair of neighbours, shape (13, 3), axes z, y, x.
+DIRECTIONS = np.array([d for d in product((1, 0, -1), repeat=3) if d > (0, 0, 0)], dtype=np.int64)
+
+
+def pyradiomics_features(
+    image: NDArray[Any], mask: Mask, spacing_zyx: Spacing, bin_width: float, image_type: str = "original"
+) -> dict[str, float]:
+    """PyRadiomics' features of a region, equal to about 1e-12: `<image_type>_<class>_<feature>`.
+
+    107 of the original image and 93 of another, for the shape of a region is described with `original` alone. van
+    Griethuysen JJM, et al. Computational radiomics system to decode the radiographic phenotype. Cancer Res
+    2017;77:e104-7.
+    """
+    # PyRadiomics' classes, and ours that inherit from them, log every fallback; a user hears of bad scans otherwise.
+    for logger in ("radiomics", __name__):
+        logging.getLogger(logger).setLevel(logging.ERROR)
+    region = make_region(image, mask, spacing_zyx, bin_width)
+    return {
+        f"{image_type}_{name}_{feature}": float(value)
+        for name, cls in CLASSES.items()
+        if name != "shape" or image_type == "original"
+        for feature, value in cls(region).execute().items()  # type: ignore[attr-defined]
+    }
 
 
 @dataclass(frozen=True)
 class Region:
     """A region of an image, binned."""
 
-    values: NDArray[Any]
-    mask: Mask
-    ranks: NDArray[np.uint16]
-    grey: NDArray[np.int64]
-    spacing_zyx: tuple[float, float, float]
+    values: NDArray[Any]  # densities of its voxels, shape (n_voxels,)
+    mask: Mask  # cut to its bounding box, with a layer of zeros around, shape (z, y, x)
+    ranks: Ranks  # of each voxel on the same grid, 0 outside
+    grey: Counts  # level of each rank, 1 for the lowest bin that occurs, shape (L,)
+    spacing_zyx: Spacing  # mm
 
     @cached_property
-    def voxels(self) -> NDArray[np.int64]:
+    def voxels(self) -> Counts:
         """Where in the flattened volume the voxels are, shape (n_voxels,)."""
         return np.flatnonzero(self.mask)
 
     @cached_property
-    def counts(self) -> NDArray[np.int64]:
+    def counts(self) -> Counts:
         """Voxels of each rank, shape (n_ranks,)."""
         return np.bincount(self.ranks.ravel()[self.voxels], minlength=len(self.grey) + 1)[1:]
 
     @cached_property
-    def steps(self) -> NDArray[np.int64]:
+    def steps(self) -> Counts:
         """Steps to neighbours in the flattened volume, shape (13,)."""
         return offsets(self.ranks.shape)
 
     @cached_property
     def neighbours(self) -> tuple[NDArray[Any], ...]:
         """What `neighbours` gives: pairs, dependence, difference."""
-        found: tuple[NDArray[Any], ...] = neighbours(
-            self.ranks.ravel(), self.voxels, self.steps, self.grey.astype(float)
-        )
-        return found
+        return tuple(neighbours(self.ranks.ravel(), self.voxels, self.steps, self.grey.astype(float)))
 
 
-def make_region(hu: NDArray[Any], mask: Mask, spacing_zyx: tuple[float, float, float], bin_width: float) -> Region:
+def make_region(hu: NDArray[Any], mask: Mask, spacing_zyx: Spacing, bin_width: float) -> Region:
     """Cut out a region (z, y, x), not empty, and bin it in steps of `bin_width` HU that are aligned with 0 HU."""
-    box = tuple(
-        slice(int(where[0]), int(where[-1]) + 1)
-        for where in (np.flatnonzero(mask.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1)))
-    )
+    box = bounding_box(mask)
     mask = mask[box]
     values = hu[box][mask]
     grey, rank = _ranks(values, bin_width)
@@ -190,7 +107,7 @@ def make_region(hu: NDArray[Any], mask: Mask, spacing_zyx: tuple[float, float, f
     return Region(values, padded, ranks, grey, spacing_zyx)
 
 
-def _ranks(values: NDArray[Any], bin_width: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _ranks(values: NDArray[Any], bin_width: float) -> tuple[Counts, Counts]:
     low, high = values.min(), values.max()
     # PyRadiomics' own edges, which need only the extremes; it hands all voxels to Python's slow min and max.
     edges = imageoperations.getBinEdges(np.array([low, high]), binWidth=bin_width)
@@ -234,7 +151,7 @@ class _FirstOrder(_OnRegion, RadiomicsFirstOrder):  # type: ignore[misc]
         self.coefficients["p_i"] = (self.region.counts / self.region.counts.sum()).reshape(1, -1)
 
     @staticmethod
-    def _moment(a: NDArray[np.float64], moment: int = 1) -> NDArray[np.float64]:
+    def _moment(a: Floats, moment: int = 1) -> Floats:
         # As PyRadiomics' own, by products where it takes numpy's slow general power.
         deviation = a - a.mean(axis=1, keepdims=True)
         power = deviation * deviation
@@ -244,7 +161,7 @@ class _FirstOrder(_OnRegion, RadiomicsFirstOrder):  # type: ignore[misc]
 
 
 class _GLCM(_OnRegion, RadiomicsGLCM):  # type: ignore[misc]
-    def _calculateMatrix(self, voxelCoordinates: None = None) -> NDArray[np.float64]:  # noqa: N802, N803
+    def _calculateMatrix(self, voxelCoordinates: None = None) -> Floats:  # noqa: N802, N803
         pairs = self.region.neighbours[0].astype(float)
         pairs += pairs.transpose(0, 2, 1)
         pairs = pairs[pairs.any(axis=(1, 2))]
@@ -253,7 +170,7 @@ class _GLCM(_OnRegion, RadiomicsGLCM):  # type: ignore[misc]
 
 
 class _GLDM(_OnRegion, RadiomicsGLDM):  # type: ignore[misc]
-    def _calculateMatrix(self, voxelCoordinates: None = None) -> NDArray[np.float64]:  # noqa: N802, N803
+    def _calculateMatrix(self, voxelCoordinates: None = None) -> Floats:  # noqa: N802, N803
         dependence = self.region.neighbours[1].astype(float)
         occurs = dependence.any(axis=0)
         dependence = dependence[None, :, occurs]
@@ -268,13 +185,13 @@ class _GLDM(_OnRegion, RadiomicsGLDM):  # type: ignore[misc]
 
 
 class _NGTDM(_OnRegion, RadiomicsNGTDM):  # type: ignore[misc]
-    def _calculateMatrix(self, voxelCoordinates: None = None) -> NDArray[np.float64]:  # noqa: N802, N803
+    def _calculateMatrix(self, voxelCoordinates: None = None) -> Floats:  # noqa: N802, N803
         columns = self.region.counts, self.region.neighbours[2], self.region.grey
         return np.stack(columns, axis=1).astype(float)[None]
 
 
 class _GLRLM(_OnRegion, RadiomicsGLRLM):  # type: ignore[misc]
-    def _calculateMatrix(self, voxelCoordinates: None = None) -> NDArray[np.float64]:  # noqa: N802, N803
+    def _calculateMatrix(self, voxelCoordinates: None = None) -> Floats:  # noqa: N802, N803
         region = self.region
         longest = max(region.ranks.shape) - 2
         counts = runs(region.ranks.ravel(), region.voxels, region.steps, len(region.grey), longest)
@@ -284,7 +201,7 @@ class _GLRLM(_OnRegion, RadiomicsGLRLM):  # type: ignore[misc]
 
 
 class _GLSZM(_OnRegion, RadiomicsGLSZM):  # type: ignore[misc]
-    def _calculateMatrix(self, voxelCoordinates: None = None) -> NDArray[np.float64]:  # noqa: N802, N803
+    def _calculateMatrix(self, voxelCoordinates: None = None) -> Floats:  # noqa: N802, N803
         rank, size = zones(self.region.ranks.ravel(), self.region.voxels, self.region.steps)
         n_ranks = len(self.region.grey)
         self.sizes = np.flatnonzero(np.bincount(size))  # most sizes up to the largest do not occur
@@ -314,17 +231,6 @@ class _Shape(_OnRegion, RadiomicsShape):  # type: ignore[misc]
         self.eigenValues = shape.principal_variances(mask, sides)
 
 
-def _shares_lines(region: Region, direction: int) -> bool:
-    """Whether two voxels of the region lie on one line of a direction; PyRadiomics leaves it out if not."""
-    if region.neighbours[0][direction].any():
-        return True
-    step = DIRECTIONS[direction]
-    axis = int(np.flatnonzero(step)[0])
-    voxels = np.argwhere(region.mask)
-    starts = voxels - voxels[:, [axis]] * step[axis] * step
-    return len(np.unique(starts, axis=0)) < len(starts)
-
-
 CLASSES = {
     "firstorder": _FirstOrder,
     "glcm": _GLCM,
@@ -336,23 +242,111 @@ CLASSES = {
 }
 
 
-def pyradiomics_features(
-    image: NDArray[Any],
-    mask: Mask,
-    spacing_zyx: tuple[float, float, float],
-    bin_width: float,
-    image_type: str = "original",
-) -> dict[str, float]:
-    """PyRadiomics' features of a region, equal to about 1e-12: `<image_type>_<class>_<feature>`.
+def _shares_lines(region: Region, direction: int) -> bool:
+    """Whether two voxels of the region lie on one line of a direction; PyRadiomics leaves it out if not."""
+    if region.neighbours[0][direction].any():
+        return True
+    step = DIRECTIONS[direction]
+    axis = int(np.flatnonzero(step)[0])
+    voxels = np.argwhere(region.mask)
+    starts = voxels - voxels[:, [axis]] * step[axis] * step
+    return len(np.unique(starts, axis=0)) < len(starts)
 
-    107 of the original image and 93 of another, for the shape of a region is described with `original` alone. van
-    Griethuysen JJM, et al. Computational radiomics system to decode the radiographic phenotype. Cancer Res
-    2017;77:e104-7.
-    """
-    region = make_region(image, mask, spacing_zyx, bin_width)
-    return {
-        f"{image_type}_{name}_{feature}": float(value)
-        for name, cls in CLASSES.items()
-        if name != "shape" or image_type == "original"
-        for feature, value in cls(region).execute().items()  # type: ignore[attr-defined]
-    }
+
+def offsets(volume_shape: tuple[int, ...]) -> Counts:
+    """The thirteen directions as steps in a flattened volume of this shape (z, y, x), padding included; shape (13,)."""
+    _, height, width = volume_shape
+    return DIRECTIONS @ np.array([height * width, width, 1], dtype=np.int64)
+
+
+@njit(cache=True)
+def levels(values: NDArray[Any], edges: Floats) -> Counts:
+    """`numpy.digitize` for ascending, evenly spaced edges and values none of which lies below the first."""
+    found = np.empty(len(values), np.int64)
+    per_unit = (len(edges) - 1) / (edges[-1] - edges[0])
+    for i in range(len(values)):
+        value = np.float64(values[i])
+        # A good guess, put right by the edges themselves.
+        level = min(max(int((value - edges[0]) * per_unit) + 1, 1), len(edges))
+        while level > 1 and value < edges[level - 1]:
+            level -= 1
+        while level < len(edges) and value >= edges[level]:
+            level += 1
+        found[i] = level
+    return found
+
+
+@njit(cache=True)
+def neighbours(ranks: Ranks, voxels: Counts, steps: Counts, grey: Floats) -> tuple[Counts, Counts, Floats]:
+    """Pairs, dependence and difference of neighbouring grey levels in one pass; `grey` (L,) is the level of a rank."""
+    n_ranks = len(grey)
+    # GLCM: how often a voxel of rank i has a voxel of rank j one step ahead.
+    pairs = np.zeros((len(steps), n_ranks, n_ranks), np.int64)
+    # GLDM: how many voxels of rank i have k neighbours of the same rank.
+    dependence = np.zeros((n_ranks, 2 * len(steps) + 1), np.int64)
+    # NGTDM: the sum over voxels of rank i of how far their grey level is from the mean of their neighbours inside.
+    difference = np.zeros(n_ranks, np.float64)
+    for here in voxels:
+        rank = ranks[here]
+        n_same, n_inside, total = 0, 0, 0.0
+        for direction in range(len(steps)):
+            ahead = ranks[here + steps[direction]]
+            if ahead:
+                pairs[direction, rank - 1, ahead - 1] += 1
+                n_inside += 1
+                total += grey[ahead - 1]
+                n_same += ahead == rank
+            behind = ranks[here - steps[direction]]
+            if behind:
+                n_inside += 1
+                total += grey[behind - 1]
+                n_same += behind == rank
+        dependence[rank - 1, n_same] += 1
+        if n_inside:
+            difference[rank - 1] += abs(grey[rank - 1] - total / n_inside)
+    return pairs, dependence, difference
+
+
+@njit(cache=True)
+def runs(ranks: Ranks, voxels: Counts, steps: Counts, n_ranks: int, longest: int) -> Counts:
+    """Count runs (GLRLM) along each direction, shape (L, longest, 13): of rank i with length k + 1."""
+    # Each voxel takes its place in a run from the voxel behind, which the ascending order has met before; a run counts
+    # where the voxel ahead has another rank. No step depends on a guess of what comes next: processors need not wait.
+    counts = np.zeros((len(steps), n_ranks, longest), np.int64)
+    place = np.zeros(len(ranks), np.uint16)
+    for direction in range(len(steps)):
+        step, table = steps[direction], counts[direction]
+        for here in voxels:
+            rank = ranks[here]
+            length = place[here - step] * (ranks[here - step] == rank)
+            place[here] = length + 1
+            table[rank - 1, length] += ranks[here + step] != rank
+    return counts.transpose(1, 2, 0)
+
+
+@njit(cache=True)
+def zones(ranks: Ranks, voxels: Counts, steps: Counts) -> tuple[Counts, Counts]:
+    """Rank and size (n_zones,) of connected zones of one grey level (GLSZM), touching by face, edge or corner."""
+    open_voxels = ranks.copy()
+    waiting = np.empty(len(voxels), np.int64)
+    zone_rank, zone_size = [], []
+    for start in voxels:
+        rank = open_voxels[start]
+        if rank == 0:
+            continue
+        open_voxels[start] = 0
+        waiting[0] = start
+        n_waiting, size = 1, 0
+        while n_waiting:
+            n_waiting -= 1
+            here = waiting[n_waiting]
+            size += 1
+            for step in steps:
+                for there in (here + step, here - step):
+                    if open_voxels[there] == rank:
+                        open_voxels[there] = 0
+                        waiting[n_waiting] = there
+                        n_waiting += 1
+        zone_rank.append(np.int64(rank))
+        zone_size.append(np.int64(size))
+    return np.array(zone_rank), np.array(zone_size)

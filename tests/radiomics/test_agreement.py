@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sscct_lib.radiomics.agreement import feature_agreement, intraclass_correlation, stable_columns
+from sscct_lib.radiomics.agreement import feature_agreement, intraclass_correlation, training_agreement
 
 # Shrout & Fleiss 1979, table 2: six targets, four judges.
 JUDGED = np.array([[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]], float)
@@ -71,12 +71,12 @@ def test_features_are_told_apart_whatever_the_order_of_rows(versions: pd.DataFra
 
 
 def test_only_the_training_patients_decide(versions: pd.DataFrame) -> None:
-    columns = ["age_years", "qct_mean_hu", "original_glcm_Id", "original_glcm_Idm", "change_original_glcm_Id"]
-    first = stable_columns(columns, versions, [f"p{i}" for i in range(20)], 0.75)
-    assert first == ["age_years", "qct_mean_hu", "original_glcm_Idm"]
-    everyone = stable_columns(columns, versions, [f"p{i}" for i in range(30)], 0.75)
-    assert everyone == ["age_years", "qct_mean_hu"]
+    first = training_agreement(versions, pd.Series([f"p{i}" for i in range(20)]))
+    assert list(first.index[first >= 0.75]) == ["qct_mean_hu", "original_glcm_Idm"]
+    everyone = training_agreement(versions, pd.Series([f"p{i}" for i in range(30)]))
+    assert list(everyone.index[everyone >= 0.75]) == ["qct_mean_hu"]
+    assert everyone.isna().tolist() == [False, False, False, True]
 
 
 def test_few_patients_decide_nothing(versions: pd.DataFrame) -> None:
-    assert stable_columns(["original_glcm_Id"], versions, ["p0", "p1"], 0.75) == ["original_glcm_Id"]
+    assert training_agreement(versions, pd.Series(["p0", "p1"])) is None

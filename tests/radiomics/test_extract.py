@@ -13,7 +13,7 @@ from sscct_lib.study import schemas, tables
 from sscct_lib.study.folder import StudyError, load_study
 from sscct_lib.study.results import ScanError
 from sscct_lib.study.settings import RadiomicsSettings
-from sscct_lib.study.words import in_words
+from sscct_lib.study.words import feature_name
 
 SETTINGS = RadiomicsSettings(spacing_mm=4.0)
 
@@ -236,7 +236,7 @@ def test_lobes_are_regions_where_the_masks_have_them(scan) -> None:
         same = {key: ours[f"{key}_{name}"] for key in alone if key.startswith("original_")}
         assert same == pytest.approx({key: alone[key] for key in same})
         assert ours[f"qct_mean_hu_{name}"] == pytest.approx(np.maximum(hu, -1024)[region].mean())
-        assert in_words(f"qct_mean_hu_{name}").endswith("lobe")
+        assert feature_name(f"qct_mean_hu_{name}").endswith("lobe")
     assert "original_firstorder_Mean_rml" not in ours
     assert np.isnan(ours["qct_mean_hu_rml"])
     without = extract(volume(hu), volume(lungs), settings)

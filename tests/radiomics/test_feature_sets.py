@@ -16,7 +16,7 @@ from sscct_lib.radiomics.feature_sets import (
 )
 from sscct_lib.study.folder import StudyError
 from sscct_lib.study.settings import FeatureSet
-from sscct_lib.study.words import in_words, unit_of
+from sscct_lib.study.words import feature_name, feature_unit
 
 
 def test_scans_without_features_are_left_out_of_the_join() -> None:
@@ -59,7 +59,7 @@ def test_settings_name_the_feature_sets_that_there_are() -> None:
     ],
 )
 def test_units(name: str, unit: str) -> None:
-    assert unit_of(name) == unit
+    assert feature_unit(name) == unit
 
 
 def test_change_is_per_year_since_the_last_scan_long_enough_before() -> None:
@@ -136,4 +136,4 @@ def test_a_model_without_any_value_says_so() -> None:
     ],
 )
 def test_features_are_named_in_words(name: str, words: str) -> None:
-    assert in_words(name) == words
+    assert feature_name(name) == words

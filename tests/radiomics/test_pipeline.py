@@ -3,16 +3,16 @@ import pandas as pd
 import pytest
 
 from sscct_lib.cohort.outcomes import patient_weights, survival_outcome
+from sscct_lib.radiomics.agreement import training_agreement
 from sscct_lib.radiomics.estimators import L1_RATIOS, PENALTIES
 from sscct_lib.radiomics.feature_sets import NotEstimableError
 from sscct_lib.radiomics.pipeline import (
     DistinctColumns,
+    build_pipeline,
     design,
     fit,
     make_estimator,
-    make_pipeline_of,
     prepared,
-    training_agreement,
 )
 from sscct_lib.study.settings import Settings
 from tests.radiomics.tabular_cohort import lost_before, make_study, make_table
@@ -26,7 +26,7 @@ def table(tmp_path) -> pd.DataFrame:
 def fitted(table: pd.DataFrame, columns: list[str], harmonised: bool = False):
     settings = Settings()
     outcome = survival_outcome(table["followup_years"].to_numpy(), table["event_observed"].to_numpy())
-    pipeline = make_pipeline_of(columns, make_estimator("cox", (1.0, 3.0), settings), settings, harmonised)
+    pipeline = build_pipeline(columns, make_estimator("cox", (1.0, 3.0), settings), settings, harmonised)
     return pipeline.fit(design(table, columns, harmonised), outcome, model__sample_weight=np.ones(len(table)))
 
 
