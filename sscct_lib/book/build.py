@@ -34,7 +34,7 @@ from sscct_lib.book.chapters import (
 from sscct_lib.intake.privacy import FOLDERS
 from sscct_lib.intake.privacy_search import search_study
 from sscct_lib.study.code import code_hash
-from sscct_lib.study.files import atomic, checksum, read_keyed, write_if_changed, write_keyed
+from sscct_lib.study.files import atomic, checksum, read_keyed, write_if_changed, write_keyed, write_secret
 from sscct_lib.study.folder import Study, StudyError, fingerprint
 from sscct_lib.study.results import file_state
 from sscct_lib.study.stages import NOTEBOOKS, PROJECT
@@ -271,10 +271,8 @@ def _key() -> bytes | None:
     """The user's key, made where there is none; None where there is no place for it."""
     try:
         path = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "sscct" / "seal.key"
-        path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                file.write(secrets.token_bytes(32))
+            write_secret(path, secrets.token_bytes(32))
         key = path.read_bytes()
     except (OSError, RuntimeError):
         return None

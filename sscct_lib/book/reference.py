@@ -21,7 +21,7 @@ from sscct_lib.study import schemas
 from sscct_lib.study.files import checksum
 from sscct_lib.study.folder import MANIFEST_FILE, SETTINGS_FILE, Study, read_settings
 from sscct_lib.study.settings import Settings
-from sscct_lib.study.words import estimate_text, in_words, years_text
+from sscct_lib.study.words import estimate_text, feature_name, years_text
 
 NOT_JUDGED = "not judged in this run"
 LEFT_OUT = ("weights", "weights_sha256")
@@ -181,7 +181,7 @@ def _performance(model: str, performance: pd.DataFrame) -> dict[str, str]:
 
 
 def _few(names: list[str]) -> str:
-    shown = "; ".join(in_words(name) for name in names[:MOST_COLUMNS])
+    shown = "; ".join(feature_name(name) for name in names[:MOST_COLUMNS])
     return shown + (f"; and {len(names) - MOST_COLUMNS} more" if len(names) > MOST_COLUMNS else "")
 
 

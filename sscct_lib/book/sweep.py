@@ -29,38 +29,6 @@ AGREED = ["scan_id", "patient_id", "followup_years", "event_observed"]
 NO_DIFFERENCE = {"difference": np.nan, "difference_low": np.nan, "difference_high": np.nan, "n_paired": 0}
 
 
-@dataclass(frozen=True)
-class _Judged:
-    """What a finished run says."""
-
-    study: Study
-    cohort: pd.DataFrame
-    predictions: pd.DataFrame
-    performance: pd.DataFrame
-
-    @property
-    def models(self) -> dict[str, str]:
-        """Names of the models shown, by their kind."""
-        names = chosen_models(self.performance)
-        return {kind: name for kind in ROWS for name in names if kind in (name, network_of(name))}
-
-
-def _read(study: Study) -> _Judged:
-    stacked = read_table(study.table("stacked"), PREDICTIONS, "05_horizons")
-    return _Judged(
-        study,
-        read_table(study.table("cohort"), COHORT, "01_cohort"),
-        pd.concat([read_predictions(study), stacked], ignore_index=True),
-        read_table(study.table("performance"), PERFORMANCE, "05_horizons"),
-    )
-
-
-def state(study: Study) -> str:
-    """In which state a run was compared: the checksum of its table of performance, empty without one."""
-    path = study.table("performance")
-    return checksum(path) if path.is_file() else ""
-
-
 def compare(first: Study, others: Sequence[Study]) -> pd.DataFrame:
     """Put the runs of a sweep side by side.
 
@@ -85,26 +53,56 @@ def compare(first: Study, others: Sequence[Study]) -> pd.DataFrame:
     return SWEEP.validate(pd.DataFrame(rows, columns=list(SWEEP.columns)))
 
 
-def _rows(judged: _Judged) -> list[dict[str, Any]]:
+def state(study: Study) -> str:
+    """In which state a run was compared: the checksum of its table of performance, empty without one."""
+    path = study.table("performance")
+    return checksum(path) if path.is_file() else ""
+
+
+@dataclass(frozen=True)
+class _Finished:
+    """What a finished run says."""
+
+    study: Study
+    cohort: pd.DataFrame
+    predictions: pd.DataFrame
+    performance: pd.DataFrame
+
+    @property
+    def models(self) -> dict[str, str]:
+        """Names of the models shown, by their kind."""
+        names = chosen_models(self.performance)
+        return {kind: name for kind in ROWS for name in names if kind in (name, network_of(name))}
+
+
+def _read(study: Study) -> _Finished:
+    stacked = read_table(study.table("stacked"), PREDICTIONS, "05_horizons")
+    return _Finished(
+        study,
+        read_table(study.table("cohort"), COHORT, "01_cohort"),
+        pd.concat([read_predictions(study), stacked], ignore_index=True),
+        read_table(study.table("performance"), PERFORMANCE, "05_horizons"),
+    )
+
+
+def _rows(run: _Finished) -> list[dict[str, Any]]:
     rows = []
-    for kind, name in judged.models.items():
-        of = judged.performance
+    for kind, name in run.models.items():
+        of = run.performance
         for row in of[(of["model"] == name) & of["metric"].isin(SHOWN)].to_dict("records"):
             own = {str(column): value for column, value in row.items()}
-            rows.append({"run": judged.study.run_name, "kind": kind, **own, **NO_DIFFERENCE})
+            rows.append({"run": run.study.run_name, "kind": kind, **own, **NO_DIFFERENCE})
     return rows
 
 
-def _difference(first: _Judged, other: _Judged, row: dict[str, Any]) -> dict[str, Any]:
+def _difference(first: _Finished, other: _Finished, row: dict[str, Any]) -> dict[str, Any]:
     """Compare one model at one horizon; nothing where there is nothing to compare."""
     name, horizon = first.models.get(row["kind"]), float(row["horizon_years"])
     if row["metric"] != "auc" or name is None or first.study.settings.labels != other.study.settings.labels:
         return {}
     common = first.cohort.merge(other.cohort[AGREED], on=AGREED)
-    risks = [
-        aligned(judged.predictions, common, model, horizon)
-        for judged, model in ((other, row["model"]), (first, name))
-    ]
+    models = ((other, row["model"]), (first, name))
+    risks = [aligned(run.predictions, common, model, horizon) for run, model in models]
     both = np.isfinite(risks[0]) & np.isfinite(risks[1])
     resamples = study_resamples(common, first.study.settings).of(both)
     outcome = cohort_outcome(common[both], horizon, resamples, first.study.settings.labels)

@@ -3,8 +3,10 @@
 import numpy as np
 import pandas as pd
 import pytest
+from jinja2 import UndefinedError
 
 from sscct_lib.book import gallery
+from sscct_lib.book.chapters import filled
 from sscct_lib.horizons.models import STACKED
 from sscct_lib.study.settings import Settings
 
@@ -108,3 +110,16 @@ def test_a_scan_has_the_stacked_risk_of_the_front_page_where_the_run_has_one():
     table = gallery.choose_scans(pd.concat([predictions, stacked], ignore_index=True), lungs, cohort, SETTINGS)
     assert table["risk"].eq(0.123).all()
     assert (table["lowest"] != 0.123).all()
+
+
+def test_ids_and_words_on_the_page_cannot_be_read_as_html():
+    scan = {"id": '"><b>', "words": "odd <script>", "is_first": True}
+    parts = [
+        {"rule": "A rule", "words": "", "side_by_side": True, "scans": [scan | {"file": name}]} for name in ("x", "")
+    ]
+    page = filled("gallery.md", viewer=True, parts=parts, has_files=False)
+    assert page.count("odd &lt;script&gt;") == 3  # two captions, and what the viewer shows
+    assert "<b>" not in page
+    assert "<script>" not in page
+    with pytest.raises(UndefinedError):  # a value that a template lacks is no blank
+        filled("gallery.md", viewer=True, parts=parts)
