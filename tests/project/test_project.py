@@ -1,12 +1,15 @@
 """Dependencies, settings and docs agree with each other."""
 
+import os
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
@@ -14,6 +17,7 @@ from sscct_lib.study.folder import load_study
 from sscct_lib.study.stages import NOTEBOOKS, PROJECT
 
 PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text())
+PYTHONS = ["3.11", "3.12", "3.13"]
 
 
 def pinned() -> dict[str, Version]:
@@ -37,7 +41,7 @@ def test_every_pinned_package_has_its_hash():
     lines = (PROJECT / "requirements-ci.txt").read_text().splitlines()
     hashed = {}
     for line in filter(lambda line: not line.startswith("#"), lines):
-        name, version = re.fullmatch(r"([\w.-]+)==([\w.+]+) --hash=sha256:[0-9a-f]{64}", line).groups()
+        name, version = re.fullmatch(r"([\w.-]+)==([\w.+]+)(?: --hash=sha256:[0-9a-f]{64})+", line).groups()
         hashed[canonicalize_name(name)] = Version(Version(version).public)
     cluster = {name for name in pinned() if name.startswith("snakemake-executor-plugin-slurm")}  # not a part of CI
     expected = {name: version for name, version in pinned().items() if name not in cluster}
@@ -53,11 +57,76 @@ def test_conda_environment_follows_pyproject_and_constraints():
     conda = [entry for entry in environment["dependencies"] if isinstance(entry, str)]
     pip = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
     assert pip == ["--constraint constraints.txt", "--editable .[test]"]
-    assert "python=3.11" in conda
-    assert PYPROJECT["project"]["requires-python"] == "==3.11.*"
     exact = dict(entry.split("=") for entry in conda if "=" in entry and not entry.startswith("python"))
     for name, version in exact.items():
         assert pinned()[name] == Version(version)
+
+
+def test_all_files_name_the_same_pythons():
+    allowed = SpecifierSet(PYPROJECT["project"]["requires-python"])
+    assert [f"3.{minor}" for minor in range(30) if f"3.{minor}.9" in allowed] == PYTHONS
+    assert PYPROJECT["tool"]["ruff"]["target-version"] == f"py{PYTHONS[0].replace('.', '')}"
+    words = f"{', '.join(PYTHONS[:-1])} {{}} {PYTHONS[-1]}"
+    makefile = (PROJECT / "Makefile").read_text()
+    assert f"for python in {' '.join(f'python{version}' for version in PYTHONS)};" in makefile
+    assert f"Python {words.format('or')} is needed" in makefile
+    for name in ("README.md", "book/analysts.md"):
+        assert f"Python {words.format('or')}" in (PROJECT / name).read_text(), name
+    for name in ("SECURITY.md", "requirements-ci.txt"):
+        assert f"Python {words.format('and')}" in " ".join((PROJECT / name).read_text().split()), name
+    conda = yaml.safe_load((PROJECT / "environment.yml").read_text())["dependencies"]
+    assert f"python={PYTHONS[0]}" in conda, "PyRadiomics builds there as it is"
+
+
+def make(*arguments: str, path: str = "") -> subprocess.CompletedProcess[str]:
+    """Call `make install` as a person would, whether or not these tests run under `make`."""
+    outside = ("MAKE", "MFLAGS", "PYTHON")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(outside)}
+    environment["PATH"] = f"{path}{os.pathsep}{environment['PATH']}"
+    command = ["make", "install", *arguments]
+    return subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False)
+
+
+def fake_python(path: Path, script: str) -> Path:
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("script", "found"),
+    [
+        ("echo Python 3.9.18", "Python 3.9.18"),
+        ("echo Python 3.14.0", "Python 3.14.0"),
+        ("echo Python 3.1.3", "Python 3.1.3"),
+        ("exit 127", "not there, or does not run"),
+    ],
+)
+def test_a_python_that_does_not_fit_is_refused_in_the_first_line(tmp_path, script, found):
+    python = fake_python(tmp_path / "python", script)
+    done = make(f"PYTHON={python}", f"VENV={tmp_path / 'venv'}")
+    first = done.stdout.splitlines()[0]
+    assert done.returncode != 0
+    assert first.startswith(f"Python 3.11, 3.12 or 3.13 is needed; '{python}' is {found}. Get one with: ")
+    assert first.endswith("make book PYTHON=/path/to/python3.11")
+    assert not (tmp_path / "venv").exists()
+
+
+@pytest.mark.parametrize(
+    ("scripts", "picked"),
+    [
+        ({"3.11": "exit 127", "3.12": "echo Python 3.12.1", "3.13": "echo Python 3.13.0"}, "python3.12"),
+        ({"3.11": "exit 127", "3.12": "exit 127", "3.13": "echo Python 3.13.0"}, "python3.13"),
+        ({"3.11": "exit 127", "3.12": "exit 127", "3.13": "exit 127"}, "python3"),
+        ({"3.11": "echo Python 3.11.7", "3.12": "echo Python 3.12.1"}, "python3.11"),
+    ],
+)
+def test_make_picks_the_first_python_that_runs(tmp_path, scripts, picked):
+    """A version manager may put names on the path that only fail."""
+    for version, script in scripts.items():
+        fake_python(tmp_path / f"python{version}", script)
+    said = make("--dry-run", f"VENV={tmp_path / 'venv'}", path=str(tmp_path)).stdout
+    assert f"\n{picked} -m venv {tmp_path / 'venv'}\n" in said
 
 
 def test_the_root_is_a_valid_demo_study():
@@ -92,7 +161,7 @@ def test_no_module_is_long():
 
 
 def test_ci_calls_the_readmes_test_command():
-    assert "make test" in Path(PROJECT / ".ci" / "run").read_text()
+    assert "make test\n" in Path(PROJECT / ".ci" / "run").read_text()
 
 
 def test_no_chapter_rests_on_the_one_that_only_a_demo_has():
