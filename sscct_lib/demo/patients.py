@@ -30,13 +30,7 @@ GROWTH_YEARS = 4.0  # growth falls to 37 % of its first rate in this time
 
 # Natural logarithms of hazard ratios; see `lung_hazard` and `other_hazard`.
 LUNG_BASELINE = 0.0072  # deaths from lung disease per year, woman of 55 without fibrosis
-LUNG_EFFECTS = {
-    "fibrosis_per_10": 1.00,
-    "age_per_10": 0.50,
-    "male": 0.15,
-    "hypertension": 0.35,
-    "rate": 0.20,
-}
+LUNG_EFFECTS = {"fibrosis_per_10": 1.00, "age_per_10": 0.50, "male": 0.15, "hypertension": 0.35, "rate": 0.20}
 OTHER_BASELINE = 0.008
 OTHER_EFFECTS = {"age_per_10": 0.70, "male": 0.25}
 

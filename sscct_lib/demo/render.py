@@ -120,11 +120,7 @@ class _Grid:
         )
         # A shallower breath lifts everything below the apex in proportion.
         self.z_body = (self.height - (self.height - self.z) / protocol.inspiration).astype(np.float32)
-        self._taps = (
-            linear_taps(thorax.z, self.z_body),
-            linear_taps(thorax.y, self.y),
-            linear_taps(thorax.x, self.x),
-        )
+        self._taps = (linear_taps(thorax.z, self.z_body), linear_taps(thorax.y, self.y), linear_taps(thorax.x, self.x))
 
     @property
     def shape(self) -> tuple[int, int, int]:
