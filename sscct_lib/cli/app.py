@@ -26,6 +26,16 @@ if TYPE_CHECKING:
 
     from sscct_lib.study.folder import Study
 
+Parameters = dict[str, dict[str, Any]]  # by notebook and name
+
+LOCK_FILE = ".sscct.lock"
+# Lines of Snakemake's log that tell a user nothing.
+BOOKKEEPING = re.compile(
+    r"Building DAG|Select jobs|Execute \d+ jobs|Assuming unrestricted|Using shell|Provided cores|Rules claiming more"
+    r"|Complete log|Elapsed time|\[.*\d{4}\]$|Exiting because|Nothing to be done|Removing output files|    runs/"
+    r"|RuleException|CalledProcessError|Command 'set -euo|WorkflowError|At least one job|runs/\S+$"
+)
+
 app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
@@ -45,19 +55,11 @@ and `sscct run my_study`.
 """,
 )
 
-# Lines of Snakemake's log that tell a user nothing.
-BOOKKEEPING = re.compile(
-    r"Building DAG|Select jobs|Execute \d+ jobs|Assuming unrestricted|Using shell|Provided cores|Rules claiming more"
-    r"|Complete log|Elapsed time|\[.*\d{4}\]$|Exiting because|Nothing to be done|Removing output files|    runs/"
-    r"|RuleException|CalledProcessError|Command 'set -euo|WorkflowError|At least one job|runs/\S+$"
-)
-
+FOR_SNAKEMAKE = {"allow_extra_args": True, "ignore_unknown_options": True}  # options that Snakemake is to judge
 app.add_typer(weights, name="weights")
 for command in (check, report, predict, pretrain):
     app.command()(command)
-app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(sweep)
-
-LOCK_FILE = ".sscct.lock"
+app.command(context_settings=FOR_SNAKEMAKE)(sweep)
 
 
 @app.callback()
@@ -84,8 +86,7 @@ class DemoSize(StrEnum):
 def demo(
     study: Annotated[Path, typer.Argument(help="Folder to make the demo study in.", metavar="STUDY")],
     size: Annotated[
-        DemoSize,
-        typer.Option(help="demo: minutes on two cores; full: 2,125 scans at 2 mm. For a new folder."),
+        DemoSize, typer.Option(help="demo: minutes on two cores; full: 2,125 scans at 2 mm. For a new folder.")
     ] = DemoSize.demo,
     dicom: Annotated[
         Path | None, typer.Option(help="Also write the scans to this folder, as DICOM series with clinical.csv.")
@@ -121,12 +122,10 @@ def ingest(
     source: Annotated[Path, typer.Argument(help="Folder of DICOM series or NIfTI files, of any depth.")],
     study: StudyFolder,
     clinical: Annotated[
-        Path | None,
-        typer.Option(help="CSV with follow-up and clinical values; see the data dictionary of the book."),
+        Path | None, typer.Option(help="CSV with follow-up and clinical values; see the data dictionary of the book.")
     ] = None,
     key: Annotated[
-        Path | None,
-        typer.Option(help="File with the secret from which study ids are made; keep it outside the study."),
+        Path | None, typer.Option(help="File with the secret from which study ids are made; keep it outside the study.")
     ] = None,
     jobs: Annotated[int, typer.Option(help="Scans read at a time; -1: as many as there are cores.")] = -1,
 ) -> None:
@@ -144,7 +143,7 @@ def ingest(
     typer.echo(f"Every series, with its reason: {study / 'ingest' / 'report.csv'}\nNext: sscct check {study}")
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@app.command(context_settings=FOR_SNAKEMAKE)
 def run(
     context: typer.Context,
     study: StudyFolder,
@@ -166,43 +165,71 @@ def run(
     `--profile` or `--dry-run`.
     """
     from sscct_lib.book.build import front_page
-    from sscct_lib.cli.readiness import check_ready
-    from sscct_lib.cohort.manifest import read_manifest
-    from sscct_lib.study.folder import StudyError, load_study
-    from sscct_lib.study.recovery import LockedError, alone, pull_back_times, set_damaged_aside
-    from sscct_lib.study.stages import NOTEBOOKS, PROJECT
+    from sscct_lib.study.folder import StudyError
 
-    loaded = load_study(study, run)
-    if until is not None and until not in NOTEBOOKS:
-        raise StudyError(f"--until {until}: expected one of {', '.join(NOTEBOOKS)}.")
-    given = _parse_parameters(parameter or [], NOTEBOOKS)
-    trained = load_study(study, run, deep={"networks": given.get("04_deep_models", {}).get("networks")})
-    check_ready(trained, read_manifest(loaded), until)
-    sscct = f"{shlex.quote(sys.executable)} -m sscct_lib.cli"
-    command = [
-        sys.executable, "-m", "snakemake", "--snakefile", str(PROJECT / "workflow" / "Snakefile"),
-        "--directory", str(study), "--cores", str(cores), "--keep-going", "--rerun-incomplete", "--nolock",
-        "--quiet", "rules", "progress", "host", *context.args,
-        "--config", f"run={json.dumps(run)}", f"sscct={sscct}", f"parameters={json.dumps(given)}",
-        f"last={json.dumps(until or 'book')}",
-    ]  # fmt: skip
-    try:
-        with alone(study / LOCK_FILE) as lock:
-            for line in set_damaged_aside(loaded):
-                typer.echo(line)
-            if pull_back_times(loaded):
-                typer.echo("The clock was set back since the last run: times of results were moved to the past.")
-            exit_status = _run_quietly(command, lock)
-    except LockedError as error:
-        raise StudyError(
-            f"Another run works on this study ({error}). Wait until it has ended, then run again."
-        ) from error
+    loaded, given = _prepare(study, run, until, parameter or [])
+    exit_status = _run_alone(loaded, _snakemake_command(loaded, given, until, cores, context.args))
     if exit_status != 0:
         if keep_going and until is None:
             _book_of_the_rest(loaded)
         raise StudyError("The run is not complete. What is finished is kept; mend the cause above and run again.")
     if until is None:
         typer.echo(f"The book: {front_page(loaded).resolve()}")
+
+
+def _prepare(folder: Path, run: str, until: str | None, parameters: list[str]) -> tuple["Study", Parameters]:
+    """Load a study and refuse what a stage would refuse hours later; gives the parameters of notebooks too."""
+    from sscct_lib.cli.readiness import check_ready
+    from sscct_lib.cohort.manifest import read_manifest
+    from sscct_lib.study.folder import StudyError, load_study
+    from sscct_lib.study.stages import NOTEBOOKS
+
+    loaded = load_study(folder, run)
+    if until is not None and until not in NOTEBOOKS:
+        raise StudyError(f"--until {until}: expected one of {', '.join(NOTEBOOKS)}.")
+    given = parse_parameters(parameters, NOTEBOOKS)
+    # Networks may be a parameter of the notebook; their weights are looked for all the same.
+    trained = load_study(folder, run, deep={"networks": given.get("04_deep_models", {}).get("networks")})
+    check_ready(trained, read_manifest(loaded), until)
+    return loaded, given
+
+
+def _snakemake_command(
+    study: "Study", given: Parameters, until: str | None, cores: int, further: list[str]
+) -> list[str]:
+    from sscct_lib.study.stages import PROJECT
+
+    config = {
+        "run": json.dumps(study.run_name),
+        "sscct": f"{shlex.quote(sys.executable)} -m sscct_lib.cli",
+        "parameters": json.dumps(given),
+        "last": json.dumps(until or "book"),
+    }
+    # Snakemake's own lock outlives a killed run; `_run_alone` holds one that does not.
+    return [
+        sys.executable, "-m", "snakemake", "--snakefile", str(PROJECT / "workflow" / "Snakefile"),
+        "--directory", str(study.folder), "--cores", str(cores), "--keep-going", "--rerun-incomplete", "--nolock",
+        "--quiet", "rules", "progress", "host", *further,
+        "--config", *(f"{name}={value}" for name, value in config.items()),
+    ]  # fmt: skip
+
+
+def _run_alone(study: "Study", command: list[str]) -> int:
+    """Run Snakemake on a study on which no other run works, after what a kill or a clock set back left is mended."""
+    from sscct_lib.study.folder import StudyError
+    from sscct_lib.study.recovery import LockedError, alone, pull_back_times, set_damaged_aside
+
+    try:
+        with alone(study.folder / LOCK_FILE) as lock:
+            for line in set_damaged_aside(study):
+                typer.echo(line)
+            if pull_back_times(study):
+                typer.echo("The clock was set back since the last run: times of results were moved to the past.")
+            return _run_quietly(command, lock)
+    except LockedError as error:
+        raise StudyError(
+            f"Another run works on this study ({error}). Wait until it has ended, then run again."
+        ) from error
 
 
 def _book_of_the_rest(study: "Study") -> None:
@@ -220,12 +247,7 @@ def _run_quietly(command: list[str], lock: int) -> int:
     """Run Snakemake; pass on what its jobs say and its errors, leave out its bookkeeping; it holds our lock too."""
     # A session of its own, so that a signal reaches Snakemake once, whether it was meant for this process or its group.
     with subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-        pass_fds=[lock],
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, pass_fds=[lock]
     ) as process:
         numbers = (signal.SIGINT, signal.SIGTERM)
         before = [signal.signal(number, lambda *_: os.killpg(process.pid, signal.SIGINT)) for number in numbers]
@@ -237,11 +259,11 @@ def _run_quietly(command: list[str], lock: int) -> int:
     return process.returncode
 
 
-def _parse_parameters(texts: list[str], notebooks: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+def parse_parameters(texts: list[str], notebooks: tuple[str, ...]) -> Parameters:
     """Turn `NOTEBOOK.NAME=VALUE` to values; numbers, lists and true/false as YAML reads them."""
     from sscct_lib.study.folder import StudyError, parse_yaml
 
-    given: dict[str, dict[str, Any]] = {}
+    given: Parameters = {}
     for text in texts:
         place, equals, value = text.partition("=")
         notebook, dot, name = place.partition(".")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sscct_lib.cli.options import RunOption
+from sscct_lib.cli.options import RunOption, StudyFolder
 
 if TYPE_CHECKING:
     from sscct_lib.report.page import ScanReport
@@ -15,7 +15,7 @@ LOOKED_AT = "Research use, not for care."
 
 
 def report(
-    study: Annotated[Path, typer.Argument(help="The study folder.", metavar="STUDY")],
+    study: StudyFolder,
     scan_id: Annotated[str, typer.Argument(help="The scan, as the cohort names it.", metavar="SCAN_ID")],
     run: RunOption = "main",
     out: Annotated[Path | None, typer.Option(help="PDF file to write; by default SCAN_ID.pdf here.")] = None,

@@ -131,7 +131,7 @@ def verify_weights(study: StudyFolder) -> None:
 
 def pretrain(
     study: StudyFolder,
-    run: Annotated[str, typer.Option("--run", help="Name of the run.", metavar="NAME")] = "main",
+    run: RunOption = "main",
     network: Annotated[
         list[str] | None, typer.Option(help="resnet18, densenet121 or swin; as often as you like. Default: all.")
     ] = None,

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sscct_lib.cli.options import StudyFolder
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -21,7 +23,7 @@ PLAN_ONLY = {"--dry-run", "--dryrun", "-n"}
 def sweep(
     context: typer.Context,
     table: Annotated[Path, typer.Argument(help="CSV with a column `run`, and one for each setting.", metavar="TABLE")],
-    study: Annotated[Path, typer.Argument(help="The study folder.", metavar="STUDY")],
+    study: StudyFolder,
     cores: Annotated[int, typer.Option(help="Processor cores to use.")] = os.cpu_count() or 1,
 ) -> None:
     """Run a study several times with other settings, and compare the runs on a page of the book.
@@ -123,18 +125,15 @@ def _compare(planned: "Sequence[PlannedRun]") -> Path:
     from sscct_lib.study.schemas import SWEEP, SWEPT_RUNS
     from sscct_lib.study.tables import write_table
 
-    rows = []
-    for run in planned:
-        shown = {name: without_folders(value) for name, value in run.changes.items()}
-        missing = missing_stages(run.study)
-        rows.append(
-            {
-                "run": run.study.run_name,
-                "changes": "; ".join(f"{name}: {value}" for name, value in shown.items()),
-                "missing": next((f"no {name}: {why}" for name, why in missing.items()), ""),
-                "state": state(run.study),
-            }
-        )
+    rows = [
+        {
+            "run": run.study.run_name,
+            "changes": "; ".join(f"{name}: {without_folders(value)}" for name, value in run.changes.items()),
+            "missing": next((f"no {name}: {why}" for name, why in missing_stages(run.study).items()), ""),
+            "state": state(run.study),
+        }
+        for run in planned
+    ]
     finished = [run.study for run, row in zip(planned, rows, strict=True) if not row["missing"]]
     first = planned[0].study
     none = pd.DataFrame(columns=list(SWEEP.columns))

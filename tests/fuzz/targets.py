@@ -100,13 +100,13 @@ def _tables(scratch: Path) -> dict[str, Target]:
 
 
 def _settings(scratch: Path) -> dict[str, Target]:
-    from sscct_lib.cli.app import _parse_parameters
+    from sscct_lib.cli.app import parse_parameters
     from sscct_lib.study.folder import load_study
     from sscct_lib.study.stages import NOTEBOOKS
 
     def parameters(path: Path) -> object:
         texts = path.read_bytes().decode("utf-8", "surrogateescape").split(" ")
-        return _parse_parameters(texts, NOTEBOOKS)
+        return parse_parameters(texts, NOTEBOOKS)
 
     return {
         "settings": Target(
