@@ -41,6 +41,7 @@ test-logic:
 test-logic-there:
 	@$(PIP) install --no-compile -c constraints.txt $(LOGIC_PACKAGES)
 	@$(BUILD_PYRADIOMICS)
+	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@$(BIN)/python -m pytest -n auto -m "not slow" $(LOGIC)
 	@$(BIN)/python -m pytest "tests/radiomics/test_equality.py::test_a_scan_of_the_demo_cohort[0]"
 
