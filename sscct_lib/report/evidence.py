@@ -20,112 +20,17 @@ from sscct_lib.radiomics.saved import FOLDER, load_model
 from sscct_lib.study.folder import Study
 from sscct_lib.study.schemas import ATTRIBUTIONS
 from sscct_lib.study.tables import read_table
-from sscct_lib.study.words import in_words, unit_of
-
-EXPLAINED = ("Clinical + quantitative CT", "Quantitative CT", "Clinical", "All features", "Radiomics")
-"""Whose weights are shown: the first of these elastic-net Cox models that the run has saved."""
-N_SHOWN = 6
-
-
-def explained_model(models: Path) -> tuple[dict[str, Any], Any] | None:
-    """Card and pipeline of the model whose weights are shown; None when no such model is saved."""
-    cards = sorted((models / FOLDER).glob("[!.]*.json"))
-    named = {json.loads(path.read_text(encoding="utf-8")).get("model"): path for path in cards}
-    path = next((named[name] for name in EXPLAINED if name in named), None)
-    return None if path is None else load_model(path)
-
-
-def reasons(scan: Mapping[str, Any], cohort: pd.DataFrame, card: Mapping[str, Any], pipeline: Any) -> pd.DataFrame:
-    """What weighs most in a scan's risk, the weightiest first: `feature`, `words` and `hazard_ratio`."""
-    # Columns are standardised, so a hazard ratio is against an average scan.
-    row = design(pd.DataFrame([dict(scan)]), card["columns"], card["harmonised"])
-    columns = prepared(pipeline, row)
-    contributions = columns.iloc[0].to_numpy(dtype=float) * np.asarray(pipeline["model"].coef_)
-    rows = []
-    for place in np.argsort(-np.abs(contributions), kind="stable")[:N_SHOWN]:
-        if contributions[place] == 0:
-            break
-        name = str(columns.columns[place])
-        rows.append((name, _in_words(name, scan, cohort), float(np.exp(contributions[place]))))
-    return pd.DataFrame(rows, columns=["feature", "words", "hazard_ratio"])
-
-
-def _in_words(name: str, scan: Mapping[str, Any], cohort: pd.DataFrame) -> str:
-    """Name a feature with the scan's value and its place in the cohort."""
-    words = in_words(name)
-    if name.startswith(INDICATOR):
-        known = pd.notna(scan.get(name.removeprefix(INDICATOR)))
-        return f"{in_words(name.removeprefix(INDICATOR))} is {'known' if known else 'not known'}"
-    if name not in cohort:  # a category
-        column, _, level = name.rpartition("_")
-        value = scan.get(column)
-        if pd.isna(value):
-            return f"{in_words(column)}: not known, taken as not {level}"
-        return words if value == level else f"{in_words(column)}: not {level}"
-    value = scan.get(name)
-    if pd.isna(value):
-        return f"{words}: not known, taken as that of a typical scan"
-    others = cohort[name].dropna().to_numpy(dtype=float)
-    share = round(100 * float(np.mean(others < float(value))))
-    unit = unit_of(name)
-    shown = f"{100 * float(value):.0f} %" if "share" in words else f"{float(value):.3g} {unit}".strip()
-    return f"{words} {shown}: higher than in {share} of 100 scans"
-
+from sscct_lib.study.words import feature_name, feature_unit
 
 if TYPE_CHECKING:
     from sscct_lib.deep.networks import HazardNetwork
 
-
-@dataclass(frozen=True)
-class Map:
-    """What a network sees of a scan, and what raises (positive) and lowers its risk; cubes are [z, y, x] in LPS."""
-
-    model: str  # as tables name the network
-    cube: NDArray[np.float16]  # 0 to 1
-    parts: NDArray[np.float32]  # parts of the score
-    caution: str  # why not to read it; empty when its check against an untrained network was passed
-
-
-def map_of_study(study: Study, scan_id: str, fold: int) -> Map | None:
-    """Explain a scan's out-of-fold risk by the run's first network; None where there is none or no cube of the scan."""
-    from sscct_lib.deep.cross_validation import cards, fold_model
-    from sscct_lib.deep.cubes import cube_path
-    from sscct_lib.deep.networks import display_name
-
-    name = study.settings.deep.networks[0]
-    settings = study.settings.deep.network(name)
-    cube = cube_path(study, scan_id, settings.size, study.settings.deep.hu_range)
-    if not cards(study, name) or not cube.is_file():
-        return None
-    done = study.attribution(name, scan_id)
-    parts = np.load(done) if done.is_file() else mean_map([fold_model(study, name, fold)], cube)
-    return Map(display_name(name, settings), np.load(cube), parts, caution(study, name))
-
-
-def mean_map(networks: "Sequence[HazardNetwork]", cube: Path) -> NDArray[np.float32]:
-    """What raises and lowers the score of several networks of one kind, on the average, over a cube file's voxels."""
-    from sscct_lib.deep.cubes import load_cubes
-    from sscct_lib.deep.explain import integrated_gradients
-
-    volume = load_cubes([cube])
-    maps = np.stack([integrated_gradients(network, volume) for network in networks])
-    return np.asarray(maps.mean(axis=0), dtype=np.float32)
-
-
-def caution(study: Study, network_name: str) -> str:
-    """Why not to read a network's maps; empty when they passed their check against an untrained network."""
-    from sscct_lib.deep.explain import MOST_ALIKE
-
-    if not study.table("attributions").is_file():
-        return "not checked against an untrained network"
-    checked: pd.DataFrame = read_table(study.table("attributions"), ATTRIBUTIONS, "04_deep_models")
-    alike = checked.loc[checked["network"] == network_name, "likeness"].median()
-    return "" if alike < MOST_ALIKE else "hardly depends on what the network learned: do not read it"
-
-
+# Whose weights are shown: the first of these elastic-net Cox models that the run has saved.
+EXPLAINED = ("Clinical + quantitative CT", "Quantitative CT", "Clinical", "All features", "Radiomics")
+N_SHOWN = 6  # features whose weights are shown
 FAR = 0.99  # share of training scans that must lie nearer before a scan counts as far
 MARGIN = 0.1  # how far outside the training range a value may lie, as a share of that range
-FEWEST_SCANS = 30
+FEWEST_SCANS = 30  # with fewer, nothing is said
 MOST_NAMED = 3
 PLAIN = {"age_years": "age", "fvc_percent": "FVC", "dlco_percent": "DLCO", "slice_thickness_mm": "slice thickness"}
 UNITS = {"slice_thickness_mm": "mm"}
@@ -139,6 +44,16 @@ class Likeness:
     nearer: float  # share of training scans that lie nearer to the others; NaN: cannot be told
     n_scans: int  # training scans that were compared
     findings: tuple[str, ...]  # what is unlike, in words; empty when nothing is
+
+
+@dataclass(frozen=True)
+class Map:
+    """What a network sees of a scan, and what raises (positive) and lowers its risk; cubes are [z, y, x] in LPS."""
+
+    model: str  # as tables name the network
+    cube: NDArray[np.float16]  # 0 to 1
+    parts: NDArray[np.float32]  # parts of the score
+    caution: str  # why not to read it; empty when its check against an untrained network was passed
 
 
 def likeness(scan: Mapping[str, Any], training: pd.DataFrame) -> Likeness:
@@ -193,8 +108,8 @@ def _outside(scan: Mapping[str, Any], training: pd.DataFrame, names: list[str]) 
         low, high = float(training[name].min()), float(training[name].max())
         margin = MARGIN * (high - low)
         if not low - margin <= float(value) <= high + margin:
-            unit = UNITS.get(name) or unit_of(name)
-            words = f"{PLAIN.get(name) or in_words(name)} {float(value):.3g} {unit}".strip()
+            unit = UNITS.get(name) or feature_unit(name)
+            words = f"{PLAIN.get(name) or feature_name(name)} {float(value):.3g} {unit}".strip()
             said.append(f"{words}, outside the {low:.3g} to {high:.3g} of the training scans")
     more = len(said) - MOST_NAMED
     return said[:MOST_NAMED] + ([f"{more} more measures outside their range"] if more > 0 else [])
@@ -208,3 +123,87 @@ def _unseen(scan: Mapping[str, Any], training: pd.DataFrame) -> list[str]:
         if name in training and pd.notna(value) and training[name].notna().any() and value not in set(training[name]):
             said.append(f"no training scan is of {words} {value}")
     return said
+
+
+def explained_model(models: Path) -> tuple[dict[str, Any], Any] | None:
+    """Card and pipeline of the model whose weights are shown; None when no such model is saved."""
+    cards = sorted((models / FOLDER).glob("[!.]*.json"))
+    named = {json.loads(path.read_text(encoding="utf-8")).get("model"): path for path in cards}
+    path = next((named[name] for name in EXPLAINED if name in named), None)
+    return None if path is None else load_model(path)
+
+
+def weightiest_features(
+    scan: Mapping[str, Any], cohort: pd.DataFrame, card: Mapping[str, Any], pipeline: Any
+) -> pd.DataFrame:
+    """What weighs most in a scan's risk, the weightiest first: `feature`, `words` and `hazard_ratio`."""
+    # Columns are standardised, so a hazard ratio is against an average scan.
+    row = design(pd.DataFrame([dict(scan)]), card["columns"], card["harmonised"])
+    columns = prepared(pipeline, row)
+    contributions = columns.iloc[0].to_numpy(dtype=float) * np.asarray(pipeline["model"].coef_)
+    rows = []
+    for place in np.argsort(-np.abs(contributions), kind="stable")[:N_SHOWN]:
+        if contributions[place] == 0:
+            break
+        name = str(columns.columns[place])
+        rows.append((name, feature_words(name, scan, cohort), float(np.exp(contributions[place]))))
+    return pd.DataFrame(rows, columns=["feature", "words", "hazard_ratio"])
+
+
+def feature_words(name: str, scan: Mapping[str, Any], cohort: pd.DataFrame) -> str:
+    """Name a feature with the scan's value and its place in the cohort."""
+    words = feature_name(name)
+    if name.startswith(INDICATOR):
+        known = pd.notna(scan.get(name.removeprefix(INDICATOR)))
+        return f"{feature_name(name.removeprefix(INDICATOR))} is {'known' if known else 'not known'}"
+    if name not in cohort:  # a category
+        column, _, level = name.rpartition("_")
+        value = scan.get(column)
+        if pd.isna(value):
+            return f"{feature_name(column)}: not known, taken as not {level}"
+        return words if value == level else f"{feature_name(column)}: not {level}"
+    value = scan.get(name)
+    if pd.isna(value):
+        return f"{words}: not known, taken as that of a typical scan"
+    others = cohort[name].dropna().to_numpy(dtype=float)
+    share = round(100 * float(np.mean(others < float(value))))
+    unit = feature_unit(name)
+    shown = f"{100 * float(value):.0f} %" if "share" in words else f"{float(value):.3g} {unit}".strip()
+    return f"{words} {shown}: higher than in {share} of 100 scans"
+
+
+def map_of_study(study: Study, scan_id: str, fold: int) -> Map | None:
+    """Explain a scan's out-of-fold risk by the run's first network; None where there is none or no cube of the scan."""
+    from sscct_lib.deep.cross_validation import cards, fold_model
+    from sscct_lib.deep.cubes import cube_path
+    from sscct_lib.deep.networks import display_name
+
+    name = study.settings.deep.networks[0]
+    settings = study.settings.deep.network(name)
+    cube = cube_path(study, scan_id, settings.size, study.settings.deep.hu_range)
+    if not cards(study, name) or not cube.is_file():
+        return None
+    done = study.attribution(name, scan_id)
+    parts = np.load(done) if done.is_file() else mean_map([fold_model(study, name, fold)], cube)
+    return Map(display_name(name, settings), np.load(cube), parts, caution(study, name))
+
+
+def mean_map(networks: "Sequence[HazardNetwork]", cube: Path) -> NDArray[np.float32]:
+    """What raises and lowers the score of several networks of one kind, on the average, over a cube file's voxels."""
+    from sscct_lib.deep.cubes import load_cubes
+    from sscct_lib.deep.explain import integrated_gradients
+
+    volume = load_cubes([cube])
+    maps = np.stack([integrated_gradients(network, volume) for network in networks])
+    return np.asarray(maps.mean(axis=0), dtype=np.float32)
+
+
+def caution(study: Study, network_name: str) -> str:
+    """Why not to read a network's maps; empty when they passed their check against an untrained network."""
+    from sscct_lib.deep.explain import MOST_ALIKE
+
+    if not study.table("attributions").is_file():
+        return "not checked against an untrained network"
+    checked: pd.DataFrame = read_table(study.table("attributions"), ATTRIBUTIONS, "04_deep_models")
+    alike = checked.loc[checked["network"] == network_name, "likeness"].median()
+    return "" if alike < MOST_ALIKE else "hardly depends on what the network learned: do not read it"

@@ -8,7 +8,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sscct_lib.lungs.figures import LUNG_WINDOW, SIDES
+from sscct_lib.lungs.figures import draw_plane
+from sscct_lib.lungs.planes import Overlay
+from sscct_lib.report.evidence import Map
 from sscct_lib.report.page import NEW, STRANGE, WEIGHTS, ScanReport
 from sscct_lib.study.plots import GREY, INK, PALETTE, PERCENT, model_colours, styled
 from sscct_lib.study.words import percent_text, years_text
@@ -20,6 +22,14 @@ OUTSIDE = "Judged by a demo study, whose models learned from synthetic patients.
 BRIGHTEST = 0.6
 LINES = 94  # letters across the page
 
+# Where the lines of the head begin, as shares of the page's height, and how high a line of warnings is.
+TITLE, SUBTITLE, FACTS, WARNINGS, WARNING_LINE = 0.965, 0.937, 0.915, 0.888, 0.0158
+HEAD_ENDS = 0.9  # without warnings
+# Below the head: rows with their relative heights, twelve columns wide.
+ROWS = {"risk": 1.0, "words": 0.95, "pictures": 0.8}
+# Lines of words, as shares of their row's height.
+GAP, HEADING_LINE, TEXT_LINE = 0.02, 0.093, 0.077
+
 
 @styled
 def scan_page(report: ScanReport) -> Figure:
@@ -27,21 +37,15 @@ def scan_page(report: ScanReport) -> Figure:
     figure = plt.figure(figsize=A4)
     plt.close(figure)
     top = _head(figure, report)
-    rows = figure.add_gridspec(
-        3,
-        12,
-        left=0.08,
-        right=0.97,
-        top=top - 0.035,
-        bottom=0.075,
-        height_ratios=[1, 0.95, 0.8],
-        hspace=0.42,
-        wspace=1.6,
-    )
-    _risk_curve(figure.add_subplot(rows[0, :7]), report)
-    _place(figure.add_subplot(rows[0, 7:]), report)
-    _words(figure.add_subplot(rows[1, :]), report)
-    _pictures(figure, [figure.add_subplot(rows[2, 3 * place : 3 * place + 3]) for place in range(4)], report)
+    grid = figure.add_gridspec(
+        len(ROWS), 12, left=0.08, right=0.97, top=top - 0.035, bottom=0.075,
+        height_ratios=list(ROWS.values()), hspace=0.42, wspace=1.6,
+    )  # fmt: skip
+    rows = {name: number for number, name in enumerate(ROWS)}
+    _risk_curve(figure.add_subplot(grid[rows["risk"], :7]), report)
+    _place(figure.add_subplot(grid[rows["risk"], 7:]), report)
+    _words(figure.add_subplot(grid[rows["words"], :]), report)
+    _pictures([figure.add_subplot(grid[rows["pictures"], first : first + 3]) for first in (0, 3, 6, 9)], report)
     figure.text(0.05, 0.02, textwrap.fill(_foot(report), 140), fontsize=7.5, color=GREY, va="bottom")
     return figure
 
@@ -49,23 +53,23 @@ def scan_page(report: ScanReport) -> Figure:
 def _head(figure: Figure, report: ScanReport) -> float:
     """Write title and warnings; return where they end, as a share of the height."""
     is_new = report.scan_id == NEW
-    figure.text(0.05, 0.965, "A new scan" if is_new else f"Scan {report.scan_id}", fontsize=17, weight="bold", va="top")
-    figure.text(0.05, 0.937, f"{report.study_title}, run {report.run_name}", fontsize=10, color=GREY, va="top")
+    figure.text(0.05, TITLE, "A new scan" if is_new else f"Scan {report.scan_id}", fontsize=17, weight="bold", va="top")
+    figure.text(0.05, SUBTITLE, f"{report.study_title}, run {report.run_name}", fontsize=10, color=GREY, va="top")
     figure.text(
-        0.95, 0.965, textwrap.fill((((OUTSIDE if is_new else SYNTHETIC) if report.is_demo else "") + RESEARCH), 56),
+        0.95, TITLE, textwrap.fill((((OUTSIDE if is_new else SYNTHETIC) if report.is_demo else "") + RESEARCH), 56),
         fontsize=9, weight="bold", color="white", va="top", ha="right",
         bbox={"facecolor": "#8a1c1c", "edgecolor": "none", "boxstyle": "round,pad=0.5"},
     )  # fmt: skip
     facts = "   ".join(f"{name}: {words}" for name, words in report.facts.items())
-    figure.text(0.05, 0.915, facts, fontsize=10, va="top")
+    figure.text(0.05, FACTS, facts, fontsize=10, va="top")
     if not report.warnings:
-        return 0.9
+        return HEAD_ENDS
     lines = [line for words in report.warnings for line in textwrap.wrap(f"! {words}", LINES + 8)]
     figure.text(
-        0.05, 0.888, "\n".join(lines), fontsize=9.5, va="top", linespacing=1.35,
+        0.05, WARNINGS, "\n".join(lines), fontsize=9.5, va="top", linespacing=1.35,
         bbox={"facecolor": "#fdf1e3", "edgecolor": "#b35c00", "boxstyle": "round,pad=0.5"},
     )  # fmt: skip
-    return 0.878 - 0.0158 * len(lines)
+    return WARNINGS - 0.01 - WARNING_LINE * len(lines)
 
 
 def _risk_curve(axis: Axes, report: ScanReport) -> None:
@@ -78,16 +82,16 @@ def _risk_curve(axis: Axes, report: ScanReport) -> None:
     axis.fill_between(years, low, high, color=GREY, alpha=0.2, lw=0, label=f"range over {n_models} models")
     colour = model_colours([report.model])[report.model]
     axis.plot([0, *main["horizon_years"]], [0, *main["risk"]], "-o", color=colour, lw=2.2, ms=5, label=report.model)
-    for years_, risk in zip(main["horizon_years"], main["risk"], strict=True):
-        axis.annotate(percent_text(risk), (years_, risk), (-5, 5), textcoords="offset points", ha="right", fontsize=9.5)
+    for at, risk in main[["horizon_years", "risk"]].itertuples(index=False, name=None):
+        axis.annotate(percent_text(risk), (at, risk), (-5, 5), textcoords="offset points", ha="right", fontsize=9.5)
     known = report.similar.dropna(subset="observed")
     if len(known):
         n = int(report.similar[["died", "alive", "unknown"]].iloc[0].sum())
-        at = known["horizon_years"].to_numpy(dtype=float) + 0.12
+        beside = known["horizon_years"].to_numpy(dtype=float) + 0.12
         observed = known["observed"].to_numpy(dtype=float)
         spread = np.abs(known[["ci_low", "ci_high"]].to_numpy(dtype=float).T - observed)
         axis.errorbar(
-            at, observed, yerr=spread, fmt="s", color=INK, mfc="white", ms=5, lw=1.2, capsize=3,
+            beside, observed, yerr=spread, fmt="s", color=INK, mfc="white", ms=5, lw=1.2, capsize=3,
             label=f"died of the {n} patients nearest in risk, 95 %",
         )  # fmt: skip
     top = max([*high, *known["ci_high"].dropna(), 0.1])
@@ -120,21 +124,23 @@ def _place(axis: Axes, report: ScanReport) -> None:
 
 def _words(axis: Axes, report: ScanReport) -> None:
     axis.axis("off")
-    lines: list[tuple[str, dict[str, Any]]] = []
+    said: dict[str, list[str]] = {}
     if len(report.reasons):
-        lines.append((f"{WEIGHTS}: {report.explained}", {"weight": "bold", "fontsize": 11}))
-        for words, ratio in zip(report.reasons["words"], report.reasons["hazard_ratio"].astype(float), strict=True):
-            times = f"{'raises' if ratio > 1 else 'lowers'} the hazard of death, ×{ratio:.2f}"
-            lines += [(line, {"fontsize": 9}) for line in textwrap.wrap(f"- {words}; {times}", LINES + 14)]
-    lines.append(("Patients with about the same risk", {"weight": "bold", "fontsize": 11}))
-    lines += [(line, {"fontsize": 9}) for line in textwrap.wrap(report.similar_words, LINES + 14)]
-    lines.append(("Like the scans that the models learned from?", {"weight": "bold", "fontsize": 11}))
-    lines += [(line, {"fontsize": 9}) for line in textwrap.wrap(_alike(report), LINES + 14)]
+        ratios = zip(report.reasons["words"], report.reasons["hazard_ratio"].astype(float), strict=True)
+        said[f"{WEIGHTS}: {report.explained}"] = [
+            f"- {words}; {'raises' if ratio > 1 else 'lowers'} the hazard of death, ×{ratio:.2f}"
+            for words, ratio in ratios
+        ]
+    said["Patients with about the same risk"] = [report.similar_words]
+    said["Like the scans that the models learned from?"] = [_alike(report)]
     height = 1.02
-    for text, style in lines:
-        height -= 0.02 if style.get("weight") else 0
-        axis.text(-0.03, height, text, transform=axis.transAxes, va="top", **style)
-        height -= 0.093 if style.get("weight") else 0.077
+    for heading, paragraphs in said.items():
+        height -= GAP
+        axis.text(-0.03, height, heading, transform=axis.transAxes, va="top", weight="bold", fontsize=11)
+        height -= HEADING_LINE
+        for line in (line for text in paragraphs for line in textwrap.wrap(text, LINES + 14)):
+            axis.text(-0.03, height, line, transform=axis.transAxes, va="top", fontsize=9)
+            height -= TEXT_LINE
 
 
 def _alike(report: ScanReport) -> str:
@@ -148,32 +154,39 @@ def _alike(report: ScanReport) -> str:
     )
 
 
-def _pictures(figure: Figure, axes: list[Axes], report: ScanReport) -> None:
+def _pictures(axes: list[Axes], report: ScanReport) -> None:
     for axis in axes:
         axis.axis("off")
     if report.overlay is not None:
-        for axis, plane in zip(axes[:2], ("axial", "coronal"), strict=True):
-            hu, labels, _ = report.overlay.planes[plane]
-            axis.imshow(hu, cmap="gray", vmin=LUNG_WINDOW[0], vmax=LUNG_WINDOW[1])
-            for label, style in SIDES.items():
-                if (labels == label).any():
-                    axis.contour(labels == label, levels=[0.5], linewidths=0.8, **style)
-            axis.set_title(f"{plane}, lung mask", fontsize=9)
+        _scan(axes[:2], report.overlay)
     if report.attribution is not None:
-        found = report.attribution.parts
-        z, y, _ = (int(i) for i in np.unravel_index(np.abs(found).argmax(), found.shape))
-        most = float(np.quantile(np.abs(found[found != 0]), 0.995)) if found.any() else 1.0
-        name = report.attribution.model.partition(" (")[0]
-        for axis, plane, place in ((axes[2], "axial", np.s_[z]), (axes[3], "coronal", np.s_[::-1, y])):
-            axis.imshow(report.attribution.cube[place].astype(float), cmap="gray", vmin=0, vmax=BRIGHTEST)
-            strength = np.clip(np.abs(found[place]) / most, 0, 1)
-            axis.imshow(found[place], cmap="PuOr_r", vmin=-most, vmax=most, alpha=strength, interpolation="nearest")
-            axis.set_title(f"{plane}, {name}", fontsize=9)
-        said = "orange raises the risk, purple lowers it"
-        if report.attribution.caution:
-            said = textwrap.fill(f"This map {report.attribution.caution}.", 58)
-        box = axes[2].get_position()
-        figure.text(box.x0, box.y0 - 0.008, said, fontsize=8, va="top", color=INK)
+        _map(axes[2:], report.attribution)
+
+
+def _scan(axes: list[Axes], overlay: Overlay) -> None:
+    for axis, plane in zip(axes, ("axial", "coronal"), strict=True):
+        hu, labels, _ = overlay.planes[plane]
+        draw_plane(axis, hu, labels, 0.8)
+        axis.set_title(f"{plane}, lung mask", fontsize=9)
+
+
+def _map(axes: list[Axes], attribution: Map) -> None:
+    """Draw the two planes in which the network's strongest voxel lies, and say how to read them."""
+    found = attribution.parts
+    z, y, _ = (int(i) for i in np.unravel_index(np.abs(found).argmax(), found.shape))
+    most = float(np.quantile(np.abs(found[found != 0]), 0.995)) if found.any() else 1.0
+    name = attribution.model.partition(" (")[0]
+    planes: dict[str, Any] = {"axial": np.s_[z], "coronal": np.s_[::-1, y]}
+    for axis, (plane, place) in zip(axes, planes.items(), strict=True):
+        axis.imshow(attribution.cube[place].astype(float), cmap="gray", vmin=0, vmax=BRIGHTEST)
+        strength = np.clip(np.abs(found[place]) / most, 0, 1)
+        axis.imshow(found[place], cmap="PuOr_r", vmin=-most, vmax=most, alpha=strength, interpolation="nearest")
+        axis.set_title(f"{plane}, {name}", fontsize=9)
+    said = "orange raises the risk, purple lowers it"
+    if attribution.caution:
+        said = textwrap.fill(f"This map {attribution.caution}.", 58)
+    box = axes[0].get_position()
+    axes[0].figure.text(box.x0, box.y0 - 0.008, said, fontsize=8, va="top", color=INK)
 
 
 def _foot(report: ScanReport) -> str:

@@ -8,24 +8,21 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sscct_lib.horizons.evaluate import aligned_risk
+from sscct_lib.horizons.evaluation import Evaluation
 from sscct_lib.horizons.models import chosen_models, pictured_for
 from sscct_lib.horizons.patients import in_words, middle_horizon, outcomes, similar_patients
 from sscct_lib.lungs.planes import Overlay, overlay
 from sscct_lib.lungs.segment import usable
-from sscct_lib.report import evidence
-from sscct_lib.report.evidence import Likeness, Map, likeness, map_of_study
+from sscct_lib.report.evidence import Likeness, Map, explained_model, likeness, map_of_study, weightiest_features
 from sscct_lib.study.folder import Study, StudyError
 from sscct_lib.study.schemas import COHORT, LUNGS, PREDICTIONS, RADIOMICS, UNUSUAL
 from sscct_lib.study.tables import read_predictions, read_table
 from sscct_lib.study.words import NETWORK_WORDS
 
-NEW = "new"
-"""Id of a scan from outside the study, in files and on its page."""
-STRANGE = "the scan is unlike those that it learned from"
-"""What is said of a scan that a network flags."""
+NEW = "new"  # id of a scan from outside the study, in files and on its page
+STRANGE = "the scan is unlike those that it learned from"  # said of a scan that a network flags
+# Heading of the reasons: they are those of one model, and not of the one whose risk is drawn.
 WEIGHTS = "What weighs most in a model that can be read"
-"""The heading of the reasons; they are those of one model, and not of the one whose risk is drawn."""
 FACTS = {
     "age_years": ("age", "{:.0f}"),
     "sex": ("sex", "{}"),
@@ -79,7 +76,7 @@ class ScanReport:
     similar: pd.DataFrame
     similar_words: str
     facts: Mapping[str, str]  # clinical values in words; `not known` where they are missing
-    reasons: pd.DataFrame  # from `evidence.reasons`; no rows without a model that can be read
+    reasons: pd.DataFrame  # from `evidence.weightiest_features`; no rows without a model that can be read
     explained: str  # the model that the reasons explain
     likeness: Likeness
     warnings: tuple[str, ...]  # what speaks against trusting the risk, in words
@@ -132,8 +129,8 @@ def of_study(study: Study, scan_id: str, tables: Tables | None = None) -> ScanRe
             f"Scan {scan_id!r} has no risk in run {study.run_name}: its mask or features could not be used."
         )
     features = tables.features[tables.features["scan_id"] == scan_id].drop(columns=["patient_id", "scan_id"])
-    known = _row(own) | (_row(features) if len(features) else {})
-    lungs = _row(tables.lungs[tables.lungs["scan_id"] == scan_id])
+    known = first_row(own) | (first_row(features) if len(features) else {})
+    lungs = first_row(tables.lungs[tables.lungs["scan_id"] == scan_id])
     scan = Scan(scan_id, str(own["patient_id"].iloc[0]), known, lungs, risks)
     pictures = overlay(study, lungs), map_of_study(study, scan_id, int(own["fold"].iloc[0]))
     return build(study, tables, scan, *pictures, _flags(tables, scan_id))
@@ -151,7 +148,8 @@ def strange(network_name: str, why: str) -> str:
     return f"To {NETWORK_WORDS[network_name]} {STRANGE}: {why}."
 
 
-def _row(rows: pd.DataFrame) -> dict[str, Any]:
+def first_row(rows: pd.DataFrame) -> dict[str, Any]:
+    """The first row of a table, by column."""
     return {str(name): value for name, value in rows.iloc[0].to_dict().items()}
 
 
@@ -168,17 +166,15 @@ def build(
     model = pictured_for(scan.risks, tables.predictions)
     at = scan.risks[(scan.risks["model"] == model) & np.isclose(scan.risks["horizon_years"], middle)]
     risk = float(at["risk"].iloc[0]) if len(at) else np.nan
-    cohort_risks = aligned_risk(tables.predictions, tables.cohort, model, middle)
+    evaluation = Evaluation(tables.cohort, tables.predictions, settings)
+    cohort_risks = evaluation.risk(model, middle)
     cohort_risks = cohort_risks[np.isfinite(cohort_risks)]
-    near = similar_patients(tables.predictions, tables.cohort, model, risk, settings, scan.patient_id)
+    near = similar_patients(evaluation, model, risk, scan.patient_id)
     found = outcomes(near, settings)
     training = tables.training()
     others = training[training["patient_id"] != scan.patient_id].reset_index(drop=True)
     alike = likeness(scan.known, others)
-    loaded = evidence.explained_model(study.models)
-    why = pd.DataFrame(columns=["feature", "words", "hazard_ratio"])
-    if loaded is not None and pd.notna(scan.known.get("settings_hash")):
-        why = evidence.reasons(scan.known, training, *loaded)
+    explained, weights = _weights(study, scan, training)
     facts = {words: _fact(scan.known.get(name), form) for name, (words, form) in FACTS.items()}
     shown = scan.risks[scan.risks["model"].isin([*chosen_models(scan.risks), model])]
     return ScanReport(
@@ -194,13 +190,23 @@ def build(
         similar=found,
         similar_words=in_words(found),
         facts=facts,
-        reasons=why,
-        explained="" if loaded is None else str(loaded[0]["model"]),
+        reasons=weights,
+        explained=explained,
         likeness=alike,
         warnings=(*warnings, *_warnings(scan, facts, alike)),
         overlay=picture,
         attribution=attribution,
     )
+
+
+def _weights(study: Study, scan: Scan, training: pd.DataFrame) -> tuple[str, pd.DataFrame]:
+    """The model that is explained, and what weighs most in it; no rows where the scan has no features."""
+    loaded = explained_model(study.models)
+    none = pd.DataFrame(columns=["feature", "words", "hazard_ratio"])
+    if loaded is None:
+        return "", none
+    has_features = pd.notna(scan.known.get("settings_hash"))
+    return str(loaded[0]["model"]), weightiest_features(scan.known, training, *loaded) if has_features else none
 
 
 def _fact(value: Any, form: str) -> str:

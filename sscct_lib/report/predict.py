@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import yaml
 
@@ -20,16 +21,15 @@ from sscct_lib.lungs.segment import segment_scans
 from sscct_lib.radiomics.extract import extract_scans
 from sscct_lib.radiomics.saved import FOLDER, predict_risks
 from sscct_lib.report.evidence import Map, caution, mean_map
-from sscct_lib.report.page import NEW, Scan, ScanReport, build, read_tables, strange
+from sscct_lib.report.page import NEW, Scan, ScanReport, build, first_row, read_tables, strange
 from sscct_lib.report.prediction_file import Prediction, prediction_of
 from sscct_lib.study.files import checksum
 from sscct_lib.study.folder import SETTINGS_FILE, Study, StudyError, fingerprint
 from sscct_lib.study.schemas import covariates
-from sscct_lib.study.words import network_of
+from sscct_lib.study.words import NETWORK_WORDS, network_of
 
-NETWORKS = ("resnet18", "densenet121", "swin")
+# Settings that a model's input or meaning rests on.
 MUST_AGREE = ("images", "lungs", "radiomics", "horizons_years", "labels")
-"""Settings that a model's input or meaning rests on."""
 STAGES = ("01_cohort", "02_segmentation_qa", "03_radiomics", "04_deep_models")
 
 
@@ -73,13 +73,12 @@ def predict_scan(
             raise StudyError("The lungs of this study were provided (`lungs.method`): give the scan's by --mask.")
         row["lung_mask"] = str(lung_mask.resolve())
     rows = pd.DataFrame([row])
-    image = prepare_scans(study, rows).iloc[0]
-    _stop_if_failed(image, "The scan cannot be used")
-    lungs = {str(name): value for name, value in segment_scans(study, rows).iloc[0].to_dict().items()}
-    _stop_if_failed(pd.Series(lungs), "No lungs could be found")
-    features = extract_scans(study, rows).iloc[0].to_dict()
+    _stop_if_failed(first_row(prepare_scans(study, rows)), "The scan cannot be used")
+    lungs = first_row(segment_scans(study, rows))
+    _stop_if_failed(lungs, "No lungs could be found")
+    features = first_row(extract_scans(study, rows))
     known = {name: row[name] for name in covariates() if pd.notna(row.get(name))}
-    scan_values = {str(name): value for name, value in features.items()} | known
+    scan_values = features | known
     warnings = [] if features["status"] == "ok" else [f"No features: {features['reason']}"]
     risks = _risks(trained, study, scan_values)
     if risks.empty:
@@ -149,7 +148,7 @@ def _read(study: Study, source: Path) -> dict[str, Any]:
     return row | kept | {"image": str(found["image"].iloc[0])}
 
 
-def _stop_if_failed(record: "pd.Series[Any]", words: str) -> None:
+def _stop_if_failed(record: Mapping[str, Any], words: str) -> None:
     if record["status"] == "failed":
         raise StudyError(f"{words}: {record['reason']}")
 
@@ -163,7 +162,7 @@ def _risks(trained: Study, study: Study, scan_values: Mapping[str, Any]) -> pd.D
     row = pd.DataFrame([{"scan_id": NEW, "patient_id": NEW, **clinical}])
     frames += [
         cross_validation.predict_risks(trained, name, study, row)
-        for name in NETWORKS
+        for name in NETWORK_WORDS
         if cross_validation.cards(trained, name)
     ]
     if not frames:
@@ -181,11 +180,10 @@ def _stacked(risks: pd.DataFrame, of_study: pd.DataFrame, trained: Study) -> tup
         return {source for source, wanted in SOURCES.items() if plain & set(wanted)}
 
     lacking = sources(of_study["model"]) - sources(risks["model"])
-    if STACKED not in set(of_study["model"]) or lacking:
-        said = (
-            [f"No stacked risk: it needs {' and '.join(sorted(lacking))} risks, which are missing."] if lacking else []
-        )
-        return risks, said
+    if lacking:
+        return risks, [f"No stacked risk: it needs {' and '.join(sorted(lacking))} risks, which are missing."]
+    if STACKED not in set(of_study["model"]):
+        return risks, []
     cohort = pd.DataFrame({"scan_id": [NEW], "patient_id": [NEW], "fold": [0]})
     return pd.concat([risks, stack(risks, cohort, trained.settings)], ignore_index=True), []
 
@@ -199,7 +197,6 @@ def _map(trained: Study, study: Study) -> Map | None:
     cube = cube_path(study, NEW, int(found[0]["settings"]["size"]), tuple(found[0]["hu_range"]))
     if not cube.is_file():
         return None
-    import numpy as np
 
     networks = [cross_validation.fold_model(trained, name, card["fold"], card["member"]) for card in found]
     return Map(found[0]["model"], np.load(cube), mean_map(networks, cube), caution(trained, name))
@@ -209,11 +206,10 @@ def _unusual(trained: Study, study: Study) -> list[str]:
     """Ask the networks that can tell whether the scan is unlike those that they learned from."""
     row = pd.DataFrame({"scan_id": [NEW], "patient_id": [NEW]})
     said = []
-    for name in NETWORKS:
+    for name in NETWORK_WORDS:
         if (trained.models / "unusual" / f"{name}.json").is_file():
             found = flag_new(trained, name, study, row)
-            reasons = found.loc[found["unusual"], "reasons"]
-            said += [strange(name, words) for words in reasons]
+            said += [strange(name, why) for why in found.loc[found["unusual"], "reasons"]]
     return said
 
 

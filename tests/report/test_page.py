@@ -6,11 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sscct_lib.book import patients
+from sscct_lib.book import gallery
 from sscct_lib.horizons import decisions, evaluate
 from sscct_lib.horizons import models as horizon_models
 from sscct_lib.horizons import patients as horizon_patients
 from sscct_lib.horizons.decisions import risks_in_words
+from sscct_lib.horizons.evaluation import Evaluation
 from sscct_lib.report import evidence, page
 from sscct_lib.report import figure as report_figure
 from sscct_lib.report.evidence import Likeness
@@ -19,7 +20,7 @@ from sscct_lib.study.folder import Study
 from sscct_lib.study.schemas import UNUSUAL
 from sscct_lib.study.settings import HorizonSettings, Settings
 from sscct_lib.study.words import percent_text
-from tests.horizons.test_evaluate import make_cohort, make_predictions
+from tests.horizons.cohorts import make_cohort, make_predictions
 
 NOT_FLAGGED = pd.DataFrame(columns=list(UNUSUAL.columns))
 FEW = Settings(title="A study", horizons=HorizonSettings(n_bootstrap=20))
@@ -91,11 +92,12 @@ def test_a_study_of_few_patients_gives_words_instead_of_numbers(tmp_path, n_pati
     report, _ = report_of(tables, tmp_path)
     assert np.isnan(report.likeness.nearer)
     assert "It cannot be told" in words_of(report_figure.scan_page(report))
-    performance = evaluate.evaluate(tables.predictions, cohort, FEW)
+    performance = evaluate.evaluate(Evaluation(cohort, tables.predictions, FEW))
     assert len(horizon_models.headline(performance, FEW)) == 2
-    assert decisions.worked_example(tables.predictions, cohort, "Radiomics", FEW)["example_similar"]
+    assert decisions.worked_example(Evaluation(cohort, tables.predictions, FEW), "Radiomics")["example_similar"]
     assert (
-        len(horizon_patients.most_wrong(tables.predictions, cohort, tables.lungs, "Radiomics", 3.0, FEW)) <= n_patients
+        len(horizon_patients.most_wrong(Evaluation(cohort, tables.predictions, FEW), tables.lungs, "Radiomics", 3.0))
+        <= n_patients
     )
 
 
@@ -111,7 +113,7 @@ def test_a_horizon_without_deaths_and_a_model_without_a_horizon_give_a_page(tmp_
     report_figure.scan_page(report).canvas.draw()
     # The patients of the book's pages are chosen by the model that their pages picture.
     assert report.model == horizon_models.pictured_model(given)
-    assert bool(patients.chosen_scans(lacking_tables, FEW)) == np.isfinite(report.lower)
+    assert bool(gallery.choose_patients(lacking_tables, FEW)) == np.isfinite(report.lower)
 
 
 def test_a_pictured_model_that_is_not_on_the_front_page_is_on_the_page(tmp_path):
@@ -121,8 +123,8 @@ def test_a_pictured_model_that_is_not_on_the_front_page_is_on_the_page(tmp_path)
     report, _ = report_of(replace(tables, predictions=given), tmp_path)
     assert report.model == "Age and sex"
     assert set(report.risks["model"]) == {"Age and sex", "Clinical"}
-    assert patients.in_words(report, "x.png").startswith("Age and sex: ")
-    assert " within 3 years" in patients.in_words(report, "x.png")
+    assert gallery.page_in_words(report, "x.png").startswith("Age and sex: ")
+    assert " within 3 years" in gallery.page_in_words(report, "x.png")
 
 
 def test_a_scan_that_the_pictured_model_did_not_judge_shows_another():
@@ -140,22 +142,22 @@ def test_ids_with_odd_characters_do_not_become_markup(tmp_path):
     cohort["scan_id"] = "a_b_" + cohort["scan_id"] + "_c.d"
     tables = tables_of(cohort)
     report, _ = report_of(tables, tmp_path)
-    words = patients.in_words(report, "x.png")
+    words = gallery.page_in_words(report, "x.png")
     assert "a\\_b\\_p000-0\\_c.d" in words
-    assert set(patients.chosen_scans(tables, FEW).values()) <= set(cohort["scan_id"])
+    assert set(gallery.choose_patients(tables, FEW).values()) <= set(cohort["scan_id"])
 
 
 def test_chosen_scans_are_few_and_do_not_look_at_what_happened():
     cohort = make_cohort(1063)
     tables = tables_of(cohort)
     assert len(cohort) > 1900
-    chosen = patients.chosen_scans(tables, FEW)
+    chosen = gallery.choose_patients(tables, FEW)
     assert list(chosen) == ["lowest", "middle", "example", "highest"]
     other = replace(tables, cohort=cohort.assign(event_observed=False))
-    assert patients.chosen_scans(other, FEW) == chosen
-    wrong = horizon_patients.most_wrong(tables.predictions, cohort, tables.lungs, "Radiomics", 3.0, FEW)
+    assert gallery.choose_patients(other, FEW) == chosen
+    wrong = horizon_patients.most_wrong(Evaluation(cohort, tables.predictions, FEW), tables.lungs, "Radiomics", 3.0)
     assert len(wrong) == 10
-    near = horizon_patients.similar_patients(tables.predictions, cohort, "Radiomics", 0.2, FEW)
+    near = horizon_patients.similar_patients(Evaluation(cohort, tables.predictions, FEW), "Radiomics", 0.2)
     assert len(near) == 20
 
 
@@ -163,9 +165,11 @@ def test_pages_can_be_switched_off_and_old_ones_go(tmp_path):
     study = Study(tmp_path, Settings(book={"patients": False}))
     (tmp_path / "patients").mkdir()
     (tmp_path / "patients" / "old.png").write_bytes(b"x")
-    assert patients.SWITCHED_OFF in patients.write_pages(study, tmp_path / "patients")
+    assert "shows no page of a single patient" in gallery.write_patients(study, tmp_path / "patients")
     assert not list((tmp_path / "patients").iterdir())
-    assert patients.NONE in patients.write_pages(Study(tmp_path, Settings()), tmp_path / "patients")
+    assert "No scan of this run has a risk, so there is no page." in gallery.write_patients(
+        Study(tmp_path, Settings()), tmp_path / "patients"
+    )
 
 
 def test_the_file_holds_what_the_page_shows_and_reads_back(tmp_path):
@@ -216,14 +220,14 @@ def test_a_scan_that_a_network_flags_is_not_called_alike(tmp_path):
 
 def test_a_category_that_is_not_known_is_not_called_another():
     cohort = pd.DataFrame({"sex": ["female", "male"]})
-    assert evidence._in_words("sex_female", {"sex": None}, cohort) == "sex: not known, taken as not female"
-    assert evidence._in_words("sex_female", {"sex": "male"}, cohort) == "sex: not female"
-    assert evidence._in_words("sex_female", {"sex": "female"}, cohort) == "sex: female"
+    assert evidence.feature_words("sex_female", {"sex": None}, cohort) == "sex: not known, taken as not female"
+    assert evidence.feature_words("sex_female", {"sex": "male"}, cohort) == "sex: not female"
+    assert evidence.feature_words("sex_female", {"sex": "female"}, cohort) == "sex: female"
 
 
 def test_the_reasons_stand_in_words_beside_the_picture(tmp_path):
     report, _ = report_of(tables_of(make_cohort(60)), tmp_path)
     why = pd.DataFrame({"feature": ["sex_female"], "words": ["sex: female"], "hazard_ratio": [1.5]})
-    words = patients.in_words(replace(report, reasons=why, explained="Clinical"), "x.png")
+    words = gallery.page_in_words(replace(report, reasons=why, explained="Clinical"), "x.png")
     assert "- sex: female: hazard ×1.50" in words
     assert f"{page.WEIGHTS}: Clinical" in words

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from sscct_lib.book.notebooks import write_provenance
+from sscct_lib.book.chapters import write_provenance
 from sscct_lib.report import predict
 from sscct_lib.study.folder import Study, StudyError
 from sscct_lib.study.settings import Settings
