@@ -36,12 +36,7 @@ def _box(axis: Axes, step: FlowStep, x: float, y: float) -> None:
     half = 2.3 if step.excluded else 2.5
     axis.add_patch(
         mpl.patches.Rectangle(
-            (x - half, y - 0.32),
-            2 * half,
-            0.64,
-            facecolor="white" if step.excluded else PALE,
-            edgecolor=INK,
-            lw=1,
+            (x - half, y - 0.32), 2 * half, 0.64, facecolor="white" if step.excluded else PALE, edgecolor=INK, lw=1
         )
     )
     axis.text(x, y, text, ha="center", va="center", fontsize=10.5, color=INK)

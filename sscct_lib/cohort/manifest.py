@@ -19,6 +19,8 @@ HEADER_LINES = 2  # data row 0 is line 2 of the file, below the header
 MOST_SHOWN = 50
 LARGEST_WHOLE = 2**53  # from here on a float no longer tells one whole number from the next
 
+Violation = tuple[int | None, str, str, str]  # line, column, found, expected
+
 
 def read_manifest(study: Study) -> pd.DataFrame:
     """Read and validate the manifest of a study.
@@ -74,9 +76,6 @@ def _read_csv(path: Path) -> pd.DataFrame:
         raise StudyError(f"{path} has no rows: expected one row a scan below the header.")
     stripped: pd.DataFrame = raw.apply(lambda cells: cells.str.strip())
     return stripped.mask(stripped == "")
-
-
-Violation = tuple[int | None, str, str, str]  # line, column, found, expected
 
 
 def _missing_columns(raw: pd.DataFrame) -> list[Violation]:
@@ -186,12 +185,7 @@ def _across_scans(days: pd.DataFrame, raw: pd.DataFrame) -> list[Violation]:
         differing = days.groupby("patient_id")[name].transform("nunique") > 1
         column = name if name in raw else name.replace("_day", "_date")
         violations += [
-            (
-                int(index) + HEADER_LINES,
-                column,
-                repr(raw[column].loc[index]),
-                "the same in all scans of a patient",
-            )
+            (int(index) + HEADER_LINES, column, repr(raw[column].loc[index]), "the same in all scans of a patient")
             for index in days.index[differing]
         ]
     return violations

@@ -27,9 +27,7 @@ def horizon_labels(
 
 
 def censoring_weights(
-    followup_years: NDArray[np.float64],
-    event_observed: NDArray[np.bool_],
-    horizon_years: float,
+    followup_years: NDArray[np.float64], event_observed: NDArray[np.bool_], horizon_years: float
 ) -> NDArray[np.float64]:
     """Weigh scans whose state at the horizon is known, so that they stand for the unknown ones too.
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sscct_lib.cohort.outcomes import DAYS_PER_YEAR, horizon_labels, label_name
 from sscct_lib.study.folder import Study, StudyError
 from sscct_lib.study.schemas import COHORT, covariates
-from sscct_lib.study.words import years_text
+from sscct_lib.study.words import counted, years_text
 
 
 @dataclass(frozen=True)
@@ -111,10 +111,6 @@ def _step(label: str, rows: pd.DataFrame, excluded: bool) -> FlowStep:
 
 def flow_text(flow: list[FlowStep]) -> str:
     """Say the flow diagram in words, one sentence a box, for readers who cannot see it."""
-
-    def counted(n: int, noun: str) -> str:
-        return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
-
     return " ".join(
         f"{step.label}: {counted(step.n_scans, 'scan')} of {counted(step.n_patients, 'patient')}"
         f"{', left out' if step.excluded else ''}."

@@ -41,14 +41,6 @@ MOST_OVERLAP = 0.01
 SPLIT_SPACING_MM = 2.0
 
 
-def is_dicom(path: Path) -> bool:
-    """Tell whether a file is DICOM, from its first bytes."""
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
-
-
 @quiet_pydicom()
 def referred_series(path: Path) -> tuple[str, ...]:
     """Give the SeriesInstanceUID of the series on which a segmentation or contours were drawn."""
@@ -278,10 +270,10 @@ def _labels(parts: dict[int, NDArray[np.bool_]], scan: sitk.Image) -> NDArray[np
 def _split(lungs: NDArray[np.bool_], spacing_mm: NDArray[np.float64]) -> NDArray[np.uint8]:
     """Tell right from left in a mask of both, on a coarser grid."""
     size = np.maximum(np.rint(np.array(lungs.shape) * spacing_mm / SPLIT_SPACING_MM), 1).astype(int)
-    to_coarse = [np.minimum(((np.arange(n) + 0.5) * side / SPLIT_SPACING_MM).astype(int), m - 1)
-                 for n, side, m in zip(lungs.shape, spacing_mm, size, strict=True)]  # fmt: skip
-    from_fine = [np.minimum(((np.arange(m) + 0.5) * SPLIT_SPACING_MM / side).astype(int), n - 1)
-                 for n, side, m in zip(lungs.shape, spacing_mm, size, strict=True)]  # fmt: skip
+    to_coarse, from_fine = [], []  # along each axis, the voxel in which the centre of another grid's lies
+    for n, side, m in zip(lungs.shape, spacing_mm, size, strict=True):
+        to_coarse.append(np.minimum(((np.arange(n) + 0.5) * side / SPLIT_SPACING_MM).astype(int), m - 1))
+        from_fine.append(np.minimum(((np.arange(m) + 0.5) * SPLIT_SPACING_MM / side).astype(int), n - 1))
     coarse = split_sides(lungs[np.ix_(*from_fine)], SPLIT_SPACING_MM)
     nearest = ndimage.distance_transform_edt(coarse == 0, return_distances=False, return_indices=True)
     return np.asarray(np.where(lungs, coarse[tuple(nearest)][np.ix_(*to_coarse)], 0), dtype=np.uint8)

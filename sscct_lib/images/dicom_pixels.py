@@ -35,18 +35,25 @@ SIDE_PIXELS = (8, 4096)
 MOST_PIXELS = 1_500_000_000
 LARGEST_NUMBER = 1e6  # millimetres, or a slope
 
+LOWEST_TISSUE_HU, HIGHEST_TISSUE_HU = -900, 3071
+WIDEST_GAP_MM = 10.0
+MOST_MISSING_SHARE = 0.1
+SAME_STEP_MM = 0.05
+ITEM_HEADER = struct.Struct("<4sL")  # tag and length of a piece of compressed pixels
+TILT_MM = 0.1  # drift of the slices across their normal that is still called straight
+
 
 @dataclass(frozen=True)
 class Frame:
     """One slice: where its pixels are, and where it lies in the patient."""
 
     path: Path
-    index: int
-    header: Any
-    position: NDArray[np.float64]
-    axes: NDArray[np.float64]
-    pixel_mm: tuple[float, float]
-    rescale: tuple[float, float]
+    index: int  # in the file, from 0
+    header: Any  # of the file
+    position: NDArray[np.float64]  # centre of the first pixel, LPS mm, shape (3,)
+    axes: NDArray[np.float64]  # directions along a row and along a column, shape (2, 3)
+    pixel_mm: tuple[float, float]  # distance of pixels along a row and along a column
+    rescale: tuple[float, float]  # slope and intercept to Hounsfield units
 
     @property
     def normal(self) -> NDArray[np.float64]:
@@ -153,86 +160,6 @@ def stack(series: Series) -> tuple[list[Frame], list[str]]:
     return single, notes
 
 
-def _distinct(series: Series) -> tuple[list[Frame], list[str]]:
-    by_uid = {str(header.get("SOPInstanceUID", path)): (header, path) for header, path in reversed(series.headers)}
-    files = list(reversed(by_uid.values()))
-    n_duplicates = len(series.headers) - len(files)
-    notes = [f"{n_duplicates} duplicate file(s) left out"] if n_duplicates else []
-    if series.n_damaged:
-        notes.append(f"{series.n_damaged} file(s) with a damaged header left out")
-    return [frame for header, path in files for frame in _frames(header, path)], notes
-
-
-def _frames(header: Any, path: Path) -> list[Frame]:
-    """List the slices of a file: one, or one for each frame of an enhanced multi-frame file."""
-    per_frame = header.get("PerFrameFunctionalGroupsSequence", None)
-    try:
-        if per_frame is None:
-            return [_frame(path, 0, header, header, header, header, header)]
-        shared = header.SharedFunctionalGroupsSequence[0]
-        return [_enhanced_frame(path, index, header, groups, shared) for index, groups in enumerate(per_frame)]
-    except UNREADABLE as error:
-        raise ScanError("slices without position, orientation or pixel spacing: no volume can be made") from error
-
-
-def first_rescale(header: Any) -> tuple[float, float]:
-    """Give slope and intercept of the first frame of a file, from its header."""
-    return _frames(header, Path())[0].rescale
-
-
-def _enhanced_frame(path: Path, index: int, header: Any, groups: Any, shared: Any) -> Frame:
-    def group(name: str) -> Any:
-        return (groups if name in groups else shared)[name].value[0]
-
-    transformation = "PixelValueTransformationSequence"
-    has_rescale = transformation in groups or transformation in shared
-    return _frame(
-        path,
-        index,
-        header,
-        group("PlanePositionSequence"),
-        group("PlaneOrientationSequence"),
-        group("PixelMeasuresSequence"),
-        group(transformation) if has_rescale else header,
-    )
-
-
-def _frame(path: Path, index: int, header: Any, position: Any, orientation: Any, measures: Any, rescale: Any) -> Frame:
-    axes = np.array(orientation.ImageOrientationPatient, dtype=float).reshape(2, 3)
-    axes = axes / np.linalg.norm(axes, axis=1, keepdims=True)
-    between_rows, between_columns = (float(side) for side in measures.PixelSpacing)
-    place = np.array(position.ImagePositionPatient, dtype=float).reshape(3)
-    values = (float(rescale.get("RescaleSlope", None) or 1), float(rescale.get("RescaleIntercept", None) or 0))
-    numbers = [*place, *axes.ravel(), between_rows, between_columns, *values]
-    if (
-        not np.isfinite(numbers).all()
-        or np.abs(numbers).max() > LARGEST_NUMBER
-        or min(between_rows, between_columns) <= 0
-    ):
-        raise ValueError("a number of the geometry is not finite, or none that a scanner writes")
-    return Frame(path, index, header, place, axes, (between_columns, between_rows), values)
-
-
-def _one_acquisition(frames: list[Frame], notes: list[str]) -> list[Frame]:
-    """Where a series passes over the thorax more than once, keep the pass with most slices."""
-    passes: dict[str, list[Frame]] = {}
-    for frame in frames:
-        passes.setdefault(str(frame.header.get("AcquisitionNumber", None)), []).append(frame)
-    if len(passes) == 1:
-        return frames
-    longest = max(passes.values(), key=len)
-    notes.append(f"{len(passes)} acquisitions in one series; the one with most slices ({len(longest)}) was taken")
-    return longest
-
-
-LOWEST_TISSUE_HU, HIGHEST_TISSUE_HU = -900, 3071
-WIDEST_GAP_MM = 10.0
-MOST_MISSING_SHARE = 0.1
-SAME_STEP_MM = 0.05
-ITEM_HEADER = struct.Struct("<4sL")  # tag and length of a piece of compressed pixels
-TILT_MM = 0.1  # drift of the slices across their normal that is still called straight
-
-
 def read_series(series: Series) -> tuple[sitk.Image, list[str]]:
     """Read a series, for which `why_unusable` found nothing, as a volume.
 
@@ -274,6 +201,71 @@ def read_series(series: Series) -> tuple[sitk.Image, list[str]]:
     image.SetOrigin(first.position.tolist())
     image.SetDirection(np.column_stack([*first.axes, first.normal]).ravel().tolist())
     return image, notes
+
+
+def _distinct(series: Series) -> tuple[list[Frame], list[str]]:
+    by_uid = {str(header.get("SOPInstanceUID", path)): (header, path) for header, path in reversed(series.headers)}
+    files = list(reversed(by_uid.values()))
+    n_duplicates = len(series.headers) - len(files)
+    notes = [f"{n_duplicates} duplicate file(s) left out"] if n_duplicates else []
+    if series.n_damaged:
+        notes.append(f"{series.n_damaged} file(s) with a damaged header left out")
+    return [frame for header, path in files for frame in _frames(header, path)], notes
+
+
+def _frames(header: Any, path: Path) -> list[Frame]:
+    """List the slices of a file: one, or one for each frame of an enhanced multi-frame file."""
+    per_frame = header.get("PerFrameFunctionalGroupsSequence", None)
+    try:
+        if per_frame is None:
+            return [_frame(path, 0, header, header, header, header, header)]
+        shared = header.SharedFunctionalGroupsSequence[0]
+        return [_enhanced_frame(path, index, header, groups, shared) for index, groups in enumerate(per_frame)]
+    except UNREADABLE as error:
+        raise ScanError("slices without position, orientation or pixel spacing: no volume can be made") from error
+
+
+def first_rescale(header: Any) -> tuple[float, float]:
+    """Give slope and intercept of the first frame of a file, from its header."""
+    return _frames(header, Path())[0].rescale
+
+
+def _enhanced_frame(path: Path, index: int, header: Any, groups: Any, shared: Any) -> Frame:
+    def group(name: str) -> Any:
+        return (groups if name in groups else shared)[name].value[0]
+
+    transformation = "PixelValueTransformationSequence"
+    rescale = group(transformation) if transformation in groups or transformation in shared else header
+    places = (group(name) for name in ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence"))
+    return _frame(path, index, header, *places, rescale)
+
+
+def _frame(path: Path, index: int, header: Any, position: Any, orientation: Any, measures: Any, rescale: Any) -> Frame:
+    axes = np.array(orientation.ImageOrientationPatient, dtype=float).reshape(2, 3)
+    axes = axes / np.linalg.norm(axes, axis=1, keepdims=True)
+    between_rows, between_columns = (float(side) for side in measures.PixelSpacing)
+    place = np.array(position.ImagePositionPatient, dtype=float).reshape(3)
+    values = (float(rescale.get("RescaleSlope", None) or 1), float(rescale.get("RescaleIntercept", None) or 0))
+    numbers = [*place, *axes.ravel(), between_rows, between_columns, *values]
+    if (
+        not np.isfinite(numbers).all()
+        or np.abs(numbers).max() > LARGEST_NUMBER
+        or min(between_rows, between_columns) <= 0
+    ):
+        raise ValueError("a number of the geometry is not finite, or none that a scanner writes")
+    return Frame(path, index, header, place, axes, (between_columns, between_rows), values)
+
+
+def _one_acquisition(frames: list[Frame], notes: list[str]) -> list[Frame]:
+    """Where a series passes over the thorax more than once, keep the pass with most slices."""
+    passes: dict[str, list[Frame]] = {}
+    for frame in frames:
+        passes.setdefault(str(frame.header.get("AcquisitionNumber", None)), []).append(frame)
+    if len(passes) == 1:
+        return frames
+    longest = max(passes.values(), key=len)
+    notes.append(f"{len(passes)} acquisitions in one series; the one with most slices ({len(longest)}) was taken")
+    return longest
 
 
 def _check_gaps(heights: NDArray[np.float64], step: float) -> None:

@@ -16,6 +16,9 @@ from sscct_lib.study.results import ScanError
 
 Mask = NDArray[np.bool_]
 
+SMALLEST_LUNG_ML = 150.0
+MERGED_RATIO = 0.2  # a second piece below this share of the first is no lung: the two lungs hang together
+
 
 def dilate(mask: Mask, radius_mm: float, spacing_mm: float) -> Mask:
     """Grow a mask by a ball; what would leave the volume is cut off."""
@@ -99,23 +102,19 @@ def millilitres(mask: Mask, spacing_mm: float) -> float:
     return float(np.count_nonzero(mask) * spacing_mm**3 / 1000)
 
 
-SMALLEST_LUNG_ML = 150.0
-MERGED_RATIO = 0.2  # a second piece below this share of the first is no lung: the two lungs hang together
-
-
 def split_sides(lungs: Mask, spacing_mm: float) -> NDArray[np.uint8]:
     """Tell right (1) from left (2) in a mask of both lungs; shape (z, y, x), isotropic voxels."""
-    return _sides(lungs, _two_seeds(lungs, spacing_mm), (lungs.shape[2] - 1) / 2)
+    return label_sides(lungs, lung_cores(lungs, spacing_mm), (lungs.shape[2] - 1) / 2)
 
 
-def _two_seeds(air: Mask, spacing_mm: float) -> list[Mask]:
+def lung_cores(air: Mask, spacing_mm: float) -> list[Mask]:
     """Find the core of each lung, right first; one core when there is one lung."""
     pieces = largest_pieces(air, 2)
     if not pieces or millilitres(pieces[0], spacing_mm) < SMALLEST_LUNG_ML:
         raise ScanError("no lungs were found: no air-filled region of lung size inside the body.")
     if len(pieces) < 2 or pieces[1].sum() < MERGED_RATIO * pieces[0].sum():
         pieces = _pull_apart(pieces[0], spacing_mm)
-    return sorted(pieces, key=_column)
+    return sorted(pieces, key=centre_column)
 
 
 def _pull_apart(merged: Mask, spacing_mm: float) -> list[Mask]:
@@ -128,15 +127,15 @@ def _pull_apart(merged: Mask, spacing_mm: float) -> list[Mask]:
     return [merged]
 
 
-def _column(mask: Mask) -> float:
+def centre_column(mask: Mask) -> float:
     """Centre of a mask from right to left, voxels."""
     return float(np.average(np.arange(mask.shape[2]), weights=mask.sum(axis=(0, 1))))
 
 
-def _sides(lungs: Mask, seeds: list[Mask], middle: float) -> NDArray[np.uint8]:
+def label_sides(lungs: Mask, seeds: list[Mask], middle: float) -> NDArray[np.uint8]:
     """Label right (1) and left (2); where the lungs touch, each voxel goes to the basin of depth that holds it."""
     if len(seeds) == 1:
-        return np.where(lungs, 1 if _column(seeds[0]) < middle else 2, 0).astype(np.uint8)
+        return np.where(lungs, 1 if centre_column(seeds[0]) < middle else 2, 0).astype(np.uint8)
     right, left = (pieces_with(lungs, [seed]) for seed in seeds)
     if not (right & left).any():
         return (right + 2 * left).astype(np.uint8)

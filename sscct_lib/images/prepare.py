@@ -23,70 +23,47 @@ from sscct_lib.study.folder import Study, StudyError
 from sscct_lib.study.results import Record, ScanError, process
 from sscct_lib.study.schemas import IMAGES
 
+AIR_HU = -1024  # outside the scanned field, and the least value that a prepared scan holds
+WARMEST_AIR_HU = -500  # every chest CT has air in it; where nothing is this low, the values are not HU
+
 Axis = tuple[NDArray[np.int64], NDArray[np.float32]]
 """For each new sample of an axis: the old samples that it rests on, and their weights; both (n_new, n_taps)."""
 
 
-def axis_weights(n_old: int, positions: NDArray[np.float64], width: float = 1.0) -> Axis:
-    """Weigh the old samples of an axis for each new one.
+def prepare_scans(study: Study, rows: pd.DataFrame, n_jobs: int = 1) -> pd.DataFrame:
+    """Verify scans and bring them to the orientation and spacing of the study.
 
     Parameters
     ----------
-    n_old
-        Old samples.
-    positions
-        Where the new samples lie, in steps of the old ones, shape (n_new,); beyond an end, the end counts.
-    width
-        Half the foot of the triangle, at least 1, in steps of the old samples: 1 is linear interpolation, more averages
-        as well, for an axis that becomes coarser.
+    study
+        `images.spacing_mm` matters. Writes `study.image(scan_id)`.
+    rows
+        Rows of the manifest: `scan_id`, `patient_id`, `image`, `sha256`.
+    n_jobs
+        Processes that share the scans.
 
     Returns
     -------
-    index, weights : numpy.ndarray
-        Old samples and their weights, each row summing to 1, shape (n_new, n_taps).
+    pandas.DataFrame
+        Schema `IMAGES`, one row a scan; unusable scans have status "failed" and a reason.
     """
-    centres = np.clip(positions, 0, n_old - 1)[:, None]
-    index = np.ceil(centres - width).astype(np.int64) + np.arange(int(2 * width) + 1)
-    weights = np.maximum(1 - np.abs(centres - index) / width, 0)
-    weights[(index < 0) | (index >= n_old)] = 0
-    weights /= weights.sum(axis=1, keepdims=True)
-    return np.clip(index, 0, n_old - 1), weights.astype(np.float32)
+    names = ["scan_id", "patient_id", "image", "sha256"]
+    done = process(
+        study, "images", _prepare, rows.reindex(columns=names), study.settings.images,
+        lambda row: [study.folder / row["image"]], n_jobs, outputs=lambda row: [study.image(row["scan_id"])],
+    )  # fmt: skip
+    return IMAGES.validate(done.reindex(columns=list(IMAGES.columns)))
 
 
-def interpolate(values: NDArray[Any], axes: tuple[Axis, Axis, Axis]) -> NDArray[np.float32]:
-    """Interpolate a volume (z, y, x) to a new grid, given the weights of each of its axes."""
-    (z, z_weights), (y, y_weights), (x, x_weights) = axes
-    result: NDArray[np.float32] = _interpolate(values, z, z_weights, y, y_weights, x, x_weights)
-    return result
-
-
-@njit(cache=True)
-def _interpolate(values, z, z_weights, y, y_weights, x, x_weights):  # type: ignore[no-untyped-def]
-    result = np.empty((len(z), len(y), len(x)), np.float32)
-    plane = np.empty(values.shape[1:], np.float32)
-    row = np.empty(values.shape[2], np.float32)
-    for k in range(len(z)):
-        plane[:] = 0
-        for tap in range(z.shape[1]):
-            if z_weights[k, tap] > 0:
-                plane += z_weights[k, tap] * values[z[k, tap]]
-        for j in range(len(y)):
-            row[:] = 0
-            for tap in range(y.shape[1]):
-                if y_weights[j, tap] > 0:
-                    row += y_weights[j, tap] * plane[y[j, tap]]
-            for i in range(len(x)):
-                total = np.float32(0)
-                for tap in range(x.shape[1]):
-                    total += x_weights[i, tap] * row[x[i, tap]]
-                result[k, j, i] = total
-    return result
-
-
-AIR_HU = -1024
-"""Outside the scanned field, and the least value that a prepared scan holds."""
-
-WARMEST_AIR_HU = -500  # every chest CT has air in it; where nothing is this low, the values are not HU
+def _prepare(study: Study, row: Mapping[str, Any]) -> Record:
+    path = study.folder / row["image"]
+    image = read_scan(path, row["sha256"] if isinstance(row["sha256"], str) else None)
+    write_image(resample(image, study.settings.images.spacing_mm), study.image(row["scan_id"]))
+    return {
+        "spacing_mm": " ".join(f"{side:.4g}" for side in image.GetSpacing()),
+        "size": " ".join(str(side) for side in image.GetSize()),
+        "sha256": checksum(path),
+    }
 
 
 def read_scan(path: Path, sha256: str | None = None) -> sitk.Image:
@@ -252,37 +229,57 @@ def write_image(image: sitk.Image, path: Path) -> None:
             plain.unlink(missing_ok=True)
 
 
-def prepare_scans(study: Study, rows: pd.DataFrame, n_jobs: int = 1) -> pd.DataFrame:
-    """Verify scans and bring them to the orientation and spacing of the study.
+def axis_weights(n_old: int, positions: NDArray[np.float64], width: float = 1.0) -> Axis:
+    """Weigh the old samples of an axis for each new one.
 
     Parameters
     ----------
-    study
-        `images.spacing_mm` matters. Writes `study.image(scan_id)`.
-    rows
-        Rows of the manifest: `scan_id`, `patient_id`, `image`, `sha256`.
-    n_jobs
-        Processes that share the scans.
+    n_old
+        Old samples.
+    positions
+        Where the new samples lie, in steps of the old ones, shape (n_new,); beyond an end, the end counts.
+    width
+        Half the foot of the triangle, at least 1, in steps of the old samples: 1 is linear interpolation, more averages
+        as well, for an axis that becomes coarser.
 
     Returns
     -------
-    pandas.DataFrame
-        Schema `IMAGES`, one row a scan; unusable scans have status "failed" and a reason.
+    index, weights : numpy.ndarray
+        Old samples and their weights, each row summing to 1, shape (n_new, n_taps).
     """
-    names = ["scan_id", "patient_id", "image", "sha256"]
-    done = process(
-        study, "images", _prepare, rows.reindex(columns=names), study.settings.images,
-        lambda row: [study.folder / row["image"]], n_jobs, outputs=lambda row: [study.image(row["scan_id"])],
-    )  # fmt: skip
-    return IMAGES.validate(done.reindex(columns=list(IMAGES.columns)))
+    centres = np.clip(positions, 0, n_old - 1)[:, None]
+    index = np.ceil(centres - width).astype(np.int64) + np.arange(int(2 * width) + 1)
+    weights = np.maximum(1 - np.abs(centres - index) / width, 0)
+    weights[(index < 0) | (index >= n_old)] = 0
+    weights /= weights.sum(axis=1, keepdims=True)
+    return np.clip(index, 0, n_old - 1), weights.astype(np.float32)
 
 
-def _prepare(study: Study, row: Mapping[str, Any]) -> Record:
-    path = study.folder / row["image"]
-    image = read_scan(path, row["sha256"] if isinstance(row["sha256"], str) else None)
-    write_image(resample(image, study.settings.images.spacing_mm), study.image(row["scan_id"]))
-    return {
-        "spacing_mm": " ".join(f"{side:.4g}" for side in image.GetSpacing()),
-        "size": " ".join(str(side) for side in image.GetSize()),
-        "sha256": checksum(path),
-    }
+def interpolate(values: NDArray[Any], axes: tuple[Axis, Axis, Axis]) -> NDArray[np.float32]:
+    """Interpolate a volume (z, y, x) to a new grid, given the weights of each of its axes."""
+    (z, z_weights), (y, y_weights), (x, x_weights) = axes
+    result: NDArray[np.float32] = _interpolate(values, z, z_weights, y, y_weights, x, x_weights)
+    return result
+
+
+@njit(cache=True)
+def _interpolate(values, z, z_weights, y, y_weights, x, x_weights):  # type: ignore[no-untyped-def]
+    result = np.empty((len(z), len(y), len(x)), np.float32)
+    plane = np.empty(values.shape[1:], np.float32)
+    row = np.empty(values.shape[2], np.float32)
+    for k in range(len(z)):
+        plane[:] = 0
+        for tap in range(z.shape[1]):
+            if z_weights[k, tap] > 0:
+                plane += z_weights[k, tap] * values[z[k, tap]]
+        for j in range(len(y)):
+            row[:] = 0
+            for tap in range(y.shape[1]):
+                if y_weights[j, tap] > 0:
+                    row += y_weights[j, tap] * plane[y[j, tap]]
+            for i in range(len(x)):
+                total = np.float32(0)
+                for tap in range(x.shape[1]):
+                    total += x_weights[i, tap] * row[x[i, tap]]
+                result[k, j, i] = total
+    return result

@@ -41,8 +41,10 @@ def is_sharp(kernel: str) -> bool | None:
         return True
     if name in SOFT_NAMES:
         return False
+    # FC50 to FC59 and FC80 to FC89 are Canon's lung kernels.
     if canon := re.fullmatch(r"FC(\d\d)[A-Z]?", name):
         return canon.group(1)[0] in "358"
+    # The number of Siemens' names grows with sharpness: B30f and Br40d are soft, B70f and Bl57 sharp.
     if siemens := re.fullmatch(r"[A-Z]{1,2}(\d\d)[A-Z]?", name):
         return int(siemens.group(1)) >= 50
     return None

@@ -38,6 +38,15 @@ CLINICAL = pa.DataFrameSchema(
     name="clinical",
 )
 
+SHORT = {
+    "age": "age_years",
+    "fvc": "fvc_percent",
+    "dlco": "dlco_percent",
+    "subtype": "ssc_subtype",
+    "thickness": "slice_thickness_mm",
+}
+NOT_TAKEN = ("cause_of_death", "scan_year")
+
 
 def read_clinical(path: Path) -> pd.DataFrame:
     """Read a registry's table of follow-up and clinical values: all columns of `CLINICAL`, empty where it lacks one.
@@ -65,6 +74,69 @@ def read_clinical(path: Path) -> pd.DataFrame:
 def empty_clinical() -> pd.DataFrame:
     """Make a clinical table without rows, for scans that come without one."""
     return CLINICAL.validate(pd.DataFrame(columns=list(CLINICAL.columns)))
+
+
+def attach(scans: pd.DataFrame, clinical: pd.DataFrame) -> pd.DataFrame:
+    """Attach clinical values to scans: what belongs to the patient to all of them, what belongs to a visit to its scan.
+
+    A row with `scan_date` goes to the patient's nearest scan within 90 days, one without to the patient's first scan.
+    Age and sex of `scans`, from the header, fill what the table lacks. Adds `in_clinical`: whether the patient has a
+    row.
+    """
+    scans = scans.copy()
+    by_patient = clinical.groupby("patient_id")[list(PATIENT)].first()
+    scans["in_clinical"] = scans["patient_id"].isin(by_patient.index)
+    for name in PATIENT:
+        value = scans["patient_id"].map(by_patient[name])
+        scans[name] = value.fillna(scans[name]) if name in scans else value
+    _check_order(scans, clinical)
+    from_header = scans["age_years"].copy() if "age_years" in scans else pd.Series(float("nan"), scans.index)
+    for name in VISIT:
+        scans[name] = pd.Series(float("nan"), scans.index)
+    first = scans.sort_values("scan_date").groupby("patient_id").head(1)
+    for row in clinical.sort_values("scan_date", na_position="first").to_dict("records"):
+        target = _scan_of(row, scans, first)
+        for name in VISIT:
+            if target is not None and pd.notna(row[name]):
+                scans.loc[target, name] = row[name]
+    scans["age_years"] = scans["age_years"].fillna(_carried_age(scans)).fillna(from_header)
+    return scans
+
+
+def read_values(given: str | None) -> dict[str, Any]:
+    """Read the clinical values of one patient.
+
+    Parameters
+    ----------
+    given
+        `name=value` pairs with commas between them, such as `age=63,sex=female,fvc=72`, or the path of a CSV table with
+        one row. Names are those of the manifest's columns, or `age`, `fvc`, `dlco`, `subtype`. None: nothing is known.
+
+    Returns
+    -------
+    dict
+        By column of the manifest; only what is known.
+
+    Raises
+    ------
+    StudyError
+        If a name is not known, or a value is not possible: all of them are named.
+    """
+    if given is None:
+        return {}
+    raw = _from_table(Path(given)) if "=" not in given else _from_words(given)
+    known = {name: spec for name, spec in covariates().items() if name not in NOT_TAKEN}
+    named = {SHORT.get(name, name): value for name, value in raw.items() if str(value).strip() and pd.notna(value)}
+    strangers = sorted(set(named) - set(known))
+    if strangers:
+        raise StudyError(f"--clinical: {', '.join(strangers)} not known; expected {', '.join([*SHORT, *known])}.")
+    schema = pa.DataFrameSchema({name: known[name] for name in named})
+    try:
+        checked = schema.validate(pd.DataFrame([named]), lazy=True)
+    except pa.errors.SchemaErrors as errors:
+        said = [f"{case['column']}: expected {case['check']}" for case in errors.failure_cases.to_dict("records")]
+        raise StudyError("--clinical: " + "; ".join(dict.fromkeys(said))) from errors
+    return {str(name): value for name, value in checked.iloc[0].to_dict().items()}
 
 
 def _give_types(table: pd.DataFrame) -> list[str]:
@@ -108,33 +180,6 @@ def _checked(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     return valid, violations
 
 
-def attach(scans: pd.DataFrame, clinical: pd.DataFrame) -> pd.DataFrame:
-    """Attach clinical values to scans: what belongs to the patient to all of them, what belongs to a visit to its scan.
-
-    A row with `scan_date` goes to the patient's nearest scan within 90 days, one without to the patient's first scan.
-    Age and sex of `scans`, from the header, fill what the table lacks. Adds `in_clinical`: whether the patient has a
-    row.
-    """
-    scans = scans.copy()
-    by_patient = clinical.groupby("patient_id")[list(PATIENT)].first()
-    scans["in_clinical"] = scans["patient_id"].isin(by_patient.index)
-    for name in PATIENT:
-        value = scans["patient_id"].map(by_patient[name])
-        scans[name] = value.fillna(scans[name]) if name in scans else value
-    _check_order(scans, clinical)
-    from_header = scans["age_years"].copy() if "age_years" in scans else pd.Series(float("nan"), scans.index)
-    for name in VISIT:
-        scans[name] = pd.Series(float("nan"), scans.index)
-    first = scans.sort_values("scan_date").groupby("patient_id").head(1)
-    for row in clinical.sort_values("scan_date", na_position="first").to_dict("records"):
-        target = _scan_of(row, scans, first)
-        for name in VISIT:
-            if target is not None and pd.notna(row[name]):
-                scans.loc[target, name] = row[name]
-    scans["age_years"] = scans["age_years"].fillna(_carried_age(scans)).fillna(from_header)
-    return scans
-
-
 def _scan_of(row: Mapping[Any, Any], scans: pd.DataFrame, first: pd.DataFrame) -> Any:
     """Find the scan that a clinical row describes: its index, or None."""
     if pd.isna(row["scan_date"]):
@@ -162,52 +207,6 @@ def _check_order(scans: pd.DataFrame, clinical: pd.DataFrame) -> None:
             f"clinical table, row(s) {shown}, column last_contact_date: lies before a scan of the patient; expected "
             "the last day on which the state is known."
         )
-
-
-SHORT = {
-    "age": "age_years",
-    "fvc": "fvc_percent",
-    "dlco": "dlco_percent",
-    "subtype": "ssc_subtype",
-    "thickness": "slice_thickness_mm",
-}
-NOT_TAKEN = ("cause_of_death", "scan_year")
-
-
-def read_values(given: str | None) -> dict[str, Any]:
-    """Read the clinical values of one patient.
-
-    Parameters
-    ----------
-    given
-        `name=value` pairs with commas between them, such as `age=63,sex=female,fvc=72`, or the path of a CSV table with
-        one row. Names are those of the manifest's columns, or `age`, `fvc`, `dlco`, `subtype`. None: nothing is known.
-
-    Returns
-    -------
-    dict
-        By column of the manifest; only what is known.
-
-    Raises
-    ------
-    StudyError
-        If a name is not known, or a value is not possible: all of them are named.
-    """
-    if given is None:
-        return {}
-    raw = _from_table(Path(given)) if "=" not in given else _from_words(given)
-    known = {name: spec for name, spec in covariates().items() if name not in NOT_TAKEN}
-    named = {SHORT.get(name, name): value for name, value in raw.items() if str(value).strip() and pd.notna(value)}
-    strangers = sorted(set(named) - set(known))
-    if strangers:
-        raise StudyError(f"--clinical: {', '.join(strangers)} not known; expected {', '.join([*SHORT, *known])}.")
-    schema = pa.DataFrameSchema({name: known[name] for name in named})
-    try:
-        checked = schema.validate(pd.DataFrame([named]), lazy=True)
-    except pa.errors.SchemaErrors as errors:
-        said = [f"{case['column']}: expected {case['check']}" for case in errors.failure_cases.to_dict("records")]
-        raise StudyError("--clinical: " + "; ".join(dict.fromkeys(said))) from errors
-    return {str(name): value for name, value in checked.iloc[0].to_dict().items()}
 
 
 def _from_words(text: str) -> dict[str, str]:

@@ -19,75 +19,11 @@ from sscct_lib.images.prepare import read_scan, to_hounsfield, write_image
 from sscct_lib.intake.clinical import attach, empty_clinical, read_clinical
 from sscct_lib.intake.pseudonyms import patient_code, read_key, scan_code
 from sscct_lib.intake.series import MASK_KINDS, VOLUME_SUFFIXES, Candidate, find_candidates, why_behind
-from sscct_lib.study.files import atomic, checksum
+from sscct_lib.study.files import checksum, write_if_changed
 from sscct_lib.study.folder import SETTINGS_FILE, Study, StudyError, load_study
 from sscct_lib.study.results import Record, process
 from sscct_lib.study.schemas import covariates
 from sscct_lib.study.tables import write_csv
-
-
-def write_masks(study: Study, scans: pd.DataFrame, candidates: list[Candidate], n_jobs: int = 1) -> pd.DataFrame:
-    """Write `masks/<scan_id>.nii.gz` where the source has a mask of the scan; adds `lung_mask`, empty where not.
-
-    Candidates that are masks get their `status` and `reason`.
-    """
-    masks = [one for one in candidates if one.kind in MASK_KINDS]
-    for mask in masks:
-        mask.reason = "refers to no series that was taken"
-    offers: dict[str, list[tuple[Candidate, str]]] = {}
-    rows = []
-    for scan in scans.to_dict("records"):
-        taken = next(one for one in scan["candidates"] if one.status == "scan")
-        offered = [(mask, file) for mask in masks if _belongs(mask, taken) for file in mask.files]
-        for mask, _ in offered:
-            mask.reason, mask.visit = "another mask of the scan was taken", taken.visit
-        if offered:
-            offers[scan["scan_id"]] = sorted(offered, key=lambda one: (MASK_KINDS.index(one[0].kind), one[1]))
-            rows.append([scan["scan_id"], scan["patient_code"], taken.frame_uid])
-    waiting = pd.DataFrame(rows, columns=["scan_id", "patient_id", "frame_uid"])
-    written: dict[str, str] = {}
-    for attempt in range(max(map(len, offers.values()), default=0)):
-        waiting = waiting[[len(offers[scan]) > attempt and scan not in written for scan in waiting["scan_id"]]]
-        tried = [offers[scan][attempt] for scan in waiting["scan_id"]]
-        done = _write(study, waiting.assign(file=[file for _, file in tried]), attempt + 1, n_jobs)
-        for (mask, _), row in zip(tried, done.to_dict("records"), strict=True):
-            mask.status, mask.reason = ("lung mask", "") if row["status"] == "ok" else ("set aside", row["reason"])
-            if row["status"] == "ok":
-                written[row["scan_id"]] = f"masks/{row['scan_id']}.nii.gz"
-    return scans.assign(lung_mask=scans["scan_id"].map(written))
-
-
-def _belongs(mask: Candidate, scan: Candidate) -> bool:
-    """Tell whether a mask was drawn on a series; one that names no series must share its frame of reference."""
-    if mask.patient != scan.patient:
-        return False
-    return scan.uid in mask.refers_to if mask.refers_to else mask.frame_uid == scan.frame_uid != ""
-
-
-def _write(study: Study, rows: pd.DataFrame, attempt: int, n_jobs: int) -> pd.DataFrame:
-    files = dict(zip(rows["scan_id"], rows["file"], strict=True))
-    return process(
-        study,
-        "ingest_masks",
-        _write_mask,
-        rows,
-        None,
-        lambda row: [Path(files[row["scan_id"]]), study.folder / "scans" / f"{row['scan_id']}.nii.gz"],
-        n_jobs,
-        study.folder / "ingest" / "records" / f"mask_{attempt}",
-        outputs=lambda row: [_mask_path(study, row["scan_id"])],
-    )
-
-
-def _write_mask(study: Study, row: Mapping[str, Any]) -> Record:
-    scan = read_scan(study.folder / "scans" / f"{row['scan_id']}.nii.gz")
-    write_image(read_dicom_mask(Path(row["file"]), scan, row["frame_uid"]), _mask_path(study, row["scan_id"]))
-    return {}
-
-
-def _mask_path(study: Study, scan_id: str) -> Path:
-    return study.folder / "masks" / f"{scan_id}.nii.gz"
-
 
 NEW_STUDY = "# Settings of this study; every other setting has a default.\ntitle: My study\n"
 MOST_REASONS = 12
@@ -160,10 +96,37 @@ def ingest(
     return report
 
 
+def summarise(report: pd.DataFrame) -> list[str]:
+    """Say in a few lines what became of the series of a source.
+
+    Parameters
+    ----------
+    report
+        From `ingest`, of any length.
+
+    Returns
+    -------
+    list of str
+        How many scans of how many patients there are, and for each outcome how many series it has and why, the most
+        frequent reasons first. Numbers in reasons are left out, so that like stands with like.
+    """
+    scans = report[report["status"] == "scan"]
+    lines = [f"{len(scans)} scan(s) of {scans['patient_id'].nunique()} patient(s)"]
+    reasons = report["reason"].str.replace(r"\d+(\.\d+)?", "#", regex=True).str.split("; ")
+    told = report.assign(reason=reasons).explode("reason")
+    for status in ("scan", "lung mask", "not chosen", "set aside", "no scans"):
+        counts = told.loc[(told["status"] == status) & (told["reason"] != ""), "reason"].value_counts()
+        n = int((report["status"] == status).sum())
+        lines += [f"{status}: {n}"] if n else []
+        lines += [f"  {count:,} {reason}" for reason, count in counts.head(MOST_REASONS).items()]
+        if len(counts) > MOST_REASONS:
+            lines.append(f"  and {len(counts) - MOST_REASONS} more reasons")
+    return lines
+
+
 def _study(folder: Path) -> Study:
     if not (folder / SETTINGS_FILE).exists():
-        with atomic(folder / SETTINGS_FILE) as partial:
-            partial.write_text(NEW_STUDY, encoding="utf-8")
+        write_if_changed(folder / SETTINGS_FILE, NEW_STUDY)
     return load_study(folder)
 
 
@@ -240,16 +203,9 @@ def _write_choice(
     rows["files"] = [candidate.files for candidate in chosen]
     sources = {row["scan_id"]: [Path(file) for file in row["files"]] for row in rows.to_dict("records")}
     return process(
-        study,
-        "ingest",
-        _write_scan,
-        rows,
-        None,
-        lambda row: sources[row["scan_id"]],
-        n_jobs,
-        records,
+        study, "ingest", _write_scan, rows, None, lambda row: sources[row["scan_id"]], n_jobs, records,
         outputs=lambda row: [_scan_path(study, row["scan_id"])],
-    )
+    )  # fmt: skip
 
 
 def _write_scan(study: Study, row: Mapping[str, Any]) -> Record:
@@ -268,6 +224,64 @@ def _write_scan(study: Study, row: Mapping[str, Any]) -> Record:
 
 def _scan_path(study: Study, scan_id: str) -> Path:
     return study.folder / "scans" / f"{scan_id}.nii.gz"
+
+
+def write_masks(study: Study, scans: pd.DataFrame, candidates: list[Candidate], n_jobs: int = 1) -> pd.DataFrame:
+    """Write `masks/<scan_id>.nii.gz` where the source has a mask of the scan; adds `lung_mask`, empty where not.
+
+    Candidates that are masks get their `status` and `reason`.
+    """
+    masks = [one for one in candidates if one.kind in MASK_KINDS]
+    for mask in masks:
+        mask.reason = "refers to no series that was taken"
+    offers: dict[str, list[tuple[Candidate, str]]] = {}
+    rows = []
+    for scan in scans.to_dict("records"):
+        taken = next(one for one in scan["candidates"] if one.status == "scan")
+        offered = [(mask, file) for mask in masks if _belongs(mask, taken) for file in mask.files]
+        for mask, _ in offered:
+            mask.reason, mask.visit = "another mask of the scan was taken", taken.visit
+        if offered:
+            offers[scan["scan_id"]] = sorted(offered, key=lambda one: (MASK_KINDS.index(one[0].kind), one[1]))
+            rows.append([scan["scan_id"], scan["patient_code"], taken.frame_uid])
+    waiting = pd.DataFrame(rows, columns=["scan_id", "patient_id", "frame_uid"])
+    written: dict[str, str] = {}
+    for attempt in range(max(map(len, offers.values()), default=0)):
+        waiting = waiting[[len(offers[scan]) > attempt and scan not in written for scan in waiting["scan_id"]]]
+        tried = [offers[scan][attempt] for scan in waiting["scan_id"]]
+        done = _write(study, waiting.assign(file=[file for _, file in tried]), attempt + 1, n_jobs)
+        for (mask, _), row in zip(tried, done.to_dict("records"), strict=True):
+            mask.status, mask.reason = ("lung mask", "") if row["status"] == "ok" else ("set aside", row["reason"])
+            if row["status"] == "ok":
+                written[row["scan_id"]] = f"masks/{row['scan_id']}.nii.gz"
+    return scans.assign(lung_mask=scans["scan_id"].map(written))
+
+
+def _belongs(mask: Candidate, scan: Candidate) -> bool:
+    """Tell whether a mask was drawn on a series; one that names no series must share its frame of reference."""
+    if mask.patient != scan.patient:
+        return False
+    return scan.uid in mask.refers_to if mask.refers_to else mask.frame_uid == scan.frame_uid != ""
+
+
+def _write(study: Study, rows: pd.DataFrame, attempt: int, n_jobs: int) -> pd.DataFrame:
+    files = dict(zip(rows["scan_id"], rows["file"], strict=True))
+    return process(
+        study, "ingest_masks", _write_mask, rows, None,
+        lambda row: [Path(files[row["scan_id"]]), _scan_path(study, row["scan_id"])], n_jobs,
+        study.folder / "ingest" / "records" / f"mask_{attempt}",
+        outputs=lambda row: [_mask_path(study, row["scan_id"])],
+    )  # fmt: skip
+
+
+def _write_mask(study: Study, row: Mapping[str, Any]) -> Record:
+    scan = read_scan(_scan_path(study, row["scan_id"]))
+    write_image(read_dicom_mask(Path(row["file"]), scan, row["frame_uid"]), _mask_path(study, row["scan_id"]))
+    return {}
+
+
+def _mask_path(study: Study, scan_id: str) -> Path:
+    return study.folder / "masks" / f"{scan_id}.nii.gz"
 
 
 def _report(candidates: list[Candidate], written: pd.DataFrame, table: pd.DataFrame | None, key: bytes) -> pd.DataFrame:
@@ -307,31 +321,3 @@ def _report(candidates: list[Candidate], written: pd.DataFrame, table: pd.DataFr
         for patient in absent
     ]
     return pd.DataFrame(rows).astype({"n_slices": "Int64"})
-
-
-def summarise(report: pd.DataFrame) -> list[str]:
-    """Say in a few lines what became of the series of a source.
-
-    Parameters
-    ----------
-    report
-        From `ingest`, of any length.
-
-    Returns
-    -------
-    list of str
-        How many scans of how many patients there are, and for each outcome how many series it has and why, the most
-        frequent reasons first. Numbers in reasons are left out, so that like stands with like.
-    """
-    scans = report[report["status"] == "scan"]
-    lines = [f"{len(scans)} scan(s) of {scans['patient_id'].nunique()} patient(s)"]
-    reasons = report["reason"].str.replace(r"\d+(\.\d+)?", "#", regex=True).str.split("; ")
-    told = report.assign(reason=reasons).explode("reason")
-    for status in ("scan", "lung mask", "not chosen", "set aside", "no scans"):
-        counts = told.loc[(told["status"] == status) & (told["reason"] != ""), "reason"].value_counts()
-        n = int((report["status"] == status).sum())
-        lines += [f"{status}: {n}"] if n else []
-        lines += [f"  {count:,} {reason}" for reason, count in counts.head(MOST_REASONS).items()]
-        if len(counts) > MOST_REASONS:
-            lines.append(f"  and {len(counts) - MOST_REASONS} more reasons")
-    return lines

@@ -77,19 +77,19 @@ IDENTIFYING_FIELDS = re.compile(
 
 @dataclass(frozen=True)
 class Match:
-    """A piece of text that may point to a patient: where it begins, its kind, its first characters and its length."""
+    """A piece of text that may point to a patient."""
 
-    start: int
-    kind: str
-    masked: str
+    start: int  # where it begins in the text
+    kind: str  # `known identifier`, or a kind of `PATTERNS`
+    masked: str  # its first characters and its length
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A place that may point to a patient: file (relative to the study) and where in it, kind, and beginning."""
+    """A place that may point to a patient."""
 
-    place: str
-    kind: str
+    place: str  # file, relative to the study, and where in it
+    kind: str  # as in `Match`, or `field`, `free text`, `DICOM file`, `key`
     masked: str
 
     def __str__(self) -> str:
@@ -98,10 +98,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class Identifiers:
-    """What a hospital knows its patients and examinations by, and how many were too short to be searched."""
+    """What a hospital knows its patients and examinations by."""
 
-    words: frozenset[str] = frozenset()
-    n_short: int = 0
+    words: frozenset[str] = frozenset()  # names, numbers, UIDs and dates in the forms in which they are searched
+    n_short: int = 0  # left out, so short that they stand in any text
     by_beginning: dict[str, list[str]] = field(default_factory=dict, compare=False)
 
     def matches(self, text: str) -> Iterator[tuple[int, str]]:

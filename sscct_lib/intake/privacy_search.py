@@ -22,7 +22,11 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image, UnidentifiedImageError
 
+from sscct_lib.images.dicom import is_dicom
 from sscct_lib.intake.privacy import Finding, Identifiers, find, is_identifying_field, mask
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 RUN_TIMES = {
     "finished", "start_time", "end_time", "iopub.execute_input", "iopub.status.busy", "iopub.status.idle",
@@ -31,14 +35,11 @@ RUN_TIMES = {
 """Fields in which a run writes its own time, which is no date of a patient."""
 NIFTI_TEXTS = {
     348: {
-        "data_type": (4, 14),
-        "db_name": (14, 32),
-        "descrip": (148, 228),
-        "aux_file": (228, 252),
+        "data_type": (4, 14), "db_name": (14, 32), "descrip": (148, 228), "aux_file": (228, 252),
         "intent_name": (328, 344),
     },
     540: {"descrip": (240, 320), "aux_file": (320, 344), "intent_name": (508, 524)},
-}
+}  # fmt: skip
 """Text fields of a header, by its size: NIfTI-1 and NIfTI-2."""
 EMBEDDED = re.compile(r"data:image/(?:png|jpeg|gif|webp);base64,\s*([A-Za-z0-9+/=\s]+)")
 OUTLINE = re.compile(r"\s(?:d|points)=\"[MmZzLlHhVvCcSsQqTtAaEe0-9\s.,+-]*\"")
@@ -48,6 +49,180 @@ HEADER_BYTES = 1_000_000
 LONGEST_DATE_NUMBER = 8
 
 Texts = Iterator[tuple[str, str]]  # where in the file, and what stands there
+
+PROJECT_FILES = {
+    "sscct_lib", "tests", "benchmarks", "workflow", "book", "README.md", "CONTRIBUTING.md", "LICENSE", "Makefile",
+    "pyproject.toml", "constraints.txt", "environment.yml", "_config.yml",
+}  # fmt: skip
+"""In a copy of this project that is a study too, its own code and chapters are no study data."""
+BINARY = {".npy", ".npz", ".so", ".pyc", ".woff", ".woff2", ".ttf", ".eot", ".ico", ".mo", ".inv", ".map"}
+COPIED = {".ipynb", ".png", ".svg", ".md", ".html"}
+PICTURES = {".png", ".jpg", ".jpeg", ".gif", ".tif", ".tiff", ".webp"}
+MOST_SHOWN = 50
+
+
+@dataclass
+class Search:
+    """What was found, in the order of the files, and the files that could not be looked into."""
+
+    findings: list[Finding] = field(default_factory=list)
+    n_files: int = 0  # that were looked into
+    unread: list[str] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """Write the findings as a list, the first 50 of them, and the files that could not be looked into."""
+        shown = [str(one) for one in self.findings[:MOST_SHOWN]]
+        if len(self.findings) > MOST_SHOWN:
+            shown.append(f"and {len(self.findings) - MOST_SHOWN} more")
+        return shown + self.unread
+
+
+def search_study(
+    folder: Path,
+    known: Identifiers | None = None,
+    parts: tuple[str, ...] = ("",),
+    clean: dict[str, list[int]] | None = None,
+) -> Search:
+    """Look for identifiers in a study.
+
+    Parameters
+    ----------
+    folder
+        The study folder. Hidden files and folders are left out, and, where the study is a copy of this project, its
+        code and chapters (what a book made of them is looked at).
+    known
+        The hospital's identifiers, from `pseudonyms.read_identifiers`; None: patterns only.
+    parts
+        Which files or folders of the study, relative to it; by default all.
+    clean
+        State (`_state`) of files in which nothing was found before, by the same search; they are not read again while
+        it is the same. Files that are found clean are added.
+    """
+    search, seen = Search(), set[bytes]()
+    clean = {} if clean is None else clean
+    for part in parts:
+        for path in _files(folder, folder / part):
+            place, state = path.relative_to(folder).as_posix(), _state(path)
+            if clean.get(place) == state:
+                search.n_files += 1
+                continue
+            n_before = len(search.findings)
+            search.findings += _found(f"{place} (its name)", place, known)
+            if path.suffix.lower() in BINARY:
+                continue
+            if path.suffix.lower() in COPIED:  # the book keeps copies of notebooks, pages and pictures
+                digest = hashlib.sha256(path.read_bytes()).digest()
+                if digest in seen:
+                    continue
+                seen.add(digest)
+            try:
+                found = search_file(path, known)
+            except (OSError, ValueError, EOFError, KeyError, struct.error, zipfile.BadZipFile) as error:
+                search.unread.append(f"{place}: not looked into ({type(error).__name__})")
+                continue
+            search.n_files += 1
+            search.findings += [Finding(f"{place}, {one.place}", one.kind, one.masked) for one in found]
+            if len(search.findings) == n_before:
+                clean[place] = state
+    return search
+
+
+def _state(path: Path) -> list[int]:
+    """Tell whether a file is the same: its number, size, and times, one of which no program can set back."""
+    stat = path.stat()
+    return [stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+
+
+def _files(root: Path, start: Path) -> Iterator[Path]:
+    if start.is_file():
+        yield start
+    is_project = (root / "sscct_lib").is_dir()
+    for folder, inner, names in os.walk(start):
+        skipped = PROJECT_FILES if is_project and Path(folder) == root else set()
+        inner[:] = sorted(name for name in inner if not name.startswith((".", "__")) and name not in skipped)
+        yield from (Path(folder) / name for name in sorted(names) if not name.startswith(".") and name not in skipped)
+
+
+def search_file(path: Path, known: Identifiers | None = None) -> list[Finding]:
+    """Look for identifiers in one file, read as its name says; a finding's `place` is the place in the file."""
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        return _search_table(path, known)
+    if suffix == ".csv":
+        return _search_csv(path, known)
+    if suffix == ".key":
+        return [Finding("the whole file", "key", "from which study ids are made: keep it outside the study")]
+    if is_dicom(path):
+        return [Finding("the whole file", "DICOM file", "with the header of a hospital")]
+    special: list[Finding] = []
+    if suffix in (".json", ".ipynb"):
+        texts = read_notebook(path, special) if suffix == ".ipynb" else read_json(path, special)
+    elif suffix in PICTURES:
+        texts = read_picture(path.read_bytes())
+    elif path.name.endswith((".nii", ".nii.gz")):
+        texts = read_nifti(path, special)
+    else:
+        texts = READERS.get(suffix, read_text)(path)
+    for place, text in texts:
+        special += [Finding(_line(place, text, one.start), one.kind, one.masked) for one in find(text, known)]
+    return special
+
+
+def _found(place: str, text: str, known: Identifiers | None) -> list[Finding]:
+    return [Finding(place, one.kind, one.masked) for one in find(text, known)]
+
+
+def _line(place: str, text: str, start: int) -> str:
+    return f"{place}line {text.count(chr(10), 0, start) + 1}" if place == "" or place.endswith(", ") else place
+
+
+def _search_csv(path: Path, known: Identifiers | None) -> list[Finding]:
+    text = path.read_text(encoding="utf-8-sig")
+    rows = csv.reader(io.StringIO(text))
+    names = next(rows, [])
+    found = [Finding(f"column {name}", "field", "") for name in names if is_identifying_field(name)]
+    found += [one for name in names for one in _found("row 1", name, known)]
+    if not find(text, known):
+        return found
+    for number, row in enumerate(rows, start=2):
+        for index, cell in enumerate(row):
+            name = names[index] if index < len(names) else str(index + 1)
+            # The day on which a person judged a mask is no date of a patient.
+            decided = path.name == "qa_decisions.csv" and name == "when"
+            here = _found(f"row {number}, column {name}", cell, known)
+            found += [one for one in here if not (decided and one.kind == "date")]
+    return found
+
+
+def _search_table(path: Path, known: Identifiers | None) -> list[Finding]:
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path)
+    found = []
+    for key, value in (table.schema.metadata or {}).items():
+        found += _found(f"metadata {key.decode()}", value.decode("utf-8"), known)
+    for name in table.column_names:
+        found += _found(f"column {name} (its name)", name, known)
+        if is_identifying_field(name):
+            found.append(Finding(f"column {name}", "field", ""))
+        found += _search_column(name, table.column(name).to_pandas(), known)
+    return found
+
+
+def _search_column(name: str, cells: "pd.Series", known: Identifiers | None) -> list[Finding]:
+    import pandas as pd
+
+    if pd.api.types.is_datetime64_any_dtype(cells):
+        return [Finding(f"column {name}", "date", f"in {cells.notna().sum()} rows")] if cells.notna().any() else []
+    if pd.api.types.is_integer_dtype(cells):
+        cells = cells[cells.abs() >= 10 ** (LONGEST_DATE_NUMBER - 1)]
+    elif pd.api.types.is_numeric_dtype(cells) or pd.api.types.is_bool_dtype(cells):
+        return []
+    texts = cells.dropna().astype(str)
+    once = texts[~texts.duplicated()]
+    if not find("\n".join(once), known):
+        return []
+    return [one for row, text in once.items() for one in _found(f"row {int(str(row)) + 1}, column {name}", text, known)]
 
 
 def read_text(path: Path) -> Texts:
@@ -195,190 +370,3 @@ READERS: dict[str, Callable[[Path], Texts]] = {
     ".zip": read_zip,
 }
 """By the ending of a file's name; another file is read as text."""
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-PROJECT_FILES = {
-    "sscct_lib", "tests", "benchmarks", "workflow", "book", "README.md", "CONTRIBUTING.md", "LICENSE", "Makefile",
-    "pyproject.toml", "constraints.txt", "environment.yml", "_config.yml",
-}  # fmt: skip
-"""In a copy of this project that is a study too, its own code and chapters are no study data."""
-BINARY = {".npy", ".npz", ".so", ".pyc", ".woff", ".woff2", ".ttf", ".eot", ".ico", ".mo", ".inv", ".map"}
-COPIED = {".ipynb", ".png", ".svg", ".md", ".html"}
-PICTURES = {".png", ".jpg", ".jpeg", ".gif", ".tif", ".tiff", ".webp"}
-MOST_SHOWN = 50
-
-
-@dataclass
-class Search:
-    """What was found, in the order of the files, in how many files, and which could not be looked into."""
-
-    findings: list[Finding] = field(default_factory=list)
-    n_files: int = 0
-    unread: list[str] = field(default_factory=list)
-
-    def lines(self) -> list[str]:
-        """Write the findings as a list, the first 50 of them, and the files that could not be looked into."""
-        shown = [str(one) for one in self.findings[:MOST_SHOWN]]
-        if len(self.findings) > MOST_SHOWN:
-            shown.append(f"and {len(self.findings) - MOST_SHOWN} more")
-        return shown + self.unread
-
-
-def search_study(
-    folder: Path,
-    known: Identifiers | None = None,
-    parts: tuple[str, ...] = ("",),
-    clean: dict[str, list[int]] | None = None,
-) -> Search:
-    """Look for identifiers in a study.
-
-    Parameters
-    ----------
-    folder
-        The study folder. Hidden files and folders are left out, and, where the study is a copy of this project, its
-        code and chapters (what a book made of them is looked at).
-    known
-        The hospital's identifiers, from `pseudonyms.read_identifiers`; None: patterns only.
-    parts
-        Which files or folders of the study, relative to it; by default all.
-    clean
-        State (`_state`) of files in which nothing was found before, by the same search; they are not read again while
-        it is the same. Files that are found clean are added.
-    """
-    search, seen = Search(), set[bytes]()
-    clean = {} if clean is None else clean
-    for part in parts:
-        for path in _files(folder, folder / part):
-            place, state = path.relative_to(folder).as_posix(), _state(path)
-            if clean.get(place) == state:
-                search.n_files += 1
-                continue
-            n_before = len(search.findings)
-            search.findings += [Finding(f"{place} (its name)", one.kind, one.masked) for one in find(place, known)]
-            if path.suffix.lower() in BINARY:
-                continue
-            if path.suffix.lower() in COPIED:  # the book keeps copies of notebooks, pages and pictures
-                digest = hashlib.sha256(path.read_bytes()).digest()
-                if digest in seen:
-                    continue
-                seen.add(digest)
-            try:
-                found = search_file(path, known)
-            except (OSError, ValueError, EOFError, KeyError, struct.error, zipfile.BadZipFile) as error:
-                search.unread.append(f"{place}: not looked into ({type(error).__name__})")
-                continue
-            search.n_files += 1
-            search.findings += [Finding(f"{place}, {one.place}", one.kind, one.masked) for one in found]
-            if len(search.findings) == n_before:
-                clean[place] = state
-    return search
-
-
-def _state(path: Path) -> list[int]:
-    """Tell whether a file is the same: its number, size, and times, one of which no program can set back."""
-    stat = path.stat()
-    return [stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
-
-
-def _files(root: Path, start: Path) -> Iterator[Path]:
-    if start.is_file():
-        yield start
-    is_project = (root / "sscct_lib").is_dir()
-    for folder, inner, names in os.walk(start):
-        skipped = PROJECT_FILES if is_project and Path(folder) == root else set()
-        inner[:] = sorted(name for name in inner if not name.startswith((".", "__")) and name not in skipped)
-        yield from (Path(folder) / name for name in sorted(names) if not name.startswith(".") and name not in skipped)
-
-
-def search_file(path: Path, known: Identifiers | None = None) -> list[Finding]:
-    """Look for identifiers in one file, read as its name says; a finding's `place` is the place in the file."""
-    suffix = path.suffix.lower()
-    if suffix == ".parquet":
-        return _search_table(path, known)
-    if suffix == ".csv":
-        return _search_csv(path, known)
-    if suffix == ".key":
-        return [Finding("the whole file", "key", "from which study ids are made: keep it outside the study")]
-    if _is_dicom(path):
-        return [Finding("the whole file", "DICOM file", "with the header of a hospital")]
-    special: list[Finding] = []
-    if suffix in (".json", ".ipynb"):
-        texts = read_notebook(path, special) if suffix == ".ipynb" else read_json(path, special)
-    elif suffix in PICTURES:
-        texts = read_picture(path.read_bytes())
-    elif path.name.endswith((".nii", ".nii.gz")):
-        texts = read_nifti(path, special)
-    else:
-        texts = READERS.get(suffix, read_text)(path)
-    for place, text in texts:
-        special += [Finding(_line(place, text, one.start), one.kind, one.masked) for one in find(text, known)]
-    return special
-
-
-def _is_dicom(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
-
-
-def _line(place: str, text: str, start: int) -> str:
-    return f"{place}line {text.count(chr(10), 0, start) + 1}" if place == "" or place.endswith(", ") else place
-
-
-def _search_csv(path: Path, known: Identifiers | None) -> list[Finding]:
-    text = path.read_text(encoding="utf-8-sig")
-    rows = csv.reader(io.StringIO(text))
-    names = next(rows, [])
-    found = [Finding(f"column {name}", "field", "") for name in names if is_identifying_field(name)]
-    found += [Finding("row 1", one.kind, one.masked) for name in names for one in find(name, known)]
-    if not find(text, known):
-        return found
-    for number, row in enumerate(rows, start=2):
-        for index, cell in enumerate(row):
-            name = names[index] if index < len(names) else str(index + 1)
-            # The day on which a person judged a mask is no date of a patient.
-            decided = path.name == "qa_decisions.csv" and name == "when"
-            found += [
-                Finding(f"row {number}, column {name}", one.kind, one.masked)
-                for one in find(cell, known)
-                if not (decided and one.kind == "date")
-            ]
-    return found
-
-
-def _search_table(path: Path, known: Identifiers | None) -> list[Finding]:
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(path)
-    found = []
-    for key, value in (table.schema.metadata or {}).items():
-        found += [
-            Finding(f"metadata {key.decode()}", one.kind, one.masked) for one in find(value.decode("utf-8"), known)
-        ]
-    for name in table.column_names:
-        found += [Finding(f"column {name} (its name)", one.kind, one.masked) for one in find(name, known)]
-        if is_identifying_field(name):
-            found.append(Finding(f"column {name}", "field", ""))
-        found += _search_column(name, table.column(name).to_pandas(), known)
-    return found
-
-
-def _search_column(name: str, cells: "pd.Series", known: Identifiers | None) -> list[Finding]:
-    import pandas as pd
-
-    if pd.api.types.is_datetime64_any_dtype(cells):
-        return [Finding(f"column {name}", "date", f"in {cells.notna().sum()} rows")] if cells.notna().any() else []
-    if pd.api.types.is_integer_dtype(cells):
-        cells = cells[cells.abs() >= 10 ** (LONGEST_DATE_NUMBER - 1)]
-    elif pd.api.types.is_numeric_dtype(cells) or pd.api.types.is_bool_dtype(cells):
-        return []
-    texts = cells.dropna().astype(str)
-    once = texts[~texts.duplicated()]
-    if not find("\n".join(once), known):
-        return []
-    return [
-        Finding(f"row {int(str(row)) + 1}, column {name}", one.kind, one.masked)
-        for row, text in once.items()
-        for one in find(text, known)
-    ]

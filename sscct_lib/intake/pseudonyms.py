@@ -5,7 +5,6 @@ And what a hospital's export calls its patients, so that a study can be searched
 
 import hashlib
 import hmac
-import os
 import secrets
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,19 @@ import pydicom
 from sscct_lib.images.dicom import UNREADABLE, find_series, quiet_pydicom
 from sscct_lib.intake.privacy import Identifiers, identifiers, is_identifying_field
 from sscct_lib.intake.series import VOLUME_SUFFIXES, from_volume
-from sscct_lib.study.files import atomic
+from sscct_lib.study.files import atomic, write_secret
 from sscct_lib.study.folder import StudyError
 
 FEWEST_KEY_CHARACTERS = 32
 KEY_CHECK = Path("ingest") / "key_check.txt"
+
+TEXT_TAGS = [
+    "PatientName", "PatientID", "OtherPatientIDs", "OtherPatientNames", "AccessionNumber", "StudyID",
+    "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "InstitutionName", "InstitutionAddress",
+    "ReferringPhysicianName", "PerformingPhysicianName", "OperatorsName", "StationName", "DeviceSerialNumber",
+    "PatientAddress", "PatientTelephoneNumbers",
+]  # fmt: skip
+DATE_TAGS = ["PatientBirthDate", "StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate"]
 
 
 def read_key(path: Path, study_folder: Path) -> bytes:
@@ -31,9 +38,7 @@ def read_key(path: Path, study_folder: Path) -> bytes:
     if not path.exists():
         if check.exists():
             raise StudyError(f"{path} is missing: this study was made with a key. Without it all ids would change.")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(secrets.token_hex(32) + "\n")
+        write_secret(path, (secrets.token_hex(32) + "\n").encode())  # 256 random bits
     key = path.read_bytes().strip()
     if len(key) < FEWEST_KEY_CHARACTERS:
         raise StudyError(f"{path} has {len(key)} characters, expected at least {FEWEST_KEY_CHARACTERS} random ones.")
@@ -58,15 +63,6 @@ def patient_code(key: bytes, patient: str) -> str:
 def scan_code(key: bytes, patient: str, visit: str) -> str:
     """Make a scan's study id: the patient's, and 8 digits of the examination."""
     return f"{patient_code(key, patient)}-{keyed_hash(key, f'visit {visit}', 8)}"
-
-
-TEXT_TAGS = [
-    "PatientName", "PatientID", "OtherPatientIDs", "OtherPatientNames", "AccessionNumber", "StudyID",
-    "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "InstitutionName", "InstitutionAddress",
-    "ReferringPhysicianName", "PerformingPhysicianName", "OperatorsName", "StationName", "DeviceSerialNumber",
-    "PatientAddress", "PatientTelephoneNumbers",
-]  # fmt: skip
-DATE_TAGS = ["PatientBirthDate", "StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate"]
 
 
 @quiet_pydicom()

@@ -36,6 +36,56 @@ CRITERIA = (
     "as good as the chosen one",
 )
 
+VOLUME_SUFFIXES = (".nii", ".nii.gz", ".nrrd")
+MASK_KINDS = ("SEG", "RTSTRUCT")
+DATE_IN_NAME = re.compile(r"(?<!\d)(\d{4})-?(\d{2})-?(\d{2})(?!\d)")
+
+
+@dataclass
+class Candidate:
+    """A series or a NIfTI file as it was found, and what becomes of it."""
+
+    # The hospital's identifiers and date; they stay in memory.
+    patient: str
+    visit: str
+    date: pd.Timestamp | None
+    kind: str  # `CT`, `localizer`, another modality, or `NIfTI`
+    files: list[str]
+    n_slices: int | None = None
+    step_mm: float | None = None
+    status: str = "not chosen"  # or `scan`, `lung mask`, `set aside`
+    reason: str = ""
+    preference: tuple[Any, ...] = ()  # from `preference`
+    header: dict[str, Any] = field(default_factory=dict)  # values that may be kept
+    uid: str = ""  # SeriesInstanceUID
+    frame_uid: str = ""  # FrameOfReferenceUID
+    refers_to: tuple[str, ...] = ()  # of a mask: the series on which it was drawn
+
+
+def find_candidates(source: Path, kernel: str, n_jobs: int = 1) -> list[Candidate]:
+    """List everything that could be a scan; a StudyError says what was found where nothing can be used."""
+    volumes = sorted(path for path in source.rglob("*") if path.name.endswith(VOLUME_SUFFIXES) and path.is_file())
+    series, n_other = find_series(source)
+    candidates: list[Candidate] = Parallel(n_jobs=n_jobs)(delayed(_from_files)(files, kernel) for files in series)
+    candidates += [from_volume(path, source) for path in volumes]
+    if all(candidate.reason for candidate in candidates):
+        others = f"{n_other - len(volumes)} other file(s)" if n_other > len(volumes) else ""
+        found = ", ".join(filter(None, (_count_kinds(candidates), others))) or "no files"
+        reasons = sorted({candidate.reason for candidate in candidates if candidate.kind == "CT"})
+        because = f" The CT series cannot be used: {'; '.join(reasons)}." if reasons else ""
+        raise StudyError(f"{source} has no chest CT series; found {found}.{because}")
+    return candidates
+
+
+def from_volume(path: Path, source: Path) -> Candidate:
+    """Take patient and date of a NIfTI or NRRD file from its folder and its name."""
+    inside = path.relative_to(source)
+    stem = path.name.removesuffix(".gz").rsplit(".", 1)[0]
+    patient = inside.parts[0] if len(inside.parts) > 1 else DATE_IN_NAME.sub("", stem).strip(" _-.")
+    written = DATE_IN_NAME.search(str(inside))
+    date = pd.to_datetime("-".join(written.groups()), errors="coerce") if written else None
+    return Candidate(patient or stem, str(inside), None if pd.isna(date) else date, "NIfTI", [str(path)])
+
 
 def is_lossy(series: Series) -> bool:
     """Tell whether the pixels of a series went through a compression that changed them."""
@@ -67,46 +117,6 @@ def why_behind(other: tuple[Any, ...], chosen: tuple[Any, ...]) -> str:
     """Say by which criterion another series came behind the chosen one."""
     differing = [words for words, mine, best in zip(CRITERIA, other, chosen, strict=False) if mine != best]
     return differing[0] if differing else CRITERIA[-1]
-
-
-VOLUME_SUFFIXES = (".nii", ".nii.gz", ".nrrd")
-MASK_KINDS = ("SEG", "RTSTRUCT")
-DATE_IN_NAME = re.compile(r"(?<!\d)(\d{4})-?(\d{2})-?(\d{2})(?!\d)")
-
-
-@dataclass
-class Candidate:
-    """A series or a NIfTI file as it was found, and what becomes of it."""
-
-    patient: str
-    visit: str
-    date: pd.Timestamp | None
-    kind: str
-    files: list[str]
-    n_slices: int | None = None
-    step_mm: float | None = None
-    status: str = "not chosen"
-    reason: str = ""
-    preference: tuple[Any, ...] = ()
-    header: dict[str, Any] = field(default_factory=dict)
-    uid: str = ""
-    frame_uid: str = ""
-    refers_to: tuple[str, ...] = ()
-
-
-def find_candidates(source: Path, kernel: str, n_jobs: int = 1) -> list[Candidate]:
-    """List everything that could be a scan; a StudyError says what was found where nothing can be used."""
-    volumes = sorted(path for path in source.rglob("*") if path.name.endswith(VOLUME_SUFFIXES) and path.is_file())
-    series, n_other = find_series(source)
-    candidates: list[Candidate] = Parallel(n_jobs=n_jobs)(delayed(_from_files)(files, kernel) for files in series)
-    candidates += [from_volume(path, source) for path in volumes]
-    if all(candidate.reason for candidate in candidates):
-        others = f"{n_other - len(volumes)} other file(s)" if n_other > len(volumes) else ""
-        found = ", ".join(filter(None, (_count_kinds(candidates), others))) or "no files"
-        reasons = sorted({candidate.reason for candidate in candidates if candidate.kind == "CT"})
-        because = f" The CT series cannot be used: {'; '.join(reasons)}." if reasons else ""
-        raise StudyError(f"{source} has no chest CT series; found {found}.{because}")
-    return candidates
 
 
 def _count_kinds(candidates: list[Candidate]) -> str:
@@ -169,13 +179,3 @@ def _date(series: Series) -> pd.Timestamp | None:
         if pd.notna(date):
             return date
     return None
-
-
-def from_volume(path: Path, source: Path) -> Candidate:
-    """Take patient and date of a NIfTI or NRRD file from its folder and its name."""
-    inside = path.relative_to(source)
-    stem = path.name.removesuffix(".gz").rsplit(".", 1)[0]
-    patient = inside.parts[0] if len(inside.parts) > 1 else DATE_IN_NAME.sub("", stem).strip(" _-.")
-    written = DATE_IN_NAME.search(str(inside))
-    date = pd.to_datetime("-".join(written.groups()), errors="coerce") if written else None
-    return Candidate(patient or stem, str(inside), None if pd.isna(date) else date, "NIfTI", [str(path)])

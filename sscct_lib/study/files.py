@@ -98,6 +98,18 @@ def _atomic(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def has_content(path: Path) -> bool:
+    """Tell whether a file is there and not empty."""
+    return path.is_file() and path.stat().st_size > 0
+
+
+def write_secret(path: Path, content: bytes) -> None:
+    """Write a key that its owner alone may read; one that is there already is never replaced (FileExistsError)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(content)
+
+
 def write_if_changed(path: Path, content: str | bytes) -> None:
     """Write a file whole, unless it has that content already: then it keeps its time."""
     new = content.encode() if isinstance(content, str) else content
@@ -144,6 +156,7 @@ def copy_folder(origin: Path, target: Path, left_out: tuple[str, ...] = ()) -> N
 
 
 def _copy(origin: Path, copy: Path) -> None:
+    # `shutil.copytree` would carry the rights of the original along.
     wanted, there = origin.stat(), copy.stat() if copy.is_file() else None
     if there is not None and (there.st_size, there.st_mtime_ns) == (wanted.st_size, wanted.st_mtime_ns):
         return

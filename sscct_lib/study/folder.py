@@ -15,52 +15,6 @@ from pydantic import BaseModel, ValidationError
 
 from sscct_lib.study.settings import RunName, Section, Settings
 
-
-class _PlainLoader(yaml.SafeLoader):
-    """Refuses tags and aliases: no type is made on request, and no text grows when it is read."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        event = self.peek_event()  # type: ignore[no-untyped-call]
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
-            raise yaml.MarkedYAMLError(None, None, "anchors and aliases are not read", event.start_mark)
-        if getattr(event, "tag", None) is not None:
-            raise yaml.MarkedYAMLError(None, None, "tags are not read", event.start_mark)
-        return super().compose_node(parent, index)
-
-
-# A date stays text.
-_PlainLoader.yaml_implicit_resolvers = {
-    start: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-    for start, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-
-
-def parse_yaml(text: str) -> Any:
-    """Read YAML to plain values: numbers, text, true and false, lists and dictionaries; None for an empty text.
-
-    Raises
-    ------
-    ValueError
-        If the text is no YAML, is nested too deep, or uses tags, anchors or aliases; the message says where.
-    """
-    try:
-        # Our loader is SafeLoader with less in it.
-        return yaml.load(text, Loader=_PlainLoader)
-    except RecursionError as error:
-        raise ValueError("nested too deep") from error
-    except (yaml.YAMLError, TypeError, OverflowError) as error:
-        raise ValueError(str(error)) from error
-
-
-def lay_over(content: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Change some settings and leave the others; a dictionary among the changes changes some names of a section."""
-    merged = dict(content)
-    for name, value in changes.items():
-        inner = merged.get(name)
-        merged[name] = lay_over(inner if isinstance(inner, dict) else {}, value) if isinstance(value, dict) else value
-    return merged
-
-
 SETTINGS_FILE = "study.yaml"
 RUN_SETTINGS_FILE = "settings.yaml"
 MANIFEST_FILE = "data_manifest.csv"
@@ -193,6 +147,51 @@ def _violations(error: ValidationError) -> str:
         f"  {'.'.join(str(part) for part in item['loc'])}: {item['msg']}; found {repr(item.get('input'))[:MOST_SHOWN]}"
         for item in error.errors()
     )
+
+
+def lay_over(content: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Change some settings and leave the others; a dictionary among the changes changes some names of a section."""
+    merged = dict(content)
+    for name, value in changes.items():
+        inner = merged.get(name)
+        merged[name] = lay_over(inner if isinstance(inner, dict) else {}, value) if isinstance(value, dict) else value
+    return merged
+
+
+def parse_yaml(text: str) -> Any:
+    """Read YAML to plain values: numbers, text, true and false, lists and dictionaries; None for an empty text.
+
+    Raises
+    ------
+    ValueError
+        If the text is no YAML, is nested too deep, or uses tags, anchors or aliases; the message says where.
+    """
+    try:
+        # Our loader is SafeLoader with less in it.
+        return yaml.load(text, Loader=_PlainLoader)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+    except (yaml.YAMLError, TypeError, OverflowError) as error:
+        raise ValueError(str(error)) from error
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Refuses tags and aliases: no type is made on request, and no text grows when it is read."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
+            raise yaml.MarkedYAMLError(None, None, "anchors and aliases are not read", event.start_mark)
+        if getattr(event, "tag", None) is not None:
+            raise yaml.MarkedYAMLError(None, None, "tags are not read", event.start_mark)
+        return super().compose_node(parent, index)
+
+
+# A date stays text.
+_PlainLoader.yaml_implicit_resolvers = {
+    start: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for start, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 
 
 def fingerprint(*parts: Any) -> str:

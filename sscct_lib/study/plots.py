@@ -15,38 +15,8 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 LARGEST = 300_000  # characters
-PIXELS_PER_POINT = 110 / 72
-"""Of a figure in a page: as wide as the pictures beside it, which are drawn with 110 dots per inch."""
-METADATA = ("Creator", "Date", "Format", "Type")
-
-
-class BookFigure(Figure):
-    """A figure that a notebook keeps as pixels and, where that helps, as vector graphics too."""
-
-    def _repr_svg_(self) -> str | None:
-        return as_svg(self)
-
-
-def as_svg(figure: Figure) -> str | None:
-    """Draw a figure as SVG; None where it holds images, or so many marks that pixels are smaller."""
-    if any(axes.images for axes in figure.axes):
-        return None
-    text = draw(figure)
-    return text if len(text) <= LARGEST else None
-
-
-def draw(figure: Figure) -> str:
-    """Draw a figure as SVG whose letters are outlines; what each says stands beside it in a comment."""
-    written = io.StringIO()
-    # Names inside the file follow from its content and this salt; without one they are drawn at random.
-    with mpl.rc_context({"svg.hashsalt": "sscct", "svg.fonttype": "path"}):
-        figure.savefig(written, format="svg", bbox_inches="tight", metadata=dict.fromkeys(METADATA))
-    return re.sub(r'(?<= )(width|height)="([\d.]+)pt"', _in_pixels, written.getvalue(), count=2)
-
-
-def _in_pixels(size: re.Match[str]) -> str:
-    return f'{size[1]}="{float(size[2]) * PIXELS_PER_POINT:.0f}"'
-
+PIXELS_PER_POINT = 110 / 72  # in a page, as wide as the pictures beside it, which are drawn with 110 dots per inch
+METADATA = ("Creator", "Date", "Format", "Type")  # left out: they change from one drawing to the next
 
 Colour = tuple[float, float, float]
 
@@ -79,7 +49,18 @@ styled = mpl.rc_context(STYLE)
 
 # In the order in which neighbours differ most, also in grey.
 PALETTE: list[Colour] = [sns.color_palette("colorblind")[i] for i in (0, 1, 2, 3, 4, 5, 9, 6, 7)] + [(0.45, 0.4, 0.0)]
-_DASHES: list[Any] = ["-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (7, 2, 1.5, 2))]
+DASHES: list[Any] = ["-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (7, 2, 1.5, 2))]
+
+MODEL_ORDER = (
+    "Clinical", "Radiomics", "ResNet-18", "DenseNet-121", "Swin Transformer", "Quantitative CT", "All features",
+    "ILD-GAP", "Goh stage", "Stacked (equal weights)", "Clinical + quantitative CT", "Radiomics + change",
+    "FVC and DLCO", "Age and sex", "ILD-GAP (published risks)", "Clinical + quantitative CT, boosted trees",
+    "Clinical + quantitative CT, harmonised", "Clinical + quantitative CT, logistic",
+    "Clinical + quantitative CT, survival forest", "ResNet-18, longitudinal", "DenseNet-121, longitudinal",
+    "Swin Transformer, longitudinal",
+)  # fmt: skip
+"""Models whose colours are fixed, because several pages of the book show them; the later ones share a colour with an
+earlier one, and differ from it in the dash."""
 
 
 def new_figure(height: float, n_rows: int = 1, n_columns: int = 1, **subplots: Any) -> tuple[Figure, Any]:
@@ -112,35 +93,7 @@ def model_colours(models: Iterable[str]) -> dict[str, Colour]:
 
 def model_dashes(models: Iterable[str]) -> dict[str, Any]:
     """Give each model its line style, so that lines differ in print without colour."""
-    return {model: _DASHES[(i // 2) % len(_DASHES)] for model, i in _slots(models).items()}
-
-
-MODEL_ORDER = (
-    "Clinical",
-    "Radiomics",
-    "ResNet-18",
-    "DenseNet-121",
-    "Swin Transformer",
-    "Quantitative CT",
-    "All features",
-    "ILD-GAP",
-    "Goh stage",
-    "Stacked (equal weights)",
-    "Clinical + quantitative CT",
-    "Radiomics + change",
-    "FVC and DLCO",
-    "Age and sex",
-    "ILD-GAP (published risks)",
-    "Clinical + quantitative CT, boosted trees",
-    "Clinical + quantitative CT, harmonised",
-    "Clinical + quantitative CT, logistic",
-    "Clinical + quantitative CT, survival forest",
-    "ResNet-18, longitudinal",
-    "DenseNet-121, longitudinal",
-    "Swin Transformer, longitudinal",
-)
-"""Models whose colours are fixed, because several pages of the book show them; the later ones share a colour with an
-earlier one, and differ from it in the dash."""
+    return {model: DASHES[(i // 2) % len(DASHES)] for model, i in _slots(models).items()}
 
 
 def _slots(models: Iterable[str]) -> dict[str, int]:
@@ -160,3 +113,32 @@ def _slots(models: Iterable[str]) -> dict[str, int]:
         free = (slot for slot in range(place, place + len(PALETTE)) if slot % len(PALETTE) not in taken)
         slots[name] = next(free, place)
     return {name: slots[name] for name in names}
+
+
+class BookFigure(Figure):
+    """A figure that a notebook keeps as pixels and, where that helps, as vector graphics too."""
+
+    def _repr_svg_(self) -> str | None:
+        return as_svg(self)
+
+
+def as_svg(figure: Figure) -> str | None:
+    """Draw a figure as SVG; None where it holds images, or so many marks that pixels are smaller."""
+    if any(axes.images for axes in figure.axes):
+        return None
+    text = draw(figure)
+    return text if len(text) <= LARGEST else None
+
+
+def draw(figure: Figure) -> str:
+    """Draw a figure as SVG whose letters are outlines; what each says stands beside it in a comment."""
+    written = io.StringIO()
+    # Letters are outlines, since a reader's machine may lack the font.
+    # Names inside the file follow from its content and this salt; without one they are drawn at random.
+    with mpl.rc_context({"svg.hashsalt": "sscct", "svg.fonttype": "path"}):
+        figure.savefig(written, format="svg", bbox_inches="tight", metadata=dict.fromkeys(METADATA))
+    return re.sub(r'(?<= )(width|height)="([\d.]+)pt"', _in_pixels, written.getvalue(), count=2)
+
+
+def _in_pixels(size: re.Match[str]) -> str:
+    return f'{size[1]}="{float(size[2]) * PIXELS_PER_POINT:.0f}"'

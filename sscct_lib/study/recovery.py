@@ -4,7 +4,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -13,9 +13,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sscct_lib.study.files import free_name
+from sscct_lib.study.files import free_name, has_content
 from sscct_lib.study.folder import Study
 from sscct_lib.study.stages import shard_stage
+
+CLOCK_SLACK_NS = 60 * 10**9  # clocks of a file server and of this machine differ a little
+SHARD_COLUMNS = ["scan_id", "status", "reason"]
 
 
 class LockedError(RuntimeError):
@@ -58,10 +61,6 @@ def alone(path: Path, wait: bool = False) -> Iterator[int]:
         file.write(f"process {os.getpid()}, since {datetime.now():%H:%M}\n")
         file.flush()
         yield file.fileno()
-
-
-CLOCK_SLACK_NS = 60 * 10**9  # clocks of a file server and of this machine differ a little
-SHARD_COLUMNS = ["scan_id", "status", "reason"]
 
 
 def set_damaged_aside(study: Study) -> list[str]:
@@ -129,7 +128,7 @@ def _notebook(path: Path) -> str:
 
 
 def _shard(study: Study, path: Path) -> str:
-    file_of = _file_of(study, shard_stage(path))
+    file_of = {"images": study.image, "lungs": study.mask}.get(shard_stage(path))  # of other stages, a record is all
     try:
         rows = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (ValueError, OSError):
@@ -139,15 +138,6 @@ def _shard(study: Study, path: Path) -> str:
     lost = [
         scan_id
         for scan_id in (rows.loc[rows["status"] == "ok", "scan_id"] if file_of else [])
-        if file_of and not _has_content(file_of(scan_id))
+        if file_of and not has_content(file_of(scan_id))
     ]
     return f"the files of {len(lost)} scan(s) are gone, {lost[0]} among them" if lost else ""
-
-
-def _file_of(study: Study, stage: str) -> Callable[[str], Path] | None:
-    """Give the file that a stage writes for a scan; None where its record is all."""
-    return {"images": study.image, "lungs": study.mask}.get(stage)
-
-
-def _has_content(path: Path) -> bool:
-    return path.is_file() and path.stat().st_size > 0

@@ -16,89 +16,21 @@ import pandas as pd
 from joblib import Parallel, delayed
 
 from sscct_lib.study.code import code_hash
-from sscct_lib.study.files import NoRoomError, atomic
+from sscct_lib.study.files import NoRoomError, atomic, has_content
 from sscct_lib.study.folder import Study, StudyError, fingerprint
 
-Result = TypeVar("Result")
-
-log = logging.getLogger(__name__)
-
-MARK = "⏳ "
+MARK = "⏳ "  # begins a line that only tells how far the work is
 SECONDS_BETWEEN = 10
 
-
-def told(results: Iterable[Result], n: int, what: str) -> Iterator[Result]:
-    """Give results one by one, and tell every ten seconds how far the work is.
-
-    Parameters
-    ----------
-    n
-        How many there will be.
-    what
-        Of what, for example `tabular models: fit`.
-    """
-    last = time.monotonic()
-    for number, result in enumerate(results, start=1):
-        if time.monotonic() - last >= SECONDS_BETWEEN:
-            last = time.monotonic()
-            log.info("%s %d of %d", what, number, n)
-        yield result
-
-
-class _Lines(logging.Formatter):
-    """Mark what only tells how far the work is; warnings stay as they are."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return f"{MARK if record.levelno < logging.WARNING else ''}{super().format(record)}"
-
-
-def show() -> None:
-    """Show the library's messages in a notebook, under the cell that is at work."""
-    logger = logging.getLogger("sscct_lib")
-    handler = logging.StreamHandler()
-    handler.setFormatter(_Lines("%(message)s"))
-    logger.handlers = [handler]
-    logger.propagate = False
-    logger.setLevel(logging.INFO)
-
-
-def forget(notebook: dict[str, Any]) -> None:
-    """Take the lines of progress out of an executed notebook (Jupyter's format 4), in place; warnings stay."""
-    for cell in notebook["cells"]:
-        if cell["cell_type"] != "code":
-            continue
-        outputs = cell["outputs"]
-        for output in outputs:
-            if output["output_type"] == "stream":
-                lines = "".join(output["text"]).splitlines(keepends=True)
-                output["text"] = [line for line in lines if not line.startswith(MARK)]
-        cell["outputs"] = [output for output in outputs if output["output_type"] != "stream" or output["text"]]
-
-
 log = logging.getLogger(__name__)
 
+Result = TypeVar("Result")
 Record = dict[str, Any]
 ScanFunction = Callable[[Study, Mapping[str, Any]], Record]
 
 
 class ScanError(ValueError):
     """One scan cannot be used; the message says what was found, what was expected and how to mend it."""
-
-
-def _file_of(function: ScanFunction) -> Path:
-    """Give the file that defines a function, also when some of its arguments were given beforehand."""
-    module = sys.modules[getattr(function, "func", function).__module__]
-    if not module.__file__:
-        raise ValueError(f"{function} is not of a file, whose code would tell when its results are stale.")
-    return Path(module.__file__)
-
-
-def file_state(path: Path) -> list[Any]:
-    """Tell a file's size and time of change (ns), cheaply, or that it is missing."""
-    if not path.is_file():
-        return ["missing"]
-    stat = path.stat()
-    return [stat.st_size, stat.st_mtime_ns]
 
 
 def process(
@@ -193,7 +125,7 @@ class _Job:
         record: Record = content["record"]
         if content.get("check") != fingerprint(record):
             return None
-        is_whole = record["status"] != "ok" or all(map(_has_content, self.outputs))
+        is_whole = record["status"] != "ok" or all(map(has_content, self.outputs))
         return record if is_whole else None
 
     def run(self) -> Record:
@@ -215,8 +147,20 @@ class _Job:
         return record
 
 
-def _has_content(path: Path) -> bool:
-    return path.is_file() and path.stat().st_size > 0
+def _file_of(function: ScanFunction) -> Path:
+    """Give the file that defines a function, also when some of its arguments were given beforehand."""
+    module = sys.modules[getattr(function, "func", function).__module__]
+    if not module.__file__:
+        raise ValueError(f"{function} is not of a file, whose code would tell when its results are stale.")
+    return Path(module.__file__)
+
+
+def file_state(path: Path) -> list[Any]:
+    """Tell a file's size and time of change (ns), cheaply, or that it is missing."""
+    if not path.is_file():
+        return ["missing"]
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns]
 
 
 def _read_record(path: Path) -> dict[str, Any] | None:
@@ -230,3 +174,53 @@ def _read_record(path: Path) -> dict[str, Any] | None:
 def shard(rows: pd.DataFrame, index: int, size: int) -> pd.DataFrame:
     """Take the scans of one shard, rows `index * size` to `(index + 1) * size`."""
     return rows.iloc[index * size : (index + 1) * size]
+
+
+def told(results: Iterable[Result], n: int, what: str) -> Iterator[Result]:
+    """Give results one by one, and tell every ten seconds how far the work is.
+
+    Parameters
+    ----------
+    n
+        How many there will be.
+    what
+        Of what, for example `tabular models: fit`.
+    """
+    last = time.monotonic()
+    for number, result in enumerate(results, start=1):
+        if time.monotonic() - last >= SECONDS_BETWEEN:
+            last = time.monotonic()
+            log.info("%s %d of %d", what, number, n)
+        yield result
+
+
+def show() -> None:
+    """Make a notebook show the library's messages, under the cell at work, and text in its tables as it is."""
+    # Tables that notebooks show hold text of users: the names of their files, the words of their decisions.
+    pd.set_option("styler.format.escape", "html")
+    logger = logging.getLogger("sscct_lib")
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Lines("%(message)s"))
+    logger.handlers = [handler]
+    logger.propagate = False
+    logger.setLevel(logging.INFO)
+
+
+def forget(notebook: dict[str, Any]) -> None:
+    """Take the lines of progress out of an executed notebook (Jupyter's format 4), in place; warnings stay."""
+    for cell in notebook["cells"]:
+        if cell["cell_type"] != "code":
+            continue
+        outputs = cell["outputs"]
+        for output in outputs:
+            if output["output_type"] == "stream":
+                lines = "".join(output["text"]).splitlines(keepends=True)
+                output["text"] = [line for line in lines if not line.startswith(MARK)]
+        cell["outputs"] = [output for output in outputs if output["output_type"] != "stream" or output["text"]]
+
+
+class _Lines(logging.Formatter):
+    """Mark what only tells how far the work is; warnings stay as they are."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{MARK if record.levelno < logging.WARNING else ''}{super().format(record)}"

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from sscct_lib.study.files import atomic
+from sscct_lib.study.files import atomic, write_if_changed
 from sscct_lib.study.folder import (
     MOST_SHOWN,
     SETTINGS_FILE,
@@ -35,10 +35,7 @@ SHARED: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("images", "records/images"), ("images",)),
     (("masks", "lobes", "records/lungs", "tensors", "records/tensors"), ("images", "lungs")),
     (("records/radiomics", "records/stability"), ("images", "lungs", "radiomics")),
-    (
-        ("models/deep", "models/pretrained"),
-        ("images", "lungs", "cohort", "horizons_years", "labels", "seed", "deep"),
-    ),
+    (("models/deep", "models/pretrained"), ("images", "lungs", "cohort", "horizons_years", "labels", "seed", "deep")),
     # A network whose own settings are the same may be found among others.
     (("models/deep", "models/pretrained"), ("images", "lungs", "cohort", "horizons_years", "labels", "seed")),
 )
@@ -48,19 +45,10 @@ SHARED: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
 class PlannedRun:
     """A row of a sweep's table, the study with its settings, and what it changes: by dotted name, and in sections."""
 
-    row: int
+    row: int  # in the table; the header is row 1
     study: Study
-    changes: dict[str, Any]
-    written: dict[str, Any]
-
-
-def setting_names(section: type[Section] = Settings, prefix: str = "") -> Iterator[str]:
-    """List the dotted names of all settings, as `deep.swin.size`, but those of `demo`: all runs share the scans."""
-    for name, field in section.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            yield from setting_names(field.annotation, f"{prefix}{name}.")
-        elif prefix + name != "demo":
-            yield prefix + name
+    changes: dict[str, Any]  # by dotted name of the setting
+    written: dict[str, Any]  # in sections, as `settings.yaml` holds them
 
 
 def read_sweep(table: Path, folder: Path) -> list[PlannedRun]:
@@ -107,6 +95,68 @@ def read_sweep(table: Path, folder: Path) -> list[PlannedRun]:
     if faults or not planned:
         raise StudyError(_listed(table, faults or ["no row below the header: expected one for each run"]))
     return planned
+
+
+def setting_names(section: type[Section] = Settings, prefix: str = "") -> Iterator[str]:
+    """List the dotted names of all settings, as `deep.swin.size`, but those of `demo`: all runs share the scans."""
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from setting_names(field.annotation, f"{prefix}{name}.")
+        elif prefix + name != "demo":
+            yield prefix + name
+
+
+def write_run_settings(planned: PlannedRun) -> None:
+    """Write what a run changes to its `settings.yaml`, where `load_study` finds it; a file that is current is kept."""
+    path = planned.study.run_settings_path
+    if planned.written or path.is_file():
+        write_if_changed(path, HEAD + yaml.safe_dump(planned.written, sort_keys=False))
+
+
+def share_results(origins: Sequence[Study], target: Study) -> int:
+    """Give a run the results of others that rest on the same settings, so that they are not made twice.
+
+    Files are linked, not copied: they take no room, and since every file is written anew in its whole, a run that makes
+    a result again leaves that of the others as it is. Where the disk knows no links, they are copied.
+
+    Parameters
+    ----------
+    origins
+        Other runs of the study, in the order in which they are asked.
+    target
+        The run; what it has already is kept.
+
+    Returns
+    -------
+    int
+        Number of files shared.
+    """
+    n_shared = 0
+    networks = tuple(target.settings.deep.networks)
+    for folders, sections in SHARED:
+        for origin in origins:
+            if all(getattr(origin.settings, name) == getattr(target.settings, name) for name in sections):
+                for folder in folders:
+                    starts = networks if folder.startswith("models/") else ("",)
+                    n_shared += _link_files(origin.run / folder, target.run / folder, starts)
+    return n_shared
+
+
+def _link_files(origin: Path, target: Path, starts: tuple[str, ...]) -> int:
+    """Link the files whose names start so."""
+    n_linked = 0
+    for path in sorted(path for path in origin.rglob("[!.]*") if path.name.startswith(starts)):
+        place = target / path.relative_to(origin)
+        if not path.is_file() or place.exists():
+            continue
+        place.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(path, place)
+        except OSError:
+            with atomic(place) as partial:
+                shutil.copy2(path, partial)  # with its times, which are part of the keys
+        n_linked += 1
+    return n_linked
 
 
 def _fault_of_name(run: PlannedRun, names: list[str]) -> list[str]:
@@ -181,60 +231,3 @@ def _judged(name: str, content: dict[str, Any], columns: list[str]) -> tuple[Set
             brackets = " (a list stands in brackets: [1, 3])" if item["type"] == "tuple_type" else ""
             faults.append(f"column {column}: {item['msg']}{brackets}; found {found}")
         return None, faults
-
-
-def write_run_settings(planned: PlannedRun) -> None:
-    """Write what a run changes to its `settings.yaml`, where `load_study` finds it; a file that is current is kept."""
-    path = planned.study.run_settings_path
-    text = HEAD + yaml.safe_dump(planned.written, sort_keys=False)
-    if path.is_file() and path.read_text(encoding="utf-8") == text:
-        return
-    if planned.written or path.is_file():
-        with atomic(path) as partial:
-            partial.write_text(text, encoding="utf-8")
-
-
-def share_results(origins: Sequence[Study], target: Study) -> int:
-    """Give a run the results of others that rest on the same settings, so that they are not made twice.
-
-    Files are linked, not copied: they take no room, and since every file is written anew in its whole, a run that makes
-    a result again leaves that of the others as it is. Where the disk knows no links, they are copied.
-
-    Parameters
-    ----------
-    origins
-        Other runs of the study, in the order in which they are asked.
-    target
-        The run; what it has already is kept.
-
-    Returns
-    -------
-    int
-        Number of files shared.
-    """
-    n_shared = 0
-    networks = tuple(target.settings.deep.networks)
-    for folders, sections in SHARED:
-        for origin in origins:
-            if all(getattr(origin.settings, name) == getattr(target.settings, name) for name in sections):
-                for folder in folders:
-                    starts = networks if folder.startswith("models/") else ("",)
-                    n_shared += _link_files(origin.run / folder, target.run / folder, starts)
-    return n_shared
-
-
-def _link_files(origin: Path, target: Path, starts: tuple[str, ...]) -> int:
-    """Link the files whose names start so."""
-    n_linked = 0
-    for path in sorted(path for path in origin.rglob("[!.]*") if path.name.startswith(starts)):
-        place = target / path.relative_to(origin)
-        if not path.is_file() or place.exists():
-            continue
-        place.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(path, place)
-        except OSError:
-            with atomic(place) as partial:
-                shutil.copy2(path, partial)  # with its times, which are part of the keys
-        n_linked += 1
-    return n_linked

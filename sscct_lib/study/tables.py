@@ -10,10 +10,31 @@ from sscct_lib.study.files import atomic
 from sscct_lib.study.folder import Study, StudyError
 from sscct_lib.study.schemas import PREDICTIONS
 
-# Tables that notebooks show hold text of users: the names of their files, the words of their decisions.
-pd.set_option("styler.format.escape", "html")
-
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+
+def read_table(path: Path, schema: pa.DataFrameSchema, made_by: str) -> pd.DataFrame:
+    """Read a table that another stage wrote.
+
+    Parameters
+    ----------
+    made_by
+        The stage that writes it, for the message when it is missing.
+
+    Raises
+    ------
+    StudyError
+        If the file is missing, unreadable, or does not fulfil the schema.
+    """
+    if not path.is_file():
+        raise StudyError(f"{path} is missing. Run `{made_by}` first; it writes this table.")
+    try:
+        return schema.validate(pd.read_parquet(path, page_checksum_verification=True), lazy=True)
+    except (OSError, ValueError, pa.errors.SchemaErrors) as error:
+        raise StudyError(
+            f"{path} is not a valid {schema.name} table. `sscct run` sets it aside and makes it again "
+            f"by `{made_by}`.\n{error}"
+        ) from error
 
 
 def write_table(frame: pd.DataFrame, path: Path, schema: pa.DataFrameSchema) -> pd.DataFrame:
@@ -22,6 +43,26 @@ def write_table(frame: pd.DataFrame, path: Path, schema: pa.DataFrameSchema) -> 
     with atomic(path) as partial:
         valid.to_parquet(partial, index=False, write_page_checksum=True)
     return valid
+
+
+def read_predictions(study: Study) -> pd.DataFrame:
+    """Read the out-of-fold predictions of every model of a run, one table under the other (schema `PREDICTIONS`).
+
+    Raises
+    ------
+    StudyError
+        If there is none, or two tables predict with the same model.
+    """
+    paths = sorted(study.table("predictions/x").parent.glob("[!.]*.parquet"))
+    if not paths:
+        raise StudyError(f"{study.run} has no predictions yet. Run `03_radiomics` or `04_deep_models` first.")
+    frames = [read_table(path, PREDICTIONS, path.stem) for path in paths]
+    predictions = pd.concat(frames, ignore_index=True)
+    repeated = predictions.duplicated(["model", "horizon_years", "scan_id"])
+    if repeated.any():
+        names = ", ".join(sorted(predictions.loc[repeated, "model"].unique()))
+        raise StudyError(f"Two prediction tables in {paths[0].parent} hold the same model: {names}.")
+    return predictions
 
 
 def read_csv(path: Path) -> pd.DataFrame:
@@ -56,47 +97,3 @@ def write_csv(frame: pd.DataFrame, path: Path) -> None:
 
     with atomic(path) as partial:
         frame.map(plain).to_csv(partial, index=False)
-
-
-def read_table(path: Path, schema: pa.DataFrameSchema, made_by: str) -> pd.DataFrame:
-    """Read a table that another stage wrote.
-
-    Parameters
-    ----------
-    made_by
-        The stage that writes it, for the message when it is missing.
-
-    Raises
-    ------
-    StudyError
-        If the file is missing, unreadable, or does not fulfil the schema.
-    """
-    if not path.is_file():
-        raise StudyError(f"{path} is missing. Run `{made_by}` first; it writes this table.")
-    try:
-        return schema.validate(pd.read_parquet(path, page_checksum_verification=True), lazy=True)
-    except (OSError, ValueError, pa.errors.SchemaErrors) as error:
-        raise StudyError(
-            f"{path} is not a valid {schema.name} table. `sscct run` sets it aside and makes it again "
-            f"by `{made_by}`.\n{error}"
-        ) from error
-
-
-def read_predictions(study: Study) -> pd.DataFrame:
-    """Read the out-of-fold predictions of every model of a run, one table under the other (schema `PREDICTIONS`).
-
-    Raises
-    ------
-    StudyError
-        If there is none, or two tables predict with the same model.
-    """
-    paths = sorted(study.table("predictions/x").parent.glob("[!.]*.parquet"))
-    if not paths:
-        raise StudyError(f"{study.run} has no predictions yet. Run `03_radiomics` or `04_deep_models` first.")
-    frames = [read_table(path, PREDICTIONS, path.stem) for path in paths]
-    predictions = pd.concat(frames, ignore_index=True)
-    repeated = predictions.duplicated(["model", "horizon_years", "scan_id"])
-    if repeated.any():
-        names = ", ".join(sorted(predictions.loc[repeated, "model"].unique()))
-        raise StudyError(f"Two prediction tables in {paths[0].parent} hold the same model: {names}.")
-    return predictions

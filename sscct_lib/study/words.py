@@ -91,7 +91,7 @@ RULE_WORDS = {
 """What each rule of the lung checks looks at, by the measure that it is named for."""
 
 
-def in_words(feature: str) -> str:
+def feature_name(feature: str) -> str:
     """Name a feature as a reader would, for example `share of dense lung in the lower zones`.
 
     Parameters
@@ -101,9 +101,13 @@ def in_words(feature: str) -> str:
         words.
     """
     if feature.startswith("missingindicator_"):
-        return f"{in_words(feature.removeprefix('missingindicator_'))}: not known"
+        return f"{feature_name(feature.removeprefix('missingindicator_'))}: not known"
     if feature.startswith("change_"):
-        return "years since the scan before" if feature == "change_years" else f"change a year: {in_words(feature[7:])}"
+        return (
+            "years since the scan before"
+            if feature == "change_years"
+            else f"change a year: {feature_name(feature[7:])}"
+        )
     if feature in CLINICAL_WORDS:
         return CLINICAL_WORDS[feature]
     for name in ("sex", "ssc_subtype"):
@@ -122,12 +126,12 @@ def in_words(feature: str) -> str:
     return f"density, {int(percentile[1])}th percentile" if percentile else MEASURE_WORDS[measure]
 
 
-def class_in_words(feature: str) -> str:
+def feature_class(feature: str) -> str:
     """Name the class of an image feature as a reader would, for example `texture of runs`."""
     return "quantitative CT" if feature.startswith("qct_") else CLASS_WORDS[feature.split("_")[1]]
 
 
-def kind_in_words(feature: str) -> str:
+def feature_kind(feature: str) -> str:
     """Name what a feature tells of, for features to be judged together, for example `lung function`."""
     feature = feature.removeprefix("missingindicator_")
     if feature.startswith("change_"):
@@ -139,13 +143,13 @@ def kind_in_words(feature: str) -> str:
             return words
     if feature == "qct_volume_l":
         return "lung volume"
-    return "quantitative CT: density" if feature.startswith("qct_") else class_in_words(feature)
+    return "quantitative CT: density" if feature.startswith("qct_") else feature_class(feature)
 
 
-def unit_of(feature: str) -> str:
+def feature_unit(feature: str) -> str:
     """Name the unit of a feature, `a year` with it for a rate; empty where it has none, or it is PyRadiomics' own."""
     if feature.startswith("change_") and feature != "change_years":
-        unit = unit_of(feature.removeprefix("change_"))
+        unit = feature_unit(feature.removeprefix("change_"))
         return f"{unit} a year" if unit else ""
     if feature in ("age_years", "change_years"):
         return "years"
@@ -194,7 +198,8 @@ def counted(n: int, noun: str) -> str:
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
-def _p_text(p: float) -> str:
+def p_text(p: float) -> str:
+    """Write a p value, for example `0.034`, and `< 0.001` below that."""
     return "< 0.001" if p < 0.001 else f"{p:.2g}"
 
 
@@ -204,5 +209,6 @@ def estimate_text(estimate: float, low: float, high: float, decimals: int = 2) -
         return "not estimable"
     if pd.isna(low):
         return f"{estimate:z.{decimals}f} (no interval)"
+    # A ratio over almost no expected deaths has no second digit that means anything.
     top = "above 100" if decimals and high > 100 else f"{high:z.{decimals}f}"
     return f"{estimate:z.{decimals}f} ({low:z.{decimals}f} to {top})"

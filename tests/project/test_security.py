@@ -2,6 +2,7 @@
 
 import ast
 import gzip
+import logging
 import os
 import stat
 import struct
@@ -23,6 +24,7 @@ from sscct_lib.cli.app import app
 from sscct_lib.cohort.manifest import read_manifest
 from sscct_lib.images import dicom, nifti, prepare
 from sscct_lib.images.dicom_pixels import why_unusable
+from sscct_lib.study import results
 from sscct_lib.study.folder import StudyError, load_study, parse_yaml
 from sscct_lib.study.results import ScanError
 from sscct_lib.study.stages import PROJECT
@@ -290,9 +292,14 @@ class TestText:
         assert back["text"].tolist() == ["'=1+1", "'+1", "'-1", "'@x", "'\tx", "plain", "a=b", ""]
         assert back["number"].tolist() == [str(number) for number in range(-4, 4)]
 
-    def test_styled_tables_of_notebooks_escape_their_cells(self):
+    def test_styled_tables_of_notebooks_escape_their_cells(self, monkeypatch):
+        logger = logging.getLogger("sscct_lib")
+        for name in ("handlers", "propagate", "level"):
+            monkeypatch.setattr(logger, name, getattr(logger, name))
         frame = pd.DataFrame({"reason": ["<script>alert(1)</script>"]})
-        assert "<script>" not in frame.style.hide(axis="index").to_html()
+        with pd.option_context("styler.format.escape", None):
+            results.show()
+            assert "<script>" not in frame.style.hide(axis="index").to_html()
         assert "<script>" not in frame._repr_html_()
 
     def test_a_dollar_sign_is_no_formula(self):
