@@ -46,6 +46,7 @@ def differences(evaluation: Evaluation, reference: str, metrics: tuple[str, ...]
     rows = []
     for judged, known in _paired(evaluation, reference):
         for metric in metrics:
+            # In the same samples: what both models find hard cancels out, so the interval is that of the difference.
             samples = judged.measure(metric) - known.measure(metric)
             low, high, _ = interval(samples, judged.outcome.degrees_of_freedom)
             p = two_sided_p(samples, judged.outcome.degrees_of_freedom)
@@ -78,7 +79,7 @@ def attained(evaluation: Evaluation, truth: pd.DataFrame) -> pd.DataFrame:
     both = evaluation.with_predictions(pd.concat([evaluation.predictions, truth], ignore_index=True))
     rows = []
     for judged, true_risk in _paired(both, TRUE_RISK):
-        ceiling = true_risk.measure("auc") - 0.5
+        ceiling = true_risk.measure("auc") - 0.5  # in a sample of few deaths chance may do better
         share = np.full(len(ceiling), np.nan)
         share = np.divide(judged.measure("auc") - 0.5, ceiling, out=share, where=ceiling > 0)
         low, high = percentile_interval(share)

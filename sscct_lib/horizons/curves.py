@@ -61,6 +61,7 @@ def roc_curves(evaluation: Evaluation, performance: pd.DataFrame) -> pd.DataFram
     for horizon in evaluation.settings.horizons_years:
         top = best(performance, horizon)
         for model in evaluation.models:
+            # A band each would hide the curves, and costs as many curves as there are samples.
             has_band = top is not None and top["model"] == model
             judged = (evaluation if has_band else without_band).at(model, horizon)
             if judged.estimable:
@@ -84,7 +85,7 @@ def calibration_groups(risk: Floats, outcome: Outcome, n_groups: int = 4) -> pd.
         inside = groups == group
         within = outcome.of(inside)
         samples = observed_risk(within)
-        if not within.reaches_horizon:
+        if not within.reaches_horizon:  # its last value would pass for the risk at the horizon
             samples = np.full_like(samples, np.nan)
         counts = within.denominators
         known = within.resamples.patient[~within.unknown]
@@ -113,7 +114,7 @@ def survival_by_group(
         event = rows["event_observed"].to_numpy(dtype=bool)
         at = _curve_times(followup, event, until_years)
         samples = kaplan_meier(followup, event, resamples.counts[:, inside], at)
-        samples[:, at > followup.max()] = np.nan
+        samples[:, at > followup.max()] = np.nan  # Kaplan-Meier would go on as if nobody died any more
         low, high = _survival_band(samples, at, followup, rows["patient_id"])
         frames.append(
             pd.DataFrame(

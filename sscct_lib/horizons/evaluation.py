@@ -112,6 +112,7 @@ class Evaluation:
     def outcome(self, horizon_years: float, inside: Flags | None = None) -> Outcome:
         """What happened to some scans of the cohort, shape (n_cohort,), or to all."""
         inside = np.ones(len(self.cohort), dtype=bool) if inside is None else inside
+        # Weighing for censoring costs more than any measure, and most models predict the same scans.
         key = (horizon_years, inside.tobytes())
         if key not in self._outcomes:
             drawn = self.resamples if inside.all() else self.resamples.of(inside)
@@ -153,7 +154,7 @@ class Evaluation:
         share
             How much each scan of the cohort counts where not as one, shape (n_cohort,).
         """
-        part = copy(self)
+        part = copy(self)  # the predictions are checked already
         part._outcomes = {}
         part.cohort = self.cohort[scans]
         part.resamples = self.resamples.of(scans)
@@ -173,7 +174,7 @@ class Evaluation:
     def with_predictions(self, predictions: pd.DataFrame) -> "Evaluation":
         """Judge other predictions on the same cohort, in the same samples of patients."""
         other = copy(self)
-        other.predictions = check_predictions(predictions, self.cohort)
+        other.predictions = check_predictions(predictions, self.cohort)  # outcomes stay: they know no model
         return other
 
 

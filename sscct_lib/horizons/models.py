@@ -119,6 +119,7 @@ def first_pictured(names: Sequence[str]) -> str:
 
 def pictured_model(predictions: pd.DataFrame) -> str:
     """Name the model whose risks are pictured, by `first_pictured` among those with the most horizons."""
+    # One that lacks a horizon would leave a gap in the picture.
     n_horizons = predictions.groupby("model", sort=False)["horizon_years"].nunique()
     return first_pictured([str(name) for name in n_horizons.index[n_horizons == n_horizons.max()]])
 

@@ -45,6 +45,7 @@ def similar_patients(evaluation: Evaluation, model: str, risk: float, patient_id
     known = evaluation.cohort.assign(risk=risks).dropna(subset="risk")
     others = known[known["patient_id"] != patient_id]
     order = (others["risk"] - risk).abs().to_numpy().argsort(kind="stable")
+    # One scan each: several of one patient would tell the same life again.
     nearest: pd.DataFrame = others.iloc[order].drop_duplicates("patient_id").head(N_SIMILAR)
     return nearest.reset_index(drop=True)
 

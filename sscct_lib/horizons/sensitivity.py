@@ -65,6 +65,7 @@ def recalibrated(evaluation: Evaluation) -> pd.DataFrame:
             for tested in np.unique(fold[judged]):
                 learn, here = judged & (fold != tested), judged & (fold == tested)
                 moved[here] = _moved(risk[here], risk[learn], alone.outcome(horizon, learn))
+            # Each horizon has a line of its own, and these may cross: a risk within more years is never lower.
             moved = np.fmax(moved, so_far)
             so_far = np.fmax(so_far, moved)
             scans = cohort.loc[judged, ["scan_id", "patient_id", "fold"]]
@@ -90,7 +91,7 @@ def _moved(risk: Floats, learned_on: Floats, outcome: Outcome) -> Floats:
     if not_estimable(outcome):
         return risk
     intercept, slope = (float(values[0]) for values in calibration_line(learned_on, outcome))
-    if not slope > 0:
+    if not slope > 0:  # also NaN; a falling line would turn the order of the patients around
         shift = float(calibration_line(learned_on, outcome, fixed_slope=True)[0][0])
         intercept, slope = (shift if np.isfinite(shift) else 0.0), 1.0
     return np.asarray(1 / (1 + np.exp(-(intercept + slope * logit(risk)))))

@@ -140,6 +140,7 @@ def views(cohort: pd.DataFrame) -> Iterator[Part]:
     everyone, ones = np.ones(len(cohort), dtype=bool), np.ones(len(cohort))
     patient, day = cohort["patient_id"], cohort["scan_day"]
     yield Part("scans", "all scans", everyone, followup, ones)
+    # Who has many scans is often sicker, and would count more than others.
     n_scans = patient.groupby(patient).transform("size").to_numpy(dtype=float)
     yield Part("scans", "each patient counts once", everyone, followup, 1 / n_scans)
     first, last = (day.groupby(patient).transform(which) for which in ("min", "max"))
@@ -194,6 +195,7 @@ def evaluate_parts(parts: Iterator[Part], evaluation: Evaluation, model: str) ->
     years = [judged.horizon_years for judged in evaluation.horizons_of(model)]
     rows = []
     for part in parts:
+        # Patients are drawn from the whole study, so that parts differ by who is in them and not by chance of drawing.
         seen = evaluation.of(part.scans, part.followup_years, part.share)
         for judged in (seen.at(model, horizon) for horizon in years):
             for metric in _SHOWN:

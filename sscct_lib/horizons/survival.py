@@ -140,6 +140,7 @@ def aalen_johansen(time: Floats, event: Flags, of_cause: Flags, counts: Floats, 
     at_risk = sorted_counts[:, ::-1].cumsum(axis=1)[:, ::-1][:, starts]
     deaths = np.add.reduceat(sorted_counts * (event & of_cause)[order], starts, axis=1)
     hazard = np.divide(deaths, at_risk, out=np.zeros_like(deaths), where=at_risk > 0)
+    # Who dies at a time was alive until then, of whatever cause.
     just_before = kaplan_meier(time, event, counts, np.nextafter(unique, -np.inf))
     incidence = np.concatenate([np.zeros((len(counts), 1)), np.cumsum(just_before * hazard, axis=1)], axis=1)
     return incidence[:, np.searchsorted(unique, np.asarray(at, dtype=float), side="right")]

@@ -60,6 +60,7 @@ def side_by_side(performance: pd.DataFrame, metric: str = "auc", decimals: int =
     """
     rows = performance[performance["metric"] == metric]
     shown = by_horizon(rows, ["model"], lambda row: _estimate(row, decimals))
+    # Models may lack some scans: the counts are those of one that judged the most.
     most = rows.sort_values("n_scans").drop_duplicates("horizon_years", keep="last").assign(model=DENOMINATORS)
     counted = by_horizon(most, ["model"], denominators)
     return pd.concat([counted, shown]).reindex([DENOMINATORS, *rows["model"].unique()]).rename_axis("model")
