@@ -17,14 +17,14 @@ from scipy import ndimage
 
 from sscct_lib.images.masks import (
     Mask,
-    _column,
-    _sides,
-    _two_seeds,
     bounding_box,
+    centre_column,
     closing,
     dilate,
     erode,
+    label_sides,
     largest_pieces,
+    lung_cores,
     millilitres,
     opening,
     pieces_with,
@@ -72,7 +72,7 @@ def find_lungs(hu: Density, anatomy: Anatomy) -> NDArray[np.uint8]:
     air = allowed & (hu < AERATED_HU)
     if not air.any():
         raise ScanError("no lungs were found: no air inside the body.")
-    middle = _column(anatomy.body)
+    middle = centre_column(anatomy.body)
     box = bounding_box(air, margin=round(2 * CLOSING_MM / anatomy.spacing_mm))
     labels = np.zeros(hu.shape, np.uint8)
     labels[box] = _label_lungs(hu[box], air[box], allowed[box], anatomy.spacing_mm, middle - box[2].start)
@@ -80,10 +80,10 @@ def find_lungs(hu: Density, anatomy: Anatomy) -> NDArray[np.uint8]:
 
 
 def _label_lungs(hu: Density, air: Mask, allowed: Mask, spacing_mm: float, middle: float) -> NDArray[np.uint8]:
-    seeds = _two_seeds(air, spacing_mm)
+    seeds = lung_cores(air, spacing_mm)
     allowed = allowed & ~_other_gas(air, seeds, spacing_mm)
     lungs = _with_dense_disease(hu, air & allowed, allowed, seeds, spacing_mm)
-    labels = _sides(lungs, seeds, middle)
+    labels = label_sides(lungs, seeds, middle)
     near_ribs = _near_ribs(hu, lungs, spacing_mm, middle)
     # Vessels of the hilum that are too thick to lie within the lung; near the ribs, what is thick is consolidation.
     thick = opening(ndimage.uniform_filter(hu, 3) > THICK_HU, THICK_MM, spacing_mm) & ~near_ribs
