@@ -27,16 +27,15 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
-from sscct_lib.demo.acquisition import Protocol
 from sscct_lib.demo.make import draw_scan
 from sscct_lib.demo.registry import SCANNERS, demo_cohort
-from sscct_lib.demo.render import Volume, render
+from sscct_lib.demo.render import Protocol, Volume, render
 from sscct_lib.images.scanners import scanner
 from sscct_lib.radiomics.agreement import feature_agreement
 from sscct_lib.radiomics.combat import ComBat
 from sscct_lib.radiomics.extract import extract
 from sscct_lib.study.settings import DemoSettings, RadiomicsSettings
-from sscct_lib.study.words import class_in_words, in_words
+from sscct_lib.study.words import feature_class, feature_name
 
 SEED = 2026
 SPACING_MM = 4.0
@@ -134,13 +133,13 @@ def kernels(n_jobs: int) -> pd.DataFrame:
 
 def by_class(agreement: pd.DataFrame) -> pd.DataFrame:
     """Count the features of each class that agree, and name the one that agrees least."""
-    classes = agreement.groupby(agreement["feature"].map(class_in_words))
+    classes = agreement.groupby(agreement["feature"].map(feature_class))
     rows = []
     for name, features in classes:
         least = features.loc[features["icc"].idxmin()]
         interval = f"{least['icc']:.2f} ({least['ci_low']:.2f} to {least['ci_high']:.2f})"
         row = {"class": name, "features": len(features), "ICC of 0.75 or more": int((features["icc"] >= 0.75).sum())}
-        row |= {"median ICC": f"{features['icc'].median():.2f}", "least": in_words(least["feature"])}
+        row |= {"median ICC": f"{features['icc'].median():.2f}", "least": feature_name(least["feature"])}
         rows.append({**row, "its ICC (95 % interval)": interval})
     return pd.DataFrame(rows)
 
