@@ -23,7 +23,7 @@ import pandas as pd
 import pandera.pandas as pa
 
 from sscct_lib.study import results
-from sscct_lib.study.code import code_hash
+from sscct_lib.study.code import KEYS, code_hash
 from sscct_lib.study.files import atomic
 from sscct_lib.study.folder import Study, StudyError, fingerprint
 from sscct_lib.study.stages import CHAPTERS, NEEDS, NOTEBOOKS, PROJECT
@@ -147,6 +147,7 @@ def write_provenance(study: Study, stage: str, code: str, parameters: Mapping[st
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "git_commit": git_commit(),
         "code": code,
+        "keys": KEYS,
         "settings": fingerprint(study.settings),
         "sections": {name: fingerprint(getattr(study.settings, name)) for name in type(study.settings).model_fields},
         "seed": study.settings.seed,

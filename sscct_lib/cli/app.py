@@ -287,8 +287,10 @@ def book(
     """Render the book from the executed notebooks of a run: for clinicians, and for analysts with the code."""
     from sscct_lib.book.build import build_book
     from sscct_lib.study.folder import load_study
+    from sscct_lib.study.recovery import refuse_earlier
 
     loaded = load_study(study, run)
+    refuse_earlier(loaded)
     index = build_book(loaded)
     typer.echo(f"The book: {index.resolve()}")
     if pdf:

@@ -27,8 +27,11 @@ def report(
     """
     from sscct_lib.report.page import of_study
     from sscct_lib.study.folder import load_study
+    from sscct_lib.study.recovery import refuse_earlier
 
-    found = of_study(load_study(study, run), scan_id)
+    loaded = load_study(study, run)
+    refuse_earlier(loaded)
+    found = of_study(loaded, scan_id)
     _write_page(found, out or Path(f"{scan_id}.pdf"))
 
 
@@ -57,11 +60,14 @@ def predict(
     from sscct_lib.report.predict import predict_scan
     from sscct_lib.study.files import atomic
     from sscct_lib.study.folder import load_study
+    from sscct_lib.study.recovery import refuse_earlier
     from sscct_lib.study.words import percent_text, years_text
 
+    loaded = load_study(study, run)
+    refuse_earlier(loaded)
     known = read_values(clinical)
     with TemporaryDirectory(prefix="sscct-") as work:
-        prediction, page = predict_scan(load_study(study, run), source, known, Path(work), mask)
+        prediction, page = predict_scan(loaded, source, known, Path(work), mask)
     with atomic(out / "prediction.json") as partial:
         partial.write_text(prediction.model_dump_json(indent=1) + "\n", encoding="utf-8")
     for one in prediction.risks:

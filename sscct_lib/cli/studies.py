@@ -146,11 +146,13 @@ def pretrain(
     from sscct_lib.deep.pretraining import pretrain_folds
     from sscct_lib.lungs.segment import usable
     from sscct_lib.study.folder import StudyError, load_study
+    from sscct_lib.study.recovery import refuse_earlier
     from sscct_lib.study.schemas import COHORT, LUNGS
     from sscct_lib.study.tables import read_table
     from sscct_lib.study.words import NETWORK_WORDS
 
     loaded = load_study(study, run)
+    refuse_earlier(loaded)
     chosen = network or list(loaded.settings.deep.networks)
     unknown = sorted(set(chosen) - set(NETWORK_WORDS))
     if unknown:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE = Path(__file__).parents[1]
+KEYS = 2  # how keys are made; what a run made under another number is made again, whatever the workflow remembers
 
 
 @cache

@@ -13,11 +13,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sscct_lib.study.code import KEYS
 from sscct_lib.study.files import free_name, has_content
-from sscct_lib.study.folder import Study
-from sscct_lib.study.stages import shard_stage
+from sscct_lib.study.folder import Study, StudyError
+from sscct_lib.study.stages import NOTEBOOKS, shard_stage
 
 CLOCK_SLACK_NS = 60 * 10**9  # clocks of a file server and of this machine differ a little
+EARLIER = "made by an earlier version of this project"
 SHARD_COLUMNS = ["scan_id", "status", "reason"]
 
 
@@ -67,7 +69,7 @@ def set_damaged_aside(study: Study) -> list[str]:
     """Move what is damaged among a run's results to `runs/<run>/damaged/`; the workflow then makes it again.
 
     Tables are read whole, with the checksums of their pages; executed notebooks and lists of shards are parsed; and
-    each scan that a shard lists as done must have its file.
+    each scan that a shard lists as done must have its file. A notebook of an earlier version of this project goes too.
 
     Returns
     -------
@@ -75,9 +77,10 @@ def set_damaged_aside(study: Study) -> list[str]:
         What was set aside, in words; empty when all is sound.
     """
     told = []
+    earlier = _made_earlier(study)
     for folder, pattern, why_unsound in (
         ("tables", "**/[!.]*.parquet", _table),
-        ("notebooks", "[!.]*.ipynb", _notebook),
+        ("notebooks", "[!.]*.ipynb", lambda path: EARLIER if path.stem in earlier else _notebook(path)),
         ("shards", "[!.]*.csv", lambda path: _shard(study, path)),
     ):
         for path in sorted((study.run / folder).glob(pattern)):
@@ -88,6 +91,35 @@ def set_damaged_aside(study: Study) -> list[str]:
                 path.rename(target)
                 told.append(f"{path.relative_to(study.folder)}: {reason}. Set aside in {target.parent.name}/.")
     return told
+
+
+def refuse_earlier(study: Study) -> None:
+    """Refuse a run that an earlier version of this project made, even in part: keys meant something else then.
+
+    Raises
+    ------
+    StudyError
+        If so, with what to do.
+    """
+    earlier = _made_earlier(study)
+    if earlier:
+        raise StudyError(
+            f"runs/{study.run_name}: {', '.join(earlier)} {'was' if len(earlier) == 1 else 'were'} {EARLIER}. "
+            "Call `sscct run`, which makes again what is needed; scans and the manifest stay."
+        )
+
+
+def _made_earlier(study: Study) -> list[str]:
+    """Notebooks of a run whose record says that their keys were made otherwise."""
+    records = {name: study.run / "provenance" / f"{name}.json" for name in NOTEBOOKS}
+    return [name for name, path in records.items() if path.is_file() and _keys(path) != KEYS]
+
+
+def _keys(path: Path) -> object:
+    try:
+        return json.loads(path.read_text(encoding="utf-8")).get("keys")
+    except (ValueError, AttributeError):  # a damaged record vouches for nothing
+        return None
 
 
 def pull_back_times(study: Study) -> float:
