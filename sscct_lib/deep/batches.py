@@ -37,6 +37,11 @@ MOST_WORKERS = 8  # reading processes beside a GPU
 Change = Callable[[Tensor, int], Tensor]  # a volume (1, S, S, S) and a seed give the changed volume
 Drawn = tuple[int, int]  # the row of a scan, and the seed of its change
 
+BLUR = (0.25, 0.75)  # standard deviation, voxels: from hardly any to a soft kernel
+SHARPEN = (0.3, 1.0)  # strength of an unsharp mask, towards a lung kernel
+FINE, COARSE = 0.3, 0.75  # standard deviations of that mask's two Gaussians, voxels
+LEAST_LUNG = 0.01  # a displaced voxel with less is mostly background
+
 
 @dataclass(frozen=True)
 class Examples:
@@ -81,20 +86,20 @@ def set_apart(examples: Examples, share: float, seed: int) -> tuple[Examples, Ex
     return examples.take(np.flatnonzero(~taken)), examples.take(np.flatnonzero(taken))
 
 
-def _balancing(examples: Examples) -> NDArray[np.float64]:
-    """Weights of scans, shape (n,), by which the patients who die count as much in sum as the others."""
-    dies = examples.followed_by_death
-    patients = examples.table["patient_id"]
-    shares = {kind: patients[dies == kind].nunique() / patients.nunique() for kind in (False, True)}
-    return np.array([0.5 / shares[kind] for kind in dies.tolist()])
-
-
 def training_weights(examples: Examples, balance: Balance) -> NDArray[np.float64]:
     """How much each scan counts on average over the epochs, shape (n,), mean 1: a patient's scans share one weight."""
     weights = patient_weights(examples.table["patient_id"])
     if balance != "none":
         weights = weights * _balancing(examples)
     return np.asarray(weights / weights.mean())
+
+
+def _balancing(examples: Examples) -> NDArray[np.float64]:
+    """Weights of scans, shape (n,), by which the patients who die count as much in sum as the others."""
+    dies = examples.followed_by_death
+    patients = examples.table["patient_id"]
+    shares = {kind: patients[dies == kind].nunique() / patients.nunique() for kind in (False, True)}
+    return np.array([0.5 / shares[kind] for kind in dies.tolist()])
 
 
 class OneScanEach(Sampler[list[Drawn]]):
@@ -202,12 +207,6 @@ def loader(cubes: Cubes, sampler: OneScanEach, gpu: bool) -> "DataLoader[dict[st
 
 def _one_thread(worker: int) -> None:
     torch.set_num_threads(1)
-
-
-BLUR = (0.25, 0.75)  # standard deviation, voxels: from hardly any to a soft kernel
-SHARPEN = (0.3, 1.0)  # strength of an unsharp mask, towards a lung kernel
-FINE, COARSE = 0.3, 0.75  # standard deviations of that mask's two Gaussians, voxels
-LEAST_LUNG = 0.01  # a displaced voxel with less is mostly background
 
 
 class Augmentation:

@@ -1,10 +1,10 @@
 """Deep models: trained fold by fold, saved with a card, and used for out-of-fold and for new predictions."""
 
-import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from joblib import cpu_count, effective_n_jobs
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from sscct_lib.deep.batches import Examples
 from sscct_lib.deep.cubes import cube_path, lung_density, make_cubes
@@ -33,10 +33,10 @@ from sscct_lib.deep.prediction import (
     risks_of,
 )
 from sscct_lib.deep.pretrained import Weights, load_weights
-from sscct_lib.deep.pretraining import pretrained_encoder
+from sscct_lib.deep.pretraining import pretrained_encoder, read_card, save_tensors, write_card
 from sscct_lib.deep.weights import PUBLISHED, is_self_supervised, located
 from sscct_lib.study.code import code_hash
-from sscct_lib.study.files import atomic, checksum
+from sscct_lib.study.files import checksum
 from sscct_lib.study.folder import Study, StudyError, fingerprint
 from sscct_lib.study.schemas import PREDICTIONS
 from sscct_lib.study.settings import NetworkSettings
@@ -45,8 +45,33 @@ from sscct_lib.study.words import NETWORK_WORDS, years_text
 log = logging.getLogger(__name__)
 
 NOT_OF_TRAINING = {"longitudinal", "flag_unusual"}  # settings of what is built on a trained network
+ON_CARD = {"key", "sha256", "fold", "member"}
 
-Task = tuple[str, Examples, int, int, str]  # network, scans, fold, member, key
+
+@dataclass(frozen=True)
+class Task:
+    """A model to train, or to find trained: a member of a network's ensemble, for a fold."""
+
+    network: str
+    examples: Examples
+    fold: int
+    member: int
+    key: str  # changes with all that the training depends on
+
+    @property
+    def training(self) -> Examples:
+        """Scans of the patients of the other folds."""
+        return self.examples.take(np.flatnonzero(self.examples.table["fold"] != self.fold))
+
+    @property
+    def tested(self) -> Examples:
+        """Scans of the fold."""
+        return self.examples.take(np.flatnonzero(self.examples.table["fold"] == self.fold))
+
+    @property
+    def words(self) -> str:
+        """Its name in the log and in errors."""
+        return f"{NETWORK_WORDS[self.network]}, fold {self.fold}, member {self.member}"
 
 
 def cross_validate(study: Study, cohort: pd.DataFrame, networks: Sequence[str], n_jobs: int = 1) -> pd.DataFrame:
@@ -87,7 +112,7 @@ def cross_validate(study: Study, cohort: pd.DataFrame, networks: Sequence[str], 
         told = horizons_told(study, examples, folds)
         members = range(study.settings.deep.network(name).n_members)
         _forget_others(study, name, folds, members)
-        tasks += [(name, examples, fold, member, key) for fold in folds for member in members]
+        tasks += [Task(name, examples, fold, member, key) for fold in folds for member in members]
     predictions = pd.concat(_run(study, tasks, n_jobs), ignore_index=True)
     scans = predictions.groupby(["model", "horizon_years", "scan_id", "patient_id", "fold"])
     spread = scans.agg(risk=("risk", "mean"), risk_sd=("risk", "std"), dropout_sd=("dropout_sd", "mean")).reset_index()
@@ -101,10 +126,10 @@ def _run(study: Study, tasks: list[Task], n_jobs: int) -> list[pd.DataFrame]:
     workers = 1 if torch.cuda.is_available() else min(effective_n_jobs(n_jobs), len(tasks))
     threads = max(1, cpu_count() // workers)
     if workers == 1 and study.settings.deep.devices * study.settings.deep.num_nodes == 1:
-        return [_one_model(study, *task, threads) for task in tasks]
+        return [_one_model(study, task, threads) for task in tasks]
     # Not joblib: it restarts a worker whose memory grew, as a training's does.
     with kept_memory(), ProcessPoolExecutor(workers, get_context("spawn"), _end_with_parent) as pool:
-        jobs = [pool.submit(_one_model, study, *task, threads) for task in tasks]
+        jobs = [pool.submit(_one_model, study, task, threads) for task in tasks]
         try:
             return [job.result() for job in jobs]
         except BaseException:
@@ -124,27 +149,15 @@ def _end_with_parent() -> None:
     Thread(target=watch, daemon=True).start()
 
 
-def horizons(study: Study) -> list[float]:
-    """Ends of the intervals of hazard, years: the study's horizons in rising order."""
-    return sorted(set(study.settings.horizons_years))
-
-
 def _examples(study: Study, cohort: pd.DataFrame, network_name: str, n_jobs: int) -> tuple[Examples, str]:
     """Make the cubes of a network, and a key that changes with all that its training depends on."""
     settings, hu_range = study.settings.deep.network(network_name), study.settings.deep.hu_range
     cubes = make_cubes(study, cohort, settings.size, hu_range, n_jobs)
-    failed = cubes[cubes["status"] != "ok"]
-    for row in failed.itertuples():
-        log.warning("%s: scan %s has no prediction: %s", network_name, row.scan_id, row.reason)
-    kept = cubes["status"].eq("ok").to_numpy()
+    kept = _made(cubes, network_name)
     table = cohort[kept].reset_index(drop=True)
     if table.empty:
         raise StudyError(f"No scan of the cohort has usable lungs for {NETWORK_WORDS[network_name]}; see the log.")
-    followup = table["followup_years"].to_numpy(dtype=float)
-    event = table["event_observed"].to_numpy(dtype=bool)
-    if study.settings.labels == "as_published":
-        followup = np.where(event, followup, np.inf)
-    died, survived = hazard_targets(followup, event, horizons(study))
+    died, survived = targets(study, table)
     paths = [cube_path(study, scan_id, settings.size, hu_range) for scan_id in table["scan_id"]]
     clinical = clinical_values(table)
     key = fingerprint(
@@ -164,6 +177,27 @@ def _examples(study: Study, cohort: pd.DataFrame, network_name: str, n_jobs: int
     )
     identity = table[["scan_id", "patient_id", "fold"]]
     return Examples(identity, paths, died, survived, clinical), key
+
+
+def horizons(study: Study) -> list[float]:
+    """Ends of the intervals of hazard, years: the study's horizons in rising order."""
+    return sorted(set(study.settings.horizons_years))
+
+
+def targets(study: Study, table: pd.DataFrame) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Targets of scans, as `heads.hazard_targets`; as published, a scan censored before a horizon counts as alive."""
+    followup = table["followup_years"].to_numpy(dtype=float)
+    event = table["event_observed"].to_numpy(dtype=bool)
+    if study.settings.labels == "as_published":
+        followup = np.where(event, followup, np.inf)
+    return hazard_targets(followup, event, horizons(study))
+
+
+def _made(cubes: pd.DataFrame, network_name: str) -> NDArray[np.bool_]:
+    """Which scans have a cube; the log names the others."""
+    for row in cubes[cubes["status"] != "ok"].itertuples():
+        log.warning("%s: scan %s has no prediction: %s", network_name, row.scan_id, row.reason)
+    return cubes["status"].eq("ok").to_numpy()
 
 
 def _check_folds(examples: Examples, folds: list[int]) -> None:
@@ -197,91 +231,53 @@ def horizons_told(study: Study, examples: Examples, folds: list[int]) -> list[fl
     return learned
 
 
-def _one_model(
-    study: Study, network_name: str, examples: Examples, fold: int, member: int, key: str, threads: int
-) -> pd.DataFrame:
+def _forget_others(study: Study, network_name: str, folds: list[int], members: range) -> None:
+    """Remove models that the settings no longer ask for, so that they do not join the predictions of new scans."""
+    for found in cards(study, network_name):
+        if found["fold"] not in folds or found["member"] not in members:
+            path = _model_path(study, network_name, found["fold"], found["member"])
+            path.with_suffix(".json").unlink()
+            path.unlink(missing_ok=True)
+
+
+def _one_model(study: Study, task: Task, threads: int) -> pd.DataFrame:
     """Train a model of a fold, or find it, and predict the fold's scans."""
     torch.set_num_threads(threads)
-    tested = examples.take(np.flatnonzero(examples.table["fold"] == fold))
-    training = examples.take(np.flatnonzero(examples.table["fold"] != fold))
-    path = _model_path(study, network_name, fold, member)
-    card = _read_card(path.with_suffix(".json"))
-    if card is None or card["key"] != key or not path.is_file() or checksum(path) != card["sha256"]:
-        card = _train_and_save(study, network_name, training, tested, fold, member, key)
+    path, tested = _model_path(study, task.network, task.fold, task.member), task.tested
+    card = read_card(path, ON_CARD)
+    if card is None or card["key"] != task.key or not path.is_file() or checksum(path) != card["sha256"]:
+        card = _train_and_save(study, task)
     else:
-        log.info("%s, fold %d, member %d: found trained", NETWORK_WORDS[network_name], fold, member)
-    network = fold_model(study, network_name, fold, member)
+        log.info("%s: found trained", task.words)
+    network = fold_model(study, task.network, task.fold, task.member)
     features = encode(network, tested.paths)
     risk = risks_of(network, features, tested.clinical)
-    has_dropout = study.settings.deep.network(network_name).dropout > 0
-    drawn = (
-        dropout_spread(network, features, tested.clinical, card["seed"]) if has_dropout else np.full_like(risk, np.nan)
-    )
-    return _frame(card, tested.table, risk, dropout_sd=drawn)
+    drawn = np.full_like(risk, np.nan)
+    if study.settings.deep.network(task.network).dropout > 0:
+        drawn = dropout_spread(network, features, tested.clinical, card["seed"])
+    return risk_table(tested.table, card["model"], card["horizons_years"], risk=risk, dropout_sd=drawn)
 
 
-def _frame(
-    card: Mapping[str, Any], scans: pd.DataFrame, risk: NDArray[np.float64], **others: NDArray[np.float64]
-) -> pd.DataFrame:
-    rows = [
-        scans.assign(
-            model=card["model"],
-            horizon_years=horizon,
-            risk=risk[:, k],
-            **{name: values[:, k] for name, values in others.items()},
-        )
-        for k, horizon in enumerate(card["horizons_years"])
-    ]
-    return pd.concat(rows, ignore_index=True)
-
-
-def _train_and_save(
-    study: Study, network_name: str, training: Examples, tested: Examples, fold: int, member: int, key: str
-) -> dict[str, Any]:
-    settings = study.settings.deep.network(network_name)
-    seed = int(fingerprint(study.settings.seed, network_name, fold, member), 16) % 2**32
+def _train_and_save(study: Study, task: Task) -> dict[str, Any]:
+    """Train a model, save it with its card, and give the card."""
+    settings = study.settings.deep.network(task.network)
+    training = task.training
+    seed = int(fingerprint(study.settings.seed, task.network, task.fold, task.member), 16) % 2**32
     torch.manual_seed(seed)
-    network, weights = _untrained(study, network_name, training, fold)
-    where = f"{NETWORK_WORDS[network_name]}, fold {fold}, member {member}"
-    path = _model_path(study, network_name, fold, member)
-    unfinished = study.models / "unfinished" / f"{path.stem}_{key}.ckpt"
+    network, weights = _untrained(study, task.network, training, task.fold)
+    path = _model_path(study, task.network, task.fold, task.member)
+    unfinished = study.models / "unfinished" / f"{path.stem}_{task.key}.ckpt"
     for other in unfinished.parent.glob(f"{path.stem}_*.ckpt"):
         if other != unfinished:  # of other settings, code or scans
             other.unlink()
     logs = study.run / "logs" / "training" / path.stem
-    told = train(network, training, settings, seed, where, study.settings.deep, unfinished, logs)
+    told = train(network, training, settings, seed, task.words, study.settings.deep, unfinished, logs)
     network.head.correct_prior(hazards_seen(training, settings.balance), base_hazards(training.died, training.survived))
-    with atomic(path) as partial:
-        save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, partial)
-    card = {
-        "model": display_name(network_name, settings),
-        "network": network_name,
-        "fold": fold,
-        "member": member,
-        "key": key,
-        "sha256": checksum(path),
-        "settings": settings.model_dump(mode="json"),
-        "hu_range": list(study.settings.deep.hu_range),
-        "horizons_years": horizons(study),
-        "labels": study.settings.labels,
-        "seed": seed,
-        "weights": weights.words if weights else "none (from scratch)",
-        "weights_loaded": weights.plain() if weights else None,
-        "weights_licence": getattr(PUBLISHED.get(str(settings.weights)), "licence", "") if weights else "",
-        "n_parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "n_scans": len(training.table),
-        "n_patients": int(training.table["patient_id"].nunique()),
-        "n_deaths": [int(n) for n in training.died.sum(axis=0)],
-        **told,
-        "loss_tested": mean_loss(tested, predict(network, tested.paths, tested.clinical), settings.head),
-        "loss_tested_without_image": mean_loss(tested, risk_without_image(training, len(tested.paths)), settings.head),
-        "versions": {name: version(name) for name in ("sscct", "torch", "monai", "pytorch-lightning")},
-        "limits": "Research only. Not validated outside the study it was trained on.",
-    }
-    with atomic(path.with_suffix(".json")) as partial:
-        partial.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    sha256 = save_tensors(path, network.state_dict())
+    made = model_card(study, task, network, weights, told, seed, sha256)
+    made = write_card(path, made, "Research only. Not validated outside the study it was trained on.")
     unfinished.unlink(missing_ok=True)
-    return card
+    return made
 
 
 def _untrained(study: Study, network_name: str, training: Examples, fold: int) -> tuple[HazardNetwork, Weights | None]:
@@ -298,37 +294,77 @@ def _untrained(study: Study, network_name: str, training: Examples, fold: int) -
         network.standardise(*lung_density(training.paths))
     if network.clinical is not None:
         network.clinical.fit(training.clinical_inputs, training.table["patient_id"])
-    network.start_at(hazards_seen(training, settings.balance))
+    # Training then begins at the cohort's own risk instead of at a hazard of one half in each interval.
+    network.head.start_at(hazards_seen(training, settings.balance))
     return network, weights
+
+
+def model_card(
+    study: Study,
+    task: Task,
+    network: HazardNetwork,
+    weights: Weights | None,
+    told: Mapping[str, Any],
+    seed: int,
+    sha256: str,
+) -> dict[str, Any]:
+    """Say of a trained network what it is, what it learned from, how its training went and how well it predicts."""
+    settings, training, tested = study.settings.deep.network(task.network), task.training, task.tested
+    licence = getattr(PUBLISHED.get(str(settings.weights)), "licence", "")
+    return {
+        "model": display_name(task.network, settings),
+        "network": task.network,
+        "fold": task.fold,
+        "member": task.member,
+        "key": task.key,
+        "sha256": sha256,
+        "settings": settings.model_dump(mode="json"),
+        "hu_range": list(study.settings.deep.hu_range),
+        "horizons_years": horizons(study),
+        "labels": study.settings.labels,
+        "seed": seed,
+        "weights": weights.words if weights else "none (from scratch)",
+        "weights_loaded": asdict(weights) if weights else None,
+        "weights_licence": licence if weights else "",
+        "n_parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "n_scans": len(training.table),
+        "n_patients": int(training.table["patient_id"].nunique()),
+        "n_deaths": [int(n) for n in training.died.sum(axis=0)],
+        **told,
+        "loss_tested": mean_loss(tested, predict(network, tested.paths, tested.clinical), settings.head),
+        "loss_tested_without_image": mean_loss(tested, risk_without_image(training, len(tested.paths)), settings.head),
+    }
+
+
+def risk_table(
+    scans: pd.DataFrame, model: str, horizons_years: Sequence[float], **values: NDArray[np.float64]
+) -> pd.DataFrame:
+    """Repeat the rows of scans for each horizon, with the model's name and its values there, each of shape (n, K)."""
+    rows = [
+        scans.assign(model=model, horizon_years=years, **{name: found[:, k] for name, found in values.items()})
+        for k, years in enumerate(horizons_years)
+    ]
+    return pd.concat(rows, ignore_index=True)
 
 
 def _model_path(study: Study, network_name: str, fold: int, member: int) -> Path:
     return study.models / "deep" / f"{network_name}_fold{fold}_{member}.safetensors"
 
 
-def _read_card(path: Path) -> dict[str, Any] | None:
-    try:
-        card = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return card if isinstance(card, dict) and {"key", "sha256", "fold", "member"} <= card.keys() else None
-
-
 def cards(study: Study, network_name: str) -> list[dict[str, Any]]:
     """Read the cards of a network's trained models, by fold and member."""
     paths = sorted((study.models / "deep").glob(f"{network_name}_fold*.json"))
-    return sorted(
-        (card for path in paths if (card := _read_card(path))), key=lambda card: (card["fold"], card["member"])
-    )
+    found = [card for path in paths if (card := read_card(path, ON_CARD))]
+    return sorted(found, key=lambda card: (card["fold"], card["member"]))
 
 
-def _forget_others(study: Study, network_name: str, folds: list[int], members: range) -> None:
-    """Remove models that the settings no longer ask for, so that they do not join the predictions of new scans."""
-    for card in cards(study, network_name):
-        if card["fold"] not in folds or card["member"] not in members:
-            path = _model_path(study, network_name, card["fold"], card["member"])
-            path.with_suffix(".json").unlink()
-            path.unlink(missing_ok=True)
+def fold_model(study: Study, network_name: str, fold: int, member: int = 0) -> HazardNetwork:
+    """Load a trained network that tests a fold; StudyError when there is none."""
+    path = _model_path(study, network_name, fold, member)
+    card = read_card(path, ON_CARD)
+    if card is None:
+        raise StudyError(f"{study.models} has no model of {network_name}, fold {fold}. Run `04_deep_models` first.")
+    return _load_model(path, card)
 
 
 def _load_model(path: Path, card: Mapping[str, Any]) -> HazardNetwork:
@@ -341,15 +377,6 @@ def _load_model(path: Path, card: Mapping[str, Any]) -> HazardNetwork:
         raise StudyError(f"{path.name} is of a network that this version no longer builds. Run `04_deep_models` again.")
     network.load_state_dict(tensors)
     return network.eval().to("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def fold_model(study: Study, network_name: str, fold: int, member: int = 0) -> HazardNetwork:
-    """Load a trained network that tests a fold; StudyError when there is none."""
-    path = _model_path(study, network_name, fold, member)
-    card = _read_card(path.with_suffix(".json"))
-    if card is None:
-        raise StudyError(f"{study.models} has no model of {network_name}, fold {fold}. Run `04_deep_models` first.")
-    return _load_model(path, card)
 
 
 def predict_risks(trained: Study, network_name: str, study: Study, scans: pd.DataFrame) -> pd.DataFrame:
@@ -381,12 +408,10 @@ def predict_risks(trained: Study, network_name: str, study: Study, scans: pd.Dat
         raise StudyError(f"{trained.models} {state} models of {network_name}. Run `04_deep_models` to its end.")
     size, hu_range = int(found[0]["settings"]["size"]), tuple(found[0]["hu_range"])
     cubes = make_cubes(study, scans, size, hu_range)
-    for row in cubes[cubes["status"] != "ok"].itertuples():
-        log.warning("%s: scan %s has no prediction: %s", network_name, row.scan_id, row.reason)
-    kept = cubes["status"].eq("ok").to_numpy()
+    kept = _made(cubes, network_name)
     table, clinical = cubes.loc[kept, ["scan_id", "patient_id"]].reset_index(drop=True), clinical_values(scans[kept])
     paths = [cube_path(study, scan_id, size, hu_range) for scan_id in table["scan_id"]]
     models = [_load_model(_model_path(trained, network_name, card["fold"], card["member"]), card) for card in found]
     members = np.stack([predict(model, paths, clinical) for model in models])
-    rows = _frame(found[0], table, members.mean(axis=0))
-    return rows.assign(risk_sd=members.std(axis=0, ddof=1).T.ravel())
+    mean, spread = members.mean(axis=0), members.std(axis=0, ddof=1)
+    return risk_table(table, found[0]["model"], found[0]["horizons_years"], risk=mean, risk_sd=spread)

@@ -6,7 +6,7 @@ Each axis is scaled on its own, so that the lungs fill the cube; `hu_range` beco
 import hashlib
 from collections.abc import Mapping
 from functools import partial
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,9 @@ from sscct_lib.lungs.segment import load_lungs
 from sscct_lib.study.files import atomic
 from sscct_lib.study.folder import Study, StudyError
 from sscct_lib.study.results import Record, process
+
+HEIGHTS = ("lower", "middle", "upper")  # z grows to the head
+SIDES = ("right", "left")  # x grows to the patient's left
 
 
 def lung_cube(
@@ -100,18 +103,22 @@ def lung_density(paths: list[Path]) -> tuple[float, float]:
 
 
 def zone_densities(volumes: torch.Tensor) -> torch.Tensor:
-    """Mean and SD of the density in six zones of lungs (B, 1, S, S, S), shape (B, 12); 0 in a zone without lung.
-
-    The zones are thirds from base to apex, of the right and of the left half.
-    """
-    side = volumes.shape[-1]
+    """Mean and SD of the density in six zones of lungs (B, 1, S, S, S), shape (B, 12); 0 in a zone without lung."""
     measured = []
-    for low, high in pairwise((0, side // 3, 2 * side // 3, side)):
-        for half in (slice(0, side // 2), slice(side // 2, side)):
-            zone = volumes[:, 0, low:high, :, half].flatten(1)
-            inside = zone > 0
-            n = inside.sum(dim=1).clamp(min=1)
-            mean = zone.sum(dim=1) / n
-            squares = ((zone - mean[:, None]) ** 2 * inside).sum(dim=1) / n
-            measured += [mean, squares.sqrt()]
+    for place in zones(volumes.shape[-1]).values():
+        zone = volumes[:, 0][(slice(None), *place)].flatten(1)
+        inside = zone > 0
+        n = inside.sum(dim=1).clamp(min=1)
+        mean = zone.sum(dim=1) / n
+        squares = ((zone - mean[:, None]) ** 2 * inside).sum(dim=1) / n
+        measured += [mean, squares.sqrt()]
     return torch.stack(measured, dim=1)
+
+
+def zones(side: int) -> dict[tuple[str, str], tuple[slice, slice, slice]]:
+    """Where each zone of the lungs lies in a cube: thirds from base to apex, of the right and of the left half."""
+    thirds = [slice(low, high) for low, high in pairwise((0, side // 3, 2 * side // 3, side))]
+    halves = [slice(0, side // 2), slice(side // 2, side)]
+    heights, sides = zip(HEIGHTS, thirds, strict=True), zip(SIDES, halves, strict=True)
+    both = product(heights, sides)
+    return {(height, name): (third, slice(None), half) for (height, third), (name, half) in both}

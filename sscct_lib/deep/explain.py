@@ -5,7 +5,6 @@ An explanation says what the network responds to, not what causes death. Positiv
 
 import copy
 from collections.abc import Sequence
-from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -15,7 +14,7 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from sscct_lib.deep.cross_validation import fold_model, horizons
-from sscct_lib.deep.cubes import cube_path, load_cubes
+from sscct_lib.deep.cubes import cube_path, load_cubes, zones
 from sscct_lib.deep.heads import clinical_values
 from sscct_lib.deep.networks import HazardNetwork, display_name
 from sscct_lib.study.files import atomic
@@ -27,6 +26,114 @@ from sscct_lib.study.words import NETWORK_WORDS
 N_STEPS = 24  # of the path; the error of the sum is a few percent of the score
 MOST_ALIKE = 0.5  # rank correlation with an untrained network from which a map says nothing about training
 LARGEST_BATCH = 8
+
+
+def explain_scan(study: Study, network_name: str, scan_id: str, fold: int) -> pd.DataFrame:
+    """Explain the out-of-fold risk of a scan, tested in `fold`, by zones; StudyError if the fold has no trained model.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a zone and horizon: `height`, `side`, `risk` of the scan as it is, `change` (that risk minus the risk
+        with the zone made average lung), `model`, `scan_id`, `horizon_years`; means over the members of the fold.
+    """
+    settings = study.settings.deep.network(network_name)
+    volume = load_cubes([cube_path(study, scan_id, settings.size, study.settings.deep.hu_range)])
+    clinical = None
+    if settings.clinical:
+        cohort = read_table(study.table("cohort"), COHORT, "01_cohort")
+        clinical = clinical_values(cohort[cohort["scan_id"] == scan_id])
+    members = [
+        zone_occlusion(fold_model(study, network_name, fold, member), volume, clinical)
+        for member in range(settings.n_members)
+    ]
+    changes = pd.concat(members).groupby(["height", "side", "horizon"], as_index=False, sort=False).mean()
+    years = np.array(horizons(study))[changes.pop("horizon")]
+    return changes.assign(model=display_name(network_name, settings), scan_id=scan_id, horizon_years=years)
+
+
+def zone_occlusion(
+    network: HazardNetwork, volume: torch.Tensor, clinical: NDArray[np.float32] | None = None
+) -> pd.DataFrame:
+    """Replace one zone of a cube (1, 1, S, S, S) after the other by average lung and see how the risks change.
+
+    One row a zone and horizon: `height`, `side`, `horizon` (from 0), `risk` of the scan as it is, and `change`: that
+    risk minus the risk with the zone replaced. Clinical values (1, N_VALUES) stay as they are.
+
+    References
+    ----------
+    Zeiler MD, Fergus R. Visualizing and understanding convolutional networks. ECCV 2014 (occlusion).
+    """
+    places = zones(volume.shape[-1])
+    occluded = [volume]
+    for place in places.values():
+        one = volume.clone()
+        zone = one[(..., *place)]
+        zone[zone > 0] = network.centre.item()
+        occluded.append(one)
+    with torch.inference_mode():
+        stack = torch.cat(occluded).to(network.centre.device)
+        values = None if clinical is None else torch.from_numpy(clinical).to(stack.device).expand(len(stack), -1)
+        found = network.risks(network(stack, values)).double().cpu().numpy()
+    rows = [
+        {"height": height, "side": side, "horizon": k, "risk": found[0, k], "change": found[0, k] - one[k]}
+        for (height, side), one in zip(places, found[1:], strict=True)
+        for k in range(found.shape[1])
+    ]
+    return pd.DataFrame(rows)
+
+
+def most_at_risk(predictions: pd.DataFrame, n_scans: int) -> pd.DataFrame:
+    """Choose scans to explain: of each patient the one with the highest risk, then the patients with the highest.
+
+    Risks (schema `PREDICTIONS`) at the longest horizon are averaged over the models.
+
+    Returns
+    -------
+    pandas.DataFrame
+        `scan_id`, `patient_id`, `fold`, `risk`, at most `n_scans`, the highest risk first.
+    """
+    longest = predictions[predictions["horizon_years"] == predictions["horizon_years"].max()]
+    mean = longest.groupby(["scan_id", "patient_id", "fold"], as_index=False)["risk"].mean()
+    ordered = mean.sort_values(["risk", "scan_id"], ascending=[False, True])
+    chosen: pd.DataFrame = ordered.drop_duplicates("patient_id").head(n_scans).reset_index(drop=True)
+    return chosen
+
+
+def attribute_scans(study: Study, networks: Sequence[str], scans: pd.DataFrame) -> pd.DataFrame:
+    """Explain the out-of-fold risks of scans voxel by voxel, save the maps, and check them against untrained networks.
+
+    Parameters
+    ----------
+    scans
+        `scan_id`, `patient_id`, `fold`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Schema `ATTRIBUTIONS`: one row a network and scan.
+
+    References
+    ----------
+    Adebayo J et al. Sanity checks for saliency maps. NeurIPS 2018 (comparison with random weights).
+    """
+    rows = []
+    for name in networks:
+        settings = study.settings.deep.network(name)
+        for fold, tested in scans.groupby("fold"):
+            trained = fold_model(study, name, int(str(fold)))
+            untrained = untrained_copy(trained, study.settings.seed)
+            for scan_id, patient_id in zip(tested["scan_id"], tested["patient_id"], strict=True):
+                volume = load_cubes([cube_path(study, scan_id, settings.size, study.settings.deep.hu_range)])
+                maps = [integrated_gradients(network, volume) for network in (trained, untrained)]
+                for found, is_trained in zip(maps, (True, False), strict=True):
+                    path = study.attribution(name, scan_id, is_trained)
+                    with atomic(path) as partial, partial.open("wb") as file:
+                        np.save(file, found)
+                alike = likeness(maps[0], maps[1], volume[0, 0].numpy() > 0)
+                row = {"model": display_name(name, settings), "network": name, "scan_id": scan_id}
+                rows.append({**row, "patient_id": patient_id, "likeness": alike})
+    return ATTRIBUTIONS.validate(pd.DataFrame(rows, columns=list(ATTRIBUTIONS.columns)))
 
 
 def integrated_gradients(network: HazardNetwork, volume: torch.Tensor, n_steps: int = N_STEPS) -> NDArray[np.float32]:
@@ -89,74 +196,8 @@ def likeness(one: NDArray[np.float32], other: NDArray[np.float32], inside: NDArr
     return float(spearmanr(*sizes).statistic)
 
 
-def attribute_scans(study: Study, networks: Sequence[str], scans: pd.DataFrame) -> pd.DataFrame:
-    """Explain the out-of-fold risks of scans voxel by voxel, save the maps, and check them against untrained networks.
-
-    Parameters
-    ----------
-    scans
-        `scan_id`, `patient_id`, `fold`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Schema `ATTRIBUTIONS`: one row a network and scan.
-
-    Raises
-    ------
-    StudyError
-        If a fold has no trained model.
-
-    References
-    ----------
-    Adebayo J et al. Sanity checks for saliency maps. NeurIPS 2018 (comparison with random weights).
-    """
-    rows = []
-    for name in networks:
-        settings = study.settings.deep.network(name)
-        for fold, tested in scans.groupby("fold"):
-            trained = fold_model(study, name, int(str(fold)))
-            untrained = untrained_copy(trained, study.settings.seed)
-            for scan_id, patient_id in zip(tested["scan_id"], tested["patient_id"], strict=True):
-                volume = load_cubes([cube_path(study, scan_id, settings.size, study.settings.deep.hu_range)])
-                maps = [integrated_gradients(network, volume) for network in (trained, untrained)]
-                for found, is_trained in zip(maps, (True, False), strict=True):
-                    path = study.attribution(name, scan_id, is_trained)
-                    with atomic(path) as partial, partial.open("wb") as file:
-                        np.save(file, found)
-                alike = likeness(maps[0], maps[1], volume[0, 0].numpy() > 0)
-                row = {"model": display_name(name, settings), "network": name, "scan_id": scan_id}
-                rows.append({**row, "patient_id": patient_id, "likeness": alike})
-    return ATTRIBUTIONS.validate(pd.DataFrame(rows, columns=list(ATTRIBUTIONS.columns)))
-
-
-def most_at_risk(predictions: pd.DataFrame, n_scans: int) -> pd.DataFrame:
-    """Choose scans to explain: of each patient the one with the highest risk, then the patients with the highest.
-
-    Parameters
-    ----------
-    predictions
-        Schema `PREDICTIONS`; risks at the longest horizon are averaged over the models.
-
-    Returns
-    -------
-    pandas.DataFrame
-        `scan_id`, `patient_id`, `fold`, `risk`, at most `n_scans`, the highest risk first.
-    """
-    longest = predictions[predictions["horizon_years"] == predictions["horizon_years"].max()]
-    mean = longest.groupby(["scan_id", "patient_id", "fold"], as_index=False)["risk"].mean()
-    ordered = mean.sort_values(["risk", "scan_id"], ascending=[False, True])
-    chosen: pd.DataFrame = ordered.drop_duplicates("patient_id").head(n_scans).reset_index(drop=True)
-    return chosen
-
-
 def sanity(checked: pd.DataFrame) -> pd.DataFrame:
-    """Say of each network whether its maps depend on what it learned.
-
-    Parameters
-    ----------
-    checked
-        From `attribute_scans`.
+    """Say of each network whether its maps (`attribute_scans`) depend on what it learned.
 
     Returns
     -------
@@ -180,70 +221,3 @@ def map_title(network_name: str, checked: pd.DataFrame) -> str:
     own = checked[checked["network"] == network_name]
     fails = sanity(own)["verdict"].str.startswith("fails").any()
     return NETWORK_WORDS[network_name] + (": fails the check" if fails else "")
-
-
-HEIGHTS = ("lower", "middle", "upper")  # z grows to the head
-SIDES = ("right", "left")  # x grows to the patient's left
-
-
-def zone_occlusion(
-    network: HazardNetwork, volume: torch.Tensor, clinical: NDArray[np.float32] | None = None
-) -> pd.DataFrame:
-    """Replace one zone of a cube (1, 1, S, S, S) after the other by average lung and see how the risks change.
-
-    One row a zone and horizon: `height`, `side`, `horizon` (from 0), `risk` of the scan as it is, and `change`: that
-    risk minus the risk with the zone replaced. Clinical values (1, N_VALUES) stay as they are.
-
-    References
-    ----------
-    Zeiler MD, Fergus R. Visualizing and understanding convolutional networks. ECCV 2014 (occlusion).
-    """
-    size = volume.shape[-1]
-    thirds = [slice(low, high) for low, high in pairwise((0, size // 3, 2 * size // 3, size))]
-    halves = [slice(0, size // 2), slice(size // 2, size)]
-    occluded = [volume]
-    for third in thirds:
-        for half in halves:
-            one = volume.clone()
-            zone = one[..., third, :, half]
-            zone[zone > 0] = network.centre.item()
-            occluded.append(one)
-    with torch.inference_mode():
-        stack = torch.cat(occluded).to(network.centre.device)
-        values = None if clinical is None else torch.from_numpy(clinical).to(stack.device).expand(len(stack), -1)
-        found = network.risks(network(stack, values)).double().cpu().numpy()
-    rows = [
-        {"height": height, "side": side, "horizon": k, "risk": found[0, k], "change": found[0, k] - one[k]}
-        for (height, side), one in zip(((h, s) for h in HEIGHTS for s in SIDES), found[1:], strict=True)
-        for k in range(found.shape[1])
-    ]
-    return pd.DataFrame(rows)
-
-
-def explain_scan(study: Study, network_name: str, scan_id: str, fold: int) -> pd.DataFrame:
-    """Explain the out-of-fold risk of a scan, tested in `fold`, by zones.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row a zone and horizon: `height`, `side`, `risk` of the scan as it is, `change` (that risk minus the risk
-        with the zone made average lung), `model`, `scan_id`, `horizon_years`; means over the members of the fold.
-
-    Raises
-    ------
-    StudyError
-        If the fold has no trained model.
-    """
-    settings = study.settings.deep.network(network_name)
-    volume = load_cubes([cube_path(study, scan_id, settings.size, study.settings.deep.hu_range)])
-    clinical = None
-    if settings.clinical:
-        cohort = read_table(study.table("cohort"), COHORT, "01_cohort")
-        clinical = clinical_values(cohort[cohort["scan_id"] == scan_id])
-    members = [
-        zone_occlusion(fold_model(study, network_name, fold, member), volume, clinical)
-        for member in range(settings.n_members)
-    ]
-    zones = pd.concat(members).groupby(["height", "side", "horizon"], as_index=False, sort=False).mean()
-    years = np.array(horizons(study))[zones.pop("horizon")]
-    return zones.assign(model=display_name(network_name, settings), scan_id=scan_id, horizon_years=years)

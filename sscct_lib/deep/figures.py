@@ -20,14 +20,10 @@ BRIGHTEST = 0.6  # aerated and diseased lung lies below; vessels and consolidati
 def network_input(cube: NDArray[np.float16], title: str = "") -> Figure:
     """Draw a cube (0 to 1, [z, y, x] in LPS) in three planes, as radiologists look at them."""
     middle, quarter = cube.shape[0] // 2, cube.shape[2] // 4
-    planes = {
-        "axial": cube[middle],
-        "coronal": cube[::-1, middle],
-        "sagittal, right lung": cube[::-1, :, quarter],
-    }
+    names = ("axial", "coronal", "sagittal, right lung")
     figure, axes = new_figure(2.9, 1, 3)
-    for axis, (name, plane) in zip(axes[0], planes.items(), strict=True):
-        drawn = axis.imshow(plane.astype(float), cmap="gray", vmin=0, vmax=BRIGHTEST, interpolation="nearest")
+    for axis, name, plane in zip(axes[0], names, _planes(middle, middle, quarter).values(), strict=True):
+        drawn = axis.imshow(cube[plane].astype(float), cmap="gray", vmin=0, vmax=BRIGHTEST, interpolation="nearest")
         axis.set_title(name, fontsize=12)
         axis.axis("off")
     figure.colorbar(drawn, ax=axes[0].tolist(), shrink=0.8, label="input", extend="max")
@@ -38,30 +34,21 @@ def network_input(cube: NDArray[np.float16], title: str = "") -> Figure:
 
 @styled
 def attributions(cube: NDArray[np.float16], maps: dict[str, NDArray[np.float32]], title: str = "") -> Figure:
-    """Draw what raises and what lowers a risk over the scan, in the planes through what matters most.
+    """Draw what raises (orange) and what lowers a risk (purple) over a cube, in the planes through what matters most.
 
     Parameters
     ----------
     cube
         What the networks see, 0 to 1, [z, y, x] in LPS.
     maps
-        From `explain.integrated_gradients`, by the name of the model, on grids that divide the cube's evenly.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        A row a model: axial, coronal and sagittal; orange raises the risk, purple lowers it.
+        From `explain.integrated_gradients`, by the name of the model (a row each), on grids that divide the cube's
+        evenly.
     """
     figure, axes = new_figure(2.3 * len(maps), len(maps), 3)
     for line, (name, found) in zip(axes, maps.items(), strict=True):
         z, y, x = (int(i) for i in np.unravel_index(np.abs(found).argmax(), found.shape))
         most = float(np.quantile(np.abs(found[found != 0]), 0.995)) if found.any() else 1.0
-        planes: dict[str, Any] = {
-            "axial": np.s_[z],
-            "coronal": np.s_[::-1, y],
-            "sagittal": np.s_[::-1, :, x],
-        }
-        for axis, (plane, place) in zip(line, planes.items(), strict=True):
+        for axis, (plane, place) in zip(line, _planes(z, y, x).items(), strict=True):
             shown = found[place]
             axis.imshow(cube[place].astype(float), cmap="gray", vmin=0, vmax=BRIGHTEST, interpolation="nearest")
             strength = np.clip(np.abs(shown) / most, 0, 1)
@@ -74,20 +61,17 @@ def attributions(cube: NDArray[np.float16], maps: dict[str, NDArray[np.float32]]
     return figure
 
 
+def _planes(z: int, y: int, x: int) -> dict[str, Any]:
+    """Index the three planes through a voxel of a cube in LPS, with the head up."""
+    return {"axial": np.s_[z], "coronal": np.s_[::-1, y], "sagittal": np.s_[::-1, :, x]}
+
+
 @styled
 def learning_curves(curves: pd.DataFrame, models: pd.DataFrame) -> Figure:
-    """Draw the loss of each model while it learns, and on the patients it never saw.
+    """Draw the loss of each model while it learns, and on the patients it never saw: a panel a model, a line a fold.
 
-    Parameters
-    ----------
-    curves, models
-        From `tables.learning_curves` and `tables.model_table`.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        A panel a model: a line a fold; a dot for the held-out patients of each fold; and joined to it a circle, their
-        loss when every scan gets the risks of the training patients.
+    A dot stands for the held-out patients of each fold; joined to it a circle, their loss when every scan gets the
+    risks of the training patients. The tables are `tables.learning_curves` and `tables.model_table`.
     """
     names = list(models["model"].unique())
     colours = model_colours(names)
@@ -126,17 +110,12 @@ def _explain(axis: Axes, models: pd.DataFrame) -> None:
 
 @styled
 def zone_changes(zones: pd.DataFrame, title: str = "") -> Figure:
-    """Draw which zones of the lungs raise or lower a risk, as a radiologist faces the patient.
+    """Draw which zones of the lungs raise or lower a risk, in percentage points, as a radiologist faces the patient.
 
     Parameters
     ----------
     zones
-        From `explain.explain_scan`, of one scan at one horizon; one or more models.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        A panel a model: the right lung on the left; each zone says by how many percentage points of risk.
+        From `explain.explain_scan`, of one scan at one horizon; one or more models, a panel each.
     """
     names = list(zones["model"].unique())
     most = max(0.01, zones["change"].abs().max())

@@ -31,6 +31,11 @@ from sscct_lib.deep.schedule import EpochCheckpoint, head_epochs, optimiser, sch
 from sscct_lib.study.folder import StudyError
 from sscct_lib.study.settings import DeepSettings, NetworkSettings
 
+log = logging.getLogger(__name__)
+
+LARGEST_GRADIENT = 1.0
+MEETING_PORTS = range(20_000, 32_000)  # below those that systems hand out by themselves, from 32768 on Linux
+
 
 class DensityTask(nn.Module):
     """A second task that every scan teaches, whatever became of its patient: the density of each lung zone.
@@ -58,12 +63,6 @@ class DensityTask(nn.Module):
         """Mean squared error of the answers to features (B, n_features) of volumes (B, 1, S, S, S), in variances."""
         expected = (zone_densities(volumes) - self.mean) / self.sd
         return functional.mse_loss(self.answer(features), expected)
-
-
-log = logging.getLogger(__name__)
-
-LARGEST_GRADIENT = 1.0
-MEETING_PORTS = range(20_000, 32_000)  # below those that systems hand out by themselves, from 32768 on Linux
 
 
 class Fit(pl.LightningModule):
@@ -269,34 +268,6 @@ def train(
     }
 
 
-@contextmanager
-def meeting_port(trainer: pl.Trainer) -> Iterator[None]:
-    """Name a port at which a trainer's processes meet, in `MASTER_PORT`, inside the block; StudyError if none is free.
-
-    Nothing is named for a trainer of one process, or whose processes a cluster starts, or where `MASTER_PORT` is set.
-    """
-    cluster = getattr(trainer.strategy, "cluster_environment", None)
-    if cluster is None or cluster.creates_processes_externally or "MASTER_PORT" in os.environ:
-        yield
-        return
-    os.environ["MASTER_PORT"] = str(_free_port())
-    try:
-        yield
-    finally:
-        del os.environ["MASTER_PORT"]
-
-
-def _free_port() -> int:
-    for port in random.SystemRandom().sample(MEETING_PORTS, len(MEETING_PORTS)):
-        with suppress(OSError):  # another program listens there
-            socket.create_server(("", port)).close()
-            return port
-    raise StudyError(
-        f"The processes of a training need a port to meet at, and none from {MEETING_PORTS[0]} to {MEETING_PORTS[-1]} "
-        "is free. Name one in MASTER_PORT, or set deep.devices to 1 in study.yaml."
-    )
-
-
 def _is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
@@ -305,23 +276,9 @@ def _without_nan(losses: Tensor) -> list[float]:
     return [float(loss) for loss in losses if not torch.isnan(loss)]
 
 
-def precision(deep: DeepSettings) -> Any:
-    """Lightning's word for the precision of a training: half where this machine is fast; StudyError if it cannot."""
-    gpu = torch.cuda.is_available()
-    bf16 = torch.cuda.is_bf16_supported() if gpu else multiplies_bf16()
-    if deep.precision == "auto":
-        return "bf16-mixed" if bf16 else "16-mixed" if gpu else "32-true"
-    if (deep.precision == "bf16" and not bf16) or (deep.precision == "16" and not gpu):
-        raise StudyError(
-            f"deep.precision is {deep.precision}, which this machine does not compute by itself. Set it to auto or 32."
-        )
-    return {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[deep.precision]
-
-
 def _trainer(settings: NetworkSettings, deep: DeepSettings, unfinished: Path | None, logs: Path | None) -> pl.Trainer:
     """Set up Lightning, without its remarks."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
+    silence_lightning()
     callbacks: list[pl.Callback] = []
     if settings.patience:
         callbacks.append(EarlyStopping("validation_loss", patience=settings.patience, check_on_train_epoch_end=True))
@@ -347,4 +304,51 @@ def _trainer(settings: NetworkSettings, deep: DeepSettings, unfinished: Path | N
         enable_model_summary=False,
         enable_progress_bar=sys.stderr.isatty() and parent_process() is None,
         num_sanity_val_steps=0,
+    )
+
+
+def silence_lightning() -> None:
+    """Leave out Lightning's remarks and warnings, which say nothing about a study."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
+
+
+def precision(deep: DeepSettings) -> Any:
+    """Lightning's word for the precision of a training: half where this machine is fast; StudyError if it cannot."""
+    gpu = torch.cuda.is_available()
+    bf16 = torch.cuda.is_bf16_supported() if gpu else multiplies_bf16()
+    if deep.precision == "auto":
+        return "bf16-mixed" if bf16 else "16-mixed" if gpu else "32-true"
+    if (deep.precision == "bf16" and not bf16) or (deep.precision == "16" and not gpu):
+        raise StudyError(
+            f"deep.precision is {deep.precision}, which this machine does not compute by itself. Set it to auto or 32."
+        )
+    return {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[deep.precision]
+
+
+@contextmanager
+def meeting_port(trainer: pl.Trainer) -> Iterator[None]:
+    """Name a port at which a trainer's processes meet, in `MASTER_PORT`, inside the block; StudyError if none is free.
+
+    Nothing is named for a trainer of one process, or whose processes a cluster starts, or where `MASTER_PORT` is set.
+    """
+    cluster = getattr(trainer.strategy, "cluster_environment", None)
+    if cluster is None or cluster.creates_processes_externally or "MASTER_PORT" in os.environ:
+        yield
+        return
+    os.environ["MASTER_PORT"] = str(_free_port())
+    try:
+        yield
+    finally:
+        del os.environ["MASTER_PORT"]
+
+
+def _free_port() -> int:
+    for port in random.SystemRandom().sample(MEETING_PORTS, len(MEETING_PORTS)):
+        with suppress(OSError):  # another program listens there
+            socket.create_server(("", port)).close()
+            return port
+    raise StudyError(
+        f"The processes of a training need a port to meet at, and none from {MEETING_PORTS[0]} to {MEETING_PORTS[-1]} "
+        "is free. Name one in MASTER_PORT, or set deep.devices to 1 in study.yaml."
     )

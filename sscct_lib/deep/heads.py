@@ -21,68 +21,61 @@ N_VALUES = len(NUMBERS) + 1 + len(SUBTYPES)
 N_HIDDEN = 8
 
 
-def clinical_values(scans: pd.DataFrame) -> NDArray[np.float32]:
-    """Clinical values of scans (columns of schema `COHORT`, each may be absent), (n, N_VALUES), NaN where missing.
+def hazard_targets(
+    followup_years: NDArray[np.float64], event_observed: NDArray[np.bool_], horizons_years: Sequence[float]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """In which interval each scan was followed by death (1, else 0), and the fraction of each it survived, both (n, K).
 
-    In order: `NUMBERS`, 1 for men and 0 for women, and for each of `SUBTYPES` whether it is the patient's.
+    Follow-up and the increasing horizons are in years. With no scan specific hazards the maximum of this likelihood is
+    the actuarial (life-table) estimate.
+
+    References
+    ----------
+    Gensheimer MF, Narasimhan B. A scalable discrete-time survival model for neural networks. PeerJ 2019;7:e6257
+    (likelihood). Kvamme H, Borgan Ø. Continuous and discrete-time survival prediction with neural networks. Lifetime
+    Data Anal 2021;27:710-36 (censoring inside an interval under a constant hazard).
     """
-    table = scans.reindex(columns=[*NUMBERS, "sex", "ssc_subtype"])
-    sex, subtype = table["sex"], table["ssc_subtype"]
-    columns = [pd.to_numeric(table[name]) for name in NUMBERS]
-    columns += [(sex == "male").astype(float).where(sex.notna())]
-    columns += [(subtype == one).astype(float).where(subtype.notna()) for one in SUBTYPES]
-    return np.column_stack([column.to_numpy(dtype=np.float32, na_value=np.nan) for column in columns])
+    ends = np.asarray(horizons_years, dtype=float)
+    starts = np.concatenate([[0.0], ends[:-1]])
+    time = followup_years[:, None]
+    died = event_observed[:, None] & (time > starts) & (time <= ends)
+    # Part of an interval counts as a part: under a hazard constant inside it, the fraction f is survived with
+    # probability (1 - hazard)^f.
+    survived = np.where(died, 0.0, np.clip((time - starts) / (ends - starts), 0.0, 1.0))
+    return died.astype(np.float32), survived.astype(np.float32)
 
 
-class ClinicalBranch(nn.Module):
-    """What clinical values add to the score of a scan.
+def base_hazards(
+    died: NDArray[np.float32], survived: NDArray[np.float32], weights: NDArray[np.float64] | None = None
+) -> NDArray[np.float64]:
+    """The cohort's actuarial hazard in each interval, (K,); `weights` (n,), mean 1, say how much each scan counts."""
+    weights = np.ones(len(died)) if weights is None else weights
+    n_died = weights @ died + 0.5  # half a death, and half a survival below: no interval starts at a hazard of 0 or 1
+    return np.asarray(n_died / (n_died + weights @ survived + 0.5))
 
-    A missing value becomes the median of the training patients, and an input of its own says that it is missing. A
-    value beyond those of the training patients counts as the nearest of theirs.
+
+def hazard_losses(logits: Tensor, died: Tensor, survived: Tensor) -> Tensor:
+    """Minus the sum over k of died_k log h_k + survived_k log(1 - h_k), shape (B,), of logits of hazard h (B, K).
+
+    References
+    ----------
+    Gensheimer and Narasimhan 2019, equation 1, with fractions of intervals survived.
     """
+    log_likelihood = died * functional.logsigmoid(logits) + survived * functional.logsigmoid(-logits)
+    return -log_likelihood.sum(dim=1)
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.median: Tensor
-        self.low: Tensor
-        self.high: Tensor
-        self.mean: Tensor
-        self.spread: Tensor
-        self.can_miss: Tensor
-        for name, start in (("median", 0.0), ("low", 0.0), ("high", 1.0), ("mean", 0.0), ("spread", 1.0)):
-            self.register_buffer(name, torch.full((N_VALUES,), start))
-        self.register_buffer("can_miss", torch.zeros(N_VALUES))
-        last = nn.Linear(N_HIDDEN, 1)
-        nn.init.normal_(last.weight, std=0.01)
-        nn.init.zeros_(last.bias)
-        self.layers = nn.Sequential(nn.Linear(2 * N_VALUES, N_HIDDEN), nn.ReLU(), last)
 
-    def fit(self, values: NDArray[np.float32], patient_id: "pd.Series[str]") -> None:
-        """Learn scale, medians and what can be missing; every patient counts once, by the mean of the scans."""
-        of_patients = pd.DataFrame(values).groupby(patient_id.to_numpy()).mean()
-        median = of_patients.median().fillna(0.0)
-        filled = of_patients.fillna(median)
-        spread = filled.std(ddof=0)
-        learned = {
-            "median": median,
-            "low": filled.min(),
-            "high": filled.max(),
-            "mean": filled.mean(),
-            "spread": spread.where(spread > 0, 1.0),
-            # An indicator that never moves in training keeps random weights; it must not speak later.
-            "can_miss": pd.DataFrame(values).isna().any().astype(float),
-        }
-        with torch.no_grad():
-            for name, numbers in learned.items():
-                getattr(self, name).copy_(torch.from_numpy(numbers.to_numpy(dtype=np.float32)))
+def risks(logits: Tensor) -> Tensor:
+    """Turn logits of hazard (B, K) to risks of death within each horizon (B, K), non-decreasing over horizons."""
+    log_survival = functional.logsigmoid(-logits).cumsum(dim=1)
+    return -torch.expm1(log_survival)
 
-    def forward(self, values: Tensor) -> Tensor:
-        """Map values (B, N_VALUES), NaN where missing, to a part of the score (B, 1)."""
-        missing = torch.isnan(values)
-        filled = torch.where(missing, self.median, values).clamp(self.low, self.high)
-        inputs = torch.cat([(filled - self.mean) / self.spread, missing * self.can_miss], dim=1)
-        part: Tensor = self.layers(inputs)
-        return part
+
+def classifier_losses(logits: Tensor, died: Tensor, survived: Tensor) -> Tensor:
+    """Binary cross-entropy of each scan (B,), over the horizons at which its state is known; logits of risk (B, K)."""
+    dead = died.cumsum(dim=1)
+    alive = (survived >= 1).to(logits.dtype).cumprod(dim=1)
+    return (functional.binary_cross_entropy_with_logits(logits, dead, reduction="none") * (dead + alive)).sum(dim=1)
 
 
 class Head(nn.Module):
@@ -179,58 +172,65 @@ class ClassifierHead(Head):
         return torch.from_numpy(1 - np.cumprod(1 - hazards)).logit()
 
 
-def hazard_targets(
-    followup_years: NDArray[np.float64], event_observed: NDArray[np.bool_], horizons_years: Sequence[float]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """In which interval each scan was followed by death (1, else 0), and the fraction of each it survived, both (n, K).
+def clinical_values(scans: pd.DataFrame) -> NDArray[np.float32]:
+    """Clinical values of scans (columns of schema `COHORT`, each may be absent), (n, N_VALUES), NaN where missing.
 
-    Follow-up and the increasing horizons are in years. With no scan specific hazards the maximum of this likelihood is
-    the actuarial (life-table) estimate.
-
-    References
-    ----------
-    Gensheimer MF, Narasimhan B. A scalable discrete-time survival model for neural networks. PeerJ 2019;7:e6257
-    (likelihood). Kvamme H, Borgan Ø. Continuous and discrete-time survival prediction with neural networks. Lifetime
-    Data Anal 2021;27:710-36 (censoring inside an interval under a constant hazard).
+    In order: `NUMBERS`, 1 for men and 0 for women, and for each of `SUBTYPES` whether it is the patient's.
     """
-    ends = np.asarray(horizons_years, dtype=float)
-    starts = np.concatenate([[0.0], ends[:-1]])
-    time = followup_years[:, None]
-    died = event_observed[:, None] & (time > starts) & (time <= ends)
-    # Part of an interval counts as a part: under a hazard constant inside it, the fraction f is survived with
-    # probability (1 - hazard)^f.
-    survived = np.where(died, 0.0, np.clip((time - starts) / (ends - starts), 0.0, 1.0))
-    return died.astype(np.float32), survived.astype(np.float32)
+    table = scans.reindex(columns=[*NUMBERS, "sex", "ssc_subtype"])
+    sex, subtype = table["sex"], table["ssc_subtype"]
+    columns = [pd.to_numeric(table[name]) for name in NUMBERS]
+    columns += [(sex == "male").astype(float).where(sex.notna())]
+    columns += [(subtype == one).astype(float).where(subtype.notna()) for one in SUBTYPES]
+    return np.column_stack([column.to_numpy(dtype=np.float32, na_value=np.nan) for column in columns])
 
 
-def base_hazards(
-    died: NDArray[np.float32], survived: NDArray[np.float32], weights: NDArray[np.float64] | None = None
-) -> NDArray[np.float64]:
-    """The cohort's actuarial hazard in each interval, (K,); `weights` (n,), mean 1, say how much each scan counts."""
-    weights = np.ones(len(died)) if weights is None else weights
-    n_died = weights @ died + 0.5  # half a death, and half a survival below: no interval starts at a hazard of 0 or 1
-    return np.asarray(n_died / (n_died + weights @ survived + 0.5))
+class ClinicalBranch(nn.Module):
+    """What clinical values add to the score of a scan.
 
-
-def hazard_losses(logits: Tensor, died: Tensor, survived: Tensor) -> Tensor:
-    """Minus the sum over k of died_k log h_k + survived_k log(1 - h_k), shape (B,), of logits of hazard h (B, K).
-
-    References
-    ----------
-    Gensheimer and Narasimhan 2019, equation 1, with fractions of intervals survived.
+    A missing value becomes the median of the training patients, and an input of its own says that it is missing. A
+    value beyond those of the training patients counts as the nearest of theirs.
     """
-    log_likelihood = died * functional.logsigmoid(logits) + survived * functional.logsigmoid(-logits)
-    return -log_likelihood.sum(dim=1)
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.median: Tensor
+        self.low: Tensor
+        self.high: Tensor
+        self.mean: Tensor
+        self.spread: Tensor
+        self.can_miss: Tensor
+        for name, start in (("median", 0.0), ("low", 0.0), ("high", 1.0), ("mean", 0.0), ("spread", 1.0)):
+            self.register_buffer(name, torch.full((N_VALUES,), start))
+        self.register_buffer("can_miss", torch.zeros(N_VALUES))
+        last = nn.Linear(N_HIDDEN, 1)
+        nn.init.normal_(last.weight, std=0.01)
+        nn.init.zeros_(last.bias)
+        self.layers = nn.Sequential(nn.Linear(2 * N_VALUES, N_HIDDEN), nn.ReLU(), last)
 
-def risks(logits: Tensor) -> Tensor:
-    """Turn logits of hazard (B, K) to risks of death within each horizon (B, K), non-decreasing over horizons."""
-    log_survival = functional.logsigmoid(-logits).cumsum(dim=1)
-    return -torch.expm1(log_survival)
+    def fit(self, values: NDArray[np.float32], patient_id: "pd.Series[str]") -> None:
+        """Learn scale, medians and what can be missing; every patient counts once, by the mean of the scans."""
+        of_patients = pd.DataFrame(values).groupby(patient_id.to_numpy()).mean()
+        median = of_patients.median().fillna(0.0)
+        filled = of_patients.fillna(median)
+        spread = filled.std(ddof=0)
+        learned = {
+            "median": median,
+            "low": filled.min(),
+            "high": filled.max(),
+            "mean": filled.mean(),
+            "spread": spread.where(spread > 0, 1.0),
+            # An indicator that never moves in training keeps random weights; it must not speak later.
+            "can_miss": pd.DataFrame(values).isna().any().astype(float),
+        }
+        with torch.no_grad():
+            for name, numbers in learned.items():
+                getattr(self, name).copy_(torch.from_numpy(numbers.to_numpy(dtype=np.float32)))
 
-
-def classifier_losses(logits: Tensor, died: Tensor, survived: Tensor) -> Tensor:
-    """Binary cross-entropy of each scan (B,), over the horizons at which its state is known; logits of risk (B, K)."""
-    dead = died.cumsum(dim=1)
-    alive = (survived >= 1).to(logits.dtype).cumprod(dim=1)
-    return (functional.binary_cross_entropy_with_logits(logits, dead, reduction="none") * (dead + alive)).sum(dim=1)
+    def forward(self, values: Tensor) -> Tensor:
+        """Map values (B, N_VALUES), NaN where missing, to a part of the score (B, 1)."""
+        missing = torch.isnan(values)
+        filled = torch.where(missing, self.median, values).clamp(self.low, self.high)
+        inputs = torch.cat([(filled - self.mean) / self.spread, missing * self.can_miss], dim=1)
+        part: Tensor = self.layers(inputs)
+        return part

@@ -48,14 +48,7 @@ def score_map(
 
 
 def lesion_table(study: Study, checked: pd.DataFrame) -> pd.DataFrame:
-    """Tell for each network how much more than by chance it looks at disease.
-
-    Parameters
-    ----------
-    study
-        Simulated; maps are saved.
-    checked
-        From `explain.attribute_scans`: which maps there are.
+    """Tell for each network how much more than by chance it looks at disease, from its saved maps (`attribute_scans`).
 
     Returns
     -------

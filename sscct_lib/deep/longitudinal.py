@@ -21,9 +21,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sscct_lib.cohort.outcomes import DAYS_PER_YEAR, patient_weights
-from sscct_lib.deep.cross_validation import fold_model, horizons
+from sscct_lib.deep.cross_validation import fold_model, horizons, risk_table, targets
 from sscct_lib.deep.embeddings import Projection, embed, fit_projection, fold_file, with_cubes
-from sscct_lib.deep.heads import ClassifierHead, HazardHead, clinical_values, hazard_targets
+from sscct_lib.deep.heads import ClassifierHead, HazardHead, clinical_values
 from sscct_lib.deep.networks import HazardNetwork, display_name
 from sscct_lib.study.files import atomic
 from sscct_lib.study.folder import Study, fingerprint
@@ -34,6 +34,8 @@ N_HIDDEN = 4
 N_STEPS = 60
 LEARNING_RATE = 1e-2
 WEIGHT_DECAY = 0.3  # strong: there are few patients, and the network knows its training scans too well
+SUFFIX = ", longitudinal"
+FOLDER = "longitudinal"
 
 
 class LongitudinalNetwork(nn.Module):
@@ -69,20 +71,72 @@ class Seen:
     logits: NDArray[np.float32]  # (n, K), of each by itself
 
 
-def sequences(scans: pd.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Put each patient's scans in the order of time: row numbers, -1 after the last, and years since the scan before.
+def cross_validate_all(study: Study, networks: Sequence[str], cohort: pd.DataFrame) -> pd.DataFrame:
+    """Predict a cohort by the longitudinal models of every network whose settings ask for one: schema `PREDICTIONS`."""
+    asked = [name for name in networks if study.settings.deep.network(name).longitudinal]
+    found = [cross_validate(study, name, cohort) for name in asked]
+    empty = pd.DataFrame(columns=list(PREDICTIONS.columns))
+    return PREDICTIONS.validate(pd.concat(found, ignore_index=True) if found else empty)
 
-    Both have shape (patients, most scans); `scans` has `scan_id`, `patient_id`, `scan_day`, in any order.
-    """
-    table = scans.reset_index(drop=True).sort_values(["scan_day", "scan_id"])
-    days = table["scan_day"].to_numpy(dtype=float)
-    patients = list(table.assign(days=days).groupby("patient_id", sort=True))
-    rows = np.full((len(patients), max(len(own) for _, own in patients)), -1, dtype=np.int64)
-    years = np.zeros(rows.shape, dtype=np.float32)
-    for i, (_, own) in enumerate(patients):
-        rows[i, : len(own)] = own.index
-        years[i, 1 : len(own)] = np.diff(own["days"]) / DAYS_PER_YEAR
-    return rows, years
+
+def cross_validate(study: Study, network_name: str, cohort: pd.DataFrame) -> pd.DataFrame:
+    """Predict each scan (schema `PREDICTIONS`) from its patient's scans up to it; the models of all folds are saved."""
+    table = with_cubes(study, network_name, study, cohort)
+    died, survived = targets(study, table)
+    name = display_name(network_name, study.settings.deep.network(network_name)) + SUFFIX
+    parts = []
+    for fold in sorted(set(table["fold"])):
+        tested = (table["fold"] == fold).to_numpy()
+        network = fold_model(study, network_name, fold)
+        embedded = embed(study, network_name, fold, study, table)
+        logits = _logits(network, embedded, table)
+        weights = patient_weights(table["patient_id"][~tested])
+        projection = fit_projection(embedded[~tested], weights, N_SEEN)
+        score = logits[~tested].mean(axis=1)
+        centre = float(np.average(score, weights=weights))
+        scale = float(np.sqrt(np.average((score - centre) ** 2, weights=weights))) or 1.0
+        seen = _seen(table, embedded, logits, projection, centre, scale)
+        seed = int(fingerprint(study.settings.seed, network_name, fold, "longitudinal"), 16) % 2**32
+        training = _take(seen, ~tested)
+        model = train(training, died[~tested], survived[~tested], network.head, seed)
+        _save(model, projection, centre, scale, fold_file(study.models / FOLDER, network_name, fold))
+        own = _take(seen, tested)
+        risk = network.risks(torch.from_numpy(predict(model, own)).double()).numpy()
+        rows = risk_table(own.scans[["scan_id", "patient_id"]], name, horizons(study), risk=risk)
+        parts.append(rows.assign(fold=fold))
+    frame = pd.concat(parts, ignore_index=True).assign(risk_sd=np.nan)
+    return PREDICTIONS.validate(frame[list(PREDICTIONS.columns)])
+
+
+def _logits(network: HazardNetwork, embedded: NDArray[np.float32], table: pd.DataFrame) -> NDArray[np.float32]:
+    device = network.centre.device
+    clinical = torch.from_numpy(clinical_values(table)).to(device)
+    with torch.inference_mode():
+        return np.asarray(network.logits(torch.from_numpy(embedded).to(device), clinical).cpu().numpy())
+
+
+def _seen(
+    table: pd.DataFrame,
+    embedded: NDArray[np.float32],
+    logits: NDArray[np.float32],
+    projection: Projection,
+    centre: float,
+    scale: float,
+) -> Seen:
+    inputs = np.column_stack([(logits.mean(axis=1) - centre) / scale, projection.scores(embedded)])
+    return Seen(table[["scan_id", "patient_id", "scan_day"]], inputs.astype(np.float32), logits)
+
+
+def _take(seen: Seen, chosen: NDArray[np.bool_]) -> Seen:
+    return Seen(seen.scans[chosen].reset_index(drop=True), seen.inputs[chosen], seen.logits[chosen])
+
+
+def _save(model: LongitudinalNetwork, projection: Projection, centre: float, scale: float, path: Path) -> None:
+    learned = {"mean": projection.mean, "spread": projection.spread, "components": projection.components}
+    tensors = {f"projection.{name}": torch.from_numpy(np.ascontiguousarray(v)) for name, v in learned.items()}
+    tensors["score"] = torch.tensor([centre, scale], dtype=torch.float64)
+    with atomic(path) as partial:
+        save_file(tensors | {f"model.{name}": value for name, value in model.state_dict().items()}, partial)
 
 
 def train(
@@ -123,87 +177,17 @@ def _tensors(scans: pd.DataFrame) -> tuple[Tensor, Tensor, Tensor]:
     return torch.from_numpy(rows.clip(min=0)), torch.from_numpy(years), torch.from_numpy(rows >= 0).float()
 
 
-SUFFIX = ", longitudinal"
-FOLDER = "longitudinal"
+def sequences(scans: pd.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Put each patient's scans in the order of time: row numbers, -1 after the last, and years since the scan before.
 
-
-def cross_validate(study: Study, network_name: str, cohort: pd.DataFrame) -> pd.DataFrame:
-    """Predict each scan (schema `PREDICTIONS`) from its patient's scans up to it; the models of all folds are saved."""
-    table = with_cubes(study, network_name, study, cohort)
-    event = table["event_observed"].to_numpy(dtype=bool)
-    followup = table["followup_years"].to_numpy(dtype=float)
-    if study.settings.labels == "as_published":
-        followup = np.where(event, followup, np.inf)
-    died, survived = hazard_targets(followup, event, horizons(study))
-    parts = []
-    for fold in sorted(set(table["fold"])):
-        tested = (table["fold"] == fold).to_numpy()
-        network = fold_model(study, network_name, fold)
-        embedded = embed(study, network_name, fold, study, table)
-        logits = _logits(network, embedded, table)
-        weights = patient_weights(table["patient_id"][~tested])
-        projection = fit_projection(embedded[~tested], weights, N_SEEN)
-        score = logits[~tested].mean(axis=1)
-        centre = float(np.average(score, weights=weights))
-        scale = float(np.sqrt(np.average((score - centre) ** 2, weights=weights))) or 1.0
-        seen = _seen(table, embedded, logits, projection, centre, scale)
-        seed = int(fingerprint(study.settings.seed, network_name, fold, "longitudinal"), 16) % 2**32
-        training = _take(seen, ~tested)
-        model = train(training, died[~tested], survived[~tested], network.head, seed)
-        _save(model, projection, centre, scale, fold_file(study.models / FOLDER, network_name, fold))
-        parts.append(_frame(study, network_name, network, model, _take(seen, tested)).assign(fold=fold))
-    frame = pd.concat(parts, ignore_index=True).assign(risk_sd=np.nan)
-    return PREDICTIONS.validate(frame[list(PREDICTIONS.columns)])
-
-
-def cross_validate_all(study: Study, networks: Sequence[str], cohort: pd.DataFrame) -> pd.DataFrame:
-    """Predict a cohort by the longitudinal models of every network whose settings ask for one: schema `PREDICTIONS`."""
-    asked = [name for name in networks if study.settings.deep.network(name).longitudinal]
-    found = [cross_validate(study, name, cohort) for name in asked]
-    empty = pd.DataFrame(columns=list(PREDICTIONS.columns))
-    return PREDICTIONS.validate(pd.concat(found, ignore_index=True) if found else empty)
-
-
-def _logits(network: HazardNetwork, embedded: NDArray[np.float32], table: pd.DataFrame) -> NDArray[np.float32]:
-    device = network.centre.device
-    clinical = torch.from_numpy(clinical_values(table)).to(device)
-    with torch.inference_mode():
-        return np.asarray(network.logits(torch.from_numpy(embedded).to(device), clinical).cpu().numpy())
-
-
-def _seen(
-    table: pd.DataFrame,
-    embedded: NDArray[np.float32],
-    logits: NDArray[np.float32],
-    projection: Projection,
-    centre: float,
-    scale: float,
-) -> Seen:
-    inputs = np.column_stack([(logits.mean(axis=1) - centre) / scale, projection.scores(embedded)])
-    return Seen(table[["scan_id", "patient_id", "scan_day"]], inputs.astype(np.float32), logits)
-
-
-def _take(seen: Seen, chosen: NDArray[np.bool_]) -> Seen:
-    return Seen(seen.scans[chosen].reset_index(drop=True), seen.inputs[chosen], seen.logits[chosen])
-
-
-def _frame(
-    study: Study, network_name: str, network: HazardNetwork, model: LongitudinalNetwork, seen: Seen
-) -> pd.DataFrame:
-    settings = study.settings.deep.network(network_name)
-    risk = network.risks(torch.from_numpy(predict(model, seen)).double()).numpy()
-    rows = [
-        seen.scans[["scan_id", "patient_id"]].assign(
-            model=display_name(network_name, settings) + SUFFIX, horizon_years=horizon, risk=risk[:, k]
-        )
-        for k, horizon in enumerate(horizons(study))
-    ]
-    return pd.concat(rows, ignore_index=True)
-
-
-def _save(model: LongitudinalNetwork, projection: Projection, centre: float, scale: float, path: Path) -> None:
-    learned = {"mean": projection.mean, "spread": projection.spread, "components": projection.components}
-    tensors = {f"projection.{name}": torch.from_numpy(np.ascontiguousarray(v)) for name, v in learned.items()}
-    tensors["score"] = torch.tensor([centre, scale], dtype=torch.float64)
-    with atomic(path) as partial:
-        save_file(tensors | {f"model.{name}": value for name, value in model.state_dict().items()}, partial)
+    Both have shape (patients, most scans); `scans` has `scan_id`, `patient_id`, `scan_day`, in any order.
+    """
+    table = scans.reset_index(drop=True).sort_values(["scan_day", "scan_id"])
+    days = table["scan_day"].to_numpy(dtype=float)
+    patients = list(table.assign(days=days).groupby("patient_id", sort=True))
+    rows = np.full((len(patients), max(len(own) for _, own in patients)), -1, dtype=np.int64)
+    years = np.zeros(rows.shape, dtype=np.float32)
+    for i, (_, own) in enumerate(patients):
+        rows[i, : len(own)] = own.index
+        years[i, 1 : len(own)] = np.diff(own["days"]) / DAYS_PER_YEAR
+    return rows, years

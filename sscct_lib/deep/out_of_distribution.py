@@ -29,6 +29,7 @@ from sscct_lib.study.folder import Study, StudyError
 from sscct_lib.study.schemas import UNUSUAL
 from sscct_lib.study.words import NETWORK_WORDS
 
+# What a person can check, with the words for a high and a low value, and the unit.
 MEASURES = {
     "density": ("lungs denser", "lungs less dense", "HU"),
     "contrast": ("densities more varied", "densities more alike", "HU"),
@@ -37,10 +38,10 @@ MEASURES = {
     "left_percent": ("more of the lung on the left", "less of the lung on the left", "%"),
     "upper_percent": ("more of the lung in the upper half", "less of the lung in the upper half", "%"),
 }
-"""What a person can check, with the words for a high and a low value, and the unit."""
-
 DENSE_HU = -300.0
 ORDINARY = (0.01, 0.99)  # quantiles of the training scans between which a measure is ordinary
+
+FOLDER = "unusual"
 
 
 @dataclass(frozen=True)
@@ -58,57 +59,13 @@ class Reference:
         return np.asarray(np.sqrt(np.einsum("ij,jk,ik->i", away, self.precision, away)))
 
 
-def fit_reference(embedded: NDArray[np.float32], measures: pd.DataFrame, patient_id: "pd.Series[str]") -> Reference:
-    """Describe the training scans of a fold by their embeddings (n, n_features); every patient counts once."""
-    weights = patient_weights(patient_id)
-    projection = fit_projection(embedded, weights)
-    scores = projection.scores(embedded)
-    location = np.average(scores, axis=0, weights=weights)
-    shrunk = LedoitWolf(assume_centered=True).fit((scores - location) * np.sqrt(weights)[:, None])
-    return Reference(projection, location, shrunk.precision_, np.quantile(measures.to_numpy(), ORDINARY, axis=0))
-
-
-def measure(cube: NDArray[np.float16], hu_range: tuple[float, float]) -> dict[str, float]:
-    """Measure (`MEASURES`) what a person could check about a cube (0 to 1, [z, y, x] in LPS, 0 outside the lungs)."""
-    inside = cube > 0
-    if not inside.any():
-        return dict.fromkeys(MEASURES, 0.0)
-    low, high = hu_range
-    hu = low + cube[inside].astype(float) * (high - low)
-    z, x = np.nonzero(inside)[0], np.nonzero(inside)[2]
-    return {
-        "density": float(hu.mean()),
-        "contrast": float(hu.std()),
-        "dense_percent": 100 * float((hu > DENSE_HU).mean()),
-        "fill_percent": 100 * float(inside.mean()),
-        "left_percent": 100 * float((x >= cube.shape[2] // 2).mean()),
-        "upper_percent": 100 * float((z >= cube.shape[0] // 2).mean()),
-    }
-
-
-def reasons(measures: pd.DataFrame, ordinary: Floats) -> list[str]:
-    """Say of each scan, in words, which measures lie outside the `ordinary` range, (2, n_measures), of training."""
-    texts = []
-    for values in measures[list(MEASURES)].to_numpy():
-        found = [
-            f"{words[int(value < low)]}: {value:.0f} {words[2]} (training scans {low:.0f} to {high:.0f})"
-            for value, low, high, words in zip(values, *ordinary, MEASURES.values(), strict=True)
-            if not low <= value <= high
-        ]
-        texts.append("; ".join(found) or "no single measure is unusual; the pattern as a whole is")
-    return texts
-
-
-def threshold(distances: Floats, patient_id: "pd.Series[str]", share: float) -> float:
-    """Give the distance that a share of ordinary scans exceeds; `distances` (n,) are of models that never saw them."""
-    order = np.argsort(distances)
-    weights = patient_weights(patient_id)[order]
-    one_patient = weights.sum() / patient_id.nunique()  # one more, infinitely far, for the one who is judged
-    reached = np.cumsum(weights) / (weights.sum() + one_patient) >= 1 - share - 1e-9
-    return float(distances[order][reached.argmax()]) if reached.any() else np.inf
-
-
-FOLDER = "unusual"
+def flag_all(study: Study, networks: Sequence[str], cohort: pd.DataFrame) -> pd.DataFrame:
+    """Flag a cohort by every network whose settings ask for it: schema `UNUSUAL`."""
+    asked = [name for name in networks if study.settings.deep.network(name).flag_unusual]
+    found = [flag_unusual(study, name, cohort) for name in asked]
+    return UNUSUAL.validate(
+        pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=list(UNUSUAL.columns))
+    )
 
 
 def flag_unusual(study: Study, network_name: str, cohort: pd.DataFrame) -> pd.DataFrame:
@@ -144,15 +101,6 @@ def flag_unusual(study: Study, network_name: str, cohort: pd.DataFrame) -> pd.Da
         reasons=np.where(distance > limit, texts, ""),
     )
     return UNUSUAL.validate(flagged[list(UNUSUAL.columns)])
-
-
-def flag_all(study: Study, networks: Sequence[str], cohort: pd.DataFrame) -> pd.DataFrame:
-    """Flag a cohort by every network whose settings ask for it: schema `UNUSUAL`."""
-    asked = [name for name in networks if study.settings.deep.network(name).flag_unusual]
-    found = [flag_unusual(study, name, cohort) for name in asked]
-    return UNUSUAL.validate(
-        pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=list(UNUSUAL.columns))
-    )
 
 
 def flag_new(trained: Study, network_name: str, study: Study, scans: pd.DataFrame) -> pd.DataFrame:
@@ -197,6 +145,10 @@ def flag_new(trained: Study, network_name: str, study: Study, scans: pd.DataFram
     )
 
 
+def _limit_path(study: Study, network_name: str) -> Path:
+    return study.models / FOLDER / f"{network_name}.json"
+
+
 def _measures(trained: Study, network_name: str, holder: Study, table: pd.DataFrame) -> pd.DataFrame:
     settings = trained.settings.deep.network(network_name)
     hu_range = trained.settings.deep.hu_range
@@ -208,8 +160,54 @@ def _measures(trained: Study, network_name: str, holder: Study, table: pd.DataFr
     return pd.DataFrame(measured())
 
 
-def _limit_path(study: Study, network_name: str) -> Path:
-    return study.models / FOLDER / f"{network_name}.json"
+def measure(cube: NDArray[np.float16], hu_range: tuple[float, float]) -> dict[str, float]:
+    """Measure (`MEASURES`) what a person could check about a cube (0 to 1, [z, y, x] in LPS, 0 outside the lungs)."""
+    inside = cube > 0
+    if not inside.any():
+        return dict.fromkeys(MEASURES, 0.0)
+    low, high = hu_range
+    hu = low + cube[inside].astype(float) * (high - low)
+    z, x = np.nonzero(inside)[0], np.nonzero(inside)[2]
+    return {
+        "density": float(hu.mean()),
+        "contrast": float(hu.std()),
+        "dense_percent": 100 * float((hu > DENSE_HU).mean()),
+        "fill_percent": 100 * float(inside.mean()),
+        "left_percent": 100 * float((x >= cube.shape[2] // 2).mean()),
+        "upper_percent": 100 * float((z >= cube.shape[0] // 2).mean()),
+    }
+
+
+def reasons(measures: pd.DataFrame, ordinary: Floats) -> list[str]:
+    """Say of each scan, in words, which measures lie outside the `ordinary` range, (2, n_measures), of training."""
+    texts = []
+    for values in measures[list(MEASURES)].to_numpy():
+        found = [
+            f"{words[int(value < low)]}: {value:.0f} {words[2]} (training scans {low:.0f} to {high:.0f})"
+            for value, low, high, words in zip(values, *ordinary, MEASURES.values(), strict=True)
+            if not low <= value <= high
+        ]
+        texts.append("; ".join(found) or "no single measure is unusual; the pattern as a whole is")
+    return texts
+
+
+def threshold(distances: Floats, patient_id: "pd.Series[str]", share: float) -> float:
+    """Give the distance that a share of ordinary scans exceeds; `distances` (n,) are of models that never saw them."""
+    order = np.argsort(distances)
+    weights = patient_weights(patient_id)[order]
+    one_patient = weights.sum() / patient_id.nunique()  # one more, infinitely far, for the one who is judged
+    reached = np.cumsum(weights) / (weights.sum() + one_patient) >= 1 - share - 1e-9
+    return float(distances[order][reached.argmax()]) if reached.any() else np.inf
+
+
+def fit_reference(embedded: NDArray[np.float32], measures: pd.DataFrame, patient_id: "pd.Series[str]") -> Reference:
+    """Describe the training scans of a fold by their embeddings (n, n_features); every patient counts once."""
+    weights = patient_weights(patient_id)
+    projection = fit_projection(embedded, weights)
+    scores = projection.scores(embedded)
+    location = np.average(scores, axis=0, weights=weights)
+    shrunk = LedoitWolf(assume_centered=True).fit((scores - location) * np.sqrt(weights)[:, None])
+    return Reference(projection, location, shrunk.precision_, np.quantile(measures.to_numpy(), ORDINARY, axis=0))
 
 
 def _save(reference: Reference, path: Path) -> None:

@@ -1,7 +1,7 @@
 """Pretrained weights: verified by SHA-256, matched tensor by tensor, refused when they fill too little."""
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +29,11 @@ class Weights:
     @property
     def words(self) -> str:
         """The provenance in words, for tables."""
+        missing = self.n_expected - self.n_matched  # they keep their random start
         return (
-            f"{self.file}, {self.n_matched} of {self.n_expected} tensors matched, {self.n_missing} missing, "
+            f"{self.file}, {self.n_matched} of {self.n_expected} tensors matched, {missing} missing, "
             f"{self.n_unexpected} unexpected, SHA-256 {self.sha256[:12]}…"
         )
-
-    @property
-    def n_missing(self) -> int:
-        """Tensors of the encoder that keep their random start."""
-        return self.n_expected - self.n_matched
-
-    def plain(self) -> dict[str, Any]:
-        """As values that JSON can write."""
-        return asdict(self)
 
 
 def load_weights(encoder: nn.Module, path: Path, sha256: str | None) -> Weights:

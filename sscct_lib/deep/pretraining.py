@@ -13,7 +13,6 @@ transformers for 3D medical image analysis. CVPR 2022 (both tasks, on CT).
 
 import json
 import logging
-import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from torch.optim import Optimizer
 
 from sscct_lib.deep.batches import Cubes, Examples, OneScanEach, loader
 from sscct_lib.deep.cubes import cube_path, load_cubes, lung_density, make_cubes
-from sscct_lib.deep.fitting import LARGEST_GRADIENT, precision
+from sscct_lib.deep.fitting import LARGEST_GRADIENT, precision, silence_lightning
 from sscct_lib.deep.networks import HazardNetwork, build
 from sscct_lib.deep.schedule import optimiser, schedule
 from sscct_lib.study.code import code_hash
@@ -47,17 +46,104 @@ N_PROJECTED = 64  # numbers in which masked volumes are compared
 TEMPERATURE = 0.5
 
 
-def hide(volumes: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Set a share of the boxes of volumes (B, 1, S, S, S) to 0."""
-    n_boxes = BOX**3
-    order = torch.rand(len(volumes), n_boxes, generator=generator).argsort(dim=1)
-    shown = (order >= round(share * n_boxes)).float().view(-1, 1, BOX, BOX, BOX).to(volumes.device)
-    return volumes * functional.interpolate(shown, volumes.shape[-3:], mode="nearest")
+def pretrain_folds(study: Study, cohort: pd.DataFrame, network_name: str, n_jobs: int = 1) -> list[Path]:
+    """Let the encoder of every fold learn from the scans of its training patients; gives the files, by fold.
+
+    Parameters
+    ----------
+    cohort
+        `scan_id`, `patient_id`, `fold`: the scans with usable lungs.
+    n_jobs
+        Processes that make the cubes.
+    """
+    settings = study.settings.deep.network(network_name)
+    hu_range = study.settings.deep.hu_range
+    made = make_cubes(study, cohort, settings.size, hu_range, n_jobs)["status"].eq("ok").to_numpy()
+    table = cohort.loc[made, ["scan_id", "patient_id", "fold"]].reset_index(drop=True)
+    paths = [cube_path(study, scan_id, settings.size, hu_range) for scan_id in table["scan_id"]]
+    nothing = np.zeros((len(table), 1), dtype=np.float32)  # outcomes are not looked at
+    examples = Examples(table, paths, nothing, nothing)
+    return [
+        pretrained_encoder(study, network_name, examples.take(np.flatnonzero(table["fold"] != fold)), fold)[0]
+        for fold in sorted(set(table["fold"]))
+    ]
 
 
-def coarse(volumes: Tensor) -> Tensor:
-    """Give the mean of each of `GRID`³ parts of volumes (B, 1, S, S, S), outside the lungs counted as 0: (B, GRID³)."""
-    return functional.adaptive_avg_pool3d(volumes, GRID).flatten(1)
+def pretrained_encoder(study: Study, network_name: str, training: Examples, fold: int) -> tuple[Path, str]:
+    """Find the encoder that learned from the training patients of a fold, or let it learn: its file and SHA-256."""
+    deep = study.settings.deep
+    settings = deep.network(network_name)
+    path = study.models / "pretrained" / f"{network_name}_fold{fold}.safetensors"
+    key = fingerprint(
+        code_hash("deep.pretraining"),
+        [version("torch"), version("monai")],
+        network_name,
+        {name: getattr(settings, name) for name in ("size", "batch_size", "feature_size", "window_size")},
+        [settings.weight_decay, deep.pretraining, deep.precision, deep.hu_range, study.settings.seed],
+        training.table[["scan_id", "patient_id"]].to_dict("list"),
+        [checksum(scan) for scan in training.paths],
+    )
+    card = read_card(path, {"key", "sha256"})
+    if card is not None and card["key"] == key and path.is_file() and checksum(path) == card["sha256"]:
+        return path, str(card["sha256"])
+    seed = int(fingerprint(study.settings.seed, network_name, fold, "pretraining"), 16) % 2**32
+    torch.manual_seed(seed)
+    # A head, clinical values and dropout come later.
+    network = build(network_name, settings.model_copy(update={"clinical": False, "dropout": 0.0}), 1)
+    network.standardise(*lung_density(training.paths))
+    where = f"{NETWORK_WORDS[network_name]}, fold {fold}, pretraining"
+    losses = pretrain(network, training, settings, study, seed, where)
+    sha256 = save_tensors(path, network.encoder.state_dict())
+    card = {
+        "network": network_name,
+        "fold_kept_out": fold,
+        "folds_seen": sorted(int(one) for one in set(training.table["fold"])),
+        "n_patients": int(training.table["patient_id"].nunique()),
+        "n_scans": len(training.table),
+        "key": key,
+        "sha256": sha256,
+        "settings": deep.pretraining.model_dump(mode="json") | {"size": settings.size, "hu_range": deep.hu_range},
+        "loss": losses,
+        "seed": seed,
+    }
+    write_card(
+        path, card, "Learned from this study's scans. Not for patients of the fold kept out, except to test them."
+    )
+    return path, sha256
+
+
+def pretrain(
+    network: HazardNetwork, examples: Examples, settings: NetworkSettings, study: Study, seed: int, where: str
+) -> list[float]:
+    """Let an encoder learn from scans alone, in place; on the CPU the same call gives the same weights.
+
+    Gives the mean loss of each epoch, in variances of the densities: guessing means gives 1 for the first task.
+    StudyError if weights are not finite.
+    """
+    deep = study.settings.deep
+    sampler = OneScanEach(examples, settings.batch_size, seed)
+    task = Pretraining(network, examples, settings, deep.pretraining, seed, len(sampler))
+    silence_lightning()
+    log.info("%s: %d epochs", where, deep.pretraining.epochs)
+    gpu = torch.cuda.is_available()
+    trainer = pl.Trainer(
+        max_epochs=deep.pretraining.epochs,
+        accelerator="gpu" if gpu else "cpu",
+        devices=1,
+        precision=precision(deep),
+        use_distributed_sampler=False,
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+        num_sanity_val_steps=0,
+    )
+    trainer.fit(task, loader(Cubes(examples, None), sampler, gpu))
+    network.cpu().eval()
+    if not all(torch.isfinite(tensor).all() for tensor in network.encoder.state_dict().values()):
+        raise StudyError(f"{where}: the weights are not finite numbers. Lower deep.pretraining.learning_rate.")
+    log.info("%s: loss %.3f in the first epoch, %.3f in the last", where, task.losses[0], task.losses[-1])
+    return task.losses
 
 
 class Pretraining(pl.LightningModule):
@@ -120,119 +206,39 @@ class Pretraining(pl.LightningModule):
         self._of_epoch = []
 
 
-def pretrained_encoder(study: Study, network_name: str, training: Examples, fold: int) -> tuple[Path, str]:
-    """Find the encoder that learned from the training patients of a fold, or let it learn: its file and SHA-256."""
-    deep = study.settings.deep
-    settings = deep.network(network_name)
-    path = study.models / "pretrained" / f"{network_name}_fold{fold}.safetensors"
-    key = fingerprint(
-        code_hash("deep.pretraining"),
-        [version("torch"), version("monai")],
-        network_name,
-        {name: getattr(settings, name) for name in ("size", "batch_size", "feature_size", "window_size")},
-        [settings.weight_decay, deep.pretraining, deep.precision, deep.hu_range, study.settings.seed],
-        training.table[["scan_id", "patient_id"]].to_dict("list"),
-        [checksum(scan) for scan in training.paths],
-    )
-    card = _read_card(path.with_suffix(".json"))
-    if card.get("key") == key and path.is_file() and checksum(path) == card["sha256"]:
-        return path, str(card["sha256"])
-    seed = int(fingerprint(study.settings.seed, network_name, fold, "pretraining"), 16) % 2**32
-    torch.manual_seed(seed)
-    # A head, clinical values and dropout come later.
-    network = build(network_name, settings.model_copy(update={"clinical": False, "dropout": 0.0}), 1)
-    network.standardise(*lung_density(training.paths))
-    where = f"{NETWORK_WORDS[network_name]}, fold {fold}, pretraining"
-    losses = pretrain(network, training, settings, study, seed, where)
+def hide(volumes: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Set a share of the boxes of volumes (B, 1, S, S, S) to 0."""
+    n_boxes = BOX**3
+    order = torch.rand(len(volumes), n_boxes, generator=generator).argsort(dim=1)
+    shown = (order >= round(share * n_boxes)).float().view(-1, 1, BOX, BOX, BOX).to(volumes.device)
+    return volumes * functional.interpolate(shown, volumes.shape[-3:], mode="nearest")
+
+
+def coarse(volumes: Tensor) -> Tensor:
+    """Give the mean of each of `GRID`³ parts of volumes (B, 1, S, S, S), outside the lungs counted as 0: (B, GRID³)."""
+    return functional.adaptive_avg_pool3d(volumes, GRID).flatten(1)
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor]) -> str:
+    """Write tensors, whole or not at all, and give the SHA-256 of the file."""
     with atomic(path) as partial:
-        save_file({name: tensor.contiguous() for name, tensor in network.encoder.state_dict().items()}, partial)
-    card = {
-        "network": network_name,
-        "fold_kept_out": fold,
-        "folds_seen": sorted(int(one) for one in set(training.table["fold"])),
-        "n_patients": int(training.table["patient_id"].nunique()),
-        "n_scans": len(training.table),
-        "key": key,
-        "sha256": checksum(path),
-        "settings": deep.pretraining.model_dump(mode="json") | {"size": settings.size, "hu_range": deep.hu_range},
-        "loss": losses,
-        "seed": seed,
-        "versions": {name: version(name) for name in ("sscct", "torch", "monai", "pytorch-lightning")},
-        "limits": "Learned from this study's scans. Not for patients of the fold kept out, except to test them.",
-    }
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial)
+    return checksum(path)
+
+
+def write_card(path: Path, card: dict[str, Any], limits: str) -> dict[str, Any]:
+    """Write the card of a model file beside it, with the versions it was made by and the limits of its use."""
+    versions = {name: version(name) for name in ("sscct", "torch", "monai", "pytorch-lightning")}
+    card = card | {"versions": versions, "limits": limits}
     with atomic(path.with_suffix(".json")) as partial:
         partial.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
-    return path, str(card["sha256"])
+    return card
 
 
-def pretrain(
-    network: HazardNetwork, examples: Examples, settings: NetworkSettings, study: Study, seed: int, where: str
-) -> list[float]:
-    """Let an encoder learn from scans alone, in place; on the CPU the same call gives the same weights.
-
-    Gives the mean loss of each epoch, in variances of the densities: guessing means gives 1 for the first task.
-    StudyError if weights are not finite.
-    """
-    deep = study.settings.deep
-    sampler = OneScanEach(examples, settings.batch_size, seed)
-    task = Pretraining(network, examples, settings, deep.pretraining, seed, len(sampler))
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
-    log.info("%s: %d epochs", where, deep.pretraining.epochs)
-    gpu = torch.cuda.is_available()
-    trainer = pl.Trainer(
-        max_epochs=deep.pretraining.epochs,
-        accelerator="gpu" if gpu else "cpu",
-        devices=1,
-        precision=precision(deep),
-        use_distributed_sampler=False,
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=False,
-        num_sanity_val_steps=0,
-    )
-    trainer.fit(task, loader(Cubes(examples, None), sampler, gpu))
-    network.cpu().eval()
-    if not all(torch.isfinite(tensor).all() for tensor in network.encoder.state_dict().values()):
-        raise StudyError(f"{where}: the weights are not finite numbers. Lower deep.pretraining.learning_rate.")
-    log.info("%s: loss %.3f in the first epoch, %.3f in the last", where, task.losses[0], task.losses[-1])
-    return task.losses
-
-
-def pretrain_folds(study: Study, cohort: pd.DataFrame, network_name: str, n_jobs: int = 1) -> list[Path]:
-    """Let the encoder of every fold learn from the scans of its training patients.
-
-    Parameters
-    ----------
-    study
-        Images and lung masks are made.
-    cohort
-        `scan_id`, `patient_id`, `fold`: the scans with usable lungs.
-    n_jobs
-        Processes that make the cubes.
-
-    Returns
-    -------
-    list of Path
-        The encoders, by fold.
-    """
-    settings = study.settings.deep.network(network_name)
-    hu_range = study.settings.deep.hu_range
-    made = make_cubes(study, cohort, settings.size, hu_range, n_jobs)["status"].eq("ok").to_numpy()
-    table = cohort.loc[made, ["scan_id", "patient_id", "fold"]].reset_index(drop=True)
-    paths = [cube_path(study, scan_id, settings.size, hu_range) for scan_id in table["scan_id"]]
-    nothing = np.zeros((len(table), 1), dtype=np.float32)  # outcomes are not looked at
-    examples = Examples(table, paths, nothing, nothing)
-    return [
-        pretrained_encoder(study, network_name, examples.take(np.flatnonzero(table["fold"] != fold)), fold)[0]
-        for fold in sorted(set(table["fold"]))
-    ]
-
-
-def _read_card(path: Path) -> dict[str, Any]:
+def read_card(path: Path, needed: set[str]) -> dict[str, Any] | None:
+    """Read the card beside a model file; None where there is none, or it lacks what is needed."""
     try:
-        card = json.loads(path.read_text(encoding="utf-8"))
+        card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return {}
-    return card if isinstance(card, dict) and {"key", "sha256"} <= card.keys() else {}
+        return None
+    return card if isinstance(card, dict) and needed <= card.keys() else None

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from monai.optimizers.lr_scheduler import WarmupCosineSchedule
 from pytorch_lightning.callbacks import Checkpoint
 from torch import nn
 from torch.optim import AdamW
-from torch.optim.lr_scheduler import LambdaLR
 
 from sscct_lib.study.files import free_name
 from sscct_lib.study.settings import NetworkSettings
@@ -20,6 +20,56 @@ from sscct_lib.study.settings import NetworkSettings
 log = logging.getLogger(__name__)
 
 MOST_OF_TIME = 0.05  # share of the training's time that writing may take
+WARM_UP = 0.2  # share of the steps in which the learning rate rises
+HEAD_EPOCHS = 0.1  # share of the epochs in which a pretrained encoder waits for its head
+EARLY_RATE = 0.1  # learning rate of a pretrained encoder's first layers, share of the last's
+
+
+def optimiser(encoder: nn.Module, others: list[nn.Module], settings: NetworkSettings, fused: bool) -> AdamW:
+    """Make AdamW with a group a layer, the first at `early_rate`, the last at the whole rate, and one for `others`.
+
+    References
+    ----------
+    Howard J, Ruder S. Universal language model fine-tuning for text classification. ACL 2018 (rates by layer).
+    """
+    early = settings.early_rate or (EARLY_RATE if settings.weights is not None else 1.0)
+    parts = layers(encoder)
+    groups: list[dict[str, Any]] = [
+        {
+            "params": list(part.parameters()),
+            "lr": settings.learning_rate * early ** (1 - number / max(1, len(parts) - 1)),
+        }
+        for number, part in enumerate(parts)
+    ]
+    groups.append({"params": [parameter for other in others for parameter in other.parameters()]})
+    return AdamW(groups, settings.learning_rate, weight_decay=settings.weight_decay, fused=fused)
+
+
+def layers(encoder: nn.Module) -> list[nn.Module]:
+    """List the parts of an encoder in the order in which a volume passes them, those with parameters."""
+    parts = [part for part in encoder.children() if any(True for _ in part.parameters())]
+    while len(parts) == 1 and list(parts[0].children()):
+        parts = [part for part in parts[0].children() if any(True for _ in part.parameters())]
+    return parts
+
+
+def schedule(optimiser: AdamW, n_steps: int) -> WarmupCosineSchedule:
+    """Let every learning rate rise in a line over the first steps of `n_steps`, and fall in a cosine to 0.
+
+    References
+    ----------
+    Goyal P et al. Accurate, large minibatch SGD. arXiv 1706.02677 (warm-up). Loshchilov I, Hutter F. SGDR. ICLR 2017.
+    """
+    warm: Any = max(1.0, WARM_UP * n_steps)  # need not be whole
+    # The first step learns too: the rise begins one step above 0.
+    return WarmupCosineSchedule(optimiser, warm, n_steps, warmup_multiplier=1 / (warm + 1))
+
+
+def head_epochs(settings: NetworkSettings) -> int:
+    """Give the number of first epochs in which the encoder is frozen."""
+    if settings.head_epochs is not None:
+        return settings.head_epochs
+    return math.ceil(HEAD_EPOCHS * settings.epochs) if settings.weights is not None else 0
 
 
 class EpochCheckpoint(Checkpoint):
@@ -64,61 +114,3 @@ def sound(path: Path | None, where: str) -> Path | None:
         where, path.name, aside.name,
     )  # fmt: skip
     return None
-
-
-WARM_UP = 0.2  # share of the steps in which the learning rate rises
-HEAD_EPOCHS = 0.1  # share of the epochs in which a pretrained encoder waits for its head
-EARLY_RATE = 0.1  # learning rate of a pretrained encoder's first layers, share of the last's
-
-
-def head_epochs(settings: NetworkSettings) -> int:
-    """Give the number of first epochs in which the encoder is frozen."""
-    if settings.head_epochs is not None:
-        return settings.head_epochs
-    return math.ceil(HEAD_EPOCHS * settings.epochs) if settings.weights is not None else 0
-
-
-def share_of_rate(step: int, n_steps: int) -> float:
-    """Share of the highest learning rate at a step of `n_steps`, counted from 0: it rises in a line, falls in a cosine.
-
-    References
-    ----------
-    Goyal P et al. Accurate, large minibatch SGD. arXiv 1706.02677 (warm-up). Loshchilov I, Hutter F. SGDR. ICLR 2017.
-    """
-    warm = max(1.0, WARM_UP * n_steps)
-    if step < warm:
-        return (step + 1) / (warm + 1)
-    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1.0, n_steps - warm)))
-
-
-def layers(encoder: nn.Module) -> list[nn.Module]:
-    """List the parts of an encoder in the order in which a volume passes them, those with parameters."""
-    parts = [part for part in encoder.children() if any(True for _ in part.parameters())]
-    while len(parts) == 1 and list(parts[0].children()):
-        parts = [part for part in parts[0].children() if any(True for _ in part.parameters())]
-    return parts
-
-
-def optimiser(encoder: nn.Module, others: list[nn.Module], settings: NetworkSettings, fused: bool) -> AdamW:
-    """Make AdamW with a group a layer, the first at `early_rate`, the last at the whole rate, and one for `others`.
-
-    References
-    ----------
-    Howard J, Ruder S. Universal language model fine-tuning for text classification. ACL 2018 (rates by layer).
-    """
-    early = settings.early_rate or (EARLY_RATE if settings.weights is not None else 1.0)
-    parts = layers(encoder)
-    groups: list[dict[str, Any]] = [
-        {
-            "params": list(part.parameters()),
-            "lr": settings.learning_rate * early ** (1 - number / max(1, len(parts) - 1)),
-        }
-        for number, part in enumerate(parts)
-    ]
-    groups.append({"params": [parameter for other in others for parameter in other.parameters()]})
-    return AdamW(groups, settings.learning_rate, weight_decay=settings.weight_decay, fused=fused)
-
-
-def schedule(optimiser: AdamW, n_steps: int) -> LambdaLR:
-    """Let every learning rate follow `share_of_rate` over `n_steps` steps."""
-    return LambdaLR(optimiser, lambda step: share_of_rate(step, n_steps))

@@ -9,6 +9,9 @@ from sscct_lib.deep.cross_validation import cards
 from sscct_lib.study.folder import Study
 from sscct_lib.study.words import NETWORK_WORDS, percent_text, years_text
 
+MODEL_COLUMNS = ["model", "network", "weights", "fold", "member", "size", "n_parameters", "n_patients", "n_scans"]
+MODEL_COLUMNS += ["n_deaths", "not_estimable", "loss_tested", "loss_tested_without_image", "seconds", "waiting_share"]
+
 
 def model_table(study: Study) -> pd.DataFrame:
     """List the deep models of a run, one row a fold and member.
@@ -23,26 +26,11 @@ def model_table(study: Study) -> pd.DataFrame:
         and changing the next scans.
     """
     found = [card for name in study.settings.deep.networks for card in cards(study, name)]
-    rows = [
-        {
-            "model": card["model"],
-            "network": card["network"],
-            "weights": card["weights"],
-            "fold": card["fold"],
-            "member": card["member"],
-            "size": card["settings"]["size"],
-            "n_parameters": card["n_parameters"],
-            "n_patients": card["n_patients"],
-            "n_scans": card["n_scans"],
-            "n_deaths": sum(card["n_deaths"]),
-            "not_estimable": _horizons_without_deaths(card),
-            "loss_tested": card["loss_tested"],
-            "loss_tested_without_image": card["loss_tested_without_image"],
-            "seconds": card["seconds"],
-            "waiting_share": card["waiting_share"],
-        }
-        for card in found
-    ]
+    rows = []
+    for card in found:
+        deaths = {"n_deaths": sum(card["n_deaths"]), "not_estimable": _horizons_without_deaths(card)}
+        told = card | deaths | {"size": card["settings"]["size"]}
+        rows.append({name: told[name] for name in MODEL_COLUMNS})
     return pd.DataFrame(rows)
 
 
@@ -118,7 +106,7 @@ def weights_table(study: Study) -> pd.DataFrame:
 
 
 def crossings(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Count the scans whose risk falls from one horizon to a later one, which no true risk does.
+    """Count the scans whose risk (schema `PREDICTIONS`) falls from one horizon to a later one, which no true risk does.
 
     Returns
     -------

@@ -38,6 +38,7 @@ class Published:
     sha256_start: str = ""  # first digits of its SHA-256, as far as its authors publish them
 
 
+# By the names that `weights` in `study.yaml` understands.
 PUBLISHED = {
     "medicalnet": Published(
         "resnet18",
@@ -62,7 +63,6 @@ PUBLISHED = {
         "5,050 CT scans without labels",
     ),
 }
-"""By the names that `weights` in `study.yaml` understands."""
 
 
 def located(study: Study, network_name: str, settings: NetworkSettings) -> Path:

@@ -36,7 +36,7 @@ def test_counted_as_alive_every_scan_teaches_every_classifier():
 def test_classifiers_start_at_the_risks_of_the_cohort_and_can_cross():
     torch.manual_seed(0)
     network = networks.HazardNetwork(torch.nn.Flatten(), 8, 3, head="classifiers")
-    network.start_at(np.array([0.1, 0.2, 0.3]))
+    network.head.start_at(np.array([0.1, 0.2, 0.3]))
     risk = network.risks(network(torch.zeros(1, 1, 2, 2, 2)))
     np.testing.assert_allclose(risk[0].detach(), [0.1, 0.28, 0.496], rtol=1e-5)
     crossing = heads.ClassifierHead(1, 3)

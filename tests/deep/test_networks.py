@@ -179,7 +179,7 @@ def test_base_hazards_are_the_actuarial_ones_and_never_zero():
     died, survived = heads.hazard_targets(np.array([0.5, 6.0, 6.0]), np.array([True, False, False]), HORIZONS)
     np.testing.assert_allclose(heads.base_hazards(died, survived), [1.5 / 4, 0.5 / 3, 0.5 / 3])
     network = networks.HazardNetwork(torch.nn.Flatten(), 8, 3)
-    network.start_at(heads.base_hazards(died, survived))
+    network.head.start_at(heads.base_hazards(died, survived))
     logits = network(torch.zeros(1, 1, 2, 2, 2))
     np.testing.assert_allclose(heads.risks(logits)[0, 0].item(), 1.5 / 4, rtol=1e-6)
 

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -7,9 +9,27 @@ from sscct_lib.study.settings import NetworkSettings
 from sscct_lib.study.words import NETWORK_WORDS
 
 
-@pytest.mark.parametrize("n_steps", [1, 2, 3, 5, 10, 100])
+def share_of_rate(step, n_steps):
+    """Share of the highest rate at a step, counted from 0: it rises in a line and falls in a cosine."""
+    warm = max(1.0, schedule.WARM_UP * n_steps)
+    if step < warm:
+        return (step + 1) / (warm + 1)
+    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1.0, n_steps - warm)))
+
+
+@pytest.mark.parametrize("n_steps", [1, 2, 3, 5, 6, 7, 10, 13, 100])
 def test_the_learning_rate_rises_and_falls_whatever_the_number_of_steps(n_steps):
-    shares = np.array([schedule.share_of_rate(step, n_steps) for step in range(n_steps)])
+    adam = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], 1.0)
+    steps = schedule.schedule(adam, n_steps)
+    shares = []
+    for _ in range(n_steps + 1):
+        shares.append(adam.param_groups[0]["lr"])
+        adam.step()
+        steps.step()
+    np.testing.assert_allclose(
+        shares, [share_of_rate(step, n_steps) for step in range(n_steps + 1)], rtol=0, atol=1e-12
+    )
+    shares = np.array(shares[:-1])
     assert (shares > 0).all()
     assert (shares <= 1).all()
     top = shares.argmax()
