@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from sscct_lib.demo.make import draw_scan
-from sscct_lib.demo.registry import demo_cohort
+from sscct_lib.demo.patients import demo_cohort
 from sscct_lib.demo.render import Volume
 from sscct_lib.study.settings import DemoSettings
 

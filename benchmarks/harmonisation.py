@@ -28,7 +28,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from sscct_lib.demo.make import draw_scan
-from sscct_lib.demo.registry import SCANNERS, demo_cohort
+from sscct_lib.demo.patients import SCANNERS, demo_cohort
 from sscct_lib.demo.render import Protocol, Volume, render
 from sscct_lib.images.scanners import scanner
 from sscct_lib.radiomics.agreement import feature_agreement

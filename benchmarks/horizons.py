@@ -30,10 +30,9 @@ from sscct_lib.horizons.bootstrap import (
     percentile_interval,
     resample_patients,
 )
-from sscct_lib.horizons.calibration import logit
 from sscct_lib.horizons.evaluate import evaluate
 from sscct_lib.horizons.evaluation import Evaluation, aligned, study_resamples
-from sscct_lib.horizons.metrics import METRICS
+from sscct_lib.horizons.metrics import METRICS, logit
 from sscct_lib.study.folder import load_study
 from sscct_lib.study.schemas import COHORT, LUNGS, PREDICTIONS
 from sscct_lib.study.settings import Settings

@@ -9,13 +9,13 @@ import time
 
 import numpy as np
 
-from sscct_lib.demo import make, registry
+from sscct_lib.demo import make, patients
 from sscct_lib.study.settings import DemoSettings
 
 
 def main(spacing_mm: float, n_scans: int) -> None:
     settings = DemoSettings(n_patients=n_scans * 3, spacing_mm=spacing_mm)
-    _, truth = registry.demo_cohort(settings, 2026)
+    _, truth = patients.demo_cohort(settings, 2026)
     rows = truth.groupby("patient_id").sample(1, random_state=0).head(n_scans)
     seconds, values = [], []
     for row in rows.to_dict("records"):

@@ -28,7 +28,7 @@ from myst_nb import glue
 from sscct_lib.cohort import figures as cohort_figures
 from sscct_lib.cohort import selection
 from sscct_lib.cohort.manifest import read_manifest
-from sscct_lib.lungs import figures, planes, segment
+from sscct_lib.lungs import figures, segment
 from sscct_lib.lungs.tables import plausible_ranges, rule_counts, verdict_counts
 from sscct_lib.study import results
 from sscct_lib.study.folder import load_study
@@ -75,8 +75,8 @@ verdict_counts(table)
 
 # %% tags=["hide-input"]
 judged = table[table["status"] == "ok"]
-flagged = planes.worst_first(judged).head(n_shown)
-figures.mask_overlay([planes.overlay(study, row) for row in flagged.to_dict("records")], "No scan was flagged.")
+flagged = figures.worst_first(judged).head(n_shown)
+figures.mask_overlay([figures.overlay(study, row) for row in flagged.to_dict("records")], "No scan was flagged.")
 
 # %% tags=["hide-input"]
 n_flagged = int(judged["verdict"].isin(["review", "fail"]).sum())
@@ -129,5 +129,5 @@ figures.qa_distributions(judged, plausible_ranges(study.settings.lungs))
 # whether the dense parts at the bases and below the pleura are inside the line.
 
 # %% tags=["hide-input"]
-passed = planes.spread(judged[judged["verdict"] == "pass"], "high_attenuation_share", n_shown)
-figures.mask_overlay([planes.overlay(study, row) for row in passed.to_dict("records")], "No scan passed.")
+passed = figures.spread(judged[judged["verdict"] == "pass"], "high_attenuation_share", n_shown)
+figures.mask_overlay([figures.overlay(study, row) for row in passed.to_dict("records")], "No scan passed.")

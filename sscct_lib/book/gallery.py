@@ -19,7 +19,7 @@ from sscct_lib.horizons.decisions import example_scan, risks_in_words
 from sscct_lib.horizons.evaluation import Evaluation
 from sscct_lib.horizons.models import SOURCES, STACKED, pictured_model
 from sscct_lib.horizons.patients import middle_horizon
-from sscct_lib.lungs.planes import overlay, spread, worst_first
+from sscct_lib.lungs.figures import overlay, spread, worst_first
 from sscct_lib.report.page import WEIGHTS, ScanReport, Tables, of_study, read_tables
 from sscct_lib.study.code import code_hash
 from sscct_lib.study.files import atomic

@@ -20,7 +20,7 @@ from scipy import ndimage
 
 from sscct_lib.images.masks import bounding_box
 from sscct_lib.images.prepare import resample, resample_mask
-from sscct_lib.lungs.planes import Overlay
+from sscct_lib.lungs.figures import Overlay
 from sscct_lib.lungs.segment import load_lungs
 from sscct_lib.study.folder import Study
 

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sscct_lib.cli.options import Commands, RunOption, StudyFolder
-from sscct_lib.cli.scans import predict, report
-from sscct_lib.cli.studies import check, pretrain, weights
+from sscct_lib.cli.studies import check, predict, pretrain, report, weights
 from sscct_lib.cli.sweep import sweep
 
 if TYPE_CHECKING:

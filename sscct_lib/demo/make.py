@@ -1,6 +1,6 @@
 """The demo study: synthetic patients with systemic sclerosis, their CT scans, and the truth about both.
 
-`patients` and `registry` decide who they are, `render` what their chests look like; here they become the files of a
+`patients` decides who they are, `render` what their chests look like; here they become the files of a
 study. What no real registry knows lies apart in `truth/`.
 """
 
@@ -15,7 +15,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from sscct_lib.demo.disease import LESIONS
-from sscct_lib.demo.registry import demo_cohort
+from sscct_lib.demo.patients import demo_cohort
 from sscct_lib.demo.render import Protocol, Volume, render
 from sscct_lib.study import results
 from sscct_lib.study.files import atomic

@@ -7,5 +7,5 @@
 - `subgroups`: views and groups of the cohort, thirds by spread; `sensitivity`: recalibration, rules, shortcuts.
 - `survival`: follow-up, hazard ratios, competing causes; `trajectories`: risk over a patient's scans.
 - `patients`: similar patients, the most wrong; `figures`: everything that is drawn.
-- `bootstrap`, `metrics`, `calibration`: intervals and measures in all resamples of patients at once.
+- `bootstrap`, `metrics`: intervals and measures in all resamples of patients at once.
 """

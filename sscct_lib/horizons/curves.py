@@ -17,10 +17,9 @@ from sscct_lib.horizons.bootstrap import (
     kaplan_meier,
     proportion_interval,
 )
-from sscct_lib.horizons.calibration import smooth_observed
 from sscct_lib.horizons.evaluate import best
 from sscct_lib.horizons.evaluation import Evaluation
-from sscct_lib.horizons.metrics import observed_risk
+from sscct_lib.horizons.metrics import observed_risk, smooth_observed
 
 TERTILES = ("low risk", "middle risk", "high risk")
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from sscct_lib.horizons.calibration import logit
 from sscct_lib.horizons.evaluation import aligned
+from sscct_lib.horizons.metrics import logit
 from sscct_lib.horizons.tables import side_by_side
 from sscct_lib.study.schemas import PREDICTIONS
 from sscct_lib.study.settings import Settings

@@ -10,9 +10,8 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from sscct_lib.cohort.outcomes import censoring_weights
 from sscct_lib.horizons.bootstrap import Floats, Outcome, horizon_outcome, interval, resample_patients
-from sscct_lib.horizons.calibration import calibration_line, logit
 from sscct_lib.horizons.evaluation import Evaluation, not_estimable
-from sscct_lib.horizons.metrics import METRICS
+from sscct_lib.horizons.metrics import METRICS, calibration_line, logit
 from sscct_lib.horizons.tables import DENOMINATORS, by_horizon, denominators, side_by_side
 from sscct_lib.study.schemas import PREDICTIONS
 from sscct_lib.study.words import estimate_text

@@ -10,9 +10,9 @@ import pandas as pd
 from sscct_lib.cohort.outcomes import DAYS_PER_YEAR
 from sscct_lib.horizons import survival
 from sscct_lib.horizons.bootstrap import Flags, Floats
-from sscct_lib.horizons.calibration import logit
 from sscct_lib.horizons.curves import TERTILES, tertile_names
 from sscct_lib.horizons.evaluation import Evaluation, Judged, aligned
+from sscct_lib.horizons.metrics import logit
 from sscct_lib.horizons.models import SOURCES
 from sscct_lib.horizons.survival import LogRank, clustered_logrank
 from sscct_lib.study.words import estimate_text, network_of, percent_text, years_text

@@ -16,8 +16,8 @@ from sscct_lib.horizons.bootstrap import (
     kaplan_meier,
     resample_patients,
 )
-from sscct_lib.horizons.calibration import logit
 from sscct_lib.horizons.evaluation import Evaluation, study_resamples
+from sscct_lib.horizons.metrics import logit
 from sscct_lib.study.schemas import CAUSES
 from sscct_lib.study.settings import Settings
 

@@ -8,10 +8,10 @@ from sklearn.linear_model import LogisticRegression
 
 from sscct_lib.cohort.outcomes import DAYS_PER_YEAR, known_outcomes, survival_outcome
 from sscct_lib.horizons.bootstrap import Floats, interval, percentile_interval, resample_patients
-from sscct_lib.horizons.calibration import logit
 from sscct_lib.horizons.comparison import differences
 from sscct_lib.horizons.evaluate import evaluate
 from sscct_lib.horizons.evaluation import Evaluation
+from sscct_lib.horizons.metrics import logit
 from sscct_lib.horizons.survival import FEWEST_PATIENTS, hazard_ratios
 from sscct_lib.study.schemas import PREDICTIONS
 from sscct_lib.study.settings import Settings

@@ -236,8 +236,8 @@ def _enhanced_frame(path: Path, index: int, header: Any, groups: Any, shared: An
 
     transformation = "PixelValueTransformationSequence"
     rescale = group(transformation) if transformation in groups or transformation in shared else header
-    places = (group(name) for name in ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence"))
-    return _frame(path, index, header, *places, rescale)
+    position, orientation = group("PlanePositionSequence"), group("PlaneOrientationSequence")
+    return _frame(path, index, header, position, orientation, group("PixelMeasuresSequence"), rescale)
 
 
 def _frame(path: Path, index: int, header: Any, position: Any, orientation: Any, measures: Any, rescale: Any) -> Frame:

@@ -6,7 +6,7 @@
 - `segment.examine`: the lungs of one scan that belongs to no study.
 - `trained.chosen_methods`, `trained.check_method`: the methods of a study, and whether what they need is there.
 - `verdict.SEVERE`: the measures for which a scan can fail.
-- `planes.overlay`: a scan and its mask in three planes; `planes.worst_first`, `planes.spread`: which scans to show.
+- `figures.overlay`: a scan and its mask in three planes; `figures.worst_first`, `figures.spread`: which scans to show.
 - `tables`: what notebook 02 shows as tables.
 - `figures`: what it draws; `figures.draw_plane` draws one plane for other figures too.
 """

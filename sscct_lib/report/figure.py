@@ -8,8 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sscct_lib.lungs.figures import draw_plane
-from sscct_lib.lungs.planes import Overlay
+from sscct_lib.lungs.figures import Overlay, draw_plane
 from sscct_lib.report.evidence import Map
 from sscct_lib.report.page import NEW, STRANGE, WEIGHTS, ScanReport
 from sscct_lib.study.plots import GREY, INK, PALETTE, PERCENT, model_colours, styled

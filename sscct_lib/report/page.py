@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sscct_lib.horizons.evaluation import Evaluation
 from sscct_lib.horizons.models import chosen_models, pictured_for
 from sscct_lib.horizons.patients import in_words, middle_horizon, outcomes, similar_patients
-from sscct_lib.lungs.planes import Overlay, overlay
+from sscct_lib.lungs.figures import Overlay, overlay
 from sscct_lib.lungs.segment import usable
 from sscct_lib.report.evidence import Likeness, Map, explained_model, likeness, map_of_study, weightiest_features
 from sscct_lib.study.folder import Study, StudyError

@@ -16,7 +16,7 @@ from sscct_lib.horizons.models import SOURCES, STACKED, stack
 from sscct_lib.images.prepare import prepare_scans
 from sscct_lib.intake.ingest import ingest
 from sscct_lib.intake.series import VOLUME_SUFFIXES
-from sscct_lib.lungs.planes import overlay
+from sscct_lib.lungs.figures import overlay
 from sscct_lib.lungs.segment import segment_scans
 from sscct_lib.radiomics.extract import extract_scans
 from sscct_lib.radiomics.saved import FOLDER, predict_risks

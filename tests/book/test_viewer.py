@@ -11,7 +11,7 @@ import SimpleITK as sitk
 from PIL import Image
 
 from sscct_lib.book import viewer
-from sscct_lib.lungs.planes import Overlay, overlay
+from sscct_lib.lungs.figures import Overlay, overlay
 
 
 @pytest.fixture

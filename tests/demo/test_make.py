@@ -11,7 +11,7 @@ import pytest
 import SimpleITK as sitk
 
 from sscct_lib.cohort.manifest import read_manifest
-from sscct_lib.demo import make, registry
+from sscct_lib.demo import make, patients
 from sscct_lib.demo.render import WIDE_FIELD_MM
 from sscct_lib.study import schemas
 from sscct_lib.study.folder import Study, StudyError, load_study
@@ -33,13 +33,13 @@ def digests(folder: Path) -> dict[str, str]:
 
 def test_the_committed_manifest_is_the_demo_cohort(tmp_path):
     study = load_study(ROOT)
-    manifest, _ = registry.demo_cohort(study.settings.demo, study.settings.seed)
+    manifest, _ = patients.demo_cohort(study.settings.demo, study.settings.seed)
     assert manifest.to_csv(index=False, lineterminator="\n") == (ROOT / "data_manifest.csv").read_text()
     assert len(read_manifest(study)) == len(manifest)
 
 
 def test_demo_cohort_is_large_enough_for_three_folds():
-    manifest, _ = registry.demo_cohort(DemoSettings(), 2026)
+    manifest, _ = patients.demo_cohort(DemoSettings(), 2026)
     schemas.MANIFEST.validate(manifest)
     assert len(manifest) >= 150
     assert manifest.groupby("patient_id").size().between(1, 8).all()
@@ -50,14 +50,14 @@ def test_demo_cohort_is_large_enough_for_three_folds():
 
 
 def test_first_patients_are_the_same_in_a_larger_cohort():
-    few, few_truth = registry.demo_cohort(DemoSettings(n_patients=5), 1)
-    many, many_truth = registry.demo_cohort(DemoSettings(n_patients=9), 1)
+    few, few_truth = patients.demo_cohort(DemoSettings(n_patients=5), 1)
+    many, many_truth = patients.demo_cohort(DemoSettings(n_patients=9), 1)
     pd.testing.assert_frame_equal(few, many.iloc[: len(few)])
     pd.testing.assert_frame_equal(few_truth, many_truth.iloc[: len(few)])
 
 
 def test_true_risks_rise_with_the_horizon_and_disease_never_recedes():
-    _, truth = registry.demo_cohort(DemoSettings(), 2026)
+    _, truth = patients.demo_cohort(DemoSettings(), 2026)
     assert (truth.true_risk_1y < truth.true_risk_3y).all()
     assert (truth.true_risk_3y < truth.true_risk_5y).all()
     for name in ("disease", "fibrosis", "honeycombing", "hypertension"):
@@ -113,7 +113,7 @@ def test_killed_run_leaves_no_half_file_and_resumes_to_the_same_bytes(tmp_path):
 
 
 def test_narrow_field_cuts_the_sides_of_the_lungs():
-    _, truth = registry.demo_cohort(DemoSettings(n_patients=1), 2026)
+    _, truth = patients.demo_cohort(DemoSettings(n_patients=1), 2026)
     row = truth.iloc[0].to_dict()
     wide = make.draw_scan(row | {"field_mm": WIDE_FIELD_MM}, 2026, 4.0)
     narrow = make.draw_scan(row | {"field_mm": 220.0}, 2026, 4.0)
@@ -126,7 +126,7 @@ def test_narrow_field_cuts_the_sides_of_the_lungs():
 def test_scan_is_in_hounsfield_units_and_masks_nest(tmp_path):
     study = demo_study(tmp_path, n_patients=1, spacing_mm=4.0)
     make.write_demo(study)
-    _, truth = registry.demo_cohort(study.settings.demo, study.settings.seed)
+    _, truth = patients.demo_cohort(study.settings.demo, study.settings.seed)
     row = truth.iloc[-1]
     images = {name: sitk.ReadImage(path) for name, path in make.scan_files(study, row.scan_id).items()}
     hu, lungs, lobes, lesions = (sitk.GetArrayFromImage(images[name]) for name in ("hu", "lungs", "lobes", "lesions"))

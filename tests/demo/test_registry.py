@@ -11,7 +11,7 @@ from sklearn.preprocessing import StandardScaler
 
 from sscct_lib.cohort.outcomes import censoring_weights, horizon_labels
 from sscct_lib.demo import patients
-from sscct_lib.demo.registry import demo_cohort
+from sscct_lib.demo.patients import demo_cohort
 from sscct_lib.study.settings import DemoSettings
 
 FULL = {"n_patients": 640, "n_scans": 2125}

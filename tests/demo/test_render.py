@@ -7,7 +7,7 @@ from scipy.ndimage import label
 
 from sscct_lib.demo.anatomy import draw_build, make_thorax
 from sscct_lib.demo.make import draw_scan
-from sscct_lib.demo.registry import demo_cohort
+from sscct_lib.demo.patients import demo_cohort
 from sscct_lib.demo.render import Protocol, Volume, acquire, render
 from sscct_lib.study.settings import DemoSettings
 

@@ -11,9 +11,9 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from sscct_lib.horizons import sensitivity
-from sscct_lib.horizons.calibration import logit
 from sscct_lib.horizons.evaluate import evaluate
 from sscct_lib.horizons.evaluation import Evaluation
+from sscct_lib.horizons.metrics import logit
 from sscct_lib.horizons.sensitivity import (
     ALL_RULES,
     HONEST,

@@ -6,7 +6,7 @@ import SimpleITK as sitk
 
 from benchmarks.planted_faults import as_image
 from sscct_lib.demo.make import draw_scan
-from sscct_lib.demo.registry import demo_cohort
+from sscct_lib.demo.patients import demo_cohort
 from sscct_lib.lungs.segment import examine, threshold_mask
 from sscct_lib.study.settings import DemoSettings, LungSettings
 from tests.lungs.test_segment import dice

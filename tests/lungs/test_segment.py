@@ -12,7 +12,7 @@ from scipy import ndimage
 from sscct_lib.demo import make, registry
 from sscct_lib.images import masks as image_masks
 from sscct_lib.images import prepare
-from sscct_lib.lungs import figures, planes, threshold
+from sscct_lib.lungs import figures, threshold
 from sscct_lib.lungs.segment import load_lungs, segment_scans, threshold_mask
 from sscct_lib.lungs.tables import rule_counts, verdict_counts
 from sscct_lib.lungs.verdict import apply_decisions
@@ -432,7 +432,7 @@ class TestFigures:
         chest = draw_chest()
         study, rows = with_scans(study, {"a1": chest.hu[22:]})
         (row,) = segment_scans(study, rows).to_dict("records")
-        one = planes.overlay(study, row)
+        one = figures.overlay(study, row)
         hu, labels, place = one.planes["coronal"]
         assert hu.shape == labels.shape == (58, 88)
         assert place is not None

@@ -9,7 +9,7 @@ import SimpleITK as sitk
 from radiomics.featureextractor import RadiomicsFeatureExtractor
 
 from sscct_lib.demo.make import draw_scan
-from sscct_lib.demo.registry import demo_cohort
+from sscct_lib.demo.patients import demo_cohort
 from sscct_lib.lungs.segment import threshold_mask
 from sscct_lib.radiomics.extract import FILTER_MARGIN, extract, resample
 from sscct_lib.study.settings import DemoSettings, RadiomicsSettings
