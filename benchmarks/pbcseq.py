@@ -91,7 +91,7 @@ def predict(rows: pd.DataFrame, model: str, outcome: np.ndarray | None = None) -
         )
         for i, years in enumerate(horizons)
     ]
-    return PREDICTIONS.validate(pd.concat(frames, ignore_index=True)[list(PREDICTIONS.columns)])
+    return PREDICTIONS.validate(pd.concat(frames, ignore_index=True).reindex(columns=list(PREDICTIONS.columns)))
 
 
 def performance_table(performance: pd.DataFrame) -> pd.DataFrame:

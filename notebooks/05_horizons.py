@@ -77,7 +77,7 @@ evaluation = Evaluation(cohort, predictions, settings)
 # %% tags=["hide-input"]
 judged = [rate(evaluation) for rate in (evaluate.evaluate, evaluate.integrated_brier)]
 performance = write_table(pd.concat(judged, ignore_index=True), study.table("performance"), PERFORMANCE)
-main = performance[~models.is_variant(performance["model"])]
+main = performance[~models.is_variant(performance)]
 tables.side_by_side(main, "auc")
 
 # %% [markdown]

@@ -19,7 +19,7 @@ from sscct_lib.study.folder import Study, load_study
 from sscct_lib.study.plots import GREY, INK, draw, new_figure, styled
 from sscct_lib.study.schemas import COHORT, PERFORMANCE, PREDICTIONS, SWEEP, SWEPT_RUNS
 from sscct_lib.study.tables import read_predictions, read_table
-from sscct_lib.study.words import estimate_text, network_of, years_text
+from sscct_lib.study.words import estimate_text, plain_names, years_text
 
 MADE_BY = "sscct sweep"
 PICTURE = "sweep.svg"
@@ -71,8 +71,8 @@ class _Finished:
     @property
     def models(self) -> dict[str, str]:
         """Names of the models shown, by their kind."""
-        names = chosen_models(self.performance)
-        return {kind: name for kind in ROWS for name in names if kind in (name, network_of(name))}
+        plain = plain_names(self.performance)
+        return {plain[name]: name for name in chosen_models(self.performance)}
 
 
 def _read(study: Study) -> _Finished:

@@ -22,7 +22,7 @@ from sscct_lib.deep.batches import Examples
 from sscct_lib.deep.cubes import cube_path, lung_density, make_cubes
 from sscct_lib.deep.fitting import train
 from sscct_lib.deep.heads import base_hazards, clinical_values, hazard_targets
-from sscct_lib.deep.networks import HazardNetwork, build, check_size, display_name, kept_memory
+from sscct_lib.deep.networks import FAMILY, HazardNetwork, build, check_size, display_name, kept_memory
 from sscct_lib.deep.prediction import (
     dropout_spread,
     encode,
@@ -118,7 +118,9 @@ def cross_validate(study: Study, cohort: pd.DataFrame, networks: Sequence[str], 
     spread = scans.agg(risk=("risk", "mean"), risk_sd=("risk", "std"), dropout_sd=("dropout_sd", "mean")).reset_index()
     spread["risk_sd"] = spread["risk_sd"].fillna(spread["dropout_sd"])  # a single member has no other
     spread = spread[spread["horizon_years"].isin(told)].reset_index(drop=True)
-    return PREDICTIONS.validate(spread[list(PREDICTIONS.columns)])
+    of_name = {display_name(name, study.settings.deep.network(name)): name for name in networks}
+    named = spread.assign(family=FAMILY, network=spread["model"].map(of_name))
+    return PREDICTIONS.validate(named.reindex(columns=list(PREDICTIONS.columns)))
 
 
 def _run(study: Study, tasks: list[Task], n_jobs: int) -> list[pd.DataFrame]:

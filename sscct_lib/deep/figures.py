@@ -74,7 +74,7 @@ def learning_curves(curves: pd.DataFrame, models: pd.DataFrame) -> Figure:
     risks of the training patients. The tables are `tables.learning_curves` and `tables.model_table`.
     """
     names = list(models["model"].unique())
-    colours = model_colours(names)
+    colours = model_colours(models)
     figure, axes = new_figure(3.4, 1, len(names), sharey=True)
     for axis, name in zip(chain(*axes), names, strict=True):
         one, rows = curves[curves["model"] == name], models[models["model"] == name]

@@ -24,7 +24,7 @@ from sscct_lib.cohort.outcomes import DAYS_PER_YEAR, patient_weights
 from sscct_lib.deep.cross_validation import fold_model, horizons, risk_table, targets
 from sscct_lib.deep.embeddings import Projection, embed, fit_projection, fold_file, with_cubes
 from sscct_lib.deep.heads import ClassifierHead, HazardHead, clinical_values
-from sscct_lib.deep.networks import HazardNetwork, display_name
+from sscct_lib.deep.networks import FAMILY, HazardNetwork, display_name
 from sscct_lib.study.files import atomic
 from sscct_lib.study.folder import Study, fingerprint
 from sscct_lib.study.schemas import PREDICTIONS
@@ -34,7 +34,7 @@ N_HIDDEN = 4
 N_STEPS = 60
 LEARNING_RATE = 1e-2
 WEIGHT_DECAY = 0.3  # strong: there are few patients, and the network knows its training scans too well
-SUFFIX = ", longitudinal"
+VARIANT = "longitudinal"
 FOLDER = "longitudinal"
 
 
@@ -83,7 +83,7 @@ def cross_validate(study: Study, network_name: str, cohort: pd.DataFrame) -> pd.
     """Predict each scan (schema `PREDICTIONS`) from its patient's scans up to it; the models of all folds are saved."""
     table = with_cubes(study, network_name, study, cohort)
     died, survived = targets(study, table)
-    name = display_name(network_name, study.settings.deep.network(network_name)) + SUFFIX
+    name = f"{display_name(network_name, study.settings.deep.network(network_name))}, {VARIANT}"
     parts = []
     for fold in sorted(set(table["fold"])):
         tested = (table["fold"] == fold).to_numpy()
@@ -104,8 +104,8 @@ def cross_validate(study: Study, network_name: str, cohort: pd.DataFrame) -> pd.
         risk = network.risks(torch.from_numpy(predict(model, own)).double()).numpy()
         rows = risk_table(own.scans[["scan_id", "patient_id"]], name, horizons(study), risk=risk)
         parts.append(rows.assign(fold=fold))
-    frame = pd.concat(parts, ignore_index=True).assign(risk_sd=np.nan)
-    return PREDICTIONS.validate(frame[list(PREDICTIONS.columns)])
+    identity = {"family": FAMILY, "network": network_name, "variant": VARIANT}
+    return PREDICTIONS.validate(pd.concat(parts, ignore_index=True).assign(risk_sd=np.nan, **identity))
 
 
 def _logits(network: HazardNetwork, embedded: NDArray[np.float32], table: pd.DataFrame) -> NDArray[np.float32]:

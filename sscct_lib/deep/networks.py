@@ -21,6 +21,7 @@ from sscct_lib.study.folder import StudyError
 from sscct_lib.study.settings import SELF_SUPERVISED, NetworkSettings
 from sscct_lib.study.words import NETWORK_WORDS
 
+FAMILY = "Networks"  # of all models here, as their predictions say
 SMALLEST = {"resnet18": 16, "densenet121": 32, "swin": 32}  # voxels; below, a pooling has nothing to pool
 SWIN_FACTOR = 32  # patches of 2 and four mergings halve the side five times
 HEADS = 12  # the four stages' attention heads (3, 6, 12, 24) share the width in whole numbers

@@ -11,6 +11,7 @@ from sscct_lib.horizons.bootstrap import Flags, Floats, Outcome, interval, propo
 from sscct_lib.horizons.evaluation import Evaluation
 from sscct_lib.horizons.metrics import observed_risk
 from sscct_lib.horizons.patients import in_words, middle_horizon, outcomes, similar_patients
+from sscct_lib.study.schemas import IDENTITY
 from sscct_lib.study.words import estimate_text, percent_text, years_text
 
 GRID = tuple(np.round(np.arange(0.02, 0.51, 0.02), 2))
@@ -62,7 +63,8 @@ def decision_curves(evaluation: Evaluation, models: list[str]) -> pd.DataFrame:
     -------
     pandas.DataFrame
         `model` (also `EVERYBODY` and `NOBODY`), `horizon_years`, `threshold`, `net_benefit`, `ci_low`, `ci_high`
-        (95 %, NaN without interval), `n_scans`, `n_events`. Horizons at which nothing can be estimated are absent.
+        (95 %, NaN without interval), `n_scans`, `n_events`, and `family`, `network` and `variant` of the model.
+        Horizons at which nothing can be estimated are absent.
     """
     without_band = evaluation.without_resamples()
     rows = []
@@ -71,12 +73,13 @@ def decision_curves(evaluation: Evaluation, models: list[str]) -> pd.DataFrame:
         for judged in (evaluation if first else without_band).horizons_of(model):
             if not judged.estimable:
                 continue
-            rows += _curve(model, judged.risk, judged.outcome, with_interval=first)
+            own = evaluation.identity(model)
+            rows += [row | own for row in _curve(model, judged.risk, judged.outcome, with_interval=first)]
             if first:
                 rows += _curve(EVERYBODY, np.ones(len(judged.risk)), judged.outcome, with_interval=False)
                 rows += _curve(NOBODY, np.zeros(len(judged.risk)), judged.outcome, with_interval=False)
     columns = ["model", "horizon_years", "threshold", "net_benefit", "ci_low", "ci_high", "n_scans", "n_events"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=[*columns, *IDENTITY]).fillna(dict.fromkeys(IDENTITY, ""))
 
 
 def _curve(name: str, risk: Floats, outcome: Outcome, with_interval: bool) -> list[dict[str, object]]:

@@ -29,7 +29,7 @@ def evaluate(evaluation: Evaluation, metrics: Sequence[str] = tuple(METRICS)) ->
                 found = judged.estimate(metric)
                 note = "; ".join(filter(None, [found["note"], coverage]))
                 where = {"model": model, "horizon_years": horizon, "metric": metric}
-                rows.append({**where, **found, **judged.counts, "note": note})
+                rows.append({**where, **found, **judged.counts, "note": note, **evaluation.identity(model)})
     return PERFORMANCE.validate(pd.DataFrame(rows, columns=list(PERFORMANCE.columns)))
 
 
@@ -66,6 +66,7 @@ def integrated_brier(evaluation: Evaluation) -> pd.DataFrame:
             {
                 "model": model, "horizon_years": last.horizon_years, "metric": "integrated_brier",
                 "estimate": estimate, "ci_low": low, "ci_high": high, **last.counts, "note": note,
+                **evaluation.identity(model),
             }
         )  # fmt: skip
     return PERFORMANCE.validate(pd.DataFrame(rows, columns=list(PERFORMANCE.columns)))

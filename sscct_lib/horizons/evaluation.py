@@ -16,7 +16,7 @@ import pandera.pandas as pa
 from sscct_lib.horizons.bootstrap import Flags, Floats, Outcome, Resamples, horizon_outcome, interval, resample_patients
 from sscct_lib.horizons.metrics import METRICS
 from sscct_lib.study.folder import StudyError
-from sscct_lib.study.schemas import PREDICTIONS
+from sscct_lib.study.schemas import IDENTITY, PREDICTIONS
 from sscct_lib.study.settings import Settings
 
 
@@ -104,6 +104,11 @@ class Evaluation:
     def models(self) -> list[str]:
         """Names of the models, in the order of the predictions."""
         return list(dict.fromkeys(self.predictions["model"]))
+
+    def identity(self, model: str) -> dict[str, str]:
+        """`family`, `network` and `variant` of a model, as its predictions say."""
+        first = self.predictions.loc[self.predictions["model"] == model, list(IDENTITY)].iloc[0]
+        return {str(name): str(value) for name, value in first.items()}
 
     def risk(self, model: str, horizon_years: float) -> Floats:
         """Risk of each scan of the cohort, shape (n_cohort,); NaN where the model has none."""

@@ -112,7 +112,7 @@ def roc_curves(curves: pd.DataFrame, performance: pd.DataFrame) -> Figure:
     """Draw ROC curves, a panel a horizon, with each AUC and its interval; of many models, the eight highest."""
     auc = performance[performance["metric"] == "auc"]
     horizons = sorted(auc["horizon_years"].unique())
-    colours, dashes = model_colours(auc["model"]), model_dashes(auc["model"])
+    colours, dashes = model_colours(auc), model_dashes(auc)
     figure, axes = new_figure(3.1 * len(horizons), len(horizons))
     for axis, horizon in zip(axes[:, 0], horizons, strict=True):
         rows = auc[auc["horizon_years"] == horizon].sort_values("estimate", ascending=False)
@@ -193,7 +193,7 @@ def performance_forest(performance: pd.DataFrame, published: pd.DataFrame) -> Fi
     horizons = sorted(auc["horizon_years"].unique())
     models = list(dict.fromkeys(auc["model"]))
     others = list(dict.fromkeys(published["model"]))
-    colours = model_colours(models)
+    colours = model_colours(auc)
     n_rows = len(models) + len(others)
     figure, axes = new_figure(1.5 + 0.34 * n_rows, 1, len(horizons), sharex=True, sharey=True)
     for axis, horizon in zip(axes[0], horizons, strict=True):
@@ -250,8 +250,9 @@ def decision_curves(curves: pd.DataFrame) -> Figure:
     """Draw net benefit against the threshold (`decisions.decision_curves`), a panel a horizon."""
     horizons = sorted(curves["horizon_years"].unique())
     figure, axes = new_figure(0.6 + 2.6 * max(1, len(horizons)), max(1, len(horizons)), sharex=True)
-    models = [name for name in curves["model"].unique() if name not in ("everybody", "nobody")]
-    colours, dashes = model_colours(models), model_dashes(models)
+    of_models = curves[~curves["model"].isin(["everybody", "nobody"])]
+    models = list(of_models["model"].unique())
+    colours, dashes = model_colours(of_models), model_dashes(of_models)
     for axis, horizon in zip(axes[:, 0], horizons, strict=False):
         at = curves[curves["horizon_years"] == horizon]
         for name in [*models, "everybody", "nobody"]:

@@ -13,7 +13,7 @@ from sscct_lib.horizons.metrics import logit
 from sscct_lib.horizons.tables import side_by_side
 from sscct_lib.study.schemas import PREDICTIONS
 from sscct_lib.study.settings import Settings
-from sscct_lib.study.words import counted, estimate_text, network_of, years_text
+from sscct_lib.study.words import counted, estimate_text, plain_names, years_text
 
 STACKED = "Stacked (equal weights)"
 SOURCES = {
@@ -55,8 +55,8 @@ def stack(predictions: pd.DataFrame, cohort: pd.DataFrame, settings: Settings) -
     # folds happen to agree, the source gets a high weight, and the same agreement makes it look good on fold 2. Without
     # any signal, 60 patients in three folds, learned weights reach an AUC of 0.61, equal ones 0.50 (tests). The cure,
     # to train every model again without each pair of folds, is too dear for networks.
-    names = list(dict.fromkeys(predictions["model"]))
-    models = [[name for name in names if network_of(name) in wanted] for wanted in SOURCES.values()]
+    plain = plain_names(predictions)
+    models = [[name for name in plain if plain[name] in wanted] for wanted in SOURCES.values()]
     sources = [found for found in models if found]
     frames = []
     for horizon in settings.horizons_years if len(sources) > 1 else ():
@@ -67,18 +67,13 @@ def stack(predictions: pd.DataFrame, cohort: pd.DataFrame, settings: Settings) -
         columns = {"model": STACKED, "horizon_years": horizon, "risk": risk, "risk_sd": np.nan}
         frames.append(cohort[["scan_id", "patient_id", "fold"]].assign(**columns).dropna(subset="risk"))
     stacked = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(PREDICTIONS.columns))
-    return PREDICTIONS.validate(stacked[list(PREDICTIONS.columns)])
+    return PREDICTIONS.validate(stacked.reindex(columns=list(PREDICTIONS.columns)))
 
 
 def chosen_models(performance: pd.DataFrame) -> dict[str, str]:
     """Find the models of the front page in a run: by their name in this run, what the model sees."""
-    names = list(dict.fromkeys(performance["model"]))
-    return {
-        name: kind
-        for wanted, kind in ROWS.items()
-        for name in names
-        if name == wanted or (kind == "CT: network" and network_of(name) == wanted)
-    }
+    plain = plain_names(performance)
+    return {name: kind for wanted, kind in ROWS.items() for name in plain if plain[name] == wanted}
 
 
 def headline(performance: pd.DataFrame, settings: Settings) -> pd.DataFrame:
@@ -138,17 +133,25 @@ def pictured_for(risks: pd.DataFrame, predictions: pd.DataFrame) -> str:
     return model if model in set(risks["model"]) else pictured_model(risks)
 
 
-def is_variant(models: "pd.Series[str]") -> "pd.Series[bool]":
-    """Tell which models are another model with one thing changed: those named `A, b` where there is a model `A`."""
-    names = set(models)
-    return models.map(lambda name: ", " in name and name.rsplit(", ", 1)[0] in names).astype(bool)
+def is_variant(performance: pd.DataFrame) -> "pd.Series[bool]":
+    """Tell of each row whether its model is another model of the table with one thing changed."""
+    return performance["model"].map(_origins(performance)).notna()
 
 
 def variants_side_by_side(performance: pd.DataFrame, metric: str = "auc") -> pd.DataFrame:
     """Lay variants out below the model of which they are variants, as `tables.side_by_side`."""
-    variant = is_variant(performance["model"])
-    of = performance["model"].where(~variant, performance["model"].str.rsplit(", ", n=1).str[0])
-    shown = performance[of.isin(of[variant])].assign(of=of)
+    origin = performance["model"].map(_origins(performance))
+    of = origin.fillna(performance["model"])
+    shown = performance[of.isin(origin.dropna())].assign(of=of)
     if shown.empty:
         return pd.DataFrame()
     return side_by_side(shown.sort_values("of", kind="stable").drop(columns="of"), metric)
+
+
+def _origins(performance: pd.DataFrame) -> dict[str, str]:
+    """By variant: the model of the table of which it is one; a variant without that model stands for itself."""
+    models = performance.drop_duplicates("model")
+    kind = ["family", "network"]
+    plain = models[models["variant"] == ""].drop_duplicates(kind)
+    pairs = models[models["variant"] != ""].merge(plain, on=kind, suffixes=("", "_of"))
+    return dict(zip(pairs["model"], pairs["model_of"], strict=True))

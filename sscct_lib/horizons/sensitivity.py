@@ -69,7 +69,7 @@ def recalibrated(evaluation: Evaluation) -> pd.DataFrame:
             so_far = np.fmax(so_far, moved)
             scans = cohort.loc[judged, ["scan_id", "patient_id", "fold"]]
             frames.append(scans.assign(model=model, horizon_years=horizon, risk=moved[judged], risk_sd=np.nan))
-    return PREDICTIONS.validate(pd.concat(frames, ignore_index=True)[list(PREDICTIONS.columns)])
+    return PREDICTIONS.validate(pd.concat(frames, ignore_index=True).reindex(columns=list(PREDICTIONS.columns)))
 
 
 def beside_recalibrated(performance: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:

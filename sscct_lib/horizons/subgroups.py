@@ -15,7 +15,7 @@ from sscct_lib.horizons.evaluation import Evaluation, Judged, aligned
 from sscct_lib.horizons.metrics import logit
 from sscct_lib.horizons.models import SOURCES
 from sscct_lib.horizons.survival import LogRank, clustered_logrank
-from sscct_lib.study.words import estimate_text, network_of, percent_text, years_text
+from sscct_lib.study.words import estimate_text, percent_text, plain_names, years_text
 
 THIRDS = ("narrow", "middle", "wide")
 SPREAD_METRICS = ("observed_expected", "brier")
@@ -42,8 +42,8 @@ def models_with_spread(predictions: pd.DataFrame, best: str) -> list[str]:
     A network has one as an ensemble or with dropout; a tabular model from its repeated cross-validation.
     """
     has = predictions.groupby("model", sort=False)["risk_sd"].apply(lambda spread: spread.notna().all())
-    names = [str(name) for name in has.index[has]]
-    return [name for name in names if name == best or network_of(name) in SOURCES["networks"]]
+    plain = plain_names(predictions)
+    return [name for name in map(str, has.index[has]) if name == best or plain[name] in SOURCES["networks"]]
 
 
 def by_spread(evaluation: Evaluation, model: str) -> pd.DataFrame:

@@ -173,7 +173,7 @@ def gain_of_change(
             return None
         values = {"model": model, "horizon_years": horizon_years, "risk": risk, "risk_sd": np.nan}
         frames.append(tested[["scan_id", "patient_id", "fold"]].assign(**values))
-    predictions = pd.concat(frames, ignore_index=True)[list(PREDICTIONS.columns)]
+    predictions = pd.concat(frames, ignore_index=True).reindex(columns=list(PREDICTIONS.columns))
     evaluation = Evaluation(later, predictions, one)
     return evaluate(evaluation, ("auc",)), differences(evaluation, CURRENT, ("auc",))
 

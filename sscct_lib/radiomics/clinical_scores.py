@@ -71,7 +71,7 @@ def predict(table: pd.DataFrame, study: Study) -> tuple[pd.DataFrame, pd.DataFra
             rows.append(_rows(tested, model, years, risk))
     predictions = never_falling(pd.concat(rows, ignore_index=True).dropna(subset="risk"))
     return (
-        PREDICTIONS.validate(predictions[list(PREDICTIONS.columns)]),
+        PREDICTIONS.validate(predictions.reindex(columns=list(PREDICTIONS.columns))),
         pd.DataFrame(notes, columns=["model", "horizon_years", "fold", "note"]),
     )
 

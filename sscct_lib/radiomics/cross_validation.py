@@ -14,7 +14,7 @@ from sscct_lib.radiomics.feature_sets import FEATURE_SETS, NotEstimableError, fe
 from sscct_lib.radiomics.pipeline import Fit, fit
 from sscct_lib.study.folder import Study, StudyError
 from sscct_lib.study.results import told
-from sscct_lib.study.schemas import PREDICTIONS
+from sscct_lib.study.schemas import IDENTITY, PREDICTIONS
 
 MAIN = "cox"
 # Words behind the comma in the name of a model, which is compared with the elastic-net Cox model of that name.
@@ -30,18 +30,23 @@ VARIANTS = {
 class Model:
     """A tabular model: what it sees and how it learns."""
 
-    name: str  # as tables and figures show it
     feature_set: str
     estimator: str = MAIN  # see `pipeline.make_estimator`
     harmonised: bool = False  # whether ComBat comes first
+    variant: str = ""  # what is changed in it, in words
+
+    @property
+    def name(self) -> str:
+        """As tables and figures show it."""
+        return f"{self.feature_set}, {self.variant}" if self.variant else self.feature_set
 
 
 def models_of(study: Study) -> list[Model]:
     """A study's models: an elastic-net Cox regression for each feature set, then those compared with it."""
     settings = study.settings.tabular
-    main = [Model(name, name) for name in settings.feature_sets]
+    main = [Model(name) for name in settings.feature_sets]
     others = [
-        Model(f"{name}, {VARIANTS[kind]}", name, *((MAIN, True) if kind == "harmonised" else (kind, False)))
+        Model(name, *((MAIN, True) if kind == "harmonised" else (kind, False)), VARIANTS[kind])
         for name in settings.compared_on
         for kind in settings.compared
         if kind != "harmonised" or FEATURE_SETS[name] != ("clinical",)  # which have nothing to harmonise
@@ -115,7 +120,9 @@ def cross_validate(
         for horizon, note in noted.items():
             notes.append((model.name, horizon, repeat, fold, note))
     return CrossValidation(
-        PREDICTIONS.validate(pd.concat([_averaged(table, name, each, horizons) for name, each in risks.items()])),
+        PREDICTIONS.validate(
+            pd.concat([_averaged(table, model, risks[model.name], horizons) for model in models_of(study)])
+        ),
         pd.DataFrame(notes, columns=["model", "horizon_years", "repeat", "fold", "note"]),
         {(model.name, repeat, fold): each for (model, repeat, fold), (_, _, each) in done.items() if each is not None},
         folds,
@@ -150,7 +157,9 @@ def predict_removed(result: CrossValidation, table: pd.DataFrame, removed: pd.Da
         return PREDICTIONS.validate(result.predictions[:0])
     risk = pd.concat(frames).groupby(keys)["risk"]
     averaged = risk.agg(risk="mean", risk_sd="std").reset_index()
-    return PREDICTIONS.validate(never_falling(averaged)[list(PREDICTIONS.columns)])
+    identity = result.predictions[["model", *IDENTITY]].drop_duplicates("model")
+    averaged = averaged.merge(identity, on="model")
+    return PREDICTIONS.validate(never_falling(averaged).reindex(columns=list(PREDICTIONS.columns)))
 
 
 def repeated_folds(table: pd.DataFrame, study: Study) -> NDArray[np.int64]:
@@ -186,18 +195,21 @@ def _train_and_test(
     return risks, notes, fitted if model.estimator == MAIN else None
 
 
-def _averaged(table: pd.DataFrame, name: str, risks: NDArray[np.float64], horizons: tuple[float, ...]) -> pd.DataFrame:
+def _averaged(
+    table: pd.DataFrame, model: Model, risks: NDArray[np.float64], horizons: tuple[float, ...]
+) -> pd.DataFrame:
     """Average risks (n_repeats, n, n_horizons) over the repeats that could estimate them; schema `PREDICTIONS`."""
     n_known = np.isfinite(risks).sum(axis=0)
     mean = np.divide(np.nansum(risks, axis=0), n_known, out=np.full(n_known.shape, np.nan), where=n_known > 0)
     square = np.nansum((risks - mean) ** 2, axis=0)
     spread = np.sqrt(np.divide(square, n_known - 1, out=np.full(n_known.shape, np.nan), where=n_known > 1))
-    scans = table[["scan_id", "patient_id", "fold"]]
+    scans = table[["scan_id", "patient_id", "fold"]].assign(
+        model=model.name, family=model.feature_set, variant=model.variant
+    )
     frames = [
-        scans.assign(model=name, horizon_years=horizon, risk=mean[:, i], risk_sd=spread[:, i])
-        for i, horizon in enumerate(horizons)
+        scans.assign(horizon_years=horizon, risk=mean[:, i], risk_sd=spread[:, i]) for i, horizon in enumerate(horizons)
     ]
-    return never_falling(pd.concat(frames).dropna(subset="risk"))[list(PREDICTIONS.columns)]
+    return never_falling(pd.concat(frames).dropna(subset="risk")).reindex(columns=list(PREDICTIONS.columns))
 
 
 def never_falling(predictions: pd.DataFrame) -> pd.DataFrame:

@@ -79,7 +79,7 @@ def _risk_curve(axis: Axes, report: ScanReport) -> None:
     low, high = [0.0, *by_horizon.min()], [0.0, *by_horizon.max()]
     n_models = report.risks["model"].nunique()
     axis.fill_between(years, low, high, color=GREY, alpha=0.2, lw=0, label=f"range over {n_models} models")
-    colour = model_colours([report.model])[report.model]
+    colour = model_colours(report.risks)[report.model]
     axis.plot([0, *main["horizon_years"]], [0, *main["risk"]], "-o", color=colour, lw=2.2, ms=5, label=report.model)
     for at, risk in main[["horizon_years", "risk"]].itertuples(index=False, name=None):
         axis.annotate(percent_text(risk), (at, risk), (-5, 5), textcoords="offset points", ha="right", fontsize=9.5)

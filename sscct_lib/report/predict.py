@@ -25,8 +25,8 @@ from sscct_lib.report.page import NEW, Scan, ScanReport, build, first_row, read_
 from sscct_lib.report.prediction_file import Prediction, prediction_of
 from sscct_lib.study.files import checksum
 from sscct_lib.study.folder import SETTINGS_FILE, Study, StudyError, fingerprint
-from sscct_lib.study.schemas import covariates
-from sscct_lib.study.words import NETWORK_WORDS, network_of
+from sscct_lib.study.schemas import IDENTITY, covariates
+from sscct_lib.study.words import NETWORK_WORDS, plain_names
 
 # Settings that a model's input or meaning rests on.
 MUST_AGREE = ("images", "lungs", "radiomics", "horizons_years", "labels")
@@ -83,7 +83,9 @@ def predict_scan(
     risks = _risks(trained, study, scan_values)
     if risks.empty:
         raise StudyError(f"No model of run {trained.run_name} could judge the scan. {' '.join(warnings)}")
-    with_stacked, said = _stacked(risks, tables.predictions, trained)
+    identity = tables.predictions[["model", *IDENTITY]].drop_duplicates("model")
+    with_identity = risks.merge(identity, on="model", how="left").fillna(dict.fromkeys(IDENTITY, ""))
+    with_stacked, said = _stacked(with_identity, tables.predictions, trained)
     scan = Scan(NEW, None, scan_values, lungs, with_stacked)
     said += _unusual(trained, study)
     report = build(trained, tables, scan, overlay(study, lungs), _map(trained, study), (*warnings, *said))
@@ -175,11 +177,11 @@ def _risks(trained: Study, study: Study, scan_values: Mapping[str, Any]) -> pd.D
 def _stacked(risks: pd.DataFrame, of_study: pd.DataFrame, trained: Study) -> tuple[pd.DataFrame, list[str]]:
     """Add the stacked risk where every source that it has in the study judged the scan."""
 
-    def sources(names: "pd.Series[str]") -> set[str]:
-        plain = {network_of(name) for name in names}
+    def sources(table: pd.DataFrame) -> set[str]:
+        plain = set(plain_names(table).values())
         return {source for source, wanted in SOURCES.items() if plain & set(wanted)}
 
-    lacking = sources(of_study["model"]) - sources(risks["model"])
+    lacking = sources(of_study) - sources(risks)
     if lacking:
         return risks, [f"No stacked risk: it needs {' and '.join(sorted(lacking))} risks, which are missing."]
     if STACKED not in set(of_study["model"]):

@@ -6,13 +6,15 @@ drawn.
 
 import io
 import re
-from collections.abc import Iterable
 from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+
+from sscct_lib.study.words import plain_names
 
 LARGEST = 300_000  # characters
 PIXELS_PER_POINT = 110 / 72  # in a page, as wide as the pictures beside it, which are drawn with 110 dots per inch
@@ -86,24 +88,24 @@ def new_figure(height: float, n_rows: int = 1, n_columns: int = 1, **subplots: A
     return figure, figure.subplots(n_rows, n_columns, squeeze=False, **subplots)
 
 
-def model_colours(models: Iterable[str]) -> dict[str, Colour]:
-    """Give each model a colour (RGB) that colour-blind readers can tell apart; those of `MODEL_ORDER` never change."""
+def model_colours(models: pd.DataFrame) -> dict[str, Colour]:
+    """Give each model of a table (`words.plain_names`) a colour (RGB); those of `MODEL_ORDER` never change."""
     return {model: PALETTE[i % len(PALETTE)] for model, i in _slots(models).items()}
 
 
-def model_dashes(models: Iterable[str]) -> dict[str, Any]:
-    """Give each model its line style, so that lines differ in print without colour."""
+def model_dashes(models: pd.DataFrame) -> dict[str, Any]:
+    """Give each model of a table its line style, so that lines differ in print without colour."""
     return {model: DASHES[(i // 2) % len(DASHES)] for model, i in _slots(models).items()}
 
 
-def _slots(models: Iterable[str]) -> dict[str, int]:
+def _slots(models: pd.DataFrame) -> dict[str, int]:
     """Give models their places in the palette; `ResNet-18 (from scratch)` takes that of `ResNet-18`."""
-    names = list(dict.fromkeys(models))
+    plain = plain_names(models)
     fixed = {name: i for i, name in enumerate(MODEL_ORDER)}
-    slots = {name: fixed[name] for name in names if name in fixed}
+    slots = {name: fixed[name] for name in plain if name in fixed}
     others = []
-    for name in sorted(set(names) - set(slots)):
-        slot = fixed.get(re.sub(r" \([^()]*\)", "", name))
+    for name in sorted(set(plain) - set(slots)):
+        slot = fixed.get(plain[name])
         if slot is None or slot in slots.values():
             others.append(name)
         else:
@@ -112,7 +114,7 @@ def _slots(models: Iterable[str]) -> dict[str, int]:
         taken = {slot % len(PALETTE) for slot in slots.values()}
         free = (slot for slot in range(place, place + len(PALETTE)) if slot % len(PALETTE) not in taken)
         slots[name] = next(free, place)
-    return {name: slots[name] for name in names}
+    return {name: slots[name] for name in plain}
 
 
 class BookFigure(Figure):

@@ -18,11 +18,12 @@ def column(
     required: bool = True,
     nullable: bool = False,
     regex: bool = False,
+    default: Any = None,
 ) -> pa.Column:
     """Describe a column, with the unit that the data dictionary shows; under `regex` its name is a pattern of names."""
     return pa.Column(
         dtype, checks, nullable=nullable, required=required, regex=regex, coerce=True, description=meaning,
-        metadata={"unit": unit},
+        default=default, metadata={"unit": unit},
     )  # fmt: skip
 
 
@@ -237,6 +238,15 @@ RADIOMICS = pa.DataFrameSchema(
     unique=["scan_id"],
 )
 
+# What a model is, whatever it is called; a table without these columns gets them empty.
+IDENTITY = {
+    "family": column(
+        str, "what it learns from: a set of features, a clinical score, networks; empty: its name says it", default=""
+    ),
+    "network": column(str, "which network; empty for other models", default=""),
+    "variant": column(str, "what is changed in a variant of another model; empty for the model itself", default=""),
+}
+
 PREDICTIONS = pa.DataFrameSchema(
     {
         "model": column(str, "name of the model as tables and figures show it"),
@@ -249,9 +259,11 @@ PREDICTIONS = pa.DataFrameSchema(
         "risk_sd": column(
             float, "spread of the risk over the members of the model; empty for a single model", nullable=True
         ),
+        **IDENTITY,
     },
     name="predictions",
     strict=True,
+    add_missing_columns=True,
     unique=["model", "horizon_years", "scan_id"],
 )
 
@@ -295,9 +307,11 @@ PERFORMANCE = pa.DataFrameSchema(
         "n_events": column(int, "scans followed by death within the horizon"),
         "n_unknown": column(int, "scans whose state at the horizon is unknown"),
         "note": column(str, "why there is no estimate or interval, or which part of the scans was judged"),
+        **IDENTITY,
     },
     name="performance",
     strict=True,
+    add_missing_columns=True,
     unique=["model", "horizon_years", "metric"],
 )
 

@@ -164,12 +164,20 @@ def feature_unit(feature: str) -> str:
     return "HU" if is_density else ""
 
 
-def network_of(model: str) -> str:
-    """Name the network of a deep model without remarks: `ResNet-18` for `ResNet-18 + clinical (from scratch)`.
+def plain_names(models: pd.DataFrame) -> dict[str, str]:
+    """Name each model without remarks on its training, as `ResNet-18` or `ResNet-18, longitudinal`.
 
-    A variant, as `ResNet-18 (from scratch), longitudinal`, and any other model keep their name.
+    Parameters
+    ----------
+    models
+        `model`, with `family`, `network` and `variant` of schema `PREDICTIONS`; without these a model keeps its name.
     """
-    return re.sub(r"( \+ clinical)?( \([^()]*\))?$", "", model)
+    names = {}
+    for row in models.drop_duplicates("model").to_dict("records"):
+        plain = NETWORK_WORDS.get(row.get("network", ""), row.get("family", "")) or row["model"]
+        variant = row.get("variant", "")
+        names[str(row["model"])] = f"{plain}, {variant}" if variant else str(plain)
+    return names
 
 
 def years_text(horizon: float) -> str:

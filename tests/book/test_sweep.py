@@ -27,8 +27,8 @@ def noisy():
     marked = make_cohort(120)
 
     def make(noise: float, network: str = "ResNet-18 (from scratch)") -> pd.DataFrame:
-        models = [make_predictions(marked, noise, name) for name in ("Clinical", network)]
-        return pd.concat(models, ignore_index=True)
+        models = [make_predictions(marked, noise), make_predictions(marked, noise, network, "resnet18")]
+        return pd.concat([models[0].assign(model="Clinical"), models[1]], ignore_index=True)
 
     return make
 

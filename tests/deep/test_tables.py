@@ -5,7 +5,6 @@ import pandas as pd
 from sscct_lib.deep import tables
 from sscct_lib.study.folder import Study
 from sscct_lib.study.settings import Settings
-from sscct_lib.study.words import network_of
 
 
 def predictions_of(model, risks):
@@ -57,17 +56,6 @@ def test_flags_are_counted_by_scan_and_patient_and_listed_from_the_farthest():
     assert listed["Distance"].tolist() == ["2.25 times the threshold", "1.50 times the threshold"]
     few = tables.flag_counts(unusual([1.0, 2.0], float("inf")), 0.05).loc["Swin Transformer"]
     assert few["Expected of ordinary scans"] == "too few patients"
-
-
-def test_the_network_behind_a_model_is_known_by_its_name():
-    names = {
-        "ResNet-18": "ResNet-18",
-        "ResNet-18 (from scratch)": "ResNet-18",
-        "Swin Transformer + clinical (classifiers, self-supervised)": "Swin Transformer",
-        "ResNet-18 (from scratch), longitudinal": "ResNet-18 (from scratch), longitudinal",
-        "Clinical + quantitative CT": "Clinical + quantitative CT",
-    }
-    assert {name: network_of(name) for name in names} == names
 
 
 def test_an_explained_scan_that_is_unlike_the_training_scans_is_named():

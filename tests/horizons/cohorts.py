@@ -31,12 +31,18 @@ def make_cohort(n_patients: int = 80, seed: int = 0, censoring: float = 0.15) ->
     return pd.concat(visits).query("followup_years > 0").reset_index(drop=True)
 
 
-def make_predictions(cohort: pd.DataFrame, noise: float = 0.5, model: str = "Model") -> pd.DataFrame:
+def make_predictions(cohort: pd.DataFrame, noise: float = 0.5, model: str = "Model", network: str = "") -> pd.DataFrame:
     score = cohort["marker"] + np.random.default_rng(1).normal(0, noise, len(cohort))
     return pd.concat(
         [
             cohort[["scan_id", "patient_id", "fold"]].assign(
-                model=model, horizon_years=years, risk=1 - np.exp(-0.15 * years * np.exp(score)), risk_sd=np.nan
+                model=model,
+                horizon_years=years,
+                risk=1 - np.exp(-0.15 * years * np.exp(score)),
+                risk_sd=np.nan,
+                family="",
+                network=network,
+                variant="",
             )
             for years in (1.0, 3.0, 5.0)
         ],

@@ -12,8 +12,10 @@ from sscct_lib.horizons.evaluate import evaluate
 from sscct_lib.horizons.evaluation import Evaluation
 from sscct_lib.horizons.models import is_variant, variants_side_by_side
 from sscct_lib.horizons.tables import DENOMINATORS
+from sscct_lib.study.words import plain_names
 from tests.horizons.cohorts import FEW, make_cohort, make_predictions
 
+NETWORKS = {"ResNet-18 (from scratch)": "resnet18", "DenseNet-121": "densenet121"}
 NOISE = {"Clinical": 3.0, "Radiomics": 0.5, "ResNet-18 (from scratch)": 1.0, "DenseNet-121": 1.5}
 
 
@@ -24,7 +26,8 @@ def cohort():
 
 @pytest.fixture(scope="module")
 def predictions(cohort):
-    return pd.concat([make_predictions(cohort, noise, name) for name, noise in NOISE.items()], ignore_index=True)
+    made = [make_predictions(cohort, noise, name, NETWORKS.get(name, "")) for name, noise in NOISE.items()]
+    return pd.concat(made, ignore_index=True)
 
 
 def test_sources_weigh_the_same_and_networks_count_as_one(cohort, predictions):
@@ -88,16 +91,44 @@ def test_without_signal_learned_weights_find_some_and_equal_ones_do_not():
 
 
 NAMES = ["Clinical", "All features", "All features, boosted trees", "Fibrosis, extent", "Clinical, logistic"]
+IDENTITY = {
+    "All features, boosted trees": ("All features", "", "boosted trees"),
+    "Clinical, logistic": ("Clinical", "", "logistic"),
+    "ResNet-18 (from scratch)": ("Networks", "resnet18", ""),
+    "ResNet-18 (from scratch), longitudinal": ("Networks", "resnet18", "longitudinal"),
+}
 
 
 def performance(names: list[str]) -> pd.DataFrame:
-    return pd.DataFrame({"model": names}).assign(
-        metric="auc", horizon_years=3.0, estimate=0.7, ci_low=0.6, ci_high=0.8, n_scans=90, n_events=9, n_unknown=2
+    identity = [IDENTITY.get(name, (name, "", "")) for name in names]
+    return pd.DataFrame(identity, columns=["family", "network", "variant"]).assign(
+        model=names,
+        metric="auc",
+        horizon_years=3.0,
+        estimate=0.7,
+        ci_low=0.6,
+        ci_high=0.8,
+        n_scans=90,
+        n_events=9,
+        n_unknown=2,
     )
 
 
-def test_a_variant_has_the_name_of_another_model_before_its_last_comma() -> None:
-    assert is_variant(pd.Series(NAMES)).tolist() == [False, False, True, False, True]
+def test_a_variant_is_known_by_its_columns_where_its_model_is_there() -> None:
+    assert is_variant(performance(NAMES)).tolist() == [False, False, True, False, True]
+    networks = ["ResNet-18 (from scratch)", "ResNet-18 (from scratch), longitudinal"]
+    assert is_variant(performance(networks)).tolist() == [False, True]
+    assert is_variant(performance(networks[1:])).tolist() == [False]
+
+
+def test_a_model_is_named_without_remarks_on_its_training() -> None:
+    assert plain_names(performance(list(IDENTITY))) == {
+        "All features, boosted trees": "All features, boosted trees",
+        "Clinical, logistic": "Clinical, logistic",
+        "ResNet-18 (from scratch)": "ResNet-18",
+        "ResNet-18 (from scratch), longitudinal": "ResNet-18, longitudinal",
+    }
+    assert plain_names(pd.DataFrame({"model": ["Own (v2), tuned"]})) == {"Own (v2), tuned": "Own (v2), tuned"}
 
 
 def test_variants_stand_below_their_model_and_others_are_left_out() -> None:

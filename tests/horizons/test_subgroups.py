@@ -213,6 +213,7 @@ SETTINGS = Settings(horizons_years=(1.0,), horizons=HorizonSettings(n_bootstrap=
 
 def test_models_without_spread_are_left_out(cohort_and_predictions):
     predictions = cohort_and_predictions[1].replace({"model": {"net": "ResNet-18 (from scratch)"}})
+    predictions["network"] = predictions["model"].map({"ResNet-18 (from scratch)": "resnet18"}).fillna("")
     assert subgroups.models_with_spread(predictions, "plain") == ["ResNet-18 (from scratch)"]
     tabular = cohort_and_predictions[1]
     assert subgroups.models_with_spread(tabular, "plain") == []

@@ -9,7 +9,7 @@ import pytest
 import SimpleITK as sitk
 from scipy import ndimage
 
-from sscct_lib.demo import make, registry
+from sscct_lib.demo import make, patients
 from sscct_lib.images import masks as image_masks
 from sscct_lib.images import prepare
 from sscct_lib.lungs import figures, threshold
@@ -466,7 +466,7 @@ def test_public_ct_with_labels():
 
 @pytest.mark.parametrize("field_mm", [265.0, 240.0, 215.0])
 def test_lungs_that_a_narrow_field_cuts_are_found_to_its_edge(field_mm):
-    _, truth = registry.demo_cohort(DemoSettings(n_patients=4), 2026)
+    _, truth = patients.demo_cohort(DemoSettings(n_patients=4), 2026)
     scan = make.draw_scan(truth.iloc[-1].to_dict() | {"field_mm": field_mm}, 2026, 4.0)
     assert (scan.lungs[:, :, [0, -1]] > 0).any() or field_mm == 265.0
     hu = scan.hu.astype(np.float32)

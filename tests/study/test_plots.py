@@ -57,23 +57,34 @@ def test_flow_diagram_says_all_counts(n_kept):
     assert f"Scans in the cohort\n{words.counted(n_kept, 'scan')} of" in shown
 
 
+def models(*names: str) -> pd.DataFrame:
+    """A table of models; those from scratch are networks, and what follows a comma is their variant."""
+    rows = []
+    for name in names:
+        plain, _, variant = name.partition(", ")
+        network = {"ResNet-18": "resnet18"}.get(plain.removesuffix(" (from scratch)"), "")
+        rows.append({"model": name, "family": "" if network else plain, "network": network, "variant": variant})
+    return pd.DataFrame(rows)
+
+
 def test_a_model_keeps_its_colour_whatever_stands_beside_it():
-    alone = plots.model_colours(["ResNet-18 (from scratch)"])
-    others = plots.model_colours(["Zebra", "Clinical", "ResNet-18 (from scratch)"])
+    alone = plots.model_colours(models("ResNet-18 (from scratch)"))
+    others = plots.model_colours(models("Zebra", "Clinical", "ResNet-18 (from scratch)"))
     assert alone["ResNet-18 (from scratch)"] == others["ResNet-18 (from scratch)"]
-    assert alone["ResNet-18 (from scratch)"] == plots.model_colours(["ResNet-18"])["ResNet-18"]
+    assert alone["ResNet-18 (from scratch)"] == plots.model_colours(models("ResNet-18"))["ResNet-18"]
 
 
 def test_models_of_one_figure_differ_in_colour():
     names = ["ResNet-18", "ResNet-18 (from scratch)", "Clinical", "Radiomics", "Ensemble"]
-    assert len(set(plots.model_colours(names).values())) == len(names)
+    assert len(set(plots.model_colours(models(*names)).values())) == len(names)
 
 
 def test_a_variant_has_the_same_colour_whichever_models_stand_beside_it():
     variants = ["Clinical + quantitative CT, logistic", "ResNet-18 (from scratch), longitudinal"]
-    many = plots.model_colours([*variants, "Clinical + quantitative CT, boosted trees", "Ensemble", "ResNet-18"])
+    beside = ["Clinical + quantitative CT, boosted trees", "Ensemble", "ResNet-18"]
+    many = plots.model_colours(models(*variants, *beside))
     for name in variants:
-        assert many[name] == plots.model_colours([name, "Clinical"])[name]
+        assert many[name] == plots.model_colours(models(name, "Clinical"))[name]
 
 
 def test_followup_curve_prints_numbers_at_risk(cohort):
@@ -160,10 +171,10 @@ def test_every_named_model_keeps_its_colour_and_dash_in_any_company():
     from sscct_lib.horizons.models import ROWS
 
     names = [*plots.MODEL_ORDER]
-    colours, dashes = plots.model_colours(names), plots.model_dashes(names)
+    colours, dashes = plots.model_colours(models(*names)), plots.model_dashes(models(*names))
     for name in names:
-        assert plots.model_colours([name])[name] == colours[name]
-        assert plots.model_dashes(["Zebra", name])[name] == dashes[name]
+        assert plots.model_colours(models(name))[name] == colours[name]
+        assert plots.model_dashes(models("Zebra", name))[name] == dashes[name]
     assert len({(colours[name], str(dashes[name])) for name in names}) == len(names)
     # Those that stand together on the front page differ in colour alone.
     assert len({colours[name] for name in ROWS}) == len(ROWS)
