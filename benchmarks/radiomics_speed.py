@@ -49,7 +49,7 @@ def ours(image: sitk.Image, mask: sitk.Image) -> Timed:
 
 
 def ours_filtered(image: sitk.Image, mask: sitk.Image) -> Timed:
-    from sscct_lib.radiomics.extract import image_types
+    from sscct_lib.radiomics.filters import image_types
     from sscct_lib.radiomics.texture import pyradiomics_features
     from sscct_lib.study.settings import RadiomicsSettings
 

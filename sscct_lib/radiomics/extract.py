@@ -1,7 +1,7 @@
 """Radiomic features of every scan: PyRadiomics under its own names, and quantitative CT beside it."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sscct_lib.images.masks import bounding_box
 from sscct_lib.images.prepare import read_result
 from sscct_lib.lungs.segment import load_lungs
-from sscct_lib.radiomics.filters import log_images, wavelet_images
+from sscct_lib.radiomics.filters import image_types
 from sscct_lib.radiomics.quantitative_ct import lung_regions, quantitative_ct
 from sscct_lib.radiomics.texture import Hu, Mask, pyradiomics_features
 from sscct_lib.study.files import atomic
@@ -124,14 +124,6 @@ def extract(
             found = pyradiomics_features(values[box], region, spacing_zyx, settings.bin_width, image_type)
             features |= {f"{name}{suffix}": value for name, value in found.items()}
     return features | quantitative_ct(hu[box], labels, spacing_zyx, parts)
-
-
-def image_types(hu: Hu, spacing: tuple[float, ...], settings: RadiomicsSettings) -> Iterator[tuple[str, NDArray[Any]]]:
-    """Yield name and values (z, y, x) of the original image and what filters make of it; spacing x, y, z in mm."""
-    yield "original", hu
-    yield from log_images(hu, spacing, settings.log_sigma_mm)
-    if settings.wavelet:
-        yield from wavelet_images(hu)
 
 
 def resample(image: sitk.Image, lungs: sitk.Image, spacing_mm: float) -> tuple[sitk.Image, sitk.Image]:

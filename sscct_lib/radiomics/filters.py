@@ -18,6 +18,8 @@ from numba import njit
 from numpy.typing import NDArray
 from radiomics import imageoperations
 
+from sscct_lib.study.settings import RadiomicsSettings
+
 MIN_SIDE = 8  # voxels; a wavelet of six wraps around a shorter side more than once
 LANES = 32  # lines that advance together
 
@@ -30,6 +32,14 @@ Named = tuple[str, NDArray[Any]]
 GAUSSIAN = (1.3530, 1.8151, -0.3531, 0.0902)
 SECOND = (-1.3563, 5.2318, 0.3446, -2.2355)
 W1, L1, W2, L2 = 0.6681, -1.3932, 2.0787, -1.3732
+
+
+def image_types(hu: Hu, spacing: tuple[float, ...], settings: RadiomicsSettings) -> Iterator[Named]:
+    """Yield name and values (z, y, x) of the original image and what filters make of it; spacing x, y, z in mm."""
+    yield "original", hu
+    yield from log_images(hu, spacing, settings.log_sigma_mm)
+    if settings.wavelet:
+        yield from wavelet_images(hu)
 
 
 def log_images(hu: Hu, spacing: tuple[float, ...], sigmas_mm: tuple[float, ...]) -> Iterator[Named]:
