@@ -3,9 +3,9 @@
 - `build.build_book`: the book of a run, rendered; `build.front_page`: where it begins.
 - `chapters.missing_stages`: which notebooks of a run are not there, and why.
 - `editions.without_folders`: settings without the places of a machine.
-- `notebooks.run_notebook`: one notebook, executed on a study.
-- `notebooks.notebook_code_hash`: the code behind a notebook, for its results' key.
-- `notebooks.write_provenance`: what made the result of a stage.
+- `chapters.run_notebook`: one notebook, executed on a study.
+- `chapters.notebook_code_hash`: the code behind a notebook, for its results' key.
+- `chapters.write_provenance`: what made the result of a stage.
 - `pdf.print_book`: the clinicians' edition as one PDF.
 - `sweep.compare`: the runs of a sweep against the first; `sweep.state`: whether a run has changed since.
 """

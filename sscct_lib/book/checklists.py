@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sscct_lib.book.chapters import filled, latest_commit, plain
 from sscct_lib.cohort.outcomes import label_name
-from sscct_lib.radiomics.feature_sets import IMAGE_TYPES
 from sscct_lib.study.folder import Study, StudyError
+from sscct_lib.study.schemas import IMAGE_TYPES
 from sscct_lib.study.stages import PROJECT
 from sscct_lib.study.words import NETWORK_WORDS, horizons_text, percent_text, years_text
 

@@ -16,13 +16,6 @@ from sscct_lib.study.schemas import PREDICTIONS
 from sscct_lib.study.words import years_text
 
 POINTS, EXTENSIVE = "ild_gap_points", "goh_extensive"
-# The columns that each baseline sees; its risk is learned in the training folds, for a score is no probability.
-MODELS = {
-    "Age and sex": ["age_years", "sex"],
-    "FVC and DLCO": ["fvc_percent", "dlco_percent"],
-    "ILD-GAP": [POINTS],
-    "Goh stage": [EXTENSIVE],
-}
 AS_PUBLISHED = "ILD-GAP (published risks)"
 PENALTY = 1e-3  # of the squared weights, per unit of scan weight
 
@@ -102,8 +95,8 @@ def _rows(scans: pd.DataFrame, model: str, horizon_years: float, risk: Floats) -
 
 
 def with_scores(table: pd.DataFrame) -> pd.DataFrame:
-    """Add `ild_gap_points` and `goh_extensive` to a table of scans."""
-    return pd.concat([table, ild_gap_points(table), goh_extensive(table)], axis=1)
+    """Add the columns of `SCORES` to a table of scans."""
+    return pd.concat([table, *(score(table) for _, score in SCORES.values())], axis=1)
 
 
 def ild_gap_points(table: pd.DataFrame) -> pd.Series:
@@ -152,3 +145,12 @@ def goh_extensive(table: pd.DataFrame) -> pd.Series:
     between = np.where(fvc.isna(), extent > MIDDLE, fvc < FVC_PERCENT)
     extensive = np.where((extent < LIMITED_BELOW) | (extent > EXTENSIVE_ABOVE), extent > EXTENSIVE_ABOVE, between)
     return pd.Series(extensive.astype(float), index=table.index, name=EXTENSIVE).where(extent.notna())
+
+
+SCORES = {"ILD-GAP": (POINTS, ild_gap_points), "Goh stage": (EXTENSIVE, goh_extensive)}
+# The columns that each baseline sees; its risk is learned in the training folds, for a score is no probability.
+MODELS = {
+    "Age and sex": ["age_years", "sex"],
+    "FVC and DLCO": ["fvc_percent", "dlco_percent"],
+    **{name: [column] for name, (column, _) in SCORES.items()},
+}

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from sscct_lib.cohort.selection import assign_folds
 from sscct_lib.radiomics.agreement import training_agreement
+from sscct_lib.radiomics.estimators import ESTIMATORS
 from sscct_lib.radiomics.feature_sets import FEATURE_SETS, NotEstimableError, feature_columns
 from sscct_lib.radiomics.pipeline import Fit, fit
 from sscct_lib.study.folder import Study, StudyError
@@ -17,13 +18,7 @@ from sscct_lib.study.results import told
 from sscct_lib.study.schemas import IDENTITY, PREDICTIONS
 
 MAIN = "cox"
-# Words behind the comma in the name of a model, which is compared with the elastic-net Cox model of that name.
-VARIANTS = {
-    "logistic": "logistic",
-    "forest": "survival forest",
-    "boosting": "boosted trees",
-    "harmonised": "harmonised",
-}
+HARMONISED = "harmonised"  # the main estimator, with ComBat before it
 
 
 @dataclass(frozen=True)
@@ -31,7 +26,7 @@ class Model:
     """A tabular model: what it sees and how it learns."""
 
     feature_set: str
-    estimator: str = MAIN  # see `pipeline.make_estimator`
+    estimator: str = MAIN  # see `estimators.make_estimator`
     harmonised: bool = False  # whether ComBat comes first
     variant: str = ""  # what is changed in it, in words
 
@@ -46,10 +41,12 @@ def models_of(study: Study) -> list[Model]:
     settings = study.settings.tabular
     main = [Model(name) for name in settings.feature_sets]
     others = [
-        Model(name, *((MAIN, True) if kind == "harmonised" else (kind, False)), VARIANTS[kind])
+        Model(name, MAIN, True, HARMONISED)
+        if kind == HARMONISED
+        else Model(name, kind, False, ESTIMATORS[kind].variant)
         for name in settings.compared_on
         for kind in settings.compared
-        if kind != "harmonised" or FEATURE_SETS[name] != ("clinical",)  # which have nothing to harmonise
+        if kind != HARMONISED or FEATURE_SETS[name] != ("clinical",)  # which have nothing to harmonise
     ]
     return main + others
 

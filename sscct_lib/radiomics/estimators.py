@@ -17,6 +17,7 @@ from sksurv.ensemble import GradientBoostingSurvivalAnalysis, RandomSurvivalFore
 
 from sscct_lib.cohort.outcomes import Floats, known_outcomes, survival_outcome
 from sscct_lib.radiomics.elastic_net import breslow, cox_path, logistic_path
+from sscct_lib.study.settings import Settings
 
 # What tuning tries, the plainest first.
 PENALTIES = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003)  # per unit of weight
@@ -37,6 +38,8 @@ class RiskModel(BaseEstimator):  # type: ignore[misc]
     """What the four estimators share; `horizons_years` are the years after the scan at which risks are wanted."""
 
     per_horizon = False  # whether each horizon is tuned by itself
+    kind = ""  # what a model card calls it
+    variant = ""  # what follows the comma in the name of a model that is compared with the Cox model
 
     def __init__(self, horizons_years: tuple[float, ...] = (1.0, 3.0, 5.0)) -> None:
         self.horizons_years = horizons_years
@@ -53,6 +56,8 @@ class RiskModel(BaseEstimator):  # type: ignore[misc]
 
 class CoxNet(RiskModel):
     """Elastic-net Cox regression: one risk curve a scan, from all of the follow-up. See `elastic_net`."""
+
+    kind = "elastic-net Cox regression"
 
     def __init__(
         self,
@@ -94,6 +99,9 @@ class LogisticNet(RiskModel):
     2016;61:119-31. Intercept: van den Goorbergh R, et al. The harm of class imbalance corrections for risk prediction
     models. J Am Med Inform Assoc 2022;29:1525-34.
     """
+
+    kind = "elastic-net logistic regression of death within each horizon, scans weighted for censoring"
+    variant = "logistic"
 
     per_horizon = True
 
@@ -166,6 +174,9 @@ class Forest(RiskModel):
     Ishwaran H, et al. Random survival forests. Ann Appl Stat 2008;2:841-60.
     """
 
+    kind = "random survival forest"
+    variant = "survival forest"
+
     def __init__(
         self,
         horizons_years: tuple[float, ...] = (1.0, 3.0, 5.0),
@@ -234,6 +245,9 @@ class Boosting(RiskModel):
     Comput Sci Stat 1999;31:172-81.
     """
 
+    kind = "gradient boosting of Cox's partial likelihood"
+    variant = "boosted trees"
+
     def __init__(
         self,
         horizons_years: tuple[float, ...] = (1.0, 3.0, 5.0),
@@ -296,3 +310,22 @@ def _calibrated_intercept(predictor: Floats, weight: Floats, share: float) -> fl
         too_high = np.average(_expit(predictor + middle), weights=weight) > share
         low, high = (low, middle) if too_high else (middle, high)
     return float(middle)
+
+
+ESTIMATORS: dict[str, type[RiskModel]] = {
+    "cox": CoxNet,
+    "logistic": LogisticNet,
+    "forest": Forest,
+    "boosting": Boosting,
+}
+
+
+def make_estimator(name: str, horizons_years: tuple[float, ...], settings: Settings) -> RiskModel:
+    """An estimator by its name in the settings: `cox`, `logistic`, `forest` or `boosting`."""
+    made: dict[str, RiskModel] = {
+        "cox": CoxNet(horizons_years),
+        "logistic": LogisticNet(horizons_years, settings.labels),
+        "forest": Forest(horizons_years, n_trees=settings.tabular.n_trees, seed=settings.seed),
+        "boosting": Boosting(horizons_years, seed=settings.seed),
+    }
+    return made[name]

@@ -5,7 +5,7 @@ import pandas as pd
 from sscct_lib.cohort.outcomes import DAYS_PER_YEAR
 from sscct_lib.images.scanners import scanner
 from sscct_lib.study.folder import StudyError
-from sscct_lib.study.schemas import SEXES, SUBTYPES
+from sscct_lib.study.schemas import IMAGE_TYPES, SEXES, SUBTYPES
 
 CLINICAL_NUMBERS = ["age_years", "fvc_percent", "dlco_percent"]
 CLINICAL_CATEGORIES = {"sex": SEXES, "ssc_subtype": SUBTYPES}
@@ -18,7 +18,6 @@ FEATURE_SETS = {
     "Radiomics + change": ("radiomics", "change"),
     "All features": ("clinical", "qct", "radiomics", "change"),
 }
-IMAGE_TYPES = ("original_", "log-sigma-", "wavelet-")
 PREFIXES = {"qct": ("qct_",), "radiomics": IMAGE_TYPES, "change": ("change_",)}
 MIN_CHANGE_DAYS = 90  # a shorter time makes a rate of change out of noise
 

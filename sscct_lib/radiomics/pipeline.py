@@ -20,7 +20,7 @@ from sklearn.preprocessing import MinMaxScaler, OneHotEncoder, StandardScaler
 
 from sscct_lib.cohort.outcomes import Floats, known_outcomes, patient_weights, survival_outcome
 from sscct_lib.radiomics.combat import ComBat
-from sscct_lib.radiomics.estimators import Boosting, CoxNet, Forest, LogisticNet, RiskModel
+from sscct_lib.radiomics.estimators import RiskModel, make_estimator
 from sscct_lib.radiomics.feature_sets import CLINICAL_CATEGORIES, PREFIXES, NotEstimableError
 from sscct_lib.study.folder import Study
 from sscct_lib.study.settings import Settings
@@ -191,17 +191,6 @@ def _numbers(add_indicator: bool) -> Pipeline:
     # A value beyond the training range counts as its end, so that an unusual scan is not extrapolated.
     impute = SimpleImputer(strategy="median", add_indicator=add_indicator, keep_empty_features=True)
     return make_pipeline(impute, MinMaxScaler(clip=True))
-
-
-def make_estimator(name: str, horizons_years: tuple[float, ...], settings: Settings) -> RiskModel:
-    """An estimator by its name in the settings: `cox`, `logistic`, `forest` or `boosting`."""
-    made: dict[str, RiskModel] = {
-        "cox": CoxNet(horizons_years),
-        "logistic": LogisticNet(horizons_years, settings.labels),
-        "forest": Forest(horizons_years, n_trees=settings.tabular.n_trees, seed=settings.seed),
-        "boosting": Boosting(horizons_years, seed=settings.seed),
-    }
-    return made[name]
 
 
 def design(table: pd.DataFrame, columns: Sequence[str], harmonised: bool) -> pd.DataFrame:

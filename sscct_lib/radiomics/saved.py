@@ -18,6 +18,7 @@ from joblib import Parallel, delayed
 
 from sscct_lib.images.scanners import scanner
 from sscct_lib.radiomics.cross_validation import Model, models_of, never_falling, one_settings_hash, train
+from sscct_lib.radiomics.estimators import ESTIMATORS
 from sscct_lib.radiomics.feature_sets import NotEstimableError, add_change
 from sscct_lib.radiomics.pipeline import Fit, design
 from sscct_lib.study.files import atomic, grows
@@ -44,17 +45,8 @@ TRUSTED_TYPES = [
     "sscct_lib.radiomics.combat.ComBat",
     "sscct_lib.radiomics.pipeline.DistinctColumns",
     "sscct_lib.radiomics.pipeline.StableColumns",
-    "sscct_lib.radiomics.estimators.Boosting",
-    "sscct_lib.radiomics.estimators.CoxNet",
-    "sscct_lib.radiomics.estimators.Forest",
-    "sscct_lib.radiomics.estimators.LogisticNet",
+    *(f"{estimator.__module__}.{estimator.__name__}" for estimator in ESTIMATORS.values()),
 ]
-KINDS = {
-    "cox": "elastic-net Cox regression",
-    "logistic": "elastic-net logistic regression of death within each horizon, scans weighted for censoring",
-    "forest": "random survival forest",
-    "boosting": "gradient boosting of Cox's partial likelihood",
-}
 
 
 def save_models(
@@ -192,7 +184,7 @@ def _card(model: Model, fitted: Fit, table: pd.DataFrame, study: Study, settings
     settings = study.settings
     return {
         "model": model.name,
-        "kind": KINDS[model.estimator] + (", after ComBat over scanners" if model.harmonised else ""),
+        "kind": ESTIMATORS[model.estimator].kind + (", after ComBat over scanners" if model.harmonised else ""),
         "intended_use": USE,
         "limits": LIMITS,
         "study": settings.title,

@@ -220,11 +220,14 @@ LUNGS = pa.DataFrameSchema(
 )
 
 
+# How the names of features begin, by the image that a filter made; models see no others.
+IMAGE_TYPES = ("original_", "log-sigma-", "wavelet-")
+
 RADIOMICS = pa.DataFrameSchema(
     {
         **_record(),
         "settings_hash": column(str, "settings and versions behind the features, hashed", nullable=True),
-        r"^(original|log-.+|wavelet-.+)_(firstorder|shape|glcm|gldm|glrlm|glszm|ngtdm)_.+$": column(
+        rf"^({'|'.join(IMAGE_TYPES)})(.+_)?(firstorder|shape|glcm|gldm|glrlm|glszm|ngtdm)_.+$": column(
             float,
             "a feature of PyRadiomics under its own name, of the image or a filtered one; a part of the lungs ends it",
             required=False,

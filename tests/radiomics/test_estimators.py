@@ -3,8 +3,7 @@ import pytest
 from lifelines import KaplanMeierFitter
 
 from sscct_lib.cohort.outcomes import known_outcomes, survival_outcome
-from sscct_lib.radiomics.estimators import CoxNet, Forest, LogisticNet
-from sscct_lib.radiomics.pipeline import make_estimator
+from sscct_lib.radiomics.estimators import CoxNet, Forest, LogisticNet, make_estimator
 from sscct_lib.study.settings import Settings, TabularSettings
 
 HORIZONS = (1.0, 3.0, 5.0)

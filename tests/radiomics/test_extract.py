@@ -9,6 +9,7 @@ import SimpleITK as sitk
 from sscct_lib.radiomics import extract as radiomic_extract
 from sscct_lib.radiomics import tables as radiomic_tables
 from sscct_lib.radiomics.extract import extract, extract_scans, resample, settings_hash
+from sscct_lib.radiomics.filters import image_types
 from sscct_lib.study import schemas, tables
 from sscct_lib.study.folder import StudyError, load_study
 from sscct_lib.study.results import ScanError
@@ -275,3 +276,11 @@ def test_a_table_with_an_unknown_feature_is_refused_by_name(study, name: str) ->
 def test_an_unknown_region_is_refused_by_name(study) -> None:
     with pytest.raises(StudyError, match="lingula"):
         load_study(study.folder, radiomics={"regions": ["lingula"]})
+
+
+def test_models_see_the_features_of_every_image_that_filters_make():
+    hu = np.zeros((16, 16, 16), dtype=np.int16)
+    settings = RadiomicsSettings(log_sigma_mm=(2.0,), wavelet=True)
+    names = [name for name, _ in image_types(hu, (1.0, 1.0, 1.0), settings)]
+    assert len(names) == 1 + 1 + 8
+    assert all(f"{name}_".startswith(schemas.IMAGE_TYPES) for name in names)

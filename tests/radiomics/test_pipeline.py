@@ -4,14 +4,13 @@ import pytest
 
 from sscct_lib.cohort.outcomes import patient_weights, survival_outcome
 from sscct_lib.radiomics.agreement import training_agreement
-from sscct_lib.radiomics.estimators import L1_RATIOS, PENALTIES
+from sscct_lib.radiomics.estimators import L1_RATIOS, PENALTIES, make_estimator
 from sscct_lib.radiomics.feature_sets import NotEstimableError
 from sscct_lib.radiomics.pipeline import (
     DistinctColumns,
     build_pipeline,
     design,
     fit,
-    make_estimator,
     prepared,
 )
 from sscct_lib.study.settings import Settings
