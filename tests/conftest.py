@@ -32,7 +32,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     needing = Counter(item.path for item in items if "finished" in getattr(item, "fixturenames", ()))
     first = needing.most_common(1)[0][0] if needing else None
-    items.sort(key=lambda item: (item.path != first, needing[item.path]))
+    # Before all, what watches the peak of memory: not every kernel forgets the higher one that other tests had.
+    watching = {item for item in items if "little_memory" in getattr(item, "fixturenames", ())}
+    items.sort(key=lambda item: (item not in watching, item.path != first, needing[item.path]))
 
 
 @pytest.fixture
