@@ -21,6 +21,7 @@ def evaluate(evaluation: Evaluation, metrics: Sequence[str] = tuple(METRICS)) ->
     """
     rows = []
     for model in evaluation.models:
+        identity = evaluation.identity(model)
         for horizon in evaluation.settings.horizons_years:
             judged = evaluation.at(model, horizon)
             n, n_all = len(judged.risk), len(evaluation.cohort)
@@ -29,7 +30,7 @@ def evaluate(evaluation: Evaluation, metrics: Sequence[str] = tuple(METRICS)) ->
                 found = judged.estimate(metric)
                 note = "; ".join(filter(None, [found["note"], coverage]))
                 where = {"model": model, "horizon_years": horizon, "metric": metric}
-                rows.append({**where, **found, **judged.counts, "note": note, **evaluation.identity(model)})
+                rows.append({**where, **found, **judged.counts, "note": note, **identity})
     return PERFORMANCE.validate(pd.DataFrame(rows, columns=list(PERFORMANCE.columns)))
 
 
