@@ -134,7 +134,7 @@ def ingest(
     listed with its reason, and the others go on.
     """
     from sscct_lib.intake.ingest import ingest as ingest_folder
-    from sscct_lib.intake.ingest import summarise
+    from sscct_lib.intake.report import summarise
 
     outcome = ingest_folder(source, clinical, study, key, jobs)
     for line in summarise(outcome):

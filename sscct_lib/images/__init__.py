@@ -8,5 +8,6 @@
 - `dicom_pixels.why_unusable`, `dicom_pixels.read_series`: a series judged as a chest CT, and read as a volume.
 - `dicom_masks.read_dicom_mask`: lungs from DICOM SEG or RTSTRUCT, on the grid of a scan.
 - `masks`: shapes of masks, and the right lung told from the left.
+- `reasons`: what reading a scan may find, what is done then, and how it is told.
 - `scanners`: makers and kernels by the names that everybody uses; the batch of a scan for ComBat.
 """

@@ -18,7 +18,8 @@ from sscct_lib.images.dicom_pixels import read_series
 from sscct_lib.images.prepare import read_scan, to_hounsfield, write_image
 from sscct_lib.intake.clinical import attach, empty_clinical, read_clinical
 from sscct_lib.intake.pseudonyms import patient_code, read_key, scan_code
-from sscct_lib.intake.series import MASK_KINDS, VOLUME_SUFFIXES, Candidate, find_candidates, why_behind
+from sscct_lib.intake.report import report_of
+from sscct_lib.intake.series import MASK_KINDS, VOLUME_SUFFIXES, Candidate, find_candidates
 from sscct_lib.study.files import checksum, write_if_changed
 from sscct_lib.study.folder import SETTINGS_FILE, Study, StudyError, load_study
 from sscct_lib.study.results import Record, process
@@ -26,7 +27,6 @@ from sscct_lib.study.schemas import covariates
 from sscct_lib.study.tables import write_csv
 
 NEW_STUDY = "# Settings of this study; every other setting has a default.\ntitle: My study\n"
-MOST_REASONS = 12
 MANIFEST_COLUMNS = ["scan_id", "patient_id", "scan_day", "image", "sha256", "last_contact_day", "event_observed"]
 
 
@@ -86,7 +86,7 @@ def ingest(
     scans = _in_days(_visits(candidates, key, table))
     _refuse_to_drop(study, scans)
     written = write_masks(study, _write_scans(study, scans, n_jobs), candidates, n_jobs)
-    report = _report(candidates, written, table, key)
+    report = report_of(candidates, written, table, key)
     if written.empty:
         raise StudyError(f"{source}: no series could be read.\n{report.to_string(index=False)}")
     manifest = written.assign(image="scans/" + written["scan_id"] + ".nii.gz", patient_id=written["patient_code"])
@@ -94,34 +94,6 @@ def ingest(
     write_csv(manifest[[*MANIFEST_COLUMNS, *some, *covariates()]], study.manifest_path)
     write_csv(report, study_folder / "ingest" / "report.csv")
     return report
-
-
-def summarise(report: pd.DataFrame) -> list[str]:
-    """Say in a few lines what became of the series of a source.
-
-    Parameters
-    ----------
-    report
-        From `ingest`, of any length.
-
-    Returns
-    -------
-    list of str
-        How many scans of how many patients there are, and for each outcome how many series it has and why, the most
-        frequent reasons first. Numbers in reasons are left out, so that like stands with like.
-    """
-    scans = report[report["status"] == "scan"]
-    lines = [f"{len(scans)} scan(s) of {scans['patient_id'].nunique()} patient(s)"]
-    reasons = report["reason"].str.replace(r"\d+(\.\d+)?", "#", regex=True).str.split("; ")
-    told = report.assign(reason=reasons).explode("reason")
-    for status in ("scan", "lung mask", "not chosen", "set aside", "no scans"):
-        counts = told.loc[(told["status"] == status) & (told["reason"] != ""), "reason"].value_counts()
-        n = int((report["status"] == status).sum())
-        lines += [f"{status}: {n}"] if n else []
-        lines += [f"  {count:,} {reason}" for reason, count in counts.head(MOST_REASONS).items()]
-        if len(counts) > MOST_REASONS:
-            lines.append(f"  and {len(counts) - MOST_REASONS} more reasons")
-    return lines
 
 
 def _study(folder: Path) -> Study:
@@ -134,7 +106,7 @@ def _visits(candidates: list[Candidate], key: bytes, table: pd.DataFrame | None)
     """List the examinations that have a usable series: candidates (best first), date and clinical values."""
     groups: dict[tuple[str, str], list[Candidate]] = {}
     for candidate in candidates:
-        if not candidate.reason:
+        if candidate.status != "set aside":
             groups.setdefault((candidate.patient, candidate.visit), []).append(candidate)
     rows = []
     for (patient, visit), group in groups.items():
@@ -154,7 +126,7 @@ def _in_days(visits: pd.DataFrame) -> pd.DataFrame:
     alone = by_patient.transform("size") == 1
     undated = visits["scan_date"].isna() & ~alone
     for candidate in visits.loc[undated, "candidates"].explode():
-        candidate.status, candidate.reason = "set aside", "no scan date, and the patient has other scans"
+        candidate.set_aside("no scan date, and the patient has other scans")
     first = by_patient.transform("min")
     days = visits.assign(
         scan_day=(visits["scan_date"] - first).dt.days.where(visits["scan_date"].notna(), 0).astype("Int64"),
@@ -187,7 +159,7 @@ def _write_scans(study: Study, scans: pd.DataFrame, n_jobs: int) -> pd.DataFrame
         chosen = [group[attempt] for group in waiting["candidates"]]
         done = _write_choice(study, waiting, chosen, attempt + 1, n_jobs)
         for candidate, status, reason in zip(chosen, done["status"], done["reason"], strict=True):
-            candidate.status, candidate.reason = ("scan" if status == "ok" else "set aside"), reason
+            candidate.status, candidate.told = ("scan" if status == "ok" else "set aside"), [reason] if reason else []
         ok = (done["status"] == "ok").to_numpy()
         told = done.reindex(columns=["sha256", "notes"])[ok]
         written.append(waiting[ok].assign(sha256=told["sha256"].to_numpy(), notes=told["notes"].to_numpy()))
@@ -233,14 +205,14 @@ def write_masks(study: Study, scans: pd.DataFrame, candidates: list[Candidate], 
     """
     masks = [one for one in candidates if one.kind in MASK_KINDS]
     for mask in masks:
-        mask.reason = "refers to no series that was taken"
+        mask.told = ["refers to no series that was taken"]
     offers: dict[str, list[tuple[Candidate, str]]] = {}
     rows = []
     for scan in scans.to_dict("records"):
         taken = next(one for one in scan["candidates"] if one.status == "scan")
         offered = [(mask, file) for mask in masks if _belongs(mask, taken) for file in mask.files]
         for mask, _ in offered:
-            mask.reason, mask.visit = "another mask of the scan was taken", taken.visit
+            mask.told, mask.visit = ["another mask of the scan was taken"], taken.visit
         if offered:
             offers[scan["scan_id"]] = sorted(offered, key=lambda one: (MASK_KINDS.index(one[0].kind), one[1]))
             rows.append([scan["scan_id"], scan["patient_code"], taken.frame_uid])
@@ -251,7 +223,7 @@ def write_masks(study: Study, scans: pd.DataFrame, candidates: list[Candidate], 
         tried = [offers[scan][attempt] for scan in waiting["scan_id"]]
         done = _write(study, waiting.assign(file=[file for _, file in tried]), attempt + 1, n_jobs)
         for (mask, _), row in zip(tried, done.to_dict("records"), strict=True):
-            mask.status, mask.reason = ("lung mask", "") if row["status"] == "ok" else ("set aside", row["reason"])
+            mask.status, mask.told = ("lung mask", []) if row["status"] == "ok" else ("set aside", [row["reason"]])
             if row["status"] == "ok":
                 written[row["scan_id"]] = f"masks/{row['scan_id']}.nii.gz"
     return scans.assign(lung_mask=scans["scan_id"].map(written))
@@ -282,42 +254,3 @@ def _write_mask(study: Study, row: Mapping[str, Any]) -> Record:
 
 def _mask_path(study: Study, scan_id: str) -> Path:
     return study.folder / "masks" / f"{scan_id}.nii.gz"
-
-
-def _report(candidates: list[Candidate], written: pd.DataFrame, table: pd.DataFrame | None, key: bytes) -> pd.DataFrame:
-    """Say what became of each series, and which patients of the clinical table have no scan."""
-    remarks = {
-        row["scan_id"]: [row["notes"], "" if row["in_clinical"] else "no row in the clinical table: no follow-up"]
-        for row in written.to_dict("records")
-    }
-    best = {row["scan_id"]: row["candidates"] for row in written.to_dict("records")}
-    rows = []
-    for one in candidates:
-        scan_id = scan_code(key, one.patient, one.visit)
-        reasons = [one.reason, *(remarks[scan_id] if one.status == "scan" else [])]
-        if one.status == "not chosen":
-            chosen = next(other for other in best[scan_id] if other.status == "scan")
-            reasons = [why_behind(one.preference, chosen.preference)]
-        if one.header.get("burned_in"):
-            reasons.append("the header says that text is burned into the pixels: look before sharing")
-        if one.header.get("lossy"):
-            reasons.append("lossy compression: densities are not as acquired")
-        rows.append(
-            {
-                "patient_id": patient_code(key, one.patient) if one.patient else "",
-                "scan_id": scan_id if one.status in ("scan", "lung mask") else "",
-                "kind": one.kind,
-                "n_slices": one.n_slices,
-                "step_mm": one.step_mm,
-                "kernel": one.header.get("kernel"),
-                "status": one.status,
-                "reason": "; ".join(filter(None, reasons)),
-            }
-        )
-    seen = {one.patient for one in candidates if one.status == "scan"}
-    absent = [] if table is None else [patient for patient in table["patient_id"].unique() if patient not in seen]
-    rows += [
-        {"patient_id": patient_code(key, patient), "status": "no scans", "reason": "in the clinical table only"}
-        for patient in absent
-    ]
-    return pd.DataFrame(rows).astype({"n_slices": "Int64"})

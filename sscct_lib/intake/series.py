@@ -54,12 +54,21 @@ class Candidate:
     n_slices: int | None = None
     step_mm: float | None = None
     status: str = "not chosen"  # or `scan`, `lung mask`, `set aside`
-    reason: str = ""
+    told: list[str] = field(default_factory=list)  # `reasons.Told`, why it was set aside first
     preference: tuple[Any, ...] = ()  # from `preference`
     header: dict[str, Any] = field(default_factory=dict)  # values that may be kept
     uid: str = ""  # SeriesInstanceUID
     frame_uid: str = ""  # FrameOfReferenceUID
     refers_to: tuple[str, ...] = ()  # of a mask: the series on which it was drawn
+
+    @property
+    def reason(self) -> str:
+        """All that is told of it, in one line."""
+        return "; ".join(self.told)
+
+    def set_aside(self, *told: str) -> None:
+        """Say why it is no scan."""
+        self.status, self.told = "set aside", [*told]
 
 
 def find_candidates(source: Path, kernel: str, n_jobs: int = 1) -> list[Candidate]:
@@ -68,7 +77,7 @@ def find_candidates(source: Path, kernel: str, n_jobs: int = 1) -> list[Candidat
     series, n_other = find_series(source)
     candidates: list[Candidate] = Parallel(n_jobs=n_jobs)(delayed(_from_files)(files, kernel) for files in series)
     candidates += [from_volume(path, source) for path in volumes]
-    if all(candidate.reason for candidate in candidates):
+    if all(candidate.status == "set aside" for candidate in candidates):
         others = f"{n_other - len(volumes)} other file(s)" if n_other > len(volumes) else ""
         found = ", ".join(filter(None, (_count_kinds(candidates), others))) or "no files"
         reasons = sorted({candidate.reason for candidate in candidates if candidate.kind == "CT"})
@@ -141,16 +150,16 @@ def _from_series(series: Series, kernel: str) -> Candidate:
         files=[str(path) for _, path in series.headers],
         n_slices=series.n_slices,
         header=_allowed(series),
-        reason=why_unusable(series),
         uid=series.get("SeriesInstanceUID"),
         frame_uid=series.get("FrameOfReferenceUID"),
     )
     if candidate.kind in MASK_KINDS:
         candidate.refers_to = tuple({uid for file in candidate.files for uid in referred_series(Path(file))})
-    if not candidate.reason and not candidate.patient:
-        candidate.reason = "no PatientID: it cannot be told whose scan it is"
-    if candidate.reason:
-        candidate.status = "set aside"
+    why = why_unusable(series)
+    if not why and not candidate.patient:
+        why = "no PatientID: it cannot be told whose scan it is"
+    if why:
+        candidate.set_aside(why)
         return candidate
     frames, _ = stack(series)
     candidate.step_mm = round(step_mm(frames), 2)

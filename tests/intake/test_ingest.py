@@ -14,7 +14,8 @@ from pydicom.uid import RLELossless
 
 from sscct_lib.cohort.manifest import read_manifest
 from sscct_lib.images.scanners import is_sharp, known_kernel, known_manufacturer
-from sscct_lib.intake.ingest import ingest, summarise
+from sscct_lib.intake.ingest import ingest
+from sscct_lib.intake.report import summarise
 from sscct_lib.study.folder import StudyError, load_study
 from tests.images.dicom_samples import CT, SECRET, STEP_MM, enhanced, hounsfield, save, series, slice_of
 

@@ -1,0 +1,48 @@
+"""What reading a scan may find, and what is done then: one list, for messages, for counts and for a page of the book.
+
+A sentence told of a scan is a `Told`: text that keeps its code, so that like is counted with like, whatever numbers it
+holds.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sscct_lib.study.results import ScanError
+
+Outcome = Literal["chosen", "left out", "mended", "told", "set aside"]
+
+
+@dataclass(frozen=True)
+class Reason:
+    """One thing that an export may bring."""
+
+    outcome: Outcome
+    found: str  # for the book: what an export holds
+    words: str  # what is told of a scan; `str.format` fills it in
+    done: str  # for the book: what is done with it
+
+
+REASONS: dict[str, Reason] = {
+    "duplicate": Reason("left out", "The same image twice", "{n} duplicate file(s) left out", "One copy is read."),
+}
+
+
+class Told(str):
+    """A sentence with the code of its reason."""
+
+    code: str
+
+
+def told(code: str, **values: Any) -> Told:
+    """Say a reason of `REASONS` in words."""
+    sentence = Told(REASONS[code].words.format(**values))
+    sentence.code = code
+    return sentence
+
+
+class UnusableError(ScanError):
+    """A scan that cannot be used, with the code of its reason."""
+
+    def __init__(self, code: str, **values: Any) -> None:
+        self.code = code
+        super().__init__(told(code, **values))
