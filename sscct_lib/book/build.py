@@ -41,8 +41,8 @@ from sscct_lib.study.stages import NOTEBOOKS, PROJECT
 
 CHECKLISTS = PROJECT / "book" / "checklists"
 BEFORE_RENDERING = ("tables", "notebooks", "provenance", "book/source")
-JUPYTER_BOOK = "import sys; sys.modules['rfc3987_syntax'] = None; from jupyter_book.cli.main import main; main()"
-"""Jupyter Book as a program, without a grammar of web addresses that takes a second to load and no setting needs."""
+JUPYTER_BOOK = "import sscct_lib; from jupyter_book.cli.main import main; main()"
+"""Jupyter Book as a program; what `sscct_lib` leaves out to start soon is left out here too."""
 DEMO_NOTICE = "Synthetic patients: this is the demo study. No number in it speaks of a real person."
 
 

@@ -13,7 +13,6 @@ from zipfile import ZipFile, ZipInfo
 
 import numpy as np
 import pandas as pd
-import skops.io
 from joblib import Parallel, delayed
 
 from sscct_lib.images.scanners import scanner
@@ -72,6 +71,8 @@ def save_models(
         One row a model and horizon: `model`, `horizon_years`, `n_scans`, `n_patients`, `n_events`, `n_unknown`, `note`,
         and `megabytes` on disk; the numbers are empty where the model cannot be fitted.
     """
+    import skops.io  # walks through all of scikit-learn: seconds, which processes that share the fits need not spend
+
     settings_hash = one_settings_hash(table)
     models = models_of(study)
     done = Parallel(n_jobs=n_jobs)(delayed(_train_or_say)(table, model, study, versions) for model in models)
@@ -152,6 +153,8 @@ def load_model(card_path: Path) -> tuple[dict[str, Any], Any]:
     StudyError
         If a file is missing, changed, or holds any type but scikit-learn's, numpy's and `TRUSTED_TYPES`.
     """
+    import skops.io
+
     path = card_path.with_suffix(".skops")
     again = "Run `03_radiomics` again to make it anew."
     try:
