@@ -215,11 +215,13 @@ def _snakemake_command(
 
 def _run_alone(study: "Study", command: list[str]) -> int:
     """Run Snakemake on a study on which no other run works, after what a kill or a clock set back left is mended."""
+    from sscct_lib.study.files import remove_partials
     from sscct_lib.study.folder import StudyError
     from sscct_lib.study.recovery import LockedError, alone, pull_back_times, set_damaged_aside
 
     try:
         with alone(study.folder / LOCK_FILE) as lock:
+            remove_partials(study.folder)
             for line in set_damaged_aside(study):
                 typer.echo(line)
             if pull_back_times(study):

