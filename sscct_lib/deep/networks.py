@@ -5,8 +5,9 @@ convolution that is wrong in 16 bits, and window attention, which keeps its weig
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -22,7 +23,6 @@ from sscct_lib.study.settings import SELF_SUPERVISED, NetworkSettings
 from sscct_lib.study.words import NETWORK_WORDS
 
 FAMILY = "Networks"  # of all models here, as their predictions say
-SMALLEST = {"resnet18": 16, "densenet121": 32, "swin": 32}  # voxels; below, a pooling has nothing to pool
 SWIN_FACTOR = 32  # patches of 2 and four mergings halve the side five times
 HEADS = 12  # the four stages' attention heads (3, 6, 12, 24) share the width in whole numbers
 AT_ONCE = 2**20  # attention weights in work; 4 MB in 32 bits
@@ -107,25 +107,20 @@ def build(network_name: str, settings: NetworkSettings, n_intervals: int) -> Haz
     `weights` of its settings are not read here: see `pretrained.load_weights`.
     """
     check_size(network_name, settings)
-    if network_name == "resnet18":
-        parts = build_resnet18()
-    elif network_name == "densenet121":
-        parts = build_densenet121()
-    else:
-        parts = build_swin(settings.feature_size, settings.window_size)
-    convolve_rightly(parts[0])
-    return HazardNetwork(*parts, n_intervals, settings.head, settings.clinical, settings.dropout)
+    encoder, n_features = KINDS[network_name].build(settings)
+    convolve_rightly(encoder)
+    return HazardNetwork(encoder, n_features, n_intervals, settings.head, settings.clinical, settings.dropout)
 
 
 def check_size(network_name: str, settings: NetworkSettings) -> None:
     """Refuse an unknown network, and a size it cannot take: too small, or not to be halved (StudyError)."""
-    if network_name not in NETWORK_WORDS:
-        raise StudyError(f"Unknown network {network_name!r}; expected one of {', '.join(NETWORK_WORDS)}.")
+    if network_name not in KINDS:
+        raise StudyError(f"Unknown network {network_name!r}; expected one of {', '.join(KINDS)}.")
     where = f"study.yaml, deep.{network_name}"
-    if settings.size < SMALLEST[network_name]:
+    smallest = KINDS[network_name].smallest
+    if settings.size < smallest:
         raise StudyError(
-            f"{where}.size is {settings.size}; {NETWORK_WORDS[network_name]} needs at least {SMALLEST[network_name]} "
-            "voxels."
+            f"{where}.size is {settings.size}; {NETWORK_WORDS[network_name]} needs at least {smallest} voxels."
         )
     if network_name == "swin" and settings.size % SWIN_FACTOR:
         nearest = max(SWIN_FACTOR, round(settings.size / SWIN_FACTOR) * SWIN_FACTOR)
@@ -199,6 +194,21 @@ def build_swin(feature_size: int = 48, window_size: int = 7) -> tuple[nn.Module,
     transformers for 3D medical image analysis. CVPR 2022.
     """
     return SwinEncoder(feature_size, window_size), 16 * feature_size
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of network."""
+
+    build: Callable[[NetworkSettings], tuple[nn.Module, int]]  # the encoder, and how many features it gives
+    smallest: int  # side of a cube in voxels; below, a pooling has nothing to pool
+
+
+KINDS = {
+    "resnet18": Kind(lambda settings: build_resnet18(), smallest=16),
+    "densenet121": Kind(lambda settings: build_densenet121(), smallest=32),
+    "swin": Kind(lambda settings: build_swin(settings.feature_size, settings.window_size), smallest=32),
+}
 
 
 class SwinEncoder(nn.Module):
