@@ -126,6 +126,20 @@ def test_a_removed_table_is_made_again(copied, removed, last, made):
     assert copied.table(removed).is_file() == bool(made)
 
 
+def test_risks_that_somebody_wrote_are_judged_by_the_next_run(copied):
+    before = times(copied)
+    risks = pd.read_parquet(copied.table("predictions/03_baselines"))
+    elsewhere = risks[risks["model"] == "Clinical"].assign(model="From elsewhere", family="Elsewhere")
+    assert len(elsewhere)
+    elsewhere.to_parquet(copied.table("predictions/elsewhere"), index=False)
+    assert sscct("run", copied.folder, "--until", "05_horizons").exit_code == 0
+    assert remade(copied, before) == {"05_horizons"}
+    performance = pd.read_parquet(copied.table("performance")).set_index(["model", "horizon_years", "metric"])[
+        "estimate"
+    ]
+    pd.testing.assert_series_equal(performance["From elsewhere"], performance["Clinical"])
+
+
 def test_an_unknown_parameter_is_refused_with_the_known_ones(copied):
     ran = sscct("run", copied.folder, "--run", "other", "--until", "01_cohort", "-p", "01_cohort.n_fold=3")
     assert ran.exit_code == 1
