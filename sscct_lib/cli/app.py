@@ -126,9 +126,17 @@ def ingest(
     key: Annotated[
         Path | None, typer.Option(help="File with the secret from which study ids are made; keep it outside the study.")
     ] = None,
+    orientation: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LETTERS|sform|qform",
+            help="For volume files that do not say how the body lies in them: the sides to which their voxel axes run, "
+            "such as LPS or RAS. For NIfTI whose qform and sform differ: which holds. Others are read as they say.",
+        ),
+    ] = None,
     jobs: Annotated[int, typer.Option(help="Scans read at a time; -1: as many as there are cores.")] = -1,
 ) -> None:
-    """Turn DICOM series or NIfTI files into a study with its manifest.
+    """Turn DICOM series or volume files (NIfTI, NRRD, MetaImage) into a study with its manifest.
 
     Patients get study ids, dates become days since a patient's first scan. A series that cannot be used is
     listed with its reason, and the others go on.
@@ -136,7 +144,7 @@ def ingest(
     from sscct_lib.intake.ingest import ingest as ingest_folder
     from sscct_lib.intake.report import summarise
 
-    outcome = ingest_folder(source, clinical, study, key, jobs)
+    outcome = ingest_folder(source, clinical, study, key, jobs, orientation)
     for line in summarise(outcome):
         typer.echo(line)
     typer.echo(f"Every series, with its reason: {study / 'ingest' / 'report.csv'}\nNext: sscct check {study}")

@@ -56,9 +56,9 @@ UNREADABLE = (
 HEADER_TAGS = [
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription",
     "Modality", "ImageType", "PatientID", "PatientSex", "PatientAge", "PatientPosition", "StudyDate", "SeriesDate",
-    "AcquisitionDate", "ContentDate", "AcquisitionNumber", "InstanceNumber", "Manufacturer", "ConvolutionKernel",
-    "SliceThickness", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns",
-    "SamplesPerPixel", "FrameOfReferenceUID", "LossyImageCompression", "NumberOfFrames", "RescaleSlope",
+    "AcquisitionDate", "AcquisitionDateTime", "ContentDate", "AcquisitionNumber", "InstanceNumber", "Manufacturer",
+    "ConvolutionKernel", "SliceThickness", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows",
+    "Columns", "SamplesPerPixel", "FrameOfReferenceUID", "LossyImageCompression", "NumberOfFrames", "RescaleSlope",
     "RescaleIntercept", "PixelPaddingValue", "PixelPaddingRangeLimit", "PixelRepresentation", "BurnedInAnnotation",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 ]  # fmt: skip
@@ -119,8 +119,13 @@ def is_dicom(path: Path) -> bool:
 
 
 @quiet_pydicom()
-def find_series(source: Path) -> tuple[list[list[Path]], int]:
-    """Group all DICOM files below a folder by series.
+def find_series(source: Path | Iterable[Path]) -> tuple[list[list[Path]], int]:
+    """Group DICOM files by series.
+
+    Parameters
+    ----------
+    source
+        The files, or a folder of any depth.
 
     Returns
     -------
@@ -129,9 +134,11 @@ def find_series(source: Path) -> tuple[list[list[Path]], int]:
     n_other : int
         Files that are not DICOM, or that belong to no series.
     """
+    if isinstance(source, Path):
+        source = (path for path in source.rglob("*") if path.is_file() and not path.name.startswith("."))
     found: dict[tuple[str, str], list[Path]] = {}
     n_other = 0
-    for path in sorted(path for path in source.rglob("*") if path.is_file() and not path.name.startswith(".")):
+    for path in sorted(source):
         identity = _identity(path)
         if identity is None:
             n_other += 1

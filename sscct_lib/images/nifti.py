@@ -1,7 +1,9 @@
 """Volumes from files that nobody vouches for: what a header announces is judged before memory is taken for it."""
 
 import math
+import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,151 +13,256 @@ from isal import igzip
 from isal.igzip_lib import IsalError
 from numpy.typing import NDArray
 
-from sscct_lib.study.results import ScanError
+from sscct_lib.images.placement import (
+    FORMS,
+    Affine,
+    affine_of,
+    nifti_affines,
+    place_of,
+    placed_by_letters,
+    set_place,
+)
+from sscct_lib.images.reasons import Told, UnusableError, told
+from sscct_lib.images.text_headers import check_meta, check_meta_voxels, check_nrrd
 from sscct_lib.study.settings import SPACING_MM
 
-READERS = {".nii": "NiftiImageIO", ".nii.gz": "NiftiImageIO", ".nrrd": "NrrdImageIO"}
+READERS = {".nii": "NiftiImageIO", ".nii.gz": "NiftiImageIO", ".nrrd": "NrrdImageIO", ".mha": "MetaImageIO"}
+"""Readers of ITK by the end of a name: files that hold their voxels themselves."""
+PAIRS = {".hdr": "NiftiImageIO", ".nhdr": "NrrdImageIO", ".mhd": "MetaImageIO"}
+DETACHED = tuple(PAIRS)
+"""Headers whose voxels lie in a second file beside them; `sscct ingest` alone takes these."""
+VOXELS = {".hdr": (".img", ".img.gz"), ".nhdr": (".raw", ".raw.gz"), ".mhd": (".raw", ".zraw")}
 SIDE_VOXELS = (8, 4096)
 MOST_VOXELS = 1_500_000_000
 HIGHEST_COMPRESSION = 1100  # deflate reaches 1,032
-LONGEST_NRRD_HEADER = 65_536
-NRRD_ENCODINGS = ("raw", "gzip", "gz")
 MOST_SURPLUS_BYTES = 65_536
 CHUNK_BYTES = 1 << 22
 GZIP_MAGIC = b"\x1f\x8b"
 NIFTI2_BYTES = 540
-PLACE: Any = {
-    "names": ["n_bytes", "n_axes", "qform_code", "sform_code", "qform", "sform"],
-    "formats": ["i4", "i2", "i2", "i2", "6f4", "(3,4)f4"],
-    "offsets": [0, 40, 252, 254, 256, 280],
+MAGIC_HDR = (b"\x5c\x01\x00\x00", b"\x00\x00\x01\x5c")  # the number 348
+MAGIC = {".nii": b"n+1", ".hdr": b"ni1"}
+HEADER: Any = {
+    "names": ["n_bytes", "n_axes", "pixdim", "units", "qform_code", "sform_code", "qform", "sform", "magic"],
+    "formats": ["i4", "i2", "4f4", "u1", "i2", "i2", "6f4", "(3,4)f4", "S3"],
+    "offsets": [0, 40, 76, 123, 252, 254, 256, 280, 344],
     "itemsize": 348,
 }
 """Where the header of a NIfTI-1 file says how the volume lies."""
 LEAST_ANGLE = 0.1  # least determinant of the axes: 1 where they are at right angles, 0 in a plane
 
 
-def read_volume(path: Path) -> sitk.Image:
-    """Read a whole 3-D volume of any pixel type, as stored, from NIfTI (`.nii`, `.nii.gz`) or NRRD (`.nrrd`).
+def is_volume(path: Path, pairs: bool = True) -> bool:
+    """Tell by its name whether a file is a volume, or (with `pairs`) the header of one in two files."""
+    return _suffix(path.name) in (READERS | PAIRS if pairs else READERS)
 
-    Only the readers of these two are used, each for its own suffix, and only for files that hold their voxels
-    themselves.
+
+def without_suffix(name: str) -> str:
+    """Give the name of a volume's file without what says its format."""
+    return name[: len(name) - len(_suffix(name))]
+
+
+def voxels_of(path: Path) -> Path | None:
+    """Find the file beside a header that holds its voxels; None for a volume in one file, or where it is missing."""
+    bare = without_suffix(path.name)
+    ends = VOXELS.get(_suffix(path.name), ())
+    beside = [path.with_name(bare + end) for one in ends for end in (one, one.upper())]
+    return next((one for one in beside if one.is_file()), None)
+
+
+def read_volume(path: Path) -> sitk.Image:
+    """Read a whole 3-D volume of any pixel type, as stored: NIfTI, NRRD or MetaImage (`.mha`), in one file.
+
+    Only the readers of these are used, each for its own suffix, and only for files that hold their voxels themselves.
 
     Raises
     ------
     ScanError
         If the file is missing, empty, of another format, truncated or damaged; if it refers to another file; if it
-        announces a volume that no chest CT has, or that cannot be in a file of its size; or if it has more or less
-        content than it announces.
+        announces a volume that no chest CT has, or that cannot be in a file of its size; if it has more or less
+        content than it announces; or if it does not say, or says in two ways, how the body lies in it.
+    """
+    return read_placed(path, path.name)[0]
+
+
+def read_placed(
+    path: Path, name: str, orientation: str | None = None, pairs: bool = False
+) -> tuple[sitk.Image, list[Told]]:
+    """Read a volume as `read_volume` does, and say what was done to its place.
+
+    Parameters
+    ----------
+    name
+        What messages call the file.
+    orientation
+        What a user says where the header does not, or contradicts itself; see `placement.check_orientation`.
+    pairs
+        Whether voxels may lie in a second file beside the header, under the same name.
     """
     if not path.is_file():
-        raise ScanError(f"{path.name} is missing. Put the file there, or correct its path in the manifest.")
+        raise UnusableError("missing", name=name)
     if path.stat().st_size == 0:
-        raise ScanError(f"{path.name} is empty (0 bytes). Copy the file again from its source.")
-    suffix = next((one for one in READERS if path.name.lower().endswith(one)), None)
-    if suffix is None:
-        raise ScanError(f"{path.name} is no NIfTI or NRRD image: expected a name that ends in {', '.join(READERS)}.")
+        raise UnusableError("empty_file", name=name)
+    suffix = _suffix(path.name)
+    if suffix not in READERS and not (pairs and suffix in PAIRS):
+        raise UnusableError("no_volume", name=name, expected=", ".join(READERS))
+    voxels = voxels_of(path)
+    if suffix in PAIRS and voxels is None:
+        raise UnusableError("no_voxels", name=name, expected=" or ".join(VOXELS[suffix]))
+    with _plain_name(path, suffix, voxels) as plain, _quiet():
+        return _read(path, plain, name, orientation, voxels)
+
+
+def _read(
+    path: Path, plain: Path, name: str, orientation: str | None, voxels: Path | None
+) -> tuple[sitk.Image, list[Told]]:
+    suffix = _suffix(path.name)
     reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    reader.SetImageIO(READERS[suffix])
+    reader.SetFileName(str(plain))
+    reader.SetImageIO((READERS | PAIRS)[suffix])
     try:
-        if suffix == ".nrrd":
-            _check_nrrd(path)
+        if suffix in (".nrrd", ".nhdr"):
+            says_place = check_nrrd(path, name, voxels)
+        elif suffix in (".mha", ".mhd"):
+            says_place, start, is_compressed = check_meta(path, name, voxels)
         else:
-            _check_place(path)
+            header = _nifti_header(path, name)
         reader.ReadImageInformation()
     except (RuntimeError, OverflowError) as error:
-        raise ScanError(f"{path.name} is damaged, or no NIfTI or NRRD image. Copy it again from its source.") from error
-    _check_header(reader, path)
-    if suffix != ".nrrd":
-        _check_nifti(reader, path)
+        raise UnusableError("damaged", name=name) from error
+    _check_header(reader, voxels or path, name)
+    if suffix in (".nrrd", ".nhdr", ".mha", ".mhd"):
+        if suffix in (".mha", ".mhd"):
+            expected = math.prod(reader.GetSize()) * sitk.Image(1, 1, 1, reader.GetPixelID()).GetSizeOfPixelComponent()
+            check_meta_voxels(voxels or path, name, start, is_compressed, expected)
+        found = {"header": affine_of(reader)} if says_place else {}
+        sides = np.array(reader.GetSpacing())
+    else:
+        order = ">" if header.dtype["n_bytes"].byteorder == ">" else "<"
+        _check_nifti(reader, voxels or path, name, order)
+        found, sides = nifti_affines(header), np.abs(header["pixdim"][1:4].astype(float))
+    place, remarks = _placed(found, orientation, name, reader.GetSize(), sides)
     try:
         image: sitk.Image = reader.Execute()
     except RuntimeError as error:
-        raise ScanError(f"{path.name} is truncated or damaged. Copy it again from its source.") from error
-    return image
+        raise UnusableError("truncated_or_damaged", name=name, error="") from error
+    set_place(image, place)
+    return image, remarks
 
 
-def _check_nrrd(path: Path) -> None:
-    """Refuse a NRRD header that names other files (voxels of any place would be read) or an unusual compression."""
-    with path.open("rb") as file:
-        header, blank, _ = file.read(LONGEST_NRRD_HEADER).replace(b"\r", b"").partition(b"\n\n")
-    if not header.startswith(b"NRRD") or not blank:
-        raise ScanError(f"{path.name} is damaged, or no NIfTI or NRRD image. Copy it again from its source.")
-    fields = dict(line.partition(b":")[::2] for line in header.lower().split(b"\n") if not line.startswith(b"#"))
-    names = {name.strip().replace(b" ", b"") for name in fields}
-    if names & {b"datafile", b"lineskip", b"byteskip"}:
-        raise ScanError(f"{path.name} refers to another file for its voxels; expected one file that holds them.")
-    encoding = fields.get(b"encoding", b"").strip().decode("ascii", "replace")
-    if encoding not in NRRD_ENCODINGS:
-        raise ScanError(f"{path.name} has the encoding {encoding!r}; expected {' or '.join(NRRD_ENCODINGS)}.")
+def _placed(
+    found: dict[str, Affine], orientation: str | None, name: str, size: tuple[int, ...], sides: NDArray[np.float64]
+) -> tuple[Affine, list[Told]]:
+    """Take the place that the header states, or else the orientation that the user states."""
+    if found:
+        return place_of(found, orientation, name)
+    if orientation is None or orientation in FORMS:
+        raise UnusableError("no_orientation", name=name)
+    return placed_by_letters(orientation, size, sides), [told("orientation_said", sides=orientation)]
 
 
-def _check_place(path: Path) -> None:
-    """Refuse a NIfTI header that puts the volume nowhere: ITK searches such a place for ever, or takes another one."""
-    name = path.name
-    head = next(_pieces(path), b"")[: PLACE["itemsize"]]
-    layout = np.dtype(PLACE).newbyteorder(">" if head[:1] == b"\x00" else "<")
-    place = np.frombuffer(head.ljust(layout.itemsize, b"\x00"), layout)[0]
-    if place["n_bytes"] == NIFTI2_BYTES:
-        raise ScanError(f"{name} is NIfTI-2, expected NIfTI-1 or NRRD. Write it in one of these.")
-    if place["n_bytes"] != layout.itemsize or not 1 <= place["n_axes"] <= 7:
-        raise ScanError(f"{name} is damaged, or no NIfTI or NRRD image. Copy it again from its source.")
-    numbers = [*(place["sform"].flat if place["sform_code"] > 0 else ())]
-    numbers += [*(place["qform"] if place["qform_code"] > 0 else ())]
+def _suffix(name: str) -> str:
+    """Give the end of a name that says its format, in small letters; empty for another."""
+    return next((one for one in (".nii.gz", *READERS, *PAIRS) if name.lower().endswith(one)), "")
+
+
+@contextmanager
+def _plain_name(path: Path, suffix: str, voxels: Path | None) -> Iterator[Path]:
+    """Give the path, or a link to it under a name that ends in small letters, which alone some readers know."""
+    of_image = _voxel_suffix(voxels.name) if voxels is not None and suffix == ".hdr" else ""
+    if path.name.endswith(suffix) and (voxels is None or voxels.name.endswith(of_image)):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        plain = Path(folder) / f"scan{suffix}"
+        plain.symlink_to(path.resolve())
+        if voxels is not None:
+            named = f"scan{of_image}" if of_image else voxels.name
+            (plain.parent / named).symlink_to(voxels.resolve())
+        yield plain
+
+
+def _voxel_suffix(name: str) -> str:
+    return ".img.gz" if name.lower().endswith(".gz") else ".img"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence ITK's warnings: they name files, which may be named after patients."""
+    before = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(before)
+
+
+def _nifti_header(path: Path, name: str) -> Any:
+    """Read a NIfTI header, and refuse one that puts the volume nowhere: ITK searches such a place for ever."""
+    head = next(_pieces(path, name), b"")[: HEADER["itemsize"]]
+    layout = np.dtype(HEADER).newbyteorder(">" if head[:1] == b"\x00" else "<")
+    header = np.frombuffer(head.ljust(layout.itemsize, b"\x00"), layout)[0].copy()
+    if header["n_bytes"] == NIFTI2_BYTES:
+        raise UnusableError("nifti_2", name=name)
+    if header["n_bytes"] != layout.itemsize or not 1 <= header["n_axes"] <= 7:
+        raise UnusableError("damaged", name=name)
+    magic = MAGIC[".hdr" if _suffix(path.name) == ".hdr" else ".nii"]
+    if _suffix(path.name) == ".hdr" and header["magic"] not in MAGIC.values():  # Analyze 7.5, which knows no place
+        header["qform_code"] = header["sform_code"] = 0
+    elif header["magic"] != magic:
+        raise UnusableError("damaged", name=name)
+    numbers = [*(header["sform"].flat if header["sform_code"] > 0 else ())]
+    numbers += [*(header["qform"] if header["qform_code"] > 0 else ())]
     if not np.isfinite(numbers).all():
-        raise ScanError(f"{name} lies at no finite place: check the sform and qform of its header.")
-    if place["sform_code"] > 0:
-        axes = place["sform"][:, :3].astype(float)
+        raise UnusableError("nowhere_forms", name=name)
+    if header["sform_code"] > 0:
+        axes = header["sform"][:, :3].astype(float)
         sides_mm = np.linalg.norm(axes, axis=0)
         _check_sides(name, sides_mm)
         _check_axes(name, axes / sides_mm)
+    return header
 
 
 def _check_sides(name: str, sides_mm: Sequence[float] | NDArray[np.float64]) -> None:
     low, high = SPACING_MM
     if not all(low <= side <= high for side in sides_mm):
         sides = " x ".join(f"{side:g}" for side in sides_mm)
-        raise ScanError(f"{name} has voxels of {sides} mm, expected {low:g} to {high:g}: check its header.")
+        raise UnusableError("voxel_sides", name=name, sides=sides, low=low, high=high)
 
 
 def _check_axes(name: str, axes: NDArray[np.float64]) -> None:
     if not abs(np.linalg.det(axes)) > LEAST_ANGLE:
-        raise ScanError(f"{name} lies in a plane, or at no finite place: check its header.")
+        raise UnusableError("in_a_plane", name=name)
 
 
-def _check_header(reader: sitk.ImageFileReader, path: Path) -> None:
-    name, size, spacing = path.name, reader.GetSize(), reader.GetSpacing()
+def _check_header(reader: sitk.ImageFileReader, voxels: Path, name: str) -> None:
+    size, spacing = reader.GetSize(), reader.GetSpacing()
     found = " x ".join(str(side) for side in size)
     if len(size) != 3:
-        raise ScanError(f"{name} has {len(size)} dimensions ({found}), expected 3: one volume a file.")
+        raise UnusableError("dimensions", name=name, n=len(size), found=found)
     if reader.GetNumberOfComponents() != 1:
-        raise ScanError(f"{name} has {reader.GetNumberOfComponents()} values a voxel, expected 1.")
+        raise UnusableError("components", name=name, n=reader.GetNumberOfComponents())
     low, high = SIDE_VOXELS
     if min(size) < low or max(size) > high or math.prod(size) > MOST_VOXELS:
-        raise ScanError(f"{name} has {found} voxels, expected {low} to {high} a side: no chest CT volume.")
+        raise UnusableError("no_chest_size", name=name, found=found, low=low, high=high)
     _check_sides(name, spacing)
     if not np.isfinite([*reader.GetOrigin(), *reader.GetDirection()]).all():
-        raise ScanError(f"{name} lies at no finite place: check its header.")
+        raise UnusableError("nowhere", name=name)
     _check_axes(name, np.reshape(reader.GetDirection(), (3, 3)))
-    if math.prod(size) > path.stat().st_size * HIGHEST_COMPRESSION:
-        raise ScanError(
-            f"{name} announces {found} voxels in {path.stat().st_size:,} bytes, more than any compression can hold: "
-            "truncated or damaged. Copy it again from its source."
-        )
+    n_bytes = voxels.stat().st_size
+    if math.prod(size) > n_bytes * HIGHEST_COMPRESSION:
+        raise UnusableError("announces_too_much", name=name, found=found, n_bytes=n_bytes)
 
 
-def _check_nifti(reader: sitk.ImageFileReader, path: Path) -> None:
+def _check_nifti(reader: sitk.ImageFileReader, path: Path, name: str, order: str) -> None:
     """Look at a NIfTI file's bytes: ITK reads missing voxels, and those that are no number, as 0."""
     try:
         start, bits = int(float(reader.GetMetaData("vox_offset"))), int(reader.GetMetaData("bitpix"))
     except (RuntimeError, ValueError, OverflowError) as error:
-        raise ScanError(f"{path.name} has a damaged header. Copy it again from its source.") from error
+        raise UnusableError("damaged_header", name=name) from error
     expected = start + math.prod(reader.GetSize()) * bits // 8
     is_float = reader.GetPixelID() in (sitk.sitkFloat32, sitk.sitkFloat64) and bits in (32, 64)
-    n_bytes, n_bad, order, rest = 0, 0, "<", b""
-    for piece in _pieces(path):
-        if n_bytes == 0 and piece[:1] == b"\x00":
-            order = ">"  # the first bytes hold the number 348
+    n_bytes, n_bad, rest = 0, 0, b""
+    for piece in _pieces(path, name):
         if is_float:
             voxels = rest + piece[max(start - n_bytes, 0) : max(expected - n_bytes, 0)]
             whole = len(voxels) // (bits // 8) * (bits // 8)
@@ -163,16 +270,13 @@ def _check_nifti(reader: sitk.ImageFileReader, path: Path) -> None:
             n_bad += int(values.size - np.isfinite(values).sum())
         n_bytes += len(piece)
         if n_bytes > expected + MOST_SURPLUS_BYTES:
-            raise ScanError(f"{path.name} holds more than the {expected:,} bytes that its header announces.")
+            raise UnusableError("too_long", name=name, expected=expected)
     if n_bytes < expected:
-        raise ScanError(
-            f"{path.name} is truncated: {n_bytes:,} bytes of content, its header announces {expected:,}. "
-            "Copy it again from its source."
-        )
-    refuse_not_finite(n_bad, path.name)
+        raise UnusableError("truncated", name=name, n_bytes=n_bytes, expected=expected)
+    refuse_not_finite(n_bad, name)
 
 
-def _pieces(path: Path) -> Iterator[bytes]:
+def _pieces(path: Path, name: str) -> Iterator[bytes]:
     """Give a file's content piece by piece, decompressed; the checksum of gzip is compared at its end."""
     try:
         with path.open("rb") as file:
@@ -182,7 +286,12 @@ def _pieces(path: Path) -> Iterator[bytes]:
             while piece := content.read(CHUNK_BYTES):
                 yield piece
     except (EOFError, OSError, IsalError) as error:  # type: ignore[misc]
-        raise ScanError(f"{path.name} is truncated or damaged ({error}). Copy it again from its source.") from error
+        raise UnusableError("truncated_or_damaged", name=name, error=f" ({_words(error)})") from error
+
+
+def _words(error: Exception) -> str:
+    """Say what happened without the path that errors of the system hold."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def check_finite(values: NDArray[Any], name: str) -> None:
@@ -193,4 +302,4 @@ def check_finite(values: NDArray[Any], name: str) -> None:
 def refuse_not_finite(n_bad: int, name: str) -> None:
     """Raise ScanError when a file has voxels that are no finite numbers."""
     if n_bad:
-        raise ScanError(f"{name} has {n_bad:,} voxels that are not finite numbers, expected none.")
+        raise UnusableError("not_finite", name=name, n=n_bad)

@@ -17,7 +17,8 @@ from isal import igzip
 from numba import njit
 from numpy.typing import NDArray
 
-from sscct_lib.images.nifti import MOST_VOXELS, check_finite, read_volume
+from sscct_lib.images.nifti import MOST_VOXELS, check_finite, read_placed, read_volume
+from sscct_lib.images.reasons import Told
 from sscct_lib.study.files import atomic, checksum
 from sscct_lib.study.folder import Study, StudyError
 from sscct_lib.study.results import Record, ScanError, process
@@ -92,6 +93,24 @@ def read_scan(path: Path, sha256: str | None = None) -> sitk.Image:
     image = to_hounsfield(read_volume(path), path.name)
     oriented: sitk.Image = sitk.DICOMOrient(image, "LPS")
     return oriented
+
+
+def read_source(path: Path, orientation: str | None = None) -> tuple[sitk.Image, list[Told]]:
+    """Read a CT volume of an export as `read_scan` does, also one whose voxels lie in a second file beside its header.
+
+    Parameters
+    ----------
+    orientation
+        What the user says of files that do not say how the body lies in them; see `placement.check_orientation`.
+
+    Returns
+    -------
+    image : SimpleITK.Image
+    told : list of Told
+        What was done to its place. Neither this nor an error names the file, which may be named after a patient.
+    """
+    image, remarks = read_placed(path, "the file", orientation, pairs=True)
+    return sitk.DICOMOrient(to_hounsfield(image, "the file"), "LPS"), remarks
 
 
 def _compare_checksum(path: Path, expected: str) -> None:

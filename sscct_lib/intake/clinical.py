@@ -1,12 +1,17 @@
 """Follow-up and clinical values: a registry's table, attached to its scans, and the values of one patient."""
 
-from collections.abc import Mapping
+import re
+import unicodedata
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pandera.pandas as pa
 
+from sscct_lib.images.reasons import Told, told
+from sscct_lib.study.columns import plain, suggested
+from sscct_lib.study.dates import DAYS_PER_YEAR, EARLIEST, beyond_a_life, possible
 from sscct_lib.study.folder import StudyError
 from sscct_lib.study.schemas import column, covariates
 from sscct_lib.study.tables import read_csv
@@ -16,8 +21,8 @@ OF_THE_SCAN = ("scan_year", "manufacturer", "kernel", "slice_thickness_mm")  # n
 VISIT = ("age_years", "fvc_percent", "dlco_percent", "dlco_impossible")
 PATIENT = ("last_contact_date", "event_observed", "transplant_date", "sex", "ssc_subtype", "cause_of_death")
 NEAR_DAYS = 90
-DAYS_PER_YEAR = 365.25
 HEADER_LINES = 2
+MOST_LISTED = 12  # rows or columns that are named by number
 
 CLINICAL = pa.DataFrameSchema(
     {
@@ -48,8 +53,17 @@ SHORT = {
 NOT_TAKEN = ("cause_of_death", "scan_year")
 
 
-def read_clinical(path: Path) -> pd.DataFrame:
-    """Read a registry's table of follow-up and clinical values: all columns of `CLINICAL`, empty where it lacks one.
+def read_clinical(path: Path) -> tuple[pd.DataFrame, list[Told]]:
+    """Read a registry's table of follow-up and clinical values.
+
+    Names of columns are compared without case, blanks and punctuation.
+
+    Returns
+    -------
+    table : pandas.DataFrame
+        All columns of `CLINICAL`, empty where the file lacks one; its index counts the rows of the file from 0.
+    told : list of Told
+        What was not used, or not as it stands. Rows and columns are numbered, and no value of a patient is named.
 
     Raises
     ------
@@ -59,16 +73,19 @@ def read_clinical(path: Path) -> pd.DataFrame:
     raw = read_csv(path)
     raw = raw.apply(lambda cells: cells.str.strip())
     raw = raw.mask(raw == "")
+    raw, remarks = _known_columns(raw, path)
     missing = [name for name, spec in CLINICAL.columns.items() if spec.required and name not in raw]
     if missing:
-        raise StudyError(f"{path} has no column {', '.join(missing)}; found {', '.join(raw.columns)}.")
+        said = "".join(f"; {one}" for one in remarks)
+        raise StudyError(f"{path} has no column {', '.join(missing)}; found {', '.join(raw.columns)}{said}.")
     table: pd.DataFrame = raw.reindex(columns=list(CLINICAL.columns))
+    table["patient_id"] = table["patient_id"].map(lambda text: unicodedata.normalize("NFC", text), na_action="ignore")
     violations = _give_types(table)
     if not violations:
         table, violations = _checked(table)
     if violations:
         raise StudyError(f"{path} has {len(violations)} violation(s); nothing was read:\n  " + "\n  ".join(violations))
-    return table
+    return table, remarks
 
 
 def empty_clinical() -> pd.DataFrame:
@@ -76,12 +93,24 @@ def empty_clinical() -> pd.DataFrame:
     return CLINICAL.validate(pd.DataFrame(columns=list(CLINICAL.columns)))
 
 
-def attach(scans: pd.DataFrame, clinical: pd.DataFrame) -> pd.DataFrame:
+def attach(scans: pd.DataFrame, clinical: pd.DataFrame) -> tuple[pd.DataFrame, list[Told]]:
     """Attach clinical values to scans: what belongs to the patient to all of them, what belongs to a visit to its scan.
 
     A row with `scan_date` goes to the patient's nearest scan within 90 days, one without to the patient's first scan.
-    Age and sex of `scans`, from the header, fill what the table lacks. Adds `in_clinical`: whether the patient has a
-    row.
+    Where several go to a scan, each value is taken from the nearest that has it. Age and sex of `scans`, from the
+    header, fill what the table lacks.
+
+    Returns
+    -------
+    scans : pandas.DataFrame
+        With the clinical columns, and `in_clinical`: whether the patient has a row.
+    told : list of Told
+        Rows of the table that were not used, each with its reason.
+
+    Raises
+    ------
+    StudyError
+        If a last contact lies before a scan, or later than any patient lives.
     """
     scans = scans.copy()
     by_patient = clinical.groupby("patient_id")[list(PATIENT)].first()
@@ -89,18 +118,16 @@ def attach(scans: pd.DataFrame, clinical: pd.DataFrame) -> pd.DataFrame:
     for name in PATIENT:
         value = scans["patient_id"].map(by_patient[name])
         scans[name] = value.fillna(scans[name]) if name in scans else value
-    _check_order(scans, clinical)
     from_header = scans["age_years"].copy() if "age_years" in scans else pd.Series(float("nan"), scans.index)
+    placed = _placed(scans, clinical)
+    near = placed[placed["scan"].notna() & ~(placed["days"] > NEAR_DAYS)].sort_values(["days", "scan_date"])
+    values = near.groupby("scan")[list(VISIT)].first()
     for name in VISIT:
-        scans[name] = pd.Series(float("nan"), scans.index)
-    first = scans.sort_values("scan_date").groupby("patient_id").head(1)
-    for row in clinical.sort_values("scan_date", na_position="first").to_dict("records"):
-        target = _scan_of(row, scans, first)
-        for name in VISIT:
-            if target is not None and pd.notna(row[name]):
-                scans.loc[target, name] = row[name]
+        scans[name] = values[name].reindex(scans.index)
+    scans["age_years"] = scans["age_years"].astype(float)
     scans["age_years"] = scans["age_years"].fillna(_carried_age(scans)).fillna(from_header)
-    return scans
+    _check_times(scans, clinical)
+    return scans, _ids_told(scans, clinical) + _rows_told(placed, near)
 
 
 def read_values(given: str | None) -> dict[str, Any]:
@@ -166,6 +193,11 @@ def _checked(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
             row = "" if pd.isna(case["index"]) else f"row {int(case['index']) + HEADER_LINES}, "
             expected = "a value" if case["check"] == "not_nullable" else case["check"]
             violations.append(f"{row}column {case['column']}: expected {expected}")
+    for name in DATES:
+        violations += [
+            f"row {int(row) + HEADER_LINES}, column {name}: expected a day from {EARLIEST.year} to today"
+            for row in table.index[~possible(table[name])]
+        ]
     half = table["last_contact_date"].isna() != table["event_observed"].isna()
     violations += [
         f"row {int(row) + HEADER_LINES}: expected last_contact_date and event_observed both, or neither"
@@ -177,18 +209,102 @@ def _checked(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
             f"row {int(row) + HEADER_LINES}, column {name}: expected the same in all rows of a patient"
             for row in table.index[differing]
         ]
-    return valid, violations
+    return valid, violations + _contradictions(table)
 
 
-def _scan_of(row: Mapping[Any, Any], scans: pd.DataFrame, first: pd.DataFrame) -> Any:
-    """Find the scan that a clinical row describes: its index, or None."""
-    if pd.isna(row["scan_date"]):
-        own = first.index[first["patient_id"] == row["patient_id"]]
-        return own[0] if len(own) else None
-    dates = scans.loc[(scans["patient_id"] == row["patient_id"]) & scans["scan_date"].notna(), "scan_date"]
-    days_away: dict[Any, int] = {index: abs((date - row["scan_date"]).days) for index, date in dates.items()}
-    nearest = min(days_away, key=lambda index: days_away[index], default=None)
-    return nearest if nearest is not None and days_away[nearest] <= NEAR_DAYS else None
+def _contradictions(table: pd.DataFrame) -> list[str]:
+    """Find rows about one visit of a patient with different values: neither can be believed."""
+    violations = []
+    visit = table.groupby(["patient_id", "scan_date"], dropna=False)
+    for name in VISIT:
+        differing = visit[name].transform("nunique") > 1
+        of_visit = table[differing & table[name].notna()].groupby(["patient_id", "scan_date"], dropna=False)
+        violations += [
+            f"rows {_rows(rows.index)}, column {name}: expected one value for one visit of a patient, found several"
+            for _, rows in of_visit
+        ]
+    return violations
+
+
+def _known_columns(raw: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[Told]]:
+    """Give columns the names that they mean but for case, blanks and punctuation, and tell of the rest by number."""
+    known = {plain(name): name for name in CLINICAL.columns}
+    meant = {str(name): known[plain(str(name))] for name in raw.columns if plain(str(name)) in known}
+    twice = [name for name, n in Counter(meant.values()).items() if n > 1]
+    if twice:
+        raise StudyError(f"{path} has two columns that mean {', '.join(twice)}: expected one, so that none contradict.")
+    renamed = [name for written, name in meant.items() if written != name]
+    remarks = [told("columns_renamed", names=", ".join(renamed))] if renamed else []
+    unknown = [(place, str(name)) for place, name in enumerate(raw.columns, start=1) if name not in meant]
+    near = {place: suggested(name, set(CLINICAL.columns) - set(meant.values())) for place, name in unknown}
+    remarks += [told("column_near", column=place, name=name) for place, name in near.items() if name]
+    others = [place for place, name in near.items() if name is None]
+    remarks += [told("columns_unknown", n=len(others), columns=_listed(others))] if others else []
+    return raw.rename(columns=meant), remarks
+
+
+def _placed(scans: pd.DataFrame, clinical: pd.DataFrame) -> pd.DataFrame:
+    """Find the scan of each row: `scan` (its index in `scans`, missing where there is none) and `days` to it."""
+    dated = scans[["patient_id", "scan_date"]].astype({"scan_date": "datetime64[ns]"}).dropna(subset="scan_date")
+    dated = dated.assign(of_scan=dated["scan_date"]).sort_values("scan_date", kind="stable")
+    dated = dated.rename_axis("scan").reset_index()
+    rows = clinical.rename_axis("row").reset_index().sort_values("scan_date", kind="stable")
+    with_date = rows[rows["scan_date"].notna()]
+    visits = pd.merge_asof(with_date, dated, on="scan_date", by="patient_id", direction="nearest")
+    visits["days"] = (visits["scan_date"] - visits.pop("of_scan")).dt.days.abs()
+    first = scans.sort_values("scan_date", kind="stable").groupby("patient_id").head(1)
+    first_scan = pd.Series(first.index, first["patient_id"])
+    undated = rows[rows["scan_date"].isna()]
+    undated = undated.assign(scan=undated["patient_id"].map(first_scan), days=float("nan"))
+    found = pd.concat([visits.astype({"scan": object}), undated.astype({"scan": object})])
+    return found.set_index("row").sort_index()
+
+
+def _rows_told(placed: pd.DataFrame, near: pd.DataFrame) -> list[Told]:
+    """Tell which rows about a visit were not used, and why."""
+    says = placed[placed[list(VISIT)].notna().any(axis=1)]
+    far = says[says["days"] > NEAR_DAYS]
+    used: set[int] = set()
+    for name in VISIT:
+        used |= set(near[near[name].notna()].drop_duplicates("scan").index)
+    behind = says.index.difference(far.index).intersection(near.index).difference(list(used))
+    remarks = []
+    if len(far):
+        days = sorted({int(days) for days in far["days"]})
+        apart = f"{days[0]:,}" if len(days) == 1 else f"{days[0]:,} to {days[-1]:,}"
+        remarks.append(told("row_far", n=len(far), rows=_rows(far.index), days=apart, near=NEAR_DAYS))
+    if len(behind):
+        remarks.append(told("row_behind", n=len(behind), rows=_rows(behind)))
+    return remarks
+
+
+def _ids_told(scans: pd.DataFrame, clinical: pd.DataFrame) -> list[Told]:
+    """Tell of rows whose patient has no scan, and of those that a scan would have under another spelling."""
+    with_scans = set(scans["patient_id"])
+    lost = clinical[~clinical["patient_id"].isin(with_scans)]
+    spelt = {_bare(patient) for patient in with_scans - set(clinical["patient_id"])}
+    meant = lost["patient_id"].map(_bare).isin(spelt)
+    undated = set(scans.loc[scans["scan_date"].isna(), "patient_id"]) - set(
+        scans.loc[scans["scan_date"].notna(), "patient_id"]
+    )
+    unplaced = clinical[clinical["scan_date"].notna() & clinical["patient_id"].isin(undated)]
+    unplaced = unplaced[unplaced[list(VISIT)].notna().any(axis=1)]
+    counted = {"id_spelt": lost[meant], "row_without_scan": lost[~meant], "row_of_undated": unplaced}
+    return [told(code, n=len(rows), rows=_rows(rows.index)) for code, rows in counted.items() if len(rows)]
+
+
+def _bare(patient: str) -> str:
+    """Write a patient's number without leading zeros, case, blanks, punctuation, and the `.0` that spreadsheets add."""
+    return re.sub(r"(?<!\d)0+(?=\d)", "", re.sub(r"[\W_]+", "", re.sub(r"\.0$", "", patient.strip()))).lower()
+
+
+def _rows(index: pd.Index) -> str:
+    return _listed(sorted(int(row) + HEADER_LINES for row in index))
+
+
+def _listed(numbers: list[int]) -> str:
+    shown = ", ".join(map(str, numbers[:MOST_LISTED]))
+    return f"{shown} and {len(numbers) - MOST_LISTED} more" if len(numbers) > MOST_LISTED else shown
 
 
 def _carried_age(scans: pd.DataFrame) -> pd.Series:
@@ -198,15 +314,22 @@ def _carried_age(scans: pd.DataFrame) -> pd.Series:
     return ((scans["scan_date"] - birth).dt.days / DAYS_PER_YEAR).round(1)
 
 
-def _check_order(scans: pd.DataFrame, clinical: pd.DataFrame) -> None:
-    late = scans.loc[scans["last_contact_date"] < scans["scan_date"], "patient_id"].unique()
-    rows = clinical.index[clinical["patient_id"].isin(late) & clinical["last_contact_date"].notna()]
-    if len(rows):
-        shown = ", ".join(str(int(row) + HEADER_LINES) for row in rows)
-        raise StudyError(
-            f"clinical table, row(s) {shown}, column last_contact_date: lies before a scan of the patient; expected "
-            "the last day on which the state is known."
-        )
+def _check_times(scans: pd.DataFrame, clinical: pd.DataFrame) -> None:
+    """Refuse a last contact before a scan of the patient, and one that no patient lives to see."""
+    days = (scans["last_contact_date"] - scans["scan_date"]).dt.days
+    late = {
+        "lies before a scan of the patient; expected the last day on which the state is known": days < 0,
+        "lies later than any patient lives; expected at most 60 years after the scan, and an age of 120": beyond_a_life(
+            days, scans["age_years"]
+        ),
+    }
+    said = []
+    for words, wrong in late.items():
+        of_patients = clinical["patient_id"].isin(scans.loc[wrong, "patient_id"])
+        rows = clinical.index[of_patients & clinical["last_contact_date"].notna()]
+        said += [f"row(s) {_rows(rows)}, column last_contact_date: {words}"] if len(rows) else []
+    if said:
+        raise StudyError("clinical table, " + "; ".join(said) + ".")
 
 
 def _from_words(text: str) -> dict[str, str]:

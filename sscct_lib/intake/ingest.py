@@ -5,7 +5,7 @@ dates become days since the patient's first scan; of the headers only maker, ker
 kept. Lung masks that came with a series are brought onto the grid of the scan that was taken.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,14 @@ import SimpleITK as sitk
 from sscct_lib.images.dicom import read_headers
 from sscct_lib.images.dicom_masks import read_dicom_mask
 from sscct_lib.images.dicom_pixels import read_series
-from sscct_lib.images.prepare import read_scan, to_hounsfield, write_image
+from sscct_lib.images.nifti import is_volume
+from sscct_lib.images.placement import check_orientation
+from sscct_lib.images.prepare import read_scan, read_source, to_hounsfield, write_image
+from sscct_lib.images.reasons import Told, told
 from sscct_lib.intake.clinical import attach, empty_clinical, read_clinical
 from sscct_lib.intake.pseudonyms import patient_code, read_key, scan_code
 from sscct_lib.intake.report import report_of
-from sscct_lib.intake.series import MASK_KINDS, VOLUME_SUFFIXES, Candidate, find_candidates
+from sscct_lib.intake.series import MASK_KINDS, Candidate, find_candidates
 from sscct_lib.study.files import checksum, remove_partials, write_if_changed
 from sscct_lib.study.folder import SETTINGS_FILE, Study, StudyError, load_study
 from sscct_lib.study.results import Record, process
@@ -31,9 +34,14 @@ MANIFEST_COLUMNS = ["scan_id", "patient_id", "scan_day", "image", "sha256", "las
 
 
 def ingest(
-    source: Path, clinical: Path | None, study_folder: Path, key_file: Path | None = None, n_jobs: int = 1
+    source: Path,
+    clinical: Path | None,
+    study_folder: Path,
+    key_file: Path | None = None,
+    n_jobs: int = 1,
+    orientation: str | None = None,
 ) -> pd.DataFrame:
-    """Turn DICOM series or NIfTI files into a study with its manifest.
+    """Turn DICOM series or volume files into a study with its manifest.
 
     For each examination (StudyInstanceUID) the best chest series is taken. A series can be used when it is CT, axial,
     no localizer, and a stack of at least 20 slices and 150 mm. Among several, in this order: supine before prone; not
@@ -41,8 +49,7 @@ def ingest(
     to 1.5 mm count alike; kernel as `images.kernel` says; smaller steps; more slices. When the best one cannot be read,
     the next is tried.
 
-    NIfTI and NRRD files: the patient is the folder directly below `source`, or the file's name (without a date in it)
-    for a file in `source` itself; the date is the first YYYY-MM-DD or YYYYMMDD in the path.
+    NIfTI, NRRD and MetaImage files: patient and date stand in their paths, see `volumes.find_volumes`.
 
     A segmentation (SEG) or contours (RTSTRUCT) that refer to the series taken, and hold lungs, become the scan's
     `lung_mask`. A stopped run resumes: a finished scan is not read again while its source stays the same.
@@ -55,7 +62,7 @@ def ingest(
         CSV of follow-up and clinical values: `patient_id` as in the images, `last_contact_date`, `event_observed`;
         optional `scan_date`, `transplant_date` and the covariates of the manifest (`age_years`, `sex`, `ssc_subtype`,
         `fvc_percent`, `dlco_percent`, `dlco_impossible`, `cause_of_death`). Dates as YYYY-MM-DD. Other columns are
-        ignored.
+        told and not used.
     study_folder
         Receives `scans/<scan_id>.nii.gz`, `masks/<scan_id>.nii.gz`, `data_manifest.csv`, `study.yaml` when there is
         none, and `ingest/report.csv`, which is also returned.
@@ -64,12 +71,15 @@ def ingest(
         default `<study>.key` beside the study folder.
     n_jobs
         Processes that share the scans.
+    orientation
+        For volume files that do not say how the body lies in them: three letters, the sides to which their voxel axes
+        run (`LPS`); for those whose qform and sform differ: which holds.
 
     Returns
     -------
     pandas.DataFrame
         What became of each series, in study ids: `patient_id`, `scan_id`, `kind`, `n_slices`, `step_mm`, `kernel`,
-        `status` (scan, lung mask, not chosen, set aside, no scans) and `reason`.
+        `status` (scan, lung mask, not chosen, set aside, passed over, no scans, clinical table) and `reason`.
 
     Raises
     ------
@@ -79,15 +89,17 @@ def ingest(
     """
     if not source.is_dir():
         raise StudyError(f"{source} is no folder: expected one with DICOM series or NIfTI files.")
-    table = None if clinical is None else read_clinical(clinical)
+    said = None if orientation is None else _orientation(orientation)
+    table, remarks = (empty_clinical(), []) if clinical is None else read_clinical(clinical)
     study = _study(study_folder)
     remove_partials(study_folder)
     candidates = find_candidates(source, study.settings.images.kernel, n_jobs)
     key = read_key(key_file or study_folder.resolve().with_suffix(".key"), study_folder)
-    scans = _in_days(_visits(candidates, key, table))
+    visits, of_rows = attach(_visits(candidates, key), table)
+    scans, of_days = _in_days(visits)
     _refuse_to_drop(study, scans)
-    written = write_masks(study, _write_scans(study, scans, n_jobs), candidates, n_jobs)
-    report = report_of(candidates, written, table, key)
+    written = write_masks(study, _write_scans(study, scans, n_jobs, said), candidates, n_jobs)
+    report = report_of(candidates, written, None if clinical is None else table, key, remarks + of_rows + of_days)
     if written.empty:
         raise StudyError(f"{source}: no series could be read.\n{report.to_string(index=False)}")
     manifest = written.assign(image="scans/" + written["scan_id"] + ".nii.gz", patient_id=written["patient_code"])
@@ -103,11 +115,18 @@ def _study(folder: Path) -> Study:
     return load_study(folder)
 
 
-def _visits(candidates: list[Candidate], key: bytes, table: pd.DataFrame | None) -> pd.DataFrame:
-    """List the examinations that have a usable series: candidates (best first), date and clinical values."""
+def _orientation(text: str) -> str:
+    try:
+        return check_orientation(text)
+    except ValueError as error:
+        raise StudyError(f"--orientation {error}") from error
+
+
+def _visits(candidates: list[Candidate], key: bytes) -> pd.DataFrame:
+    """List the examinations that have a usable series: candidates (best first), date, and what the headers say."""
     groups: dict[tuple[str, str], list[Candidate]] = {}
     for candidate in candidates:
-        if candidate.status != "set aside":
+        if candidate.status == "not chosen":
             groups.setdefault((candidate.patient, candidate.visit), []).append(candidate)
     rows = []
     for (patient, visit), group in groups.items():
@@ -118,11 +137,15 @@ def _visits(candidates: list[Candidate], key: bytes, table: pd.DataFrame | None)
     visits = pd.DataFrame(rows)
     visits["scan_date"] = pd.to_datetime(visits["scan_date"])
     visits["age_years"] = visits["age_years"].astype(float)
-    return attach(visits, empty_clinical() if table is None else table)
+    both = visits.groupby("patient_id")["sex"].transform("nunique") > 1
+    for group in visits.loc[both, "candidates"]:
+        group[0].told.append(told("sex_contradicts"))
+    visits["sex"] = visits["sex"].mask(both)
+    return visits
 
 
-def _in_days(visits: pd.DataFrame) -> pd.DataFrame:
-    """Replace dates by days since the patient's first scan; what has no place in time is set aside."""
+def _in_days(visits: pd.DataFrame) -> tuple[pd.DataFrame, list[Told]]:
+    """Replace dates by days since the patient's first scan; what has no place in time is set aside, or told."""
     by_patient = visits.groupby("patient_code")["scan_date"]
     alone = by_patient.transform("size") == 1
     undated = visits["scan_date"].isna() & ~alone
@@ -135,9 +158,11 @@ def _in_days(visits: pd.DataFrame) -> pd.DataFrame:
         transplant_day=(pd.to_datetime(visits["transplant_date"]) - first).dt.days.astype("Int64"),
     )
     # Without a scan date nothing can be counted to the last contact.
+    dropped = days["last_contact_day"].isna() & days["event_observed"].notna() & ~undated
     days.loc[days["last_contact_day"].isna(), "event_observed"] = pd.NA
     dates = ["scan_date", "last_contact_date", "transplant_date"]
-    return days[~undated].drop(columns=dates).sort_values(["patient_code", "scan_day"])
+    remarks = [told("follow_up_dropped", n=int(dropped.sum()))] if dropped.any() else []
+    return days[~undated].drop(columns=dates).sort_values(["patient_code", "scan_day"]), remarks
 
 
 def _refuse_to_drop(study: Study, scans: pd.DataFrame) -> None:
@@ -152,15 +177,16 @@ def _refuse_to_drop(study: Study, scans: pd.DataFrame) -> None:
             )
 
 
-def _write_scans(study: Study, scans: pd.DataFrame, n_jobs: int) -> pd.DataFrame:
+def _write_scans(study: Study, scans: pd.DataFrame, n_jobs: int, orientation: str | None = None) -> pd.DataFrame:
     """Read the best series of each examination, and the next best where that fails; returns the scans written."""
     waiting, written = scans, []
     for attempt in range(int(scans["candidates"].map(len).max()) if len(scans) else 0):
         waiting = waiting[waiting["candidates"].map(len) > attempt]
         chosen = [group[attempt] for group in waiting["candidates"]]
-        done = _write_choice(study, waiting, chosen, attempt + 1, n_jobs)
+        done = _write_choice(study, waiting, chosen, attempt + 1, n_jobs, orientation)
         for candidate, status, reason in zip(chosen, done["status"], done["reason"], strict=True):
-            candidate.status, candidate.told = ("scan" if status == "ok" else "set aside"), [reason] if reason else []
+            candidate.status = "scan" if status == "ok" else "set aside"
+            candidate.told = [*candidate.told, reason] if reason else candidate.told
         ok = (done["status"] == "ok").to_numpy()
         told = done.reindex(columns=["sha256", "notes"])[ok]
         written.append(waiting[ok].assign(sha256=told["sha256"].to_numpy(), notes=told["notes"].to_numpy()))
@@ -169,11 +195,11 @@ def _write_scans(study: Study, scans: pd.DataFrame, n_jobs: int) -> pd.DataFrame
 
 
 def _write_choice(
-    study: Study, waiting: pd.DataFrame, chosen: list[Candidate], attempt: int, n_jobs: int
+    study: Study, waiting: pd.DataFrame, chosen: list[Candidate], attempt: int, n_jobs: int, orientation: str | None
 ) -> pd.DataFrame:
     records = study.folder / "ingest" / "records" / f"choice_{attempt}"
     rows = pd.DataFrame({"scan_id": waiting["scan_id"].to_list(), "patient_id": waiting["patient_code"].to_list()})
-    rows["files"] = [candidate.files for candidate in chosen]
+    rows["files"], rows["orientation"] = [candidate.files for candidate in chosen], orientation
     sources = {row["scan_id"]: [Path(file) for file in row["files"]] for row in rows.to_dict("records")}
     return process(
         study, "ingest", _write_scan, rows, None, lambda row: sources[row["scan_id"]], n_jobs, records,
@@ -183,8 +209,9 @@ def _write_choice(
 
 def _write_scan(study: Study, row: Mapping[str, Any]) -> Record:
     files = [Path(file) for file in row["files"]]
-    if files[0].name.endswith(VOLUME_SUFFIXES):
-        image, notes = read_scan(files[0]), list[str]()
+    notes: Sequence[str]
+    if is_volume(files[0]):
+        image, notes = read_source(files[0], row["orientation"])
         for name in image.GetMetaDataKeys():  # a NIfTI header has room for free text
             image.EraseMetaData(name)
     else:

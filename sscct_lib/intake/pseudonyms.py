@@ -13,8 +13,9 @@ import pandas as pd
 import pydicom
 
 from sscct_lib.images.dicom import UNREADABLE, find_series, quiet_pydicom
+from sscct_lib.intake.discovery import look
 from sscct_lib.intake.privacy import Identifiers, identifiers, is_identifying_field
-from sscct_lib.intake.series import VOLUME_SUFFIXES, from_volume
+from sscct_lib.intake.volumes import find_volumes
 from sscct_lib.study.files import atomic, write_secret
 from sscct_lib.study.folder import StudyError
 
@@ -87,13 +88,12 @@ def read_identifiers(source: Path | None, clinical: Path | None = None) -> Ident
     if source is not None:
         if not source.is_dir():
             raise StudyError(f"{source} is no folder: expected the one that was ingested.")
-        for files in find_series(source)[0]:
+        tree = look(source)
+        for files in find_series(tree.dicom)[0]:
             _from_header(files[0], values, dates)
-        for path in source.rglob("*"):
-            if path.name.endswith(VOLUME_SUFFIXES):
-                volume = from_volume(path, source)
-                values.add(volume.patient)
-                dates |= set() if volume.date is None else {volume.date}
+        volumes = find_volumes(source, tree.volumes)
+        values |= {volume.patient for volume in volumes}
+        dates |= {volume.date for volume in volumes if volume.date is not None}
     if clinical is not None:
         if not clinical.is_file():
             raise StudyError(f"{clinical} is missing: expected the table that was ingested.")

@@ -1,5 +1,7 @@
 """What became of everything that an export held: a table, and the few lines that stand on the screen."""
 
+from collections.abc import Sequence
+
 import pandas as pd
 
 from sscct_lib.intake.pseudonyms import patient_code, scan_code
@@ -9,9 +11,13 @@ MOST_REASONS = 12
 
 
 def report_of(
-    candidates: list[Candidate], written: pd.DataFrame, table: pd.DataFrame | None, key: bytes
+    candidates: list[Candidate],
+    written: pd.DataFrame,
+    table: pd.DataFrame | None,
+    key: bytes,
+    of_table: Sequence[str] = (),
 ) -> pd.DataFrame:
-    """Say what became of each series, and which patients of the clinical table have no scan."""
+    """Say what became of each series, which patients of the clinical table have no scan, and what it told."""
     remarks = {
         row["scan_id"]: [row["notes"], "" if row["in_clinical"] else "no row in the clinical table: no follow-up"]
         for row in written.to_dict("records")
@@ -46,6 +52,7 @@ def report_of(
         {"patient_id": patient_code(key, patient), "status": "no scans", "reason": "in the clinical table only"}
         for patient in absent
     ]
+    rows += [{"patient_id": "", "status": "clinical table", "reason": remark} for remark in of_table]
     return pd.DataFrame(rows).astype({"n_slices": "Int64"})
 
 
@@ -67,7 +74,7 @@ def summarise(report: pd.DataFrame) -> list[str]:
     lines = [f"{len(scans)} scan(s) of {scans['patient_id'].nunique()} patient(s)"]
     reasons = report["reason"].str.replace(r"\d+(\.\d+)?", "#", regex=True).str.split("; ")
     told = report.assign(reason=reasons).explode("reason")
-    for status in ("scan", "lung mask", "not chosen", "set aside", "no scans"):
+    for status in ("scan", "lung mask", "not chosen", "set aside", "passed over", "no scans", "clinical table"):
         counts = told.loc[(told["status"] == status) & (told["reason"] != ""), "reason"].value_counts()
         n = int((report["status"] == status).sum())
         lines += [f"{status}: {n}"] if n else []

@@ -13,7 +13,11 @@ from pydicom.uid import HTJ2K, JPEG2000, JPEGBaseline8Bit, JPEGExtended12Bit, JP
 from sscct_lib.images.dicom import Series, find_series, read_headers
 from sscct_lib.images.dicom_masks import referred_series
 from sscct_lib.images.dicom_pixels import Frame, length_mm, stack, step_mm, why_unusable
+from sscct_lib.images.reasons import Told
 from sscct_lib.images.scanners import is_sharp, known_kernel, known_manufacturer
+from sscct_lib.intake.dates import OF_THE_SCAN, age_years, scan_date
+from sscct_lib.intake.discovery import look
+from sscct_lib.intake.volumes import Volume, find_volumes
 from sscct_lib.study.folder import StudyError
 
 THIN_MM = 1.5
@@ -36,9 +40,7 @@ CRITERIA = (
     "as good as the chosen one",
 )
 
-VOLUME_SUFFIXES = (".nii", ".nii.gz", ".nrrd")
 MASK_KINDS = ("SEG", "RTSTRUCT")
-DATE_IN_NAME = re.compile(r"(?<!\d)(\d{4})-?(\d{2})-?(\d{2})(?!\d)")
 
 
 @dataclass
@@ -49,11 +51,11 @@ class Candidate:
     patient: str
     visit: str
     date: pd.Timestamp | None
-    kind: str  # `CT`, `localizer`, another modality, or `NIfTI`
+    kind: str  # `CT`, `localizer`, another modality, `NIfTI`, or what was passed over
     files: list[str]
     n_slices: int | None = None
     step_mm: float | None = None
-    status: str = "not chosen"  # or `scan`, `lung mask`, `set aside`
+    status: str = "not chosen"  # or `scan`, `lung mask`, `set aside`, `passed over`
     told: list[str] = field(default_factory=list)  # `reasons.Told`, why it was set aside first
     preference: tuple[Any, ...] = ()  # from `preference`
     header: dict[str, Any] = field(default_factory=dict)  # values that may be kept
@@ -73,27 +75,29 @@ class Candidate:
 
 def find_candidates(source: Path, kernel: str, n_jobs: int = 1) -> list[Candidate]:
     """List everything that could be a scan; a StudyError says what was found where nothing can be used."""
-    volumes = sorted(path for path in source.rglob("*") if path.name.endswith(VOLUME_SUFFIXES) and path.is_file())
-    series, n_other = find_series(source)
+    found = look(source)
+    series, n_without = find_series(found.dicom)
+    if n_without:
+        found.counts["no_series"] = n_without
     candidates: list[Candidate] = Parallel(n_jobs=n_jobs)(delayed(_from_files)(files, kernel) for files in series)
-    candidates += [from_volume(path, source) for path in volumes]
+    candidates += map(_from_volume, find_volumes(source, found.volumes))
     if all(candidate.status == "set aside" for candidate in candidates):
-        others = f"{n_other - len(volumes)} other file(s)" if n_other > len(volumes) else ""
-        found = ", ".join(filter(None, (_count_kinds(candidates), others))) or "no files"
+        others = [words for _, _, words in found.told()]
+        shown = ", ".join(filter(None, (_count_kinds(candidates), *others))) or "no files"
         reasons = sorted({candidate.reason for candidate in candidates if candidate.kind == "CT"})
         because = f" The CT series cannot be used: {'; '.join(reasons)}." if reasons else ""
-        raise StudyError(f"{source} has no chest CT series; found {found}.{because}")
-    return candidates
+        raise StudyError(f"{source} has no chest CT series; found {shown}.{because}")
+    return candidates + [_passed_over(*one) for one in found.told()]
 
 
-def from_volume(path: Path, source: Path) -> Candidate:
-    """Take patient and date of a NIfTI or NRRD file from its folder and its name."""
-    inside = path.relative_to(source)
-    stem = path.name.removesuffix(".gz").rsplit(".", 1)[0]
-    patient = inside.parts[0] if len(inside.parts) > 1 else DATE_IN_NAME.sub("", stem).strip(" _-.")
-    written = DATE_IN_NAME.search(str(inside))
-    date = pd.to_datetime("-".join(written.groups()), errors="coerce") if written else None
-    return Candidate(patient or stem, str(inside), None if pd.isna(date) else date, "NIfTI", [str(path)])
+def _from_volume(volume: Volume) -> Candidate:
+    files = [str(path) for path in volume.files]
+    return Candidate(volume.patient, volume.visit, volume.date, "NIfTI", files, told=[*volume.told])
+
+
+def _passed_over(kind: str, files: list[Path], words: Told) -> Candidate:
+    """List what is no scan, so that the report counts it."""
+    return Candidate("", "", None, kind, [*map(str, files)], status="passed over", told=[words])
 
 
 def is_lossy(series: Series) -> bool:
@@ -142,13 +146,15 @@ def _from_files(files: list[Path], kernel: str) -> Candidate:
 
 
 def _from_series(series: Series, kernel: str) -> Candidate:
+    date, remarks = scan_date({name: series.get(name) for name in OF_THE_SCAN})
     candidate = Candidate(
         patient=series.get("PatientID"),
         visit=series.get("StudyInstanceUID"),
-        date=_date(series),
+        date=date,
         kind=series.kind,
         files=[str(path) for _, path in series.headers],
         n_slices=series.n_slices,
+        told=[*remarks],
         header=_allowed(series),
         uid=series.get("SeriesInstanceUID"),
         frame_uid=series.get("FrameOfReferenceUID"),
@@ -169,22 +175,13 @@ def _from_series(series: Series, kernel: str) -> Candidate:
 
 def _allowed(series: Series) -> dict[str, Any]:
     """Keep the header values that may enter a study, none of them free text."""
-    years = re.fullmatch(r"(\d{3})Y", series.get("PatientAge"))
     thickness = series.get("SliceThickness")
     return {
         "manufacturer": known_manufacturer(series.get("Manufacturer")),
         "kernel": known_kernel(series.get("ConvolutionKernel")),
         "slice_thickness_mm": float(thickness) if thickness else None,
-        "age_years": float(years.group(1)) if years else None,
+        "age_years": age_years(series.get("PatientAge")),
         "sex": {"F": "female", "M": "male"}.get(series.get("PatientSex").upper()),
         "burned_in": series.get("BurnedInAnnotation").upper() == "YES",
         "lossy": is_lossy(series),
     }
-
-
-def _date(series: Series) -> pd.Timestamp | None:
-    for name in ("AcquisitionDate", "StudyDate", "SeriesDate", "ContentDate"):
-        date = pd.to_datetime(series.get(name), format="%Y%m%d", errors="coerce")
-        if pd.notna(date):
-            return date
-    return None

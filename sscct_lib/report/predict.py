@@ -13,9 +13,9 @@ from sscct_lib.deep import cross_validation
 from sscct_lib.deep.cubes import cube_path
 from sscct_lib.deep.out_of_distribution import flag_new
 from sscct_lib.horizons.models import SOURCES, STACKED, stack
+from sscct_lib.images.nifti import READERS, is_volume
 from sscct_lib.images.prepare import prepare_scans
 from sscct_lib.intake.ingest import ingest
-from sscct_lib.intake.series import VOLUME_SUFFIXES
 from sscct_lib.lungs.figures import overlay
 from sscct_lib.lungs.segment import segment_scans
 from sscct_lib.radiomics.extract import extract_scans
@@ -134,9 +134,9 @@ def _read(study: Study, source: Path) -> dict[str, Any]:
     """Find the scan in the source: a row of a manifest."""
     row: dict[str, Any] = {"scan_id": NEW, "patient_id": NEW}
     if source.is_file():
-        if not source.name.endswith(VOLUME_SUFFIXES):
+        if not is_volume(source, pairs=False):
             raise StudyError(
-                f"{source.name}: expected a NIfTI or NRRD file ({', '.join(VOLUME_SUFFIXES)}), or the folder of one "
+                f"{source.name}: expected a NIfTI or NRRD file ({', '.join(READERS)}), or the folder of one "
                 "DICOM examination."
             )
         return row | {"image": str(source.resolve())}

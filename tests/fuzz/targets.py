@@ -89,7 +89,7 @@ def _tables(scratch: Path) -> dict[str, Target]:
         ),
         "clinical": Target(
             {"clinical.csv": CLINICAL.encode()},
-            lambda path: attach(scans, read_clinical(path)),
+            lambda path: attach(scans, read_clinical(path)[0]),
             (StudyError,),
             by_cells,
         ),
