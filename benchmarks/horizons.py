@@ -31,7 +31,7 @@ from sscct_lib.horizons.bootstrap import (
     resample_patients,
 )
 from sscct_lib.horizons.evaluate import evaluate
-from sscct_lib.horizons.evaluation import Evaluation, aligned, study_resamples
+from sscct_lib.horizons.evaluation import Evaluation, aligned, averaged, study_resamples
 from sscct_lib.horizons.metrics import METRICS, logit
 from sscct_lib.study.folder import load_study
 from sscct_lib.study.schemas import COHORT, LUNGS, PREDICTIONS
@@ -180,7 +180,7 @@ def large_study(n_scans: int = 2125, n_models: int = 12) -> tuple[pd.DataFrame, 
         score = np.log(-np.log1p(-scans.risk[:n_scans])) + rng.normal(0, 0.1 * (model + 1), n_scans)
         for years in (1.0, 3.0, 5.0):
             risk = 1 - np.exp(-np.exp(score) * years / HORIZON_YEARS)
-            columns = {"model": f"model {model + 1}", "horizon_years": years, "risk": risk, "risk_sd": np.nan}
+            columns = {"model": f"model {model + 1}", "horizon_years": years, "repeat": 0, "risk": risk}
             frames.append(cohort[["scan_id", "patient_id", "fold"]].assign(**columns))
     return cohort, pd.concat(frames, ignore_index=True)
 
@@ -211,7 +211,7 @@ def speed(n_looped: int = 10) -> pd.DataFrame:
     for years in settings.horizons_years:
         outcome = horizon_outcome(followup, event, years, resamples)
         for model in predictions["model"].unique():
-            risk = aligned(predictions, cohort, model, years)
+            risk = aligned(averaged(predictions), cohort, model, years)
             ours[model, years] = [METRICS[name].measure(risk, outcome) for name in ("auc", "brier")]
     two_metrics = time.process_time() - start
 
@@ -234,7 +234,7 @@ def loop(
     """Time the plain loop over bootstrap samples, and find where it differs most from ours."""
     furthest, start = 0.0, time.process_time()
     for (model, years), (auc, brier) in ours.items():
-        risk = aligned(predictions, cohort, model, years)
+        risk = aligned(averaged(predictions), cohort, model, years)
         for sample in range(1, n_looped + 1):
             rows = np.repeat(np.arange(len(cohort)), resamples.counts[sample].astype(int))
             expected = by_scikit_survival(cohort, risk, years, rows)
@@ -270,7 +270,7 @@ def noisy_predictions(cohort: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame
         noise = rng.normal(0, 0.2 + 0.1 * number, len(cohort))
         for years in (1.0, 3.0, 5.0):
             risk = 1 / (1 + np.exp(-(logit(truth[f"true_risk_{years:g}y"].to_numpy()) + noise)))
-            columns = {"model": f"Model {number + 1}", "horizon_years": years, "risk": risk, "risk_sd": np.nan}
+            columns = {"model": f"Model {number + 1}", "horizon_years": years, "repeat": 0, "risk": risk}
             frames.append(cohort[["scan_id", "patient_id", "fold"]].assign(**columns))
     return pd.concat(frames, ignore_index=True)
 

@@ -85,13 +85,9 @@ def predict(rows: pd.DataFrame, model: str, outcome: np.ndarray | None = None) -
         weight = patient_weights(rows["patient_id"][train])
         pipeline.fit(rows.loc[train, MODELS[model]], outcome[train], coxnet__sample_weight=weight)
         risk[tested] = pipeline.predict(rows.loc[tested, MODELS[model]])
-    frames = [
-        rows[["scan_id", "patient_id", "fold"]].assign(
-            model=model, horizon_years=years, risk=risk[:, i], risk_sd=np.nan
-        )
-        for i, years in enumerate(horizons)
-    ]
-    return PREDICTIONS.validate(pd.concat(frames, ignore_index=True).reindex(columns=list(PREDICTIONS.columns)))
+    scans = rows[["scan_id", "patient_id", "fold"]].assign(model=model, repeat=0)
+    frames = [scans.assign(horizon_years=years, risk=risk[:, i]) for i, years in enumerate(horizons)]
+    return PREDICTIONS.validate(pd.concat(frames, ignore_index=True))
 
 
 def performance_table(performance: pd.DataFrame) -> pd.DataFrame:
@@ -123,9 +119,9 @@ def shortcut_table(rows: pd.DataFrame) -> pd.DataFrame:
         cells[name] = {}
         resamples = resample_patients(clusters, SETTINGS.horizons.n_bootstrap, SETTINGS.seed)
         for years in SETTINGS.horizons_years:
-            risk = predictions[predictions["horizon_years"] == years].set_index("scan_id")["risk"]
+            at = predictions[predictions["horizon_years"] == years].set_index("scan_id").loc[rows["scan_id"]]
             outcome = cohort_outcome(rows, years, resamples, labels)
-            samples = METRICS["auc"].measure(risk.loc[rows["scan_id"]].to_numpy(), outcome)
+            samples = METRICS["auc"].measure(at["risk"].to_numpy(), outcome, at["fold"].to_numpy())
             low, high, _ = interval(samples, outcome.degrees_of_freedom, "logit")
             cells[name][years_text(years)] = f"{estimate_text(samples[0], low, high, 3)}, width {high - low:.3f}"
     return pd.DataFrame(cells).T.rename_axis("way").reset_index()

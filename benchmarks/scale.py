@@ -159,7 +159,7 @@ def _radiomics(n_scans: int) -> pd.DataFrame:
 
 
 def _predictions(n_scans: int) -> pd.DataFrame:
-    rng, ids = np.random.default_rng(0), _ids(n_scans).assign(fold=0, risk_sd=np.nan)
+    rng, ids = np.random.default_rng(0), _ids(n_scans).assign(repeat=0, fold=0)
     each = [(f"Model {i}", years) for i in range(20) for years in (1.0, 3.0, 5.0)]
     frames = [ids.assign(model=name, horizon_years=years, risk=rng.random(n_scans)) for name, years in each]
     return pd.concat(frames, ignore_index=True).reindex(columns=list(PREDICTIONS.columns))

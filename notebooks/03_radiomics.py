@@ -125,8 +125,9 @@ radiomic_figures.feature_stability(agreed, min_icc)
 #
 # Patients are split into folds several times. Filling in missing values, choosing stable and distinct features,
 # harmonising, scaling and tuning are learned from the training patients of each fold alone. A patient with many scans
-# counts as much as one with a single scan. A scan's risk is the mean over the repeats. Scans whose mask failed train no
-# model, but are predicted apart, so that the chapter on horizons can tell what the results would be with them.
+# counts as much as one with a single scan. Each split is judged by itself, and the results are averaged; where the risk
+# of a single scan is shown, it is the mean over the splits. Scans whose mask failed train no model, but are predicted
+# apart, so that the chapter on horizons can tell what the results would be with them.
 
 # %% tags=["hide-input"]
 table = feature_sets.join(cohort, features)

@@ -58,7 +58,7 @@ study = load_study(study_dir, run_name, horizons={"n_bootstrap": n_bootstrap, "r
 settings = study.settings
 cohort = read_table(study.table("cohort"), COHORT, "01_cohort")
 predictions = read_predictions(study)
-stacked = write_table(models.stack(predictions, cohort, settings), study.table("stacked"), PREDICTIONS)
+stacked = write_table(models.stack(predictions), study.table("stacked"), PREDICTIONS)
 predictions = pd.concat([predictions, stacked], ignore_index=True)
 evaluation = Evaluation(cohort, predictions, settings)
 
@@ -70,9 +70,9 @@ evaluation = Evaluation(cohort, predictions, settings)
 # `Stacked (equal weights)` is the average of the clinical model, radiomics and the networks: weights that are learned
 # from risks of a cross-validation find a signal even where there is none, so these are all equal.
 #
-# A model that knows next to nothing can lie well below 0.5 here: when many of the few deaths fall into one fold, the
-# models tested on it learned from fewer deaths and give it lower risks. Read such a value as no information, not as a
-# rule to be turned around.
+# Two scans are compared only where one fit judged both: a fold with many of the few deaths is judged by a fit that
+# learned from fewer, so that over folds risks that know nothing have an AUC well below 0.5
+# ([common errors](errors.md)). Where patients were split several times, the AUC is the mean over the splits.
 
 # %% tags=["hide-input"]
 judged = [rate(evaluation) for rate in (evaluate.evaluate, evaluate.integrated_brier)]
@@ -147,14 +147,11 @@ figures.calibration_plot(curves.calibration(evaluation, shown), curves.smooth_ca
 tables.side_by_side(main, "observed_expected")
 
 # %% [markdown]
-# Risks that are wrong in size but right in order can be put right: the patients of the other folds tell by how much to
-# shift and stretch them. The table, at the longest horizon, shows whether that helps. Slope: 1 is right, below 1 the
-# risks are too extreme. The rest of this chapter uses the risks as predicted.
+# Are high risks too high, and low ones too low? The slope of the outcome on the logit of the risk: 1 is right, below 1
+# the risks are too extreme, and 0 is what risks that know nothing have. Only scans judged by the same fit are compared.
 
 # %% tags=["hide-input", "fold-output"]
-put_right = evaluation.with_predictions(sensitivity.recalibrated(evaluation))
-after = evaluate.evaluate(put_right, ("calibration_slope", "observed_expected", "brier"))
-sensitivity.beside_recalibrated(performance, after)
+tables.side_by_side(main, "calibration_slope")
 
 # %% [markdown]
 # ## How large is the error of the risks?
@@ -186,7 +183,7 @@ tables.side_by_side(performance, "integrated_brier", decimals=3)
 # ratio of deaths farther from 1. Intervals that overlap leave the question open.
 
 # %% tags=["hide-input"]
-with_spread = subgroups.models_with_spread(predictions, shown)
+with_spread = subgroups.models_with_spread(evaluation, shown)
 for name in with_spread:
     display(Markdown(f"**{name}**"))
     display(subgroups.spread_in_words(subgroups.by_spread(evaluation, name)))
@@ -196,8 +193,8 @@ if not with_spread:
 # %% [markdown]
 # ## What happens to patients at low, middle and high risk?
 #
-# Scans are split into thirds by predicted risk. The curves should part, with the high-risk third lowest; the numbers
-# below are the scans still followed.
+# Scans are split into thirds by predicted risk, each against the others of the same fit. The curves should part, with
+# the high-risk third lowest; the numbers below are the scans still followed.
 
 # %% tags=["hide-input"]
 figures.kaplan_meier_by_group(curves.survival_by_tertile(evaluation, shown), f"Thirds by the risk of {shown}")
@@ -312,10 +309,12 @@ of_change = trajectories.hazard_of_change(over_time)
 tables.hazards_in_words(of_change) if len(of_change) else Markdown("Fewer than five patients died: not estimable.")
 
 # %% [markdown]
-# The same as AUC, on the scans that have one before them: the risk today, both together, and the difference.
+# The same as AUC, on the scans that have one before them: of the risk today, of the mean of both scans (on the logit
+# scale), and of the risk today with the change added once more; then the differences from the risk today. The ways are
+# fixed beforehand, since weights that are learned from risks of a cross-validation find a signal where there is none.
 
 # %% tags=["hide-input"]
-gain = trajectories.gain_of_change(over_time, settings, between)
+gain = trajectories.gain_of_change(evaluation, shown, between)
 tables.side_by_side(gain[0]) if gain else Markdown("Too few deaths among scans with one before them.")
 
 # %% tags=["hide-input"]

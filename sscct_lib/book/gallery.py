@@ -16,7 +16,7 @@ from sscct_lib.book.chapters import filled, plain, table_or_empty
 from sscct_lib.book.viewer import case_script, picture
 from sscct_lib.cohort.outcomes import label_name
 from sscct_lib.horizons.decisions import example_scan, risks_in_words
-from sscct_lib.horizons.evaluation import Evaluation
+from sscct_lib.horizons.evaluation import Evaluation, averaged
 from sscct_lib.horizons.models import SOURCES, STACKED, pictured_model
 from sscct_lib.horizons.patients import middle_horizon
 from sscct_lib.lungs.figures import overlay, spread, worst_first
@@ -83,11 +83,11 @@ def write_gallery(study: Study, folder: Path) -> str:
 
 
 def _predictions(study: Study) -> pd.DataFrame:
-    """The predictions that a run has, the stacked ones among them."""
+    """The risks that a run has, one a scan, the stacked ones among them."""
     found = [read_predictions(study)] if _prediction_files(study) else []
     if study.table("stacked").is_file():
         found.append(read_table(study.table("stacked"), PREDICTIONS, "05_horizons"))
-    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=list(PREDICTIONS.columns))
+    return averaged(pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=list(PREDICTIONS.columns)))
 
 
 def _prediction_files(study: Study) -> list[Path]:
@@ -103,7 +103,8 @@ def choose_scans(
 ) -> pd.DataFrame:
     """Choose the scans of the gallery, 15 at most: `COLUMNS`, a row a rule and scan; none for a rule nothing fulfils.
 
-    Predictions and lungs may be empty; `explained` are ids of the scans whose risks were explained voxel by voxel.
+    Predictions (one risk a scan, model and horizon) and lungs may be empty; `explained` are ids of the scans whose
+    risks were explained voxel by voxel.
     """
     horizon = _shown_horizon(cohort, settings)
     sources = [name for names in SOURCES.values() for name in names]

@@ -37,7 +37,7 @@ TABLES = {
     "cohort: a scan kept in the study": schemas.COHORT,
     "lungs: a scan's mask and its quality": schemas.LUNGS,
     "radiomics: a scan's features": schemas.RADIOMICS,
-    "predictions: model × horizon × scan": schemas.PREDICTIONS,
+    "predictions: model × fit × horizon × scan": schemas.PREDICTIONS,
     "unusual: network × scan, whether it differs from the training scans": schemas.UNUSUAL,
     "attributions: network × scan whose risk is explained": schemas.ATTRIBUTIONS,
     "performance: model × horizon × metric": schemas.PERFORMANCE,

@@ -11,8 +11,7 @@ from matplotlib.figure import Figure
 
 from sscct_lib.book.chapters import filled
 from sscct_lib.horizons.bootstrap import interval
-from sscct_lib.horizons.evaluation import aligned, cohort_outcome, not_estimable, study_resamples
-from sscct_lib.horizons.metrics import METRICS
+from sscct_lib.horizons.evaluation import Evaluation
 from sscct_lib.horizons.models import ROWS, chosen_models, first_pictured
 from sscct_lib.study.files import checksum, write_if_changed
 from sscct_lib.study.folder import Study, load_study
@@ -100,22 +99,26 @@ def _difference(first: _Finished, other: _Finished, row: dict[str, Any]) -> dict
     name, horizon = first.models.get(row["kind"]), float(row["horizon_years"])
     if row["metric"] != "auc" or name is None or first.study.settings.labels != other.study.settings.labels:
         return {}
-    common = first.cohort.merge(other.cohort[AGREED], on=AGREED)
-    models = ((other, row["model"]), (first, name))
-    risks = [aligned(run.predictions, common, model, horizon) for run, model in models]
-    both = np.isfinite(risks[0]) & np.isfinite(risks[1])
-    resamples = study_resamples(common, first.study.settings).of(both)
-    outcome = cohort_outcome(common[both], horizon, resamples, first.study.settings.labels)
-    if not_estimable(outcome):
+    scans = first.cohort[AGREED].merge(other.cohort[AGREED], on=AGREED)[["scan_id"]]
+    held = [(name, _judging(first, scans, first)), (row["model"], _judging(other, scans, first))]
+    both = np.all([np.isfinite(evaluation.risk(model, horizon)) for model, evaluation in held], axis=0)
+    reference, own = (evaluation.at(model, horizon, both) for model, evaluation in held)
+    if not own.estimable:
         return {"n_paired": int(both.sum())}
-    own, reference = (METRICS["auc"].measure(risk[both], outcome) for risk in risks)
-    low, high, _ = interval(own - reference, outcome.degrees_of_freedom)
+    samples = own.measure("auc") - reference.measure("auc")
+    low, high, _ = interval(samples, own.outcome.degrees_of_freedom)
     return {
-        "difference": float(own[0] - reference[0]),
+        "difference": float(samples[0]),
         "difference_low": low,
         "difference_high": high,
         "n_paired": int(both.sum()),
     }
+
+
+def _judging(run: _Finished, scans: pd.DataFrame, first: _Finished) -> Evaluation:
+    """Hold a run's predictions against its own folds, on some scans and with the samples of patients of the first."""
+    own = run.predictions[run.predictions["scan_id"].isin(scans["scan_id"])]
+    return Evaluation(scans.merge(run.cohort, on="scan_id"), own, first.study.settings)
 
 
 @styled

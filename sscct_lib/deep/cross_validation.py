@@ -119,8 +119,9 @@ def cross_validate(study: Study, cohort: pd.DataFrame, networks: Sequence[str], 
     spread["risk_sd"] = spread["risk_sd"].fillna(spread["dropout_sd"])  # a single member has no other
     spread = spread[spread["horizon_years"].isin(told)].reset_index(drop=True)
     of_name = {display_name(name, study.settings.deep.network(name)): name for name in networks}
-    named = spread.assign(family=FAMILY, network=spread["model"].map(of_name))
-    return PREDICTIONS.validate(named.reindex(columns=list(PREDICTIONS.columns)))
+    # Members learned from the same patients: together they are one fit.
+    named = spread.assign(repeat=0, family=FAMILY, network=spread["model"].map(of_name))
+    return PREDICTIONS.validate(named.drop(columns="dropout_sd"))
 
 
 def _run(study: Study, tasks: list[Task], n_jobs: int) -> list[pd.DataFrame]:

@@ -103,9 +103,9 @@ def cross_validate(study: Study, network_name: str, cohort: pd.DataFrame) -> pd.
         own = _take(seen, tested)
         risk = network.risks(torch.from_numpy(predict(model, own)).double()).numpy()
         rows = risk_table(own.scans[["scan_id", "patient_id"]], name, horizons(study), risk=risk)
-        parts.append(rows.assign(fold=fold))
+        parts.append(rows.assign(repeat=0, fold=fold))
     identity = {"family": FAMILY, "network": network_name, "variant": VARIANT}
-    return PREDICTIONS.validate(pd.concat(parts, ignore_index=True).assign(risk_sd=np.nan, **identity))
+    return PREDICTIONS.validate(pd.concat(parts, ignore_index=True).assign(**identity))
 
 
 def _logits(network: HazardNetwork, embedded: NDArray[np.float32], table: pd.DataFrame) -> NDArray[np.float32]:

@@ -4,7 +4,7 @@
 - `evaluate`: the table of performance; `comparison`: paired differences, and the true risk of a simulated study.
 - `models`: the stacked risk, the models of the front page, variants; `tables`: what readers see of all these.
 - `curves`: ROC, calibration, survival by third; `decisions`: net benefit, thresholds, a worked example.
-- `subgroups`: views and groups of the cohort, thirds by spread; `sensitivity`: recalibration, rules, shortcuts.
+- `subgroups`: views and groups of the cohort, thirds by spread; `sensitivity`: rules, shortcuts.
 - `survival`: follow-up, hazard ratios, competing causes; `trajectories`: risk over a patient's scans.
 - `patients`: similar patients, the most wrong; `figures`: everything that is drawn.
 - `bootstrap`, `metrics`: intervals and measures in all resamples of patients at once.

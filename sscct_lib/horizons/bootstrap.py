@@ -6,7 +6,7 @@ Functions on `samples` take an estimate in the same order: the study's own value
 interval is a 95 % interval, NaN where there is none.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -122,6 +122,18 @@ class Outcome:
             "n_unknown": int(self.unknown.sum()),
         }
 
+    def kept(self, scans: Flags) -> "Outcome":
+        """Keep some scans, with the weights that they have."""
+        return replace(
+            self,
+            followup_years=self.followup_years[scans],
+            event_observed=self.event_observed[scans],
+            died=self.died[scans],
+            alive=self.alive[scans],
+            resamples=self.resamples.of(scans),
+            weights=self.weights[:, scans],
+        )
+
     def of(self, scans: Flags) -> "Outcome":
         """Keep some scans, weighed anew with their own censoring."""
         followup, event = self.followup_years[scans], self.event_observed[scans]
@@ -226,7 +238,7 @@ def interval(samples: Floats, degrees_of_freedom: float, scale: Scale = "plain")
     return Interval(float(odds[0] / (1 + odds[0])), float(odds[1] / (1 + odds[1])))
 
 
-def proportion_interval(samples: Floats, n_patients: int) -> tuple[float, float]:
+def proportion_interval(samples: Floats, n_patients: float) -> tuple[float, float]:
     """Interval of a share that stays honest at 0 and at 1, where all resamples agree.
 
     The bootstrap gives the variance, and with it the number of independent patients that would have the same one;

@@ -135,6 +135,6 @@ def true_risks(study: Study, cohort: pd.DataFrame) -> pd.DataFrame:
         name = f"true_risk_{horizon:g}y"
         if name in truth:
             risk = truth.loc[cohort["scan_id"], name].to_numpy()
-            columns = {"model": TRUE_RISK, "horizon_years": horizon, "risk": risk, "risk_sd": np.nan}
+            columns = {"model": TRUE_RISK, "horizon_years": horizon, "repeat": 0, "risk": risk, "score": risk}
             frames.append(cohort[["scan_id", "patient_id", "fold"]].assign(**columns))
     return PREDICTIONS.validate(pd.concat(frames, ignore_index=True)) if frames else none

@@ -18,33 +18,41 @@ from sscct_lib.horizons.bootstrap import (
     proportion_interval,
 )
 from sscct_lib.horizons.evaluate import best
-from sscct_lib.horizons.evaluation import Evaluation
+from sscct_lib.horizons.evaluation import Evaluation, Judged
 from sscct_lib.horizons.metrics import observed_risk, smooth_observed
 
 TERTILES = ("low risk", "middle risk", "high risk")
 
 
-def roc_curve(risk: Floats, outcome: Outcome, n_points: int = 101) -> pd.DataFrame:
+def roc_curve(judged: Judged, n_points: int = 101) -> pd.DataFrame:
     """Sensitivity at each false-positive share from 0 to 1, weighted for censoring, with a pointwise band.
+
+    The curve of each fit, averaged by the pairs of scans behind it, so that the area is the AUC within fits.
 
     References
     ----------
     Hung H, Chiang CT. Estimation methods for time-dependent AUC models with survival data. Can J Stat
-    2010;38:8-26.
+    2010;38:8-26. Fawcett T. An introduction to ROC analysis. Pattern Recognit Lett 2006;27:861-74 (vertical averaging).
     """
     grid = np.linspace(0, 1, n_points)
+    samples = judged.over_fits(lambda risk, outcome: _roc(risk, outcome, grid))
+    low, high = curve_interval(samples)
+    return pd.DataFrame({"false_positive": grid, "sensitivity": samples[0], "ci_low": low, "ci_high": high})
+
+
+def _roc(risk: Floats, outcome: Outcome, grid: Floats) -> tuple[Floats, Floats]:
+    """The curve of one fit times its pairs of scans, in every sample, and these pairs."""
     order = np.argsort(-risk, kind="stable")
     # Only the last scan of a group with equal risk is a point that a threshold can reach.
     ends = np.append(np.flatnonzero(np.diff(risk[order])), len(risk) - 1)
     died = (outcome.weights * outcome.died)[:, order].cumsum(axis=1)[:, ends]
     alive = (outcome.weights * outcome.alive)[:, order].cumsum(axis=1)[:, ends]
-    samples = np.full((len(died), n_points), np.nan)
+    samples = np.zeros((len(died), len(grid)))
     for sample, (above, falsely_above) in enumerate(zip(died, alive, strict=True)):
         if above[-1] > 0 and falsely_above[-1] > 0:
-            x = np.append(0.0, falsely_above / falsely_above[-1])
-            samples[sample] = np.interp(grid, x, np.append(0.0, above / above[-1]))
-    low, high = curve_interval(samples)
-    return pd.DataFrame({"false_positive": grid, "sensitivity": samples[0], "ci_low": low, "ci_high": high})
+            x = np.append(0.0, falsely_above)
+            samples[sample] = np.interp(grid * x[-1], x, np.append(0.0, above)) * x[-1]
+    return samples, (died[:, -1] * alive[:, -1])[:, None]
 
 
 def roc_curves(evaluation: Evaluation, performance: pd.DataFrame) -> pd.DataFrame:
@@ -64,7 +72,7 @@ def roc_curves(evaluation: Evaluation, performance: pd.DataFrame) -> pd.DataFram
             has_band = top is not None and top["model"] == model
             judged = (evaluation if has_band else without_band).at(model, horizon)
             if judged.estimable:
-                curve = roc_curve(judged.risk, judged.outcome)
+                curve = roc_curve(judged)
                 frames.append(curve.assign(model=model, horizon_years=horizon))
     columns = ["false_positive", "sensitivity", "ci_low", "ci_high", "model", "horizon_years"]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns, dtype=float)
@@ -151,14 +159,14 @@ def _curve_times(followup: Floats, event: Flags, until_years: float) -> Floats:
     return np.unique(np.concatenate([deaths, np.arange(np.floor(until_years) + 1), [end]]))
 
 
-def tertile_names(risk: Floats) -> np.ndarray:
-    """Name each scan's third of the risks, one of `TERTILES`; only `middle risk` when all risks are equal."""
-    cuts = np.quantile(risk, [1 / 3, 2 / 3])
-    return np.array(TERTILES)[np.where(cuts[0] == cuts[1], 1, np.searchsorted(cuts, risk, side="left"))]
+def tertile_names(standing: Floats) -> np.ndarray:
+    """Name each scan's third by `Judged.standing`, one of `TERTILES`; only `middle risk` when all stand alike."""
+    cuts = np.quantile(standing, [1 / 3, 2 / 3])
+    return np.array(TERTILES)[np.where(cuts[0] == cuts[1], 1, np.searchsorted(cuts, standing, side="left"))]
 
 
 def calibration(evaluation: Evaluation, model: str) -> pd.DataFrame:
-    """Predicted and observed risk of a model in groups of rising risk, at every horizon.
+    """Predicted and observed risk of a model in groups of rising risk (the mean over repeats), at every horizon.
 
     Returns
     -------
@@ -175,7 +183,7 @@ def calibration(evaluation: Evaluation, model: str) -> pd.DataFrame:
 
 
 def smooth_calibration(evaluation: Evaluation, model: str) -> pd.DataFrame:
-    """Observed risk as a smooth function of predicted risk, with a band, at every horizon.
+    """Observed risk as a smooth function of predicted risk (the mean over repeats), with a band, at every horizon.
 
     Returns
     -------
@@ -215,6 +223,8 @@ def risk_states(evaluation: Evaluation, model: str) -> pd.DataFrame:
 def survival_by_tertile(evaluation: Evaluation, model: str) -> pd.DataFrame:
     """Kaplan-Meier curves of thirds of the scans by a model's risk at its longest horizon, up to that horizon.
 
+    Risks of several fits are put in one order by `Judged.standing`.
+
     Returns
     -------
     pandas.DataFrame
@@ -223,5 +233,5 @@ def survival_by_tertile(evaluation: Evaluation, model: str) -> pd.DataFrame:
         `n_scans`, `n_patients`, `n_events` (deaths up to the horizon).
     """
     judged = evaluation.horizons_of(model)[-1]
-    thirds = tertile_names(judged.risk)
+    thirds = tertile_names(judged.standing)
     return survival_by_group(thirds, judged.scans, judged.outcome.resamples, judged.horizon_years, TERTILES)

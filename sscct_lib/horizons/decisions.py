@@ -74,19 +74,19 @@ def decision_curves(evaluation: Evaluation, models: list[str]) -> pd.DataFrame:
             if not judged.estimable:
                 continue
             own = evaluation.identity(model)
-            rows += [row | own for row in _curve(model, judged.risk, judged.outcome, with_interval=first)]
+            rows += [row | own for row in _curve(model, judged.risks, judged.outcome, with_interval=first)]
             if first:
-                rows += _curve(EVERYBODY, np.ones(len(judged.risk)), judged.outcome, with_interval=False)
-                rows += _curve(NOBODY, np.zeros(len(judged.risk)), judged.outcome, with_interval=False)
+                rows += _curve(EVERYBODY, np.ones((1, len(judged.risk))), judged.outcome, with_interval=False)
+                rows += _curve(NOBODY, np.zeros((1, len(judged.risk))), judged.outcome, with_interval=False)
     columns = ["model", "horizon_years", "threshold", "net_benefit", "ci_low", "ci_high", "n_scans", "n_events"]
     return pd.DataFrame(rows, columns=[*columns, *IDENTITY]).fillna(dict.fromkeys(IDENTITY, ""))
 
 
-def _curve(name: str, risk: Floats, outcome: Outcome, with_interval: bool) -> list[dict[str, object]]:
+def _curve(name: str, risks: Floats, outcome: Outcome, with_interval: bool) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     where = {"model": name, "horizon_years": outcome.horizon_years, **outcome.denominators}
     for threshold in GRID:
-        samples = net_benefit(risk, outcome, threshold)
+        samples = np.mean([net_benefit(risk, outcome, threshold) for risk in risks], axis=0)
         low, high, _ = interval(samples, outcome.degrees_of_freedom if with_interval else 0)
         rows.append({**where, "threshold": threshold, "net_benefit": samples[0], "ci_low": low, "ci_high": high})
     return rows
@@ -111,8 +111,10 @@ def threshold_table(evaluation: Evaluation, model: str) -> pd.DataFrame:
     for judged in evaluation.horizons_of(model):
         outcome = judged.outcome
         for threshold in evaluation.settings.horizons.thresholds:
-            behind = _patients_behind(judged.risk, outcome, threshold)
-            for measure, samples in flag_measures(judged.risk, outcome, threshold).items():
+            of_repeats = [flag_measures(risk, outcome, threshold) for risk in judged.risks]
+            behind = pd.DataFrame([_patients_behind(risk, outcome, threshold) for risk in judged.risks]).mean()
+            for measure in of_repeats[0]:
+                samples = np.mean([found[measure] for found in of_repeats], axis=0)
                 if measure == "net_benefit":
                     low, high, _ = interval(samples, outcome.degrees_of_freedom)
                 else:
@@ -183,8 +185,8 @@ def worked_example(evaluation: Evaluation, model: str) -> dict[str, str]:
     if not len(all_risks):
         return dict.fromkeys(NAMES, NOT_ESTIMABLE) | {"act_horizon": years_text(horizon), "act_model": model}
     scan = example_scan(evaluation, model)
-    predictions = evaluation.predictions
-    risks = predictions[(predictions["model"] == model) & (predictions["scan_id"] == scan["scan_id"])]
+    shown = evaluation.averaged
+    risks = shown[(shown["model"] == model) & (shown["scan_id"] == scan["scan_id"])]
     found = outcomes(similar_patients(evaluation, model, scan["risk"], scan["patient_id"]), settings)
     example = {
         "example_scan": str(scan["scan_id"]),

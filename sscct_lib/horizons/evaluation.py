@@ -4,6 +4,7 @@ Only here is it known on which scans a model is judged, in which samples of pati
 are made of them. Predictions are checked once, patients are drawn once, and the outcomes of a horizon are kept.
 """
 
+from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,10 +15,11 @@ import pandas as pd
 import pandera.pandas as pa
 
 from sscct_lib.horizons.bootstrap import Flags, Floats, Outcome, Resamples, horizon_outcome, interval, resample_patients
-from sscct_lib.horizons.metrics import METRICS
+from sscct_lib.horizons.metrics import METRICS, Fits, logit, within_fits
 from sscct_lib.study.folder import StudyError
 from sscct_lib.study.schemas import IDENTITY, PREDICTIONS
 from sscct_lib.study.settings import Settings
+from sscct_lib.study.tables import missing_columns
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,11 @@ class Judged:
     scans
         Their rows of the cohort.
     risk
-        Their predicted risks, shape (n,).
+        One risk a scan, the mean over repeats, shape (n,): to be shown, never to be measured.
+    risks, fits
+        The risks of each repeat, shape (n_repeats, n), and the number of the fit that made each.
+    score
+        The value of a fixed score, by which scans are ranked instead, shape (n,); None for other models.
     outcome
         What happened to them, in every sample of patients.
     """
@@ -41,6 +47,9 @@ class Judged:
     inside: Flags
     scans: pd.DataFrame
     risk: Floats
+    risks: Floats
+    fits: Fits
+    score: Floats | None
     outcome: Outcome
 
     @property
@@ -53,11 +62,46 @@ class Judged:
         """Whether anything can be estimated."""
         return not not_estimable(self.outcome)
 
+    @property
+    def standing(self) -> Floats:
+        """How each scan stands among those of the same fit, shape (n,): its log odds less their mean, over repeats.
+
+        Of a fixed score, its value less the mean. Scans of different fits can be put in one order by it.
+        """
+        if self.score is not None:
+            return np.asarray(self.score - self.score.mean())
+        logits = logit(self.risks)
+        for row, fit in zip(logits, self.fits, strict=True):
+            for one in np.unique(fit):
+                row[fit == one] -= row[fit == one].mean()
+        return np.asarray(logits.mean(axis=0))
+
+    def over_repeats(self, measure: Callable[[Floats, Fits], Floats]) -> Floats:
+        """Average over the repeats what is measured in each; `measure` takes risks and fits, both of shape (n,)."""
+        found = np.array([measure(risk, fit) for risk, fit in zip(self.risks, self.fits, strict=True)])
+        known = np.isfinite(found)
+        mean: Floats = np.full(found.shape[1:], np.nan)
+        return np.divide(np.where(known, found, 0).sum(axis=0), known.sum(axis=0), out=mean, where=known.any(axis=0))
+
+    def over_fits(self, pairs: Callable[[Floats, Outcome], tuple[Floats, Floats]]) -> Floats:
+        """Average over the repeats what is concordant among the pairs of scans of the same fit (`metrics.within_fits`).
+
+        A fixed score is one fit of all scans.
+        """
+        if self.score is not None:
+            return within_fits(pairs, self.score, self.outcome, None)
+        return self.over_repeats(lambda risk, fit: within_fits(pairs, risk, self.outcome, fit))
+
     def measure(self, metric: str) -> Floats:
         """Measure the risks in every sample, shape (n_samples + 1,); NaN where nothing can be estimated."""
+        of, outcome = METRICS[metric], self.outcome
         if not self.estimable:
-            return np.full(len(self.outcome.counts), np.nan)
-        return METRICS[metric].measure(self.risk, self.outcome)
+            return np.full(len(outcome.counts), np.nan)
+        if of.kind == "size":
+            return self.over_repeats(lambda risk, _: of.measure(risk, outcome))
+        if of.kind == "rank" and self.score is not None:
+            return np.asarray(of.measure(self.score, outcome))
+        return self.over_repeats(lambda risk, fit: of.measure(risk, outcome, fit))
 
     def estimate(self, metric: str) -> dict[str, Any]:
         """Estimate one of `METRICS`: `estimate`, `ci_low`, `ci_high` (95 %), and a `note` on what is lacking."""
@@ -85,8 +129,8 @@ class Evaluation:
     Raises
     ------
     StudyError
-        If a risk is missing or not in 0..1, a scan is not in the cohort or belongs to another patient there, or
-        was tested in another fold than the cohort's.
+        If a risk is missing or not in 0..1, a scan is not in the cohort or belongs to another patient there, was
+        tested in another fold than the cohort's, or not in every repeat, or a patient's scans in several folds.
     """
 
     def __init__(self, cohort: pd.DataFrame, predictions: pd.DataFrame, settings: Settings) -> None:
@@ -94,6 +138,7 @@ class Evaluation:
         self.predictions = check_predictions(predictions, cohort)
         self.settings = settings
         self._outcomes: dict[tuple[float, bytes], Outcome] = {}
+        self._rows: dict[tuple[str, float], pd.DataFrame] = {}
 
     @cached_property
     def resamples(self) -> Resamples:
@@ -110,9 +155,14 @@ class Evaluation:
         first = self.predictions.loc[self.predictions["model"] == model, list(IDENTITY)].iloc[0]
         return {str(name): str(value) for name, value in first.items()}
 
+    @cached_property
+    def averaged(self) -> pd.DataFrame:
+        """One risk a model, horizon and scan, from `averaged`."""
+        return averaged(self.predictions)
+
     def risk(self, model: str, horizon_years: float) -> Floats:
-        """Risk of each scan of the cohort, shape (n_cohort,); NaN where the model has none."""
-        return aligned(self.predictions, self.cohort, model, horizon_years)
+        """One risk of each scan of the cohort, the mean over repeats, shape (n_cohort,); NaN where there is none."""
+        return aligned(self.averaged, self.cohort, model, horizon_years)
 
     def outcome(self, horizon_years: float, inside: Flags | None = None) -> Outcome:
         """What happened to some scans of the cohort, shape (n_cohort,), or to all."""
@@ -127,7 +177,23 @@ class Evaluation:
     def at(self, model: str, horizon_years: float, among: Flags | None = None) -> Judged:
         """Give a model at a horizon, on the scans that it predicted, or those of them that are `among` (n_cohort,)."""
         risk = self.risk(model, horizon_years)
-        return self._on(model, horizon_years, risk, np.isfinite(risk) if among is None else np.isfinite(risk) & among)
+        inside = np.isfinite(risk) if among is None else np.isfinite(risk) & among
+        repeats = {column: self._repeats(model, horizon_years, column)[:, inside] for column in ("risk", "fold")}
+        score = self._repeats(model, horizon_years, "score")[0, inside]
+        return Judged(
+            model, horizon_years, inside, self.cohort[inside], risk[inside],
+            repeats["risk"], repeats["fold"].astype(np.int64), score if np.isfinite(score).any() else None,
+            self.outcome(horizon_years, inside),
+        )  # fmt: skip
+
+    def _repeats(self, model: str, horizon_years: float, column: str) -> Floats:
+        """A column of each repeat in the order of the cohort, shape (n_repeats, n_cohort); one row of NaN for none."""
+        key = (model, float(horizon_years))
+        if key not in self._rows:
+            rows = self.predictions[self.predictions["model"] == model]
+            self._rows[key] = rows[np.isclose(rows["horizon_years"], horizon_years)].set_index(["repeat", "scan_id"])
+        wide = self._rows[key][column].unstack("scan_id").reindex(columns=self.cohort["scan_id"])
+        return wide.to_numpy(dtype=float) if len(wide) else np.full((1, len(self.cohort)), np.nan)
 
     def horizons_of(self, model: str) -> list[Judged]:
         """Give a model at each horizon at which it has risks, from the shortest to the longest; StudyError for none."""
@@ -139,13 +205,8 @@ class Evaluation:
 
     def pair(self, model: str, other: str, horizon_years: float) -> tuple[Judged, Judged]:
         """Give two models on the scans that both predicted."""
-        risk, of_other = self.risk(model, horizon_years), self.risk(other, horizon_years)
-        both = np.isfinite(risk) & np.isfinite(of_other)
-        return self._on(model, horizon_years, risk, both), self._on(other, horizon_years, of_other, both)
-
-    def _on(self, model: str, horizon_years: float, risk: Floats, inside: Flags) -> Judged:
-        outcome = self.outcome(horizon_years, inside)
-        return Judged(model, horizon_years, inside, self.cohort[inside], risk[inside], outcome)
+        both = np.isfinite(self.risk(model, horizon_years)) & np.isfinite(self.risk(other, horizon_years))
+        return self.at(model, horizon_years, both), self.at(other, horizon_years, both)
 
     def of(self, scans: Flags, followup_years: Floats | None = None, share: Floats | None = None) -> "Evaluation":
         """Keep some scans of the cohort, in the same samples of patients.
@@ -180,14 +241,41 @@ class Evaluation:
         """Judge other predictions on the same cohort, in the same samples of patients."""
         other = copy(self)
         other.predictions = check_predictions(predictions, self.cohort)  # outcomes stay: they know no model
+        other._rows = {}
+        other.__dict__.pop("averaged", None)
         return other
 
 
+def averaged(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Give each scan one risk of each model and horizon, the mean over repeats, for where a risk is shown.
+
+    Never measure it: the mean over many splits knows a patient's own outcome, by what is missing where it was held out.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The columns of `predictions` without `repeat` and `fold`. `risk_sd` is the spread over the repeats; of a single
+        one, as it says. Risks never fall with the horizon.
+    """
+    keys = ["model", "horizon_years", "scan_id"]
+    grouped = predictions.groupby(keys, sort=False)
+    first = grouped[[name for name in predictions if name not in {*keys, "repeat", "fold"}]].first()
+    spread = grouped["risk"].std().fillna(first["risk_sd"])
+    return never_falling(first.assign(risk=grouped["risk"].mean(), risk_sd=spread).reset_index())
+
+
+def never_falling(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Make the risks of each scan rise with the horizon, by their running maximum; sorts by model, horizon and scan."""
+    # One risk curve rises by itself; horizons fitted apart, or known in different repeats, need not.
+    ordered = predictions.sort_values(["model", "horizon_years", "scan_id"], ignore_index=True)
+    return ordered.assign(risk=ordered.groupby(["model", "scan_id"])["risk"].cummax())
+
+
 def aligned(
-    predictions: pd.DataFrame, cohort: pd.DataFrame, model: str, horizon_years: float, column: str = "risk"
+    one_each: pd.DataFrame, cohort: pd.DataFrame, model: str, horizon_years: float, column: str = "risk"
 ) -> Floats:
-    """Bring a model's risks, or another column, into the order of the cohort, shape (n,); NaN where it has none."""
-    rows = predictions[(predictions["model"] == model) & np.isclose(predictions["horizon_years"], horizon_years)]
+    """Bring a column of `averaged` into the order of the cohort, shape (n,); NaN where a model has no risk."""
+    rows = one_each[(one_each["model"] == model) & np.isclose(one_each["horizon_years"], horizon_years)]
     return rows.set_index("scan_id")[column].reindex(cohort["scan_id"]).to_numpy(dtype=float)
 
 
@@ -224,9 +312,14 @@ def check_predictions(predictions: pd.DataFrame, cohort: pd.DataFrame) -> pd.Dat
     Raises
     ------
     StudyError
-        If a risk is missing or not in 0..1, a scan is not in the cohort or belongs to another patient there, or
-        was tested in another fold than the cohort's.
+        If a risk is missing or not in 0..1, a scan is not in the cohort or belongs to another patient there, was
+        tested in another fold than the cohort's, or not in every repeat, or a patient's scans in several folds.
     """
+    if lacking := missing_columns(predictions, PREDICTIONS):
+        raise StudyError(
+            f"Predictions lack the column(s) {lacking}, without which it is not known which risks may be compared. "
+            "Where an earlier version of the project wrote the table, run the model stages again."
+        )
     try:
         valid = PREDICTIONS.validate(predictions, lazy=True)
     except pa.errors.SchemaErrors as error:
@@ -238,15 +331,41 @@ def check_predictions(predictions: pd.DataFrame, cohort: pd.DataFrame) -> pd.Dat
             f"Predictions for {_some(strangers, 'scan_id')}, which the cohort lacks. The cohort changed after the "
             "models were fitted, or the file is another study's: run the model stages again."
         )
-    for column in ("patient_id", "fold"):
-        expected = known.loc[valid["scan_id"], column].to_numpy()
-        wrong = valid[valid[column].to_numpy() != expected]
-        if len(wrong):
-            raise StudyError(
-                f"Predictions have another {column} than the cohort for {_some(wrong, 'scan_id')}. A scan must be "
-                "tested in its cohort fold, by a model that never saw its patient: run the model stages again."
-            )
+    wrong = valid[valid["patient_id"].to_numpy() != known.loc[valid["scan_id"], "patient_id"].to_numpy()]
+    if len(wrong):
+        raise StudyError(
+            f"Predictions have another patient_id than the cohort for {_some(wrong, 'scan_id')}: run the model stages "
+            "again."
+        )
+    of_cohort = known.loc[valid["scan_id"], "fold"].to_numpy()
+    wrong = valid[(valid["repeat"] == 0) & (valid["fold"].to_numpy() != of_cohort)]
+    if len(wrong):
+        raise StudyError(
+            f"Predictions have another fold than the cohort for {_some(wrong, 'scan_id')}. In repeat 0 a scan must be "
+            "tested in its cohort fold, by a model that never saw its patient: run the model stages again."
+        )
+    _check_repeats(valid)
     return valid
+
+
+def _check_repeats(valid: pd.DataFrame) -> None:
+    split = valid[["model", "repeat", "patient_id", "fold"]].drop_duplicates()
+    torn = split[split.duplicated(["model", "repeat", "patient_id"])]
+    if len(torn):
+        raise StudyError(
+            f"Predictions test the scans of {_some(torn, 'patient_id', 'patient')} in several folds of one repeat. "
+            "Folds must be split by patient: run the model stages again."
+        )
+    each = valid.groupby(["model", "horizon_years"], sort=False)
+    n_repeats = each["repeat"].transform("nunique")
+    of_scan = valid.groupby(["model", "horizon_years", "scan_id"], sort=False)["repeat"].transform("size")
+    uneven = valid[of_scan != n_repeats]
+    if len(uneven):
+        row = uneven.iloc[0]
+        raise StudyError(
+            f"{row['model']} predicts {_some(uneven, 'scan_id')} in some repeats and not in others, at the horizon of "
+            f"{row['horizon_years']:g} years. Each repeat must predict the same scans, or be left out as a whole."
+        )
 
 
 def _violations(predictions: pd.DataFrame, error: pa.errors.SchemaErrors) -> str:
@@ -260,7 +379,7 @@ def _violations(predictions: pd.DataFrame, error: pa.errors.SchemaErrors) -> str
     return "Predictions cannot be judged; correct the table of the model that wrote them.\n" + "\n".join(lines) + more
 
 
-def _some(rows: pd.DataFrame, column: str) -> str:
+def _some(rows: pd.DataFrame, column: str, noun: str = "scan") -> str:
     names = list(dict.fromkeys(rows[column]))
     shown = ", ".join(map(str, names[:5]))
-    return f"{len(names)} scan(s) ({shown}{', ...' if len(names) > 5 else ''})"
+    return f"{len(names)} {noun}(s) ({shown}{', ...' if len(names) > 5 else ''})"

@@ -3,33 +3,51 @@
 Every measure takes the predicted risks of n scans, shape (n,), and their `bootstrap.Outcome`, and gives one value a
 sample, shape (n_samples + 1,), the study itself first; NaN in a sample in which it cannot be estimated, for example
 without a death or without a survivor, or where a fit has no finite solution.
+
+Measures of order also take the number of the fit that made each risk, shape (n,), and compare scans of the same fit
+alone. In a cross-validation, a fold that by chance holds more deaths leaves fewer for training, so that its risks are
+lower just where more die: compared over folds, risks that know nothing have an AUC below 0.5.
+
+References
+----------
+Parker BJ, Gunter S, Bedo J. Stratification bias in low signal microarray studies. BMC Bioinformatics 2007;8:326. Airola
+A, Pahikkala T, Waegeman W, De Baets B, Salakoski T. An experimental comparison of cross-validation techniques for
+estimating the area under the ROC curve. Comput Stat Data Anal 2011;55:1828-44.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
 
 from sscct_lib.horizons.bootstrap import Floats, Outcome, Scale
+
+Fits = NDArray[np.int64]
 
 SMALLEST_RISK = 1e-4
 """Risks nearer to 0 or 1 than this are moved to it before the logit, which has no value at 0 and 1."""
 
 _MOST_STEPS = 60
 _CONVERGED = 1e-8
+_FLAT = 1e-20  # information on the slope when all scans of each fit have the same risk, and what rounding makes of it
 _ABSURD = 50.0  # a coefficient beyond this comes from samples that the risk separates perfectly
 
 
-def calibration_slope(risk: Floats, outcome: Outcome) -> Floats:
+def calibration_slope(risk: Floats, outcome: Outcome, fit: Fits | None = None) -> Floats:
     """Slope of the outcome on the logit of the risk: 1 is right, below 1 the risks are too extreme.
+
+    Each fit has an intercept of its own, so that only scans of one fit are compared.
 
     References
     ----------
     Cox DR. Two further applications of a model for binary regression. Biometrika 1958;45:562-5.
     Van Calster B et al. Calibration: the Achilles heel of predictive analytics. BMC Med 2019;17:230.
     """
-    return calibration_line(risk, outcome)[1]
+    return calibration_line(risk, outcome, fit)[1]
 
 
 def calibration_intercept(risk: Floats, outcome: Outcome) -> Floats:
@@ -39,38 +57,49 @@ def calibration_intercept(risk: Floats, outcome: Outcome) -> Floats:
     ----------
     Van Calster B et al. Calibration: the Achilles heel of predictive analytics. BMC Med 2019;17:230.
     """
-    return calibration_line(risk, outcome, fixed_slope=True)[0]
+    return calibration_line(risk, outcome, fixed_slope=True)[0][:, 0]
 
 
-def calibration_line(risk: Floats, outcome: Outcome, fixed_slope: bool = False) -> tuple[Floats, Floats]:
-    """Fit logit P(died) = intercept + slope * logit(risk), weighted for censoring, by Newton's method."""
+def calibration_line(
+    risk: Floats, outcome: Outcome, fit: Fits | None = None, fixed_slope: bool = False
+) -> tuple[Floats, Floats]:
+    """Fit logit P(died) = intercept of the fit + slope * logit(risk), weighted for censoring, by Newton's method.
+
+    Gives the intercepts, shape (n_samples + 1, n_fits), and the slope. A fit whose scans all died, or all lived, in a
+    sample says nothing of the slope there.
+    """
     known = outcome.died | outcome.alive
-    weights, died = outcome.weights[:, known], outcome.died[known]
-    x = logit(risk[known])
+    names, place = np.unique(np.zeros(len(risk)) if fit is None else fit, return_inverse=True)
+    member = np.eye(len(names))[place[known]]
+    died, weights = outcome.died[known], outcome.weights[:, known]
+    both = (((weights * died) @ member > 0) & ((weights * ~died) @ member > 0)).astype(float)
+    weights = weights * (both @ member.T)
+    centre = member.T @ logit(risk[known]) / np.maximum(member.sum(axis=0), 1)
+    x = logit(risk[known]) - member @ centre
     spread = max(1.0, float(x.std()) if len(x) else 1.0)
     x = x / spread  # so that a step of 1 moves no scan far, and Newton's method cannot overshoot
-    intercept, slope = np.zeros(len(weights)), np.full(len(weights), spread * fixed_slope)
+    intercept, slope = np.zeros_like(both), np.full(len(weights), spread * fixed_slope)
     step = np.full(len(weights), np.inf)
     for _ in range(_MOST_STEPS):
-        p = 1 / (1 + np.exp(-np.clip(intercept[:, None] + slope[:, None] * x, -30, 30)))
+        p = 1 / (1 + np.exp(-np.clip(intercept @ member.T + slope[:, None] * x, -30, 30)))
         score, information = weights * (died - p), weights * p * (1 - p)
-        u0, i00 = score.sum(axis=1), information.sum(axis=1)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            if fixed_slope:
-                d0, d1 = u0 / i00, np.zeros_like(u0)
-            else:
-                u1, i01, i11 = score @ x, information @ x, information @ x**2
-                determinant = i00 * i11 - i01**2
-                d0, d1 = (i11 * u0 - i01 * u1) / determinant, (i00 * u1 - i01 * u0) / determinant
-            # No step is long enough to overshoot.
-            shrink = np.minimum(1, 1 / np.maximum(np.abs(d0), np.maximum(np.abs(d1), 1e-300)))
-            intercept, slope = intercept + shrink * d0, slope + shrink * d1
-        step = np.abs(d0) + np.abs(d1)
-        if np.nanmax(step, initial=0.0) < _CONVERGED:
+        u0, i00, i01 = score @ member, information @ member, (information * x) @ member
+        inverse = np.divide(1, i00, out=np.zeros_like(i00), where=i00 > 0)
+        d1 = np.zeros_like(slope)
+        if not fixed_slope:  # the intercepts eliminated
+            determinant = information @ x**2 - (i01**2 * inverse).sum(axis=1)
+            u1 = score @ x - (i01 * u0 * inverse).sum(axis=1)
+            d1 = np.divide(u1, determinant, out=np.full_like(u1, np.nan), where=determinant > _FLAT)
+        d0 = (u0 - i01 * d1[:, None]) * inverse
+        longest = np.maximum(np.abs(d0).max(axis=1, initial=0), np.abs(d1))
+        shrink = np.minimum(1, 1 / np.maximum(longest, 1e-300))  # no step is long enough to overshoot
+        intercept, slope, step = intercept + shrink[:, None] * d0, slope + shrink * d1, longest
+        if np.nan_to_num(step).max(initial=0.0) < _CONVERGED:
             break
-    slope = slope / spread
-    failed = ~(step < _CONVERGED * 1e4) | (np.abs(slope) > _ABSURD) | (np.abs(intercept) > _ABSURD)
-    return np.where(failed, np.nan, intercept), np.where(failed, np.nan, slope)
+    failed = ~(step < _CONVERGED * 1e4) | (np.abs(slope) > _ABSURD * spread) | ~both.any(axis=1)
+    failed |= np.abs(intercept).max(axis=1, initial=0) > _ABSURD
+    slope = np.where(failed, np.nan, slope / spread)
+    return intercept - slope[:, None] * centre, slope
 
 
 def logit(risk: Floats) -> Floats:
@@ -142,12 +171,32 @@ def calibration_error_quantile(risk: Floats, outcome: Outcome, quantile: float) 
 _MOST_PAIRS = 4_000_000  # of scans that a concordance holds in memory at once
 
 
-def horizon_auc(risk: Floats, outcome: Outcome) -> Floats:
+def within_fits(
+    pairs: Callable[[Floats, Outcome], tuple[Floats, Floats]], risk: Floats, outcome: Outcome, fit: Fits | None
+) -> Floats:
+    """Share of concordant pairs among all pairs of scans of the same fit; `pairs` counts both of one fit's scans."""
+    if fit is None:
+        return _ratio(*pairs(risk, outcome))
+    sums = [pairs(risk[fit == one], outcome.kept(fit == one)) for one in np.unique(fit)]
+    concordant, all_pairs = (np.sum(parts, axis=0) for parts in zip(*sums, strict=True))
+    return _ratio(concordant, all_pairs)
+
+
+def places(risk: Floats, fit: Fits | None = None) -> Floats:
+    """Share of the scans of the same fit with a lower risk, ties counting half, shape (n,)."""
+    share = np.empty(len(risk))
+    for one in [None] if fit is None else np.unique(fit):
+        same = np.ones(len(risk), dtype=bool) if one is None else fit == one
+        share[same] = (rankdata(risk[same]) - 0.5) / same.sum()
+    return share
+
+
+def horizon_auc(risk: Floats, outcome: Outcome, fit: Fits | None = None) -> Floats:
     """Cumulative/dynamic AUC: the chance that a scan followed by death within the horizon has the higher risk.
 
-    Pairs are a scan followed by death within the horizon and one known to be followed by life beyond it; a tie in
-    risk counts half. Deaths are weighted by the inverse probability of remaining uncensored, which removes the
-    bias of leaving out unknown scans when censoring does not depend on the risk.
+    Pairs are a scan followed by death within the horizon and one known to be followed by life beyond it, both judged by
+    the same fit; a tie in risk counts half. Deaths are weighted by the inverse probability of remaining uncensored,
+    which removes the bias of leaving out unknown scans when censoring does not depend on the risk.
 
     References
     ----------
@@ -155,6 +204,10 @@ def horizon_auc(risk: Floats, outcome: Outcome) -> Floats:
     J Am Stat Assoc 2007;102:527-37. Hung H, Chiang CT. Estimation methods for time-dependent AUC models with
     survival data. Can J Stat 2010;38:8-26.
     """
+    return within_fits(_pairs_at_horizon, risk, outcome, fit)
+
+
+def _pairs_at_horizon(risk: Floats, outcome: Outcome) -> tuple[Floats, Floats]:
     died = outcome.weights[:, outcome.died]
     order = np.argsort(risk[outcome.alive], kind="stable")
     alive = outcome.weights[:, outcome.alive][:, order]
@@ -163,7 +216,7 @@ def horizon_auc(risk: Floats, outcome: Outcome) -> Floats:
     lower = np.searchsorted(sorted_risk, risk[outcome.died], side="left")
     upper = np.searchsorted(sorted_risk, risk[outcome.died], side="right")
     concordant = (died * (below[:, lower] + below[:, upper])).sum(axis=1) / 2
-    return _ratio(concordant, died.sum(axis=1) * below[:, -1])
+    return concordant, died.sum(axis=1) * below[:, -1]
 
 
 def brier_score(risk: Floats, outcome: Outcome) -> Floats:
@@ -208,35 +261,38 @@ def _ratio(numerator: Floats, denominator: Floats) -> Floats:
     return missing
 
 
-def complete_case_auc(risk: Floats, outcome: Outcome) -> Floats:
+def complete_case_auc(risk: Floats, outcome: Outcome, fit: Fits | None = None) -> Floats:
     """AUC of the scans whose state at the horizon is known, unweighted: biased, shown for comparison."""
-    return horizon_auc(risk, replace(outcome, weights=outcome.counts))
+    return horizon_auc(risk, replace(outcome, weights=outcome.counts), fit)
 
 
-def presumed_alive_auc(risk: Floats, outcome: Outcome) -> Floats:
+def presumed_alive_auc(risk: Floats, outcome: Outcome, fit: Fits | None = None) -> Floats:
     """AUC when every unknown scan counts as alive, as presumably in the published study: biased, for comparison."""
-    return horizon_auc(risk, replace(outcome, alive=~outcome.died, weights=outcome.counts))
+    return horizon_auc(risk, replace(outcome, alive=~outcome.died, weights=outcome.counts), fit)
 
 
-def average_precision(risk: Floats, outcome: Outcome) -> Floats:
+def average_precision(risk: Floats, outcome: Outcome, fit: Fits | None = None) -> Floats:
     """Area under the precision-recall curve, weighted for censoring; compare it with the observed risk.
+
+    Scans of several fits are put in one order by their `places` among the scans of their own.
 
     References
     ----------
     Yuan Y, Zhou QM, Li B, Cai H, Chow EJ, Armstrong GT. A threshold-free summary index of prediction accuracy for
     censored time to event data. Stat Med 2018;37:1671-81.
     """
-    order = np.argsort(-risk, kind="stable")
+    place = places(risk, fit)
+    order = np.argsort(-place, kind="stable")
     died = (outcome.weights * outcome.died)[:, order]
     above = outcome.weights[:, order].cumsum(axis=1)
-    ends = np.append(np.flatnonzero(np.diff(risk[order])), len(risk) - 1)
+    ends = np.append(np.flatnonzero(np.diff(place[order])), len(place) - 1)
     found = died.cumsum(axis=1)[:, ends]
     precision = np.divide(found, above[:, ends], out=np.zeros_like(found), where=above[:, ends] > 0)
     newly = np.diff(found, axis=1, prepend=0)
     return _ratio((precision * newly).sum(axis=1), found[:, -1])
 
 
-def uno_c(risk: Floats, outcome: Outcome) -> Floats:
+def uno_c(risk: Floats, outcome: Outcome, fit: Fits | None = None) -> Floats:
     """Uno's C: concordance of risk and time of death up to the horizon, weighted for censoring.
 
     References
@@ -244,22 +300,30 @@ def uno_c(risk: Floats, outcome: Outcome) -> Floats:
     Uno H, Cai T, Pencina MJ, D'Agostino RB, Wei LJ. On the C-statistics for evaluating overall adequacy of risk
     prediction procedures with censored survival data. Stat Med 2011;30:1105-17.
     """
+    return within_fits(_pairs_of_uno, risk, outcome, fit)
+
+
+def _pairs_of_uno(risk: Floats, outcome: Outcome) -> tuple[Floats, Floats]:
     inverse = np.divide(outcome.weights, outcome.counts, out=np.zeros_like(outcome.weights), where=outcome.counts > 0)
     return _concordance(risk, outcome, inverse[:, outcome.died] ** 2)
 
 
-def harrell_c(risk: Floats, outcome: Outcome) -> Floats:
+def harrell_c(risk: Floats, outcome: Outcome, fit: Fits | None = None) -> Floats:
     """Harrell's C up to the horizon: the same concordance without weights; it depends on who was censored.
 
     References
     ----------
     Harrell FE, Califf RM, Pryor DB, Lee KL, Rosati RA. Evaluating the yield of medical tests. JAMA 1982;247:2543-6.
     """
+    return within_fits(_pairs_of_harrell, risk, outcome, fit)
+
+
+def _pairs_of_harrell(risk: Floats, outcome: Outcome) -> tuple[Floats, Floats]:
     return _concordance(risk, outcome, np.ones((len(outcome.counts), int(outcome.died.sum()))))
 
 
-def _concordance(risk: Floats, outcome: Outcome, pair_weights: Floats) -> Floats:
-    """Concordance over pairs of a death and a scan known to be alive at that time; weights (n_samples + 1, n_died)."""
+def _concordance(risk: Floats, outcome: Outcome, pair_weights: Floats) -> tuple[Floats, Floats]:
+    """Concordant and all pairs of a death and a scan known to be alive then; weights (n_samples + 1, n_died)."""
     died = np.flatnonzero(outcome.died)
     each = outcome.counts[:, died] * pair_weights
     concordant, pairs = np.zeros(len(each)), np.zeros(len(each))
@@ -272,33 +336,41 @@ def _concordance(risk: Floats, outcome: Outcome, pair_weights: Floats) -> Floats
         agreeing = later * ((dead_risk > risk) + 0.5 * (dead_risk == risk))
         concordant += (each[:, some] * (outcome.counts @ agreeing.T)).sum(axis=1)
         pairs += (each[:, some] * (outcome.counts @ later.T.astype(float))).sum(axis=1)
-    return _ratio(concordant, pairs)
+    return concordant, pairs
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A column of the evaluation: the measure, the scale on which its interval is made, and what is good, in words."""
+    """A column of the evaluation: the measure, the scale on which its interval is made, and what is good, in words.
 
-    measure: Callable[[Floats, Outcome], Floats]
+    `kind`: of the size of risks; of their rank, which only scans of the same fit share; or the slope, likewise.
+    """
+
+    measure: Callable[..., Floats]  # (risk, outcome), and for a rank or slope also the fits
     scale: Scale
     meaning: str
+    kind: Literal["size", "rank", "slope"] = "size"
 
 
 METRICS: dict[str, Metric] = {
-    "auc": Metric(horizon_auc, "logit", "cumulative/dynamic AUC, weighted for censoring; 0.5 useless, 1 perfect"),
-    "auc_complete_cases": Metric(complete_case_auc, "logit", "AUC of the scans with known state; biased"),
-    "auc_presumed_alive": Metric(presumed_alive_auc, "logit", "AUC with unknown counted as alive; biased"),
-    "uno_c": Metric(uno_c, "logit", "Uno's concordance up to the horizon"),
-    "harrell_c": Metric(harrell_c, "logit", "Harrell's concordance up to the horizon"),
+    "auc": Metric(
+        horizon_auc, "logit", "cumulative/dynamic AUC, weighted for censoring; 0.5 useless, 1 perfect", "rank"
+    ),
+    "auc_complete_cases": Metric(complete_case_auc, "logit", "AUC of the scans with known state; biased", "rank"),
+    "auc_presumed_alive": Metric(presumed_alive_auc, "logit", "AUC with unknown counted as alive; biased", "rank"),
+    "uno_c": Metric(uno_c, "logit", "Uno's concordance up to the horizon", "rank"),
+    "harrell_c": Metric(harrell_c, "logit", "Harrell's concordance up to the horizon", "rank"),
     "average_precision": Metric(
-        average_precision, "logit", "area under the precision-recall curve; useless: the observed risk"
+        average_precision, "logit", "area under the precision-recall curve; useless: the observed risk", "rank"
     ),
     "observed_risk": Metric(lambda _, outcome: observed_risk(outcome), "logit", "Kaplan-Meier risk of death"),
     "brier": Metric(brier_score, "logit", "Brier score, weighted for censoring; 0 perfect"),
     "scaled_brier": Metric(scaled_brier_score, "plain", "1 - Brier / Brier of the same risk for all; 1 perfect"),
     "observed_expected": Metric(observed_expected, "log", "observed over predicted deaths; 1 right"),
     "calibration_intercept": Metric(calibration_intercept, "plain", "shift of the logit; 0 right"),
-    "calibration_slope": Metric(calibration_slope, "plain", "slope of the logit; 1 right, below 1 too extreme"),
+    "calibration_slope": Metric(
+        calibration_slope, "plain", "slope of the logit; 1 right, below 1 too extreme", "slope"
+    ),
     "ici": Metric(integrated_calibration_index, "log", "mean distance of risk and smooth observed risk; 0 right"),
     "e50": Metric(partial(calibration_error_quantile, quantile=0.5), "log", "median of that distance; 0 right"),
     "e90": Metric(partial(calibration_error_quantile, quantile=0.9), "log", "90th percentile of it; 0 right"),

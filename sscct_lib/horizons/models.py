@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from sscct_lib.horizons.evaluation import aligned
 from sscct_lib.horizons.metrics import logit
 from sscct_lib.horizons.tables import side_by_side
 from sscct_lib.study.schemas import PREDICTIONS
@@ -37,14 +36,14 @@ PICTURED = (STACKED, "Radiomics", "Quantitative CT", "Clinical")
 """Whose risks the picture divides into thirds: the first of these that the run has."""
 
 
-def stack(predictions: pd.DataFrame, cohort: pd.DataFrame, settings: Settings) -> pd.DataFrame:
+def stack(predictions: pd.DataFrame) -> pd.DataFrame:
     """Average the logits of out-of-fold risks of the clinical model, radiomics and networks, with equal weights.
 
     Returns
     -------
     pandas.DataFrame
-        Schema `PREDICTIONS`, model `STACKED`: the scans that every source predicted. No rows with fewer than two
-        sources.
+        Schema `PREDICTIONS`, model `STACKED`: the scans and repeats that every source predicted. No rows with fewer
+        than two sources.
 
     References
     ----------
@@ -58,16 +57,16 @@ def stack(predictions: pd.DataFrame, cohort: pd.DataFrame, settings: Settings) -
     plain = plain_names(predictions)
     models = [[name for name in plain if plain[name] in wanted] for wanted in SOURCES.values()]
     sources = [found for found in models if found]
-    frames = []
-    for horizon in settings.horizons_years if len(sources) > 1 else ():
-        logits = [
-            np.mean([logit(aligned(predictions, cohort, name, horizon)) for name in found], axis=0) for found in sources
-        ]
-        risk = 1 / (1 + np.exp(-np.mean(logits, axis=0)))
-        columns = {"model": STACKED, "horizon_years": horizon, "risk": risk, "risk_sd": np.nan}
-        frames.append(cohort[["scan_id", "patient_id", "fold"]].assign(**columns).dropna(subset="risk"))
-    stacked = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(PREDICTIONS.columns))
-    return PREDICTIONS.validate(stacked.reindex(columns=list(PREDICTIONS.columns)))
+    if len(sources) < 2:
+        return PREDICTIONS.validate(pd.DataFrame(columns=list(PREDICTIONS.columns)))
+    keys = ["horizon_years", "repeat", "scan_id", "patient_id", "fold"]
+    names = [name for found in sources for name in found]
+    used = predictions[predictions["model"].isin(names)]
+    logits = used.assign(logit=logit(used["risk"].to_numpy())).pivot(index=keys, columns="model", values="logit")
+    logits = logits.reindex(columns=names)
+    mean = np.mean([logits[found].to_numpy().mean(axis=1) for found in sources], axis=0)  # NaN where one is missing
+    stacked = logits.index.to_frame(index=False).assign(model=STACKED, risk=1 / (1 + np.exp(-mean)))
+    return PREDICTIONS.validate(stacked.dropna(subset="risk"))
 
 
 def chosen_models(performance: pd.DataFrame) -> dict[str, str]:

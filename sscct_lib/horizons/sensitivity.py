@@ -1,4 +1,4 @@
-"""What if: risks recalibrated on the other folds, other rules of quality assurance, and common shortcuts of judging."""
+"""What if: other rules of quality assurance, and common shortcuts of judging."""
 
 from collections.abc import Set
 from typing import Any, NamedTuple
@@ -9,11 +9,10 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from sscct_lib.cohort.outcomes import censoring_weights
-from sscct_lib.horizons.bootstrap import Floats, Outcome, horizon_outcome, interval, resample_patients
+from sscct_lib.horizons.bootstrap import Floats, horizon_outcome, interval, resample_patients
 from sscct_lib.horizons.evaluation import Evaluation, not_estimable
-from sscct_lib.horizons.metrics import METRICS, calibration_line, logit
-from sscct_lib.horizons.tables import DENOMINATORS, by_horizon, denominators, side_by_side
-from sscct_lib.study.schemas import PREDICTIONS
+from sscct_lib.horizons.metrics import METRICS
+from sscct_lib.horizons.tables import DENOMINATORS, by_horizon, denominators
 from sscct_lib.study.words import estimate_text
 
 ALL_RULES = "all rules"
@@ -37,63 +36,6 @@ WAYS = {
     "interval as if scans were independent": Way(True, False, True),
     "all three": Way(False, True, True),
 }
-
-
-def recalibrated(evaluation: Evaluation) -> pd.DataFrame:
-    """Shift and stretch the logit of every risk as the other folds ask for; schema `PREDICTIONS` without `risk_sd`.
-
-    For each model, horizon and fold a logistic line of death on the logit of the risk, weighted for censoring, is
-    learned from the scans of all other folds, and applied to the fold. A patient's own outcome never enters. Where the
-    line falls, or has no finite solution, only its shift is used. Risks of a scan are then made to rise with the
-    horizon.
-
-    References
-    ----------
-    Steyerberg EW. Clinical prediction models. Springer 2019, ch. 20 (logistic recalibration). Cox DR. Two further
-    applications of a model for binary regression. Biometrika 1958;45:562-5.
-    """
-    alone, cohort = evaluation.without_resamples(), evaluation.cohort
-    fold = cohort["fold"].to_numpy()
-    frames = []
-    for model in evaluation.models:
-        so_far = np.zeros(len(cohort))
-        for horizon in evaluation.settings.horizons_years:
-            risk = evaluation.risk(model, horizon)
-            judged = np.isfinite(risk)
-            moved = risk.copy()
-            for tested in np.unique(fold[judged]):
-                learn, here = judged & (fold != tested), judged & (fold == tested)
-                moved[here] = _moved(risk[here], risk[learn], alone.outcome(horizon, learn))
-            # Each horizon has a line of its own, and these may cross: a risk within more years is never lower.
-            moved = np.fmax(moved, so_far)
-            so_far = np.fmax(so_far, moved)
-            scans = cohort.loc[judged, ["scan_id", "patient_id", "fold"]]
-            frames.append(scans.assign(model=model, horizon_years=horizon, risk=moved[judged], risk_sd=np.nan))
-    return PREDICTIONS.validate(pd.concat(frames, ignore_index=True).reindex(columns=list(PREDICTIONS.columns)))
-
-
-def beside_recalibrated(performance: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
-    """Put calibration and Brier score at the longest horizon beside those after recalibration, a row a model."""
-    metrics = {
-        "calibration_slope": ("slope", 2),
-        "observed_expected": ("observed / expected", 2),
-        "brier": ("Brier", 3),
-    }
-    columns = {}
-    for metric, (words, decimals) in metrics.items():
-        for when, table in (("as predicted", performance), ("put right", after)):
-            columns[(words, when)] = side_by_side(table, metric, decimals).iloc[:, -1]
-    return pd.DataFrame(columns)
-
-
-def _moved(risk: Floats, learned_on: Floats, outcome: Outcome) -> Floats:
-    if not_estimable(outcome):
-        return risk
-    intercept, slope = (float(values[0]) for values in calibration_line(learned_on, outcome))
-    if not slope > 0:  # also NaN; a falling line would turn the order of the patients around
-        shift = float(calibration_line(learned_on, outcome, fixed_slope=True)[0][0])
-        intercept, slope = (shift if np.isfinite(shift) else 0.0), 1.0
-    return np.asarray(1 / (1 + np.exp(-(intercept + slope * logit(risk)))))
 
 
 def returning(lungs: pd.DataFrame, rule: str, severe: Set[str]) -> "pd.Series[bool]":

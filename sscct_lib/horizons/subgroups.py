@@ -12,7 +12,6 @@ from sscct_lib.horizons import survival
 from sscct_lib.horizons.bootstrap import Flags, Floats
 from sscct_lib.horizons.curves import TERTILES, tertile_names
 from sscct_lib.horizons.evaluation import Evaluation, Judged, aligned
-from sscct_lib.horizons.metrics import logit
 from sscct_lib.horizons.models import SOURCES
 from sscct_lib.horizons.survival import LogRank, clustered_logrank
 from sscct_lib.study.words import estimate_text, percent_text, plain_names, years_text
@@ -36,13 +35,14 @@ _GROUPS: list[tuple[str, str, list[float], str]] = [
 ]
 
 
-def models_with_spread(predictions: pd.DataFrame, best: str) -> list[str]:
+def models_with_spread(evaluation: Evaluation, best: str) -> list[str]:
     """List the models to look at: networks and the best model, where all their risks have a spread.
 
     A network has one as an ensemble or with dropout; a tabular model from its repeated cross-validation.
     """
-    has = predictions.groupby("model", sort=False)["risk_sd"].apply(lambda spread: spread.notna().all())
-    plain = plain_names(predictions)
+    by_model = evaluation.averaged.groupby("model", sort=False)
+    has = by_model["risk_sd"].apply(lambda spread: spread.notna().all())
+    plain = plain_names(evaluation.predictions)
     return [name for name in map(str, has.index[has]) if name == best or plain[name] in SOURCES["networks"]]
 
 
@@ -57,7 +57,7 @@ def by_spread(evaluation: Evaluation, model: str) -> pd.DataFrame:
     """
     longest = evaluation.horizons_of(model)[-1]
     risk = longest.risk.clip(1e-6, 1 - 1e-6)
-    sd = aligned(evaluation.predictions, longest.scans, model, longest.horizon_years, "risk_sd")
+    sd = aligned(evaluation.averaged, longest.scans, model, longest.horizon_years, "risk_sd")
     spread = sd / (risk * (1 - risk))  # of the log-odds, which does not grow with the risk by itself
     third = np.array(THIRDS)[np.searchsorted(np.quantile(spread, [1 / 3, 2 / 3]), spread, side="left")]
     rows = []
@@ -217,7 +217,7 @@ def logrank_between_thirds(evaluation: Evaluation, model: str) -> LogRank:
     """Test whether the thirds by a model's risk survive alike up to its longest horizon, with patients as clusters."""
     judged = evaluation.horizons_of(model)[-1]
     years, died = _up_to(judged)
-    return clustered_logrank(years, died, tertile_names(judged.risk), judged.scans["patient_id"].to_numpy())
+    return clustered_logrank(years, died, tertile_names(judged.standing), judged.scans["patient_id"].to_numpy())
 
 
 def _up_to(judged: Judged) -> tuple[Floats, Flags]:
@@ -230,7 +230,7 @@ def _up_to(judged: Judged) -> tuple[Floats, Flags]:
 def hazard_ratios(evaluation: Evaluation, model: str) -> pd.DataFrame:
     """How much faster patients die at middle and at high risk than at low risk, by Cox regression.
 
-    Thirds are by the risk at the model's longest horizon. The last row is for one standard deviation of its logit.
+    Thirds are by `Judged.standing` at the model's longest horizon. The last row is for one standard deviation of it.
 
     Returns
     -------
@@ -244,18 +244,18 @@ def hazard_ratios(evaluation: Evaluation, model: str) -> pd.DataFrame:
     Lin DY, Wei LJ. The robust inference for the Cox proportional hazards model. J Am Stat Assoc 1989;84:1074-8.
     """
     judged = evaluation.horizons_of(model)[-1]
-    risk, patients = judged.risk, judged.scans["patient_id"]
+    standing, patients = judged.standing, judged.scans["patient_id"]
     years, died = _up_to(judged)
-    third = tertile_names(risk)
+    third = tertile_names(standing)
     columns = ["comparison", "hazard_ratio", "ci_low", "ci_high", "p", "n_scans", "n_patients", "n_events"]
     models = []
     if patients[died].nunique() < survival.FEWEST_PATIENTS:
         return pd.DataFrame(columns=columns)
     if all(died[third == name].any() for name in TERTILES):
         models.append({name: (third == name).astype(float) for name in TERTILES[1:]})
-    if np.ptp(risk) > 0:
-        models.append({"one standard deviation": (logit(risk) - logit(risk).mean()) / logit(risk).std()})
-    counts = (len(risk), patients.nunique(), died.sum())
+    if np.ptp(standing) > 0:
+        models.append({"one standard deviation": standing / standing.std()})
+    counts = (len(standing), patients.nunique(), died.sum())
     rows = []
     for covariates in models:
         found = survival.hazard_ratios(years, died, patients.to_numpy(), covariates)

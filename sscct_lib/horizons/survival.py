@@ -17,7 +17,6 @@ from sscct_lib.horizons.bootstrap import (
     resample_patients,
 )
 from sscct_lib.horizons.evaluation import Evaluation, study_resamples
-from sscct_lib.horizons.metrics import logit
 from sscct_lib.study.schemas import CAUSES
 from sscct_lib.study.settings import Settings
 
@@ -203,7 +202,7 @@ def cause_specific_hazards(evaluation: Evaluation, model: str) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        One row a cause that occurs: `cause`, `hazard_ratio` (of one standard deviation of the logit of the risk at the
+        One row a cause that occurs: `cause`, `hazard_ratio` (of one standard deviation of `Judged.standing` at the
         model's longest horizon), `ci_low`, `ci_high` (95 %) and `p` (Wald) with errors robust to several scans of a
         patient, `n_scans`, `n_patients`, `n_events` (scans followed by the event within the horizon),
         `n_patients_with_event`. No ratio where fewer than five patients had the event.
@@ -217,7 +216,7 @@ def cause_specific_hazards(evaluation: Evaluation, model: str) -> pd.DataFrame:
     scans, horizon = judged.scans, judged.horizon_years
     cause = event_causes(scans)
     within = scans["followup_years"].to_numpy() <= horizon
-    centred = logit(judged.risk) - logit(judged.risk).mean()
+    standing = judged.standing
     patients = scans["patient_id"].to_numpy()
     years = scans["followup_years"].clip(upper=horizon).to_numpy()
     rows = []
@@ -227,8 +226,8 @@ def cause_specific_hazards(evaluation: Evaluation, model: str) -> pd.DataFrame:
             continue
         n_with_event = len(np.unique(patients[event]))
         row = dict.fromkeys(["hazard_ratio", "ci_low", "ci_high", "p"], np.nan)
-        if n_with_event >= FEWEST_PATIENTS and np.ptp(centred) > 0:
-            ratio = hazard_ratios(years, event, patients, {"risk": centred / centred.std()})
+        if n_with_event >= FEWEST_PATIENTS and np.ptp(standing) > 0:
+            ratio = hazard_ratios(years, event, patients, {"risk": standing / standing.std()})
             row = dict(zip(row, ratio.to_numpy(dtype=float)[0], strict=True))
         counted = {"n_scans": len(scans), "n_patients": len(np.unique(patients)), "n_events": int(event.sum())}
         rows.append({"cause": name, **row, **counted, "n_patients_with_event": n_with_event})

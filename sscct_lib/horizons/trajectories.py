@@ -1,13 +1,11 @@
 """Risk over a patient's scans: how it moves, how much of that is noise, and whether the move tells more."""
 
-from itertools import product
-
 import numpy as np
 import pandas as pd
-from sklearn.linear_model import LogisticRegression
+from scipy.special import expit
 
-from sscct_lib.cohort.outcomes import DAYS_PER_YEAR, known_outcomes, survival_outcome
-from sscct_lib.horizons.bootstrap import Floats, interval, percentile_interval, resample_patients
+from sscct_lib.cohort.outcomes import DAYS_PER_YEAR
+from sscct_lib.horizons.bootstrap import interval, percentile_interval, resample_patients
 from sscct_lib.horizons.comparison import differences
 from sscct_lib.horizons.evaluate import evaluate
 from sscct_lib.horizons.evaluation import Evaluation
@@ -18,7 +16,9 @@ from sscct_lib.study.settings import Settings
 from sscct_lib.study.words import estimate_text, percent_text
 
 CLOSE_DAYS = 120  # between two scans of a patient whose disease has hardly changed
-CURRENT, WITH_CHANGE = "risk now", "risk now and its change"
+CURRENT = "risk now"
+WAYS = {CURRENT: 0.0, "mean of the risk now and the one before": -0.5, "risk now and its change once more": 1.0}
+"""Ways to judge a scan by two risks, and how much of the change since the one before is added to the log odds."""
 FEWEST_PAIRS = 5
 _COMPARED = ("risk now, twice the odds", "change since the scan before, twice the odds")
 
@@ -26,23 +26,23 @@ _COMPARED = ("risk now, twice the odds", "change since the scan before, twice th
 def over_time(evaluation: Evaluation, model: str, horizon_years: float) -> pd.DataFrame:
     """Put the risks of each patient in the order of the scans, with the change since the scan before.
 
-    A patient's scans are all tested in one fold, by the same fitted model.
+    In each repeat a patient's scans are all tested in one fold, by the same fit, so that a change is one of the scan.
 
     Returns
     -------
     pandas.DataFrame
         The cohort's columns of the scans that the model predicted, by patient and day, with `years` (since the
-        patient's first scan), `risk`, `logit_risk`, and of the scan before `risk_before`, `change` (of the logit) and
-        `days_between`, NaN for a first scan.
+        patient's first scan), `risk`, `standing` (`Judged.standing`), and of the scan before `risk_before`, `change`
+        (of the standing) and `days_between`, NaN for a first scan.
     """
-    rows = evaluation.cohort.assign(risk=evaluation.risk(model, horizon_years)).dropna(subset="risk")
+    judged = evaluation.without_resamples().at(model, horizon_years)
+    rows = judged.scans.assign(risk=judged.risk, standing=judged.standing)
     rows = rows.sort_values(["patient_id", "scan_day"], ignore_index=True)
-    rows["logit_risk"] = logit(rows["risk"].to_numpy())
     of_patient = rows.groupby("patient_id")
     rows["years"] = (rows["scan_day"] - of_patient["scan_day"].transform("min")) / DAYS_PER_YEAR
     return rows.assign(
         risk_before=of_patient["risk"].shift(),
-        change=of_patient["logit_risk"].diff(),
+        change=of_patient["standing"].diff(),
         days_between=of_patient["scan_day"].diff(),
     )
 
@@ -134,10 +134,10 @@ def hazard_of_change(rows: pd.DataFrame) -> pd.DataFrame:
     """
     later = rows.dropna(subset="change")
     columns = ["comparison", "hazard_ratio", "ci_low", "ci_high", "p", "n_scans", "n_patients", "n_events"]
-    still = (later[["logit_risk", "change"]].std() < 1e-9).any()
+    still = (later[["standing", "change"]].std() < 1e-9).any()
     if still or later.loc[later["event_observed"], "patient_id"].nunique() < FEWEST_PATIENTS:
         return pd.DataFrame(columns=columns)
-    doublings = {name: later[name].to_numpy() / np.log(2) for name in ("logit_risk", "change")}
+    doublings = {name: later[name].to_numpy() / np.log(2) for name in ("standing", "change")}
     patients, event = later["patient_id"], later["event_observed"]
     ratios = hazard_ratios(later["followup_years"].to_numpy(), event.to_numpy(), patients.to_numpy(), doublings)
     counts = {"n_scans": len(later), "n_patients": patients.nunique(), "n_events": int(event.sum())}
@@ -145,46 +145,42 @@ def hazard_of_change(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def gain_of_change(
-    rows: pd.DataFrame, settings: Settings, horizon_years: float
+    evaluation: Evaluation, model: str, horizon_years: float
 ) -> tuple[pd.DataFrame, pd.DataFrame] | None:
-    """AUC of the risk at a scan, and of that risk together with its change, on scans that have one before them.
+    """AUC of the risk at a scan, and of that risk with its change in two ways, on scans that have one before them.
 
-    Both are logistic regressions, weighted for censoring, learned from the other folds and judged on the fold.
+    Nothing is learned here: weights learned from risks of a cross-validation know the outcomes of the tested patients,
+    by the fits of the other folds. The ways are fixed: half the change taken back, which is the mean of both scans and
+    the better guess where a change is noise; and the change counted once more, where it goes on.
 
     Returns
     -------
     performance : pandas.DataFrame
-        Schema `PERFORMANCE`, the AUC of `CURRENT` and `WITH_CHANGE`.
+        Schema `PERFORMANCE`, the AUC of each way of `WAYS`.
     difference : pandas.DataFrame
-        As from `comparison.differences`: `WITH_CHANGE` less `CURRENT`.
+        As from `comparison.differences`: each less `CURRENT`.
 
-    None where there is but one fold, or a fold's training scans lack deaths or survivors.
+    None where the AUC cannot be estimated.
     """
-    later = rows.dropna(subset="change").reset_index(drop=True)
-    seen = {CURRENT: ["logit_risk"], WITH_CHANGE: ["logit_risk", "change"]}
-    one = settings.model_copy(update={"horizons_years": (horizon_years,)})
-    frames: list[pd.DataFrame] = []
-    if later["fold"].nunique() < 2:
+    ways = with_change(evaluation, model, horizon_years)
+    settings = evaluation.settings.model_copy(update={"horizons_years": (horizon_years,)})
+    later = evaluation.cohort[evaluation.cohort["scan_id"].isin(ways["scan_id"])]
+    judging = Evaluation(later, ways, settings)
+    if ways.empty or not judging.at(CURRENT, horizon_years).estimable:
         return None
-    for (model, columns), fold in product(seen.items(), sorted(later["fold"].unique())):
-        training, tested = later[later["fold"] != fold], later[later["fold"] == fold]
-        risk = _learned(training, tested, columns, one)
-        if risk is None:
-            return None
-        values = {"model": model, "horizon_years": horizon_years, "risk": risk, "risk_sd": np.nan}
-        frames.append(tested[["scan_id", "patient_id", "fold"]].assign(**values))
-    predictions = pd.concat(frames, ignore_index=True).reindex(columns=list(PREDICTIONS.columns))
-    evaluation = Evaluation(later, predictions, one)
-    return evaluate(evaluation, ("auc",)), differences(evaluation, CURRENT, ("auc",))
+    return evaluate(judging, ("auc",)), differences(judging, CURRENT, ("auc",))
 
 
-def _learned(training: pd.DataFrame, tested: pd.DataFrame, columns: list[str], settings: Settings) -> Floats | None:
-    years = settings.horizons_years[0]
-    outcome = survival_outcome(training["followup_years"].to_numpy(float), training["event_observed"].to_numpy(bool))
-    died, weight = known_outcomes(outcome, years, settings.labels)
-    known = weight > 0
-    if len(set(died[known])) < 2:
-        return None
-    fit = LogisticRegression(C=np.inf).fit(training.loc[known, columns], died[known], weight[known])
-    risk: Floats = fit.predict_proba(tested[columns])[:, 1]
-    return risk
+def with_change(evaluation: Evaluation, model: str, horizon_years: float) -> pd.DataFrame:
+    """Predict each scan that has one before it in every way of `WAYS`, by schema `PREDICTIONS`."""
+    rows = evaluation.predictions
+    rows = rows[(rows["model"] == model) & np.isclose(rows["horizon_years"], horizon_years)]
+    rows = rows.merge(evaluation.cohort[["scan_id", "scan_day"]], on="scan_id")
+    rows = rows.assign(logit=logit(rows["risk"].to_numpy())).sort_values(["repeat", "patient_id", "scan_day"])
+    rows["change"] = rows.groupby(["repeat", "patient_id"])["logit"].diff()
+    rows = rows.dropna(subset="change")
+    ways = [
+        rows.assign(model=way, risk=expit(rows["logit"] + weight * rows["change"]), score=np.nan)
+        for way, weight in WAYS.items()
+    ]
+    return PREDICTIONS.validate(pd.concat(ways, ignore_index=True).reindex(columns=list(PREDICTIONS.columns)))

@@ -9,7 +9,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sscct_lib.cohort.outcomes import Floats, known_outcomes, survival_outcome
-from sscct_lib.radiomics.cross_validation import never_falling
+from sscct_lib.horizons.evaluation import never_falling
 from sscct_lib.radiomics.pipeline import design, imputation
 from sscct_lib.study.folder import Study
 from sscct_lib.study.schemas import PREDICTIONS
@@ -64,7 +64,7 @@ def predict(table: pd.DataFrame, study: Study) -> tuple[pd.DataFrame, pd.DataFra
             rows.append(_rows(tested, model, years, risk))
     predictions = never_falling(pd.concat(rows, ignore_index=True).dropna(subset="risk"))
     return (
-        PREDICTIONS.validate(predictions.reindex(columns=list(PREDICTIONS.columns))),
+        PREDICTIONS.validate(predictions),
         pd.DataFrame(notes, columns=["model", "horizon_years", "fold", "note"]),
     )
 
@@ -91,7 +91,7 @@ def _learned_risk(
 
 def _rows(scans: pd.DataFrame, model: str, horizon_years: float, risk: Floats) -> pd.DataFrame:
     kept = scans[["scan_id", "patient_id", "fold"]]
-    return kept.assign(model=model, horizon_years=horizon_years, risk=risk, risk_sd=np.nan)
+    return kept.assign(model=model, horizon_years=horizon_years, repeat=0, risk=risk)
 
 
 def with_scores(table: pd.DataFrame) -> pd.DataFrame:

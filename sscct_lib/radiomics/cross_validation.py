@@ -55,7 +55,7 @@ def models_of(study: Study) -> list[Model]:
 class CrossValidation:
     """What cross-validation gives."""
 
-    predictions: pd.DataFrame  # out of fold, schema `PREDICTIONS`: mean over repeats and its standard deviation
+    predictions: pd.DataFrame  # out of fold, schema `PREDICTIONS`: each repeat by itself
     notes: pd.DataFrame  # what could not be done, and what was done instead: by model, horizon, repeat and fold
     fits: dict[tuple[str, int, int], Fit]  # elastic-net Cox models, by model, repeat and the fold they did not see
     folds: NDArray[np.int64]  # of each scan in each repeat, shape (n_repeats, n)
@@ -73,9 +73,9 @@ def cross_validate(
     """Predict each scan with models that never saw its patient, in several splits of the patients.
 
     Everything is learned from the training folds alone: imputation, harmonisation, which features are stable and
-    distinct, scaling, tuning and censoring weights. The risks of a scan are averaged over the repeats, in each of which
-    it was held out with all scans of its patient, so that they hang less on one split. Risks never fall with the
-    horizon.
+    distinct, scaling, tuning and censoring weights. In each repeat a scan is held out once, with all scans of its
+    patient. Risks never fall with the horizon. Where some fits of a repeat cannot be made at a horizon, the repeat is
+    left out there if another has more scans.
 
     Parameters
     ----------
@@ -118,7 +118,7 @@ def cross_validate(
             notes.append((model.name, horizon, repeat, fold, note))
     return CrossValidation(
         PREDICTIONS.validate(
-            pd.concat([_averaged(table, model, risks[model.name], horizons) for model in models_of(study)])
+            pd.concat([_long(table, model, risks[model.name], folds, horizons) for model in models_of(study)])
         ),
         pd.DataFrame(notes, columns=["model", "horizon_years", "repeat", "fold", "note"]),
         {(model.name, repeat, fold): each for (model, repeat, fold), (_, _, each) in done.items() if each is not None},
@@ -139,24 +139,23 @@ def predict_removed(result: CrossValidation, table: pd.DataFrame, removed: pd.Da
     Returns
     -------
     pandas.DataFrame
-        Schema `PREDICTIONS`: mean and standard deviation over the models that never saw the patient.
+        Schema `PREDICTIONS`, in each repeat by a model that never saw the patient.
     """
-    keys = ["model", "horizon_years", "scan_id", "patient_id", "fold"]
+    # A patient without any scan in training was seen by no fit: the cohort's fold says which of a repeat predicts.
     frames = []
     for (model, repeat, fold), fitted in result.fits.items():
-        seen = table.loc[result.folds[repeat] != fold, "patient_id"]
-        unseen = removed[~removed["patient_id"].isin(seen)]
+        of_patient = dict(zip(table["patient_id"], result.folds[repeat], strict=True))
+        unseen = removed[removed["patient_id"].map(of_patient).fillna(removed["fold"]) == fold]
         if len(unseen):
             risks = pd.DataFrame(fitted.risks(unseen), columns=list(fitted.horizons_years), index=unseen["scan_id"])
             long = risks.melt(ignore_index=False, var_name="horizon_years", value_name="risk").reset_index()
-            frames.append(long.merge(unseen[["scan_id", "patient_id", "fold"]], on="scan_id").assign(model=model))
+            long = long.merge(unseen[["scan_id", "patient_id"]], on="scan_id")
+            frames.append(long.assign(model=model, repeat=repeat, fold=fold))
     if not frames:
         return PREDICTIONS.validate(result.predictions[:0])
-    risk = pd.concat(frames).groupby(keys)["risk"]
-    averaged = risk.agg(risk="mean", risk_sd="std").reset_index()
-    identity = result.predictions[["model", *IDENTITY]].drop_duplicates("model")
-    averaged = averaged.merge(identity, on="model")
-    return PREDICTIONS.validate(never_falling(averaged).reindex(columns=list(PREDICTIONS.columns)))
+    of_model = ["model", "horizon_years", "repeat"]
+    judged = result.predictions[[*of_model, *IDENTITY]].drop_duplicates(of_model)
+    return PREDICTIONS.validate(pd.concat(frames).astype({"horizon_years": float}).merge(judged, on=of_model))
 
 
 def repeated_folds(table: pd.DataFrame, study: Study) -> NDArray[np.int64]:
@@ -192,28 +191,23 @@ def _train_and_test(
     return risks, notes, fitted if model.estimator == MAIN else None
 
 
-def _averaged(
-    table: pd.DataFrame, model: Model, risks: NDArray[np.float64], horizons: tuple[float, ...]
+def _long(
+    table: pd.DataFrame,
+    model: Model,
+    risks: NDArray[np.float64],
+    folds: NDArray[np.int64],
+    horizons: tuple[float, ...],
 ) -> pd.DataFrame:
-    """Average risks (n_repeats, n, n_horizons) over the repeats that could estimate them; schema `PREDICTIONS`."""
-    n_known = np.isfinite(risks).sum(axis=0)
-    mean = np.divide(np.nansum(risks, axis=0), n_known, out=np.full(n_known.shape, np.nan), where=n_known > 0)
-    square = np.nansum((risks - mean) ** 2, axis=0)
-    spread = np.sqrt(np.divide(square, n_known - 1, out=np.full(n_known.shape, np.nan), where=n_known > 1))
-    scans = table[["scan_id", "patient_id", "fold"]].assign(
-        model=model.name, family=model.feature_set, variant=model.variant
-    )
-    frames = [
-        scans.assign(horizon_years=horizon, risk=mean[:, i], risk_sd=spread[:, i]) for i, horizon in enumerate(horizons)
-    ]
-    return never_falling(pd.concat(frames).dropna(subset="risk")).reindex(columns=list(PREDICTIONS.columns))
-
-
-def never_falling(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Make the risks of each scan rise with the horizon, by their running maximum; sorts by model, horizon and scan."""
-    # One risk curve rises by itself; the mean over repeats need not, where some horizons had fewer repeats.
-    ordered = predictions.sort_values(["model", "horizon_years", "scan_id"], ignore_index=True)
-    return ordered.assign(risk=ordered.groupby(["model", "scan_id"])["risk"].cummax())
+    """Lay out risks (n_repeats, n, n_horizons) as schema `PREDICTIONS`: at each horizon, repeats of the same scans."""
+    scans = table[["scan_id", "patient_id"]].assign(model=model.name, family=model.feature_set, variant=model.variant)
+    frames = [scans.assign(horizon_years=0.0, repeat=0, fold=0, risk=np.nan)[:0]]
+    for i, horizon in enumerate(horizons):
+        known = np.isfinite(risks[:, :, i])
+        most = known[known.sum(axis=1).argmax()]  # a mean over repeats must be one over the same scans
+        for repeat in np.flatnonzero((known == most).all(axis=1)):
+            values = {"repeat": repeat, "fold": folds[repeat], "risk": risks[repeat, :, i]}
+            frames.append(scans.assign(horizon_years=horizon, **values)[most])
+    return pd.concat(frames, ignore_index=True)
 
 
 def one_settings_hash(table: pd.DataFrame) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sscct_lib.horizons.bootstrap import interval
+from sscct_lib.horizons.bootstrap import Outcome, interval
 from sscct_lib.horizons.evaluation import cohort_outcome, not_estimable, study_resamples
 from sscct_lib.horizons.metrics import horizon_auc
 from sscct_lib.radiomics.cross_validation import CrossValidation
@@ -108,7 +108,7 @@ def held_out_importance(
 
     All columns of a kind are shuffled together, by whole scans, for features that say nearly the same cover for
     each other when only one of them is. What two kinds share, either can lose without harm: small losses do not
-    add up to the loss of both. As in the predictions, the risks of a scan are averaged over the repeats.
+    add up to the loss of both. Scans of the same fit are compared, and losses averaged over the repeats.
 
     Parameters
     ----------
@@ -119,8 +119,8 @@ def held_out_importance(
     -------
     pandas.DataFrame
         One row a kind, the largest loss first: `kind` in words, `n_features`, `loss` of AUC, `ci_low`, `ci_high` (95 %,
-        by bootstrap of patients), `n_scans`, `n_events`. Empty where the AUC cannot be estimated, or a scan has no
-        risk.
+        by bootstrap of patients), `n_scans`, `n_events`. Empty where the AUC cannot be estimated, or no repeat gives
+        every scan a risk.
 
     References
     ----------
@@ -129,22 +129,21 @@ def held_out_importance(
     """
     columns = ["kind", "n_features", "loss", "ci_low", "ci_high", "n_scans", "n_events"]
     outcome = cohort_outcome(table, horizon_years, study_resamples(table, study.settings), study.settings.labels)
-    tests = [
-        _held_out(fitted, table, tested, horizon_years)
-        for fitted, tested, _ in result.held_out(model)
-        if horizon_years in fitted.horizons_years
-    ]
-    covered = np.sum([test.scans for test in tests], axis=0)
-    if not np.all(covered) or not_estimable(outcome):
+    tests: dict[int, list[HeldOut]] = {}
+    for fitted, tested, repeat in result.held_out(model):
+        if horizon_years in fitted.horizons_years:
+            tests.setdefault(repeat, []).append(_held_out(fitted, table, tested, horizon_years))
+    repeats = [fits for fits in tests.values() if np.any([test.scans for test in fits], axis=0).all()]
+    if not repeats or not_estimable(outcome):
         return pd.DataFrame(columns=columns)
     rng = np.random.default_rng(study.settings.seed)
-    whole = horizon_auc(_out_of_fold(tests, "", rng), outcome)
+    whole = _auc(repeats, "", rng, outcome)
     names = {name for fitted, *_ in result.held_out(model) for name in fitted.columns}
-    seen = {kind for test in tests for kind in test.kinds}
+    seen = {kind for fits in repeats for test in fits for kind in test.kinds}
     rows = []
     for kind, n_features in pd.Series([feature_kind(name) for name in sorted(names)]).value_counts().items():
         shuffles = n_shuffles if kind in seen else 1  # of a kind that no model uses, one shuffle tells all
-        shuffled = [horizon_auc(_out_of_fold(tests, str(kind), rng), outcome) for _ in range(shuffles)]
+        shuffled = [_auc(repeats, str(kind), rng, outcome) for _ in range(shuffles)]
         loss = whole - np.mean(shuffled, axis=0)
         bounds = interval(loss, outcome.degrees_of_freedom)
         counts = int((outcome.died | outcome.alive).sum()), int(outcome.died.sum())
@@ -193,13 +192,15 @@ def _held_out(fitted: Fit, table: pd.DataFrame, tested: NDArray[np.bool_], horiz
     return HeldOut(tested, columns.to_numpy(), kinds, fitted.pipeline["model"], place)
 
 
-def _out_of_fold(tests: list[HeldOut], kind: str, rng: np.random.Generator) -> Floats:
-    """Predict each scan by the models that never saw it, after shuffling columns of a kind among the tested scans."""
-    total, n_times = np.zeros(len(tests[0].scans)), np.zeros(len(tests[0].scans))
-    for test in tests:
-        chosen = test.kinds == kind
-        shuffled = test.columns.copy()
-        shuffled[:, chosen] = test.columns[rng.permutation(len(shuffled))][:, chosen]
-        total[test.scans] += test.model.predict(shuffled)[:, test.place]
-        n_times[test.scans] += 1
-    return total / n_times
+def _auc(repeats: list[list[HeldOut]], kind: str, rng: np.random.Generator, outcome: Outcome) -> Floats:
+    """AUC within fits in every sample, mean over repeats, after shuffling columns of a kind among the tested scans."""
+    found = []
+    for tests in repeats:
+        risk, fit = np.empty(len(outcome.died)), np.empty(len(outcome.died), dtype=np.int64)
+        for number, test in enumerate(tests):
+            chosen = test.kinds == kind
+            shuffled = test.columns.copy()
+            shuffled[:, chosen] = test.columns[rng.permutation(len(shuffled))][:, chosen]
+            risk[test.scans], fit[test.scans] = test.model.predict(shuffled)[:, test.place], number
+        found.append(horizon_auc(risk, outcome, fit))
+    return np.asarray(np.mean(found, axis=0))

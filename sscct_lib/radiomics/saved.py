@@ -15,8 +15,9 @@ import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
 
+from sscct_lib.horizons.evaluation import never_falling
 from sscct_lib.images.scanners import scanner
-from sscct_lib.radiomics.cross_validation import Model, models_of, never_falling, one_settings_hash, train
+from sscct_lib.radiomics.cross_validation import Model, models_of, one_settings_hash, train
 from sscct_lib.radiomics.estimators import ESTIMATORS
 from sscct_lib.radiomics.feature_sets import NotEstimableError, add_change
 from sscct_lib.radiomics.pipeline import Fit, design

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sscct_lib.horizons.evaluation import Evaluation
+from sscct_lib.horizons.evaluation import Evaluation, averaged
 from sscct_lib.horizons.models import chosen_models, pictured_for
 from sscct_lib.horizons.patients import in_words, middle_horizon, outcomes, similar_patients
 from sscct_lib.lungs.figures import Overlay, overlay
@@ -123,7 +123,7 @@ def of_study(study: Study, scan_id: str, tables: Tables | None = None) -> ScanRe
             f"example {', '.join(tables.cohort['scan_id'].head(3))}. A scan that was set aside has no page: the first "
             "chapters of the book say why."
         )
-    risks = tables.predictions[tables.predictions["scan_id"] == scan_id]
+    risks = averaged(tables.predictions[tables.predictions["scan_id"] == scan_id])
     if risks.empty:
         raise StudyError(
             f"Scan {scan_id!r} has no risk in run {study.run_name}: its mask or features could not be used."

@@ -169,9 +169,8 @@ def _risks(trained: Study, study: Study, scan_values: Mapping[str, Any]) -> pd.D
     ]
     if not frames:
         raise StudyError(f"{trained.models} holds no trained model. Run `sscct run` first; it trains and saves them.")
-    columns = ["model", "horizon_years", "scan_id", "patient_id", "fold", "risk", "risk_sd", "n_missing"]
-    risks = pd.concat(frames, ignore_index=True).reindex(columns=columns)
-    return risks.assign(patient_id=NEW, fold=0)
+    columns = ["model", "horizon_years", "scan_id", "risk", "risk_sd", "n_missing"]
+    return pd.concat(frames, ignore_index=True).reindex(columns=columns)
 
 
 def _stacked(risks: pd.DataFrame, of_study: pd.DataFrame, trained: Study) -> tuple[pd.DataFrame, list[str]]:
@@ -186,8 +185,8 @@ def _stacked(risks: pd.DataFrame, of_study: pd.DataFrame, trained: Study) -> tup
         return risks, [f"No stacked risk: it needs {' and '.join(sorted(lacking))} risks, which are missing."]
     if STACKED not in set(of_study["model"]):
         return risks, []
-    cohort = pd.DataFrame({"scan_id": [NEW], "patient_id": [NEW], "fold": [0]})
-    return pd.concat([risks, stack(risks, cohort, trained.settings)], ignore_index=True), []
+    one_fit = risks.assign(patient_id=NEW, repeat=0, fold=0)
+    return pd.concat([risks, stack(one_fit)], ignore_index=True), []
 
 
 def _map(trained: Study, study: Study) -> Map | None:

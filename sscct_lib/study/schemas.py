@@ -255,19 +255,30 @@ PREDICTIONS = pa.DataFrameSchema(
         "model": column(str, "name of the model as tables and figures show it"),
         "horizon_years": column(float, "years after the scan", "years", pa.Check.gt(0)),
         **_ids(),
-        "fold": column(int, "fold in which the scan was tested; the model never saw its patient"),
+        "repeat": column(
+            int,
+            "which split of the patients; 0: the cohort's folds. Repeat and fold name the fit that made the risk",
+            checks=pa.Check.ge(0, error="0 or more"),
+        ),
+        "fold": column(int, "fold of that split in which the scan was tested; the fit never saw its patient"),
         "risk": column(
             float, "predicted probability of death within the horizon", checks=between(0, 1, "a number from 0 to 1")
         ),
         "risk_sd": column(
             float, "spread of the risk over the members of the model; empty for a single model", nullable=True
         ),
+        "score": column(
+            float,
+            "of a score that no scan of the study was used to make, such as points: its value, by which scans are "
+            "ranked instead of by the risk; empty for other models",
+            nullable=True,
+        ),
         **IDENTITY,
     },
     name="predictions",
     strict=True,
     add_missing_columns=True,
-    unique=["model", "horizon_years", "scan_id"],
+    unique=["model", "horizon_years", "scan_id", "repeat"],
 )
 
 ATTRIBUTIONS = pa.DataFrameSchema(

@@ -29,12 +29,32 @@ def read_table(path: Path, schema: pa.DataFrameSchema, made_by: str) -> pd.DataF
     if not path.is_file():
         raise StudyError(f"{path} is missing. Run `{made_by}` first; it writes this table.")
     try:
-        return schema.validate(pd.read_parquet(path, page_checksum_verification=True), lazy=True)
+        frame = pd.read_parquet(path, page_checksum_verification=True)
+        if lacking := missing_columns(frame, schema):
+            raise StudyError(
+                f"{path} lacks the column(s) {lacking}: an earlier version of the project wrote it. `sscct run` sets "
+                f"it aside and makes it again by `{made_by}`."
+            )
+        return schema.validate(frame, lazy=True)
     except (OSError, ValueError, pa.errors.SchemaErrors) as error:
         raise StudyError(
             f"{path} is not a valid {schema.name} table. `sscct run` sets it aside and makes it again "
             f"by `{made_by}`.\n{error}"
         ) from error
+
+
+def missing_columns(frame: pd.DataFrame, schema: pa.DataFrameSchema) -> str:
+    """Name the columns that a table must have and lacks, separated by commas; empty where it has all."""
+    needed = (
+        str(name)
+        for name, column in schema.columns.items()
+        if column.required and not column.regex and not (schema.add_missing_columns and _has_default(column))
+    )
+    return ", ".join(name for name in needed if name not in frame)
+
+
+def _has_default(column: pa.Column) -> bool:
+    return bool(column.nullable or column.default is not None)
 
 
 def write_table(frame: pd.DataFrame, path: Path, schema: pa.DataFrameSchema) -> pd.DataFrame:
@@ -58,7 +78,7 @@ def read_predictions(study: Study) -> pd.DataFrame:
         raise StudyError(f"{study.run} has no predictions yet. Run `03_radiomics` or `04_deep_models` first.")
     frames = [read_table(path, PREDICTIONS, path.stem) for path in paths]
     predictions = pd.concat(frames, ignore_index=True)
-    repeated = predictions.duplicated(["model", "horizon_years", "scan_id"])
+    repeated = predictions.duplicated(["model", "horizon_years", "scan_id", "repeat"])
     if repeated.any():
         names = ", ".join(sorted(predictions.loc[repeated, "model"].unique()))
         raise StudyError(f"Two prediction tables in {paths[0].parent} hold the same model: {names}.")

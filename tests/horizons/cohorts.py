@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 
+from sscct_lib.horizons.metrics import logit
 from sscct_lib.study.settings import HorizonSettings, Settings
 
 FEW = Settings(horizons=HorizonSettings(n_bootstrap=200))
@@ -32,22 +33,14 @@ def make_cohort(n_patients: int = 80, seed: int = 0, censoring: float = 0.15) ->
 
 
 def make_predictions(cohort: pd.DataFrame, noise: float = 0.5, model: str = "Model", network: str = "") -> pd.DataFrame:
+    """Risks by a formula, which is no fit: scans are ranked by its score."""
     score = cohort["marker"] + np.random.default_rng(1).normal(0, noise, len(cohort))
-    return pd.concat(
-        [
-            cohort[["scan_id", "patient_id", "fold"]].assign(
-                model=model,
-                horizon_years=years,
-                risk=1 - np.exp(-0.15 * years * np.exp(score)),
-                risk_sd=np.nan,
-                family="",
-                network=network,
-                variant="",
-            )
-            for years in (1.0, 3.0, 5.0)
-        ],
-        ignore_index=True,
-    )
+    frames = []
+    for years in (1.0, 3.0, 5.0):
+        risk = 1 - np.exp(-0.15 * years * np.exp(score))
+        what = {"model": model, "horizon_years": years, "repeat": 0, "risk": risk, "score": logit(risk.to_numpy())}
+        frames.append(cohort[["scan_id", "patient_id", "fold"]].assign(**what, family="", network=network, variant=""))
+    return pd.concat(frames, ignore_index=True).assign(risk_sd=np.nan)
 
 
 def survival(cohort: pd.DataFrame) -> np.ndarray:

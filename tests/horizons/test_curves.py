@@ -10,7 +10,7 @@ from sklearn.metrics import roc_curve as sklearn_roc_curve
 from sscct_lib.horizons import curves
 from sscct_lib.horizons.bootstrap import horizon_outcome, proportion_interval, resample_patients
 from sscct_lib.horizons.evaluate import evaluate
-from sscct_lib.horizons.evaluation import Evaluation
+from sscct_lib.horizons.evaluation import Evaluation, Judged
 from sscct_lib.study.folder import StudyError
 from tests.horizons.cohorts import FEW, make_cohort, make_predictions
 
@@ -21,7 +21,8 @@ def test_roc_without_censoring_equals_scikit_learn():
     followup = rng.exponential(5 - 3 * risk)
     outcome = horizon_outcome(followup, np.ones(300, bool), 3.0, resample_patients(np.arange(300), 0, 0))
     x, y, _ = sklearn_roc_curve(outcome.died, risk, drop_intermediate=False)
-    curve = curves.roc_curve(risk, outcome, n_points=1001)
+    scans = np.ones(300, bool), pd.DataFrame(), risk, risk[None], np.zeros((1, 300), int), None
+    curve = curves.roc_curve(Judged("Model", 3.0, *scans, outcome), n_points=1001)
     np.testing.assert_allclose(curve["sensitivity"], np.interp(curve["false_positive"], x, y), atol=1e-12)
 
 

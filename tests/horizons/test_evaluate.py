@@ -38,11 +38,13 @@ from sscct_lib.horizons.comparison import (
     two_sided_p,
 )
 from sscct_lib.horizons.evaluate import evaluate, integrated_brier
-from sscct_lib.horizons.evaluation import Evaluation, check_predictions
-from sscct_lib.horizons.metrics import METRICS
+from sscct_lib.horizons.evaluation import Evaluation, averaged, check_predictions, never_falling
+from sscct_lib.horizons.metrics import METRICS, logit
 from sscct_lib.horizons.survival import followup_curve
 from sscct_lib.study.folder import Study, StudyError
+from sscct_lib.study.schemas import PREDICTIONS
 from sscct_lib.study.settings import HorizonSettings, Settings
+from sscct_lib.study.tables import read_table
 from tests.horizons.cohorts import FEW, make_cohort, make_predictions, survival
 
 
@@ -391,6 +393,151 @@ def test_intervals_cover_the_truth_and_scan_level_intervals_do_not():
     assert abs(float(auc["mean error"])) < 0.02
 
 
+def fitted(cohort: pd.DataFrame, n_repeats: int = 2, seed: int = 0) -> pd.DataFrame:
+    """Risks of fits whose level differs widely, in several splits of the patients."""
+    rng, made = np.random.default_rng(seed), make_predictions(cohort).assign(score=np.nan)
+    frames = []
+    for repeat in range(n_repeats):
+        of_patient = dict(zip(cohort["patient_id"].unique(), rng.integers(0, 3, len(cohort)), strict=False))
+        fold = made["fold"] if repeat == 0 else made["patient_id"].map(of_patient)
+        shifted = logit(made["risk"].to_numpy()) + 1.5 * (fold - 1) + rng.normal(0, 0.5, len(made))
+        frames.append(made.assign(repeat=repeat, fold=fold, risk=1 / (1 + np.exp(-shifted))))
+    return pd.concat(frames, ignore_index=True)
+
+
+def test_ranks_are_compared_within_a_fit_and_averaged_over_repeats():
+    """By brute force: pairs of the same fit, whose deaths count by the censoring weights of the whole cohort."""
+    cohort = make_cohort()
+    predictions = fitted(cohort)
+    judged = Evaluation(cohort, predictions, FEW).at("Model", 3.0)
+    followup, event = cohort["followup_years"].to_numpy(), cohort["event_observed"].to_numpy()
+    weights, died, alive = censoring_weights(followup, event, 3.0), event & (followup <= 3), followup > 3
+    expected = {"auc": [], "harrell_c": []}
+    for risk, fit in zip(judged.risks, judged.fits, strict=True):
+        same, above = fit[:, None] == fit, (risk[:, None] > risk) + 0.5 * (risk[:, None] == risk)
+        later = (followup > followup[:, None]) | ((followup == followup[:, None]) & ~event)
+        for metric, pairs in (("auc", np.outer(weights * died, weights * alive)), ("harrell_c", died[:, None] * later)):
+            expected[metric].append((pairs * same * above).sum() / (pairs * same).sum())
+    for metric, values in expected.items():
+        assert judged.measure(metric)[0] == pytest.approx(np.mean(values))
+    over_fits = [METRICS["auc"].measure(risk, judged.outcome)[0] for risk in judged.risks]
+    assert abs(np.mean(over_fits) - np.mean(expected["auc"])) > 0.01
+
+
+def test_the_level_of_a_fit_changes_no_rank_and_no_slope():
+    cohort = make_cohort()
+    predictions = fitted(cohort).query("horizon_years == 5")
+    moved = logit(predictions["risk"].to_numpy()) - predictions["fold"] * 0.7 + predictions["repeat"] * 0.4
+    settings = FEW.model_copy(update={"horizons_years": (5.0,)})
+    before, after = (
+        evaluate(Evaluation(cohort, rows, settings)).set_index("metric")["estimate"]
+        for rows in (predictions, predictions.assign(risk=1 / (1 + np.exp(-moved))))
+    )
+    for metric, of in METRICS.items():
+        same = after[metric] == pytest.approx(before[metric], abs=1e-6)
+        assert same == (of.kind != "size" or metric == "observed_risk"), metric
+
+
+def test_slope_has_an_intercept_a_fit_as_in_scikit_learn():
+    rng = np.random.default_rng(0)
+    fit, risk = rng.integers(0, 3, 500), rng.uniform(0.05, 0.95, 500)
+    followup = rng.exponential(4 - 3 * risk + fit)
+    outcome = horizon_outcome(followup, np.ones(500, bool), 2.0, resample_patients(np.arange(500), 3, 0))
+    slopes = METRICS["calibration_slope"].measure(risk, outcome, fit)
+    columns = np.column_stack([logit(risk), fit == 1, fit == 2])
+    for sample in (0, 3):
+        weights = outcome.counts[sample]
+        known = LogisticRegression(C=np.inf, tol=1e-10, max_iter=1000).fit(columns, outcome.died, weights)
+        assert slopes[sample] == pytest.approx(known.coef_[0, 0], abs=1e-4)
+
+
+def noise_study(seed: int) -> dict[str, list[float]]:
+    """AUC and slope of a least-squares fit to noise in three folds: within fits, and over them as if they were one."""
+    rng = np.random.default_rng(seed)
+    features, died, fit = rng.normal(size=(75, 4)), rng.random(75) < 0.3, np.arange(75) % 3
+    design, risk = np.column_stack([np.ones(75), 0.5 * features]), np.empty(75)
+    for fold in range(3):
+        known = np.linalg.lstsq(design[fit != fold], died[fit != fold], rcond=None)[0]
+        risk[fit == fold] = (design[fit == fold] @ known).clip(0.01, 0.99)
+    outcome = horizon_outcome(np.where(died, 1.0, 5.0), died, 3.0, resample_patients(np.arange(75), 0, 0))
+    return {
+        metric: [float(METRICS[metric].measure(risk, outcome, fits)[0]) for fits in (fit, None)]
+        for metric in ("auc", "calibration_slope")
+    }
+
+
+def test_risks_that_know_nothing_are_at_chance_within_fits_and_below_it_over_them():
+    found = [noise_study(seed) for seed in range(400)]
+    auc, slope = (np.array([each[metric] for each in found]) for metric in ("auc", "calibration_slope"))
+    assert auc.mean(axis=0)[0] == pytest.approx(0.5, abs=0.01)
+    assert auc.mean(axis=0)[1] < 0.47
+    assert np.nanmedian(slope, axis=0)[0] == pytest.approx(0, abs=0.1)
+    assert np.nanmedian(slope, axis=0)[1] < -0.15
+
+
+def test_a_fit_without_deaths_says_nothing_of_the_slope_and_equal_risks_have_none():
+    rng = np.random.default_rng(1)
+    risk, fit = rng.uniform(0.1, 0.9, 200), np.repeat([0, 1], 100)
+    followup = np.where(fit == 1, 9.0, rng.exponential(4 - 3 * risk))
+    outcome = horizon_outcome(followup, np.ones(200, bool), 2.0, resample_patients(np.arange(200), 5, 0))
+    slope = METRICS["calibration_slope"].measure
+    first = outcome.kept(fit == 0)
+    np.testing.assert_allclose(slope(risk, outcome, fit), slope(risk[:100], first), rtol=1e-6)
+    assert np.isnan(slope(np.where(fit == 0, 0.3, 0.6), outcome, fit)).all()
+
+
+def test_the_size_of_risks_is_measured_in_each_repeat_and_not_of_their_mean():
+    cohort = make_cohort()
+    predictions = fitted(cohort, 3)
+    found = evaluate(Evaluation(cohort, predictions, FEW), ("brier",))
+    each = [
+        evaluate(Evaluation(cohort, rows.assign(repeat=0, fold=made["fold"].to_numpy()), FEW), ("brier",))["estimate"]
+        for (_, rows), made in zip(predictions.groupby("repeat"), [make_predictions(cohort)] * 3, strict=True)
+    ]
+    np.testing.assert_allclose(found["estimate"], np.mean(each, axis=0))
+    mean = averaged(predictions).query("model == 'Model' and horizon_years == 3").set_index("scan_id")["risk"]
+    by_hand = predictions.query("horizon_years == 3").groupby("scan_id")["risk"].mean()
+    np.testing.assert_allclose(mean, by_hand.loc[mean.index])
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("ab"), st.sampled_from([1.0, 3.0, 5.0]), st.floats(0, 1)),
+        unique_by=lambda row: row[:2],
+        min_size=1,
+    )
+)
+def test_risks_never_fall_with_the_horizon(rows: list[tuple[str, float, float]]) -> None:
+    given_risks = pd.DataFrame(rows, columns=["scan_id", "horizon_years", "risk"]).assign(model="m")
+    result = never_falling(given_risks)
+    for _, scan in result.groupby("scan_id"):
+        assert scan["horizon_years"].is_monotonic_increasing
+        assert scan["risk"].is_monotonic_increasing
+    both = given_risks.merge(result, on=["scan_id", "horizon_years"])
+    assert (both["risk_y"] >= both["risk_x"]).all()
+    assert result["risk"].max() == given_risks["risk"].max()
+
+
+def test_scans_of_a_patient_in_two_folds_and_uneven_repeats_are_refused():
+    cohort = make_cohort(20)
+    predictions = fitted(cohort)
+    last = predictions.index[-1]
+    torn = predictions.assign(fold=predictions["fold"].mask(predictions.index == last, 7))
+    with pytest.raises(StudyError, match="in several folds of one repeat"):
+        check_predictions(torn, cohort)
+    with pytest.raises(StudyError, match="in some repeats and not in others"):
+        check_predictions(predictions.drop(index=last), cohort)
+
+
+def test_a_table_that_does_not_say_which_fit_made_a_risk_is_refused_in_words(tmp_path):
+    old = make_predictions(make_cohort(20)).drop(columns="repeat")
+    with pytest.raises(StudyError, match=r"lack the column.*repeat, without which it is not known"):
+        check_predictions(old, make_cohort(20))
+    old.to_parquet(tmp_path / "03_radiomics.parquet")
+    with pytest.raises(StudyError, match=r"lacks the column.*repeat: an earlier version"):
+        read_table(tmp_path / "03_radiomics.parquet", PREDICTIONS, "03_radiomics")
+
+
 @pytest.fixture(scope="module")
 def cohort():
     return make_cohort(150)
@@ -517,7 +664,7 @@ def test_constant_risk_of_uncensored_exponential_lives_has_its_closed_form():
     )  # fmt: skip
     rows = cohort[["scan_id", "patient_id", "fold"]]
     predictions = pd.concat(
-        [rows.assign(model="Constant", horizon_years=years, risk=p, risk_sd=np.nan) for years in (1.0, 3.0, 5.0)]
+        [rows.assign(model="Constant", horizon_years=years, repeat=0, risk=p) for years in (1.0, 3.0, 5.0)]
     )
     found = integrated_brier(Evaluation(cohort, predictions, Settings(horizons=HorizonSettings(n_bootstrap=2)))).iloc[0]
     died = 1 - np.exp(-rate * np.array([1.0, 3.0, 5.0]))

@@ -31,7 +31,7 @@ def predictions(cohort):
 
 
 def test_sources_weigh_the_same_and_networks_count_as_one(cohort, predictions):
-    stacked = models.stack(predictions, cohort, FEW)
+    stacked = models.stack(predictions)
     assert len(stacked) == 3 * len(cohort)
     scan = cohort["scan_id"].iloc[7]
     rows = predictions[(predictions["scan_id"] == scan) & (predictions["horizon_years"] == 3)].set_index("model")
@@ -42,7 +42,7 @@ def test_sources_weigh_the_same_and_networks_count_as_one(cohort, predictions):
 
 
 def test_it_is_judged_like_any_model_and_risks_rise_with_the_horizon(cohort, predictions):
-    stacked = models.stack(predictions, cohort, FEW)
+    stacked = models.stack(predictions)
     table = evaluate(Evaluation(cohort, stacked, FEW), ("auc",))
     assert table["model"].unique().tolist() == [models.STACKED]
     assert (table["estimate"] > 0.6).all()
@@ -52,9 +52,9 @@ def test_it_is_judged_like_any_model_and_risks_rise_with_the_horizon(cohort, pre
 
 def test_only_scans_of_every_source_and_never_one_source_alone(cohort, predictions):
     some = predictions[(predictions["model"] != "Radiomics") | predictions["scan_id"].str.endswith("0")]
-    stacked = models.stack(some, cohort, FEW)
+    stacked = models.stack(some)
     assert set(stacked["scan_id"]) == set(cohort.loc[cohort["scan_id"].str.endswith("0"), "scan_id"])
-    assert models.stack(predictions[predictions["model"] == "Clinical"], cohort, FEW).empty
+    assert models.stack(predictions[predictions["model"] == "Clinical"]).empty
 
 
 def noise_study(seed: int, n_patients: int = 60, n_sources: int = 3, n_features: int = 8) -> list[float]:

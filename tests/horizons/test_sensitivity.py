@@ -1,8 +1,6 @@
 """What shortcuts do: on patients whose features identify them and say nothing.
 
 Results without a rule: counted by hand, and judged by the same function on the scans that come back.
-
-Recalibration by the other folds.
 """
 
 import numpy as np
@@ -13,23 +11,19 @@ from sklearn.metrics import roc_auc_score
 from sscct_lib.horizons import sensitivity
 from sscct_lib.horizons.evaluate import evaluate
 from sscct_lib.horizons.evaluation import Evaluation
-from sscct_lib.horizons.metrics import logit
 from sscct_lib.horizons.sensitivity import (
     ALL_RULES,
     HONEST,
     WAYS,
-    beside_recalibrated,
     compare_shortcuts,
     effects_of_rules,
     expected_auc,
-    recalibrated,
     returning,
     shortcuts_side_by_side,
 )
 from sscct_lib.lungs.verdict import SEVERE
 from sscct_lib.study.settings import Settings
 from sscct_lib.study.words import estimate_text
-from tests.horizons.cohorts import FEW, make_cohort, make_predictions
 
 
 @pytest.fixture(scope="module")
@@ -123,9 +117,7 @@ def cohort() -> pd.DataFrame:
 def all_risks(cohort) -> pd.DataFrame:
     scans = cohort[["scan_id", "patient_id", "fold"]]
     risk = np.clip(0.5 - 0.1 * cohort["followup_years"] + np.random.default_rng(1).normal(0, 0.1, len(cohort)), 0, 1)
-    return pd.concat(
-        [scans.assign(model="CT", horizon_years=horizon, risk=risk, risk_sd=np.nan) for horizon in (1.0, 3.0)]
-    )
+    return pd.concat([scans.assign(model="CT", horizon_years=horizon, repeat=0, risk=risk) for horizon in (1.0, 3.0)])
 
 
 @pytest.fixture(scope="module")
@@ -163,73 +155,3 @@ def test_auc_without_a_rule_is_that_of_the_scans_with_those_that_come_back(cohor
     assert table.loc["heart_hu", "removed put back"] == auc([*kept, "s0"])
     assert table.loc[ALL_RULES, "removed put back"] == auc([*kept, "s0", "s1"])
     assert table.loc["noise_hu", "flagged left out"] == auc(kept[4:])
-
-
-@pytest.fixture(scope="module")
-def large():
-    return make_cohort(400, seed=3)
-
-
-def distorted(predictions: pd.DataFrame, shift: float, stretch: float) -> pd.DataFrame:
-    return predictions.assign(risk=1 / (1 + np.exp(-(shift + stretch * logit(predictions["risk"].to_numpy())))))
-
-
-def at(predictions: pd.DataFrame, cohort: pd.DataFrame, metric: str) -> np.ndarray:
-    return evaluate(Evaluation(cohort, predictions, FEW), [metric])["estimate"].to_numpy()
-
-
-def test_a_known_distortion_is_undone(large):
-    wrong = distorted(make_predictions(large, 0.0), shift=1.0, stretch=2.0)
-    right = recalibrated(Evaluation(large, wrong, FEW))
-    assert (at(wrong, large, "calibration_slope") < 0.65).all()
-    np.testing.assert_allclose(at(right, large, "calibration_slope"), 1, atol=0.15)
-    np.testing.assert_allclose(at(right, large, "observed_expected"), 1, atol=0.05)
-    assert (at(right, large, "brier") < at(wrong, large, "brier")).all()
-
-
-def test_own_outcomes_never_enter(large):
-    predictions = make_predictions(large, 0.5)
-    changed = large.copy()
-    own = changed["fold"] == 1
-    changed.loc[own, "event_observed"] = ~changed.loc[own, "event_observed"]
-    for rows in (large, changed):
-        rows.attrs = {}
-    before, after = (recalibrated(Evaluation(rows, predictions, FEW)).query("fold == 1") for rows in (large, changed))
-    pd.testing.assert_frame_equal(before, after)
-
-
-def test_risks_rise_with_the_horizon_and_ranks_stay_within_a_fold(large):
-    predictions = make_predictions(large, 0.5)
-    moved = recalibrated(Evaluation(large, distorted(predictions, -1.0, 0.5), FEW))
-    wide = moved.pivot(index="scan_id", columns="horizon_years", values="risk")
-    assert (wide.diff(axis=1).iloc[:, 1:] >= 0).all(axis=None)
-    both = moved.merge(predictions, on=["scan_id", "horizon_years"], suffixes=("", "_before"))
-    for _, rows in both.query("horizon_years == 1").groupby("fold"):
-        assert rows["risk"].corr(rows["risk_before"], method="spearman") == pytest.approx(1)
-
-
-def test_a_model_worse_than_chance_is_shifted_but_not_turned_round(large):
-    upside_down = make_predictions(large, 0.0)
-    upside_down["risk"] = 1 - upside_down["risk"]
-    auc_before = at(upside_down, large, "auc")
-    assert (auc_before < 0.5).all()
-    moved = recalibrated(Evaluation(large, upside_down, FEW))
-    assert (at(moved, large, "auc") < 0.5).all()
-    np.testing.assert_allclose(at(moved, large, "observed_expected"), 1, atol=0.06)
-
-
-def test_without_deaths_nothing_moves(large):
-    alive = large.assign(event_observed=False)
-    predictions = make_predictions(large, 0.5)
-    moved = recalibrated(Evaluation(alive, predictions, FEW))
-    np.testing.assert_allclose(moved["risk"], predictions["risk"])
-
-
-def test_table_for_readers_puts_before_beside_after(large):
-    wrong = distorted(make_predictions(large, 0.0), shift=1.0, stretch=2.0)
-    before, after = (
-        evaluate(Evaluation(large, rows, FEW)) for rows in (wrong, recalibrated(Evaluation(large, wrong, FEW)))
-    )
-    shown = beside_recalibrated(before, after).loc["Model"]
-    assert float(shown["slope", "as predicted"].split()[0]) < 0.65
-    assert float(shown["slope", "put right"].split()[0]) == pytest.approx(1, abs=0.15)

@@ -202,7 +202,7 @@ def cohort_and_predictions():
     )
     odds_spread = np.where(wide, 1.0, np.where(np.arange(N) % 3 == 1, 0.5, 0.1))
     one = cohort[["scan_id", "patient_id", "fold"]].assign(
-        model="net", horizon_years=1.0, risk=risk, risk_sd=odds_spread * risk * (1 - risk)
+        model="net", horizon_years=1.0, repeat=0, risk=risk, risk_sd=odds_spread * risk * (1 - risk)
     )
     other = one.assign(model="plain", risk_sd=np.nan)
     return cohort, pd.concat([one, other], ignore_index=True)
@@ -212,12 +212,14 @@ SETTINGS = Settings(horizons_years=(1.0,), horizons=HorizonSettings(n_bootstrap=
 
 
 def test_models_without_spread_are_left_out(cohort_and_predictions):
-    predictions = cohort_and_predictions[1].replace({"model": {"net": "ResNet-18 (from scratch)"}})
+    cohort, tabular = cohort_and_predictions
+    predictions = tabular.replace({"model": {"net": "ResNet-18 (from scratch)"}})
     predictions["network"] = predictions["model"].map({"ResNet-18 (from scratch)": "resnet18"}).fillna("")
-    assert subgroups.models_with_spread(predictions, "plain") == ["ResNet-18 (from scratch)"]
-    tabular = cohort_and_predictions[1]
-    assert subgroups.models_with_spread(tabular, "plain") == []
-    assert subgroups.models_with_spread(tabular, "net") == ["net"]
+    network = Evaluation(cohort, predictions, SETTINGS)
+    assert subgroups.models_with_spread(network, "plain") == ["ResNet-18 (from scratch)"]
+    features = Evaluation(cohort, tabular, SETTINGS)
+    assert subgroups.models_with_spread(features, "plain") == []
+    assert subgroups.models_with_spread(features, "net") == ["net"]
 
 
 def test_a_spread_that_tells_shows_in_the_scores(cohort_and_predictions):

@@ -146,7 +146,7 @@ def test_cause_specific_hazards_find_the_cause_that_the_risk_is_about():
     )  # fmt: skip
     risk = 1 / (1 + np.exp(-marker))
     predictions = rows[["scan_id", "patient_id", "fold"]].assign(
-        model="Model", horizon_years=5.0, risk=risk, risk_sd=np.nan
+        model="Model", horizon_years=5.0, repeat=0, risk=risk, score=risk
     )
     found = cause_specific_hazards(Evaluation(rows, predictions, Settings(horizons_years=(5.0,))), "Model").set_index(
         "cause"

@@ -36,7 +36,7 @@ def make_study(n_patients: int, sd: float = SD, drift: float = 0.0, seed: int = 
                 }
             )  # fmt: skip
     cohort = pd.DataFrame(rows)
-    columns = {"model": "Model", "horizon_years": YEARS, "risk_sd": np.nan}
+    columns = {"model": "Model", "horizon_years": YEARS, "repeat": 0}
     predictions = cohort[["scan_id", "patient_id", "fold", "risk"]].assign(**columns)
     return predictions, cohort.drop(columns="risk").sample(frac=1, random_state=0).reset_index(drop=True)
 
@@ -99,14 +99,14 @@ def test_hazard_is_that_of_lifelines_with_patients_as_clusters(rows):
     table = trajectories.hazard_of_change(rows)
     later = rows[rows["change"].notna()]
     plain = CoxPHFitter().fit(
-        later[["patient_id", "followup_years", "event_observed", "logit_risk", "change"]],
+        later[["patient_id", "followup_years", "event_observed", "standing", "change"]],
         "followup_years", "event_observed", cluster_col="patient_id",
     )  # fmt: skip
-    doubled = np.exp(np.log(2) * plain.params_[["logit_risk", "change"]])
+    doubled = np.exp(np.log(2) * plain.params_[["standing", "change"]])
     np.testing.assert_allclose(table["hazard_ratio"], doubled, rtol=1e-4)
     np.testing.assert_allclose(
         np.log(table["ci_high"] / table["ci_low"]),
-        2 * 1.959964 * np.log(2) * plain.standard_errors_[["logit_risk", "change"]], rtol=1e-3,
+        2 * 1.959964 * np.log(2) * plain.standard_errors_[["standing", "change"]], rtol=1e-3,
     )  # fmt: skip
 
 
@@ -117,26 +117,53 @@ def test_pure_noise_makes_the_mean_of_two_scans_the_better_guess_and_a_true_rise
     assert rising["ci_low"].iloc[1] > 1
 
 
+def evaluation_of(**values) -> Evaluation:
+    predictions, cohort = make_study(400, **values)
+    return Evaluation(cohort, predictions, FEW)
+
+
 def test_a_true_rise_raises_the_auc_and_every_number_has_its_counts():
-    rows = series(400, sd=0.05, drift=0.4)
-    performance, difference = trajectories.gain_of_change(rows, FEW, YEARS)
-    assert performance["model"].tolist() == [trajectories.CURRENT, trajectories.WITH_CHANGE]
-    assert difference["difference"].item() > 0.01
-    assert difference["ci_low"].item() > 0
-    later = rows.dropna(subset="change")
+    rising = evaluation_of(sd=0.05, drift=0.4)
+    performance, difference = trajectories.gain_of_change(rising, "Model", YEARS)
+    assert performance["model"].tolist() == list(trajectories.WAYS)
+    back, once_more = difference.set_index("model").loc[list(trajectories.WAYS)[1:]].itertuples()
+    assert once_more.difference > 0.01
+    assert once_more.ci_low > 0 > back.ci_high
+    later = trajectories.over_time(rising, "Model", YEARS).dropna(subset="change")
     assert performance["n_scans"].unique().tolist() == [len(later)]
     assert performance["n_patients"].unique().tolist() == [later["patient_id"].nunique()]
 
 
+def test_where_change_is_noise_the_mean_of_two_scans_is_the_better_guess():
+    _, difference = trajectories.gain_of_change(evaluation_of(sd=0.8), "Model", YEARS)
+    back, once_more = difference.set_index("model").loc[list(trajectories.WAYS)[1:]].itertuples()
+    assert back.ci_low > 0 > once_more.ci_high
+
+
+def test_no_outcome_enters_what_is_made_of_risks():
+    """Weights learned from the risks of other folds know the tested patients, by the fits of those folds."""
+    predictions, cohort = make_study(60)
+    three = pd.concat([predictions.assign(repeat=i, fold=(predictions["fold"] + i) % 3) for i in range(3)])
+    turned = cohort.assign(event_observed=~cohort["event_observed"])
+    before, after = (
+        trajectories.with_change(Evaluation(each, three, FEW), "Model", YEARS) for each in (cohort, turned)
+    )
+    pd.testing.assert_frame_equal(before, after)
+    assert before.groupby(["model", "scan_id"])["repeat"].nunique().eq(3).all()
+
+
 def test_nobody_who_dies_or_comes_back_gives_empty_tables():
-    alive = series(30).assign(event_observed=False)
-    assert trajectories.hazard_of_change(alive).empty
-    assert trajectories.gain_of_change(alive, FEW, YEARS) is None
+    predictions, cohort = make_study(30)
+    alive = Evaluation(cohort.assign(event_observed=False), predictions, FEW)
+    assert trajectories.hazard_of_change(trajectories.over_time(alive, "Model", YEARS)).empty
+    assert trajectories.gain_of_change(alive, "Model", YEARS) is None
     assert trajectories.hazard_of_change(series(80).assign(change=0.0)).empty
-    once = series(30).drop_duplicates("patient_id")
-    assert trajectories.hazard_of_change(once).empty
-    assert trajectories.gain_of_change(once, FEW, YEARS) is None
-    assert trajectories.noise(once, FEW)["estimate"].isna().all()
+    first = cohort.drop_duplicates("patient_id")
+    once = Evaluation(first, predictions[predictions["scan_id"].isin(first["scan_id"])], FEW)
+    rows = trajectories.over_time(once, "Model", YEARS)
+    assert trajectories.hazard_of_change(rows).empty
+    assert trajectories.gain_of_change(once, "Model", YEARS) is None
+    assert trajectories.noise(rows, FEW)["estimate"].isna().all()
 
 
 def test_figure_counts_patients_and_marks_each_death(rows):

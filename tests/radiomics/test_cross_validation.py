@@ -1,11 +1,10 @@
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from lifelines import KaplanMeierFitter
 
 from sscct_lib.cohort.outcomes import label_name
+from sscct_lib.horizons.evaluation import Evaluation
 from sscct_lib.radiomics import cross_validation
 from sscct_lib.study.folder import Study, StudyError, load_study
 from sscct_lib.study.schemas import PREDICTIONS
@@ -64,24 +63,6 @@ def test_a_prediction_does_not_depend_on_other_tested_scans(study: Study) -> Non
     pd.testing.assert_frame_equal(before[chosen], after[chosen])
 
 
-@given(
-    st.lists(
-        st.tuples(st.sampled_from("ab"), st.sampled_from([1.0, 3.0, 5.0]), st.floats(0, 1)),
-        unique_by=lambda row: row[:2],
-        min_size=1,
-    )
-)
-def test_risks_never_fall_with_the_horizon(rows: list[tuple[str, float, float]]) -> None:
-    given_risks = pd.DataFrame(rows, columns=["scan_id", "horizon_years", "risk"]).assign(model="m")
-    result = cross_validation.never_falling(given_risks)
-    for _, scan in result.groupby("scan_id"):
-        assert scan["horizon_years"].is_monotonic_increasing
-        assert scan["risk"].is_monotonic_increasing
-    both = given_risks.merge(result, on=["scan_id", "horizon_years"])
-    assert (both["risk_y"] >= both["risk_x"]).all()
-    assert result["risk"].max() == given_risks["risk"].max()
-
-
 def test_models_are_named_by_features_and_by_what_they_differ_in(tmp_path) -> None:
     study = make_study(
         tmp_path,
@@ -124,7 +105,7 @@ def test_every_estimator_predicts_every_scan_and_its_risks_never_cross(tmp_path)
         assert auc(result.predictions, table, model, 3.0) > 0.75
 
 
-def test_repeats_are_other_splits_by_patient_and_their_mean_is_kept(tmp_path) -> None:
+def test_repeats_are_other_splits_by_patient_and_each_is_kept(tmp_path) -> None:
     study = make_study(tmp_path, feature_sets=("Quantitative CT",), n_repeats=3)
     table = make_table(study)
     result = cross_validation.cross_validate(table, study)
@@ -135,10 +116,24 @@ def test_repeats_are_other_splits_by_patient_and_their_mean_is_kept(tmp_path) ->
         assert not set(table.loc[tested, "patient_id"]) & set(table.loc[~tested, "patient_id"])
         assert fitted.counts[3.0]["n_patients"] <= table.loc[~tested, "patient_id"].nunique()
         risks[repeat, tested] = fitted.risks(table[tested])[:, 1]
-    three = result.predictions.query("horizon_years == 3").set_index("scan_id").loc[table["scan_id"]]
-    assert three["risk"].to_numpy() == pytest.approx(risks.mean(axis=0))
-    assert three["risk_sd"].to_numpy() == pytest.approx(risks.std(axis=0, ddof=1))
-    assert (three["fold"].to_numpy() == table["fold"]).all()
+    three = result.predictions.query("horizon_years == 3").set_index("scan_id")
+    for repeat in range(3):
+        own = three[three["repeat"] == repeat].loc[table["scan_id"]]
+        assert own["risk"].to_numpy() == pytest.approx(risks[repeat])
+        assert (own["fold"].to_numpy() == result.folds[repeat]).all()
+
+
+def test_a_repeat_that_lacks_a_fit_is_left_out_where_another_is_whole(tmp_path) -> None:
+    """Folds by patient number: in the second split, only the patients of its first fold die within a year."""
+    study = make_study(tmp_path, feature_sets=("Quantitative CT",), n_repeats=2)
+    table = make_table(study, n_patients=150)
+    second = cross_validation.repeated_folds(table, study)[1]
+    table = lost_before(table, second != 0, 1.0)
+    result = cross_validation.cross_validate(table, study)
+    repeats = result.predictions.groupby("horizon_years")["repeat"].unique()
+    assert sorted(repeats[3.0]) == [0, 1]
+    assert len(result.predictions.query("horizon_years == 1")) == len(table)
+    Evaluation(table, result.predictions, study.settings)
 
 
 def test_a_fold_without_deaths_in_training_is_named_and_left_out(study: Study) -> None:
@@ -187,7 +182,8 @@ def test_removed_scans_are_predicted_by_models_that_never_saw_their_patients(stu
             if model == "Radiomics" and scan.patient_id not in set(left["patient_id"][result.folds[repeat] != fold])
         ]
         assert unseen
-        risk = np.mean([fitted.risks(removed.loc[[scan.Index]])[0, 0] for fitted in unseen])
+        assert len(unseen) == 1
+        risk = unseen[0].risks(removed.loc[[scan.Index]])[0, 0]
         rows = predicted.query("model == 'Radiomics' and scan_id == @scan.scan_id").sort_values("horizon_years")
         assert rows["risk"].iloc[0] == pytest.approx(risk)
 

@@ -1,0 +1,98 @@
+"""What does the book print of outcomes that are pure noise, and what would it print if risks were compared over fits?
+
+    python benchmarks/noise.py              # the whole grid: a day on two cores
+    python benchmarks/noise.py 76 3 2 40    # patients, folds, repeats, cohorts: some minutes
+
+Features of synthetic CTs are given to patients whose follow-up is drawn without regard to them. The right AUC is 0.5,
+the right slope 0. The table goes to `book/noise.csv`, which the page on common errors shows.
+"""
+
+import sys
+import tempfile
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from sscct_lib.cohort.outcomes import horizon_labels, label_name
+from sscct_lib.cohort.selection import assign_folds
+from sscct_lib.horizons.evaluation import Evaluation
+from sscct_lib.horizons.metrics import METRICS
+from sscct_lib.horizons.models import stack
+from sscct_lib.images.scanners import scanner
+from sscct_lib.radiomics import clinical_scores, cross_validation
+from sscct_lib.study.folder import Study
+from sscct_lib.study.settings import CohortSettings, Settings, TabularSettings
+
+ROOT = Path(__file__).parents[1]
+FEATURES = ROOT / "tests" / "data" / "phantom_features.parquet"
+HORIZON_YEARS = 3.0
+GRID = list(product((76, 250), (3, 5), (1, 5), (400,)))  # patients, folds, repeats, cohorts
+
+
+def noise_cohort(study: Study, n_patients: int, seed: int) -> pd.DataFrame:
+    """Draw patients, and follow-up that none of their features tells of: about a third die within the horizon."""
+    rng = np.random.default_rng(seed)
+    features = pd.read_parquet(FEATURES)
+    chosen = rng.choice(features["patient_id"].unique(), n_patients, replace=False)
+    table = features[features["patient_id"].isin(chosen)].reset_index(drop=True)
+    patient = np.unique(table["patient_id"], return_inverse=True)[1]
+    death, lost = rng.exponential(8, n_patients)[patient], rng.uniform(1, 12, n_patients)[patient]
+    table = table.assign(followup_years=np.minimum(death, lost), event_observed=death <= lost, settings_hash="a")
+    table["fold"] = assign_folds(table, study)
+    table[label_name(HORIZON_YEARS)] = horizon_labels(table["followup_years"], table["event_observed"], HORIZON_YEARS)
+    return table.assign(scanner=scanner(table))
+
+
+def one_cohort(n_patients: int, n_folds: int, n_repeats: int, seed: int, folder: Path) -> list[dict[str, object]]:
+    """AUC and slope of each model, as the book prints them and of risks compared over fits."""
+    tabular = TabularSettings(
+        feature_sets=("Clinical", "Quantitative CT", "Radiomics"),
+        compared=("forest",), compared_on=("Quantitative CT",), n_repeats=n_repeats,
+    )  # fmt: skip
+    cohort = CohortSettings(n_folds=n_folds)
+    study = Study(folder, Settings(horizons_years=(HORIZON_YEARS,), cohort=cohort, tabular=tabular, seed=seed))
+    table = noise_cohort(study, n_patients, seed)
+    found = [cross_validation.cross_validate(table, study).predictions, clinical_scores.predict(table, study)[0]]
+    found.append(stack(found[0]))
+    predictions = pd.concat(found, ignore_index=True)
+    evaluation = Evaluation(table, predictions, study.settings).without_resamples()
+    rows = []
+    for model in evaluation.models:
+        judged = evaluation.at(model, HORIZON_YEARS)
+        row: dict[str, object] = {"patients": n_patients, "folds": n_folds, "repeats": n_repeats, "model": model}
+        for metric in ("auc", "calibration_slope"):
+            row[metric] = judged.measure(metric)[0]
+            row[f"{metric}, over fits"] = METRICS[metric].measure(judged.risk, judged.outcome)[0]
+        rows.append(row)
+    return rows
+
+
+def noise(grid: list[tuple[int, int, int, int]]) -> pd.DataFrame:
+    """Mean AUC and median slope of each model over the cohorts of each cell of a grid."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for n_patients, n_folds, n_repeats, n_cohorts in grid:
+            for seed in range(n_cohorts):
+                rows += one_cohort(n_patients, n_folds, n_repeats, seed, Path(folder))
+    of_model = pd.DataFrame(rows).groupby(["patients", "folds", "repeats", "model"], sort=False)
+    auc, slope = "auc", "calibration_slope"
+    table = pd.DataFrame(
+        {
+            "cohorts": of_model.size(),
+            "AUC": of_model[auc].mean().map("{:.3f}".format),
+            "standard error": of_model[auc].sem().map("{:.3f}".format),
+            "AUC over fits": of_model[f"{auc}, over fits"].mean().map("{:.3f}".format),
+            "slope": of_model[slope].median().map("{:z.2f}".format),
+            "slope over fits": of_model[f"{slope}, over fits"].median().map("{:z.2f}".format),
+        }
+    )
+    return table.reset_index()
+
+
+if __name__ == "__main__":
+    asked = [tuple(map(int, sys.argv[1:]))] if len(sys.argv) > 1 else GRID
+    result = noise(asked)
+    result.to_csv(ROOT / "book" / "noise.csv", index=False)
+    print(result.to_string(index=False))
