@@ -81,7 +81,8 @@ class Judged:
         found = np.array([measure(risk, fit) for risk, fit in zip(self.risks, self.fits, strict=True)])
         known = np.isfinite(found)
         mean: Floats = np.full(found.shape[1:], np.nan)
-        return np.divide(np.where(known, found, 0).sum(axis=0), known.sum(axis=0), out=mean, where=known.any(axis=0))
+        np.divide(np.where(known, found, 0).sum(axis=0), known.sum(axis=0), out=mean, where=known.any(axis=0))
+        return mean
 
     def over_fits(self, pairs: Callable[[Floats, Outcome], tuple[Floats, Floats]]) -> Floats:
         """Average over the repeats what is concordant among the pairs of scans of the same fit (`metrics.within_fits`).
