@@ -8,6 +8,8 @@ from typing import Any
 import pandas as pd
 import pandera.pandas as pa
 
+from sscct_lib.study.columns import suggested
+from sscct_lib.study.dates import EARLIEST, LONGEST_FOLLOW_UP_YEARS, OLDEST_YEARS, beyond_a_life, possible
 from sscct_lib.study.folder import Study, StudyError
 from sscct_lib.study.schemas import MANIFEST, covariates
 from sscct_lib.study.tables import read_csv
@@ -17,6 +19,9 @@ CONTACT_TIME = ("last_contact_day", "last_contact_date")
 TRANSPLANT_TIME = ("transplant_day", "transplant_date")
 HEADER_LINES = 2  # data row 0 is line 2 of the file, below the header
 MOST_SHOWN = 50
+WITHIN_A_LIFE = (
+    f"a time within a life: at most {LONGEST_FOLLOW_UP_YEARS:g} years after the scan, and an age of {OLDEST_YEARS:g}"
+)
 LARGEST_WHOLE = 2**53  # from here on a float no longer tells one whole number from the next
 
 Violation = tuple[int | None, str, str, str]  # line, column, found, expected
@@ -54,8 +59,18 @@ def read_manifest(study: Study) -> pd.DataFrame:
 
 
 def unknown_columns(study: Study) -> list[str]:
-    """Name the columns of the manifest file that no stage uses (they are ignored, and `check` says so)."""
-    return [name for name in _read_csv(study.manifest_path).columns if name not in MANIFEST.columns]
+    """Name the columns of the manifest file that no stage uses (they are ignored, and `check` says so).
+
+    Where one is spelt nearly as a column that the file lacks, it is asked whether that is meant.
+    """
+    raw = _read_csv(study.manifest_path)
+    lacking = [name for name in MANIFEST.columns if name not in raw]
+    meant = {name: suggested(name, lacking) for name in _unknown(raw)}
+    return [f"{name} (is {known} meant?)" if known else name for name, known in meant.items()]
+
+
+def _unknown(raw: pd.DataFrame) -> list[str]:
+    return [str(name) for name in raw.columns if name not in MANIFEST.columns]
 
 
 def files_missing(study: Study, manifest: pd.DataFrame) -> list[str]:
@@ -79,13 +94,18 @@ def _read_csv(path: Path) -> pd.DataFrame:
 
 
 def _missing_columns(raw: pd.DataFrame) -> list[Violation]:
+    near = {meant: name for name in _unknown(raw) if (meant := suggested(name, MANIFEST.columns))}
+
+    def found(*names: str) -> str:
+        return "no such column" + "".join(f", but {near[name]}, which may mean it" for name in names if name in near)
+
     missing: list[Violation] = [
-        (None, name, "no such column", spec.description or "")
+        (None, name, found(name), spec.description or "")
         for name, spec in MANIFEST.columns.items()
         if spec.required and name not in raw.columns
     ]
     missing += [
-        (None, " or ".join(pair), "no such column", "one of the two")
+        (None, " or ".join(pair), found(*pair), "one of the two")
         for pair in (SCAN_TIME, CONTACT_TIME)
         if not set(pair) & set(raw.columns)
     ]
@@ -160,6 +180,9 @@ def _across_columns(valid: pd.DataFrame, raw: pd.DataFrame, folder: Path) -> lis
     for name in ("image", "lung_mask"):
         if name in valid:
             add(valid[name].map(lambda text: _leaves(root, text)), name, "a path inside the study folder")
+    for name in ("scan_date", "last_contact_date", "transplant_date"):
+        if name in valid:
+            add(~possible(valid[name]), name, f"a day from {EARLIEST.year} to today")
     for scan, contact in zip(SCAN_TIME, CONTACT_TIME, strict=True):
         if {scan, contact} <= set(valid.columns):
             add(valid[contact] < valid[scan], contact, f"not before {scan}: follow-up cannot be negative")
@@ -187,6 +210,14 @@ def _across_scans(days: pd.DataFrame, raw: pd.DataFrame) -> list[Violation]:
         violations += [
             (int(index) + HEADER_LINES, column, repr(raw[column].loc[index]), "the same in all scans of a patient")
             for index in days.index[differing]
+        ]
+    since = {"last_contact": (days["last_contact_day"] - days["scan_day"], days["age_years"]),
+             "scan": (days["scan_day"], None)}  # fmt: skip
+    for name, (length, age) in since.items():
+        column = f"{name}_day" if f"{name}_day" in raw else f"{name}_date"
+        violations += [
+            (int(index) + HEADER_LINES, column, _shown(raw[column].loc[index]), WITHIN_A_LIFE)
+            for index in days.index[beyond_a_life(length, age)]
         ]
     return violations
 

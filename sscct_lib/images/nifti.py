@@ -1,6 +1,7 @@
 """Volumes from files that nobody vouches for: what a header announces is judged before memory is taken for it."""
 
 import math
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -48,6 +49,7 @@ HEADER: Any = {
     "itemsize": 348,
 }
 """Where the header of a NIfTI-1 file says how the volume lies."""
+LENIENT = "ITK_NIFTI_SFORM_PERMISSIVE"
 LEAST_ANGLE = 0.1  # least determinant of the axes: 1 where they are at right angles, 0 in a plane
 
 
@@ -108,7 +110,7 @@ def read_placed(
     voxels = voxels_of(path)
     if suffix in PAIRS and voxels is None:
         raise UnusableError("no_voxels", name=name, expected=" or ".join(VOXELS[suffix]))
-    with _plain_name(path, suffix, voxels) as plain, _quiet():
+    with _plain_name(path, suffix, voxels) as plain, _lenient_and_quiet():
         return _read(path, plain, name, orientation, voxels)
 
 
@@ -186,14 +188,17 @@ def _voxel_suffix(name: str) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence ITK's warnings: they name files, which may be named after patients."""
-    before = sitk.ProcessObject.GetGlobalWarningDisplay()
+def _lenient_and_quiet() -> Iterator[None]:
+    """Have ITK read sheared axes, which are judged here, and silence its warnings, which name files."""
+    before = sitk.ProcessObject.GetGlobalWarningDisplay(), os.environ.get(LENIENT)
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    os.environ[LENIENT] = "YES"
     try:
         yield
     finally:
-        sitk.ProcessObject.SetGlobalWarningDisplay(before)
+        sitk.ProcessObject.SetGlobalWarningDisplay(before[0])
+        del os.environ[LENIENT]
+        os.environ.update({} if before[1] is None else {LENIENT: before[1]})
 
 
 def _nifti_header(path: Path, name: str) -> Any:

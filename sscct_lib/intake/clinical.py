@@ -11,7 +11,14 @@ import pandera.pandas as pa
 
 from sscct_lib.images.reasons import Told, told
 from sscct_lib.study.columns import plain, suggested
-from sscct_lib.study.dates import DAYS_PER_YEAR, EARLIEST, beyond_a_life, possible
+from sscct_lib.study.dates import (
+    DAYS_PER_YEAR,
+    EARLIEST,
+    LONGEST_FOLLOW_UP_YEARS,
+    OLDEST_YEARS,
+    beyond_a_life,
+    possible,
+)
 from sscct_lib.study.folder import StudyError
 from sscct_lib.study.schemas import column, covariates
 from sscct_lib.study.tables import read_csv
@@ -319,9 +326,8 @@ def _check_times(scans: pd.DataFrame, clinical: pd.DataFrame) -> None:
     days = (scans["last_contact_date"] - scans["scan_date"]).dt.days
     late = {
         "lies before a scan of the patient; expected the last day on which the state is known": days < 0,
-        "lies later than any patient lives; expected at most 60 years after the scan, and an age of 120": beyond_a_life(
-            days, scans["age_years"]
-        ),
+        f"lies later than any patient lives; expected at most {LONGEST_FOLLOW_UP_YEARS:g} years after the scan, and an "
+        f"age of {OLDEST_YEARS:g}": beyond_a_life(days, scans["age_years"]),
     }
     said = []
     for words, wrong in late.items():

@@ -186,7 +186,7 @@ def _write_scans(study: Study, scans: pd.DataFrame, n_jobs: int, orientation: st
         done = _write_choice(study, waiting, chosen, attempt + 1, n_jobs, orientation)
         for candidate, status, reason in zip(chosen, done["status"], done["reason"], strict=True):
             candidate.status = "scan" if status == "ok" else "set aside"
-            candidate.told = [*candidate.told, reason] if reason else candidate.told
+            candidate.told = [reason, *candidate.told] if reason else candidate.told
         ok = (done["status"] == "ok").to_numpy()
         told = done.reindex(columns=["sha256", "notes"])[ok]
         written.append(waiting[ok].assign(sha256=told["sha256"].to_numpy(), notes=told["notes"].to_numpy()))
