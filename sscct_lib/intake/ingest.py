@@ -12,14 +12,15 @@ from typing import Any
 import pandas as pd
 import SimpleITK as sitk
 
-from sscct_lib.images.dicom import read_headers
+from sscct_lib.images.density import cuts_lungs
 from sscct_lib.images.dicom_masks import read_dicom_mask
-from sscct_lib.images.dicom_pixels import read_series
-from sscct_lib.images.prepare import read_scan, to_hounsfield, write_image
+from sscct_lib.images.dicom_pixels import read_slices
+from sscct_lib.images.prepare import hounsfield, read_scan, read_told, write_image
+from sscct_lib.images.reasons import told
 from sscct_lib.intake.clinical import attach, empty_clinical, read_clinical
 from sscct_lib.intake.pseudonyms import patient_code, read_key, scan_code
 from sscct_lib.intake.report import report_of
-from sscct_lib.intake.series import MASK_KINDS, VOLUME_SUFFIXES, Candidate, find_candidates
+from sscct_lib.intake.series import MASK_KINDS, Candidate, find_candidates
 from sscct_lib.study.files import checksum, write_if_changed
 from sscct_lib.study.folder import SETTINGS_FILE, Study, StudyError, load_study
 from sscct_lib.study.results import Record, process
@@ -173,6 +174,9 @@ def _write_choice(
     records = study.folder / "ingest" / "records" / f"choice_{attempt}"
     rows = pd.DataFrame({"scan_id": waiting["scan_id"].to_list(), "patient_id": waiting["patient_code"].to_list()})
     rows["files"] = [candidate.files for candidate in chosen]
+    rows["slices"] = pd.Series([candidate.slices for candidate in chosen], dtype=object)
+    said = [[(getattr(one, "code", ""), one) for one in candidate.told] for candidate in chosen]
+    rows["told"] = pd.Series(said, dtype=object)
     sources = {row["scan_id"]: [Path(file) for file in row["files"]] for row in rows.to_dict("records")}
     return process(
         study, "ingest", _write_scan, rows, None, lambda row: sources[row["scan_id"]], n_jobs, records,
@@ -181,17 +185,24 @@ def _write_choice(
 
 
 def _write_scan(study: Study, row: Mapping[str, Any]) -> Record:
-    files = [Path(file) for file in row["files"]]
-    if files[0].name.endswith(VOLUME_SUFFIXES):
-        image, notes = read_scan(files[0]), list[str]()
+    if row["slices"]:
+        volume, notes = read_slices(row["slices"])
+        image, more = hounsfield(sitk.DICOMOrient(volume, "LPS"), "the series")
+        notes += more
+    else:
+        image, notes = read_told(Path(row["files"][0]))
         for name in image.GetMetaDataKeys():  # a NIfTI header has room for free text
             image.EraseMetaData(name)
-    else:
-        volume, notes = read_series(read_headers(files))
-        image = to_hounsfield(sitk.DICOMOrient(volume, "LPS"), "the series")
+    if cuts_lungs(sitk.GetArrayViewFromImage(image)):
+        notes.append(told("cuts_lungs"))
     path = _scan_path(study, row["scan_id"])
     write_image(image, path)
-    return {"sha256": checksum(path), "notes": "; ".join(notes)}
+    said = [*row["told"], *((one.code, one) for one in notes)]
+    return {
+        "sha256": checksum(path),
+        "notes": "; ".join(sentence for _, sentence in said),
+        "codes": " ".join(code for code, _ in said),
+    }
 
 
 def _scan_path(study: Study, scan_id: str) -> Path:
