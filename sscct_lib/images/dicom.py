@@ -11,6 +11,7 @@ import re
 import struct
 import warnings
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -60,8 +61,12 @@ HEADER_TAGS = [
     "ConvolutionKernel", "SliceThickness", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows",
     "Columns", "SamplesPerPixel", "FrameOfReferenceUID", "LossyImageCompression", "NumberOfFrames", "RescaleSlope",
     "RescaleIntercept", "PixelPaddingValue", "PixelPaddingRangeLimit", "PixelRepresentation", "BurnedInAnnotation",
-    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "PhotometricInterpretation",
+    "AcquisitionTime", "AcquisitionDateTime", "ContentTime", "TemporalPositionIdentifier", "ContrastBolusAgent", "KVP",
+    "NominalPercentageOfCardiacPhase", "SpacingBetweenSlices", "ProtocolName", "ImageComments",
 ]  # fmt: skip
+CT_IMAGES = ("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")
+"""CT Image, Enhanced CT Image and Legacy Converted Enhanced CT Image."""
 
 
 @contextmanager
@@ -103,11 +108,24 @@ class Series:
 
     @property
     def kind(self) -> str:
-        """What the series is, for lists: `CT`, `localizer`, or another modality."""
-        if "LOCALIZER" in (part.upper() for part in self.values("ImageType")):
-            return "localizer"
-        modality = self.get("Modality")
-        return modality if re.fullmatch(r"[A-Z]{2,16}", modality) else "unknown modality"
+        """What the series is, for lists: `CT` where it has any, else `localizer` or the modality of most files."""
+        kinds = Counter(kind_of(header) for header, _ in self.headers)
+        return "CT" if "CT" in kinds else next(iter(kinds.most_common(1)), ("unknown modality",))[0]
+
+
+def class_of(header: Any) -> str:
+    """Give the SOP class of a file, from its header or what stands before it."""
+    return str(header.get("SOPClassUID", None) or header.file_meta.get("MediaStorageSOPClassUID", ""))
+
+
+def kind_of(header: Any) -> str:
+    """Tell what a file is: `CT`, `localizer`, or another modality."""
+    image_type = header.get("ImageType", None) or ()
+    parts = [image_type] if isinstance(image_type, str) else image_type
+    if "LOCALIZER" in (str(part).strip().upper() for part in parts):
+        return "localizer"
+    modality = str(header.get("Modality", None) or "").strip() or ("CT" if class_of(header) in CT_IMAGES else "")
+    return modality if re.fullmatch(r"[A-Z]{2,16}", modality) else "unknown modality"
 
 
 def is_dicom(path: Path) -> bool:
@@ -190,7 +208,7 @@ def read_headers(files: Iterable[Path]) -> Series:
                 header.get(name, None)
             for name in ("Rows", "Columns", "InstanceNumber", "AcquisitionNumber", "NumberOfFrames"):
                 int(header.get(name, None) or 0)
-            for name in ("SliceThickness", "RescaleSlope", "RescaleIntercept"):
+            for name in ("SliceThickness", "RescaleSlope", "RescaleIntercept", "SpacingBetweenSlices"):
                 float(header.get(name, None) or 0)
         except UNREADABLE:
             series.n_damaged += 1

@@ -17,15 +17,13 @@ from isal import igzip
 from numba import njit
 from numpy.typing import NDArray
 
+from sscct_lib.images.density import AIR_HU, check, without_padding
 from sscct_lib.images.nifti import MOST_VOXELS, check_finite, read_placed, read_volume
-from sscct_lib.images.reasons import Told
+from sscct_lib.images.reasons import Told, UnusableError
 from sscct_lib.study.files import atomic, checksum
 from sscct_lib.study.folder import Study, StudyError
 from sscct_lib.study.results import Record, ScanError, process
 from sscct_lib.study.schemas import IMAGES
-
-AIR_HU = -1024  # outside the scanned field, and the least value that a prepared scan holds
-WARMEST_AIR_HU = -500  # every chest CT has air in it; where nothing is this low, the values are not HU
 
 Axis = tuple[NDArray[np.int64], NDArray[np.float32]]
 """For each new sample of an axis: the old samples that it rests on, and their weights; both (n_new, n_taps)."""
@@ -90,8 +88,7 @@ def read_scan(path: Path, sha256: str | None = None) -> sitk.Image:
     """
     if sha256 is not None:
         _compare_checksum(path, sha256)
-    image = to_hounsfield(read_volume(path), path.name)
-    oriented: sitk.Image = sitk.DICOMOrient(image, "LPS")
+    oriented: sitk.Image = sitk.DICOMOrient(to_hounsfield(read_volume(path), path.name), "LPS")
     return oriented
 
 
@@ -109,8 +106,9 @@ def read_source(path: Path, orientation: str | None = None) -> tuple[sitk.Image,
     told : list of Told
         What was done to its place. Neither this nor an error names the file, which may be named after a patient.
     """
-    image, remarks = read_placed(path, "the file", orientation, pairs=True)
-    return sitk.DICOMOrient(to_hounsfield(image, "the file"), "LPS"), remarks
+    placed, remarks = read_placed(path, "the file", orientation, pairs=True)
+    image, notes = hounsfield(placed, "the file")
+    return sitk.DICOMOrient(image, "LPS"), remarks + notes
 
 
 def _compare_checksum(path: Path, expected: str) -> None:
@@ -131,26 +129,26 @@ def to_hounsfield(image: sitk.Image, name: str) -> sitk.Image:
 
     Raises
     ------
-    ScanError
-        If values are not finite, are all the same, or none is as low as air.
+    UnusableError
+        If values are not finite, are all the same, or air and tissue do not have the densities that they must have.
     """
+    return hounsfield(image, name)[0]
+
+
+def hounsfield(image: sitk.Image, name: str) -> tuple[sitk.Image, list[Told]]:
+    """Do what `to_hounsfield` does, and tell what was mended."""
     values = sitk.GetArrayViewFromImage(image)
     if values.dtype.kind == "f":
         check_finite(values, name)
-    lowest, highest = float(values.min()), float(values.max())
-    if lowest == highest:
-        raise ScanError(f"{name} is empty: every voxel is {lowest:g}.")
-    if lowest > WARMEST_AIR_HU:
-        raise ScanError(
-            f"{name} has {lowest:g} as its lowest value, expected air near -1000 HU: were rescale slope and "
-            "intercept applied?"
-        )
-    if values.dtype.kind == "f":
-        rounded = sitk.GetImageFromArray(np.rint(values))
-        rounded.CopyInformation(image)
-        image = rounded
-    hounsfield: sitk.Image = sitk.Clamp(image, sitk.sitkInt16, AIR_HU, np.iinfo(np.int16).max)
-    return hounsfield
+    if (lowest := float(values.min())) == float(values.max()):
+        raise UnusableError("empty", name=name, value=lowest)
+    mended, notes = without_padding(values)
+    check(mended, name)
+    if notes or values.dtype.kind == "f":
+        copied = sitk.GetImageFromArray(np.rint(mended))
+        copied.CopyInformation(image)
+        image = copied
+    return sitk.Clamp(image, sitk.sitkInt16, AIR_HU, np.iinfo(np.int16).max), notes
 
 
 def resample(image: sitk.Image, spacing_mm: float) -> sitk.Image:

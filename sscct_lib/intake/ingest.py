@@ -5,19 +5,18 @@ dates become days since the patient's first scan; of the headers only maker, ker
 kept. Lung masks that came with a series are brought onto the grid of the scan that was taken.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import SimpleITK as sitk
 
-from sscct_lib.images.dicom import read_headers
+from sscct_lib.images.density import cuts_lungs
 from sscct_lib.images.dicom_masks import read_dicom_mask
-from sscct_lib.images.dicom_pixels import read_series
-from sscct_lib.images.nifti import is_volume
+from sscct_lib.images.dicom_pixels import read_slices
 from sscct_lib.images.placement import check_orientation
-from sscct_lib.images.prepare import read_scan, read_source, to_hounsfield, write_image
+from sscct_lib.images.prepare import hounsfield, read_scan, read_source, write_image
 from sscct_lib.images.reasons import Told, told
 from sscct_lib.intake.clinical import attach, empty_clinical, read_clinical
 from sscct_lib.intake.pseudonyms import patient_code, read_key, scan_code
@@ -200,6 +199,9 @@ def _write_choice(
     records = study.folder / "ingest" / "records" / f"choice_{attempt}"
     rows = pd.DataFrame({"scan_id": waiting["scan_id"].to_list(), "patient_id": waiting["patient_code"].to_list()})
     rows["files"], rows["orientation"] = [candidate.files for candidate in chosen], orientation
+    rows["slices"] = pd.Series([candidate.slices for candidate in chosen], dtype=object)
+    said = [[(getattr(one, "code", ""), one) for one in candidate.told] for candidate in chosen]
+    rows["told"] = pd.Series(said, dtype=object)
     sources = {row["scan_id"]: [Path(file) for file in row["files"]] for row in rows.to_dict("records")}
     return process(
         study, "ingest", _write_scan, rows, None, lambda row: sources[row["scan_id"]], n_jobs, records,
@@ -208,18 +210,24 @@ def _write_choice(
 
 
 def _write_scan(study: Study, row: Mapping[str, Any]) -> Record:
-    files = [Path(file) for file in row["files"]]
-    notes: Sequence[str]
-    if is_volume(files[0]):
-        image, notes = read_source(files[0], row["orientation"])
+    if row["slices"]:
+        volume, notes = read_slices(row["slices"])
+        image, more = hounsfield(sitk.DICOMOrient(volume, "LPS"), "the series")
+        notes += more
+    else:
+        image, notes = read_source(Path(row["files"][0]), row["orientation"])
         for name in image.GetMetaDataKeys():  # a NIfTI header has room for free text
             image.EraseMetaData(name)
-    else:
-        volume, notes = read_series(read_headers(files))
-        image = to_hounsfield(sitk.DICOMOrient(volume, "LPS"), "the series")
+    if cuts_lungs(sitk.GetArrayViewFromImage(image)):
+        notes.append(told("cuts_lungs"))
     path = _scan_path(study, row["scan_id"])
     write_image(image, path)
-    return {"sha256": checksum(path), "notes": "; ".join(notes)}
+    said = [*row["told"], *((one.code, one) for one in notes)]
+    return {
+        "sha256": checksum(path),
+        "notes": "; ".join(sentence for _, sentence in said),
+        "codes": " ".join(code for code, _ in said),
+    }
 
 
 def _scan_path(study: Study, scan_id: str) -> Path:

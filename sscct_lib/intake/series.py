@@ -1,6 +1,5 @@
 """What a hospital's export holds, each DICOM series and NIfTI file judged as a scan, and the best of an examination."""
 
-import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,24 +11,33 @@ from pydicom.uid import HTJ2K, JPEG2000, JPEGBaseline8Bit, JPEGExtended12Bit, JP
 
 from sscct_lib.images.dicom import Series, find_series, read_headers
 from sscct_lib.images.dicom_masks import referred_series
-from sscct_lib.images.dicom_pixels import Frame, length_mm, stack, step_mm, why_unusable
-from sscct_lib.images.reasons import Told
+from sscct_lib.images.dicom_pixels import air_ml, length_mm, volumes_of
+from sscct_lib.images.reasons import Told, told
+from sscct_lib.images.reconstructions import Volume, step_mm
 from sscct_lib.images.scanners import is_sharp, known_kernel, known_manufacturer
 from sscct_lib.intake.dates import OF_THE_SCAN, age_years, scan_date
+from sscct_lib.intake.descriptions import is_expiratory, is_part_of_body, is_projection
 from sscct_lib.intake.discovery import look
-from sscct_lib.intake.volumes import Volume, find_volumes
+from sscct_lib.intake.volumes import VolumeFile, find_volumes
 from sscct_lib.study.folder import StudyError
 
 THIN_MM = 1.5
 WHOLE_THORAX_MM = 200.0
 
-EXPIRATORY = re.compile(r"(?<![a-z])exp(?:ir[a-z]*)?(?![a-z])", re.IGNORECASE)
+NARROWEST_FIELD_MM = 200.0  # of a picture of a whole chest
+LEAST_GAP_MM, LEAST_STEP = 5.0, 2.0  # between slices at intervals: apart, and in units of their thickness
+LESS_AIR = 0.97  # of the largest in the examination: another breath, or a part of the lungs
 LOSSY = {JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless, JPEG2000, HTJ2K}
 """Transfer syntaxes that change values; JPEG 2000 (.91) may be lossless, which its name does not tell."""
 
+OF_AIR = 5  # the criterion that needs the pixels
 CRITERIA = (
+    "projection of slabs",
     "prone",
     "expiratory",
+    "slices at intervals",
+    "only a part of the chest",
+    "less air in the lungs",
     "derived from another series",
     "lossy compression",
     "shorter than a whole thorax",
@@ -53,6 +61,7 @@ class Candidate:
     date: pd.Timestamp | None
     kind: str  # `CT`, `localizer`, another modality, `NIfTI`, or what was passed over
     files: list[str]
+    slices: list[tuple[str, int]] = field(default_factory=list)  # of DICOM: file, and frame in it
     n_slices: int | None = None
     step_mm: float | None = None
     status: str = "not chosen"  # or `scan`, `lung mask`, `set aside`, `passed over`
@@ -79,8 +88,10 @@ def find_candidates(source: Path, kernel: str, n_jobs: int = 1) -> list[Candidat
     series, n_without = find_series(found.dicom)
     if n_without:
         found.counts["no_series"] = n_without
-    candidates: list[Candidate] = Parallel(n_jobs=n_jobs)(delayed(_from_files)(files, kernel) for files in series)
-    candidates += map(_from_volume, find_volumes(source, found.volumes))
+    judged: list[list[Candidate]] = Parallel(n_jobs=n_jobs)(delayed(_from_files)(files, kernel) for files in series)
+    candidates = [one for several in judged for one in several]
+    _judge_breath(candidates, n_jobs)
+    candidates += map(_from_file, find_volumes(source, found.volumes))
     if all(candidate.status == "set aside" for candidate in candidates):
         others = [words for _, _, words in found.told()]
         shown = ", ".join(filter(None, (_count_kinds(candidates), *others))) or "no files"
@@ -90,7 +101,7 @@ def find_candidates(source: Path, kernel: str, n_jobs: int = 1) -> list[Candidat
     return candidates + [_passed_over(*one) for one in found.told()]
 
 
-def _from_volume(volume: Volume) -> Candidate:
+def _from_file(volume: VolumeFile) -> Candidate:
     files = [str(path) for path in volume.files]
     return Candidate(volume.patient, volume.visit, volume.date, "NIfTI", files, told=[*volume.told])
 
@@ -100,36 +111,89 @@ def _passed_over(kind: str, files: list[Path], words: Told) -> Candidate:
     return Candidate("", "", None, kind, [*map(str, files)], status="passed over", told=[words])
 
 
-def is_lossy(series: Series) -> bool:
+def is_lossy(volume: Series | Volume) -> bool:
     """Tell whether the pixels of a series went through a compression that changed them."""
-    if series.get("LossyImageCompression") == "01":
+    if volume.get("LossyImageCompression") == "01":
         return True
-    return any(str(header.file_meta.get("TransferSyntaxUID", "")) in LOSSY for header, _ in series.headers)
+    return any(str(header.file_meta.get("TransferSyntaxUID", "")) in LOSSY for header, _ in volume.headers)
 
 
-def preference(series: Series, frames: list[Frame], kernel: str) -> tuple[Any, ...]:
-    """Order the usable series of an examination, one value for each of `CRITERIA`: the least is the best."""
-    step = step_mm(frames)
-    sharp = is_sharp(series.get("ConvolutionKernel"))
-    derived = any(str(part).upper() in ("DERIVED", "SECONDARY") for part in series.values("ImageType"))
+def preference(volume: Volume, kernel: str) -> tuple[Any, ...]:
+    """Order the usable volumes of an examination, one value for each of `CRITERIA`: the least is the best."""
+    step = step_mm(volume.frames)
+    sharp = is_sharp(volume.get("ConvolutionKernel"))
+    said = {one.code for one in _told_of(volume)}
     return (
-        series.get("PatientPosition").upper().endswith("P"),
-        EXPIRATORY.search(series.get("SeriesDescription")) is not None,
-        derived,
-        is_lossy(series),
-        length_mm(frames) < WHOLE_THORAX_MM,
+        "projection" in said,
+        "prone" in said,
+        "expiratory" in said,
+        "at_intervals" in said,
+        "part_of_body" in said,
+        False,  # see `_compare_air`
+        "derived" in said,
+        is_lossy(volume),
+        length_mm(volume.frames) < WHOLE_THORAX_MM,
         round(max(step, THIN_MM), 1),
         1 if sharp is None else 2 * (sharp != (kernel == "sharp")),
         round(step, 2),
-        -len(frames),
-        series.get("SeriesInstanceUID"),
+        -len(volume.frames),
+        volume.get("SeriesInstanceUID"),
+        volume.apart,
     )
+
+
+def _told_of(volume: Volume) -> list[Told]:
+    """Say what a scan is that should be taken only if nothing better is there."""
+    thickness, step = _thickness(volume), step_mm(volume.frames)
+    width = _field_mm(volume)
+    kinds = {part.upper() for part in volume.values("ImageType")}
+    said = [
+        (is_projection(volume), told("projection")),
+        (volume.get("PatientPosition").upper().endswith("P"), told("prone")),
+        (is_expiratory(volume), told("expiratory")),
+        (is_part_of_body(volume) or width < NARROWEST_FIELD_MM, told("part_of_body", width=width)),
+        (bool(kinds & {"DERIVED", "SECONDARY"}), told("derived")),
+    ]
+    if thickness and step - thickness >= LEAST_GAP_MM and step >= LEAST_STEP * thickness:
+        share = 100 * (1 - thickness / step)
+        said.append((True, told("at_intervals", thickness=thickness, step=step, share=share)))
+    return [sentence for holds, sentence in said if holds]
+
+
+def _thickness(volume: Volume) -> float | None:
+    text = volume.get("SliceThickness")
+    return float(text) if text and float(text) > 0 else None
+
+
+def _field_mm(volume: Volume) -> float:
+    first = volume.frames[0]
+    across, down = first.pixel_mm
+    return min(across * int(first.header.Columns), down * int(first.header.Rows))
+
+
+def _judge_breath(candidates: list[Candidate], n_jobs: int) -> None:
+    """Mark series with clearly less air in the lungs than another of the examination: another breath, or a part."""
+    visits: dict[tuple[str, str], list[Candidate]] = {}
+    for one in candidates:
+        if one.status != "set aside":
+            visits.setdefault((one.patient, one.visit), []).append(one)
+    for group in visits.values():
+        if len(group) > 1:
+            air = Parallel(n_jobs=n_jobs)(delayed(air_ml)(one.slices) for one in group)
+            most = max(
+                (own for own, one in zip(air, group, strict=True) if own > 0 and not one.preference[0]), default=0.0
+            )
+            for own, one in zip(air, group, strict=True):
+                less = own < LESS_AIR * most
+                one.preference = (*one.preference[:OF_AIR], less, *one.preference[OF_AIR + 1 :])
 
 
 def why_behind(other: tuple[Any, ...], chosen: tuple[Any, ...]) -> str:
     """Say by which criterion another series came behind the chosen one."""
     differing = [words for words, mine, best in zip(CRITERIA, other, chosen, strict=False) if mine != best]
-    return differing[0] if differing else CRITERIA[-1]
+    why = differing[0] if differing else CRITERIA[-1]
+    same_series = len(other) > len(CRITERIA) and other[len(CRITERIA) - 1] == chosen[len(CRITERIA) - 1]
+    return told("same_series", what=other[-1], why=why) if same_series and other[-1] else why
 
 
 def _count_kinds(candidates: list[Candidate]) -> str:
@@ -141,39 +205,51 @@ def _count_kinds(candidates: list[Candidate]) -> str:
     )
 
 
-def _from_files(files: list[Path], kernel: str) -> Candidate:
+def _from_files(files: list[Path], kernel: str) -> list[Candidate]:
     return _from_series(read_headers(files), kernel)
 
 
-def _from_series(series: Series, kernel: str) -> Candidate:
-    date, remarks = scan_date({name: series.get(name) for name in OF_THE_SCAN})
-    candidate = Candidate(
-        patient=series.get("PatientID"),
-        visit=series.get("StudyInstanceUID"),
-        date=date,
-        kind=series.kind,
-        files=[str(path) for _, path in series.headers],
-        n_slices=series.n_slices,
-        told=[*remarks],
-        header=_allowed(series),
-        uid=series.get("SeriesInstanceUID"),
-        frame_uid=series.get("FrameOfReferenceUID"),
-    )
-    if candidate.kind in MASK_KINDS:
-        candidate.refers_to = tuple({uid for file in candidate.files for uid in referred_series(Path(file))})
-    why = why_unusable(series)
-    if not why and not candidate.patient:
-        why = "no PatientID: it cannot be told whose scan it is"
-    if why:
-        candidate.set_aside(why)
+def _from_series(series: Series, kernel: str) -> list[Candidate]:
+    """Judge the volumes of a series, each as a candidate of its own."""
+    if series.kind != "CT":
+        candidate = _candidate(series, series, series.n_slices)
+        candidate.set_aside(volumes_of(series)[0].fault or "")
+        if candidate.kind in MASK_KINDS:
+            candidate.refers_to = tuple({uid for file in candidate.files for uid in referred_series(Path(file))})
+        return [candidate]
+    return [_from_volume(volume, series, kernel) for volume in volumes_of(series)]
+
+
+def _from_volume(volume: Volume, series: Series, kernel: str) -> Candidate:
+    if volume.fault:
+        candidate = _candidate(volume if volume.frames else series, series, series.n_slices)
+        candidate.set_aside(volume.fault, *volume.told)
         return candidate
-    frames, _ = stack(series)
-    candidate.step_mm = round(step_mm(frames), 2)
-    candidate.preference = preference(series, frames, kernel)
+    candidate = _candidate(volume, series, len(volume.frames))
+    candidate.slices = [(str(frame.path), frame.index) for frame in volume.frames]
+    candidate.step_mm = round(step_mm(volume.frames), 2)
+    candidate.preference = preference(volume, kernel)
+    candidate.told += [*volume.told, *_told_of(volume)]
     return candidate
 
 
-def _allowed(series: Series) -> dict[str, Any]:
+def _candidate(volume: Series | Volume, series: Series, n_slices: int) -> Candidate:
+    date, remarks = scan_date({name: volume.get(name) for name in OF_THE_SCAN})
+    return Candidate(
+        patient=volume.get("PatientID"),
+        visit=volume.get("StudyInstanceUID"),
+        date=date,
+        kind=series.kind,
+        files=[str(path) for _, path in volume.headers],
+        n_slices=n_slices,
+        told=[*remarks],
+        header=_allowed(volume),
+        uid=volume.get("SeriesInstanceUID"),
+        frame_uid=volume.get("FrameOfReferenceUID"),
+    )
+
+
+def _allowed(series: Series | Volume) -> dict[str, Any]:
     """Keep the header values that may enter a study, none of them free text."""
     thickness = series.get("SliceThickness")
     return {

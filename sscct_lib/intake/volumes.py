@@ -45,7 +45,7 @@ Folder = tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Volume:
+class VolumeFile:
     """A scan in one file, or in a header and its voxels, with what its path says of it."""
 
     path: Path
@@ -76,7 +76,7 @@ class _Names:
         return found
 
 
-def find_volumes(source: Path, paths: list[Path]) -> list[Volume]:
+def find_volumes(source: Path, paths: list[Path]) -> list[VolumeFile]:
     """Take patient and date of volume files from their paths.
 
     The patient is the first folder below `source` that names one, else the file's name, without its date. A folder
@@ -98,7 +98,7 @@ def find_volumes(source: Path, paths: list[Path]) -> list[Volume]:
     ]
 
 
-def _volume(path: Path, parts: list[str], place: str, names: _Names) -> Volume:
+def _volume(path: Path, parts: list[str], place: str, names: _Names) -> VolumeFile:
     dates = names.dates(parts)
     depth = _depth_of_patient(parts, dates, names.holds_patients)
     patient, remarks = _without_date(parts[depth], dates[depth]), list[Told]()
@@ -117,7 +117,7 @@ def _volume(path: Path, parts: list[str], place: str, names: _Names) -> Volume:
         remarks.append(told("date_ambiguous"))
     elif not days and any(map(digits_not_taken, parts, dates)):
         remarks.append(told("digits_of_id"))
-    return Volume(path, patient, place, days[-1] if days else None, remarks)
+    return VolumeFile(path, patient, place, days[-1] if days else None, remarks)
 
 
 def _depth_of_patient(parts: list[str], dates: list[list[Written]], holds_patients: Mapping[Folder, bool]) -> int:

@@ -185,7 +185,7 @@ def _dicom(scratch: Path) -> dict[str, Target]:
             found = read_headers(files)
             if path.name != "frames.dcm" and found.get("SeriesInstanceUID") == others.get("SeriesInstanceUID"):
                 found = Series([*others.headers, *found.headers], found.n_damaged)
-            if _from_series(found, "soft").reason:
+            if all(one.status == "set aside" for one in _from_series(found, "soft")):
                 continue
             with patch.object(dicom_pixels, "_decode", lambda one: decoded[one] if one in decoded else decode(one)):
                 _, notes = read_series(found)

@@ -133,7 +133,7 @@ class TestFaults:
         del slices[17]
         found, reason = ingested(slices, source, study_folder)
         between = np.rint((truth[16].astype(float) + truth[18]) / 2)
-        assert "uneven or missing slices: interpolated to steps of 5 mm (+1 slices)" in reason
+        assert "uneven or missing slices: interpolated to steps of 5 mm (+1 slices, missing: image 18)" in reason
         assert len(found) == 40
         assert (found[17] == between).all()
         assert (np.delete(found, 17, axis=0) == np.delete(truth, 17, axis=0)).all()
@@ -150,7 +150,7 @@ class TestFaults:
     def test_wide_gap_is_refused(self, source, study_folder):
         slices = series(hounsfield())
         del slices[10:16]
-        with pytest.raises(StudyError, match=r"about 6 slices are missing; the widest gap is 35\.0 mm"):
+        with pytest.raises(StudyError, match=r"about 6 slices are missing, the widest gap is 35\.0 mm"):
             ingest(save(slices, source), None, study_folder)
 
     def test_gantry_tilt_is_straightened(self, source, study_folder):
@@ -179,7 +179,7 @@ class TestFaults:
         truth, other = hounsfield(), hounsfield(30, seed=5)
         slices = series(other, AcquisitionNumber=1) + series(truth, AcquisitionNumber=2)
         found, reason = ingested(slices, source, study_folder)
-        assert "2 acquisitions in one series" in reason
+        assert "30 slice(s) of another acquisition left out (image 1 to 30)" in reason
         assert (found == truth).all()
 
     def test_scout_inside_the_series(self, source, study_folder):
