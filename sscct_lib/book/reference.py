@@ -21,7 +21,7 @@ from sscct_lib.study import schemas
 from sscct_lib.study.files import checksum
 from sscct_lib.study.folder import MANIFEST_FILE, SETTINGS_FILE, Study, read_settings
 from sscct_lib.study.settings import Settings
-from sscct_lib.study.words import estimate_text, feature_name, years_text
+from sscct_lib.study.words import counted, estimate_text, feature_name, years_text
 
 NOT_JUDGED = "not judged in this run"
 LEFT_OUT = ("weights", "weights_sha256")
@@ -130,6 +130,7 @@ def _tabular(card: Mapping[str, Any], performance: pd.DataFrame) -> dict[str, st
     used = card["columns_used"]
     return {
         "Kind": card["kind"],
+        "Judged, and predicts": f"one fit: judged are {card['judged']}; this one, of all scans, predicts",
         "Learned from": f"{learned['n_scans']:,} scans of {learned['n_patients']:,} patients, {learned['n_deaths']} of "
         f"whom died; {learned['weights']}",
         "Sees": f"{len(card['columns'])} columns; weighs {len(used)} numbers made and chosen of them: {_few(used)}",
@@ -146,9 +147,12 @@ def _network(name: str, cards: list[dict[str, Any]], performance: pd.DataFrame) 
     first = cards[0]
     settings = {key: value for key, value in first["settings"].items() if key not in LEFT_OUT and value is not None}
     deaths = [card["n_deaths"] for card in cards]
+    n_members = len([card for card in cards if card["fold"] == first["fold"]])
     return {
         "Kind": f"network {first['network']}, {first['n_parameters'] / 1e6:.1f} million parameters; {len(cards)} "
-        "models, one for each fold and member, whose mean predicts",
+        "models, one for each fold and member",
+        "Judged, and predicts": f"the mean over {counted(n_members, 'member')} of one fold: each on patients of its "
+        f"own fold, and fold {first['fold']}, chosen beforehand, on new scans",
         "Learned from": f"{_span([card['n_scans'] for card in cards])} scans of "
         f"{_span([card['n_patients'] for card in cards])} patients a model; followed by death up to the longest "
         f"horizon: {_span([sum(each) for each in deaths])} scans",

@@ -361,6 +361,15 @@ def cards(study: Study, network_name: str) -> list[dict[str, Any]]:
     return sorted(found, key=lambda card: (card["fold"], card["member"]))
 
 
+def shipped(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of a network's `cards`, those that judge new scans: all members of one fold, which is what was judged.
+
+    The mean over the folds would be another model, never tested. The fold is the first: chosen for its result, it would
+    be worth less than it seems.
+    """
+    return [card for card in found if card["fold"] == found[0]["fold"]]
+
+
 def fold_model(study: Study, network_name: str, fold: int, member: int = 0) -> HazardNetwork:
     """Load a trained network that tests a fold; StudyError when there is none."""
     path = _model_path(study, network_name, fold, member)
@@ -383,7 +392,7 @@ def _load_model(path: Path, card: Mapping[str, Any]) -> HazardNetwork:
 
 
 def predict_risks(trained: Study, network_name: str, study: Study, scans: pd.DataFrame) -> pd.DataFrame:
-    """Predict the risks of new scans with the models of all folds.
+    """Predict the risks of new scans with the models that are `shipped`.
 
     Parameters
     ----------
@@ -397,8 +406,9 @@ def predict_risks(trained: Study, network_name: str, study: Study, scans: pd.Dat
     Returns
     -------
     pandas.DataFrame
-        `model`, `horizon_years`, `scan_id`, `patient_id`, `risk` (mean over the models of all folds) and `risk_sd`
-        (their standard deviation). A scan whose cube cannot be made has no row, and the log says why.
+        `model`, `horizon_years`, `scan_id`, `patient_id`, `risk` (mean over the members of one fold) and `risk_sd`, the
+        standard deviation over the models of all folds, which learned from different patients. A scan whose cube cannot
+        be made has no row, and the log says why.
 
     Raises
     ------
@@ -416,5 +426,5 @@ def predict_risks(trained: Study, network_name: str, study: Study, scans: pd.Dat
     paths = [cube_path(study, scan_id, size, hu_range) for scan_id in table["scan_id"]]
     models = [_load_model(_model_path(trained, network_name, card["fold"], card["member"]), card) for card in found]
     members = np.stack([predict(model, paths, clinical) for model in models])
-    mean, spread = members.mean(axis=0), members.std(axis=0, ddof=1)
+    mean, spread = members[: len(shipped(found))].mean(axis=0), members.std(axis=0, ddof=1)
     return risk_table(table, found[0]["model"], found[0]["horizons_years"], risk=mean, risk_sd=spread)

@@ -12,7 +12,7 @@ from sscct_lib.horizons.metrics import logit
 from sscct_lib.horizons.tables import side_by_side
 from sscct_lib.study.schemas import PREDICTIONS
 from sscct_lib.study.settings import Settings
-from sscct_lib.study.words import counted, estimate_text, plain_names, years_text
+from sscct_lib.study.words import counted, plain_names, years_text
 
 STACKED = "Stacked (equal weights)"
 SOURCES = {
@@ -82,12 +82,9 @@ def headline(performance: pd.DataFrame, settings: Settings) -> pd.DataFrame:
     -------
     pandas.DataFrame
         Text, with 95 % intervals. Two columns a horizon, `AUC` and `died : expected`; the column's head says how many
-        scans were followed by death. Index: the model.
+        scans were followed by death, and a cell that rests on other scans says on which. Index: the model.
     """
-    models = chosen_models(performance)
-    keys = performance[["model", "horizon_years", "metric"]].itertuples(index=False, name=None)
-    numbers = performance[["estimate", "ci_low", "ci_high"]].itertuples(index=False, name=None)
-    found = dict(zip(keys, numbers, strict=True))
+    models = list(chosen_models(performance))
     columns = {}
     for horizon in settings.horizons_years:
         at = performance[(performance["horizon_years"] == horizon) & (performance["metric"] == "auc")]
@@ -98,12 +95,9 @@ def headline(performance: pd.DataFrame, settings: Settings) -> pd.DataFrame:
         counts = f"{died} of {scans} followed by death, {most['n_unknown']:,} unknown"
         head = f"{years_text(horizon)}: {counts}"
         for metric, words in (("auc", "AUC"), ("observed_expected", "died : expected")):
-            columns[head, words] = [_cell(found.get((name, horizon, metric))) for name in models]
-    return pd.DataFrame(columns, index=list(models))
-
-
-def _cell(numbers: tuple[float, float, float] | None) -> str:
-    return "no prediction" if numbers is None else estimate_text(*numbers).replace(" to ", "–")
+            cells = side_by_side(performance[performance["horizon_years"] == horizon], metric)[years_text(horizon)]
+            columns[head, words] = cells.reindex(models).fillna("no prediction").str.replace(" to ", "–")
+    return pd.DataFrame(columns, index=models)
 
 
 def first_pictured(names: Sequence[str]) -> str:

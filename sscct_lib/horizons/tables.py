@@ -56,14 +56,20 @@ def _estimate(row: Any, decimals: int = 2) -> str:
 def side_by_side(performance: pd.DataFrame, metric: str = "auc", decimals: int = 2) -> pd.DataFrame:
     """Lay a metric out as readers compare it: a row a model, a column a horizon.
 
-    The first row, `DENOMINATORS`, says how many scans were followed by death, of how many.
+    The first row, `DENOMINATORS`, says how many scans were followed by death, of how many; a model that judged other
+    scans says so in its cell.
     """
     rows = performance[performance["metric"] == metric]
-    shown = by_horizon(rows, ["model"], lambda row: _estimate(row, decimals))
-    # Models may lack some scans: the counts are those of one that judged the most.
     most = rows.sort_values("n_scans").drop_duplicates("horizon_years", keep="last").assign(model=DENOMINATORS)
+    n_scans = most.set_index("horizon_years")["n_scans"]
+    shown = by_horizon(rows, ["model"], lambda row: _estimate(row, decimals) + own_count(row, n_scans))
     counted = by_horizon(most, ["model"], denominators)
     return pd.concat([counted, shown]).reindex([DENOMINATORS, *rows["model"].unique()]).rename_axis("model")
+
+
+def own_count(row: Any, n_scans: "pd.Series[int]") -> str:
+    """Say on how many scans a model was judged where the table's head, by horizon, has another number."""
+    return "" if row.n_scans in (0, n_scans[row.horizon_years]) else f" on {row.n_events} of {row.n_scans:,}"
 
 
 def thresholds_side_by_side(table: pd.DataFrame) -> pd.DataFrame:

@@ -46,22 +46,25 @@ def predict(table: pd.DataFrame, study: Study) -> tuple[pd.DataFrame, pd.DataFra
     Returns
     -------
     predictions : pandas.DataFrame
-        Schema `PREDICTIONS`. `ILD-GAP (published risks)` is not fitted: it is absent for scans without an index, and at
-        horizons that were not published.
+        Schema `PREDICTIONS`. The scores of `SCORES` are absent for scans without them, and rank scans by themselves:
+        the risk learned from a score serves its size alone. `ILD-GAP (published risks)` has no learned risk; it is
+        absent at horizons that were not published.
     notes : pandas.DataFrame
         What could not be fitted: `model`, `horizon_years`, `fold`, `note`.
     """
     scored = with_scores(table)
     horizons = study.settings.horizons_years
-    rows = [_rows(scored, AS_PUBLISHED, years, published_risk(scored[POINTS], years)) for years in horizons]
+    rows = [_rows(scored, AS_PUBLISHED, years, published_risk(scored[POINTS], years), POINTS) for years in horizons]
     notes = []
     for model, years, fold in product(MODELS, horizons, sorted(scored["fold"].unique())):
-        tested = scored[scored["fold"] == fold]
-        risk = _learned_risk(scored[scored["fold"] != fold], tested, model, years, study)
+        score, _ = SCORES.get(model, ("", None))
+        known = scored[scored[score].notna()] if score else scored
+        tested = known[known["fold"] == fold]
+        risk = _learned_risk(known[known["fold"] != fold], tested, model, years, study)
         if isinstance(risk, str):
             notes.append((model, years, fold, risk))
         else:
-            rows.append(_rows(tested, model, years, risk))
+            rows.append(_rows(tested, model, years, risk, score))
     predictions = never_falling(pd.concat(rows, ignore_index=True).dropna(subset="risk"))
     return (
         PREDICTIONS.validate(predictions),
@@ -73,6 +76,8 @@ def _learned_risk(
     training: pd.DataFrame, tested: pd.DataFrame, model: str, horizon_years: float, study: Study
 ) -> Floats | str:
     """Risk of the tested scans (n,), or why there is none."""
+    if tested.empty:
+        return "no tested scan has a value in every column of this score"
     columns = [name for name in MODELS[model] if name in training and training[name].notna().any()]
     if not columns:
         return "no training scan has a value in any column of this model"
@@ -89,9 +94,10 @@ def _learned_risk(
     return np.asarray(pipeline.predict_proba(design(tested, columns, harmonised=False))[:, 1])
 
 
-def _rows(scans: pd.DataFrame, model: str, horizon_years: float, risk: Floats) -> pd.DataFrame:
+def _rows(scans: pd.DataFrame, model: str, horizon_years: float, risk: Floats, score: str) -> pd.DataFrame:
     kept = scans[["scan_id", "patient_id", "fold"]]
-    return kept.assign(model=model, horizon_years=horizon_years, repeat=0, risk=risk)
+    value = scans[score].to_numpy() if score else np.nan
+    return kept.assign(model=model, horizon_years=horizon_years, repeat=0, risk=risk, score=value)
 
 
 def with_scores(table: pd.DataFrame) -> pd.DataFrame:
@@ -148,7 +154,8 @@ def goh_extensive(table: pd.DataFrame) -> pd.Series:
 
 
 SCORES = {"ILD-GAP": (POINTS, ild_gap_points), "Goh stage": (EXTENSIVE, goh_extensive)}
-# The columns that each baseline sees; its risk is learned in the training folds, for a score is no probability.
+# The columns that each baseline sees; its risk is learned in the training folds, for a score is no probability. What
+# is ranked is the score itself: refitted by fold and imputed where a part is missing, it would be handicapped.
 MODELS = {
     "Age and sex": ["age_years", "sex"],
     "FVC and DLCO": ["fvc_percent", "dlco_percent"],

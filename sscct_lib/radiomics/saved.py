@@ -211,6 +211,7 @@ def _card(model: Model, fitted: Fit, table: pd.DataFrame, study: Study, settings
         "settings": settings.tabular.model_dump(mode="json"),
         "seed": settings.seed,
         "settings_hash": settings_hash,
+        "judged": f"fits of {settings.tabular.n_repeats} split(s) of the patients, each by itself and never their mean",
         "performance": "tables/performance.parquet of the same run, from tables/predictions/03_radiomics.parquet",
         "versions": {name: version(name) for name in ("sscct", "scikit-learn", "scikit-survival", "pyradiomics")},
     }

