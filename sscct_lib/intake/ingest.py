@@ -200,8 +200,6 @@ def _write_choice(
     rows = pd.DataFrame({"scan_id": waiting["scan_id"].to_list(), "patient_id": waiting["patient_code"].to_list()})
     rows["files"], rows["orientation"] = [candidate.files for candidate in chosen], orientation
     rows["slices"] = pd.Series([candidate.slices for candidate in chosen], dtype=object)
-    said = [[(getattr(one, "code", ""), one) for one in candidate.told] for candidate in chosen]
-    rows["told"] = pd.Series(said, dtype=object)
     sources = {row["scan_id"]: [Path(file) for file in row["files"]] for row in rows.to_dict("records")}
     return process(
         study, "ingest", _write_scan, rows, None, lambda row: sources[row["scan_id"]], n_jobs, records,
@@ -222,12 +220,7 @@ def _write_scan(study: Study, row: Mapping[str, Any]) -> Record:
         notes.append(told("cuts_lungs"))
     path = _scan_path(study, row["scan_id"])
     write_image(image, path)
-    said = [*row["told"], *((one.code, one) for one in notes)]
-    return {
-        "sha256": checksum(path),
-        "notes": "; ".join(sentence for _, sentence in said),
-        "codes": " ".join(code for code, _ in said),
-    }
+    return {"sha256": checksum(path), "notes": "; ".join(notes), "codes": " ".join(one.code for one in notes)}
 
 
 def _scan_path(study: Study, scan_id: str) -> Path:

@@ -51,6 +51,12 @@ class TestReading:
         assert image.GetOrigin() == pytest.approx((-30, 12, 400))
         assert image.GetPixelID() == sitk.sitkInt16
 
+    @pytest.mark.parametrize("stored", [np.uint8, np.int8, np.uint16])
+    def test_a_mask_taken_for_a_scan_is_refused_whatever_its_numbers_can_hold(self, scan, stored):
+        labels = sitk.GetImageFromArray((sitk.GetArrayFromImage(volume()) > -600).astype(stored))
+        with pytest.raises(ScanError, match="0 as its lowest value, expected air near -1000 HU"):
+            prepare.read_scan(changed(scan, labels))
+
     @pytest.mark.parametrize("orientation", ["RAS", "LPI", "SPL", "ARI"])
     def test_orientation_becomes_lps(self, scan, orientation):
         turned = sitk.DICOMOrient(volume(), orientation)
