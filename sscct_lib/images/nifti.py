@@ -169,9 +169,10 @@ def _suffix(name: str) -> str:
 
 @contextmanager
 def _plain_name(path: Path, suffix: str, voxels: Path | None) -> Iterator[Path]:
-    """Give the path, or a link to it under a name that ends in small letters, which alone some readers know."""
+    """Give the path, or a link to it under a name that ITK can take: it is text, and ends in small letters."""
     of_image = _voxel_suffix(voxels.name) if voxels is not None and suffix == ".hdr" else ""
-    if path.name.endswith(suffix) and (voxels is None or voxels.name.endswith(of_image)):
+    is_plain = path.name.endswith(suffix) and (voxels is None or voxels.name.endswith(of_image))
+    if is_plain and os.fsencode(path).decode("utf-8", "ignore") == str(path):
         yield path
         return
     with tempfile.TemporaryDirectory() as folder:

@@ -33,7 +33,7 @@ OF_A_SCAN = re.compile(
     re.IGNORECASE,
 )
 """Words of a name that tell a scan from another of the same patient, and name no patient."""
-LETTERS_AND_NUMBER = re.compile(r"([A-Za-z]+[-_ ]?)*\d+([-_]\d+)*")
+LETTERS_AND_NUMBER = re.compile(r"([A-Za-z]+[-_ ])*[A-Za-z]*\d+([-_]\d+)*")
 OF_A_PATIENT = re.compile(
     r"(p|pt|pat|pats|patient|sub|subj|subject|case|id|pid|mrn|ssc|person|proband|anon|lidcidri)", re.IGNORECASE
 )
