@@ -130,6 +130,11 @@ class TestRows:
         _, told = attached(table(f"mrn 4711,,{FOLLOWED},70,"), scans(("MRN4711", "2019-03-01")))
         assert set(told) == {"id_spelt"}
 
+    def test_scans_of_one_number_written_in_two_ways(self, table):
+        found, told = attached(table(f"0007,,{FOLLOWED},70,"), scans(("0007", "2019-03-01"), ("7", "2020-03-01")))
+        assert found["in_clinical"].tolist() == [True, False]
+        assert told["ids_alike"].startswith("1 number(s) of patients are written in several ways")
+
     def test_patients_without_a_scan_are_counted(self, table):
         _, told = attached(table(f"0007,,{FOLLOWED},70,", f"0009,,{FOLLOWED},70,"), ONE)
         assert told == {"row_without_scan": "1 row(s) (3) of patients without a scan"}

@@ -112,6 +112,7 @@ def test_what_was_not_certain_is_told():
     assert codes("pat20110512_a.nii.gz") == codes("20110512/ct.nii.gz") == [["digits_of_id"]]
     assert codes("P1_19000101.nii.gz") == codes("P1_20990101.nii.gz") == [["digits_of_id"]]
     assert codes("P1/2019-03-01.nii.gz") == [[]]
+    assert codes("P1/2019-03-01.nii", "P1/2019-03-01.nii.gz", "P2/2019-03-01.nii") == [["same_day"]] * 2 + [[]]
 
 
 def test_one_name_in_two_forms_of_unicode_is_one_patient():
