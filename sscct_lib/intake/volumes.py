@@ -96,9 +96,9 @@ def find_volumes(source: Path, paths: list[Path]) -> list[VolumeFile]:
     volumes = [
         _volume(path, one, plain_text(str(place)), names) for path, one, place in zip(paths, parts, inside, strict=True)
     ]
-    days = Counter((one.patient, one.date) for one in volumes if one.date is not None)
+    days = Counter((volume.patient, volume.date) for volume in volumes)
     for volume in volumes:
-        if days[volume.patient, volume.date] > 1:
+        if volume.date is not None and days[volume.patient, volume.date] > 1:
             volume.told.append(told("same_day"))
     return volumes
 
