@@ -155,10 +155,15 @@ def _placed(
     found: dict[str, Affine], orientation: str | None, name: str, size: tuple[int, ...], sides: NDArray[np.float64]
 ) -> tuple[Affine, list[Told]]:
     """Take the place that the header states, or else the orientation that the user states."""
+    for affine in found.values():
+        if not np.isfinite(affine).all():
+            raise UnusableError("nowhere", name=name)
+        _check_sides(name, np.linalg.norm(affine[:, :3], axis=0))
     if found:
         return place_of(found, orientation, name)
     if orientation is None or orientation in FORMS:
         raise UnusableError("no_orientation", name=name)
+    _check_sides(name, sides)
     return placed_by_letters(orientation, size, sides), [told("orientation_said", sides=orientation)]
 
 

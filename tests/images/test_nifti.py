@@ -108,6 +108,15 @@ class TestPlace:
         np.testing.assert_allclose(affine(image), OBLIQUE, atol=1e-3)
         assert told == []
 
+    @pytest.mark.parametrize("side", [np.nan, np.inf, 0.0, 1e38])
+    @pytest.mark.parametrize("codes", [(1, 1), (1, 0), (0, 0)])
+    def test_sides_that_are_no_numbers(self, tmp_path, side, codes):
+        path = coded(written(tmp_path / "a.nii"), *codes)
+        content = bytearray(path.read_bytes())
+        struct.pack_into("<f", content, 80, side)
+        path.write_bytes(content)
+        assert refused(path, "LPS") in ("nowhere", "voxel_sides", "damaged", "forms_disagree")
+
     @pytest.mark.parametrize("text", ["LPP", "LP", "LPSS", "XYZ", "LRS", "", "both"])
     def test_what_is_no_orientation(self, text):
         with pytest.raises(ValueError, match="expected sform or qform, or three letters"):
