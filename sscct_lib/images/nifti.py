@@ -155,10 +155,15 @@ def _placed(
     found: dict[str, Affine], orientation: str | None, name: str, size: tuple[int, ...], sides: NDArray[np.float64]
 ) -> tuple[Affine, list[Told]]:
     """Take the place that the header states, or else the orientation that the user states."""
+    for affine in found.values():
+        if not np.isfinite(affine).all():
+            raise UnusableError("nowhere", name=name)
+        _check_sides(name, np.linalg.norm(affine[:, :3], axis=0))
     if found:
         return place_of(found, orientation, name)
     if orientation is None or orientation in FORMS:
         raise UnusableError("no_orientation", name=name)
+    _check_sides(name, sides)
     return placed_by_letters(orientation, size, sides), [told("orientation_said", sides=orientation)]
 
 
@@ -169,9 +174,10 @@ def _suffix(name: str) -> str:
 
 @contextmanager
 def _plain_name(path: Path, suffix: str, voxels: Path | None) -> Iterator[Path]:
-    """Give the path, or a link to it under a name that ends in small letters, which alone some readers know."""
+    """Give the path, or a link to it under a name that ITK can take: it is text, and ends in small letters."""
     of_image = _voxel_suffix(voxels.name) if voxels is not None and suffix == ".hdr" else ""
-    if path.name.endswith(suffix) and (voxels is None or voxels.name.endswith(of_image)):
+    is_plain = path.name.endswith(suffix) and (voxels is None or voxels.name.endswith(of_image))
+    if is_plain and os.fsencode(path).decode("utf-8", "ignore") == str(path):
         yield path
         return
     with tempfile.TemporaryDirectory() as folder:

@@ -56,12 +56,13 @@ def prepare_scans(study: Study, rows: pd.DataFrame, n_jobs: int = 1) -> pd.DataF
 
 def _prepare(study: Study, row: Mapping[str, Any]) -> Record:
     path = study.folder / row["image"]
-    image = read_scan(path, row["sha256"] if isinstance(row["sha256"], str) else None)
+    image, remarks = _read_told(path, row["sha256"] if isinstance(row["sha256"], str) else None)
     write_image(resample(image, study.settings.images.spacing_mm), study.image(row["scan_id"]))
     return {
         "spacing_mm": " ".join(f"{side:.4g}" for side in image.GetSpacing()),
         "size": " ".join(str(side) for side in image.GetSize()),
         "sha256": checksum(path),
+        "notes": "; ".join(remarks) or None,
     }
 
 
@@ -86,10 +87,16 @@ def read_scan(path: Path, sha256: str | None = None) -> sitk.Image:
     ScanError
         If the file is not what `sha256` says, or as `read_volume` and `to_hounsfield` refuse it.
     """
+    return _read_told(path, sha256)[0]
+
+
+def _read_told(path: Path, sha256: str | None) -> tuple[sitk.Image, list[Told]]:
+    """Read a scan, and tell what was mended."""
     if sha256 is not None:
         _compare_checksum(path, sha256)
-    oriented: sitk.Image = sitk.DICOMOrient(to_hounsfield(read_volume(path), path.name), "LPS")
-    return oriented
+    placed, remarks = read_placed(path, path.name)
+    image, notes = hounsfield(placed, path.name)
+    return sitk.DICOMOrient(image, "LPS"), remarks + notes
 
 
 def read_source(path: Path, orientation: str | None = None) -> tuple[sitk.Image, list[Told]]:

@@ -286,7 +286,7 @@ def _rows_told(placed: pd.DataFrame, near: pd.DataFrame) -> list[Told]:
 
 
 def _ids_told(scans: pd.DataFrame, clinical: pd.DataFrame) -> list[Told]:
-    """Tell of rows whose patient has no scan, and of those that a scan would have under another spelling."""
+    """Tell of patients written in several ways, and of rows whose patient has no scan, or no dated one."""
     with_scans = set(scans["patient_id"])
     lost = clinical[~clinical["patient_id"].isin(with_scans)]
     spelt = {_bare(patient) for patient in with_scans - set(clinical["patient_id"])}
@@ -296,8 +296,10 @@ def _ids_told(scans: pd.DataFrame, clinical: pd.DataFrame) -> list[Told]:
     )
     unplaced = clinical[clinical["scan_date"].notna() & clinical["patient_id"].isin(undated)]
     unplaced = unplaced[unplaced[list(VISIT)].notna().any(axis=1)]
+    ways = pd.Series(sorted(with_scans), dtype=object).map(_bare).value_counts()
+    alike = [told("ids_alike", n=int((ways > 1).sum()))] if (ways > 1).any() else []
     counted = {"id_spelt": lost[meant], "row_without_scan": lost[~meant], "row_of_undated": unplaced}
-    return [told(code, n=len(rows), rows=_rows(rows.index)) for code, rows in counted.items() if len(rows)]
+    return alike + [told(code, n=len(rows), rows=_rows(rows.index)) for code, rows in counted.items() if len(rows)]
 
 
 def _bare(patient: str) -> str:

@@ -7,7 +7,7 @@ Public layouts are known: `sNNNN/ct.nii.gz` (TotalSegmentator), `imagesTr/` (Med
 import os
 import re
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +33,7 @@ OF_A_SCAN = re.compile(
     re.IGNORECASE,
 )
 """Words of a name that tell a scan from another of the same patient, and name no patient."""
-LETTERS_AND_NUMBER = re.compile(r"([A-Za-z]+[-_ ]?)*\d+([-_]\d+)*")
+LETTERS_AND_NUMBER = re.compile(r"([A-Za-z]+[-_ ])*[A-Za-z]*\d+([-_]\d+)*")
 OF_A_PATIENT = re.compile(
     r"(p|pt|pat|pats|patient|sub|subj|subject|case|id|pid|mrn|ssc|person|proband|anon|lidcidri)", re.IGNORECASE
 )
@@ -81,7 +81,7 @@ def find_volumes(source: Path, paths: list[Path]) -> list[VolumeFile]:
 
     The patient is the first folder below `source` that names one, else the file's name, without its date. A folder
     names none when its name says so (`imagesTr`, `CT`, a date), or when what lies in it is named as different patients
-    are. The date is the last in the path.
+    are. The date is the last in the path; it is told where two files of a patient have the same.
     """
     inside = [path.relative_to(source) for path in paths]
     parts = [[*map(plain_text, one.parts[:-1]), plain_text(without_suffix(one.name))] for one in inside]
@@ -93,9 +93,14 @@ def find_volumes(source: Path, paths: list[Path]) -> list[VolumeFile]:
         {folder: _are_patients(folder, content) for folder, content in below.items()},
         {folder: numbers_not_dates(content) for folder, content in below.items()},
     )
-    return [
+    volumes = [
         _volume(path, one, plain_text(str(place)), names) for path, one, place in zip(paths, parts, inside, strict=True)
     ]
+    days = Counter((volume.patient, volume.date) for volume in volumes)
+    for volume in volumes:
+        if volume.date is not None and days[volume.patient, volume.date] > 1:
+            volume.told.append(told("same_day"))
+    return volumes
 
 
 def _volume(path: Path, parts: list[str], place: str, names: _Names) -> VolumeFile:

@@ -169,6 +169,7 @@ IMAGES = pa.DataFrameSchema(
         "spacing_mm": column(str, "voxel sides as acquired, x y z", "mm", nullable=True),
         "size": column(str, "voxels as acquired, x y z", nullable=True),
         "sha256": column(str, "SHA-256 of the file that was read", nullable=True),
+        "notes": column(str, "what was mended when it was read", required=False, nullable=True),
     },
     name="images",
     unique=["scan_id"],

@@ -40,6 +40,9 @@ def test_days_are_read_as_they_are(study_of, manifest_frame):
         ("last_contact_date", 3, "", r"row 5, column event_observed: .*expected empty"),
         ("last_contact_date", 3, "2017-02-01", r"row 5, column last_contact_date: .*follow-up cannot be negative"),
         ("last_contact_date", 1, "2019-01-01", r"row 3, column last_contact_date: .*same in all scans of a patient"),
+        ("last_contact_date", 3, "2117-03-01", r"row 5, column last_contact_date: .*expected a day from 1975 to today"),
+        ("scan_date", 3, "1900-01-01", r"row 5, column scan_date: .*expected a day from 1975 to today"),
+        ("age_years", 2, "118", r"row 4, column last_contact_date: .*expected a time within a life"),
         ("sex", 0, "F", r"row 2, column sex: found 'F'; expected female or male"),
         ("image", 0, "../outside.nii.gz", r"row 2, column image: .*inside the study folder"),
         ("image", 0, "/etc/passwd", r"row 2, column image: .*inside the study folder"),
@@ -107,6 +110,22 @@ def test_missing_files_and_unknown_columns_are_told(study_of, manifest_frame):
     study = study_of(manifest_frame.assign(hospital="x"))
     assert unknown_columns(study) == ["hospital"]
     assert len(files_missing(study, read_manifest(study))) == 4
+
+
+def test_follow_up_in_days_beyond_a_life(study_of, manifest_frame):
+    by_day = manifest_frame.drop(columns=["scan_date", "last_contact_date"])
+    by_day["scan_day"], by_day["last_contact_day"] = ["0", "365", "0", "0"], ["21914", "21914", "21916", "44254"]
+    with pytest.raises(StudyError, match=r"2 violation\(s\)") as caught:  # 60 years are 21,915 days
+        read_manifest(study_of(by_day))
+    for row in (4, 5):
+        assert f"row {row}, column last_contact_day" in str(caught.value)
+
+
+def test_columns_spelt_otherwise_are_suggested(study_of, manifest_frame):
+    spelt = manifest_frame.rename(columns={"sex": "Sex ", "age_years": "age"})
+    assert unknown_columns(study_of(spelt)) == ["age (is age_years meant?)", "Sex  (is sex meant?)"]
+    with pytest.raises(StudyError, match="column image: found no such column, but Image, which may mean it"):
+        read_manifest(study_of(manifest_frame.rename(columns={"image": "Image"})))
 
 
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import pandas as pd
 import pytest
 import SimpleITK as sitk
 from hypothesis import HealthCheck, given, settings
@@ -15,7 +16,9 @@ from sscct_lib.images import prepare
 from sscct_lib.images.nifti import is_volume, read_placed, read_volume
 from sscct_lib.images.placement import check_orientation
 from sscct_lib.images.reasons import UnusableError
+from sscct_lib.study.folder import Study
 from sscct_lib.study.results import ScanError
+from sscct_lib.study.settings import Settings
 
 SIZE, SIDES = (10, 11, 12), (1.5, 1.25, 2.0)
 VALUES = np.random.default_rng(0).integers(-1000, 500, SIZE).astype(np.int16)
@@ -105,6 +108,15 @@ class TestPlace:
         np.testing.assert_allclose(affine(image), OBLIQUE, atol=1e-3)
         assert told == []
 
+    @pytest.mark.parametrize("side", [np.nan, np.inf, 0.0, 1e38])
+    @pytest.mark.parametrize("codes", [(1, 1), (1, 0), (0, 0)])
+    def test_sides_that_are_no_numbers(self, tmp_path, side, codes):
+        path = coded(written(tmp_path / "a.nii"), *codes)
+        content = bytearray(path.read_bytes())
+        struct.pack_into("<f", content, 80, side)
+        path.write_bytes(content)
+        assert refused(path, "LPS") in ("nowhere", "voxel_sides", "damaged", "forms_disagree")
+
     @pytest.mark.parametrize("text", ["LPP", "LP", "LPSS", "XYZ", "LRS", "", "both"])
     def test_what_is_no_orientation(self, text):
         with pytest.raises(ValueError, match="expected sform or qform, or three letters"):
@@ -130,6 +142,16 @@ class TestShear:
         np.testing.assert_allclose(affine(image)[:3, :3] / SIDES, expected[:3, :3], atol=1e-5)
         assert image.GetSpacing() == pytest.approx(SIDES, rel=1e-5)
         assert [one.code for one in told] == ["shear_straightened"]
+
+    def test_the_table_of_images_says_what_was_straightened(self, tmp_path):
+        self.sheared(tmp_path / "a.nii", 0.5)
+        written(tmp_path / "b.nii")
+        names = ["a", "b"]
+        rows = pd.DataFrame({"scan_id": names, "patient_id": names, "image": ["a.nii", "b.nii"], "sha256": None})
+        table = prepare.prepare_scans(Study(tmp_path, Settings()), rows)
+        assert table["status"].tolist() == ["ok", "ok"]
+        assert table["notes"][0].startswith("axes 0.25 degrees off right angles")
+        assert pd.isna(table["notes"][1])
 
     def test_rounding_is_no_shear(self, tmp_path):
         image, told = read_placed(written(tmp_path / "a.nii", np.round(OBLIQUE, 4), 1, None, 0), "it")
@@ -175,6 +197,28 @@ class TestFormats:
         assert image.GetOrigin() == pytest.approx((30, -12, 400), abs=1e-3)
         assert image.GetSpacing() == pytest.approx(SIDES, rel=1e-5)
         assert told == []
+
+    @pytest.mark.parametrize(
+        ("space", "signs"),
+        [
+            ("left-posterior-superior", (1, 1, 1)), ("LPS", (1, 1, 1)), ("right-anterior-superior", (-1, -1, 1)),
+            ("RAS", (-1, -1, 1)), ("left-anterior-superior", (1, -1, 1)), ("LAS", (1, -1, 1)),
+        ],
+    )  # fmt: skip
+    def test_spaces_of_nrrd(self, tmp_path, space, signs):
+        head = f"NRRD0004\ntype: short\ndimension: 3\nspace: {space}\nsizes: 10 11 12\nencoding: raw\nendian: little\n"
+        place = "space directions: (1.5,0,0) (0,1.25,0) (0,0,2)\nspace origin: (30,-12,400)\n\n"
+        (tmp_path / "a.nrrd").write_bytes((head + place).encode() + VALUES.transpose(2, 1, 0).tobytes())
+        image = read_volume(tmp_path / "a.nrrd")
+        assert image.GetOrigin() == pytest.approx(np.array((30, -12, 400)) * signs)
+        assert np.diag(np.reshape(image.GetDirection(), (3, 3))) == pytest.approx(signs)
+
+    @pytest.mark.parametrize("space", ["scanner-xyz", "3D-right-handed", "right-up"])
+    def test_spaces_of_nrrd_that_are_no_patients(self, tmp_path, space):
+        head = f"NRRD0004\ntype: short\ndimension: 3\nspace: {space}\nsizes: 10 11 12\nencoding: raw\nendian: little\n"
+        place = "space directions: (1.5,0,0) (0,1.25,0) (0,0,2)\nspace origin: (30,-12,400)\n\n"
+        (tmp_path / "a.nrrd").write_bytes((head + place).encode() + VALUES.transpose(2, 1, 0).tobytes())
+        assert refused(tmp_path / "a.nrrd") in ("no_orientation", "damaged")
 
     @pytest.mark.parametrize("name", ["a.mhd", "a.nhdr", "a.hdr"])
     def test_voxels_beside_a_header_are_for_ingest_alone(self, tmp_path, name):
