@@ -255,7 +255,7 @@ class TestProvided:
         study, rows = with_scans(study, {"a1": chest.hu}, "provided", a1=chest.truth[:-3])
         table = segment_scans(study, rows)
         assert table["status"].tolist() == ["failed"]
-        assert "a1_mask.nii.gz has 88 x 70 x 77 voxels, its scan has 88 x 70 x 80" in table["reason"][0]
+        assert "the mask has 88 x 70 x 77 voxels, its scan has 88 x 70 x 80" in table["reason"][0]
 
     def test_another_place(self, study):
         chest = draw_chest()
