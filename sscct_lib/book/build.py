@@ -184,6 +184,7 @@ def _write(study: Study, source: Path, missing: Mapping[str, str]) -> list[Path]
     pages = {
         "run": reference.run_page(study),
         "data_dictionary": reference.data_dictionary_page(),
+        "odd_exports": reference.odd_exports_page(),
         "packages": reference.packages_page(),
         "patients": gallery.write_patients(study, pages_of_patients),
         "model_cards": reference.model_cards_page(study),

@@ -9,50 +9,47 @@ from tempfile import TemporaryDirectory
 
 import pandas as pd
 
+from sscct_lib.images.nifti import without_suffix
 from sscct_lib.intake.pseudonyms import patient_code, scan_code
 from sscct_lib.intake.report import write_for_excel
 from sscct_lib.intake.series import Candidate
 from sscct_lib.study.code import PACKAGE
 from sscct_lib.study.files import NoRoomError, atomic
 from sscct_lib.study.folder import StudyError
-from sscct_lib.study.results import ScanError
-
-NEUTRAL = (".nii.gz", ".nii", ".nrrd", ".mha", ".hdr", ".img")
-"""Endings by which a reader knows the format; `.mhd` and `.nhdr` name another file, and are read where they lie."""
-OF_PAIRS = {".hdr": ".img", ".img": ".hdr"}
+from sscct_lib.study.results import ScanError, without_names
 
 
 @contextmanager
-def unnamed(files: Sequence[Path]) -> Iterator[list[Path]]:
-    """Read files by links whose names say nothing.
+def unnamed(files: Sequence[Path]) -> Iterator[Path]:
+    """Read a volume by a link whose name says nothing.
 
     Readers write the name of a file into errors and warnings, some of them past Python.
 
     Parameters
     ----------
     files
-        Of one scan or mask.
+        A volume, or a header and the file with its voxels.
 
     Yields
     ------
-    list of Path
-        In the same order; a file whose header names another file keeps its own.
+    Path
+        A link to the first file, with one to the second beside it. A header that names the second file keeps its own
+        name and place.
     """
+    endings = [file.name[len(without_suffix(file.name)) :].lower() for file in files[:1]]
+    if endings[0] in (".nhdr", ".mhd"):
+        yield files[0]
+        return
+    endings += [".img.gz" if file.name.lower().endswith(".gz") else ".img" for file in files[1:]]
     with TemporaryDirectory(prefix="sscct-") as folder:
-        yield [_link(file, Path(folder), f"image_{number}") for number, file in enumerate(files)]
-
-
-def _link(file: Path, folder: Path, name: str) -> Path:
-    lowered = file.name.lower()
-    if lowered.endswith((".mhd", ".nhdr")):
-        return file
-    ending = next((one for one in NEUTRAL if lowered.endswith(one)), "")
-    (folder / f"{name}{ending}").symlink_to(file.absolute())
-    if other := OF_PAIRS.get(ending):
-        pairs = [file.with_suffix(other), file.with_suffix(other.upper())]
-        for pair in [pair for pair in pairs if pair.is_file()][:1]:
-            (folder / f"{name}{other}").symlink_to(pair.absolute())
-    return folder / f"{name}{ending}"
+        links = [Path(folder) / f"volume{ending}" for ending in endings]
+        for file, link in zip(files, links, strict=True):
+            link.symlink_to(file.absolute())
+        try:
+            yield links[0]
+        except ScanError as error:
+            error.args = (without_names(str(error), links),)
+            raise
 
 
 @contextmanager

@@ -29,7 +29,7 @@ HEADINGS = {
 }
 OTHER_FILES = "other files"
 MOST_LINES, WIDTH = 24, 100
-MOST_KINDS = 6
+MOST_KINDS = 5
 KNOWN_KINDS = {
     *types_map,
     ".dcm",
@@ -227,7 +227,8 @@ def _other_files(report: pd.DataFrame) -> list[str]:
     if not kinds:
         return []
     more = [f"{sum(n for _, n in kinds[MOST_KINDS:]):,} of other kinds"] if len(kinds) > MOST_KINDS else []
-    return ["Files that are no images: " + ", ".join([f"{n:,} {kind}" for kind, n in kinds[:MOST_KINDS]] + more)]
+    shown = [f"{n:,} {kind}" for kind, n in kinds[:MOST_KINDS]] + more
+    return [_cut("Files that are no images: " + ", ".join(shown))]
 
 
 def _commands(study_folder: Path) -> list[str]:
@@ -249,7 +250,8 @@ def write_for_excel(table: pd.DataFrame, path: Path) -> None:
     ----------
     OWASP, CSV Injection.
     """
-    table.map(_cell).to_csv(path, index=False, encoding="utf-8-sig", lineterminator="\r\n")
+    texts = table.select_dtypes(["object", "string"])
+    table.assign(**texts.map(_cell)).to_csv(path, index=False, encoding="utf-8-sig", lineterminator="\r\n")
 
 
 def _cell(value: object) -> object:
