@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from sscct_lib.book.chapters import filled, provenance, table_or_empty
 from sscct_lib.book.editions import without_folders
-from sscct_lib.images.reasons import REASONS
+from sscct_lib.images.reasons import reasons
 from sscct_lib.radiomics.saved import FOLDER, LIMITS, USE
 from sscct_lib.report.prediction_file import fields_described
 from sscct_lib.study import schemas
@@ -223,7 +223,7 @@ def odd_exports_page() -> str:
 
 def reasons_table(outcome: str) -> pd.DataFrame:
     """The reasons of `images.reasons` with an outcome: `Found`, `What is done` and `Code`, by what is found."""
-    rows = [(one.found, one.done, code) for code, one in REASONS.items() if one.outcome == outcome]
+    rows = [(one.found, one.done, code) for code, one in reasons().items() if one.outcome == outcome]
     return pd.DataFrame(sorted(rows), columns=["Found", "What is done", "Code"])
 
 

@@ -70,6 +70,8 @@ def _share(values: NDArray[Any], low: float, high: float) -> float:
 def without_padding(volume: NDArray[Any]) -> tuple[NDArray[Any], list[Told]]:
     """Make air of padding that is no air: values beyond any density, and one even value round the circular field."""
     said = []
+    if volume.dtype.kind == "u":  # there is no air in it, but room for what becomes air
+        volume = volume.astype(np.int32)
     highest = volume.max()
     if highest > DENSEST_HU:
         said.append(told("padding_wrapped", n=100 * float((volume > DENSEST_HU).mean())))

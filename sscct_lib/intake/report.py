@@ -4,13 +4,12 @@ import re
 import shlex
 import unicodedata
 from collections.abc import Mapping, Sequence
-from mimetypes import types_map
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from sscct_lib.images.reasons import REASONS, Told, told
+from sscct_lib.images.reasons import Told, reasons, told
 from sscct_lib.intake.pseudonyms import patient_code, scan_code
 from sscct_lib.intake.series import Candidate, why_behind
 from sscct_lib.study.tables import FORMULA_STARTS
@@ -24,28 +23,12 @@ HEADINGS = {
     "lung mask": "Lung masks",
     "not chosen": "Not chosen, since another series of the examination is better",
     "set aside": "Set aside",
+    "passed over": "No scans",
     "no scans": "In the clinical table only",
     "clinical table": "Clinical table",
 }
-OTHER_FILES = "other files"
+ONE_BY_ONE = ("passed over", "clinical table")  # each row is told as it stands, with its own number
 MOST_LINES, WIDTH = 24, 100
-MOST_KINDS = 5
-KNOWN_KINDS = {
-    *types_map,
-    ".dcm",
-    ".mha",
-    ".mhd",
-    ".nhdr",
-    ".hdr",
-    ".img",
-    ".nrrd",
-    ".nii",
-    ".gz",
-    ".7z",
-    ".rar",
-    ".mat",
-}
-"""Endings that may be told; behind another dot a name may stand."""
 MONTHS = "jan|feb|m[aä]r|apr|may|mai|jun|jul|aug|sep|oct|okt|nov|dec|dez"
 CONVERTED = re.compile(
     rf"[\d\s.,:/%-]*\d[\d\s.,:/%-]*(e[+-]?\d+)?|(\d{{1,4}}[-/ .]*)?({MONTHS})[a-z]*[-/ .]*\d{{0,4}}|true|false",
@@ -59,18 +42,9 @@ def report_of(
     written: pd.DataFrame,
     table: pd.DataFrame | None,
     key: bytes,
-    clinical: Sequence[str] = (),
-    other_files: Mapping[str, int] | None = None,
+    of_table: Sequence[str] = (),
 ) -> pd.DataFrame:
-    """Say what became of each series, of the clinical table, and of files that are no images.
-
-    Parameters
-    ----------
-    clinical
-        `Told` about rows and columns of the clinical table.
-    other_files
-        How many files of each ending were passed over.
-    """
+    """Say what became of each series, which patients of the clinical table have no scan, and what it told."""
     notes = {row["scan_id"]: row for row in written.to_dict("records")}
     rows = []
     for number, one in enumerate(candidates, start=1):
@@ -96,11 +70,7 @@ def report_of(
         {"patient_id": patient_code(key, patient), "status": "no scans", **_said([told("clinical_only")])}
         for patient in absent
     ]
-    rows += [{"status": "clinical table", **_said([sentence])} for sentence in clinical]
-    rows += [
-        {"kind": kind, "n_files": n, "status": OTHER_FILES, **_said([])}
-        for kind, n in _kinds(other_files or {}).items()
-    ]
+    rows += [{"status": "clinical table", **_said([sentence])} for sentence in of_table]
     return pd.DataFrame(rows, columns=COLUMNS).astype({"source": "Int64", "n_files": "Int64", "n_slices": "Int64"})
 
 
@@ -139,15 +109,6 @@ def _said(sentences: Sequence[str]) -> dict[str, str]:
     return {"reason": "; ".join(kept), "codes": " ".join(getattr(one, "code", NO_CODE) for one in kept)}
 
 
-def _kinds(counts: Mapping[str, int]) -> dict[str, int]:
-    """Count files by ending, the most frequent first; an ending that nobody knows is not told."""
-    found: dict[str, int] = {}
-    for ending, n in counts.items():
-        kind = ending.lower() if ending.lower() in KNOWN_KINDS else "unknown"
-        found[kind] = found.get(kind, 0) + n
-    return dict(sorted(found.items(), key=lambda one: -one[1]))
-
-
 def summarise(report: pd.DataFrame, study_folder: Path) -> list[str]:
     """Say on one screen what became of an export, and which commands come next.
 
@@ -160,16 +121,15 @@ def summarise(report: pd.DataFrame, study_folder: Path) -> list[str]:
     -------
     list of str
         Scans and patients; by outcome, how many series it has and the reasons, each with the number of series of which
-        it is told, the most frequent first; files of other kinds; the next commands. At most 24 lines of at most 100
+        it is told, the most frequent first; what was passed over; the next commands. At most 24 lines of at most 100
         characters, but for the name of the study.
     """
     scans, masks = report[report["status"] == "scan"], int((report["status"] == "lung mask").sum())
     first = f"{_number(len(scans), 'scan')} of {_number(scans['patient_id'].nunique(), 'patient')}"
-    parts = {status: _counted(report[report["status"] == status]) for status in HEADINGS}
+    parts = {status: _lines(report[report["status"] == status], status) for status in HEADINGS}
     heads = {status: _head(report, status) for status in parts}
     shown = [status for status in parts if heads[status] and (parts[status] or status not in ("scan", "lung mask"))]
-    others = _other_files(report)
-    last = [*others, f"One row each: {study_folder / 'ingest' / 'report.csv'}", "Next:", *_commands(study_folder)]
+    last = [f"One row each: {study_folder / 'ingest' / 'report.csv'}", "Next:", *_commands(study_folder)]
     room = _shared([len(parts[status]) for status in shown], MOST_LINES - 1 - len(last) - len(shown))
     lines = [first + (f", {_number(masks, 'lung mask')}" if masks else "")]
     for status, n in zip(shown, room, strict=True):
@@ -185,30 +145,33 @@ def _head(report: pd.DataFrame, status: str) -> str:
     n = int((report["status"] == status).sum())
     if not n:
         return ""
-    unit = {"no scans": "patient", "clinical table": "remark"}.get(status, "series")
-    return f"{HEADINGS[status]}: {f'{n:,} series' if unit == 'series' else _number(n, unit)}"
+    if status in ONE_BY_ONE:
+        return f"{HEADINGS[status]}:"
+    return f"{HEADINGS[status]}: {_number(n, 'patient') if status == 'no scans' else f'{n:,} series'}"
 
 
-def _counted(rows: pd.DataFrame) -> list[tuple[str, int]]:
+def _lines(rows: pd.DataFrame, status: str) -> list[str]:
     """Reasons in words with the number of rows of which each is told, the most frequent first."""
+    if status in ONE_BY_ONE:
+        return [f"           {reason}" for reason in rows["reason"]]
     counts: dict[str, int] = {}
     for reason, codes in zip(rows["reason"].fillna(""), rows["codes"].fillna(""), strict=True):
         sentences, known = reason.split("; "), codes.split()
         aligned = sentences if len(sentences) == len(known) else [reason] * len(known)
         for words in {_words(code, sentence) for code, sentence in zip(known, aligned, strict=True)}:
             counts[words] = counts.get(words, 0) + 1
-    return sorted(counts.items(), key=lambda one: (-one[1], one[0]))
+    return [f"  {n:7,}  {words}" for words, n in sorted(counts.items(), key=lambda one: (-one[1], one[0]))]
 
 
 def _words(code: str, sentence: str) -> str:
-    return f"{REASONS[code].found}: {REASONS[code].done}" if code in REASONS else sentence
+    return f"{reasons()[code].found}: {reasons()[code].done}" if code in reasons() else sentence
 
 
-def _listed(counts: list[tuple[str, int]], n_lines: int) -> list[str]:
-    """Reasons on `n_lines` lines; where there are more, the last line says how many."""
-    kept = counts if len(counts) <= n_lines else counts[: n_lines - 1]
-    lines = [f"  {n:7,}  {words}" for words, n in kept]
-    return lines if kept == counts else [*lines, f"           and {len(counts) - len(kept)} more reasons"][:n_lines]
+def _listed(lines: list[str], n_lines: int) -> list[str]:
+    """As many lines as there is room for; where there are more, the last says how many."""
+    if len(lines) <= n_lines:
+        return lines
+    return [*lines[: n_lines - 1], f"           and {len(lines) - n_lines + 1} more reasons"][:n_lines]
 
 
 def _shared(wanted: list[int], n_lines: int) -> list[int]:
@@ -219,16 +182,6 @@ def _shared(wanted: list[int], n_lines: int) -> list[int]:
             if given[index] < most and n_lines > 0:
                 given[index], n_lines = given[index] + 1, n_lines - 1
     return given
-
-
-def _other_files(report: pd.DataFrame) -> list[str]:
-    rows = report[report["status"] == OTHER_FILES]
-    kinds = list(zip(rows["kind"], rows["n_files"], strict=True))
-    if not kinds:
-        return []
-    more = [f"{sum(n for _, n in kinds[MOST_KINDS:]):,} of other kinds"] if len(kinds) > MOST_KINDS else []
-    shown = [f"{n:,} {kind}" for kind, n in kinds[:MOST_KINDS]] + more
-    return [_cut("Files that are no images: " + ", ".join(shown))]
 
 
 def _commands(study_folder: Path) -> list[str]:

@@ -6,12 +6,13 @@ import string
 import pytest
 
 from sscct_lib.book.reference import OUTCOMES, odd_exports_page
-from sscct_lib.images.reasons import REASONS, UnusableError, told
+from sscct_lib.images.reasons import UnusableError, reasons, told
 from sscct_lib.study.results import ScanError
 from sscct_lib.study.stages import PROJECT
 
 SOURCES = [path for path in (PROJECT / "sscct_lib").rglob("*.py") if path.name != "reasons.py"]
 TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES}
+REASONS = reasons()
 CALLS = {"told", "UnusableError"}
 
 

@@ -101,6 +101,8 @@ def check_no_word_leaves(top: Path, capfd, name: str, endings: list[tuple[str, s
 def test_no_word_of_a_broken_export_reaches_study_or_screen(tmp_path, capfd):
     endings = [(kind, ".nii.gz") for kind in KINDS] + [("cut", ".nii"), ("cut", ".nrrd")]
     check_no_word_leaves(tmp_path, capfd, NAMES[0], endings, {"BitsAllocated": 8}, CANARY)
+    report = pd.read_csv(tmp_path / "study" / "ingest" / "report.csv")
+    assert not report["reason"].str.contains("unexpected").any()
 
 
 @pytest.mark.slow
@@ -120,10 +122,10 @@ def test_no_word_of_any_export_reaches_study_or_screen(tmp_path_factory, capfd, 
 
 
 def test_an_error_that_nobody_foresaw_tells_its_kind_and_place_only(tmp_path, monkeypatch, caplog):
-    def broken(path):
+    def broken(path, orientation):
         raise RuntimeError(f"cannot read {path} of {CANARY}")
 
-    monkeypatch.setattr(module, "read_scan", broken)
+    monkeypatch.setattr(module, "read_source", broken)
     volume(tmp_path / "source" / f"{CANARY}.nii.gz", "whole")
     dicom(tmp_path / "source" / "b")
     report = ingest(tmp_path / "source", None, tmp_path / "study")
@@ -144,26 +146,29 @@ def test_our_own_errors_keep_their_words_and_others_lose_them():
     assert caught.value.__suppress_context__
 
 
-@given(st.from_regex(r"[A-Za-z0-9 {}%'\"#äö_^-]{1,20}(\.[A-Za-z]{1,8}){0,3}", fullmatch=True))
-def test_a_file_is_read_under_a_name_that_says_nothing(tmp_path_factory, name):
-    folder = tmp_path_factory.mktemp("any")
-    (folder / name).write_text("content")
-    with unnamed([folder / name]) as (link,):
-        if not name.lower().endswith((".mhd", ".nhdr")):
-            stem, _, ending = link.name.partition(".")
-            assert stem == "image_0"
-            assert ending in ("", "nii", "nii.gz", "nrrd", "mha", "hdr", "img")
+@given(
+    stem=st.from_regex(r"[A-Za-z0-9 {}%'\"#äö_^-][A-Za-z0-9 {}%'\"#äö_^.-]{0,19}", fullmatch=True),
+    ending=st.sampled_from([".nii", ".nii.gz", ".NII.GZ", ".nrrd", ".mha"]),
+)
+def test_a_volume_is_read_under_a_name_that_says_nothing(tmp_path_factory, stem, ending):
+    file = tmp_path_factory.mktemp("any") / f"{stem}{ending}"
+    file.write_text("content")
+    with unnamed([file]) as link:
+        assert link.name == f"volume{ending.lower()}"
         assert link.read_text() == "content"
-    assert not link.exists() or link == folder / name
+        with pytest.raises(ScanError, match="the file is bad"), unnamed([file]) as other:
+            raise ScanError(f"{other} is bad")
+    assert not link.exists()
+    assert file.read_text() == "content"
 
 
-@pytest.mark.parametrize("endings", [(".hdr", ".img"), (".img", ".hdr"), (".HDR", ".IMG")])
-def test_the_other_half_of_a_pair_lies_beside_it(tmp_path, endings):
-    for ending in endings:
+@pytest.mark.parametrize("voxels", [".img", ".IMG", ".img.gz"])
+def test_the_voxels_lie_beside_their_header(tmp_path, voxels):
+    for ending in (".HDR", voxels):
         (tmp_path / f"{CANARY}{ending}").write_text(ending.lower())
-    with unnamed([tmp_path / f"{CANARY}{endings[0]}"]) as (link,):
-        assert sorted(path.name for path in link.parent.iterdir()) == ["image_0.hdr", "image_0.img"]
-        assert link.with_suffix(endings[1].lower()).read_text() == endings[1].lower()
+    with unnamed([tmp_path / f"{CANARY}.HDR", tmp_path / f"{CANARY}{voxels}"]) as link:
+        assert sorted(path.name for path in link.parent.iterdir()) == ["volume.hdr", f"volume{voxels.lower()}"]
+        assert nifti.voxels_of(link).read_text() == voxels.lower()
 
 
 class TestSourceList:

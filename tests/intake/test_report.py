@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sscct_lib.images.reasons import REASONS, told
+from sscct_lib.images.reasons import reasons, told
 from sscct_lib.intake.ingest import ingest
-from sscct_lib.intake.report import again, report_of, summarise, write_for_excel
+from sscct_lib.intake.report import again, summarise, write_for_excel
 from tests.images.dicom_samples import hounsfield, save, series
 
+REASONS = reasons()
 CODES = sorted(REASONS)
 ROW = {"patient_id": "p1", "kind": "CT", "n_files": 1, "reason": "", "codes": ""}
 
@@ -28,7 +29,8 @@ def test_like_is_counted_with_like_whatever_numbers_it_holds(tmp_path):
     ]
     rows += [{"status": "not chosen", "reason": "thicker slices", "codes": "other"}] * 19
     rows += [{"status": "no scans", "reason": str(told("clinical_only")), "codes": "clinical_only"}]
-    rows += [{"status": "other files", "kind": ".jpg", "n_files": 20_000}, {"status": "other files", "kind": ".pdf"}]
+    rows += [{"status": "passed over", "reason": "20,000 pictures (.jpg)", "codes": "pictures"}]
+    rows += [{"status": "clinical table", "reason": "3 row(s) too far", "codes": "row_far"}]
     lines = summarise(report(*rows), tmp_path / "my study")
     assert lines == [
         "1,000 scans of 640 patients",
@@ -36,9 +38,12 @@ def test_like_is_counted_with_like_whatever_numbers_it_holds(tmp_path):
         "    1,000  The same image twice: One copy is read.",
         "Not chosen, since another series of the examination is better: 19 series",
         "       19  thicker slices",
+        "No scans:",
+        "           20,000 pictures (.jpg)",
         "In the clinical table only: 1 patient",
         "        1  A patient of the clinical table without a scan: The row is not used.",
-        "Files that are no images: 20,000 .jpg, 1 .pdf",
+        "Clinical table:",
+        "           3 row(s) too far",
         f"One row each: {tmp_path}/my study/ingest/report.csv",
         "Next:",
         f"  sscct check '{tmp_path}/my study'",
@@ -47,7 +52,7 @@ def test_like_is_counted_with_like_whatever_numbers_it_holds(tmp_path):
     ]
 
 
-STATUSES = ("scan", "lung mask", "not chosen", "set aside", "no scans", "clinical table", "other files")
+STATUSES = ("scan", "lung mask", "not chosen", "set aside", "no scans", "clinical table", "passed over")
 
 
 @given(
@@ -73,11 +78,6 @@ def test_it_is_one_screen_whatever_the_export_holds(tmp_path_factory, rows):
     for status in with_reasons:
         n = sum(row["status"] == status for row in rows)
         assert any(line.startswith(status.capitalize()) and line.endswith(f": {n:,} series") for line in lines)
-
-
-def test_an_ending_may_be_a_name_and_is_not_told():
-    table = report_of([], pd.DataFrame({"scan_id": []}), None, b"k" * 32, (), {".JPG": 2, ".doe": 3, ".jpg": 1, "": 4})
-    assert table[["kind", "n_files"]].to_numpy().tolist() == [["unknown", 7], [".jpg", 3]]
 
 
 @given(st.lists(st.sampled_from(CODES), max_size=4, unique=True))
@@ -127,5 +127,5 @@ def test_the_report_in_the_study_is_that_table(tmp_path):
     assert (tmp_path / "study" / "ingest" / "report.csv").read_bytes()[:3] == b"\xef\xbb\xbf"
     assert written["source"].tolist() == [1, 2]
     assert written["status"].tolist() == ["scan", "set aside"]
-    assert written["codes"][0] == outcome["codes"][0] == "no_follow_up"
+    assert written["codes"][0] == outcome["codes"][0] == "part_of_body cuts_lungs no_follow_up"
     assert written["n_files"].tolist() == [len(hounsfield()), 1]
