@@ -132,16 +132,23 @@ def _config(study: Study) -> str:
     config["title"] = study.settings.title
     if study.settings.demo is not None:
         config["html"]["announcement"] = DEMO_NOTICE
+    # Jupyter Book leaves out what the contents lack, but not below a folder with brackets in its name.
+    config["exclude_patterns"] = [f"{name}.md" for name, is_there in _at_times(study).items() if not is_there]
     return str(yaml.safe_dump(config, sort_keys=False))
 
 
 def _contents(study: Study) -> str:
-    """The table of contents, without the chapters that only synthetic patients or a sweep have."""
+    """The table of contents, without the chapters that this book has not."""
     contents = yaml.safe_load((PROJECT / "book" / "_toc.yml").read_text(encoding="utf-8"))
-    present = {"demo_cohort": study.settings.demo is not None, "sweep": has_sweep(study)}
+    present = _at_times(study)
     for part in contents["parts"]:
         part["chapters"] = [chapter for chapter in part["chapters"] if present.get(chapter["file"], True)]
     return str(yaml.safe_dump(contents, sort_keys=False))
+
+
+def _at_times(study: Study) -> dict[str, bool]:
+    """Chapters that not every book has, and whether this one has them."""
+    return {"demo_cohort": study.settings.demo is not None, "sweep": has_sweep(study)}
 
 
 def write_generated(study: Study, source: Path, missing: Mapping[str, str]) -> None:
@@ -177,6 +184,7 @@ def _write(study: Study, source: Path, missing: Mapping[str, str]) -> list[Path]
     pages = {
         "run": reference.run_page(study),
         "data_dictionary": reference.data_dictionary_page(),
+        "odd_exports": reference.odd_exports_page(),
         "packages": reference.packages_page(),
         "patients": gallery.write_patients(study, pages_of_patients),
         "model_cards": reference.model_cards_page(study),

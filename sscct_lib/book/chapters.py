@@ -72,11 +72,11 @@ def run_notebook(study: Study, name: str, parameters: Mapping[str, Any]) -> Path
     for folder in (executed.parent, partial.parent):
         folder.mkdir(parents=True, exist_ok=True)
     jupytext.write(jupytext.read(PROJECT / "notebooks" / f"{name}.py"), source, fmt="ipynb")
-    _refuse_unknown(name, parameters, set(papermill.inspect_notebook(str(source))))
+    _refuse_unknown(name, parameters, set(papermill.inspect_notebook(_unfilled(source))))
     try:
         papermill.execute_notebook(
-            str(source.resolve()),
-            str(partial.resolve()),
+            _unfilled(source),
+            _unfilled(partial),
             parameters={**parameters, "study_dir": ".", "run_name": study.run_name},
             cwd=str(study.folder),
             progress_bar=False,
@@ -99,6 +99,11 @@ def run_notebook(study: Study, name: str, parameters: Mapping[str, Any]) -> Path
     return executed
 
 
+def _unfilled(path: Path) -> str:
+    """Give a path as papermill takes it: in braces it would look for a parameter."""
+    return str(path.resolve()).replace("{", "{{").replace("}", "}}")
+
+
 def _refuse_unknown(name: str, parameters: Mapping[str, Any], known: set[str]) -> None:
     unknown = sorted(set(parameters) - known)
     if unknown:
@@ -119,7 +124,7 @@ def _forget_paths(path: Path, study: Study) -> None:
     # A cell's own code lies in a temporary folder of the kernel.
     for folder in (study.folder, *installed, PROJECT, Path(sys.prefix), Path(sys.base_prefix), Path(gettempdir())):
         for form in {str(folder.absolute()), str(folder.resolve())}:
-            text = text.replace(form + "/", "")
+            text = text.replace(json.dumps(form, ensure_ascii=False)[1:-1] + "/", "")
     path.write_text(text, encoding="utf-8")
 
 

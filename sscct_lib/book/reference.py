@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from sscct_lib.book.chapters import filled, provenance, table_or_empty
 from sscct_lib.book.editions import without_folders
+from sscct_lib.images.reasons import reasons
 from sscct_lib.radiomics.saved import FOLDER, LIMITS, USE
 from sscct_lib.report.prediction_file import fields_described
 from sscct_lib.study import schemas
@@ -31,6 +32,17 @@ LABEL_WORDS = {
     "as_published": "counted as alive, as presumably published",
 }
 LONGEST_LICENCE = 80
+OUTCOMES = {
+    "chosen": ("Chosen", "Of several that could be a scan one is taken, and the report says which and why."),
+    "left out": ("Left out", "The scan is kept, without what does not belong to it."),
+    "mended": ("Mended", "What is certain is put right, and told."),
+    "told": ("Told", "The scan is kept as it is; what is unusual about it is told."),
+    "set aside": (
+        "Set aside",
+        "What cannot be used is no scan of the study; the others go on.",
+    ),
+}
+"""The outcomes of `images.reasons.Reason`, as headings with a sentence."""
 TABLES = {
     "The manifest, written by you: one row a scan": schemas.MANIFEST,
     "images: what was read, one row a scan": schemas.IMAGES,
@@ -201,6 +213,18 @@ def data_dictionary_page() -> str:
     """The page that explains every column of every table, and every setting, in MyST Markdown."""
     tables = {title: data_dictionary(schema) for title, schema in TABLES.items()}
     return filled("data_dictionary.md", tables=tables, prediction=fields_described(), settings=_settings_dictionary())
+
+
+def odd_exports_page() -> str:
+    """The page that lists all that reading an export may find, in MyST Markdown."""
+    groups = [(*OUTCOMES[outcome], reasons_table(outcome)) for outcome in OUTCOMES]
+    return filled("odd_exports.md", groups=[group for group in groups if len(group[2])])
+
+
+def reasons_table(outcome: str) -> pd.DataFrame:
+    """The reasons of `images.reasons` with an outcome: `Found`, `What is done` and `Code`, by what is found."""
+    rows = [(one.found, one.done, code) for code, one in reasons().items() if one.outcome == outcome]
+    return pd.DataFrame(sorted(rows), columns=["Found", "What is done", "Code"])
 
 
 def data_dictionary(schema: pa.DataFrameSchema) -> pd.DataFrame:

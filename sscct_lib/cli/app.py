@@ -135,19 +135,22 @@ def ingest(
         ),
     ] = None,
     jobs: Annotated[int, typer.Option(help="Scans read at a time; -1: as many as there are cores.")] = -1,
+    source_list: Annotated[
+        Path | None,
+        typer.Option(help="CSV to write, outside the study: which source became which scan, with its names."),
+    ] = None,
 ) -> None:
     """Turn DICOM series or volume files (NIfTI, NRRD, MetaImage) into a study with its manifest.
 
     Patients get study ids, dates become days since a patient's first scan. A series that cannot be used is
-    listed with its reason, and the others go on.
+    listed with its reason, and the others go on. No name of a patient, file or folder is told or written, but in the
+    list that `--source-list` asks for.
     """
     from sscct_lib.intake.ingest import ingest as ingest_folder
     from sscct_lib.intake.report import summarise
 
-    outcome = ingest_folder(source, clinical, study, key, jobs, orientation)
-    for line in summarise(outcome):
-        typer.echo(line)
-    typer.echo(f"Every series, with its reason: {study / 'ingest' / 'report.csv'}\nNext: sscct check {study}")
+    outcome = ingest_folder(source, clinical, study, key, jobs, orientation, source_list)
+    typer.echo("\n".join(summarise(outcome, study)))
 
 
 @app.command(context_settings=FOR_SNAKEMAKE)

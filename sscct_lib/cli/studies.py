@@ -22,6 +22,10 @@ def check(
     clinical: Annotated[
         Path | None, typer.Option(help="With --privacy: table that was ingested; its patients and dates too.")
     ] = None,
+    identifiers: Annotated[
+        Path | None,
+        typer.Option(help="With --privacy: CSV of any columns; each cell of 3 or more letters is searched."),
+    ] = None,
 ) -> None:
     """Validate a manifest and its files before any work is done; with --privacy, search for identifiers.
 
@@ -34,7 +38,7 @@ def check(
     Each place is listed, without the identifier; the exit status is 1 when there is one.
     """
     if privacy:
-        _check_privacy(study, source, clinical)
+        _check_privacy(study, source, clinical, identifiers)
         return
     from sscct_lib.cli.readiness import check_ready
     from sscct_lib.cohort.manifest import files_missing, read_manifest, unknown_columns
@@ -58,17 +62,19 @@ def check(
         raise StudyError(f"{len(missing)} file(s) are missing; `sscct run` would set these scans aside.")
 
 
-def _check_privacy(study: Path, source: Path | None, clinical: Path | None) -> None:
+def _check_privacy(study: Path, source: Path | None, clinical: Path | None, table: Path | None) -> None:
+    from sscct_lib.intake.privacy import together
     from sscct_lib.intake.privacy_search import search_study
-    from sscct_lib.intake.pseudonyms import read_identifiers
+    from sscct_lib.intake.pseudonyms import read_identifier_table, read_identifiers
     from sscct_lib.study.folder import StudyError, load_study
 
-    known = None if source is None and clinical is None else read_identifiers(source, clinical)
+    of_export = [] if source is None and clinical is None else [read_identifiers(source, clinical)]
+    known = together([*of_export, *([] if table is None else [read_identifier_table(table)])])
     search = search_study(load_study(study).folder, known)
     for line in search.lines():
         typer.echo(line)
     if known is None:
-        typer.echo("Searched for patterns; with --source and --clinical, for the hospital's own identifiers too.")
+        typer.echo("Searched for patterns; with --source, --clinical or --identifiers, for the hospital's own too.")
     elif known.n_short:
         typer.echo(f"{known.n_short} identifier(s) are too short to be searched for: they stand in any text.")
     if search.findings:
@@ -209,12 +215,14 @@ def predict(
         Path | None, typer.Option(help="Lung mask on the scan's grid, for studies with `lungs.method: provided`.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for prediction.json and prediction.pdf.")] = Path("."),
+    anyway: Annotated[bool, typer.Option("--anyway", help="Judge the scan although its lung mask failed.")] = False,
 ) -> None:
     """Judge a scan that was never in the study: risks with their spread, warnings, and the page on it.
 
     The scan is read, its lungs are found and checked, features are measured, and every saved model of STUDY predicts.
     Writes `prediction.json` (the data dictionary of the book lists its fields) and `prediction.pdf`; neither holds a
-    name, a date or a path. Models that were trained with other settings than STUDY now has are refused.
+    name, a date or a path. Models that were trained with other settings than STUDY now has are refused, and so is a
+    scan whose lung mask failed its checks. Warnings come first: read them before the risks.
     """
     from sscct_lib.intake.clinical import read_values
     from sscct_lib.report.predict import predict_scan
@@ -227,14 +235,14 @@ def predict(
     refuse_earlier(loaded)
     known = read_values(clinical)
     with TemporaryDirectory(prefix="sscct-") as work:
-        prediction, page = predict_scan(loaded, source, known, Path(work), mask)
+        prediction, page = predict_scan(loaded, source, known, Path(work), mask, anyway)
     with atomic(out / "prediction.json") as partial:
         partial.write_text(prediction.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    for words in prediction.warnings:
+        typer.secho(f"Warning: {words}", fg="yellow")
     for one in prediction.risks:
         if one.model == prediction.shown_model:
             typer.echo(f"Risk of death within {years_text(one.horizon_years)}, {one.model}: {percent_text(one.risk)}")
-    for words in prediction.warnings:
-        typer.secho(f"Warning: {words}", fg="yellow")
     typer.echo(f"All models and the reasons: {out / 'prediction.json'}")
     _write_page(page, out / "prediction.pdf")
 

@@ -19,19 +19,22 @@ from sscct_lib.images.placement import check_orientation
 from sscct_lib.images.prepare import hounsfield, read_scan, read_source, write_image
 from sscct_lib.images.reasons import Told, told
 from sscct_lib.intake.clinical import attach, empty_clinical, read_clinical
+from sscct_lib.intake.nameless import refuse_inside, unnamed, wordless, write_source_list
 from sscct_lib.intake.pseudonyms import patient_code, read_key, scan_code
-from sscct_lib.intake.report import report_of
+from sscct_lib.intake.report import again, report_of, write_for_excel
 from sscct_lib.intake.series import MASK_KINDS, Candidate, find_candidates
-from sscct_lib.study.files import checksum, remove_partials, write_if_changed
-from sscct_lib.study.folder import SETTINGS_FILE, Study, StudyError, load_study
+from sscct_lib.study.files import atomic, checksum, remove_partials, write_if_changed
+from sscct_lib.study.folder import SETTINGS_FILE, Study, StudyError, load_study, refuse_control_characters
 from sscct_lib.study.results import Record, process
 from sscct_lib.study.schemas import covariates
 from sscct_lib.study.tables import write_csv
 
 NEW_STUDY = "# Settings of this study; every other setting has a default.\ntitle: My study\n"
+MOST_REASONS = 12
 MANIFEST_COLUMNS = ["scan_id", "patient_id", "scan_day", "image", "sha256", "last_contact_day", "event_observed"]
 
 
+@wordless()
 def ingest(
     source: Path,
     clinical: Path | None,
@@ -39,6 +42,7 @@ def ingest(
     key_file: Path | None = None,
     n_jobs: int = 1,
     orientation: str | None = None,
+    source_list: Path | None = None,
 ) -> pd.DataFrame:
     """Turn DICOM series or volume files into a study with its manifest.
 
@@ -73,19 +77,27 @@ def ingest(
     orientation
         For volume files that do not say how the body lies in them: three letters, the sides to which their voxel axes
         run (`LPS`); for those whose qform and sform differ: which holds.
+    source_list
+        Receives which source became which scan, with the hospital's names (`nameless.write_source_list`); outside the
+        study. None: it is written nowhere.
 
     Returns
     -------
     pandas.DataFrame
-        What became of each series, in study ids: `patient_id`, `scan_id`, `kind`, `n_slices`, `step_mm`, `kernel`,
-        `status` (scan, lung mask, not chosen, set aside, passed over, no scans, clinical table) and `reason`.
+        What became of each series, in study ids: `source` (its number in this export), `patient_id`, `scan_id`, `kind`,
+        `n_files`, `n_slices`, `step_mm`, `kernel`, `status` (scan, lung mask, not chosen, set aside, passed over, no
+        scans, clinical table), `reason`, and `codes`: those of `images.reasons`, one for each sentence of `reason`.
 
     Raises
     ------
     StudyError
         If nothing in `source` can be used (the message says what was found), the clinical table has violations, the key
-        is unfit, or the study already lists scans that `source` lacks.
+        is unfit, `source_list` lies in the study, or the study already lists scans that `source` lacks.
+    RuntimeError
+        At a fault of this program, with its kind and place; the words of the error might hold what was read.
     """
+    if source_list is not None:
+        refuse_inside(source_list, study_folder)
     if not source.is_dir():
         raise StudyError(f"{source} is no folder: expected one with DICOM series or NIfTI files.")
     said = None if orientation is None else _orientation(orientation)
@@ -99,16 +111,21 @@ def ingest(
     _refuse_to_drop(study, scans)
     written = write_masks(study, _write_scans(study, scans, n_jobs, said), candidates, n_jobs)
     report = report_of(candidates, written, None if clinical is None else table, key, remarks + of_rows + of_days)
+    if source_list is not None:
+        write_source_list(source_list, candidates, source, key)
+    with atomic(study_folder / "ingest" / "report.csv") as partial:
+        write_for_excel(report, partial)
     if written.empty:
-        raise StudyError(f"{source}: no series could be read.\n{report.to_string(index=False)}")
+        reasons = "\n  ".join(report["reason"].value_counts().index[:MOST_REASONS])
+        raise StudyError(f"No series could be read; ingest/report.csv says why of each:\n  {reasons}")
     manifest = written.assign(image="scans/" + written["scan_id"] + ".nii.gz", patient_id=written["patient_code"])
     some = [name for name in ("lung_mask", "transplant_day") if written[name].notna().any()]
     write_csv(manifest[[*MANIFEST_COLUMNS, *some, *covariates()]], study.manifest_path)
-    write_csv(report, study_folder / "ingest" / "report.csv")
     return report
 
 
 def _study(folder: Path) -> Study:
+    refuse_control_characters(folder)
     if not (folder / SETTINGS_FILE).exists():
         write_if_changed(folder / SETTINGS_FILE, NEW_STUDY)
     return load_study(folder)
@@ -149,7 +166,7 @@ def _in_days(visits: pd.DataFrame) -> tuple[pd.DataFrame, list[Told]]:
     alone = by_patient.transform("size") == 1
     undated = visits["scan_date"].isna() & ~alone
     for candidate in visits.loc[undated, "candidates"].explode():
-        candidate.set_aside("no scan date, and the patient has other scans")
+        candidate.set_aside(told("undated"))
     first = by_patient.transform("min")
     days = visits.assign(
         scan_day=(visits["scan_date"] - first).dt.days.where(visits["scan_date"].notna(), 0).astype("Int64"),
@@ -183,12 +200,13 @@ def _write_scans(study: Study, scans: pd.DataFrame, n_jobs: int, orientation: st
         waiting = waiting[waiting["candidates"].map(len) > attempt]
         chosen = [group[attempt] for group in waiting["candidates"]]
         done = _write_choice(study, waiting, chosen, attempt + 1, n_jobs, orientation)
-        for candidate, status, reason in zip(chosen, done["status"], done["reason"], strict=True):
-            candidate.status = "scan" if status == "ok" else "set aside"
-            candidate.told = [reason, *candidate.told] if reason else candidate.told
+        done = done.reindex(columns=["status", "reason", "sha256", "notes", "codes"]).fillna("")
+        for candidate, row in zip(chosen, done.to_dict("records"), strict=True):
+            candidate.status = "scan" if row["status"] == "ok" else "set aside"
+            candidate.told = [*again(row["reason"], row["codes"]), *candidate.told]
         ok = (done["status"] == "ok").to_numpy()
-        told = done.reindex(columns=["sha256", "notes"])[ok]
-        written.append(waiting[ok].assign(sha256=told["sha256"].to_numpy(), notes=told["notes"].to_numpy()))
+        kept = ["sha256", "notes", "codes"]
+        written.append(waiting[ok].assign(**{name: done.loc[ok, name].to_numpy() for name in kept}))
         waiting = waiting[~ok]
     return pd.concat(written, ignore_index=True) if written else scans
 
@@ -208,19 +226,25 @@ def _write_choice(
 
 
 def _write_scan(study: Study, row: Mapping[str, Any]) -> Record:
-    if row["slices"]:
-        volume, notes = read_slices(row["slices"])
-        image, more = hounsfield(sitk.DICOMOrient(volume, "LPS"), "the series")
-        notes += more
-    else:
-        image, notes = read_source(Path(row["files"][0]), row["orientation"])
-        for name in image.GetMetaDataKeys():  # a NIfTI header has room for free text
-            image.EraseMetaData(name)
+    with wordless():
+        image, notes = _read(row)
     if cuts_lungs(sitk.GetArrayViewFromImage(image)):
         notes.append(told("cuts_lungs"))
     path = _scan_path(study, row["scan_id"])
     write_image(image, path)
     return {"sha256": checksum(path), "notes": "; ".join(notes), "codes": " ".join(one.code for one in notes)}
+
+
+def _read(row: Mapping[str, Any]) -> tuple[sitk.Image, list[Told]]:
+    if row["slices"]:
+        volume, notes = read_slices(row["slices"])
+        image, more = hounsfield(sitk.DICOMOrient(volume, "LPS"), "the series")
+        return image, notes + more
+    with unnamed([Path(file) for file in row["files"]]) as file:
+        image, notes = read_source(file, row["orientation"])
+    for name in image.GetMetaDataKeys():  # a NIfTI header has room for free text
+        image.EraseMetaData(name)
+    return image, notes
 
 
 def _scan_path(study: Study, scan_id: str) -> Path:
@@ -234,14 +258,14 @@ def write_masks(study: Study, scans: pd.DataFrame, candidates: list[Candidate], 
     """
     masks = [one for one in candidates if one.kind in MASK_KINDS]
     for mask in masks:
-        mask.told = ["refers to no series that was taken"]
+        mask.told = [told("mask_of_another")]
     offers: dict[str, list[tuple[Candidate, str]]] = {}
     rows = []
     for scan in scans.to_dict("records"):
         taken = next(one for one in scan["candidates"] if one.status == "scan")
         offered = [(mask, file) for mask in masks if _belongs(mask, taken) for file in mask.files]
         for mask, _ in offered:
-            mask.told, mask.visit = ["another mask of the scan was taken"], taken.visit
+            mask.told, mask.visit = [told("mask_not_best")], taken.visit
         if offered:
             offers[scan["scan_id"]] = sorted(offered, key=lambda one: (MASK_KINDS.index(one[0].kind), one[1]))
             rows.append([scan["scan_id"], scan["patient_code"], taken.frame_uid])
@@ -252,7 +276,9 @@ def write_masks(study: Study, scans: pd.DataFrame, candidates: list[Candidate], 
         tried = [offers[scan][attempt] for scan in waiting["scan_id"]]
         done = _write(study, waiting.assign(file=[file for _, file in tried]), attempt + 1, n_jobs)
         for (mask, _), row in zip(tried, done.to_dict("records"), strict=True):
-            mask.status, mask.told = ("lung mask", []) if row["status"] == "ok" else ("set aside", [row["reason"]])
+            is_ok, codes = row["status"] == "ok", row.get("codes")
+            why = [] if is_ok else again(row["reason"], codes if isinstance(codes, str) else "")
+            mask.status, mask.told = ("lung mask" if is_ok else "set aside"), why
             if row["status"] == "ok":
                 written[row["scan_id"]] = f"masks/{row['scan_id']}.nii.gz"
     return scans.assign(lung_mask=scans["scan_id"].map(written))
@@ -277,7 +303,9 @@ def _write(study: Study, rows: pd.DataFrame, attempt: int, n_jobs: int) -> pd.Da
 
 def _write_mask(study: Study, row: Mapping[str, Any]) -> Record:
     scan = read_scan(_scan_path(study, row["scan_id"]))
-    write_image(read_dicom_mask(Path(row["file"]), scan, row["frame_uid"]), _mask_path(study, row["scan_id"]))
+    with wordless():
+        mask = read_dicom_mask(Path(row["file"]), scan, row["frame_uid"])
+    write_image(mask, _mask_path(study, row["scan_id"]))
     return {}
 
 

@@ -6,10 +6,12 @@ found too, however they are written. A finding never repeats an identifier: of e
 
 import re
 import sys
-from collections.abc import Iterable, Iterator
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from tempfile import gettempdir
 
@@ -24,6 +26,8 @@ ENCODED = re.compile(r"[A-Za-z0-9+/]{200,}={0,2}")
 STANDARD_UIDS = "1.2.840.10008."
 """Identifiers of the DICOM standard itself, such as transfer syntaxes: the same in all hospitals."""
 
+LONGEST_GAP = 3
+UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss", "å": "aa", "ø": "oe", "æ": "ae"})
 RUNS = re.compile(r"[^\W_]+")
 PUNCTUATION = " .,;:-_/^()'\""
 SHORTEST_HASH = 16
@@ -32,12 +36,12 @@ REACH = 80
 YEARS = re.compile(r"(?:19|20)\d\d")
 MONTHS = "jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec"
 DATES = re.compile(
-    r"(?<![\w.])(?:"
-    r"(?P<y1>(?:19|20)\d\d)(?P<dash>[-/.]?)(?P<m1>\d\d)(?P=dash)(?P<d1>\d\d)(?=T\d|[\W_]|$)"
-    r"|(?P<a>\d{1,2})(?P<dot>[-/.])(?P<b>\d{1,2})(?P=dot)(?P<y2>(?:19|20)\d\d)"
+    r"(?<![^\W_])(?<!\.)(?:"
+    r"(?P<y1>(?:19|20)\d\d)(?P<dash>[-/._]?)(?P<m1>\d\d)(?P=dash)(?P<d1>\d\d)(?=T\d|[\W_]|$)"
+    r"|(?P<a>\d{1,2})(?P<dot>[-/._])(?P<b>\d{1,2})(?P=dot)(?P<y2>(?:19|20)\d\d)"
     rf"|(?P<d3>\d{{1,2}})\.?[ -](?P<m3>{MONTHS})[a-z]*\.?,?[ -](?P<y3>(?:19|20)\d\d)"
     rf"|(?P<m4>{MONTHS})[a-z]*\.? (?P<d4>\d{{1,2}}),? (?P<y4>(?:19|20)\d\d)"
-    r")(?![\d.]*\d)",
+    r")(?!\d|\.\d+(?![^\W_]))",  # `.7z` may follow, `.5` may not: then it is a number
     re.IGNORECASE,
 )
 UIDS = re.compile(r"(?<![\w.])(?:(?:1\.[23]|2\.(?:16|999))(?:\.(?:0|[1-9]\d*)){3,62}|2\.25\.\d{10,})(?![\w.]*\w)")
@@ -66,7 +70,22 @@ NUMBERS = re.compile(
     re.IGNORECASE,
 )
 SOCIAL = re.compile(r"(?<![\w.-])(?:\d{3}-\d{2}-\d{4}|756\.\d{4}\.\d{4}\.\d{2})(?![\w.-]*\w)")
-NAMES = re.compile(r"(?<!\w)[^\W\d_a-z][^\W\d_]+(?:[-' ][^\W\d_]+)?\^[^\W\d_a-z][^\W\d_]+")
+NAMES = re.compile(r"(?<![^\W_])[^\W\d_a-z][^\W\d_]+(?:[-' ][^\W\d_]+)?\^[^\W\d_a-z][^\W\d_]+")
+PERSON = re.compile(
+    r"(?<![^\W_])(?:[A-ZÀ-ÖØ-Þ][a-zß-öø-ÿ'’]{2,}(?:-[A-ZÀ-Þ][a-zß-ÿ]+)?(?:[_,+]|%20)+[A-ZÀ-ÖØ-Þ][a-zß-öø-ÿ]+"
+    r"|[A-ZÀ-ÖØ-Þ]{3,}(?:[_,+]|%20)+[A-ZÀ-ÖØ-Þ]{3,})(?![^\W_])"
+)
+"""How a name stands in the name of a file: Doe_Jane, DOE_JANE."""
+OF_IMAGES = r"\.(?:nii|nrrd|nhdr|dcm|ima|mha|mhd|hdr|img|zip|7z|rar|tar|pdf)\b"
+NAMED_FILES = re.compile(rf"{PERSON.pattern}[\w.^/-]*{OF_IMAGES}")
+NO_NAME = re.compile(
+    "axial|abdomen|angio|baseline|book|brief|changelog|chest|contrast|contributing|coronal|cover|data|default|export|files?"
+    "|first|followup|images?|import|jupyter|kernel|license|lungs?|manifest|masks?|models?|notes?|notebook|patients?|phantom"
+    "|read|readme|report|sagittal|scans?|scout|series|source|spine|study|tables?|test|thin|thorax|train|version|visit"
+    "|window",
+    re.IGNORECASE,
+)
+"""Words of the field and of software: no name has one."""
 IDENTIFYING_FIELDS = re.compile(
     r"patient_?s?_?name|(first|last|family|given|sur)_?name|birth_?date|date_?of_?birth|dob|mrn|(medical_?)?record_?number"
     r"|accession(_?(number|no))?|referring_?physician(_?s?_?name)?|operators?_?name|institution(_?name)?|(street_?)?address"
@@ -102,31 +121,73 @@ class Identifiers:
 
     words: frozenset[str] = frozenset()  # names, numbers, UIDs and dates in the forms in which they are searched
     n_short: int = 0  # left out, so short that they stand in any text
-    by_beginning: dict[str, list[str]] = field(default_factory=dict, compare=False)
+    # By their first run of letters and digits: all runs of a word, and the longest that may stand between two.
+    by_beginning: dict[str, list[tuple[tuple[str, ...], int]]] = field(default_factory=dict, compare=False)
 
     def matches(self, text: str) -> Iterator[tuple[int, str]]:
-        """Give place and text of each identifier; the time hardly grows with their number."""
+        """Give place and text of each identifier, whatever stands between its parts.
+
+        The time hardly grows with the number of identifiers.
+        """
         lowered, done = text.lower(), 0
-        for run in RUNS.finditer(lowered) if self.words else ():
-            for word in self.by_beginning.get(run[0], ()):
-                end = run.start() + len(word)
-                if run.start() >= done and lowered.startswith(word, run.start()) and not RUNS.match(lowered, end):
-                    yield run.start(), text[run.start() : end]
-                    done = end
+        runs = list(RUNS.finditer(lowered)) if self.words else []
+        for number, run in enumerate(runs):
+            for parts, gap in self.by_beginning.get(run[0], ()):
+                found = runs[number : number + len(parts)]
+                near = all(after.start() - before.end() <= gap for before, after in pairwise(found))
+                if run.start() >= done and near and tuple(one[0] for one in found) == parts:
+                    done = found[-1].end()
+                    yield run.start(), text[run.start() : done]
 
 
-def identifiers(values: Iterable[str], dates: Iterable[date] = ()) -> Identifiers:
-    """Prepare names, numbers, UIDs and dates (in their usual forms) for the search; each part of a name counts too."""
+def identifiers(values: Iterable[str], dates: Iterable[date] = (), fewest: int | None = None) -> Identifiers:
+    """Prepare names, numbers, UIDs and dates (in their usual forms) for the search; each part of a name counts too.
+
+    `fewest`: characters that a value must have; by default 4, and 5 where all are digits.
+    """
     given = {part.strip() for value in values for part in (value.replace("^", " "), *re.split(r"[\^=]", value))}
     given = {value for value in given if value}
     forms = ("%Y%m%d", "%Y-%m-%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y")
-    long = {value for value in given if len(value) >= (FEWEST_DIGITS if value.isdigit() else FEWEST_CHARACTERS)}
+    long = {one for one in given if len(one) >= (fewest or _fewest(one))}
     words = {word.strip(PUNCTUATION) for word in long | {day.strftime(form) for day in dates for form in forms}}
-    by_beginning: dict[str, list[str]] = {}
-    for word in sorted((word.lower() for word in words), key=len, reverse=True):
-        if beginning := RUNS.search(word):
-            by_beginning.setdefault(beginning[0], []).append(word)
+    by_beginning: dict[str, list[tuple[tuple[str, ...], int]]] = {}
+    written = {form for word in words for form in _forms(word)}
+    for parts, gap in sorted(written, key=lambda one: sum(map(len, one[0])), reverse=True):
+        by_beginning.setdefault(parts[0], []).append((parts, gap))
     return Identifiers(frozenset(words), len(given) - len(long), by_beginning)
+
+
+def _fewest(word: str) -> int:
+    return FEWEST_DIGITS if word.isdigit() else FEWEST_CHARACTERS
+
+
+def together(several: Sequence[Identifiers]) -> Identifiers | None:
+    """Bring identifiers of several sources together; None of none."""
+    if not several:
+        return None
+    by_beginning: dict[str, list[tuple[tuple[str, ...], int]]] = {}
+    for one in several:
+        for beginning, forms in one.by_beginning.items():
+            by_beginning.setdefault(beginning, []).extend(forms)
+    words = frozenset[str]().union(*(one.words for one in several))
+    return Identifiers(words, sum(one.n_short for one in several), by_beginning)
+
+
+def _forms(word: str) -> Iterator[tuple[tuple[str, ...], int]]:
+    """Runs of letters and digits of a word in the ways in which it may be written, and what may stand between them."""
+    lowered = unicodedata.normalize("NFC", word).lower()
+    plain = "".join(one for one in unicodedata.normalize("NFD", lowered) if not unicodedata.combining(one))
+    for text in {lowered, plain, lowered.translate(UMLAUTS)}:
+        runs = list(RUNS.finditer(text))
+        parts = tuple(run[0] for run in runs)
+        gap = max([LONGEST_GAP, *(after.start() - before.end() for before, after in pairwise(runs))])
+        if parts:
+            yield parts, gap
+        joined = "".join(parts)
+        if len(parts) > 1 and len(joined) >= _fewest(joined):
+            yield (joined,), gap
+        if len(parts) > 1 and joined.isalpha():  # Jane Doe and Doe, Jane
+            yield parts[::-1], gap
 
 
 def find(text: str, known: Identifiers | None = None) -> list[Match]:
@@ -136,7 +197,7 @@ def find(text: str, known: Identifiers | None = None) -> list[Match]:
     in its records, identifiers of the DICOM standard itself (1.2.840.10008), addresses at example.org.
     """
     found = []
-    text = STUDY_IDS.sub(_blank, text)
+    text = STUDY_IDS.sub(_blank, text if text.isascii() else unicodedata.normalize("NFC", text))
     if known is not None:
         found = [Match(start, "known identifier", mask(word)) for start, word in known.matches(text)]
     text = HASHES.sub(_blank, ENCODED.sub(_blank, text)) if len(text) >= SHORTEST_HASH else text
@@ -150,6 +211,17 @@ def find(text: str, known: Identifiers | None = None) -> list[Match]:
     for match in found:
         first.setdefault(match.start, match)
     return [first[start] for start in sorted(first)]
+
+
+def find_in_name(part: str) -> list[Match]:
+    """Find the name of a person in the name of a file or folder."""
+    named = (one for one in PERSON.finditer(unicodedata.normalize("NFC", part).replace(" ", "_")) if _is_person(one))
+    return [Match(one.start(), "name", mask(one[0])) for one in named]
+
+
+def _is_person(one: re.Match[str]) -> bool:
+    named = PERSON.match(one[0])
+    return named is not None and not any(NO_NAME.fullmatch(run) for run in RUNS.findall(named[0]))
 
 
 def _near(pattern: re.Pattern[str], sign: re.Pattern[str], text: str) -> Iterator[re.Match[str]]:
@@ -210,6 +282,7 @@ PATTERNS = (
     ("DICOM UID", re.compile(r"(?:1\.[23]|2\.(?:16|25|999))\."), UIDS, _is_private),
     ("e-mail", re.compile("@"), EMAILS, _is_no_example),
     ("name", re.compile(r"\^"), NAMES, bool),
+    ("name", re.compile(OF_IMAGES), NAMED_FILES, _is_person),
     ("path", re.compile(rf"/(?:{FOLDERS})/|:\\|file:", re.IGNORECASE), PATHS, bool),
     ("record number", re.compile(r"MRN|record|accession|number", re.IGNORECASE), NUMBERS, bool),
     ("record number", re.compile(r"-\d\d-|756\."), SOCIAL, bool),

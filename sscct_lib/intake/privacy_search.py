@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image, UnidentifiedImageError
 
 from sscct_lib.images.dicom import is_dicom
-from sscct_lib.intake.privacy import Finding, Identifiers, find, is_identifying_field, mask
+from sscct_lib.intake.privacy import Finding, Identifiers, Match, find, find_in_name, is_identifying_field, mask
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -107,7 +107,8 @@ def search_study(
                 search.n_files += 1
                 continue
             n_before = len(search.findings)
-            search.findings += _found(f"{place} (its name)", place, known)
+            shown, in_name = _look_at_name(place, known)
+            search.findings += [Finding(f"{shown} (its name)", one.kind, one.masked) for one in in_name]
             if path.suffix.lower() in BINARY:
                 continue
             if path.suffix.lower() in COPIED:  # the book keeps copies of notebooks, pages and pictures
@@ -118,10 +119,10 @@ def search_study(
             try:
                 found = search_file(path, known)
             except (OSError, ValueError, EOFError, KeyError, struct.error, zipfile.BadZipFile) as error:
-                search.unread.append(f"{place}: not looked into ({type(error).__name__})")
+                search.unread.append(f"{shown}: not looked into ({type(error).__name__})")
                 continue
             search.n_files += 1
-            search.findings += [Finding(f"{place}, {one.place}", one.kind, one.masked) for one in found]
+            search.findings += [Finding(f"{shown}, {one.place}", one.kind, one.masked) for one in found]
             if len(search.findings) == n_before:
                 clean[place] = state
     return search
@@ -170,6 +171,17 @@ def search_file(path: Path, known: Identifiers | None = None) -> list[Finding]:
 
 def _found(place: str, text: str, known: Identifiers | None) -> list[Finding]:
     return [Finding(place, one.kind, one.masked) for one in find(text, known)]
+
+
+def _look_at_name(place: str, known: Identifiers | None) -> tuple[str, list[Match]]:
+    """Look at the names of a file and its folders; also gives the place without those that point to a patient."""
+    parts, found = place.split("/"), list[Match]()
+    is_page = "_build" in parts  # the files of a web page are named by programs
+    for number, part in enumerate(parts):
+        here = find(part, known) or ([] if is_page else find_in_name(part))
+        if here:
+            parts[number], found = mask(part), found + here
+    return "/".join(parts), found
 
 
 def _line(place: str, text: str, start: int) -> str:

@@ -3,9 +3,11 @@
 And what a hospital's export calls its patients, so that a study can be searched for it.
 """
 
+import csv
 import hashlib
 import hmac
 import secrets
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ from sscct_lib.study.files import atomic, write_secret
 from sscct_lib.study.folder import StudyError
 
 FEWEST_KEY_CHARACTERS = 32
+FEWEST_CHARACTERS_OF_TABLE = 3
+DATE_FORMS = ("%Y-%m-%d", "%Y%m%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y")
 KEY_CHECK = Path("ingest") / "key_check.txt"
 
 TEXT_TAGS = [
@@ -102,6 +106,36 @@ def read_identifiers(source: Path | None, clinical: Path | None = None) -> Ident
     if not known.words:
         raise StudyError("the source holds no identifier of at least 4 characters: there is nothing to search for.")
     return known
+
+
+def read_identifier_table(path: Path) -> Identifiers:
+    """Read a table of identifiers: each cell of 3 or more characters, of any column, below a row of names of columns.
+
+    Raises
+    ------
+    StudyError
+        If it is missing, is no CSV (with comma, semicolon or tab) in UTF-8, or has no such cell.
+    """
+    if not path.is_file():
+        raise StudyError(f"--identifiers {path}: no such file; expected a CSV whose cells are searched for.")
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise StudyError(f"--identifiers {path} is no text in UTF-8. Save it as `CSV UTF-8`.") from error
+    delimiter = max(",;\t", key=lines[0].count) if lines else ","
+    rows = csv.reader(lines[1:], delimiter=delimiter)
+    cells = {cell.strip() for row in rows for cell in row} - {""}
+    known = identifiers(cells, _dates(cells), FEWEST_CHARACTERS_OF_TABLE)
+    if not known.words:
+        raise StudyError(f"--identifiers {path} has no cell of 3 or more characters below its first row.")
+    return known
+
+
+def _dates(cells: set[str]) -> set[date]:
+    """The days among cells, however they are written."""
+    texts = pd.Series(sorted(cells), dtype=str)
+    read = [pd.to_datetime(texts, format=form, errors="coerce").dropna() for form in DATE_FORMS]
+    return {day.date() for days in read for day in days}
 
 
 def _from_header(path: Path, values: set[str], dates: set[pd.Timestamp]) -> None:

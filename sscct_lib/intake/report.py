@@ -1,13 +1,40 @@
-"""What became of everything that an export held: a table, and the few lines that stand on the screen."""
+"""What became of everything that an export held: a table for Excel, and the lines that stand on the screen."""
 
-from collections.abc import Sequence
+import re
+import shlex
+import unicodedata
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from sscct_lib.images.reasons import Told, reasons, told
 from sscct_lib.intake.pseudonyms import patient_code, scan_code
 from sscct_lib.intake.series import Candidate, why_behind
+from sscct_lib.study.tables import FORMULA_STARTS
 
-MOST_REASONS = 12
+COLUMNS = [
+    "source", "patient_id", "scan_id", "kind", "n_files", "n_slices", "step_mm", "kernel", "status", "reason", "codes",
+]  # fmt: skip
+NO_CODE = "other"
+HEADINGS = {
+    "scan": "Told of scans",
+    "lung mask": "Lung masks",
+    "not chosen": "Not chosen, since another series of the examination is better",
+    "set aside": "Set aside",
+    "passed over": "No scans",
+    "no scans": "In the clinical table only",
+    "clinical table": "Clinical table",
+}
+ONE_BY_ONE = ("passed over", "clinical table")  # each row is told as it stands, with its own number
+MOST_LINES, WIDTH = 24, 100
+MONTHS = "jan|feb|m[aä]r|apr|may|mai|jun|jul|aug|sep|oct|okt|nov|dec|dez"
+CONVERTED = re.compile(
+    rf"[\d\s.,:/%-]*\d[\d\s.,:/%-]*(e[+-]?\d+)?|(\d{{1,4}}[-/ .]*)?({MONTHS})[a-z]*[-/ .]*\d{{0,4}}|true|false",
+    re.IGNORECASE,
+)
+"""Text that Excel would turn into a number, a date or a truth value."""
 
 
 def report_of(
@@ -18,46 +45,72 @@ def report_of(
     of_table: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Say what became of each series, which patients of the clinical table have no scan, and what it told."""
-    remarks = {
-        row["scan_id"]: [row["notes"], "" if row["in_clinical"] else "no row in the clinical table: no follow-up"]
-        for row in written.to_dict("records")
-    }
-    best = {row["scan_id"]: row["candidates"] for row in written.to_dict("records")}
+    notes = {row["scan_id"]: row for row in written.to_dict("records")}
     rows = []
-    for one in candidates:
+    for number, one in enumerate(candidates, start=1):
         scan_id = scan_code(key, one.patient, one.visit)
-        reasons = [*one.told, *(remarks[scan_id] if one.status == "scan" else [])]
-        if one.status == "not chosen":
-            chosen = next(other for other in best[scan_id] if other.status == "scan")
-            reasons = [why_behind(one.preference, chosen.preference)]
-        if one.header.get("burned_in"):
-            reasons.append("the header says that text is burned into the pixels: look before sharing")
-        if one.header.get("lossy"):
-            reasons.append("lossy compression: densities are not as acquired")
+        is_used = one.status in ("scan", "lung mask")
         rows.append(
             {
+                "source": number,
                 "patient_id": patient_code(key, one.patient) if one.patient else "",
-                "scan_id": scan_id if one.status in ("scan", "lung mask") else "",
+                "scan_id": scan_id if is_used else "",
                 "kind": one.kind,
+                "n_files": len(one.files),
                 "n_slices": one.n_slices,
                 "step_mm": one.step_mm,
                 "kernel": one.header.get("kernel"),
                 "status": one.status,
-                "reason": "; ".join(filter(None, reasons)),
+                **_said(_sentences(one, notes.get(scan_id, {}))),
             }
         )
     seen = {one.patient for one in candidates if one.status == "scan"}
     absent = [] if table is None else [patient for patient in table["patient_id"].unique() if patient not in seen]
     rows += [
-        {"patient_id": patient_code(key, patient), "status": "no scans", "reason": "in the clinical table only"}
+        {"patient_id": patient_code(key, patient), "status": "no scans", **_said([told("clinical_only")])}
         for patient in absent
     ]
-    rows += [{"patient_id": "", "status": "clinical table", "reason": remark} for remark in of_table]
-    return pd.DataFrame(rows).astype({"n_slices": "Int64"})
+    rows += [{"status": "clinical table", **_said([sentence])} for sentence in of_table]
+    return pd.DataFrame(rows, columns=COLUMNS).astype({"source": "Int64", "n_files": "Int64", "n_slices": "Int64"})
 
 
-def summarise(report: pd.DataFrame) -> list[str]:
-    """Say in a few lines what became of the series of a source.
+def _sentences(one: Candidate, row: Mapping[Any, Any]) -> list[str]:
+    """All that is told of a series; `row`: of its scan, when it was written."""
+    said: list[str] = [*one.told]
+    if one.status == "scan":
+        said += again(str(row["notes"] or ""), str(row.get("codes") or ""))
+        said += [] if row["in_clinical"] else [told("no_follow_up")]
+    if one.status == "not chosen":
+        best: list[Candidate] = row["candidates"]
+        said = [why_behind(one.preference, next(other for other in best if other.status == "scan").preference)]
+    said += [told("burned_in")] if one.header.get("burned_in") else []
+    return [*said, *([told("lossy")] if one.header.get("lossy") else [])]
+
+
+def again(text: str, codes: str) -> list[str]:
+    """Take what a record kept, sentences with `; ` between and codes with blanks, apart."""
+    sentences, known = text.split("; ") if text else [], codes.split()
+    if len(sentences) != len(known):  # a sentence of two parts, or of no code
+        sentences, known = [text] if text else [], [codes]
+    return [_with_code(sentence, code) for sentence, code in zip(sentences, known, strict=False)]
+
+
+def _with_code(sentence: str, code: str) -> str:
+    if not code:
+        return sentence
+    kept = Told(sentence)
+    kept.code = code
+    return kept
+
+
+def _said(sentences: Sequence[str]) -> dict[str, str]:
+    """Columns `reason` and `codes`: one code for each sentence, in the same order."""
+    kept = list(dict.fromkeys(filter(None, sentences)))
+    return {"reason": "; ".join(kept), "codes": " ".join(getattr(one, "code", NO_CODE) for one in kept)}
+
+
+def summarise(report: pd.DataFrame, study_folder: Path) -> list[str]:
+    """Say on one screen what became of an export, and which commands come next.
 
     Parameters
     ----------
@@ -67,18 +120,96 @@ def summarise(report: pd.DataFrame) -> list[str]:
     Returns
     -------
     list of str
-        How many scans of how many patients there are, and for each outcome how many series it has and why, the most
-        frequent reasons first. Numbers in reasons are left out, so that like stands with like.
+        Scans and patients; by outcome, how many series it has and the reasons, each with the number of series of which
+        it is told, the most frequent first; what was passed over; the next commands. At most 24 lines of at most 100
+        characters, but for the name of the study.
     """
-    scans = report[report["status"] == "scan"]
-    lines = [f"{len(scans)} scan(s) of {scans['patient_id'].nunique()} patient(s)"]
-    reasons = report["reason"].str.replace(r"\d+(\.\d+)?", "#", regex=True).str.split("; ")
-    told = report.assign(reason=reasons).explode("reason")
-    for status in ("scan", "lung mask", "not chosen", "set aside", "passed over", "no scans", "clinical table"):
-        counts = told.loc[(told["status"] == status) & (told["reason"] != ""), "reason"].value_counts()
-        n = int((report["status"] == status).sum())
-        lines += [f"{status}: {n}"] if n else []
-        lines += [f"  {count:,} {reason}" for reason, count in counts.head(MOST_REASONS).items()]
-        if len(counts) > MOST_REASONS:
-            lines.append(f"  and {len(counts) - MOST_REASONS} more reasons")
-    return lines
+    scans, masks = report[report["status"] == "scan"], int((report["status"] == "lung mask").sum())
+    first = f"{_number(len(scans), 'scan')} of {_number(scans['patient_id'].nunique(), 'patient')}"
+    parts = {status: _lines(report[report["status"] == status], status) for status in HEADINGS}
+    heads = {status: _head(report, status) for status in parts}
+    shown = [status for status in parts if heads[status] and (parts[status] or status not in ("scan", "lung mask"))]
+    last = [f"One row each: {study_folder / 'ingest' / 'report.csv'}", "Next:", *_commands(study_folder)]
+    room = _shared([len(parts[status]) for status in shown], MOST_LINES - 1 - len(last) - len(shown))
+    lines = [first + (f", {_number(masks, 'lung mask')}" if masks else "")]
+    for status, n in zip(shown, room, strict=True):
+        lines += [heads[status], *_listed(parts[status], n)]
+    return [_cut(line) for line in lines] + last
+
+
+def _number(n: int, what: str) -> str:
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
+
+
+def _head(report: pd.DataFrame, status: str) -> str:
+    n = int((report["status"] == status).sum())
+    if not n:
+        return ""
+    if status in ONE_BY_ONE:
+        return f"{HEADINGS[status]}:"
+    return f"{HEADINGS[status]}: {_number(n, 'patient') if status == 'no scans' else f'{n:,} series'}"
+
+
+def _lines(rows: pd.DataFrame, status: str) -> list[str]:
+    """Reasons in words with the number of rows of which each is told, the most frequent first."""
+    if status in ONE_BY_ONE:
+        return [f"           {reason}" for reason in rows["reason"]]
+    counts: dict[str, int] = {}
+    for reason, codes in zip(rows["reason"].fillna(""), rows["codes"].fillna(""), strict=True):
+        sentences, known = reason.split("; "), codes.split()
+        aligned = sentences if len(sentences) == len(known) else [reason] * len(known)
+        for words in {_words(code, sentence) for code, sentence in zip(known, aligned, strict=True)}:
+            counts[words] = counts.get(words, 0) + 1
+    return [f"  {n:7,}  {words}" for words, n in sorted(counts.items(), key=lambda one: (-one[1], one[0]))]
+
+
+def _words(code: str, sentence: str) -> str:
+    return f"{reasons()[code].found}: {reasons()[code].done}" if code in reasons() else sentence
+
+
+def _listed(lines: list[str], n_lines: int) -> list[str]:
+    """As many lines as there is room for; where there are more, the last says how many."""
+    if len(lines) <= n_lines:
+        return lines
+    return [*lines[: n_lines - 1], f"           and {len(lines) - n_lines + 1} more reasons"][:n_lines]
+
+
+def _shared(wanted: list[int], n_lines: int) -> list[int]:
+    """Give lines out one at a time, so that no long list takes them from a short one."""
+    given = [0] * len(wanted)
+    while n_lines > 0 and given != wanted:
+        for index, most in enumerate(wanted):
+            if given[index] < most and n_lines > 0:
+                given[index], n_lines = given[index] + 1, n_lines - 1
+    return given
+
+
+def _commands(study_folder: Path) -> list[str]:
+    study = shlex.quote(str(study_folder))
+    return [f"  sscct check {study}", f"  sscct run {study} --until 02_segmentation_qa", f"  sscct run {study}"]
+
+
+def _cut(line: str) -> str:
+    return line if len(line) <= WIDTH else line[: WIDTH - 1].rstrip() + "…"
+
+
+def write_for_excel(table: pd.DataFrame, path: Path) -> None:
+    """Write a table so that Excel opens it rightly, by a double click.
+
+    UTF-8 with a mark at its begin; no line break in a cell; an apostrophe before text that Excel would take for a
+    formula, a number or a date, so that `007` and `3-4` stay what they are.
+
+    References
+    ----------
+    OWASP, CSV Injection.
+    """
+    texts = table.select_dtypes(["object", "string"])
+    table.assign(**texts.map(_cell)).to_csv(path, index=False, encoding="utf-8-sig", lineterminator="\r\n")
+
+
+def _cell(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    formula = value.startswith(FORMULA_STARTS)
+    text = " ".join("".join(" " if unicodedata.category(one)[0] == "C" else one for one in value).split())
+    return f"'{text}" if formula or text.startswith(FORMULA_STARTS) or CONVERTED.fullmatch(text) else text

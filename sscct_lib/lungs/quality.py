@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from sscct_lib.images.masks import Mask, bounding_box, erode, millilitres
+from sscct_lib.images.masks import Mask, bounding_box, centre_column, erode, millilitres
 from sscct_lib.lungs.threshold import BONE_HU, Anatomy
 
 SMALLEST_PIECE_ML = 1.0
@@ -77,6 +77,8 @@ def _mask_measures(found: Measured, hu: NDArray[Any], labels: NDArray[np.uint8],
     found.measures |= {
         "left_share": float(np.count_nonzero(labels == 2) / n_voxels),
         "n_components": int((pieces * spacing_mm**3 / 1000 >= SMALLEST_PIECE_ML).sum()),
+        **_sides(labels, anatomy),
+        "aerated_share": _share_of_aerated(hu, lungs, anatomy),
         "mean_hu": float(values.mean()),
         "high_attenuation_share": float(((values >= -600) & (values <= -250)).mean()),
         "low_attenuation_share": float((values < -950).mean()),
@@ -93,6 +95,30 @@ def _mask_measures(found: Measured, hu: NDArray[Any], labels: NDArray[np.uint8],
     found.places |= {name: _middle_voxel(mask) for name, mask in suspects.items() if mask.any()}
 
 
+def _sides(labels: NDArray[np.uint8], anatomy: Anatomy) -> dict[str, float | None]:
+    """Where the labels lie: columns grow to the left of the patient, so label 2 must have the larger ones."""
+    columns = np.arange(labels.shape[2])
+    right, left = (np.count_nonzero(labels == label, axis=(0, 1)) for label in (1, 2))
+    if right.any() and left.any():
+        apart = np.average(columns, weights=left) - np.average(columns, weights=right)
+        return {"lefts_side_mm": float(apart * anatomy.spacing_mm), "other_side_share": None}
+    middle = centre_column(anatomy.body)
+    lacking = columns < middle if left.any() else columns > middle
+    return {"lefts_side_mm": None, "other_side_share": float((right + left)[lacking].sum() / (right + left).sum())}
+
+
+def _share_of_aerated(hu: NDArray[Any], lungs: Mask, anatomy: Anatomy) -> float | None:
+    """How much of the lung that holds air the mask has; None where there is none."""
+    aerated = _aerated(hu, anatomy)
+    n = np.count_nonzero(aerated)
+    return float(np.count_nonzero(aerated & lungs) / n) if n else None
+
+
+def _aerated(hu: NDArray[Any], anatomy: Anatomy) -> Mask:
+    low, high = AERATED_RANGE_HU
+    return anatomy.body & ~anatomy.airway & (hu > low) & (hu < high)
+
+
 def _solid_core(hu: NDArray[Any], lungs: Mask, spacing_mm: float) -> Mask:
     """The middle of thick solid parts: a leak into heart, liver or chest wall, or consolidated lung."""
     # Vessels, septa and honeycombing are too thin to have a voxel left.
@@ -105,8 +131,7 @@ def _solid_core(hu: NDArray[Any], lungs: Mask, spacing_mm: float) -> Mask:
 
 def _largest_missed(hu: NDArray[Any], lungs: Mask, anatomy: Anatomy) -> Mask:
     """The largest piece of aerated lung inside the body that the mask leaves out."""
-    low, high = AERATED_RANGE_HU
-    left_out = anatomy.body & ~anatomy.airway & ~lungs & (hu > low) & (hu < high)
+    left_out = _aerated(hu, anatomy) & ~lungs
     return _largest_piece(erode(left_out, anatomy.spacing_mm / 2, anatomy.spacing_mm))
 
 
@@ -162,6 +187,8 @@ def _posture(
     spacing_mm, low, height = anatomy.spacing_mm, heights[0], np.ptp(heights) + 1
     lungs = labels > 0
     _, rows, columns = (float(index.mean()) for index in np.nonzero(lungs))
+    if not ((labels == 1).any() and (labels == 2).any()):  # a single lung does not lie around the midline
+        columns = centre_column(anatomy.body)
     near_middle = np.abs(np.arange(hu.shape[2]) - columns) < 30 / spacing_mm
     beside_lungs = np.isin(np.arange(len(hu)), heights)[:, None, None]
     bone = (hu > BONE_HU) & anatomy.body & near_middle & beside_lungs

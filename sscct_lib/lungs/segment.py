@@ -274,17 +274,17 @@ def _provided(study: Study, row: Mapping[str, Any], image: sitk.Image) -> sitk.I
     mask = sitk.DICOMOrient(read_volume(path), "LPS")
     if mask.GetSize() != scan.GetSize():
         raise ScanError(
-            f"{path.name} has {_sides(mask)} voxels, its scan has {_sides(scan)} (x, y, z in LPS order): the mask "
+            f"the mask has {_sides(mask)} voxels, its scan has {_sides(scan)} (x, y, z in LPS order): it "
             "must lie on the grid of the scan."
         )
     if not np.allclose(mask.GetOrigin(), scan.GetOrigin(), atol=SAME_GRID_MM) or not np.allclose(
         mask.GetSpacing(), scan.GetSpacing(), rtol=1e-3
     ):
-        raise ScanError(f"{path.name} lies elsewhere in space than its scan: origin or voxel sides differ.")
+        raise ScanError("the mask lies elsewhere in space than its scan: origin or voxel sides differ.")
     values = np.unique(sitk.GetArrayViewFromImage(mask))
     if not np.isin(values, (0, RIGHT, LEFT)).all():
         shown = ", ".join(f"{value:g}" for value in values[:10])
-        raise ScanError(f"{path.name} has values {shown}; expected 0 outside, 1 right lung, 2 left lung.")
+        raise ScanError(f"the mask has values {shown}; expected 0 outside, 1 right lung, 2 left lung.")
     return resample_mask(mask, image)
 
 

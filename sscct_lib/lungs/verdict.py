@@ -1,8 +1,8 @@
 """From measures to a verdict on each mask, and what a person decided about it.
 
-A verdict is `fail` when the mask or the scan cannot be used: hardly any lung, the patient lying otherwise than the
-header says, or densities that are no Hounsfield units. It is `review` when a measure is unusual and a person should
-look, and `pass` otherwise.
+A verdict is `fail` when the mask or the scan cannot be used: lungs that no patient has, right and left swapped, a mask
+beside the lungs, the patient lying otherwise than the header says, or densities that are no Hounsfield units. It is
+`review` when a measure is unusual and a person should look, and `pass` otherwise.
 """
 
 from dataclasses import dataclass
@@ -22,11 +22,34 @@ HEADER_LINES = 2
 
 HEART_SLACK_MM = 2.0
 LEAST_SPINE_SHARE = 0.6
-LEAST_LUNG_L = 0.3  # less than this is no pair of lungs, whatever the patient
+LEAST_LUNG_L = 0.3  # less than this is no lung
+POSSIBLE_VOLUME_L = (0.8, 10.0)
+POSSIBLE_LEFT_SHARE = (0.15, 0.85)
+POSSIBLE_MEAN_HU = (-950.0, -300.0)
+"""What no patient goes beyond, while the ranges in the settings say what is unusual.
+
+Total lung capacity of adults is predicted at 3 to 9 L [1, 2]; restriction takes up to three quarters of it,
+hyperinflation adds up to a third, and a lung in CT holds no more than that. Fibrosis brings the mean density from about
+-850 HU to -700 HU, seldom above -500 HU [3]; air is -1000 HU. The left lung has a little less than half of the volume,
+unless one is missing.
+
+References
+----------
+1. Stocks J, Quanjer PH. Reference values for residual volume, functional residual capacity and total lung capacity.
+   Eur Respir J 1995;8:492-506.
+2. Hall GL et al. Official ERS technical standard: Global Lung Function Initiative reference values for static lung
+   volumes in individuals of European ancestry. Eur Respir J 2021;57:2000289.
+3. Best AC et al. Quantitative CT indexes in idiopathic pulmonary fibrosis. Radiology 2003;228:407-414.
+"""
+LEAST_AERATED_SHARE = 0.6
+MOST_ON_OTHER_SIDE = 0.3  # a single lung reaches over the midline, but not with more
 
 SEVERE = frozenset(
-    ("volume_l", "trachea_height", "spine_behind_mm", "spine_share", "chest_width_mm", "heart_hu", "trachea_hu")
-)
+    (
+        "volume_l", "left_share", "mean_hu", "lefts_side_mm", "aerated_share", "trachea_height", "spine_behind_mm",
+        "spine_share", "chest_width_mm", "heart_hu", "trachea_hu",
+    )
+)  # fmt: skip
 """Measures for which a scan can fail; the others send it to a person."""
 
 Finding = tuple[str, str]  # the measure, and what it says in words
@@ -48,14 +71,40 @@ def judge(found: Measured, settings: LungSettings) -> Judgement:
     if measures["volume_l"] < LEAST_LUNG_L:
         words = f"hardly any lung in the mask ({measures['volume_l']:.2f} L)"
         return Judgement("fail", words, "volume_l", None)
-    severe = [*_wrong_posture(measures), *_wrong_density(measures, settings)]
-    findings = [*severe, *_unusual_lungs(measures, settings), *_wrong_extent(measures, settings)]
+    severe = [*_impossible(measures), *_wrong_posture(measures), *_wrong_density(measures, settings)]
+    known = {name for name, _ in severe}
+    unusual = [*_unusual_lungs(measures, settings), *_wrong_extent(measures, settings)]
+    findings = [*severe, *(finding for finding in unusual if finding[0] not in known)]
     return Judgement(
         "fail" if severe else "review" if findings else "pass",
         "; ".join(words for _, words in findings),
         " ".join(dict.fromkeys(name for name, _ in findings)),
         next((found.places[name] for name, _ in findings if name in found.places), None),
     )
+
+
+def _impossible(measures: dict[str, Any]) -> list[Finding]:
+    """Find a mask of which no patient can be the reason."""
+    findings = [
+        *_outside(measures, "volume_l", POSSIBLE_VOLUME_L, "lung volume {:.1f} L, which no patient has"),
+        *_outside(measures, "mean_hu", POSSIBLE_MEAN_HU, "mean density {:.0f} HU, which no lung has"),
+    ]
+    if _below(measures["lefts_side_mm"], 0):
+        findings.append(("lefts_side_mm", "label 1 (right lung) lies left of label 2: right and left are swapped"))
+    elif _lacks_a_lung(measures):
+        words = "left lung {:.0f} % of the volume, though both are in the scan"
+        findings += _outside(measures, "left_share", POSSIBLE_LEFT_SHARE, words, 100)
+    if _below(measures["aerated_share"], LEAST_AERATED_SHARE):
+        share = measures["aerated_share"]
+        words = f"the mask holds {share:.0%} of the aerated lung, expected {LEAST_AERATED_SHARE:.0%} or more"
+        findings.append(("aerated_share", f"{words}: does it lie beside the lungs?"))
+    return findings
+
+
+def _lacks_a_lung(measures: dict[str, Any]) -> bool:
+    """Whether a lung that the mask hardly has is in the scan: left out, or named for the other one."""
+    on_other_side = measures["other_side_share"] or 0
+    return bool(measures["missed_air_l"] > LEAST_LUNG_L or on_other_side > MOST_ON_OTHER_SIDE)
 
 
 def _wrong_posture(measures: dict[str, Any]) -> list[Finding]:
@@ -67,7 +116,8 @@ def _wrong_posture(measures: dict[str, Any]) -> list[Finding]:
         findings.append(("spine_behind_mm", "the spine lies in front of the lungs: front and back swapped?"))
     if measures["spine_share"] < LEAST_SPINE_SHARE:
         findings.append(("spine_share", f"the spine shows in {measures['spine_share']:.0%} of slices: axes swapped?"))
-    if measures["chest_width_mm"] < measures["chest_depth_mm"]:
+    has_both = measures["lefts_side_mm"] is not None  # a single lung is deeper than wide
+    if has_both and measures["chest_width_mm"] < measures["chest_depth_mm"]:
         findings.append(("chest_width_mm", "the chest is deeper than wide: axes swapped?"))
     return findings
 

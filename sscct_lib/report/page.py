@@ -21,6 +21,9 @@ from sscct_lib.study.words import NETWORK_WORDS
 
 NEW = "new"  # id of a scan from outside the study, in files and on its page
 STRANGE = "the scan is unlike those that it learned from"  # said of a scan that a network flags
+UNLIKE = "is unlike those that"  # in every warning that a scan is out of the distribution of the training scans
+FAILED = "The lung mask failed its checks"
+ANYWAY = "Judged because of --anyway: no risk is given of a scan whose lung mask failed its checks."
 # Heading of the reasons: they are those of one model, and not of the one whose risk is drawn.
 WEIGHTS = "What weighs most in a model that can be read"
 FACTS = {
@@ -193,7 +196,7 @@ def build(
         reasons=weights,
         explained=explained,
         likeness=alike,
-        warnings=(*warnings, *_warnings(scan, facts, alike)),
+        warnings=tuple(sorted((*warnings, *_warnings(scan, facts, alike)), key=_gravity)),
         overlay=picture,
         attribution=attribution,
     )
@@ -213,11 +216,16 @@ def _fact(value: Any, form: str) -> str:
     return "not known" if pd.isna(value) else form.format(value)
 
 
+def _gravity(warning: str) -> int:
+    """Order warnings: a failed mask first, then a scan unlike the training scans, then all others."""
+    return 0 if warning == ANYWAY else 1 if warning.startswith(FAILED) else 2 if UNLIKE in warning else 3
+
+
 def _warnings(scan: Scan, facts: Mapping[str, str], alike: Likeness) -> list[str]:
     said = []
     verdict, findings = scan.lungs.get("verdict"), scan.lungs.get("findings")
     if verdict == "fail":
-        said.append(f"The lung mask failed its checks: {findings}. No risk of this scan can be trusted.")
+        said.append(f"{FAILED}: {findings}. No risk of this scan can be trusted.")
     elif verdict == "review":
         said.append(f"A person should look at the lung mask: {findings}")
     if alike.findings:

@@ -21,7 +21,7 @@ from sscct_lib.lungs.segment import segment_scans
 from sscct_lib.radiomics.extract import extract_scans
 from sscct_lib.radiomics.saved import FOLDER, predict_risks
 from sscct_lib.report.evidence import Map, caution, mean_map
-from sscct_lib.report.page import NEW, Scan, ScanReport, build, first_row, read_tables, strange
+from sscct_lib.report.page import ANYWAY, NEW, Scan, ScanReport, build, first_row, read_tables, strange
 from sscct_lib.report.prediction_file import Prediction, prediction_of
 from sscct_lib.study.files import checksum
 from sscct_lib.study.folder import SETTINGS_FILE, Study, StudyError, fingerprint
@@ -34,7 +34,12 @@ STAGES = ("01_cohort", "02_segmentation_qa", "03_radiomics", "04_deep_models")
 
 
 def predict_scan(
-    trained: Study, source: Path, clinical: Mapping[str, Any], work: Path, lung_mask: Path | None = None
+    trained: Study,
+    source: Path,
+    clinical: Mapping[str, Any],
+    work: Path,
+    lung_mask: Path | None = None,
+    anyway: bool = False,
 ) -> tuple[Prediction, ScanReport]:
     """Judge a scan that was never in the study.
 
@@ -50,6 +55,8 @@ def predict_scan(
         An empty folder for what is made on the way; it holds the scan afterwards.
     lung_mask
         Mask on the grid of the scan, where `lungs.method` of the study is `provided`.
+    anyway
+        Judge the scan although its mask failed; the first warning says so.
 
     Returns
     -------
@@ -62,7 +69,8 @@ def predict_scan(
     ------
     StudyError
         If the run has no models or they were trained with other settings than `study.yaml` now has; if the source holds
-        no scan or more than one; or if scan or lungs cannot be used: the reason is given.
+        no scan or more than one; if scan or lungs cannot be used: the reason is given; or if the mask failed its checks
+        and `anyway` is not said.
     """
     check_settings(trained)
     tables = read_tables(trained)
@@ -76,10 +84,16 @@ def predict_scan(
     _stop_if_failed(first_row(prepare_scans(study, rows)), "The scan cannot be used")
     lungs = first_row(segment_scans(study, rows))
     _stop_if_failed(lungs, "No lungs could be found")
+    if lungs["verdict"] == "fail" and not anyway:
+        raise StudyError(
+            f"No risk: the lung mask failed its checks: {lungs['findings']}. A risk from it would be of something else "
+            "than these lungs. Give a better scan or mask, or say --anyway to see what the models would make of it."
+        )
     features = first_row(extract_scans(study, rows))
     known = {name: row[name] for name in covariates() if pd.notna(row.get(name))}
     scan_values = features | known
-    warnings = [] if features["status"] == "ok" else [f"No features: {features['reason']}"]
+    warnings = [ANYWAY] if lungs["verdict"] == "fail" else []
+    warnings += [] if features["status"] == "ok" else [f"No features: {features['reason']}"]
     risks = _risks(trained, study, scan_values)
     if risks.empty:
         raise StudyError(f"No model of run {trained.run_name} could judge the scan. {' '.join(warnings)}")
@@ -136,8 +150,7 @@ def _read(study: Study, source: Path) -> dict[str, Any]:
     if source.is_file():
         if not is_volume(source, pairs=False):
             raise StudyError(
-                f"{source.name}: expected a NIfTI or NRRD file ({', '.join(READERS)}), or the folder of one "
-                "DICOM examination."
+                f"SCAN: expected a NIfTI or NRRD file ({', '.join(READERS)}), or the folder of one DICOM examination."
             )
         return row | {"image": str(source.resolve())}
     if not source.is_dir():
@@ -145,7 +158,7 @@ def _read(study: Study, source: Path) -> dict[str, Any]:
     ingest(source, None, study.folder, study.folder.parent / "new.key")
     found = pd.read_csv(study.manifest_path)
     if len(found) != 1:
-        raise StudyError(f"{source.name} holds {len(found)} examinations, expected one: name the folder of one.")
+        raise StudyError(f"The source holds {len(found)} examinations, expected one: name the folder of one.")
     kept = {name: found[name].iloc[0] for name in covariates() if name in found and found[name].notna().iloc[0]}
     return row | kept | {"image": str(found["image"].iloc[0])}
 

@@ -6,6 +6,7 @@ A study is a folder with `study.yaml`, `data_manifest.csv` and `runs/<name>/`. W
 
 import hashlib
 import json
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,9 +95,11 @@ def load_study(folder: str | Path, run_name: str = "main", **overrides: Any) -> 
     Raises
     ------
     StudyError
-        If `study.yaml` is missing, is not YAML, or has an unknown or impossible value; each is named.
+        If `study.yaml` is missing, is not YAML, or has an unknown or impossible value; each is named. If the path of
+        the folder has a line break.
     """
     path = Path(folder) / SETTINGS_FILE
+    refuse_control_characters(Path(folder))
     if not path.is_file():
         raise StudyError(f"{path} is missing. A study folder needs one; `sscct demo FOLDER` makes an example.")
     content = read_settings(path)
@@ -111,6 +114,13 @@ def load_study(folder: str | Path, run_name: str = "main", **overrides: Any) -> 
     except ValidationError as error:
         raise StudyError(f"{where}:\n{_violations(error)}") from error
     return Study(Path(folder), settings, run_name)
+
+
+def refuse_control_characters(folder: Path) -> None:
+    """Refuse a folder whose path has a line break or the like: logs, lists of files and commands are lines."""
+    path = str(folder.resolve())
+    if any(unicodedata.category(letter) == "Cc" for letter in path):
+        raise StudyError(f"{path!r} has a line break or another control character in its name. Rename the folder.")
 
 
 def read_settings(path: Path) -> dict[str, Any]:

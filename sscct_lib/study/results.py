@@ -5,8 +5,10 @@ How far long work is stands in lines under a notebook's cell and in the terminal
 
 import json
 import logging
+import re
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +33,8 @@ ScanFunction = Callable[[Study, Mapping[str, Any]], Record]
 
 class ScanError(ValueError):
     """One scan cannot be used; the message says what was found, what was expected and how to mend it."""
+
+    code = ""  # of its reason, where a table counts reasons
 
 
 def process(
@@ -134,13 +138,16 @@ class _Job:
         try:
             record = {**identity, "status": "ok", "reason": "", **self.function(self.study, self.row)}
         except ScanError as error:
-            record = {**identity, "status": "failed", "reason": str(error)}
+            coded = {"codes": error.code} if error.code else {}
+            record = {**identity, "status": "failed", "reason": without_names(str(error), self.inputs), **coded}
         except (StudyError, NoRoomError):
             raise  # no fault of this scan: the next would fail as well
         except Exception as error:
             # Not our own verdict on the data, so it is tried again at the next run: no record is kept.
-            log.exception("%s: scan %s failed unexpectedly", self.stage, self.row["scan_id"])
-            return {**identity, "status": "failed", "reason": f"unexpected {type(error).__name__}: {error}"}
+            trace = without_names(traceback.format_exc(), self.inputs)
+            log.error("%s: scan %s failed unexpectedly\n%s", self.stage, self.row["scan_id"], trace)
+            words = without_names(f"unexpected {type(error).__name__}: {error}", self.inputs)
+            return {**identity, "status": "failed", "reason": words}
         with atomic(self.path) as partial:
             content = {"key": key, "check": fingerprint(record), "record": record}
             partial.write_text(json.dumps(content), encoding="utf-8")
@@ -161,6 +168,14 @@ def file_state(path: Path) -> list[Any]:
         return ["missing"]
     stat = path.stat()
     return [stat.st_size, stat.st_mtime_ns]
+
+
+def without_names(text: str, files: Iterable[Path]) -> str:
+    """Take the names of files out of a message: hospitals name them after patients, and the scan's id is there."""
+    for file in files:
+        for name in (str(file.absolute()), str(file), file.name):
+            text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "the file", text)
+    return text
 
 
 def _read_record(path: Path) -> dict[str, Any] | None:

@@ -69,6 +69,8 @@ RULE_WORDS = {
     "volume_l": "lung volume",
     "left_share": "share of the left lung",
     "mean_hu": "mean lung density",
+    "lefts_side_mm": "labels of right and left swapped",
+    "aerated_share": "mask beside the lungs",
     "trachea_hu": "density of air in the trachea",
     "heart_hu": "density of the heart",
     "noise_hu": "noise",

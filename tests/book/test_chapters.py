@@ -1,13 +1,18 @@
 """Notebooks hold their figures and no place of a machine; a run that lacks something gives a book that says so."""
 
 import json
+import os
 import sys
 import sysconfig
+from pathlib import Path
 from tempfile import gettempdir
 
 import nbformat
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_notebook, new_output
+from papermill.parameterize import parameterize_path
 
 from sscct_lib.book import chapters
 from sscct_lib.book.build import this_run
@@ -91,9 +96,22 @@ def test_a_page_keeps_the_numbers_that_are_there():
     assert left == f"{{glue:text}}`notebooks/01_cohort.ipynb::n:d` and {chapters.NOT_MADE}."
 
 
-def test_paths_of_warnings_tracebacks_and_papermill_are_shortened(tmp_path):
-    study = Study(tmp_path / "study", Settings())
-    (tmp_path / "study").mkdir()
+ODD = """a {x} 50% #1 $HOME 'q' "d" äö\\b [z] * {y!r}"""
+
+
+VISIBLE = st.characters(categories=["L", "N", "P", "S", "Zs"], exclude_characters="/")
+
+
+@given(st.text(VISIBLE, min_size=1).map("/a{}".format))
+def test_papermill_takes_every_path_as_it_is(path):
+    assume(path == os.path.normpath(path))
+    assert parameterize_path(chapters._unfilled(Path(path)), {}) == path
+
+
+@pytest.mark.parametrize("name", ["study", ODD], ids=["plain", "odd"])
+def test_paths_of_warnings_tracebacks_and_papermill_are_shortened(tmp_path, name):
+    study = Study(tmp_path / name, Settings())
+    study.folder.mkdir()
     said = [
         f"{sysconfig.get_paths()['purelib']}/joblib/parallel.py:44: UserWarning: slow",
         f"{sysconfig.get_paths()['stdlib']}/threading.py:1: UserWarning: slow",
@@ -106,7 +124,7 @@ def test_paths_of_warnings_tracebacks_and_papermill_are_shortened(tmp_path):
     own = {"input_path": f"{study.folder}/runs/main/logs/01.source.ipynb"}
     cell = {"cell_type": "code", "source": "1", "metadata": {}, "outputs": outputs}
     path = tmp_path / "01.ipynb"
-    path.write_text(json.dumps({"cells": [cell], "metadata": {"papermill": own}}))
+    path.write_text(json.dumps({"cells": [cell], "metadata": {"papermill": own}}, ensure_ascii=False))
     assert len(search_file(path)) >= len(said)  # one more: the input; one less where Python is the system's
     chapters._forget_paths(path, study)
     assert search_file(path) == []
@@ -145,7 +163,9 @@ def test_figures_are_kept_where_the_surroundings_name_a_backend_that_shows_nothi
     monkeypatch.setattr(chapters, "PROJECT", tmp_path)
     monkeypatch.setenv("MPLBACKEND", "agg")
     monkeypatch.setenv("PYTHONPATH", str(PROJECT))
-    executed = chapters.run_notebook(Study(tmp_path, Settings()), "06_figure", {})
+    folder = tmp_path / ODD
+    executed = chapters.run_notebook(Study(folder, Settings()), "06_figure", {})
+    assert executed.is_relative_to(folder)
     found = chapters.pictures(executed)
     assert set(found) == {"curve.png", "sharp.svg"}
     assert found["curve.png"].startswith(b"\x89PNG")

@@ -15,6 +15,7 @@ MAIN_ITEMS = {"tripod_ai": 27, "claim": 44, "clear": 58}
 GENERATED = {
     "run",
     "data_dictionary",
+    "odd_exports",
     "model_cards",
     "gallery",
     "patients",

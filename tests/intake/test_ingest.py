@@ -15,7 +15,6 @@ from pydicom.uid import RLELossless
 from sscct_lib.cohort.manifest import read_manifest
 from sscct_lib.images.scanners import is_sharp, known_kernel, known_manufacturer
 from sscct_lib.intake.ingest import ingest
-from sscct_lib.intake.report import summarise
 from sscct_lib.study.folder import StudyError, load_study
 from tests.images.dicom_samples import CT, SECRET, STEP_MM, enhanced, hounsfield, save, series, slice_of
 
@@ -251,27 +250,6 @@ class TestChoice:
         assert known_kernel("Br40d") == "Br40d"
         assert known_manufacturer("GE MEDICAL SYSTEMS") == "GE"
         assert known_manufacturer("Dr. Georg Meier") is None
-
-
-def test_summary_of_a_large_report_is_short():
-    rows = [
-        {"patient_id": f"p{i % 640}", "status": "scan", "reason": f"{i % 3} duplicate file(s) left out"}
-        for i in range(1000)
-    ]
-    rows += [
-        {"patient_id": f"p{i}", "status": "set aside", "reason": f"{i} slices, expected at least 20"} for i in range(19)
-    ]
-    rows += [{"patient_id": "p1", "status": "set aside", "reason": f"reason {chr(97 + i)}"} for i in range(20)]
-    lines = summarise(pd.DataFrame(rows))
-    assert lines[:4] == [
-        "1000 scan(s) of 640 patient(s)",
-        "scan: 1000",
-        "  1,000 # duplicate file(s) left out",
-        "set aside: 39",
-    ]
-    assert lines[4] == "  19 # slices, expected at least #"
-    assert lines[-1] == "  and 9 more reasons"
-    assert len(lines) < 20
 
 
 class TestNothingToUse:

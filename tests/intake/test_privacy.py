@@ -7,10 +7,10 @@ import sys
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from sscct_lib.intake.privacy import find, identifiers, is_identifying_field
+from sscct_lib.intake.privacy import find, find_in_name, identifiers, is_identifying_field
 from sscct_lib.intake.pseudonyms import patient_code, scan_code
 from sscct_lib.study.folder import fingerprint
 
@@ -26,7 +26,17 @@ POINTING = [
     ("1.2.840.113619.2.55.3.604688119.971.1268", "DICOM UID"),
     ("2.25.329800735698586629295641978511506172918", "DICOM UID"),
     ("erika.mueller@hospital.ch", "e-mail"),
+    ("_19530412_", "date"),
+    ("1953-04-12.nii", "date"),
+    ("19530412.7z", "date"),
+    ("1953_04_12", "date"),
+    ("12_04_1953", "date"),
+    ("12.04.1953.pdf", "date"),
     ("Müller^Erika", "name"),
+    ("Müller^Erika_2.nii", "name"),
+    ("Doe_Jane.nii.gz", "name"),
+    ("DOE_JANE_CT.dcm", "name"),
+    ("Müller-Lüdenscheidt,Erika/ct.nii", "name"),
     ("VAN DER BERG^ANNA", "name"),
     ("/home/erika/study/scan.nii.gz", "path"),
     (r"C:\Users\erika\study", "path"),
@@ -43,6 +53,7 @@ HARMLESS = [
     "spacing 1.5 2.0 3.25", "2015-13-04", "31.02.2015", "20159999", "arXiv 2510.04923",
     "runs/main/tables/cohort.parquet",
     "p. 2015-2018", "AUC 0.801 (0.769-0.833)", "../shared/data", "1 / 3 / 5 years", "Schniering 2022, PMC9117734",
+    "Lung_Mask.nii.gz", "Chest_Thin.dcm", "README_FIRST.pdf", "p0123456789-20150304.nii.gz", "20150304.5", "x_2015_03",
     "doi 10.1055/20150304a", "S001-1", "-1024 to 600 HU", "the 95 % interval", "patient number of the study",
 ]  # fmt: skip
 
@@ -95,6 +106,34 @@ def test_parts_of_a_name_and_dates_in_other_forms():
     for text in ("Frau MÜLLER", "Müller Erika", "erika", "03/04/2015", "04.03.2015", "20150304"):
         assert [match.kind for match in find(text, known)][:1] == ["known identifier"], text
     assert find("Erikas Zimmermüller", known) == []
+
+
+@pytest.mark.parametrize("between", ["_", "-", ".", " ", ", ", "^", "__", ""])
+@given(
+    parts=st.lists(st.from_regex(r"[A-Za-z0-9]{2,6}", fullmatch=True), min_size=2, max_size=3),
+    was=st.sampled_from("_-. ^"),
+)
+def test_known_identifiers_are_found_whatever_separates_their_parts(between, parts, was):
+    known = identifiers([was.join(parts)], fewest=3)
+    assume(between or len("".join(parts)) > 4)  # a number of four digits may be a year
+    assert find(f"({between.join(parts).swapcase()})", known)[0].kind == "known identifier"
+
+
+@pytest.mark.parametrize("text", ["Mueller", "Muller", "MÜLLER", "Mu\u0308ller", "mueller_erika", "Erika_Mueller"])
+def test_names_are_found_without_their_umlauts_and_the_other_way_round(text):
+    assert find(f"scans/{text}.nii", identifiers(["Müller Erika", "Müller"]))[0].kind == "known identifier"
+
+
+@pytest.mark.parametrize(
+    "name", ["Doe_Jane", "Doe_Jane_19530412_2019-03-05.nii.gz", "DOE_JANE", "O'Neill_Anne", "Doe,_Jane"]
+)
+def test_names_of_persons_are_found_in_names_of_files(name):
+    assert [match.kind for match in find_in_name(name)] == ["name"]
+
+
+@pytest.mark.parametrize("name", ["01_cohort.ipynb", "Lung_Mask", "README_FIRST", "a_b", "CT_CHEST", "resnet18_0.json"])
+def test_other_names_of_files_name_no_person(name):
+    assert find_in_name(name) == []
 
 
 def test_many_identifiers_cost_no_more_than_few():

@@ -1,6 +1,7 @@
 """An identifier planted in any file of a study is found there; a clean study has no finding."""
 
 import base64
+import csv
 import gzip
 import io
 import json
@@ -242,7 +243,7 @@ PLACES = {
     plant_tensor_metadata: "runs/main/models/a.safetensors, metadata: e-mail er…",
     plant_skops: "runs/main/models/a.skops, schema.json, line 1: date 20…",
     plant_log: "runs/main/logs/book.log, line 2: record number MR…",
-    plant_file_name: "_20150304.nii.gz (its name): name Mü…",
+    plant_file_name: "scans/Mü… (28 characters) (its name): name Mü…",
     plant_dicom: "the whole file: DICOM file",
     plant_key: "study.key, the whole file: key",
 }
@@ -262,7 +263,7 @@ def test_planted_identifier_is_found(study, plant):
     assert shown.exit_code == 1
     assert PLACES[plant] in shown.output
     for secret in ("erika", "Müller", "4711004", "604688119", "1234567", "03-04"):
-        assert secret not in shown.output.replace(f"{SECRET}_", "")
+        assert secret not in shown.output
 
 
 @pytest.mark.parametrize(
@@ -366,3 +367,32 @@ def test_a_file_found_clean_is_read_again_only_when_it_changes(study, monkeypatc
     found = search_study(study, clean=clean)
     assert [one.kind for one in found.findings] == ["date"]
     assert len(search_study(study, clean=clean).findings) == 1  # and is found again, for nothing was mended
+
+
+class TestTableOfIdentifiers:
+    @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+    def test_each_cell_is_looked_for_however_it_is_written(self, tmp_path, study, delimiter):
+        table = tmp_path / "known.csv"
+        rows = [["who", "code"], ["Doe, Jane", "K 17-b"], ["ab", "12.04.1953"]]
+        with table.open("w", newline="", encoding="utf-8-sig") as file:
+            csv.writer(file, delimiter=delimiter).writerows(rows)
+        write_json(study / RUN / "records" / "lungs" / "a.json", {"a": "doe_jane", "b": "k17B", "c": "04/12/1953"})
+        shown = sscct("check", study, "--privacy", "--identifiers", table)
+        assert shown.exit_code == 1
+        assert shown.output.count("known identifier") == 3
+        assert "jane" not in shown.output.lower()
+
+    def test_a_clean_study_is_clean_and_whole_words_count(self, tmp_path, study):
+        (tmp_path / "known.csv").write_text("id\nxyz\n")
+        write_json(study / RUN / "records" / "lungs" / "a.json", {"a": "wxyz xyzz"})
+        assert sscct("check", study, "--privacy", "--identifiers", tmp_path / "known.csv").exit_code == 0
+
+    @pytest.mark.parametrize(
+        ("text", "words"), [("id\n", "no cell of 3"), ("", "no cell of 3"), (None, "no such file")]
+    )
+    def test_a_table_with_nothing_to_look_for_is_refused(self, tmp_path, study, text, words):
+        if text is not None:
+            (tmp_path / "known.csv").write_text(text)
+        shown = sscct("check", study, "--privacy", "--identifiers", tmp_path / "known.csv")
+        assert shown.exit_code == 1
+        assert words in shown.output

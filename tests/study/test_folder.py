@@ -66,3 +66,18 @@ def test_import_loads_nothing_heavy():
     code = f"import sys, sscct_lib, sscct_lib.cli; print([name for name in {heavy} if name in sys.modules])"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\rb", "a\tb", "a\x1bb", "a\x85b"])
+def test_a_folder_whose_name_would_break_lines_is_refused(tmp_path, name):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "study.yaml").write_text("")
+    with pytest.raises(StudyError, match="control character in its name"):
+        load_study(tmp_path / name)
+
+
+def test_a_folder_with_braces_quotes_and_umlauts_is_taken(tmp_path):
+    folder = tmp_path / """a {x} 50% #1 $HOME 'q' "d" äö [z] *"""
+    folder.mkdir()
+    (folder / "study.yaml").write_text("title: here")
+    assert load_study(folder).settings.title == "here"
