@@ -5,7 +5,7 @@ outside their circular field.
 """
 
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any
 
 import numpy as np
@@ -118,7 +118,7 @@ def shifted_slices(volume: NDArray[Any]) -> Shifted | None:
         HU, shape (n, rows, columns), slices in the order of their places.
     """
     some = _some(volume).reshape(len(volume), -1).astype(np.int32)
-    jumps = np.median(np.diff(some, axis=0), axis=1)
+    jumps = np.array([_jump(one, other) for one, other in pairwise(some)])
     if np.abs(jumps).max(initial=0.0) < JUMP_HU:
         return None
     steps = np.where(np.abs(jumps) < JUMP_HU, 0.0, np.rint(jumps / LEVEL_HU))
@@ -130,6 +130,12 @@ def shifted_slices(volume: NDArray[Any]) -> Shifted | None:
     return Shifted(np.flatnonzero(is_right).tolist(), np.flatnonzero(~is_right).tolist())
 
 
+def _jump(one: NDArray[Any], other: NDArray[Any]) -> float:
+    # Air that is as low as can be stored does not follow a shift.
+    changes = (other - one)[np.maximum(one, other) > COLDEST_CORNER_HU]
+    return float(np.median(changes)) if changes.size else 0.0
+
+
 def _is_plausible(values: NDArray[Any]) -> bool:
     inside = values[values > AIR_HU]
     return _share(inside, AIR_HU, WARMEST_AIR_HU) >= SHIFTED_SHARE and _share(inside, *TISSUE_HU) >= SHIFTED_SHARE
@@ -137,8 +143,7 @@ def _is_plausible(values: NDArray[Any]) -> bool:
 
 def agrees(plane: NDArray[Any], other: NDArray[Any]) -> bool:
     """Tell whether two neighbouring slices have densities of one kind."""
-    difference = np.subtract(_some(plane), _some(other), dtype=float)
-    return bool(abs(np.median(difference)) < JUMP_HU / 2)
+    return abs(_jump(np.asarray(_some(other), dtype=float), np.asarray(_some(plane), dtype=float))) < JUMP_HU / 2
 
 
 def takes_turns(volume: NDArray[Any]) -> bool:

@@ -204,8 +204,7 @@ def read_headers(files: Iterable[Path]) -> Series:
     for path in files:
         try:
             header = pydicom.dcmread(path, specific_tags=HEADER_TAGS, stop_before_pixels=True, force=True)
-            for name in HEADER_TAGS:  # values are decoded when they are asked for
-                header.get(name, None)
+            list(header)  # values are decoded when they are asked for
             for name in ("Rows", "Columns", "InstanceNumber", "AcquisitionNumber", "NumberOfFrames"):
                 int(header.get(name, None) or 0)
             for name in ("SliceThickness", "RescaleSlope", "RescaleIntercept", "SpacingBetweenSlices"):

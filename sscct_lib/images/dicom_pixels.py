@@ -47,6 +47,7 @@ THORAX_MM = 150.0  # a shorter stack holds no whole thorax
 AXIAL_COSINE = 0.85  # a gantry tilts by up to 30 degrees
 LOWEST_TISSUE_HU, HIGHEST_TISSUE_HU = -900, 3071
 WIDEST_GAP_MM = 10.0
+ONE_MISSING = 2.1  # steps: one slice never costs a scan
 SAME_STEP_MM = 0.05
 ITEM_HEADER = struct.Struct("<4sL")  # tag and length of a piece of compressed pixels
 TILT_MM = 0.1  # drift of the slices across their normal that is still called straight
@@ -255,7 +256,7 @@ def _check_gaps(along: NDArray[np.float64], step: float) -> None:
     gaps = np.diff(along)
     widest = int(np.argmax(gaps))
     missing = round(float((gaps / step).sum())) - len(gaps)
-    if gaps[widest] > max(WIDEST_GAP_MM, 1.5 * step) or missing > MOST_MISSING_SHARE * len(along):
+    if gaps[widest] > max(WIDEST_GAP_MM, ONE_MISSING * step) or missing > MOST_MISSING_SHARE * len(along):
         raise UnusableError(
             "gap", n=missing, gap=gaps[widest], after=widest + 1, before=widest + 2, slices=len(along), step=step
         )

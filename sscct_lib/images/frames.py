@@ -56,9 +56,9 @@ class Frame:
     def values(self, name: str) -> list[str]:
         """Give all values of a header field as text: those of the frame, else those of the file."""
         names = (IN_FRAME.get(name, name), name)
-        found = (source.get(one, None) for source in (*self.groups, self.header) for one in names)
-        value = next((one for one in found if one not in (None, "")), None)
-        parts = value if isinstance(value, MultiValue) else [] if value is None else [value]
+        found = (one for group in self.groups for key in names if (one := group.get(key, None)) not in (None, ""))
+        value = next(found, None) or self.header.get(name, None)
+        parts = value if isinstance(value, MultiValue) else [] if value in (None, "") else [value]
         return [str(part).strip() for part in parts]
 
     def text(self, name: str) -> str:

@@ -24,7 +24,7 @@ FEWEST_SLICES = 20
 SAME_POSITION_MM = 0.01
 SAME_COSINE = 0.003  # headers write three digits and more
 SAME_SPACING, SAME_THICKNESS = 1e-3, 0.02  # relative
-WHOLE_SHARE = 0.8  # of the slices, in passes that could be a scan, where a label tells passes apart
+LONG_SHARE = {1: 0.5, 2: 0.8}  # of the slices, in passes that could be a scan, where a label tells passes apart
 ON_GRID = 0.15  # of a step
 SAME_STEP = 0.05  # relative
 MOST_MISSING_SHARE = 0.1
@@ -81,10 +81,13 @@ def split(frames: list[Frame], plane: Plane) -> list[Volume]:
         volumes = [part for volume in volumes for part in _by_label(volume, what, label)]
     for volume in volumes:
         volume.frames.sort(key=_order(volume.frames[0].normal))
-        _drop_copies(volume, plane)
     for what, label, fewest in SOFT:
         volumes = [part for volume in volumes for part in _by_pass(volume, what, label, fewest)]
-    volumes = [part for volume in volumes for part in _by_rank(volume, plane)]
+    # Only then copies: where a breath changes little, slices of two passes may be alike.
+    volumes = [part for volume in volumes for part in _by_rank(volume)]
+    for volume in volumes:
+        _drop_copies(volume, plane)
+        _drop_doubles(volume, plane)
     volumes = [part for volume in volumes for part in _by_grid(volume)]
     return sorted(volumes, key=lambda volume: -len(volume.frames))
 
@@ -226,7 +229,7 @@ def _by_pass(volume: Volume, what: str, label: Label, fewest: int) -> list[Volum
         return _apart(volume, what, [[frame for _, frame in known]], silent) if both_long else [volume]
     passes = _passes([[frame for _, frame in same] for _, same in groupby(sorted(known, key=_first), key=_first)])
     long = [one for one in passes if len(one) >= FEWEST_SLICES]
-    if len(passes) < 2 or len(long) < fewest or sum(map(len, long)) < WHOLE_SHARE * len(known):
+    if len(passes) < 2 or len(long) < fewest or sum(map(len, long)) < LONG_SHARE[fewest] * len(known):
         return [volume]
     return _apart(volume, what, passes, silent)
 
@@ -248,8 +251,12 @@ def _passes(groups: list[list[Frame]]) -> list[list[Frame]]:
             low, high, n = before.min(), before.max(), len(before)
         else:
             low, high, n = min(low, own.min()), max(high, own.max()), n + len(own)
-    ends = [*starts[1:], len(groups)]
-    return [[frame for group in groups[begin:end] for frame in group] for begin, end in zip(starts, ends, strict=True)]
+    parts = list(pairwise([*starts, len(groups)]))
+    covered = [np.concatenate(along[begin:end]) for begin, end in parts]
+    ranges = sorted((own.min(), own.max()) for own in covered)
+    if all(below < above for (_, below), (above, _) in pairwise(ranges)):
+        parts = [(0, len(groups))]  # slabs in any order
+    return [[frame for group in groups[begin:end] for frame in group] for begin, end in parts]
 
 
 def _turns_before(along: list[NDArray[np.float64]]) -> bool:
@@ -294,27 +301,34 @@ def _same_file(one: Frame, other: Frame) -> bool:
     return one.path != other.path and one.index == other.index and cmp(one.path, other.path, shallow=False)
 
 
-def _by_rank(volume: Volume, plane: Plane) -> list[Volume]:
+def _by_rank(volume: Volume) -> list[Volume]:
     """Part images that lie at one place by their numbers, where these say the same at every place."""
-    places = _places(volume.frames)
-    double = [same for same in places if len(same) > 1]
-    if not double:
+    ranked = _ranks(_places(volume.frames))
+    if ranked is None:
         return [volume]
-    if ranked := _ranks(places):
-        parts, rest = ranked
-        more = [told("doubles_left_out", n=len(rest), which=numbered(one.number for one in rest))] if rest else []
-        return [Volume(part, volume.apart or "order of images", [*volume.told, *more]) for part in parts]
-    if len(double) > MOST_MISSING_SHARE * len(places):
-        return [Volume(volume.frames, volume.apart, volume.told, told("indistinct", n=len(double)))]
-    kept = [_likest(same, places, index, plane) for index, same in enumerate(places)]
-    lost = [frame.number for same, one in zip(places, kept, strict=True) for frame in same if frame is not one]
-    said = told("doubles_left_out", n=len(lost), which=numbered(lost))
-    return [Volume(kept, volume.apart, [*volume.told, said])]
+    parts, rest = ranked
+    said = [told("doubles_left_out", n=len(rest), which=numbered(one.number for one in rest))] if rest else []
+    return [Volume(part, volume.apart or "order of images", [*volume.told, *said]) for part in parts]
+
+
+def _drop_doubles(volume: Volume, plane: Plane) -> None:
+    """Keep one of a few different images at one place; many such places are a fault."""
+    places = _places(volume.frames)
+    n_double = sum(len(same) > 1 for same in places)
+    if n_double > MOST_MISSING_SHARE * len(places):
+        volume.fault = told("indistinct", n=n_double)
+    elif n_double:
+        kept = [_likest(same, places, index, plane) for index, same in enumerate(places)]
+        lost = [frame.number for same, one in zip(places, kept, strict=True) for frame in same if frame is not one]
+        volume.told.append(told("doubles_left_out", n=len(lost), which=numbered(lost)))
+        volume.frames = kept
 
 
 def _ranks(places: list[list[Frame]]) -> tuple[list[list[Frame]], list[Frame]] | None:
     """Part by the order of numbers at each place; also gives the slices of places that lack an image."""
     n = max(map(len, places))
+    if n < 2:
+        return None
     whole = [sorted(same, key=lambda one: one.number or 0) for same in places if len(same) == n]
     numbers = np.array([[one.number or 0 for one in same] for same in whole])
     apart = numbers - numbers[:, :1]
