@@ -26,6 +26,7 @@ from sscct_lib.study.folder import Study, StudyError
 
 FOLDER = "tabular"  # within the folder of models
 USE = "Research on groups of patients: the risk of death from any cause within some years of a chest CT."
+JUDGED = "single fits of the same recipe, each on patients that it never saw; what predicts is one fit, of all scans"
 LIMITS = (
     "Not validated outside the study that it was trained on, and not a medical device. How well it predicts there is "
     "in the performance table of the same run; scans of other scanners, kernels or patients may differ."
@@ -211,7 +212,7 @@ def _card(model: Model, fitted: Fit, table: pd.DataFrame, study: Study, settings
         "settings": settings.tabular.model_dump(mode="json"),
         "seed": settings.seed,
         "settings_hash": settings_hash,
-        "judged": f"fits of {settings.tabular.n_repeats} split(s) of the patients, each by itself and never their mean",
+        "judged": JUDGED,
         "performance": "tables/performance.parquet of the same run, from tables/predictions/03_radiomics.parquet",
         "versions": {name: version(name) for name in ("sscct", "scikit-learn", "scikit-survival", "pyradiomics")},
     }
