@@ -43,7 +43,10 @@ from sscct_lib.study.words import METRIC_WORDS
 BOOK = Path(__file__).parents[1] / "book"
 HORIZON_YEARS = 3.0
 BASE_HAZARD = 0.08  # deaths a year for a patient with marker 0
-MEASURED = ["auc", "brier", "scaled_brier", "observed_expected", "calibration_intercept", "calibration_slope"]
+MEASURED = [
+    "auc", "brier", "scaled_brier", "observed_expected", "calibration_intercept", "calibration_slope",
+    "ici", "e50", "e90",
+]  # fmt: skip
 
 
 class Scans(NamedTuple):

@@ -147,6 +147,13 @@ figures.calibration_plot(curves.calibration(evaluation, shown), curves.smooth_ca
 tables.side_by_side(main, "observed_expected")
 
 # %% [markdown]
+# The mean distance between a risk and the observed risk of scans like it. It is never 0: a right model too is off by
+# chance. So beside it stands what a right model would have in this cohort, with the range of 95 % of its values.
+
+# %% tags=["hide-input", "fold-output"]
+pd.concat({words: tables.side_by_side(main, metric) for metric, words in tables.BESIDE_RIGHT.items()}, axis=1)
+
+# %% [markdown]
 # Are high risks too high, and low ones too low? The slope of the outcome on the logit of the risk: 1 is right, below 1
 # the risks are too extreme, and 0 is what risks that know nothing have. Only scans judged by the same fit are compared.
 

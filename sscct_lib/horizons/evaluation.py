@@ -108,6 +108,9 @@ class Judged:
         """Estimate one of `METRICS`: `estimate`, `ci_low`, `ci_high` (95 %), and a `note` on what is lacking."""
         samples = self.measure(metric)
         low, high, note = interval(samples, self.outcome.degrees_of_freedom, METRICS[metric].scale)
+        if metric == "ici" and np.isfinite(low):
+            # What a right model often has does not speak against 0.
+            low = 0.0 if samples[0] <= np.quantile(self.measure("ici_if_right"), 0.95) else low
         if not np.isfinite(samples[0]):
             why = not_estimable(self.outcome) or "the risks separate the outcomes, or are all equal"
             note = f"not estimable: {why}"

@@ -18,6 +18,7 @@ NOISE_WORDS = {
     "factor_of_odds": "times that the odds must rise or fall to be beyond it",
     "share_beyond": "share of all changes that are beyond it",
 }
+BESIDE_RIGHT = {"ici": "of this model", "ici_if_right": "of a right model"}
 PUBLISHED = pd.DataFrame(
     [
         ("best of three networks", 1.0, 0.769, 0.769, 2125, 181),
