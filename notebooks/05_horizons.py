@@ -248,7 +248,8 @@ tables.hazards_in_words(survival.cause_specific_hazards(evaluation, shown))
 #
 # Suppose a patient is flagged (for closer follow-up, say) from a certain risk. Net benefit counts the deaths found,
 # less the needless flags at the price that the chosen risk implies. A model is useful where its curve lies above both
-# flagging everybody and flagging nobody; where its band holds these, the study cannot say that it is.
+# flagging everybody and flagging nobody. To the right stands how much more it brings than each of these, and than the
+# reference, in the same samples of patients and on the same scans; where such a band holds 0, the study cannot tell.
 
 # %% tags=["hide-input"]
 beside = list(dict.fromkeys([shown, compared_with]))

@@ -81,6 +81,8 @@ def thresholds_side_by_side(table: pd.DataFrame) -> pd.DataFrame:
         "specificity": "survivors spared of 100",
         "ppv": "die of 100 flagged",
         "npv": "live of 100 not flagged",
+        "net_benefit": "net benefit of 100, more than flagging nobody",
+        "gain": "more than flagging everybody",
     }
     rows = []
     for years, threshold in table[["horizon_years", "threshold"]].drop_duplicates().to_numpy():
@@ -88,7 +90,7 @@ def thresholds_side_by_side(table: pd.DataFrame) -> pd.DataFrame:
         row = {"horizon": years_text(years), "flagged from": percent_text(threshold)}
         for measure, words in names.items():
             estimate, low, high = (100 * at.loc[measure, name] for name in ("estimate", "ci_low", "ci_high"))
-            row[words] = estimate_text(estimate, low, high, decimals=0)
+            row[words] = estimate_text(estimate, low, high, decimals=1 if "than" in words else 0)
         rows.append(row)
     return pd.DataFrame(rows).set_index(["horizon", "flagged from"])
 
