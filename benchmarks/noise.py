@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from sscct_lib.cohort.outcomes import horizon_labels, label_name
 from sscct_lib.cohort.selection import assign_folds
 from sscct_lib.horizons.evaluation import Evaluation
 from sscct_lib.horizons.metrics import METRICS
@@ -40,9 +39,7 @@ def noise_cohort(study: Study, n_patients: int, seed: int) -> pd.DataFrame:
     patient = np.unique(table["patient_id"], return_inverse=True)[1]
     death, lost = rng.exponential(8, n_patients)[patient], rng.uniform(1, 12, n_patients)[patient]
     table = table.assign(followup_years=np.minimum(death, lost), event_observed=death <= lost, settings_hash="a")
-    table["fold"] = assign_folds(table, study)
-    table[label_name(HORIZON_YEARS)] = horizon_labels(table["followup_years"], table["event_observed"], HORIZON_YEARS)
-    return table.assign(scanner=scanner(table))
+    return table.assign(fold=assign_folds(table, study), scanner=scanner(table))
 
 
 def one_cohort(n_patients: int, n_folds: int, n_repeats: int, seed: int, folder: Path) -> list[dict[str, object]]:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from sscct_lib.study.plots import DASHES, GREY, INK, PALETTE, PERCENT, model_colours, model_dashes, new_figure, styled
@@ -256,7 +257,7 @@ def decision_curves(curves: pd.DataFrame) -> Figure:
     of_models = curves[~curves["model"].isin(["everybody", "nobody"])]
     models = list(of_models["model"].unique())
     colours, dashes = model_colours(of_models), model_dashes(of_models)
-    colours |= {"everybody": GREY, "nobody": INK}
+    colours |= {"everybody": to_rgb(GREY), "nobody": to_rgb(INK)}
     dashes |= {"everybody": "--", "nobody": ":"}
     for (left, right), horizon in zip(axes, horizons, strict=False):
         at = curves[curves["horizon_years"] == horizon]
