@@ -380,6 +380,7 @@ class Metric:
     scale: Scale
     meaning: str
     kind: Literal["size", "rank", "slope"] = "size"
+    needs_both: bool = True  # whether it needs deaths and survivors, and enough of both
 
 
 METRICS: dict[str, Metric] = {
@@ -393,8 +394,10 @@ METRICS: dict[str, Metric] = {
     "average_precision": Metric(
         average_precision, "logit", "area under the precision-recall curve; useless: the observed risk", "rank"
     ),
-    "observed_risk": Metric(lambda _, outcome: observed_risk(outcome), "logit", "Kaplan-Meier risk of death"),
-    "brier": Metric(brier_score, "logit", "Brier score, weighted for censoring; 0 perfect"),
+    "observed_risk": Metric(
+        lambda _, outcome: observed_risk(outcome), "logit", "Kaplan-Meier risk of death", needs_both=False
+    ),
+    "brier": Metric(brier_score, "logit", "Brier score, weighted for censoring; 0 perfect", needs_both=False),
     "scaled_brier": Metric(scaled_brier_score, "below one", "1 - Brier / Brier of the same risk for all; 1 perfect"),
     "observed_expected": Metric(observed_expected, "log", "observed over predicted deaths; 1 right"),
     "calibration_intercept": Metric(calibration_intercept, "plain", "shift of the logit; 0 right"),

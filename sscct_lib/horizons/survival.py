@@ -17,12 +17,11 @@ from sscct_lib.horizons.bootstrap import (
     kaplan_meier,
     resample_patients,
 )
-from sscct_lib.horizons.evaluation import Evaluation, study_resamples
+from sscct_lib.horizons.evaluation import FEWEST_PATIENTS, Evaluation, study_resamples
 from sscct_lib.study.schemas import CAUSES
 from sscct_lib.study.settings import Settings
 
 TRANSPLANT = "transplant"
-FEWEST_PATIENTS = 5  # with the event: robust errors of fewer clusters are far too small
 
 
 def followup_curve(cohort: pd.DataFrame, n_bootstrap: int = 1000, seed: int = 2026) -> pd.DataFrame:

@@ -184,7 +184,13 @@ def headline_numbers(evaluation: Evaluation, performance: pd.DataFrame) -> dict[
 
 
 def mean_risks(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Average the predicted risks over scans: a row a model, a column a horizon, and the number of scans."""
+    """Average the predicted risks over scans: a row a model, a column a horizon, and the number of scans.
+
+    Only scans count that a model predicted at all of its horizons: over different scans, a mean may fall with time.
+    """
+    n_horizons = predictions.groupby("model")["horizon_years"].transform("nunique")
+    of_scan = predictions.groupby(["model", "scan_id"])["horizon_years"].transform("nunique")
+    predictions = predictions[of_scan == n_horizons]
     risks = predictions.pivot_table(index="model", columns="horizon_years", values="risk")
     heads = [f"{years_text(years)}, mean risk" for years in risks.columns.to_numpy(dtype=float)]
     shown = risks.map(_share_or_none).set_axis(heads, axis=1)

@@ -354,9 +354,21 @@ def test_counts_and_notes_of_a_model_that_covers_some_scans():
 def test_not_estimable_is_said(change, words):
     cohort = make_cohort(20).assign(**change)
     performance = evaluate(Evaluation(cohort, make_predictions(cohort), FEW))
+    performance = performance[~performance["metric"].isin(["observed_risk", "brier"])]
     assert performance[["estimate", "ci_low", "ci_high"]].isna().all(axis=None)
     assert performance["note"].str.startswith("not estimable").all()
     assert performance["note"].str.contains(words).all()
+
+
+def test_risk_and_brier_score_are_known_where_nobody_died_and_somebody_is_followed():
+    cohort = make_cohort(20).assign(event_observed=False, followup_years=6.0)
+    performance = evaluate(Evaluation(cohort, make_predictions(cohort), FEW), ("observed_risk", "brier"))
+    assert (performance.query("metric == 'observed_risk'")["estimate"] == 0).all()
+    risk = make_predictions(cohort).groupby("horizon_years")["risk"]
+    expected = risk.apply(lambda values: (values**2).mean())
+    assert performance.query("metric == 'brier'")["estimate"].tolist() == pytest.approx(expected.tolist())
+    lost = evaluate(Evaluation(cohort.assign(followup_years=0.5), make_predictions(cohort), FEW), ("brier",))
+    assert lost["estimate"].isna().all()
 
 
 def test_horizon_without_predictions_is_said():
@@ -367,14 +379,18 @@ def test_horizon_without_predictions_is_said():
     assert (performance["n_scans"] == 0).all()
 
 
-def test_no_interval_from_a_single_death():
+@pytest.mark.parametrize("n_died", [1, 4, 5])
+def test_fewer_than_five_patients_who_died_are_too_small_for_everything_that_tells_apart(n_died):
     cohort = make_cohort(30).assign(event_observed=False, followup_years=6.0)
-    cohort.loc[0, ["event_observed", "followup_years"]] = [True, 0.5]
-    performance = evaluate(Evaluation(cohort, make_predictions(cohort), FEW))
-    auc = performance[performance["metric"] == "auc"]
-    assert auc["estimate"].notna().all()
-    assert auc["ci_low"].isna().all()
-    assert auc["note"].str.contains("no interval: fewer than two patients died").all()
+    died = cohort["patient_id"].isin(cohort["patient_id"].unique()[:n_died])
+    cohort.loc[died, ["event_observed", "followup_years"]] = [True, 0.5]
+    performance = evaluate(Evaluation(cohort, make_predictions(cohort), FEW)).set_index("metric")
+    assert performance.loc["auc", "estimate"].notna().all() == (n_died == 5)
+    assert performance.loc["auc", "note"].str.startswith("too small").all() == (n_died < 5)
+    assert performance.loc["brier", "estimate"].notna().all()
+    twins = pd.concat([make_predictions(cohort, 0.2, name) for name in ("A", "B")])
+    table = differences(Evaluation(cohort, twins, FEW), "A", ("auc",))
+    assert table["difference"].isna().all() == (n_died < 5)
 
 
 @pytest.mark.parametrize(
@@ -623,7 +639,8 @@ def test_models_are_compared_on_common_scans(cohort, predictions):
 def test_no_events_gives_no_difference(predictions, cohort):
     alive = cohort.assign(event_observed=False)
     table = differences(Evaluation(alive, predictions, FEW), "Clinical")
-    assert table[["difference", "ci_low", "ci_high", "p", "p_holm"]].isna().all(axis=None)
+    assert table[["ci_low", "ci_high", "p", "p_holm"]].isna().all(axis=None)
+    assert table["difference"].isna().equals(table["metric"] == "auc")
 
 
 def test_share_attained_is_the_ratio_of_the_distances_from_chance(cohort, predictions):
