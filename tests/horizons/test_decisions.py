@@ -13,6 +13,7 @@ from sscct_lib.horizons import models as horizon_models
 from sscct_lib.horizons.bootstrap import horizon_outcome, interval, resample_patients
 from sscct_lib.horizons.decisions import EVERYBODY, NOBODY, decision_curves, flag_measures, net_benefit, threshold_table
 from sscct_lib.horizons.evaluation import Evaluation
+from sscct_lib.horizons.metrics import logit
 from sscct_lib.study.settings import HorizonSettings, Settings
 from tests.horizons.cohorts import FEW, make_cohort, make_predictions
 
@@ -197,11 +198,20 @@ def test_similar_patients_are_the_nearest_others_once_each(small, predictions):
     assert len(found) == patients.N_SIMILAR
     assert found["patient_id"].is_unique
     assert "p004" not in set(found["patient_id"])
-    away = (found["risk"] - 0.3).abs()
-    assert away.is_monotonic_increasing
+    away = np.abs(logit(found["risk"].to_numpy()) - np.log(0.3 / 0.7))
+    assert (np.diff(away) >= 0).all()
     risks = predictions[(predictions["horizon_years"] == 3) & (predictions["patient_id"] != "p004")]
-    nearest = (risks["risk"] - 0.3).abs().groupby(risks["patient_id"]).min().nsmallest(patients.N_SIMILAR)
+    distance = pd.Series(np.abs(logit(risks["risk"].to_numpy()) - np.log(0.3 / 0.7)), risks.index)
+    nearest = distance.groupby(risks["patient_id"]).min().nsmallest(patients.N_SIMILAR)
     np.testing.assert_allclose(np.sort(away), np.sort(nearest))
+
+
+def test_a_patient_whose_risk_is_far_is_not_about_the_same(small, predictions):
+    evaluation = Evaluation(small, predictions, FEW)
+    found = patients.similar_patients(evaluation, "Model", 0.999)
+    odds = found["risk"] / (1 - found["risk"])
+    assert len(found) < patients.N_SIMILAR
+    assert (odds >= 999 / patients.CALIPER).all()
 
 
 def test_outcomes_of_similar_patients_are_counted_and_kaplan_meier(small, predictions):
