@@ -72,7 +72,7 @@ evaluation = Evaluation(cohort, predictions, settings)
 #
 # Two scans are compared only where one fit judged both: a fold with many of the few deaths is judged by a fit that
 # learned from fewer, so that over folds risks that know nothing have an AUC well below 0.5
-# ([common errors](errors.md)). Where patients were split several times, the AUC is the mean over the splits.
+# ([common errors](../errors.md)). Where patients were split several times, the AUC is the mean over the splits.
 
 # %% tags=["hide-input"]
 judged = [rate(evaluation) for rate in (evaluate.evaluate, evaluate.integrated_brier)]
