@@ -33,6 +33,7 @@ from sscct_lib.horizons.bootstrap import (
 from sscct_lib.horizons.evaluate import evaluate
 from sscct_lib.horizons.evaluation import Evaluation, aligned, averaged, study_resamples
 from sscct_lib.horizons.metrics import METRICS, logit
+from sscct_lib.horizons.survival import hazard_ratios
 from sscct_lib.study.folder import load_study
 from sscct_lib.study.schemas import COHORT, LUNGS, PREDICTIONS
 from sscct_lib.study.settings import Settings
@@ -42,7 +43,10 @@ from sscct_lib.study.words import METRIC_WORDS
 BOOK = Path(__file__).parents[1] / "book"
 HORIZON_YEARS = 3.0
 BASE_HAZARD = 0.08  # deaths a year for a patient with marker 0
-MEASURED = ["auc", "brier", "scaled_brier", "observed_expected", "calibration_intercept", "calibration_slope"]
+MEASURED = [
+    "auc", "brier", "scaled_brier", "observed_expected", "calibration_intercept", "calibration_slope",
+    "ici", "e50", "e90",
+]  # fmt: skip
 
 
 class Scans(NamedTuple):
@@ -132,6 +136,27 @@ def coverage(sizes: tuple[int, ...] = (60, 200), n_cohorts: int = 500, n_bootstr
     return table.round(3).rename(columns={"n_patients": "patients"}).set_index("patients")
 
 
+def useless_marker(scans: Scans, seed: int) -> dict[str, object]:
+    """Whether the interval of the hazard ratio of a marker of patients that says nothing covers 1."""
+    marker = np.random.default_rng([2, seed]).normal(size=scans.patient.max() + 1)[scans.patient]
+    until = (
+        np.minimum(scans.followup_years, HORIZON_YEARS),
+        scans.event_observed & (scans.followup_years <= HORIZON_YEARS),
+    )
+    by_patient, by_scan = (
+        hazard_ratios(*until, clusters, {"marker": marker}).iloc[0]
+        for clusters in (scans.patient, np.arange(len(scans.patient)))
+    )
+    return {
+        "quantity": "hazard ratio, no effect",
+        "truth": 1.0,
+        "mean error": by_patient["hazard_ratio"] - 1,
+        "covered": covers(1.0, by_patient["ci_low"], by_patient["ci_high"]),
+        "covered, percentiles": np.nan,
+        "covered, scans as if independent": covers(1.0, by_scan["ci_low"], by_scan["ci_high"]),
+    }
+
+
 def one_cohort(
     scans: Scans, truth: dict[str, float], n_bootstrap: int, seed: int
 ) -> tuple[Outcome, list[dict[str, object]]]:
@@ -143,7 +168,7 @@ def one_cohort(
         for samples in (by_patient, by_scan)
     ]
     patient_values, scan_values = (measure(scans, outcome) for outcome in outcomes)
-    rows = []
+    rows = [useless_marker(scans, seed)]
     for name, true in truth.items():
         scale = METRICS[name].scale if name in METRICS else "plain"
         low, high, _ = interval(patient_values[name], outcomes[0].degrees_of_freedom, scale)

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from joblib import Parallel, delayed
+from scipy.stats import binom
 
-from sscct_lib.cohort.outcomes import horizon_labels, label_name
 from sscct_lib.cohort.selection import assign_folds
 from sscct_lib.horizons.evaluation import Evaluation
 from sscct_lib.horizons.metrics import METRICS
@@ -40,9 +41,7 @@ def noise_cohort(study: Study, n_patients: int, seed: int) -> pd.DataFrame:
     patient = np.unique(table["patient_id"], return_inverse=True)[1]
     death, lost = rng.exponential(8, n_patients)[patient], rng.uniform(1, 12, n_patients)[patient]
     table = table.assign(followup_years=np.minimum(death, lost), event_observed=death <= lost, settings_hash="a")
-    table["fold"] = assign_folds(table, study)
-    table[label_name(HORIZON_YEARS)] = horizon_labels(table["followup_years"], table["event_observed"], HORIZON_YEARS)
-    return table.assign(scanner=scanner(table))
+    return table.assign(fold=assign_folds(table, study), scanner=scanner(table))
 
 
 def one_cohort(n_patients: int, n_folds: int, n_repeats: int, seed: int, folder: Path) -> list[dict[str, object]]:
@@ -69,13 +68,23 @@ def one_cohort(n_patients: int, n_folds: int, n_repeats: int, seed: int, folder:
     return rows
 
 
+def median_with_interval(values: pd.Series) -> str:
+    """Median of the cohorts that have a value, with the 95 % interval of its order statistics."""
+    known = np.sort(values.dropna())
+    if not len(known):
+        return "not estimable"
+    low, high = (int(min(place, len(known) - 1)) for place in binom.interval(0.95, len(known), 0.5))
+    return f"{np.median(known):z.2f} ({known[low]:z.2f} to {known[high]:z.2f})"
+
+
 def noise(grid: list[tuple[int, int, int, int]]) -> pd.DataFrame:
     """Mean AUC and median slope of each model over the cohorts of each cell of a grid."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for n_patients, n_folds, n_repeats, n_cohorts in grid:
-            for seed in range(n_cohorts):
-                rows += one_cohort(n_patients, n_folds, n_repeats, seed, Path(folder))
+            sizes = n_patients, n_folds, n_repeats
+            done = Parallel(n_jobs=-1)(delayed(one_cohort)(*sizes, seed, Path(folder)) for seed in range(n_cohorts))
+            rows += [row for found in done for row in found]
     of_model = pd.DataFrame(rows).groupby(["patients", "folds", "repeats", "model"], sort=False)
     auc, slope = "auc", "calibration_slope"
     table = pd.DataFrame(
@@ -84,8 +93,8 @@ def noise(grid: list[tuple[int, int, int, int]]) -> pd.DataFrame:
             "AUC": of_model[auc].mean().map("{:.3f}".format),
             "standard error": of_model[auc].sem().map("{:.3f}".format),
             "AUC over fits": of_model[f"{auc}, over fits"].mean().map("{:.3f}".format),
-            "slope": of_model[slope].median().map("{:z.2f}".format),
-            "slope over fits": of_model[f"{slope}, over fits"].median().map("{:z.2f}".format),
+            "slope": of_model[slope].agg(median_with_interval),
+            "slope over fits": of_model[f"{slope}, over fits"].agg(median_with_interval),
         }
     )
     return table.reset_index()

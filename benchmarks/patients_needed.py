@@ -49,11 +49,11 @@ def shares(study: Study, part: pd.DataFrame, jobs: int) -> pd.DataFrame:
     predictions = cross_validation.cross_validate(part, study, n_jobs=jobs).predictions
     truth = comparison.true_risks(study, part)
     rows = []
-    for (model, horizon, *_), found in predictions.groupby(["model", "horizon_years", "repeat", "fold"]):
+    for (model, horizon, _), found in predictions.groupby(["model", "horizon_years", "repeat"]):
         known = truth[truth["horizon_years"] == horizon].set_index("scan_id").loc[found["scan_id"], "risk"].to_numpy()
-        share = (expected_auc(found["risk"].to_numpy(), known) - 0.5) / (expected_auc(known, known) - 0.5)
+        fit = found["fold"].to_numpy()
+        share = (expected_auc(found["risk"].to_numpy(), fit, known) - 0.5) / (expected_auc(known, fit, known) - 0.5)
         rows.append({"model": model, "horizon_years": horizon, "share": share})
-    # Only scans of the same fit are compared.
     return pd.DataFrame(rows).groupby(["model", "horizon_years"], sort=False)["share"].mean().reset_index()
 
 

@@ -72,7 +72,7 @@ evaluation = Evaluation(cohort, predictions, settings)
 #
 # Two scans are compared only where one fit judged both: a fold with many of the few deaths is judged by a fit that
 # learned from fewer, so that over folds risks that know nothing have an AUC well below 0.5
-# ([common errors](errors.md)). Where patients were split several times, the AUC is the mean over the splits.
+# ([common errors](../errors.md)). Where patients were split several times, the AUC is the mean over the splits.
 
 # %% tags=["hide-input"]
 judged = [rate(evaluation) for rate in (evaluate.evaluate, evaluate.integrated_brier)]
@@ -145,6 +145,13 @@ figures.calibration_plot(curves.calibration(evaluation, shown), curves.smooth_ca
 
 # %% tags=["hide-input"]
 tables.side_by_side(main, "observed_expected")
+
+# %% [markdown]
+# The mean distance between a risk and the observed risk of scans like it. It is never 0: a right model too is off by
+# chance. So beside it stands what a right model would have in this cohort, with the range of 95 % of its values.
+
+# %% tags=["hide-input", "fold-output"]
+pd.concat({words: tables.side_by_side(main, metric) for metric, words in tables.BESIDE_RIGHT.items()}, axis=1)
 
 # %% [markdown]
 # Are high risks too high, and low ones too low? The slope of the outcome on the logit of the risk: 1 is right, below 1
@@ -241,7 +248,8 @@ tables.hazards_in_words(survival.cause_specific_hazards(evaluation, shown))
 #
 # Suppose a patient is flagged (for closer follow-up, say) from a certain risk. Net benefit counts the deaths found,
 # less the needless flags at the price that the chosen risk implies. A model is useful where its curve lies above both
-# flagging everybody and flagging nobody; where its band holds these, the study cannot say that it is.
+# flagging everybody and flagging nobody. To the right stands how much more it brings than each of these, and than the
+# reference, in the same samples of patients and on the same scans; where such a band holds 0, the study cannot tell.
 
 # %% tags=["hide-input"]
 beside = list(dict.fromkeys([shown, compared_with]))

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from sscct_lib.book.chapters import filled, provenance, table_or_empty
 from sscct_lib.book.editions import without_folders
 from sscct_lib.images.reasons import reasons
-from sscct_lib.radiomics.saved import FOLDER, LIMITS, USE
+from sscct_lib.radiomics.saved import FOLDER, JUDGED, LIMITS, USE
 from sscct_lib.report.prediction_file import fields_described
 from sscct_lib.study import schemas
 from sscct_lib.study.files import checksum
@@ -142,7 +142,7 @@ def _tabular(card: Mapping[str, Any], performance: pd.DataFrame) -> dict[str, st
     used = card["columns_used"]
     return {
         "Kind": card["kind"],
-        "Judged, and predicts": f"one fit: judged are {card['judged']}; this one, of all scans, predicts",
+        "Judged, and predicts": JUDGED,
         "Learned from": f"{learned['n_scans']:,} scans of {learned['n_patients']:,} patients, {learned['n_deaths']} of "
         f"whom died; {learned['weights']}",
         "Sees": f"{len(card['columns'])} columns; weighs {len(used)} numbers made and chosen of them: {_few(used)}",

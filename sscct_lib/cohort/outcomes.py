@@ -32,8 +32,8 @@ def censoring_weights(
     """Weigh scans whose state at the horizon is known, so that they stand for the unknown ones too.
 
     Inverse probability of censoring weights: 1 / G(t) for a death at t within the horizon, 1 / G(horizon) for a scan
-    followed beyond it, 0 for an unknown one; G is the Kaplan-Meier estimate of remaining uncensored, with deaths before
-    censorings of the same day.
+    followed to it or beyond, 0 for an unknown one; G is the Kaplan-Meier estimate of remaining uncensored, with deaths
+    before censorings of the same day.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ def censoring_weights(
     times = np.where(event_observed, followup_years, np.nextafter(followup_years, np.inf))
     censoring = KaplanMeierFitter().fit(times, event_observed=~event_observed)
     died = event_observed & (followup_years <= horizon_years)
-    beyond = followup_years > horizon_years
+    beyond = (followup_years >= horizon_years) & ~died  # alive on the very day counts as alive, as in judging
     times = np.where(died, followup_years, horizon_years)
     uncensored = censoring.survival_function_at_times(times).to_numpy(dtype=float)
     weights = np.zeros(len(times))

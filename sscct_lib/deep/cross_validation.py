@@ -109,7 +109,7 @@ def cross_validate(study: Study, cohort: pd.DataFrame, networks: Sequence[str], 
         examples, key = _examples(study, cohort, name, n_jobs)
         folds = sorted(set(examples.table["fold"]))
         _check_folds(examples, folds)
-        told = horizons_told(study, examples, folds)
+        told = horizons_told(study, examples.died, examples.table["fold"])
         members = range(study.settings.deep.network(name).n_members)
         _forget_others(study, name, folds, members)
         tasks += [Task(name, examples, fold, member, key) for fold in folds for member in members]
@@ -217,13 +217,13 @@ def _check_folds(examples: Examples, folds: list[int]) -> None:
             )
 
 
-def horizons_told(study: Study, examples: Examples, folds: list[int]) -> list[float]:
+def horizons_told(study: Study, died: NDArray[np.float32], fold: "pd.Series[int]") -> list[float]:
     """List the horizons that every fold can learn: deaths within them outside the fold; the log names the others."""
     learned = []
     for k, horizon in enumerate(horizons(study)):
-        died: NDArray[np.bool_] = np.asarray(examples.died[:, : k + 1].any(axis=1))
-        taught = [set(examples.table["fold"].to_numpy()[died]) - {fold} for fold in folds]
-        without = [fold for fold, others in zip(folds, taught, strict=True) if not others]
+        within: NDArray[np.bool_] = np.asarray(died[:, : k + 1].any(axis=1))
+        taught = {one: set(fold.to_numpy()[within]) - {one} for one in sorted(set(fold))}
+        without = [one for one, others in taught.items() if not others]
         if without:
             log.warning(
                 "The risk within %s is not estimable: outside fold(s) %s nobody died within it.",

@@ -188,8 +188,8 @@ def clinical_values(scans: pd.DataFrame) -> NDArray[np.float32]:
 class ClinicalBranch(nn.Module):
     """What clinical values add to the score of a scan.
 
-    A missing value becomes the median of the training patients, and an input of its own says that it is missing. A
-    value beyond those of the training patients counts as the nearest of theirs.
+    A missing number becomes the median of the training patients, a missing category their shares, and an input of its
+    own says that it is missing. A value beyond those of the training patients counts as the nearest of theirs.
     """
 
     def __init__(self) -> None:
@@ -211,7 +211,9 @@ class ClinicalBranch(nn.Module):
     def fit(self, values: NDArray[np.float32], patient_id: "pd.Series[str]") -> None:
         """Learn scale, medians and what can be missing; every patient counts once, by the mean of the scans."""
         of_patients = pd.DataFrame(values).groupby(patient_id.to_numpy()).mean()
-        median = of_patients.median().fillna(0.0)
+        median = of_patients.median()
+        median[len(NUMBERS) :] = of_patients.mean()[len(NUMBERS) :]
+        median = median.fillna(0.0)
         filled = of_patients.fillna(median)
         spread = filled.std(ddof=0)
         learned = {

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sscct_lib.cohort.outcomes import DAYS_PER_YEAR, patient_weights
-from sscct_lib.deep.cross_validation import fold_model, horizons, risk_table, targets
+from sscct_lib.deep.cross_validation import fold_model, horizons, horizons_told, risk_table, targets
 from sscct_lib.deep.embeddings import Projection, embed, fit_projection, fold_file, with_cubes
 from sscct_lib.deep.heads import ClassifierHead, HazardHead, clinical_values
 from sscct_lib.deep.networks import FAMILY, HazardNetwork, display_name
@@ -105,7 +105,9 @@ def cross_validate(study: Study, network_name: str, cohort: pd.DataFrame) -> pd.
         rows = risk_table(own.scans[["scan_id", "patient_id"]], name, horizons(study), risk=risk)
         parts.append(rows.assign(repeat=0, fold=fold))
     identity = {"family": FAMILY, "network": network_name, "variant": VARIANT}
-    return PREDICTIONS.validate(pd.concat(parts, ignore_index=True).assign(**identity))
+    found = pd.concat(parts, ignore_index=True).assign(**identity)
+    told = horizons_told(study, died, table["fold"])  # as for the network that it is built on
+    return PREDICTIONS.validate(found[found["horizon_years"].isin(told)])
 
 
 def _logits(network: HazardNetwork, embedded: NDArray[np.float32], table: pd.DataFrame) -> NDArray[np.float32]:

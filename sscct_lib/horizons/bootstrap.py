@@ -15,7 +15,7 @@ from scipy.stats import t as student_t
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
-Scale = Literal["plain", "logit", "log"]
+Scale = Literal["plain", "logit", "log", "below one", "error", "draws"]
 
 MIN_ESTIMABLE_SHARE = 0.9
 """Share of resamples in which a quantity must be estimable for its interval to be shown."""
@@ -211,7 +211,9 @@ def interval(samples: Floats, degrees_of_freedom: float, scale: Scale = "plain")
     degrees_of_freedom
         `Outcome.degrees_of_freedom`: patients in the rarer state, less one.
     scale
-        `logit` for a quantity between 0 and 1, `log` for a positive one.
+        `logit` for a quantity between 0 and 1, `log` for a positive one, `below one` for one minus such; `error` for a
+        mean distance between 0 and 1, which noise inflates: the lower end is lowered by as much as resampling adds.
+        `draws`: the samples are draws of the quantity itself, and the interval holds 95 % of them.
 
     References
     ----------
@@ -225,11 +227,21 @@ def interval(samples: Floats, degrees_of_freedom: float, scale: Scale = "plain")
         return Interval(np.nan, np.nan, "no interval: fewer than two patients died, or survived")
     if len(resamples) < max(2, MIN_ESTIMABLE_SHARE * len(samples[1:])):
         return Interval(np.nan, np.nan, "no interval: too many resamples without deaths or survivors")
+    if scale == "draws":
+        return Interval(*percentile_interval(samples))
     half = float(student_t.ppf(0.975, degrees_of_freedom) * resamples.std())
+    if scale == "error":
+        inflation = max(float(resamples.mean()) - estimate, 0.0)
+        return Interval(max(estimate - inflation - half, 0.0), min(estimate + half, 1.0))
+    if scale == "below one":
+        high, low, note = interval(1 - samples, degrees_of_freedom, "log")
+        return Interval(1 - low, 1 - high, note)
     slope = {"plain": 1.0, "log": estimate, "logit": estimate * (1 - estimate)}[scale]
     if half < 1e-9 or slope <= 0:  # rounding alone leaves a tiny spread
         return Interval(np.nan, np.nan, "no interval: the estimate is at its bound, or resamples do not differ")
     low, high = -half / slope, half / slope
+    if scale != "plain" and high > 20:  # a factor of half a billion
+        return Interval(np.nan, np.nan, "no interval: the estimate is hardly known at all")
     if scale == "plain":
         return Interval(estimate + low, estimate + high)
     if scale == "log":

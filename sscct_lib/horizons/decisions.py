@@ -3,12 +3,14 @@
 Each measure is given in every bootstrap sample, shape (n_samples + 1,).
 """
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
 from sscct_lib.cohort.outcomes import DAYS_PER_YEAR
-from sscct_lib.horizons.bootstrap import Flags, Floats, Outcome, interval, proportion_interval
-from sscct_lib.horizons.evaluation import Evaluation
+from sscct_lib.horizons.bootstrap import Flags, Floats, Interval, Outcome, interval, proportion_interval
+from sscct_lib.horizons.evaluation import Evaluation, Judged
 from sscct_lib.horizons.metrics import observed_risk
 from sscct_lib.horizons.patients import in_words, middle_horizon, outcomes, similar_patients
 from sscct_lib.study.schemas import IDENTITY
@@ -22,7 +24,7 @@ NOT_ESTIMABLE = "not estimable"
 NAMES = (
     "example_scan", "example_risks", "example_of_100", "example_above", "example_similar", "example_outcome",
     "act_threshold", "act_price", "act_flagged", "act_found", "act_needless", "act_missed", "act_deaths",
-    "act_benefit", "act_benefit_all", "act_of_flagged",
+    "act_benefit", "act_benefit_all", "act_gain_all", "act_of_flagged",
 )  # fmt: skip
 """What the chapter on what to do with a risk says."""
 
@@ -46,50 +48,76 @@ def net_benefit(risk: Floats, outcome: Outcome, threshold: float) -> Floats:
     Vickers AJ, Cronin AM, Elkin EB, Gonen M. Extensions to decision curve analysis, a novel method for evaluating
     diagnostic tests, prediction models and molecular markers. BMC Med Inform Decis Mak 2008;8:53.
     """
-    share, among = flagged(risk >= threshold, outcome)
-    benefit = share * (among - (1 - among) * threshold / (1 - threshold))
-    return np.where(share == 0, 0.0, benefit)
+    return _benefit(*flagged(risk >= threshold, outcome), threshold)
+
+
+def _benefit(share: Floats, among: Floats, threshold: float) -> Floats:
+    return np.where(share == 0, 0.0, share * (among - (1 - among) * threshold / (1 - threshold)))
+
+
+def _benefits(judged: Judged, strategy: str = "") -> Floats:
+    """Net benefit at each threshold of `GRID` in every sample: of a model, or of a strategy on the same scans."""
+    if strategy == NOBODY:
+        return np.zeros((len(GRID), len(judged.outcome.counts)))
+    if strategy == EVERYBODY:
+        all_scans = flagged(np.ones(len(judged.risk), dtype=bool), judged.outcome)
+        return np.array([_benefit(*all_scans, threshold) for threshold in GRID])
+    of_repeats = [[net_benefit(risk, judged.outcome, threshold) for threshold in GRID] for risk in judged.risks]
+    return np.asarray(np.mean(of_repeats, axis=0))
 
 
 def decision_curves(evaluation: Evaluation, models: list[str]) -> pd.DataFrame:
     """Net benefit of models, of flagging everybody and of flagging nobody, at every horizon and threshold.
 
+    What decides is how much more the first model brings than another way. That is measured in the same samples and on
+    the same scans, since the error of both has much in common, and the interval of either alone tells nothing of it.
+
     Parameters
     ----------
     models
-        Names of models; the first has intervals.
+        Names of models; the first is compared with the others, with flagging everybody and with flagging nobody.
 
     Returns
     -------
     pandas.DataFrame
-        `model` (also `EVERYBODY` and `NOBODY`), `horizon_years`, `threshold`, `net_benefit`, `ci_low`, `ci_high`
-        (95 %, NaN without interval), `n_scans`, `n_events`, and `family`, `network` and `variant` of the model.
-        Horizons at which nothing can be estimated are absent.
+        `model` (also `EVERYBODY` and `NOBODY`), `horizon_years`, `threshold`, `net_benefit`, and how much more the
+        first model brings: `gain`, `gain_low`, `gain_high` (95 %), NaN for itself; `n_scans`, `n_events`, and
+        `family`, `network` and `variant` of the model. Horizons at which nothing can be estimated are absent.
     """
-    without_band = evaluation.without_resamples()
+    first, rows = models[0], []
+    for judged in evaluation.horizons_of(first):
+        if not judged.estimable:
+            continue
+        own = _benefits(judged)
+        rows += _curve(first, judged, own) + [
+            row for name in (EVERYBODY, NOBODY) for row in _curve(name, judged, _benefits(judged, name), own)
+        ]
+        for other in models[1:]:
+            same, its = evaluation.pair(first, other, judged.horizon_years)
+            if its.estimable:
+                rows += _curve(other, its, _benefits(its), _benefits(same))
+    columns = ["model", "horizon_years", "threshold", "net_benefit", "gain", "gain_low", "gain_high"]
+    identities = [evaluation.identity(row["model"]) if row["model"] in models else {} for row in rows]
+    table = [row | identity for row, identity in zip(rows, identities, strict=True)]
+    return pd.DataFrame(table, columns=[*columns, "n_scans", "n_events", *IDENTITY]).fillna(dict.fromkeys(IDENTITY, ""))
+
+
+def _curve(name: str, judged: Judged, benefits: Floats, of_first: Floats | None = None) -> list[dict[str, Any]]:
+    where = {"model": name, "horizon_years": judged.horizon_years, **judged.counts}
     rows = []
-    for model in models:
-        first = model == models[0]
-        for judged in (evaluation if first else without_band).horizons_of(model):
-            if not judged.estimable:
-                continue
-            own = evaluation.identity(model)
-            rows += [row | own for row in _curve(model, judged.risks, judged.outcome, with_interval=first)]
-            if first:
-                rows += _curve(EVERYBODY, np.ones((1, len(judged.risk))), judged.outcome, with_interval=False)
-                rows += _curve(NOBODY, np.zeros((1, len(judged.risk))), judged.outcome, with_interval=False)
-    columns = ["model", "horizon_years", "threshold", "net_benefit", "ci_low", "ci_high", "n_scans", "n_events"]
-    return pd.DataFrame(rows, columns=[*columns, *IDENTITY]).fillna(dict.fromkeys(IDENTITY, ""))
-
-
-def _curve(name: str, risks: Floats, outcome: Outcome, with_interval: bool) -> list[dict[str, object]]:
-    rows: list[dict[str, object]] = []
-    where = {"model": name, "horizon_years": outcome.horizon_years, **outcome.denominators}
-    for threshold in GRID:
-        samples = np.mean([net_benefit(risk, outcome, threshold) for risk in risks], axis=0)
-        low, high, _ = interval(samples, outcome.degrees_of_freedom if with_interval else 0)
-        rows.append({**where, "threshold": threshold, "net_benefit": samples[0], "ci_low": low, "ci_high": high})
+    for i, threshold in enumerate(GRID):
+        gain = np.full(1, np.nan) if of_first is None else of_first[i] - benefits[i]
+        low, high, _ = gain_interval(gain, judged.outcome)
+        gains = {"gain": gain[0], "gain_low": low, "gain_high": high}
+        rows.append({**where, "threshold": threshold, "net_benefit": benefits[i, 0], **gains})
     return rows
+
+
+def gain_interval(gain: Floats, outcome: Outcome) -> Interval:
+    """Interval of a difference in net benefit; 0 to 0 where both ways flag the same scans in every sample."""
+    if np.isfinite(gain).all() and not gain.any():
+        return Interval(0.0, 0.0)
+    return interval(gain, outcome.degrees_of_freedom)
 
 
 def threshold_table(evaluation: Evaluation, model: str) -> pd.DataFrame:
@@ -99,7 +127,8 @@ def threshold_table(evaluation: Evaluation, model: str) -> pd.DataFrame:
     -------
     pandas.DataFrame
         One row a horizon, threshold and `measure` (`flagged`, `sensitivity`, `specificity`, `ppv`, `npv`, each a
-        share, and `net_benefit`): `estimate`, `ci_low`, `ci_high` (95 %), `n_scans`, `n_patients`, `n_events`,
+        share, `net_benefit`, which is the gain over flagging nobody, and `gain` over flagging everybody):
+        `estimate`, `ci_low`, `ci_high` (95 %), `n_scans`, `n_patients`, `n_events`,
         `n_unknown`. NaN where nobody, or everybody, is flagged or too short a follow-up leaves it unknown.
 
     References
@@ -110,13 +139,15 @@ def threshold_table(evaluation: Evaluation, model: str) -> pd.DataFrame:
     rows = []
     for judged in evaluation.horizons_of(model):
         outcome = judged.outcome
+        all_scans = flagged(np.ones(len(judged.risk), dtype=bool), outcome)
         for threshold in evaluation.settings.horizons.thresholds:
             of_repeats = [flag_measures(risk, outcome, threshold) for risk in judged.risks]
             behind = pd.DataFrame([_patients_behind(risk, outcome, threshold) for risk in judged.risks]).mean()
-            for measure in of_repeats[0]:
-                samples = np.mean([found[measure] for found in of_repeats], axis=0)
-                if measure == "net_benefit":
-                    low, high, _ = interval(samples, outcome.degrees_of_freedom)
+            means = {measure: np.mean([found[measure] for found in of_repeats], axis=0) for measure in of_repeats[0]}
+            means["gain"] = means["net_benefit"] - _benefit(*all_scans, threshold)
+            for measure, samples in means.items():
+                if measure in ("net_benefit", "gain"):
+                    low, high, _ = gain_interval(samples, outcome)
                 else:
                     low, high = proportion_interval(samples, behind[measure])
                 row = {"horizon_years": judged.horizon_years, "threshold": threshold, "measure": measure}
@@ -175,7 +206,7 @@ def worked_example(evaluation: Evaluation, model: str) -> dict[str, str]:
         a lower risk), `example_similar`, `example_outcome`. For flagging 100 scans like those of the cohort:
         `act_threshold`, `act_horizon`, `act_flagged`, `act_found`, `act_needless`, `act_deaths`, `act_price` (how many
         needless flags a found death is worth at this threshold), `act_of_flagged` (of 100 flagged, how many die),
-        `act_benefit` and `act_benefit_all`, in words. All of
+        `act_benefit`, `act_benefit_all` and `act_gain_all` (the difference), in words. All of
         these are "not estimable" where the model has no risk at the middle horizon.
     """
     settings = evaluation.settings
@@ -217,8 +248,7 @@ def _flagging(evaluation: Evaluation, model: str, horizon: float) -> dict[str, s
     of_100, ppv, npv = (100 * shares[name] for name in ("flagged", "ppv", "npv"))
     found = 0.0 if of_100 == 0 else of_100 * ppv / 100
     missed = 0.0 if of_100 == 100 else (100 - of_100) * (100 - npv) / 100
-    bounds = at[at.index == "net_benefit"][["estimate", "ci_low", "ci_high"]].to_numpy(dtype=float)
-    benefit, low, high = 100 * bounds[0]
+    bounds = 100 * at.loc[["net_benefit", "gain"], ["estimate", "ci_low", "ci_high"]].to_numpy(dtype=float)
     die, die_low, die_high = 100 * at[at.index == "ppv"][["estimate", "ci_low", "ci_high"]].to_numpy(dtype=float)[0]
     everybody = found + missed - (100 - found - missed) * odds
     numbers = {"act_threshold": percent_text(threshold), "act_price": f"{1 / odds:.3g}"}
@@ -227,7 +257,7 @@ def _flagging(evaluation: Evaluation, model: str, horizon: float) -> dict[str, s
         ("act_deaths", found + missed),
     ):  # fmt: skip
         numbers[name] = "an unknown number" if np.isnan(value) else f"{value:.0f}"
-    numbers["act_benefit"] = estimate_text(benefit, low, high, decimals=1)
+    numbers["act_benefit"], numbers["act_gain_all"] = (estimate_text(mid, low, high, 1) for mid, low, high in bounds)
     numbers["act_of_flagged"] = estimate_text(die, die_low, die_high, decimals=0)
     numbers["act_benefit_all"] = NOT_ESTIMABLE if np.isnan(everybody) else f"{everybody:.1f}"
     return numbers

@@ -62,7 +62,8 @@ def integrated_brier(evaluation: Evaluation) -> pd.DataFrame:
             scores = np.array([each.measure("brier") for each in judged])
             samples = np.trapezoid(scores, years, axis=0) / (years[-1] - years[0])
             estimate = float(samples[0])
-            low, high, note = interval(samples, judged[0].outcome.degrees_of_freedom, "logit")
+            fewest = min(each.outcome.degrees_of_freedom for each in judged)
+            low, high, note = interval(samples, fewest, "logit")
         rows.append(
             {
                 "model": model, "horizon_years": last.horizon_years, "metric": "integrated_brier",

@@ -21,6 +21,10 @@ from sscct_lib.study.schemas import IDENTITY, PREDICTIONS
 from sscct_lib.study.settings import Settings
 from sscct_lib.study.tables import missing_columns
 
+FEWEST_PATIENTS = 5
+"""Patients who died, and patients who lived, without whom nothing is told of how well a risk knows them apart."""
+TOO_SMALL = "too small"
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -96,7 +100,7 @@ class Judged:
     def measure(self, metric: str) -> Floats:
         """Measure the risks in every sample, shape (n_samples + 1,); NaN where nothing can be estimated."""
         of, outcome = METRICS[metric], self.outcome
-        if not self.estimable:
+        if not (self.estimable if of.needs_both else outcome.reaches_horizon and len(self.risk)):
             return np.full(len(outcome.counts), np.nan)
         if of.kind == "size":
             return self.over_repeats(lambda risk, _: of.measure(risk, outcome))
@@ -108,9 +112,12 @@ class Judged:
         """Estimate one of `METRICS`: `estimate`, `ci_low`, `ci_high` (95 %), and a `note` on what is lacking."""
         samples = self.measure(metric)
         low, high, note = interval(samples, self.outcome.degrees_of_freedom, METRICS[metric].scale)
+        if metric == "ici" and np.isfinite(low):
+            # What a right model often has does not speak against 0.
+            low = 0.0 if samples[0] <= np.quantile(self.measure("ici_if_right"), 0.95) else low
         if not np.isfinite(samples[0]):
             why = not_estimable(self.outcome) or "the risks separate the outcomes, or are all equal"
-            note = f"not estimable: {why}"
+            note = why if why.startswith(TOO_SMALL) else f"not estimable: {why}"
         return {"estimate": float(samples[0]), "ci_low": low, "ci_high": high, "note": note}
 
 
@@ -297,13 +304,16 @@ def cohort_outcome(cohort: pd.DataFrame, horizon_years: float, resamples: Resamp
 
 
 def not_estimable(outcome: Outcome) -> str:
-    """Say why nothing can be estimated; empty when it can."""
+    """Say why nothing can be estimated that needs deaths and survivors; empty when it can. The one rule everywhere."""
     if not len(outcome.died):
         return "no predictions at this horizon"
     if not outcome.died.any():
         return "no scan is followed by death within the horizon"
     if not outcome.alive.any():
         return "no scan is known to be followed by life beyond the horizon"
+    rarer = outcome.degrees_of_freedom + 1
+    if rarer < FEWEST_PATIENTS:
+        return f"{TOO_SMALL}: {rarer} patient(s) who died, or who lived; at least {FEWEST_PATIENTS} are needed"
     return ""
 
 

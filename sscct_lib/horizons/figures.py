@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from sscct_lib.study.plots import DASHES, GREY, INK, PALETTE, PERCENT, model_colours, model_dashes, new_figure, styled
@@ -247,32 +248,39 @@ def risk_distribution(risks: pd.DataFrame, title: str = "") -> Figure:
 
 @styled
 def decision_curves(curves: pd.DataFrame) -> Figure:
-    """Draw net benefit against the threshold (`decisions.decision_curves`), a panel a horizon."""
+    """Draw net benefit against the threshold (`decisions.decision_curves`), two panels a horizon.
+
+    To the left the curves; to the right how much more the first model brings than each other way, with its 95 % band.
+    """
     horizons = sorted(curves["horizon_years"].unique())
-    figure, axes = new_figure(0.6 + 2.6 * max(1, len(horizons)), max(1, len(horizons)), sharex=True)
+    figure, axes = new_figure(0.6 + 3.0 * max(1, len(horizons)), max(1, len(horizons)), 2, sharex=True)
     of_models = curves[~curves["model"].isin(["everybody", "nobody"])]
     models = list(of_models["model"].unique())
     colours, dashes = model_colours(of_models), model_dashes(of_models)
-    for axis, horizon in zip(axes[:, 0], horizons, strict=False):
+    colours |= {"everybody": to_rgb(GREY), "nobody": to_rgb(INK)}
+    dashes |= {"everybody": "--", "nobody": ":"}
+    for (left, right), horizon in zip(axes, horizons, strict=False):
         at = curves[curves["horizon_years"] == horizon]
-        for name in [*models, "everybody", "nobody"]:
-            rows, strategy = at[at["model"] == name], name not in models
-            style = {"color": GREY if strategy else colours[name], "lw": 1.2 if strategy else 2}
-            style["ls"] = {"everybody": "--", "nobody": ":"}.get(name) or dashes[name]
-            label = f"flag {name}" if strategy else name
-            axis.plot(rows["threshold"], rows["net_benefit"], label=label, **style)
-            axis.fill_between(
-                rows["threshold"], rows["ci_low"], rows["ci_high"], color=style["color"], alpha=0.15, lw=0
-            )
+        for name, rows in at.groupby("model", sort=False):
+            style = {"color": colours[name], "ls": dashes[name], "lw": 2 if name in models else 1.5}
+            left.plot(rows["threshold"], rows["net_benefit"], label=name if name in models else f"flag {name}", **style)
+            if name != models[0]:
+                right.plot(rows["threshold"], rows["gain"], **style)
+                band = rows["gain_low"], rows["gain_high"]
+                right.fill_between(rows["threshold"], *band, color=style["color"], alpha=0.15, lw=0)
         best = at["net_benefit"].max()
-        axis.set(ylim=(-0.3 * best, 1.25 * max(best, at["ci_high"].max())), ylabel="Net benefit")
+        left.set(ylim=(-0.3 * best, 1.25 * best), ylabel="Net benefit")
         first = at.iloc[0]
-        axis.set_title(
-            f"{years_text(horizon)}: {first['n_events']} of {first['n_scans']} scans followed by death", loc="left"
+        left.set_title(
+            f"{years_text(horizon)}: {first['n_events']} of {first['n_scans']} scans\nfollowed by death", loc="left"
         )
-        axis.legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
-    axes[-1, 0].set_xlabel("Risk from which a scan is flagged")
-    axes[-1, 0].xaxis.set_major_formatter(PERCENT)
+        left.legend(loc="best", fontsize=10)
+        right.axhline(0, color=INK, lw=0.8)
+        right.set(ylim=(-0.6 * best, 1.25 * best), ylabel="Gain")
+        right.set_title("Gain of the first\nover each other", loc="left")
+    for axis in axes[-1]:
+        axis.set_xlabel("Risk from which a scan is flagged")
+        axis.xaxis.set_major_formatter(PERCENT)
     return figure
 
 

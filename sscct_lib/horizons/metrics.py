@@ -120,12 +120,18 @@ def smooth_observed(risk: Floats, outcome: Outcome, at: Floats) -> Floats:
     for survival models. Stat Med 2020;39:2714-42 (there with a Cox model instead). Silverman BW. Density estimation
     for statistics and data analysis. Chapman & Hall 1986, eq. 3.28.
     """
-    x, centre = logit(risk), logit(at)
-    width = max(1.06 * x.std() * max(outcome.degrees_of_freedom + 1, 1) ** -0.2, 1e-3)
-    distance = x - centre[:, None]
+    return _smooth(risk, at, _width(risk, outcome), outcome.weights, outcome.weights * outcome.died)
+
+
+def _width(risk: Floats, outcome: Outcome) -> float:
+    return float(max(1.06 * logit(risk).std() * max(outcome.degrees_of_freedom + 1, 1) ** -0.2, 1e-3))
+
+
+def _smooth(risk: Floats, at: Floats, width: float, weights: Floats, died: Floats) -> Floats:
+    """The curve at k points, from the weights of all scans and those of the scans followed by death, (n_samples, n)."""
+    distance = logit(risk) - logit(at)[:, None]
     kernel = np.exp(-0.5 * (distance / width) ** 2)
-    moments = [outcome.weights @ (kernel * distance**power).T for power in (0, 1, 2)]
-    died = outcome.weights * outcome.died
+    moments = [weights @ (kernel * distance**power).T for power in (0, 1, 2)]
     level, trend = (died @ (kernel * distance**power).T for power in (0, 1))
     determinant = moments[0] * moments[2] - moments[1] ** 2
     # Where a sample has (nearly) one risk only, there is no trend to fit: the local mean remains.
@@ -137,13 +143,37 @@ def smooth_observed(risk: Floats, outcome: Outcome, at: Floats) -> Floats:
 
 def calibration_errors(risk: Floats, outcome: Outcome) -> Floats:
     """Distance between each scan's risk and the smooth observed risk at that risk, shape (n_samples + 1, n)."""
+    return _errors(risk, _width(risk, outcome), outcome.weights, outcome.weights * outcome.died)
+
+
+def _errors(risk: Floats, width: float, weights: Floats, died: Floats) -> Floats:
     order = np.unique(np.quantile(risk, np.linspace(0, 1, 60)))
+    curve = _smooth(risk, order, width, weights, died)
     if len(order) == 1:
-        return np.abs(smooth_observed(risk, outcome, order) - risk)
-    curve = smooth_observed(risk, outcome, order)
+        return np.abs(curve - risk)
     left = np.clip(np.searchsorted(order, risk, side="right") - 1, 0, len(order) - 2)
     share = (risk - order[left]) / (order[left + 1] - order[left])
     return np.abs(curve[:, left] * (1 - share) + curve[:, left + 1] * share - risk)
+
+
+N_DRAWS = 400
+
+
+def error_if_right(risk: Floats, outcome: Outcome) -> Floats:
+    """Mean distance (ICI) that a right model would have in this cohort: its mean, then `N_DRAWS` draws of it.
+
+    The risks are first put right by the line of this very cohort. Outcomes are then drawn from them for the scans whose
+    state is known, with the weights that they have; one draw a patient, since the scans of a patient share a fate.
+    """
+    intercept, slope = calibration_line(risk, outcome)
+    right = 1 / (1 + np.exp(-(intercept[0, 0] + slope[0] * logit(risk))))
+    if not np.isfinite(right).all() or slope[0] <= 0:
+        return np.full(N_DRAWS + 1, np.nan)
+    patient = outcome.resamples.patient
+    fate = np.random.default_rng(0).random((N_DRAWS, patient.max() + 1))[:, patient]
+    weights = outcome.weights[:1]
+    errors = _errors(right, _width(right, outcome), weights, weights * (fate < right)).mean(axis=1)
+    return np.append(errors.mean(), errors)
 
 
 def integrated_calibration_index(risk: Floats, outcome: Outcome) -> Floats:
@@ -350,6 +380,7 @@ class Metric:
     scale: Scale
     meaning: str
     kind: Literal["size", "rank", "slope"] = "size"
+    needs_both: bool = True  # whether it needs deaths and survivors, and enough of both
 
 
 METRICS: dict[str, Metric] = {
@@ -363,16 +394,19 @@ METRICS: dict[str, Metric] = {
     "average_precision": Metric(
         average_precision, "logit", "area under the precision-recall curve; useless: the observed risk", "rank"
     ),
-    "observed_risk": Metric(lambda _, outcome: observed_risk(outcome), "logit", "Kaplan-Meier risk of death"),
-    "brier": Metric(brier_score, "logit", "Brier score, weighted for censoring; 0 perfect"),
-    "scaled_brier": Metric(scaled_brier_score, "plain", "1 - Brier / Brier of the same risk for all; 1 perfect"),
+    "observed_risk": Metric(
+        lambda _, outcome: observed_risk(outcome), "logit", "Kaplan-Meier risk of death", needs_both=False
+    ),
+    "brier": Metric(brier_score, "logit", "Brier score, weighted for censoring; 0 perfect", needs_both=False),
+    "scaled_brier": Metric(scaled_brier_score, "below one", "1 - Brier / Brier of the same risk for all; 1 perfect"),
     "observed_expected": Metric(observed_expected, "log", "observed over predicted deaths; 1 right"),
     "calibration_intercept": Metric(calibration_intercept, "plain", "shift of the logit; 0 right"),
     "calibration_slope": Metric(
         calibration_slope, "plain", "slope of the logit; 1 right, below 1 too extreme", "slope"
     ),
-    "ici": Metric(integrated_calibration_index, "log", "mean distance of risk and smooth observed risk; 0 right"),
-    "e50": Metric(partial(calibration_error_quantile, quantile=0.5), "log", "median of that distance; 0 right"),
-    "e90": Metric(partial(calibration_error_quantile, quantile=0.9), "log", "90th percentile of it; 0 right"),
+    "ici": Metric(integrated_calibration_index, "error", "mean distance of risk and smooth observed risk; 0 right"),
+    "ici_if_right": Metric(error_if_right, "draws", "the same of a right model in this cohort, and 95 % of its values"),
+    "e50": Metric(partial(calibration_error_quantile, quantile=0.5), "error", "median of that distance; 0 right"),
+    "e90": Metric(partial(calibration_error_quantile, quantile=0.9), "error", "90th percentile of it; 0 right"),
 }
 """Every metric of the performance table."""

@@ -9,11 +9,12 @@ import pandas as pd
 from sscct_lib.horizons.bootstrap import proportion_interval
 from sscct_lib.horizons.curves import risk_states
 from sscct_lib.horizons.evaluation import Evaluation, cohort_outcome, study_resamples
-from sscct_lib.horizons.metrics import observed_risk
+from sscct_lib.horizons.metrics import logit, observed_risk
 from sscct_lib.study.settings import Settings
 from sscct_lib.study.words import percent_text, years_text
 
 N_SIMILAR = 20
+CALIPER = 2.0  # times the odds, up or down, that still count as about the same risk
 N_WRONG = 5
 FEW_DENSE = 0.05  # share of the lungs from -600 to -250 HU below which little disease is to be seen
 MUCH_DENSE = 0.2
@@ -39,12 +40,18 @@ def similar_patients(evaluation: Evaluation, model: str, risk: float, patient_id
     Returns
     -------
     pandas.DataFrame
-        Rows of the cohort with `risk`, the nearest first; at most `N_SIMILAR` patients.
+        Rows of the cohort with `risk`, the nearest first; at most `N_SIMILAR` patients, and only those whose odds are
+        within `CALIPER` of the scan's: at the ends of the scale, the nearest may be far.
+
+    References
+    ----------
+    Austin PC. Optimal caliper widths for propensity-score matching. Pharm Stat 2011;10:150-61 (calipers on the logit).
     """
     risks = evaluation.risk(model, middle_horizon(evaluation.settings))
     known = evaluation.cohort.assign(risk=risks).dropna(subset="risk")
     others = known[known["patient_id"] != patient_id]
-    order = (others["risk"] - risk).abs().to_numpy().argsort(kind="stable")
+    distance = np.abs(logit(others["risk"].to_numpy(dtype=float)) - logit(np.array([risk])))
+    order = distance.argsort(kind="stable")[: int((distance <= np.log(CALIPER)).sum())]
     # One scan each: several of one patient would tell the same life again.
     nearest: pd.DataFrame = others.iloc[order].drop_duplicates("patient_id").head(N_SIMILAR)
     return nearest.reset_index(drop=True)
@@ -73,7 +80,7 @@ def outcomes(similar: pd.DataFrame, settings: Settings) -> pd.DataFrame:
 def in_words(found: pd.DataFrame) -> str:
     """Say the outcomes of similar patients in a sentence, with counts."""
     if found.empty:
-        return "No other patient has a risk to compare with."
+        return "No other patient has about the same risk."
     n = int(found[["died", "alive", "unknown"]].iloc[0].sum())
     parts = [
         f"within {years_text(horizon)} {died} had died, {alive} lived and {unknown} had not been followed that long"
@@ -81,7 +88,7 @@ def in_words(found: pd.DataFrame) -> str:
             *(found[name] for name in ("horizon_years", "died", "alive", "unknown")), strict=True
         )
     ]
-    return f"Of the {n} other patients with the nearest risk: {'; '.join(parts)}."
+    return f"Of the {n} other patients with about the same risk (odds within {CALIPER:g} times): {'; '.join(parts)}."
 
 
 def most_wrong(evaluation: Evaluation, lungs: pd.DataFrame, model: str, horizon_years: float) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from sscct_lib.cohort.outcomes import censoring_weights
 from sscct_lib.horizons.bootstrap import Floats, horizon_outcome, interval, resample_patients
 from sscct_lib.horizons.evaluation import Evaluation, not_estimable
-from sscct_lib.horizons.metrics import METRICS
+from sscct_lib.horizons.metrics import METRICS, Fits
 from sscct_lib.horizons.tables import DENOMINATORS, by_horizon, denominators
 from sscct_lib.study.words import estimate_text
 
@@ -135,29 +135,35 @@ def compare_shortcuts(
     filled = features.fillna(features.median()).to_numpy(dtype=float)
     found = []
     for years in horizons_years:
-        risks: dict[tuple[bool, bool], Floats] = {}
+        risks: dict[tuple[bool, bool], tuple[Floats, Fits]] = {}
         for name, way in WAYS.items():
             key = (way.by_patient, way.presumed)
             if key not in risks:
                 risks[key] = _out_of_fold(cohort, filled, years, way, n_folds, seed)
-            row = {"horizon_years": years, "way": name, **_judged(cohort, risks[key], years, way, n_bootstrap, seed)}
+            row = {"horizon_years": years, "way": name, **_judged(cohort, *risks[key], years, way, n_bootstrap, seed)}
             if true_risk is not None:
-                row["true_auc"] = expected_auc(risks[(True, way.presumed)], true_risk[years])
+                row["true_auc"] = expected_auc(*risks[(True, way.presumed)], true_risk[years])
             found.append(row)
     return pd.DataFrame(found)
 
 
-def expected_auc(score: Floats, risk: Floats) -> float:
+def expected_auc(score: Floats, fit: Fits, risk: Floats) -> float:
     """AUC that a score (n,) is expected to have when every scan is followed by death with its true risk (n,).
 
-    Sum over pairs of scans of P(first dies, second lives) where the first has the higher score, over the same sum of
-    all pairs; equal scores count half.
+    Sum over pairs of scans of the same fit of P(first dies, second lives) where the first has the higher score, over
+    the same sum of all such pairs; equal scores count half.
     """
+    sums = np.array([_expected_pairs(score[fit == one], risk[fit == one]) for one in np.unique(fit)])
+    concordant, pairs = sums.sum(axis=0)
+    return float(concordant / pairs)
+
+
+def _expected_pairs(score: Floats, risk: Floats) -> tuple[float, float]:
     order = np.argsort(score, kind="stable")
     _, starts = np.unique(score[order], return_index=True)
     dies, lives = (np.add.reduceat(values[order], starts) for values in (risk, 1 - risk))
     below = np.cumsum(lives) - lives
-    return float((dies * (below + lives / 2)).sum() / (dies.sum() * lives.sum()))
+    return float((dies * (below + lives / 2)).sum()), float(dies.sum() * lives.sum())
 
 
 def shortcuts_side_by_side(table: pd.DataFrame) -> pd.DataFrame:
@@ -178,29 +184,33 @@ def shortcuts_side_by_side(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(shown).rename_axis("way")
 
 
-def _out_of_fold(cohort: pd.DataFrame, features: Floats, years: float, way: Way, n_folds: int, seed: int) -> Floats:
+def _out_of_fold(
+    cohort: pd.DataFrame, features: Floats, years: float, way: Way, n_folds: int, seed: int
+) -> tuple[Floats, Fits]:
+    """Risk of each scan by a forest that was not trained on it, and which forest that was."""
     followup, event = cohort["followup_years"].to_numpy(float), cohort["event_observed"].to_numpy(bool)
     died = event & (followup <= years)
     weights = np.ones(len(cohort)) if way.presumed else censoring_weights(followup, event, years)
-    risk = np.full(len(cohort), np.nan)
+    risk, fit = np.full(len(cohort), np.nan), np.zeros(len(cohort), dtype=np.int64)
     if len(np.unique(cohort["patient_id"][died])) < n_folds:
-        return risk
+        return risk, fit
     if way.by_patient:
         splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
         folds = splitter.split(features, died, cohort["patient_id"])
     else:
         folds = StratifiedKFold(n_folds, shuffle=True, random_state=seed).split(features, died)
-    for train, test in folds:
+    for number, (train, test) in enumerate(folds):
+        fit[test] = number
         known = train[weights[train] > 0]
         forest = RandomForestClassifier(N_TREES, min_samples_leaf=5, random_state=seed, n_jobs=-1)
         forest.fit(features[known], died[known], sample_weight=weights[known])
         if len(forest.classes_) == 2:
             risk[test] = forest.predict_proba(features[test])[:, 1]
-    return risk
+    return risk, fit
 
 
 def _judged(
-    cohort: pd.DataFrame, risk: Floats, years: float, way: Way, n_bootstrap: int, seed: int
+    cohort: pd.DataFrame, risk: Floats, fit: Fits, years: float, way: Way, n_bootstrap: int, seed: int
 ) -> dict[str, float]:
     patients = cohort["patient_id"]
     clusters = pd.Series(np.arange(len(cohort))) if way.scans_independent else patients
@@ -210,6 +220,6 @@ def _judged(
     counted = outcome.denominators | {"n_patients": patients.nunique()}
     if not_estimable(outcome) or not np.isfinite(risk).all():
         return {**dict.fromkeys(("auc", "ci_low", "ci_high", "width"), np.nan), **counted}
-    samples = METRICS["auc"].measure(risk, outcome)
+    samples = METRICS["auc"].measure(risk, outcome, fit)
     low, high, _ = interval(samples, outcome.degrees_of_freedom, METRICS["auc"].scale)
     return {"auc": float(samples[0]), "ci_low": low, "ci_high": high, "width": high - low, **counted}

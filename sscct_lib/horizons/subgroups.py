@@ -11,7 +11,7 @@ from sscct_lib.cohort.outcomes import DAYS_PER_YEAR
 from sscct_lib.horizons import survival
 from sscct_lib.horizons.bootstrap import Flags, Floats
 from sscct_lib.horizons.curves import TERTILES, tertile_names
-from sscct_lib.horizons.evaluation import Evaluation, Judged, aligned
+from sscct_lib.horizons.evaluation import FEWEST_PATIENTS, Evaluation, Judged, aligned
 from sscct_lib.horizons.models import SOURCES
 from sscct_lib.horizons.survival import LogRank, clustered_logrank
 from sscct_lib.study.words import estimate_text, percent_text, plain_names, years_text
@@ -19,8 +19,6 @@ from sscct_lib.study.words import estimate_text, percent_text, plain_names, year
 THIRDS = ("narrow", "middle", "wide")
 SPREAD_METRICS = ("observed_expected", "brier")
 LANDMARKS_YEARS = (0.0, 1.0, 2.0)
-FEWEST_PATIENTS = 5
-"""Patients who died, and patients who lived, that a part must have before anything is estimated in it."""
 _SHOWN = ("auc", "observed_expected")
 _GROUPS: list[tuple[str, str, list[float], str]] = [
     ("sex", "sex", [], ""),
@@ -200,17 +198,9 @@ def evaluate_parts(parts: Iterator[Part], evaluation: Evaluation, model: str) ->
         for judged in (seen.at(model, horizon) for horizon in years):
             for metric in _SHOWN:
                 row = {"kind": part.kind, "part": part.name, "horizon_years": judged.horizon_years, "metric": metric}
-                rows.append({**row, **_estimate(judged, metric), **judged.counts})
+                rows.append({**row, **judged.estimate(metric), **judged.counts, "too_small": not judged.estimable})
     columns = ["kind", "part", "horizon_years", "metric", "estimate", "ci_low", "ci_high", "note"]
     return pd.DataFrame(rows, columns=[*columns, "n_scans", "n_patients", "n_events", "n_unknown", "too_small"])
-
-
-def _estimate(judged: Judged, metric: str) -> dict[str, object]:
-    n_patients = judged.outcome.degrees_of_freedom + 1
-    if n_patients >= FEWEST_PATIENTS:
-        return {**judged.estimate(metric), "too_small": False}
-    note = f"too small: {n_patients} patient(s) who died, or who lived; at least {FEWEST_PATIENTS} are needed"
-    return {"estimate": np.nan, "ci_low": np.nan, "ci_high": np.nan, "note": note, "too_small": True}
 
 
 def logrank_between_thirds(evaluation: Evaluation, model: str) -> LogRank:
@@ -249,7 +239,7 @@ def hazard_ratios(evaluation: Evaluation, model: str) -> pd.DataFrame:
     third = tertile_names(standing)
     columns = ["comparison", "hazard_ratio", "ci_low", "ci_high", "p", "n_scans", "n_patients", "n_events"]
     models = []
-    if patients[died].nunique() < survival.FEWEST_PATIENTS:
+    if patients[died].nunique() < FEWEST_PATIENTS:
         return pd.DataFrame(columns=columns)
     if all(died[third == name].any() for name in TERTILES):
         models.append({name: (third == name).astype(float) for name in TERTILES[1:]})

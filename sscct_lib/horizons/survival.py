@@ -8,6 +8,7 @@ import pandas as pd
 from lifelines import CoxPHFitter
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import chi2
+from scipy.stats import t as student_t
 
 from sscct_lib.horizons.bootstrap import (
     Flags,
@@ -16,12 +17,11 @@ from sscct_lib.horizons.bootstrap import (
     kaplan_meier,
     resample_patients,
 )
-from sscct_lib.horizons.evaluation import Evaluation, study_resamples
+from sscct_lib.horizons.evaluation import FEWEST_PATIENTS, Evaluation, study_resamples
 from sscct_lib.study.schemas import CAUSES
 from sscct_lib.study.settings import Settings
 
 TRANSPLANT = "transplant"
-FEWEST_PATIENTS = 5  # with the event: robust errors of fewer clusters are far too small
 
 
 def followup_curve(cohort: pd.DataFrame, n_bootstrap: int = 1000, seed: int = 2026) -> pd.DataFrame:
@@ -86,16 +86,7 @@ def clustered_logrank(time: Floats, event: Flags, group: ArrayLike, patient_id: 
     member = np.eye(len(names))[index][:, 1:]
     if len(names) < 2 or not event.any():
         return LogRank(np.nan, max(len(names) - 1, 0), np.nan)
-    death_times, position = np.unique(time[event], return_inverse=True)
-    at_risk = (time[:, None] >= death_times).astype(float)
-    n_at_risk = at_risk.sum(axis=0)
-    share = (member.T @ at_risk / n_at_risk).T
-    hazard = np.bincount(position) / n_at_risk
-    parts = -(member * (at_risk @ hazard)[:, None] - at_risk @ (share * hazard[:, None]))
-    parts[event] += member[event] - share[position]
-    patients = np.unique(np.asarray(patient_id), return_inverse=True)[1]
-    sums = np.zeros((patients.max() + 1, member.shape[1]))
-    np.add.at(sums, patients, parts)
+    sums = _by_patient(score_residuals(time, event, member, np.ones(len(time))), patient_id)
     variance, score = sums.T @ sums, sums.sum(axis=0)
     if np.linalg.matrix_rank(variance) < len(score):
         return LogRank(np.nan, len(score), np.nan)
@@ -103,10 +94,38 @@ def clustered_logrank(time: Floats, event: Flags, group: ArrayLike, patient_id: 
     return LogRank(statistic, len(score), float(chi2.sf(statistic, len(score))))
 
 
+def score_residuals(time: Floats, event: Flags, covariates: Floats, relative_hazard: Floats) -> Floats:
+    """Parts of each scan in the score of a Cox model, shape (n, n_covariates); deaths of the same time as one.
+
+    References
+    ----------
+    Lin DY, Wei LJ. J Am Stat Assoc 1989;84:1074-8, eq. 2.3.
+    """
+    death_times, position = np.unique(time[event], return_inverse=True)
+    at_risk = (time[:, None] >= death_times) * relative_hazard[:, None]
+    n_at_risk = at_risk.sum(axis=0)
+    mean = (covariates.T @ at_risk / n_at_risk).T
+    hazard = np.bincount(position) / n_at_risk
+    parts = -(covariates * (at_risk @ hazard)[:, None] - at_risk @ (mean * hazard[:, None]))
+    parts[event] += covariates[event] - mean[position]
+    return np.asarray(parts)
+
+
+def _by_patient(parts: Floats, patient_id: ArrayLike) -> Floats:
+    patients = np.unique(np.asarray(patient_id), return_inverse=True)[1]
+    sums = np.zeros((patients.max() + 1, parts.shape[1]))
+    np.add.at(sums, patients, parts)
+    return sums
+
+
 def hazard_ratios(
     time: Floats, event: Flags, patient_id: ArrayLike, covariates: Mapping[str, ArrayLike]
 ) -> pd.DataFrame:
     """Hazard ratios of a Cox model whose errors are robust to several scans of a patient.
+
+    Robust errors of few clusters are too small, and a normal quantile makes it worse: with 10 to 35 deaths, a marker
+    without effect has p < .05 in 8 to 9 % of cohorts. The quantile is that of Student's t with as many degrees of
+    freedom as patients who died, less one.
 
     Returns
     -------
@@ -115,12 +134,23 @@ def hazard_ratios(
 
     References
     ----------
-    Lin DY, Wei LJ. The robust inference for the Cox proportional hazards model. J Am Stat Assoc 1989;84:1074-8.
+    Lin DY, Wei LJ. The robust inference for the Cox proportional hazards model. J Am Stat Assoc 1989;84:1074-8. Bell
+    RM, McCaffrey DF. Bias reduction in standard errors for linear regression with multi-stage samples. Surv Methodol
+    2002;28:169-81 (few clusters).
     """
-    frame = pd.DataFrame({"time": time, "event": event, "patient_id": patient_id, **covariates})
-    fitted = CoxPHFitter().fit(frame, "time", "event", cluster_col="patient_id", robust=True)
-    shown: pd.DataFrame = fitted.summary[["exp(coef)", "exp(coef) lower 95%", "exp(coef) upper 95%", "p"]]
-    return shown.set_axis(["hazard_ratio", "ci_low", "ci_high", "p"], axis=1)
+    frame = pd.DataFrame({"time": time, "event": event, **covariates})
+    fitted = CoxPHFitter().fit(frame, "time", "event")
+    x = frame[list(covariates)].to_numpy(dtype=float)
+    log_ratio, inverse = fitted.params_.to_numpy(), fitted.variance_matrix_.to_numpy()
+    # Not lifelines' own robust errors, which depend on the order of scans with the same time.
+    relative_hazard = np.exp(x @ log_ratio - (x @ log_ratio).max())
+    influence = _by_patient(score_residuals(time, event, x, relative_hazard), patient_id) @ inverse
+    error = np.sqrt((influence**2).sum(axis=0))
+    degrees_of_freedom = len(np.unique(np.asarray(patient_id)[event])) - 1
+    half = student_t.ppf(0.975, degrees_of_freedom) * error
+    ends = {"ci_low": np.exp(log_ratio - half), "ci_high": np.exp(log_ratio + half)}
+    p = 2 * student_t.sf(np.abs(log_ratio) / error, degrees_of_freedom)
+    return pd.DataFrame({"hazard_ratio": np.exp(log_ratio), **ends, "p": p}, index=list(covariates))
 
 
 def aalen_johansen(time: Floats, event: Flags, of_cause: Flags, counts: Floats, at: ArrayLike) -> Floats:

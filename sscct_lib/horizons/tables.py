@@ -18,6 +18,7 @@ NOISE_WORDS = {
     "factor_of_odds": "times that the odds must rise or fall to be beyond it",
     "share_beyond": "share of all changes that are beyond it",
 }
+BESIDE_RIGHT = {"ici": "of this model", "ici_if_right": "of a right model"}
 PUBLISHED = pd.DataFrame(
     [
         ("best of three networks", 1.0, 0.769, 0.769, 2125, 181),
@@ -80,6 +81,8 @@ def thresholds_side_by_side(table: pd.DataFrame) -> pd.DataFrame:
         "specificity": "survivors spared of 100",
         "ppv": "die of 100 flagged",
         "npv": "live of 100 not flagged",
+        "net_benefit": "net benefit of 100, more than flagging nobody",
+        "gain": "more than flagging everybody",
     }
     rows = []
     for years, threshold in table[["horizon_years", "threshold"]].drop_duplicates().to_numpy():
@@ -87,7 +90,7 @@ def thresholds_side_by_side(table: pd.DataFrame) -> pd.DataFrame:
         row = {"horizon": years_text(years), "flagged from": percent_text(threshold)}
         for measure, words in names.items():
             estimate, low, high = (100 * at.loc[measure, name] for name in ("estimate", "ci_low", "ci_high"))
-            row[words] = estimate_text(estimate, low, high, decimals=0)
+            row[words] = estimate_text(estimate, low, high, decimals=1 if "than" in words else 0)
         rows.append(row)
     return pd.DataFrame(rows).set_index(["horizon", "flagged from"])
 
@@ -181,7 +184,13 @@ def headline_numbers(evaluation: Evaluation, performance: pd.DataFrame) -> dict[
 
 
 def mean_risks(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Average the predicted risks over scans: a row a model, a column a horizon, and the number of scans."""
+    """Average the predicted risks over scans: a row a model, a column a horizon, and the number of scans.
+
+    Only scans count that a model predicted at all of its horizons: over different scans, a mean may fall with time.
+    """
+    n_horizons = predictions.groupby("model")["horizon_years"].transform("nunique")
+    of_scan = predictions.groupby(["model", "scan_id"])["horizon_years"].transform("nunique")
+    predictions = predictions[of_scan == n_horizons]
     risks = predictions.pivot_table(index="model", columns="horizon_years", values="risk")
     heads = [f"{years_text(years)}, mean risk" for years in risks.columns.to_numpy(dtype=float)]
     shown = risks.map(_share_or_none).set_axis(heads, axis=1)

@@ -8,9 +8,9 @@ from sscct_lib.cohort.outcomes import DAYS_PER_YEAR
 from sscct_lib.horizons.bootstrap import interval, percentile_interval, resample_patients
 from sscct_lib.horizons.comparison import differences
 from sscct_lib.horizons.evaluate import evaluate
-from sscct_lib.horizons.evaluation import Evaluation
+from sscct_lib.horizons.evaluation import FEWEST_PATIENTS, Evaluation
 from sscct_lib.horizons.metrics import logit
-from sscct_lib.horizons.survival import FEWEST_PATIENTS, hazard_ratios
+from sscct_lib.horizons.survival import hazard_ratios
 from sscct_lib.study.schemas import PREDICTIONS
 from sscct_lib.study.settings import Settings
 from sscct_lib.study.words import estimate_text, percent_text

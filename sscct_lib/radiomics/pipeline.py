@@ -4,7 +4,7 @@ The steps are `harmonise` (optional), `impute`, `stable`, `distinct`, `scale` an
 folds by patient, with weights for censoring and for repeat scans.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -31,6 +31,7 @@ PRESERVED = ["age_years", "fvc_percent", "dlco_percent", "sex"]
 HARMONISATION_COLUMNS = ["scanner", "patient_id", *PRESERVED]
 TEXT = {"scanner", "patient_id", *CLINICAL_CATEGORIES}
 INDICATOR = "missingindicator_"
+MISSING = "missing"  # a category that is not known, as a category of its own
 
 LEAST_RISK = 1e-4  # a risk of 0 or 1 would make one surprise count without limit
 FEWEST_PATIENTS = 2  # who died, and who lived, behind a horizon; a model of one patient is that patient's portrait
@@ -45,12 +46,13 @@ class Fit:
     columns: list[str]  # the features that it was given
     harmonised: bool  # whether it begins with ComBat
     chosen: dict[str, Any]  # by tuning
+    shares: dict[str, dict[str, float]]  # of the training scans, by category (`MISSING`: not known)
     counts: dict[float, dict[str, int]]  # of each horizon: training scans of known and unknown state, patients, deaths
     notes: dict[float, str] = field(default_factory=dict)  # by horizon; one that is not estimated says why
 
     def risks(self, table: pd.DataFrame) -> Floats:
         """Risk of each scan at each of `horizons_years`, shape (n, n_horizons)."""
-        return np.asarray(self.pipeline.predict(design(table, self.columns, self.harmonised)))
+        return averaged_risks(self.pipeline, design(table, self.columns, self.harmonised), self.shares)
 
 
 def fit(
@@ -82,7 +84,7 @@ def fit(
     pipeline["model"].set_params(**chosen)
     pipeline.fit(data, outcome, stable__agreement=agreement, model__sample_weight=weight)
     return Fit(
-        pipeline, horizons, list(columns), harmonised, chosen,
+        pipeline, horizons, list(columns), harmonised, chosen, category_shares(data, columns),
         {horizon: _counts(*states[horizon], patients) for horizon in states},
         notes | (dict.fromkeys(horizons, note) if note else {}),
     )  # fmt: skip
@@ -172,11 +174,11 @@ def imputation(columns: Sequence[str]) -> ColumnTransformer:
     numbers = [name for name in columns if name not in CLINICAL_CATEGORIES and name not in rates]
     categories = [name for name in columns if name in CLINICAL_CATEGORIES]
     encode = OneHotEncoder(
-        categories=[[*CLINICAL_CATEGORIES[name], "missing"] for name in categories],
+        categories=[[*CLINICAL_CATEGORIES[name], MISSING] for name in categories],
         handle_unknown="ignore",
         sparse_output=False,
     )
-    fill = SimpleImputer(strategy="constant", fill_value="missing")
+    fill = SimpleImputer(strategy="constant", fill_value=MISSING)
     return ColumnTransformer(
         [
             ("numbers", _numbers(add_indicator=True), numbers),
@@ -212,6 +214,37 @@ def design(table: pd.DataFrame, columns: Sequence[str], harmonised: bool) -> pd.
     frame = table.reindex(columns=names)
     frame = frame.astype({name: object if name in TEXT else float for name in names})
     return frame.where(frame.notna(), np.nan)
+
+
+def category_shares(data: pd.DataFrame, columns: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Share of each category among training scans, by column of `design`."""
+    named = [name for name in columns if name in CLINICAL_CATEGORIES]
+    counts = {name: data[name].fillna(MISSING).value_counts(normalize=True) for name in named}
+    return {name: {str(value): float(share) for value, share in of.items()} for name, of in counts.items()}
+
+
+def unseen(data: pd.DataFrame, name: str, shares: Mapping[str, Mapping[str, float]]) -> NDArray[np.bool_]:
+    """Which rows have a category that no training scan had; not to be known counts as one."""
+    return ~data[name].fillna(MISSING).isin(list(shares[name])).to_numpy(dtype=bool)
+
+
+def averaged_risks(pipeline: Pipeline, data: pd.DataFrame, shares: Mapping[str, Mapping[str, float]]) -> Floats:
+    """Risks (n, n_horizons) of what `design` gives; a category that no training scan had is averaged over theirs.
+
+    Encoded as none of them it would be judged as one, whichever the encoding left out: an unknown sex as that of a man.
+    """
+    risks = np.asarray(pipeline.predict(data), dtype=float)
+    for name, of_value in shares.items():
+        rows = unseen(data, name, shares)
+        if rows.any():
+            others = {other: values for other, values in shares.items() if other != name}
+            known = {value: data[rows].assign(**{name: np.nan if value == MISSING else value}) for value in of_value}
+            risks[rows] = sum(of_value[value] * averaged_risks(pipeline, known[value], others) for value in known)
+            rest = ~rows
+            if rest.any():
+                risks[rest] = averaged_risks(pipeline, data[rest], others)
+            break
+    return risks
 
 
 def prepared(pipeline: Pipeline, data: pd.DataFrame) -> pd.DataFrame:

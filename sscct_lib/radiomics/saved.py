@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 from zipfile import ZipFile, ZipInfo
 
-import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
 
@@ -20,12 +19,13 @@ from sscct_lib.images.scanners import scanner
 from sscct_lib.radiomics.cross_validation import Model, models_of, one_settings_hash, train
 from sscct_lib.radiomics.estimators import ESTIMATORS
 from sscct_lib.radiomics.feature_sets import NotEstimableError, add_change
-from sscct_lib.radiomics.pipeline import Fit, design
+from sscct_lib.radiomics.pipeline import Fit, averaged_risks, design
 from sscct_lib.study.files import atomic, grows
 from sscct_lib.study.folder import Study, StudyError
 
 FOLDER = "tabular"  # within the folder of models
 USE = "Research on groups of patients: the risk of death from any cause within some years of a chest CT."
+JUDGED = "single fits of the same recipe, each on patients that it never saw; what predicts is one fit, of all scans"
 LIMITS = (
     "Not validated outside the study that it was trained on, and not a medical device. How well it predicts there is "
     "in the performance table of the same run; scans of other scanners, kernels or patients may differ."
@@ -163,6 +163,8 @@ def load_model(card_path: Path) -> tuple[dict[str, Any], Any]:
         content = path.read_bytes()
     except (OSError, ValueError) as error:
         raise StudyError(f"{card_path.stem}: the model or its card cannot be read ({error}). {again}") from error
+    if "category_shares" not in card:
+        raise StudyError(f"{card_path} is of an earlier version, which took an unknown category for another. {again}")
     if sha256(content).hexdigest() != card["sha256"]:
         raise StudyError(f"{path} is not the file that {card_path.name} describes. {again}")
     if grows(BytesIO(content), len(content)):
@@ -207,11 +209,12 @@ def _card(model: Model, fitted: Fit, table: pd.DataFrame, study: Study, settings
         "columns": fitted.columns,
         "columns_used": [str(name) for name in fitted.pipeline["scale"].get_feature_names_out()],
         "harmonised": fitted.harmonised,
+        "category_shares": fitted.shares,
         "chosen_by_tuning": fitted.chosen,
         "settings": settings.tabular.model_dump(mode="json"),
         "seed": settings.seed,
         "settings_hash": settings_hash,
-        "judged": f"fits of {settings.tabular.n_repeats} split(s) of the patients, each by itself and never their mean",
+        "judged": JUDGED,
         "performance": "tables/performance.parquet of the same run, from tables/predictions/03_radiomics.parquet",
         "versions": {name: version(name) for name in ("sscct", "scikit-learn", "scikit-survival", "pyradiomics")},
     }
@@ -244,7 +247,9 @@ def _predict_with(path: Path, features: pd.DataFrame) -> Iterator[pd.DataFrame]:
     some = n_missing < len(card["columns"])
     if not some.any():
         return
-    risks = np.asarray(pipeline.predict(design(features[some], card["columns"], card["harmonised"])))
+    risks = averaged_risks(
+        pipeline, design(features[some], card["columns"], card["harmonised"]), card["category_shares"]
+    )
     for horizon, risk in zip(card["horizons_years"], risks.T, strict=True):
         yield features.loc[some, ["scan_id"]].assign(
             model=card["model"], horizon_years=float(horizon), risk=risk, n_missing=n_missing[some]

@@ -15,12 +15,13 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.covariance import LedoitWolf
 
-from sscct_lib.radiomics.pipeline import INDICATOR, design, prepared
+from sscct_lib.radiomics.feature_sets import CLINICAL_CATEGORIES, CLINICAL_NUMBERS
+from sscct_lib.radiomics.pipeline import INDICATOR, design, prepared, unseen
 from sscct_lib.radiomics.saved import FOLDER, load_model
 from sscct_lib.study.folder import Study
 from sscct_lib.study.schemas import ATTRIBUTIONS
 from sscct_lib.study.tables import read_table
-from sscct_lib.study.words import feature_name, feature_unit
+from sscct_lib.study.words import feature_name, feature_unit, percent_text
 
 if TYPE_CHECKING:
     from sscct_lib.deep.networks import HazardNetwork
@@ -125,6 +126,19 @@ def _unseen(scan: Mapping[str, Any], training: pd.DataFrame) -> list[str]:
     return said
 
 
+def assumed(scan: Mapping[str, Any], training: pd.DataFrame) -> list[str]:
+    """Say what models assume of each clinical value that is not known."""
+    said = []
+    for name in CLINICAL_CATEGORIES:
+        if pd.notna(scan.get(name)) or name not in training or training[name].isna().any():
+            continue  # known, or not known in some training scans too: models have learned what that means
+        shares = training[name].value_counts(normalize=True)
+        mixed = ", ".join(f"{percent_text(share)} {value}" for value, share in shares.items())
+        said.append(f"{feature_name(name)} as the average over the training scans ({mixed})")
+    numbers = [words for name, words in PLAIN.items() if name in CLINICAL_NUMBERS and pd.isna(scan.get(name))]
+    return said + ([f"{', '.join(numbers)} as that of a typical patient"] if numbers else [])
+
+
 def explained_model(models: Path) -> tuple[dict[str, Any], Any] | None:
     """Card and pipeline of the model whose weights are shown; None when no such model is saved."""
     cards = sorted((models / FOLDER).glob("[!.]*.json"))
@@ -141,6 +155,8 @@ def weightiest_features(
     row = design(pd.DataFrame([dict(scan)]), card["columns"], card["harmonised"])
     columns = prepared(pipeline, row)
     contributions = columns.iloc[0].to_numpy(dtype=float) * np.asarray(pipeline["model"].coef_)
+    averaged = tuple(f"{name}_" for name in card["category_shares"] if unseen(row, name, card["category_shares"])[0])
+    contributions[[str(name).startswith(averaged) for name in columns]] = 0.0  # it weighs neither way
     rows = []
     for place in np.argsort(-np.abs(contributions), kind="stable")[:N_SHOWN]:
         if contributions[place] == 0:
@@ -160,7 +176,7 @@ def feature_words(name: str, scan: Mapping[str, Any], cohort: pd.DataFrame) -> s
         column, _, level = name.rpartition("_")
         value = scan.get(column)
         if pd.isna(value):
-            return f"{feature_name(column)}: not known, taken as not {level}"
+            return f"{feature_name(column)}: not known, as in some of the training scans"
         return words if value == level else f"{feature_name(column)}: not {level}"
     value = scan.get(name)
     if pd.isna(value):

@@ -13,7 +13,15 @@ from sscct_lib.horizons.models import chosen_models, pictured_for
 from sscct_lib.horizons.patients import in_words, middle_horizon, outcomes, similar_patients
 from sscct_lib.lungs.figures import Overlay, overlay
 from sscct_lib.lungs.segment import usable
-from sscct_lib.report.evidence import Likeness, Map, explained_model, likeness, map_of_study, weightiest_features
+from sscct_lib.report.evidence import (
+    Likeness,
+    Map,
+    assumed,
+    explained_model,
+    likeness,
+    map_of_study,
+    weightiest_features,
+)
 from sscct_lib.study.folder import Study, StudyError
 from sscct_lib.study.schemas import COHORT, LUNGS, PREDICTIONS, RADIOMICS, UNUSUAL
 from sscct_lib.study.tables import read_predictions, read_table
@@ -196,7 +204,7 @@ def build(
         reasons=weights,
         explained=explained,
         likeness=alike,
-        warnings=tuple(sorted((*warnings, *_warnings(scan, facts, alike)), key=_gravity)),
+        warnings=tuple(sorted((*warnings, *_warnings(scan, facts, alike, training)), key=_gravity)),
         overlay=picture,
         attribution=attribution,
     )
@@ -221,7 +229,7 @@ def _gravity(warning: str) -> int:
     return 0 if warning == ANYWAY else 1 if warning.startswith(FAILED) else 2 if UNLIKE in warning else 3
 
 
-def _warnings(scan: Scan, facts: Mapping[str, str], alike: Likeness) -> list[str]:
+def _warnings(scan: Scan, facts: Mapping[str, str], alike: Likeness, training: pd.DataFrame) -> list[str]:
     said = []
     verdict, findings = scan.lungs.get("verdict"), scan.lungs.get("findings")
     if verdict == "fail":
@@ -232,5 +240,6 @@ def _warnings(scan: Scan, facts: Mapping[str, str], alike: Likeness) -> list[str
         said.append(f"The scan is unlike those that the models learned from: {'; '.join(alike.findings)}.")
     missing = [name for name, words in facts.items() if words == "not known"]
     if missing:
-        said.append(f"Not known: {', '.join(missing)}. Models that need them use the values of a typical patient.")
+        taken = "; ".join(assumed(scan.known, training))
+        said.append(f"Not known: {', '.join(missing)}." + (f" Models that need them take {taken}." if taken else ""))
     return said

@@ -13,12 +13,14 @@ from sscct_lib.deep import cross_validation
 from sscct_lib.deep.cubes import cube_path
 from sscct_lib.deep.out_of_distribution import flag_new
 from sscct_lib.horizons.models import SOURCES, STACKED, stack
+from sscct_lib.horizons.patients import middle_horizon
 from sscct_lib.images.nifti import READERS, is_volume
 from sscct_lib.images.prepare import prepare_scans
 from sscct_lib.intake.ingest import ingest
 from sscct_lib.lungs.figures import overlay
 from sscct_lib.lungs.segment import segment_scans
 from sscct_lib.radiomics.extract import extract_scans
+from sscct_lib.radiomics.feature_sets import CLINICAL_CATEGORIES
 from sscct_lib.radiomics.saved import FOLDER, predict_risks
 from sscct_lib.report.evidence import Map, caution, mean_map
 from sscct_lib.report.page import ANYWAY, NEW, Scan, ScanReport, build, first_row, read_tables, strange
@@ -26,7 +28,7 @@ from sscct_lib.report.prediction_file import Prediction, prediction_of
 from sscct_lib.study.files import checksum
 from sscct_lib.study.folder import SETTINGS_FILE, Study, StudyError, fingerprint
 from sscct_lib.study.schemas import IDENTITY, covariates
-from sscct_lib.study.words import NETWORK_WORDS, plain_names
+from sscct_lib.study.words import NETWORK_WORDS, feature_name, percent_text, plain_names, years_text
 
 # Settings that a model's input or meaning rests on.
 MUST_AGREE = ("images", "lungs", "radiomics", "horizons_years", "labels")
@@ -101,7 +103,7 @@ def predict_scan(
     with_identity = risks.merge(identity, on="model", how="left").fillna(dict.fromkeys(IDENTITY, ""))
     with_stacked, said = _stacked(with_identity, tables.predictions, trained)
     scan = Scan(NEW, None, scan_values, lungs, with_stacked)
-    said += _unusual(trained, study)
+    said += _unusual(trained, study) + _each_value(trained, scan_values)
     report = build(trained, tables, scan, overlay(study, lungs), _map(trained, study), (*warnings, *said))
     return prediction_of(report, scan, known, _hashes(trained)), report
 
@@ -200,6 +202,25 @@ def _stacked(risks: pd.DataFrame, of_study: pd.DataFrame, trained: Study) -> tup
         return risks, []
     one_fit = risks.assign(patient_id=NEW, repeat=0, fold=0)
     return pd.concat([risks, stack(one_fit)], ignore_index=True), []
+
+
+def _each_value(trained: Study, scan_values: Mapping[str, Any]) -> list[str]:
+    """Say for each category that is not known what each of its values would give, by the study's reference model."""
+    if not any((trained.models / FOLDER).glob("[!.]*.json")):
+        return []
+    middle, said = middle_horizon(trained.settings), []
+    for name, values in CLINICAL_CATEGORIES.items():
+        if pd.notna(scan_values.get(name)):
+            continue
+        rows = [dict(scan_values) | {name: value, "scan_id": value} for value in values]
+        risks = predict_risks(trained.models, pd.DataFrame(rows))
+        model = trained.settings.horizons.reference
+        at = risks[(risks["model"] == model) & np.isclose(risks["horizon_years"], middle)]
+        given = at.set_index("scan_id")["risk"].reindex(values).to_numpy(dtype=float)
+        if np.ptp(given) > 0:  # else the model does not ask, or is not there
+            each = ", ".join(f"{percent_text(risk)} for {value}" for value, risk in zip(values, given, strict=True))
+            said.append(f"{model} within {years_text(middle)}, by {feature_name(name)}: {each}.")
+    return said
 
 
 def _map(trained: Study, study: Study) -> Map | None:

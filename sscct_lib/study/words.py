@@ -62,6 +62,7 @@ METRIC_WORDS = {
     "calibration_intercept": "calibration intercept",
     "calibration_slope": "calibration slope",
     "ici": "mean calibration error",
+    "ici_if_right": "mean calibration error of a right model",
     "e50": "median calibration error",
     "e90": "90th percentile of the calibration error",
 }

@@ -20,6 +20,7 @@ from sscct_lib.cohort.selection import (
     select_masks,
 )
 from sscct_lib.cohort.tables import characteristics, fold_counts, label_counts
+from sscct_lib.horizons.bootstrap import horizon_outcome, resample_patients
 from sscct_lib.study.folder import StudyError
 
 
@@ -207,3 +208,11 @@ def test_flow_counts_what_a_person_decided(study_of, manifest_frame):
     assert [step.n_scans for step in flow] == [4, 0, 1, 1, 2]
     assert flow[3].label == "Left out by a person"
     assert flow[4].label == "Scans that the models see, 1 by a person's decision"
+
+
+def test_alive_exactly_at_the_horizon_is_alive_in_training_and_in_judging():
+    followup, event = np.array([3.0, 3.0, 5.0, 1.0, 2.0]), np.array([False, True, False, True, False])
+    outcome = horizon_outcome(followup, event, 3.0, resample_patients(np.arange(5), 0, 0))
+    np.testing.assert_allclose(censoring_weights(followup, event, 3.0), outcome.weights[0])
+    assert outcome.alive.tolist() == [True, False, True, False, False]
+    assert outcome.weights[0, 0] > 0

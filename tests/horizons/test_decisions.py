@@ -10,9 +10,10 @@ from lifelines import KaplanMeierFitter
 
 from sscct_lib.horizons import decisions, evaluate, figures, patients, tables
 from sscct_lib.horizons import models as horizon_models
-from sscct_lib.horizons.bootstrap import horizon_outcome, resample_patients
+from sscct_lib.horizons.bootstrap import horizon_outcome, interval, resample_patients
 from sscct_lib.horizons.decisions import EVERYBODY, NOBODY, decision_curves, flag_measures, net_benefit, threshold_table
 from sscct_lib.horizons.evaluation import Evaluation
+from sscct_lib.horizons.metrics import logit
 from sscct_lib.study.settings import HorizonSettings, Settings
 from tests.horizons.cohorts import FEW, make_cohort, make_predictions
 
@@ -92,12 +93,36 @@ def test_curves_and_figure(cohort):
     models = pd.concat([make_predictions(cohort, 0.2, "A"), make_predictions(cohort, 2.0, "B")], ignore_index=True)
     table = decision_curves(Evaluation(cohort, models, FEW), ["A", "B"])
     assert table["model"].unique().tolist() == ["A", EVERYBODY, NOBODY, "B"]
-    with_interval = table.dropna(subset="ci_low")
-    assert set(with_interval["model"]) == {"A"}
-    assert (with_interval["ci_low"] <= with_interval["net_benefit"]).all()
+    with_interval = table.dropna(subset="gain_low")
+    assert set(with_interval["model"]) == {EVERYBODY, NOBODY, "B"}
+    assert (with_interval["gain_low"] <= with_interval["gain"]).all()
     assert table.loc[table["model"] == NOBODY, "net_benefit"].eq(0).all()
+    wide = table.pivot(index=["horizon_years", "threshold"], columns="model", values=["net_benefit", "gain"])
+    for other in (EVERYBODY, NOBODY, "B"):
+        np.testing.assert_allclose(
+            wide["gain", other], wide["net_benefit", "A"] - wide["net_benefit", other], atol=1e-12
+        )
     figure = figures.decision_curves(table)
-    assert len(figure.axes) == 3
+    assert len(figure.axes) == 6
+
+
+def test_a_gain_is_that_of_the_same_samples_and_much_surer_than_either_benefit(cohort):
+    """At 2 % nearly everybody is flagged: the two ways differ by few scans, though each benefit is uncertain."""
+    judged = Evaluation(cohort, make_predictions(cohort, 0.2), FEW).at("Model", 5.0)
+    table = decision_curves(Evaluation(cohort, make_predictions(cohort, 0.2), FEW), ["Model"])
+    row = table.query("horizon_years == 5 and threshold == 0.1 and model == @EVERYBODY").iloc[0]
+    ones = np.ones(len(judged.risk))
+    own, all_scans = (net_benefit(risk, judged.outcome, 0.1) for risk in (judged.risk, ones))
+    gain = interval(own - all_scans, judged.outcome.degrees_of_freedom)
+    assert (row["gain_low"], row["gain_high"]) == pytest.approx(gain[:2])
+    alone = interval(own, judged.outcome.degrees_of_freedom)
+    assert row["gain_high"] - row["gain_low"] < 0.5 * (alone.high - alone.low)
+
+
+def test_where_both_ways_flag_the_same_scans_there_is_no_gain_and_no_doubt(cohort):
+    sure = make_predictions(cohort).assign(risk=0.9)
+    table = decision_curves(Evaluation(cohort, sure, FEW), ["Model"]).query("model == @EVERYBODY")
+    assert (table[["gain", "gain_low", "gain_high"]] == 0).all(axis=None)
 
 
 def test_nothing_to_decide_when_nobody_died(cohort):
@@ -156,6 +181,7 @@ def test_flags_without_censoring_are_counted_by_hand(predictions):
     assert str(numbers["act_benefit"]).startswith(f"{benefit:.1f} (")
     everybody = 100 * (died.mean() - (~died).mean() / 4)
     assert numbers["act_benefit_all"] == f"{everybody:.1f}"
+    assert str(numbers["act_gain_all"]).startswith(f"{benefit - everybody:.1f} (")
 
 
 def test_nobody_flagged_and_nobody_followed_give_words(small, predictions):
@@ -172,11 +198,20 @@ def test_similar_patients_are_the_nearest_others_once_each(small, predictions):
     assert len(found) == patients.N_SIMILAR
     assert found["patient_id"].is_unique
     assert "p004" not in set(found["patient_id"])
-    away = (found["risk"] - 0.3).abs()
-    assert away.is_monotonic_increasing
+    away = np.abs(logit(found["risk"].to_numpy()) - np.log(0.3 / 0.7))
+    assert (np.diff(away) >= 0).all()
     risks = predictions[(predictions["horizon_years"] == 3) & (predictions["patient_id"] != "p004")]
-    nearest = (risks["risk"] - 0.3).abs().groupby(risks["patient_id"]).min().nsmallest(patients.N_SIMILAR)
+    distance = pd.Series(np.abs(logit(risks["risk"].to_numpy()) - np.log(0.3 / 0.7)), risks.index)
+    nearest = distance.groupby(risks["patient_id"]).min().nsmallest(patients.N_SIMILAR)
     np.testing.assert_allclose(np.sort(away), np.sort(nearest))
+
+
+def test_a_patient_whose_risk_is_far_is_not_about_the_same(small, predictions):
+    evaluation = Evaluation(small, predictions, FEW)
+    found = patients.similar_patients(evaluation, "Model", 0.999)
+    odds = found["risk"] / (1 - found["risk"])
+    assert len(found) < patients.N_SIMILAR
+    assert (odds >= 999 / patients.CALIPER).all()
 
 
 def test_outcomes_of_similar_patients_are_counted_and_kaplan_meier(small, predictions):

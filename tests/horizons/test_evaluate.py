@@ -38,7 +38,7 @@ from sscct_lib.horizons.comparison import (
     two_sided_p,
 )
 from sscct_lib.horizons.evaluate import evaluate, integrated_brier
-from sscct_lib.horizons.evaluation import Evaluation, averaged, check_predictions, never_falling
+from sscct_lib.horizons.evaluation import Evaluation, Judged, averaged, check_predictions, never_falling
 from sscct_lib.horizons.metrics import METRICS, logit
 from sscct_lib.horizons.survival import followup_curve
 from sscct_lib.study.folder import Study, StudyError
@@ -260,6 +260,45 @@ def test_scaled_interval_is_symmetric_on_its_scale(scale, inverse):
     assert interval(samples, 50, scale)[:2] == pytest.approx(tuple(expected), abs=1e-3)
 
 
+@settings(max_examples=60)
+@given(
+    st.floats(0, 0.99), st.floats(1e-3, 30), st.integers(1, 80), st.sampled_from(["error", "below one"]), st.booleans()
+)
+def test_an_interval_ends_where_the_quantity_can_be(estimate, spread, freedom, scale, below):
+    value = estimate - 3 * below if scale == "below one" else estimate
+    samples = np.append(value, value + spread * np.random.default_rng(0).normal(size=200))
+    low, high, note = interval(samples, freedom, scale)
+    if note:
+        assert np.isnan([low, high]).all()
+        return
+    assert low <= value <= high <= 1
+    assert scale == "below one" or low >= 0
+
+
+def right_risks(seed: int) -> Judged:
+    """One scan of each of 60 patients, with the risk by which they die."""
+    cohort = make_cohort(60, seed).query("scan_day == 365").reset_index(drop=True)
+    return Evaluation(cohort, make_predictions(cohort, noise=0), FEW).at("Model", 3.0)
+
+
+def test_the_calibration_error_of_a_right_model_holds_0_and_is_foretold():
+    found = [right_risks(seed) for seed in range(20)]
+    ici = pd.DataFrame([judged.estimate("ici") for judged in found])
+    right = pd.DataFrame([judged.estimate("ici_if_right") for judged in found])
+    assert (ici["ci_low"] == 0).mean() >= 0.9
+    assert ici["estimate"].mean() > 0.04
+    assert right["estimate"].mean() == pytest.approx(ici["estimate"].mean(), rel=0.25)
+    inside = (right["ci_low"] <= ici["estimate"]) & (ici["estimate"] <= right["ci_high"])
+    assert inside.mean() >= 0.85
+
+
+def test_a_wrong_model_has_a_calibration_error_beyond_that_of_a_right_one():
+    cohort = make_cohort(200)
+    doubled = make_predictions(cohort).query("horizon_years == 3").assign(risk=lambda rows: rows["risk"] ** 0.3)
+    judged = Evaluation(cohort, doubled, FEW).at("Model", 3.0)
+    assert judged.estimate("ici")["ci_low"] > 0.1 > judged.estimate("ici_if_right")["ci_high"]
+
+
 def test_interval_says_why_there_is_none():
     assert "fewer than two patients" in interval(np.array([0.5, 0.4, 0.6]), 0).note
     assert "too many resamples" in interval(np.array([0.5, np.nan, np.nan, 0.6]), 5).note
@@ -315,9 +354,21 @@ def test_counts_and_notes_of_a_model_that_covers_some_scans():
 def test_not_estimable_is_said(change, words):
     cohort = make_cohort(20).assign(**change)
     performance = evaluate(Evaluation(cohort, make_predictions(cohort), FEW))
+    performance = performance[~performance["metric"].isin(["observed_risk", "brier"])]
     assert performance[["estimate", "ci_low", "ci_high"]].isna().all(axis=None)
     assert performance["note"].str.startswith("not estimable").all()
     assert performance["note"].str.contains(words).all()
+
+
+def test_risk_and_brier_score_are_known_where_nobody_died_and_somebody_is_followed():
+    cohort = make_cohort(20).assign(event_observed=False, followup_years=6.0)
+    performance = evaluate(Evaluation(cohort, make_predictions(cohort), FEW), ("observed_risk", "brier"))
+    assert (performance.query("metric == 'observed_risk'")["estimate"] == 0).all()
+    risk = make_predictions(cohort).groupby("horizon_years")["risk"]
+    expected = risk.apply(lambda values: (values**2).mean())
+    assert performance.query("metric == 'brier'")["estimate"].tolist() == pytest.approx(expected.tolist())
+    lost = evaluate(Evaluation(cohort.assign(followup_years=0.5), make_predictions(cohort), FEW), ("brier",))
+    assert lost["estimate"].isna().all()
 
 
 def test_horizon_without_predictions_is_said():
@@ -328,14 +379,18 @@ def test_horizon_without_predictions_is_said():
     assert (performance["n_scans"] == 0).all()
 
 
-def test_no_interval_from_a_single_death():
+@pytest.mark.parametrize("n_died", [1, 4, 5])
+def test_fewer_than_five_patients_who_died_are_too_small_for_everything_that_tells_apart(n_died):
     cohort = make_cohort(30).assign(event_observed=False, followup_years=6.0)
-    cohort.loc[0, ["event_observed", "followup_years"]] = [True, 0.5]
-    performance = evaluate(Evaluation(cohort, make_predictions(cohort), FEW))
-    auc = performance[performance["metric"] == "auc"]
-    assert auc["estimate"].notna().all()
-    assert auc["ci_low"].isna().all()
-    assert auc["note"].str.contains("no interval: fewer than two patients died").all()
+    died = cohort["patient_id"].isin(cohort["patient_id"].unique()[:n_died])
+    cohort.loc[died, ["event_observed", "followup_years"]] = [True, 0.5]
+    performance = evaluate(Evaluation(cohort, make_predictions(cohort), FEW)).set_index("metric")
+    assert performance.loc["auc", "estimate"].notna().all() == (n_died == 5)
+    assert performance.loc["auc", "note"].str.startswith("too small").all() == (n_died < 5)
+    assert performance.loc["brier", "estimate"].notna().all()
+    twins = pd.concat([make_predictions(cohort, 0.2, name) for name in ("A", "B")])
+    table = differences(Evaluation(cohort, twins, FEW), "A", ("auc",))
+    assert table["difference"].isna().all() == (n_died < 5)
 
 
 @pytest.mark.parametrize(
@@ -472,7 +527,7 @@ def test_risks_that_know_nothing_are_at_chance_within_fits_and_below_it_over_the
     assert auc.mean(axis=0)[0] == pytest.approx(0.5, abs=0.01)
     assert auc.mean(axis=0)[1] < 0.47
     assert np.nanmedian(slope, axis=0)[0] == pytest.approx(0, abs=0.1)
-    assert np.nanmedian(slope, axis=0)[1] < -0.15
+    assert np.nanmedian(slope, axis=0)[1] < -0.1
 
 
 def test_a_fit_without_deaths_says_nothing_of_the_slope_and_equal_risks_have_none():
@@ -584,7 +639,8 @@ def test_models_are_compared_on_common_scans(cohort, predictions):
 def test_no_events_gives_no_difference(predictions, cohort):
     alive = cohort.assign(event_observed=False)
     table = differences(Evaluation(alive, predictions, FEW), "Clinical")
-    assert table[["difference", "ci_low", "ci_high", "p", "p_holm"]].isna().all(axis=None)
+    assert table[["ci_low", "ci_high", "p", "p_holm"]].isna().all(axis=None)
+    assert table["difference"].isna().equals(table["metric"] == "auc")
 
 
 def test_share_attained_is_the_ratio_of_the_distances_from_chance(cohort, predictions):

@@ -84,7 +84,11 @@ def test_expected_auc_equals_scikit_learn_with_each_scan_dead_and_alive():
     score = np.round(risk + rng.normal(0, 0.3, 200), 1)
     died = np.repeat([1, 0], 200)
     reference = roc_auc_score(died, np.tile(score, 2), sample_weight=np.concatenate([risk, 1 - risk]))
-    assert expected_auc(score, risk) == pytest.approx(reference, abs=1e-12)
+    one = np.zeros(len(score), dtype=int)
+    assert expected_auc(score, one, risk) == pytest.approx(reference, abs=1e-12)
+    # Of a second fit, whose scores are all higher and whose scans are the same: nothing changes.
+    both, twice = np.append(score, score + 100), np.append(risk, risk)
+    assert expected_auc(both, np.append(one, one + 1), twice) == pytest.approx(reference, abs=1e-12)
 
 
 def test_too_few_deaths_give_no_estimate(monkeypatch):

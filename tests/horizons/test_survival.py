@@ -12,7 +12,13 @@ from lifelines.statistics import multivariate_logrank_test
 from sscct_lib.horizons.bootstrap import kaplan_meier
 from sscct_lib.horizons.evaluation import Evaluation
 from sscct_lib.horizons.figures import cumulative_incidence_by_cause
-from sscct_lib.horizons.survival import aalen_johansen, cause_specific_hazards, clustered_logrank, cumulative_incidence
+from sscct_lib.horizons.survival import (
+    aalen_johansen,
+    cause_specific_hazards,
+    clustered_logrank,
+    cumulative_incidence,
+    hazard_ratios,
+)
 from sscct_lib.study.settings import Settings
 from tests.horizons.cohorts import FEW, make_cohort
 
@@ -155,3 +161,30 @@ def test_cause_specific_hazards_find_the_cause_that_the_risk_is_about():
     assert found.loc["lung", "ci_low"] < np.exp(effect * marker.std()) < found.loc["lung", "ci_high"]
     assert found.loc["other", "ci_low"] < 1 < found.loc["other", "ci_high"]
     assert found["n_events"].sum() == (died & (np.minimum(death, end) <= 5)).sum()
+
+
+def scans_without_effect(seed: int, n_patients: int = 60) -> tuple[np.ndarray, ...]:
+    """Two to four scans of each patient, about 20 of whom die, and a marker that says nothing."""
+    rng = np.random.default_rng(seed)
+    patient = np.repeat(np.arange(n_patients), rng.integers(2, 5, n_patients))
+    death, lost = rng.exponential(10, n_patients)[patient], rng.uniform(1, 8, n_patients)[patient]
+    marker = rng.normal(size=n_patients)[patient] + rng.normal(0, 0.3, len(patient))
+    return np.minimum(death, lost) + rng.uniform(0, 1, len(patient)), death <= lost, patient, marker
+
+
+def test_errors_do_not_depend_on_the_order_of_scans_with_the_same_time():
+    time, event, patient, marker = scans_without_effect(0)
+    months = np.ceil(time * 4) / 4
+    order = np.random.default_rng(1).permutation(len(time))
+    one = hazard_ratios(months, event, patient, {"marker": marker})
+    other = hazard_ratios(months[order], event[order], patient[order], {"marker": marker[order]})
+    pd.testing.assert_frame_equal(one, other, rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_marker_without_effect_is_rarely_significant():
+    p = np.array(
+        [hazard_ratios(*scan[:3], {"x": scan[3]})["p"].item() for scan in map(scans_without_effect, range(600))]
+    )
+    assert (p < 0.05).mean() < 0.075
+    assert (p < 0.01).mean() < 0.022

@@ -71,7 +71,9 @@ def test_numbers_when_nothing_can_be_estimated(predictions, cohort):
     numbers = tables.headline_numbers(Evaluation(alive, predictions, FEW), performance)
     assert (numbers["best_model_1y"], numbers["best_auc_1y"]) == ("no model", "not estimable")
     assert tables.beside_published(performance)["best AUC here"].eq("not estimable").all()
-    assert tables.remarks(performance)["note"].str.startswith("not estimable").all()
+    notes = tables.remarks(performance).set_index("note")["measures"]
+    assert notes["not estimable: no scan is followed by death within the horizon"].startswith("all but")
+    assert notes["no interval: fewer than two patients died, or survived"] == "observed risk, Brier score"
 
 
 def test_beside_published_shows_the_published_values(performance):
@@ -115,7 +117,9 @@ def test_horizons_are_listed_as_one_speaks(horizons, text):
 
 
 def test_mean_risks_are_means_over_scans():
-    rows = [("a", 1, "s", 0.1), ("a", 1, "t", 0.3), ("a", 5, "s", 0.5), ("b", 1, "s", 0.0), ("c", 5, "s", 1.0)]
+    rows = [("a", 1, "s", 0.1), ("a", 1, "t", 0.3), ("a", 5, "s", 0.5), ("a", 5, "t", 0.5), ("b", 1, "s", 0.0)]
+    # A scan that lacks a horizon would move one mean and not the other.
+    rows += [("c", 5, "s", 1.0), ("a", 1, "u", 1.0)]
     table = tables.mean_risks(pd.DataFrame(rows, columns=["model", "horizon_years", "scan_id", "risk"]))
     assert table.loc["a"].tolist() == ["20.0 %", "50.0 %", 2]
     assert table.loc["b"].tolist() == ["0.0 %", "not predicted", 1]

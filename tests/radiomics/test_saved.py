@@ -11,6 +11,7 @@ import skops.io
 from sscct_lib.cohort.outcomes import label_name
 from sscct_lib.radiomics import cross_validation
 from sscct_lib.radiomics import saved as radiomic_saved
+from sscct_lib.radiomics.pipeline import design
 from sscct_lib.study.folder import Study, StudyError
 from tests.radiomics.tabular_cohort import HORIZONS, make_study, make_table
 
@@ -144,4 +145,41 @@ def test_a_model_file_with_a_foreign_type_is_refused(saved) -> None:
     card["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
     path.with_suffix(".json").write_text(json.dumps(card))
     with pytest.raises(StudyError, match="not trusted"):
+        radiomic_saved.predict_risks(study.models, table)
+
+
+def test_a_category_that_training_never_had_is_averaged_over_those_that_it_had(saved) -> None:
+    """By hand: each value put in, the risks weighed by the shares of the training scans."""
+    table, study = saved
+    new = table.head(3).assign(sex=None)
+    found = radiomic_saved.predict_risks(study.models, new).set_index(["model", "horizon_years", "scan_id"])["risk"]
+    by_value = {
+        value: radiomic_saved.predict_risks(study.models, new.assign(sex=value)).set_index(found.index.names)["risk"]
+        for value in ("female", "male")
+    }
+    share = table["sex"].value_counts(normalize=True)
+    expected = sum(share[value] * risk for value, risk in by_value.items())
+    pd.testing.assert_series_equal(found, expected.loc[found.index], rtol=1e-9)
+    of_sex = by_value["female"].loc["Clinical"] != by_value["male"].loc["Clinical"]
+    assert of_sex.any()
+
+
+def test_a_category_that_training_lacked_at_times_is_what_training_made_of_it(saved) -> None:
+    """Subtypes are missing in training too: the model has learned of that, and nothing is averaged."""
+    table, study = saved
+    lacking = table[table["ssc_subtype"].isna()].head(2)
+    card, pipeline = radiomic_saved.load_model(study.models / "tabular" / "clinical.json")
+    assert "missing" in card["category_shares"]["ssc_subtype"]
+    plain = pipeline.predict(design(lacking, card["columns"], card["harmonised"]))
+    found = radiomic_saved.predict_risks(study.models, lacking).query("model == 'Clinical' and horizon_years == 1")
+    assert found.set_index("scan_id")["risk"].loc[lacking["scan_id"]].to_numpy() == pytest.approx(plain[:, 0])
+
+
+def test_a_model_of_an_earlier_version_is_refused(saved) -> None:
+    table, study = saved
+    path = study.models / "tabular" / "clinical.json"
+    card = json.loads(path.read_text())
+    del card["category_shares"]
+    path.write_text(json.dumps(card))
+    with pytest.raises(StudyError, match="of an earlier version"):
         radiomic_saved.predict_risks(study.models, table)

@@ -235,7 +235,9 @@ def test_a_scan_that_a_network_flags_is_not_called_alike(tmp_path):
 
 def test_a_category_that_is_not_known_is_not_called_another():
     cohort = pd.DataFrame({"sex": ["female", "male"]})
-    assert evidence.feature_words("sex_female", {"sex": None}, cohort) == "sex: not known, taken as not female"
+    assert evidence.feature_words("sex_female", {"sex": None}, cohort) == (
+        "sex: not known, as in some of the training scans"
+    )
     assert evidence.feature_words("sex_female", {"sex": "male"}, cohort) == "sex: not female"
     assert evidence.feature_words("sex_female", {"sex": "female"}, cohort) == "sex: female"
 
