@@ -51,6 +51,7 @@ def extract_scans(study: Study, rows: pd.DataFrame, n_jobs: int = 1) -> pd.DataF
         partial.write_text(json.dumps(provenance(study), indent=1) + "\n", encoding="utf-8")
     settings = [study.settings.radiomics, study.settings.images]
     done = process(study, "radiomics", _extract_one, rows, settings, inputs, n_jobs)
+    done = done.drop(columns="codes", errors="ignore")  # of reasons; every other column is a feature
     return RADIOMICS.validate(done if "settings_hash" in done else done.assign(settings_hash=None))
 
 

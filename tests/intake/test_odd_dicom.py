@@ -1,6 +1,5 @@
 """Odd exports of DICOM: each a kind that people have reported, and what must become of it, voxel by voxel."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,10 +36,10 @@ class Result:
 def ingested(slices: list[Dataset], folder: Path) -> Result:
     report = ingest(save(slices, folder / "source"), None, folder / "study")
     (scan,) = (folder / "study" / "scans").iterdir()
-    records = [json.loads(path.read_text())["record"] for path in (folder / "study").rglob("records/*/*.json")]
-    (record,) = [one for one in records if one["status"] == "ok"]
+    (row,) = report[report["status"] == "scan"].to_dict("records")
+    codes = [code for code in row["codes"].split() if code != "no_follow_up"]
     manifest = pd.read_csv(folder / "study" / "data_manifest.csv")
-    return Result(sitk.ReadImage(str(scan)), record["codes"].split(), record["notes"], report, manifest)
+    return Result(sitk.ReadImage(str(scan)), codes, row["reason"], report, manifest)
 
 
 def scout(number: int, **header) -> Dataset:
