@@ -110,10 +110,10 @@ def test_a_sweep_shares_goes_on_after_a_failure_and_is_compared(copied):
     _shares(copied, bins)
     table = read_table(copied.table("sweep"), SWEEP, "sweep")
     assert set(table["run"]) == {"main", "bins"}
-    auc = table[(table["metric"] == "auc") & (table["run"] == "bins") & table["estimate"].notna()].set_index("kind")
-    assert not {"DenseNet-121", "Swin Transformer"} & set(auc.index)
-    assert (auc["n_paired"] == auc["n_scans"]).all()
-    assert (auc.loc[["Clinical", "ResNet-18"], "difference"].abs() < 1e-9).all()
+    # Of twelve patients no AUC is told; differences are checked in `tests/book/test_sweep.py`.
+    kinds = set(table.loc[table["run"] == "bins", "kind"])
+    assert {"Clinical", "ResNet-18"} <= kinds
+    assert not {"DenseNet-121", "Swin Transformer"} & kinds
     runs = read_table(copied.table("swept_runs"), SWEPT_RUNS, "sweep").set_index("run")
     assert runs["missing"].ne("").to_dict() == {"main": False, "bins": False, "bad": True}
     page = (front_page(copied).parent / "sweep.html").read_text()

@@ -128,7 +128,7 @@ def test_a_removed_table_is_made_again(copied, removed, last, made):
 
 def test_risks_that_somebody_wrote_are_judged_by_the_next_run(copied):
     before = times(copied)
-    risks = pd.read_parquet(copied.table("predictions/03_baselines"))
+    risks = pd.read_parquet(copied.table("predictions/03_radiomics"))
     elsewhere = risks[risks["model"] == "Clinical"].assign(model="From elsewhere", family="Elsewhere")
     assert len(elsewhere)
     elsewhere.to_parquet(copied.table("predictions/elsewhere"), index=False)
