@@ -87,7 +87,7 @@ def _summary(table: pd.DataFrame, study: Study) -> dict[str, str | int]:
     return {
         "times chance": text((table["in_lesions"] / table["expected"]).to_numpy(), 1),
         "untrained, times chance": text((table["untrained"] / table["expected"]).to_numpy(), 1),
-        "strongest voxel in a lesion": text(table["hit"].to_numpy(), 2),
+        "strongest voxel in a lesion": text(table["hit"].to_numpy(dtype=float), 2),
         "by chance": f"{table['expected'].mean():.2f}",
         **counted,
     }

@@ -6,6 +6,7 @@ Functions on `samples` take an estimate in the same order: the study's own value
 interval is a 95 % interval, NaN where there is none.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -15,6 +16,7 @@ from scipy.stats import t as student_t
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
+Counts = NDArray[np.uint8] | Floats
 Scale = Literal["plain", "logit", "log", "below one", "error", "draws"]
 
 MIN_ESTIMABLE_SHARE = 0.9
@@ -30,19 +32,20 @@ class Resamples:
     patient
         Number of the patient of each scan, shape (n,).
     counts
-        How often each scan is in each sample, shape (n_samples + 1, n).
+        How often each scan is in each sample, shape (n_samples + 1, n); whole numbers in 8 bits, which a patient drawn
+        256 times or more would need, or shares.
     """
 
     patient: NDArray[np.int64]
-    counts: Floats
+    counts: Counts
 
     def of(self, scans: Flags) -> "Resamples":
         """Keep some scans, in the same samples."""
         return Resamples(self.patient[scans], self.counts[:, scans])
 
-    def study_only(self) -> "Resamples":
-        """Keep row 0 only, for an estimate without interval."""
-        return Resamples(self.patient, self.counts[:1])
+    def samples(self, some: slice) -> "Resamples":
+        """Keep some of the samples; the first alone for an estimate without interval."""
+        return Resamples(self.patient, self.counts[some])
 
 
 def resample_patients(patient_id: ArrayLike, n_samples: int, seed: int) -> Resamples:
@@ -53,21 +56,30 @@ def resample_patients(patient_id: ArrayLike, n_samples: int, seed: int) -> Resam
     Davison AC, Hinkley DV. Bootstrap methods and their application. Cambridge University Press 1997, ch. 3.8.
     """
     patients, position = np.unique(np.asarray(patient_id), return_inverse=True)
-    counts = np.ones((n_samples + 1, len(position)))
-    if len(patients):
-        shares = np.full(len(patients), 1 / len(patients))
-        counts[1:] = np.random.default_rng(seed).multinomial(len(patients), shares, n_samples)[:, position]
+    counts = np.ones((n_samples + 1, len(position)), dtype=np.uint8)
+    shares, rng = np.full(len(patients), 1 / max(len(patients), 1)), np.random.default_rng(seed)
+    for sample in counts[1:] if len(patients) else ():
+        sample[:] = rng.multinomial(len(patients), shares)[position]
     return Resamples(position.astype(np.int64), counts)
 
 
-def kaplan_meier(time: Floats, event: Flags, weights: Floats, at: ArrayLike) -> Floats:
+_MOST_AT_ONCE = 2_000_000
+
+
+def blocks(n_samples: int, n_scans: int) -> Iterator[slice]:
+    """Samples to be worked on at once where several arrays of samples x scans are made, so that memory stays small."""
+    n_at_once = max(1, _MOST_AT_ONCE // max(n_scans, 1))
+    return (slice(start, start + n_at_once) for start in range(0, n_samples, n_at_once))
+
+
+def kaplan_meier(time: Floats, event: Flags, weights: Counts, at: ArrayLike) -> Floats:
     """Survival at k times, in every sample, shape (n_samples, k); after a sample's last time its last value goes on."""
     order = np.argsort(time, kind="stable")
     sorted_weights = weights[:, order]
     unique, starts = np.unique(time[order], return_index=True)
     at_risk = sorted_weights[:, ::-1].cumsum(axis=1)[:, ::-1][:, starts]
     events = np.add.reduceat(sorted_weights * event[order], starts, axis=1)
-    hazard = np.divide(events, at_risk, out=np.zeros_like(events), where=at_risk > 0)
+    hazard = np.divide(events, at_risk, out=np.zeros(events.shape), where=at_risk > 0)
     survival = np.cumprod(1 - hazard, axis=1)
     survival = np.concatenate([np.ones((len(survival), 1)), survival], axis=1)
     return survival[:, np.searchsorted(unique, np.asarray(at, dtype=float), side="right")]
@@ -103,7 +115,7 @@ class Outcome:
     presumed: bool = False
 
     @property
-    def counts(self) -> Floats:
+    def counts(self) -> Counts:
         """How often each scan is in each sample, shape (n_samples + 1, n)."""
         return self.resamples.counts
 
@@ -138,6 +150,10 @@ class Outcome:
         """Keep some scans, weighed anew with their own censoring."""
         followup, event = self.followup_years[scans], self.event_observed[scans]
         return horizon_outcome(followup, event, self.horizon_years, self.resamples.of(scans), self.presumed)
+
+    def samples(self, some: slice) -> "Outcome":
+        """Keep some of the samples."""
+        return replace(self, resamples=self.resamples.samples(some), weights=self.weights[some])
 
     @property
     def reaches_horizon(self) -> bool:
@@ -177,15 +193,18 @@ def horizon_outcome(
     counts = resamples.counts
     died = event_observed & (followup_years <= horizon_years)
     if presumed:
-        return Outcome(followup_years, event_observed, horizon_years, died, ~died, resamples, counts, True)
+        return Outcome(
+            followup_years, event_observed, horizon_years, died, ~died, resamples, counts.astype(float), True
+        )
     alive = (followup_years > horizon_years) | (~event_observed & (followup_years == horizon_years))
     # A censored scan leaves just after the deaths of its day, so it is still at risk for them.
     leaves = np.where(event_observed, followup_years, np.nextafter(followup_years, np.inf))
     needed = died | alive
     times = np.minimum(followup_years[needed], horizon_years)
-    uncensored = kaplan_meier(leaves, ~event_observed, counts, times)
-    weights = np.zeros_like(counts)
-    weights[:, needed] = np.divide(counts[:, needed], uncensored, out=np.zeros_like(uncensored), where=uncensored > 0)
+    weights = np.zeros(counts.shape)
+    for some in blocks(*counts.shape):
+        uncensored = kaplan_meier(leaves, ~event_observed, counts[some], times)
+        weights[some, needed] = counts[some, needed] / np.where(uncensored > 0, uncensored, np.inf)
     return Outcome(followup_years, event_observed, horizon_years, died, alive, resamples, weights)
 
 

@@ -14,8 +14,17 @@ import numpy as np
 import pandas as pd
 import pandera.pandas as pa
 
-from sscct_lib.horizons.bootstrap import Flags, Floats, Outcome, Resamples, horizon_outcome, interval, resample_patients
-from sscct_lib.horizons.metrics import METRICS, Fits, logit, within_fits
+from sscct_lib.horizons.bootstrap import (
+    Flags,
+    Floats,
+    Outcome,
+    Resamples,
+    blocks,
+    horizon_outcome,
+    interval,
+    resample_patients,
+)
+from sscct_lib.horizons.metrics import METRICS, Fits, Metric, logit, within_fits
 from sscct_lib.study.folder import StudyError
 from sscct_lib.study.schemas import IDENTITY, PREDICTIONS
 from sscct_lib.study.settings import Settings
@@ -24,6 +33,8 @@ from sscct_lib.study.tables import missing_columns
 FEWEST_PATIENTS = 5
 """Patients who died, and patients who lived, without whom nothing is told of how well a risk knows them apart."""
 TOO_SMALL = "too small"
+
+_MOST_OUTCOMES = 4  # kept; each holds an array of scans x samples
 
 
 @dataclass(frozen=True)
@@ -102,6 +113,11 @@ class Judged:
         of, outcome = METRICS[metric], self.outcome
         if not (self.estimable if of.needs_both else outcome.reaches_horizon and len(self.risk)):
             return np.full(len(outcome.counts), np.nan)
+        if of.scale == "draws":
+            return self._measured(of, outcome)
+        return np.concatenate([self._measured(of, outcome.samples(some)) for some in blocks(*outcome.counts.shape)])
+
+    def _measured(self, of: Metric, outcome: Outcome) -> Floats:
         if of.kind == "size":
             return self.over_repeats(lambda risk, _: of.measure(risk, outcome))
         if of.kind == "rank" and self.score is not None:
@@ -178,6 +194,8 @@ class Evaluation:
         # Weighing for censoring costs more than any measure, and most models predict the same scans.
         key = (horizon_years, inside.tobytes())
         if key not in self._outcomes:
+            if len(self._outcomes) == _MOST_OUTCOMES:
+                self._outcomes.pop(next(iter(self._outcomes)))
             drawn = self.resamples if inside.all() else self.resamples.of(inside)
             self._outcomes[key] = cohort_outcome(self.cohort[inside], horizon_years, drawn, self.settings.labels)
         return self._outcomes[key]
@@ -242,7 +260,7 @@ class Evaluation:
         """Keep the study's own sample alone, for estimates without interval."""
         alone = copy(self)
         alone._outcomes = {}
-        alone.resamples = self.resamples.study_only()
+        alone.resamples = self.resamples.samples(slice(1))
         return alone
 
     def with_predictions(self, predictions: pd.DataFrame) -> "Evaluation":

@@ -21,10 +21,11 @@ from functools import partial
 from typing import Literal
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from sscct_lib.horizons.bootstrap import Floats, Outcome, Scale
+from sscct_lib.horizons.bootstrap import Counts, Flags, Floats, Outcome, Scale, blocks
 
 Fits = NDArray[np.int64]
 
@@ -170,9 +171,14 @@ def error_if_right(risk: Floats, outcome: Outcome) -> Floats:
     if not np.isfinite(right).all() or slope[0] <= 0:
         return np.full(N_DRAWS + 1, np.nan)
     patient = outcome.resamples.patient
-    fate = np.random.default_rng(0).random((N_DRAWS, patient.max() + 1))[:, patient]
-    weights = outcome.weights[:1]
-    errors = _errors(right, _width(right, outcome), weights, weights * (fate < right)).mean(axis=1)
+    fate = np.random.default_rng(0).random((N_DRAWS, patient.max() + 1))
+    width, weights = _width(right, outcome), outcome.weights[:1]
+    errors = np.concatenate(
+        [
+            _errors(right, width, weights, weights * (fate[some][:, patient] < right)).mean(axis=1)
+            for some in blocks(N_DRAWS, len(risk))
+        ]
+    )
     return np.append(errors.mean(), errors)
 
 
@@ -196,9 +202,6 @@ def calibration_error_quantile(risk: Floats, outcome: Outcome, quantile: float) 
     first = (below >= quantile * below[:, -1:]).argmax(axis=1)
     rows = np.arange(len(errors))
     return np.asarray(errors[rows, order[rows, first]], dtype=float)
-
-
-_MOST_PAIRS = 4_000_000  # of scans that a concordance holds in memory at once
 
 
 def within_fits(
@@ -284,7 +287,7 @@ def observed_expected(risk: Floats, outcome: Outcome) -> Floats:
     return _ratio(observed_risk(outcome), mean_risk)
 
 
-def _ratio(numerator: Floats, denominator: Floats) -> Floats:
+def _ratio(numerator: Floats, denominator: Counts) -> Floats:
     """Quotient, NaN where the denominator is not positive."""
     missing = np.full(np.broadcast(numerator, denominator).shape, np.nan)
     np.divide(numerator, denominator, out=missing, where=denominator > 0)
@@ -293,12 +296,12 @@ def _ratio(numerator: Floats, denominator: Floats) -> Floats:
 
 def complete_case_auc(risk: Floats, outcome: Outcome, fit: Fits | None = None) -> Floats:
     """AUC of the scans whose state at the horizon is known, unweighted: biased, shown for comparison."""
-    return horizon_auc(risk, replace(outcome, weights=outcome.counts), fit)
+    return horizon_auc(risk, replace(outcome, weights=outcome.counts.astype(float)), fit)
 
 
 def presumed_alive_auc(risk: Floats, outcome: Outcome, fit: Fits | None = None) -> Floats:
     """AUC when every unknown scan counts as alive, as presumably in the published study: biased, for comparison."""
-    return horizon_auc(risk, replace(outcome, alive=~outcome.died, weights=outcome.counts), fit)
+    return horizon_auc(risk, replace(outcome, alive=~outcome.died, weights=outcome.counts.astype(float)), fit)
 
 
 def average_precision(risk: Floats, outcome: Outcome, fit: Fits | None = None) -> Floats:
@@ -334,8 +337,7 @@ def uno_c(risk: Floats, outcome: Outcome, fit: Fits | None = None) -> Floats:
 
 
 def _pairs_of_uno(risk: Floats, outcome: Outcome) -> tuple[Floats, Floats]:
-    inverse = np.divide(outcome.weights, outcome.counts, out=np.zeros_like(outcome.weights), where=outcome.counts > 0)
-    return _concordance(risk, outcome, inverse[:, outcome.died] ** 2)
+    return _concordance(risk, outcome, _ratio(outcome.weights**2, outcome.counts))
 
 
 def harrell_c(risk: Floats, outcome: Outcome, fit: Fits | None = None) -> Floats:
@@ -349,23 +351,48 @@ def harrell_c(risk: Floats, outcome: Outcome, fit: Fits | None = None) -> Floats
 
 
 def _pairs_of_harrell(risk: Floats, outcome: Outcome) -> tuple[Floats, Floats]:
-    return _concordance(risk, outcome, np.ones((len(outcome.counts), int(outcome.died.sum()))))
+    return _concordance(risk, outcome, outcome.counts)
 
 
-def _concordance(risk: Floats, outcome: Outcome, pair_weights: Floats) -> tuple[Floats, Floats]:
-    """Concordant and all pairs of a death and a scan known to be alive then; weights (n_samples + 1, n_died)."""
-    died = np.flatnonzero(outcome.died)
-    each = outcome.counts[:, died] * pair_weights
-    concordant, pairs = np.zeros(len(each)), np.zeros(len(each))
-    n_at_once = max(1, _MOST_PAIRS // max(len(risk), 1))
-    for start in range(0, len(died), n_at_once):
-        some = slice(start, start + n_at_once)
-        time, dead_risk = outcome.followup_years[died[some]][:, None], risk[died[some]][:, None]
-        # Alive at the time of a death: followed longer, or censored on the day of the death.
-        later = (outcome.followup_years > time) | ((outcome.followup_years == time) & ~outcome.event_observed)
-        agreeing = later * ((dead_risk > risk) + 0.5 * (dead_risk == risk))
-        concordant += (each[:, some] * (outcome.counts @ agreeing.T)).sum(axis=1)
-        pairs += (each[:, some] * (outcome.counts @ later.T.astype(float))).sum(axis=1)
+def _concordance(risk: Floats, outcome: Outcome, of_deaths: Counts) -> tuple[Floats, Floats]:
+    """Concordant and all pairs of a death and a scan known to be alive then; weights of deaths (n_samples + 1, n)."""
+    # From the last followed to the first; who is censored on the day of a death is alive at it.
+    order = np.lexsort((outcome.event_observed, -outcome.followup_years))
+    day = np.stack([outcome.followup_years, outcome.event_observed])[:, order]
+    starts = np.flatnonzero(np.append(True, (np.diff(day) != 0).any(axis=0))) if len(risk) else np.zeros(0, dtype=int)
+    n_later = np.repeat(starts, np.diff(np.append(starts, len(risk))))
+    place = np.unique(risk[order], return_inverse=True)[1] + 1
+    weights = np.where(outcome.died, of_deaths, 0)[:, order].T.astype(float, order="C")
+    counts = outcome.counts[:, order].T.astype(float, order="C")
+    return _pairs_of_deaths(place, n_later, outcome.died[order], counts, np.nan_to_num(weights))
+
+
+@njit(cache=True)
+def _pairs_of_deaths(place: Fits, n_later: Fits, died: Flags, counts: Floats, weights: Floats) -> tuple[Floats, Floats]:
+    """Sum pairs over deaths by a tree of counts over the places of risks, in n log n steps for all samples at once.
+
+    References
+    ----------
+    Fenwick PM. A new data structure for cumulative frequency tables. Softw Pract Exp 1994;24:327-36.
+    """
+    n_scans, n_samples = counts.shape
+    n_places = place.max() if n_scans else 0
+    tree = np.zeros((n_places + 1, n_samples))
+    concordant, pairs, alive = np.zeros(n_samples), np.zeros(n_samples), np.zeros(n_samples)
+    added = 0
+    for death in np.flatnonzero(died):
+        while added < n_later[death]:
+            alive += counts[added]
+            node = place[added]
+            while node <= n_places:
+                tree[node] += counts[added]
+                node += node & -node
+            added += 1
+        for last in (place[death] - 1, place[death]):  # those with a lower risk, and those with at most the same
+            while last > 0:
+                concordant += 0.5 * weights[death] * tree[last]
+                last -= last & -last
+        pairs += weights[death] * alive
     return concordant, pairs
 
 

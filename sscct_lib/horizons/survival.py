@@ -11,6 +11,7 @@ from scipy.stats import chi2
 from scipy.stats import t as student_t
 
 from sscct_lib.horizons.bootstrap import (
+    Counts,
     Flags,
     Floats,
     curve_interval,
@@ -153,7 +154,7 @@ def hazard_ratios(
     return pd.DataFrame({"hazard_ratio": np.exp(log_ratio), **ends, "p": p}, index=list(covariates))
 
 
-def aalen_johansen(time: Floats, event: Flags, of_cause: Flags, counts: Floats, at: ArrayLike) -> Floats:
+def aalen_johansen(time: Floats, event: Flags, of_cause: Flags, counts: Counts, at: ArrayLike) -> Floats:
     """Cumulative incidence of death from one cause at k times, in every sample at once, shape (n_samples, k).
 
     Over all causes these sum to one minus the Kaplan-Meier survival.
@@ -168,7 +169,7 @@ def aalen_johansen(time: Floats, event: Flags, of_cause: Flags, counts: Floats, 
     unique, starts = np.unique(time[order], return_index=True)
     at_risk = sorted_counts[:, ::-1].cumsum(axis=1)[:, ::-1][:, starts]
     deaths = np.add.reduceat(sorted_counts * (event & of_cause)[order], starts, axis=1)
-    hazard = np.divide(deaths, at_risk, out=np.zeros_like(deaths), where=at_risk > 0)
+    hazard = np.divide(deaths, at_risk, out=np.zeros(deaths.shape), where=at_risk > 0)
     # Who dies at a time was alive until then, of whatever cause.
     just_before = kaplan_meier(time, event, counts, np.nextafter(unique, -np.inf))
     incidence = np.concatenate([np.zeros((len(counts), 1)), np.cumsum(just_before * hazard, axis=1)], axis=1)

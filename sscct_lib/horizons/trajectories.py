@@ -73,7 +73,7 @@ def noise(rows: pd.DataFrame, settings: Settings) -> pd.DataFrame:
     behind = {"sd_logit": of_close, "factor_of_odds": of_close, "share_beyond": of_all}
     if close.sum() < FEWEST_PAIRS:
         return pd.DataFrame([{"measure": name, **counts} for name, counts in behind.items()]).reindex(columns=columns)
-    counts = resample_patients(pairs["patient_id"], settings.horizons.n_bootstrap, settings.seed).counts
+    counts = resample_patients(pairs["patient_id"], settings.horizons.n_bootstrap, settings.seed).counts.astype(float)
     change = pairs["change"].to_numpy()
     with np.errstate(divide="ignore", invalid="ignore"):
         sd = np.sqrt((counts * close) @ change**2 / (2 * (counts @ close)))
