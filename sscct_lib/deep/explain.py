@@ -5,6 +5,7 @@ An explanation says what the network responds to, not what causes death. Positiv
 
 import copy
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -117,23 +118,40 @@ def attribute_scans(study: Study, networks: Sequence[str], scans: pd.DataFrame) 
     ----------
     Adebayo J et al. Sanity checks for saliency maps. NeurIPS 2018 (comparison with random weights).
     """
-    rows = []
+    tasks = []
     for name in networks:
-        settings = study.settings.deep.network(name)
         for fold, tested in scans.groupby("fold"):
             trained = fold_model(study, name, int(str(fold)))
-            untrained = untrained_copy(trained, study.settings.seed)
-            for scan_id, patient_id in zip(tested["scan_id"], tested["patient_id"], strict=True):
-                volume = load_cubes([cube_path(study, scan_id, settings.size, study.settings.deep.hu_range)])
-                maps = [integrated_gradients(network, volume) for network in (trained, untrained)]
-                for found, is_trained in zip(maps, (True, False), strict=True):
-                    path = study.attribution(name, scan_id, is_trained)
-                    with atomic(path) as partial, partial.open("wb") as file:
-                        np.save(file, found)
-                alike = likeness(maps[0], maps[1], volume[0, 0].numpy() > 0)
-                row = {"model": display_name(name, settings), "network": name, "scan_id": scan_id}
-                rows.append({**row, "patient_id": patient_id, "likeness": alike})
+            # Drawn here, since all threads share one stream of random numbers.
+            tasks.append((name, (trained, untrained_copy(trained, study.settings.seed)), tested))
+    n_threads = torch.get_num_threads()
+    workers = 1 if torch.cuda.is_available() else n_threads
+    # Kernels this small gain nothing from several threads, which wait for each other busily.
+    torch.set_num_threads(max(1, n_threads // workers))
+    try:
+        with ThreadPoolExecutor(workers) as pool:
+            rows = [row for found in pool.map(lambda task: _attribute(study, *task), tasks) for row in found]
+    finally:
+        torch.set_num_threads(n_threads)
     return ATTRIBUTIONS.validate(pd.DataFrame(rows, columns=list(ATTRIBUTIONS.columns)))
+
+
+def _attribute(
+    study: Study, name: str, pair: tuple[HazardNetwork, HazardNetwork], tested: pd.DataFrame
+) -> list[dict[str, object]]:
+    """Explain the scans of a fold by its trained network and by an untrained one."""
+    settings = study.settings.deep.network(name)
+    rows: list[dict[str, object]] = []
+    for scan_id, patient_id in zip(tested["scan_id"], tested["patient_id"], strict=True):
+        volume = load_cubes([cube_path(study, scan_id, settings.size, study.settings.deep.hu_range)])
+        maps = [integrated_gradients(network, volume) for network in pair]
+        for found, is_trained in zip(maps, (True, False), strict=True):
+            with atomic(study.attribution(name, scan_id, is_trained)) as partial, partial.open("wb") as file:
+                np.save(file, found)
+        alike = likeness(maps[0], maps[1], volume[0, 0].numpy() > 0)
+        row = {"model": display_name(name, settings), "network": name, "scan_id": scan_id}
+        rows.append({**row, "patient_id": patient_id, "likeness": alike})
+    return rows
 
 
 def integrated_gradients(network: HazardNetwork, volume: torch.Tensor, n_steps: int = N_STEPS) -> NDArray[np.float32]:

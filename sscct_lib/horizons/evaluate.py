@@ -20,9 +20,8 @@ def evaluate(evaluation: Evaluation, metrics: Sequence[str] = tuple(METRICS)) ->
         Schema `PERFORMANCE`: one row a model, horizon and metric (of `METRICS`).
     """
     rows = []
-    for model in evaluation.models:
-        identity = evaluation.identity(model)
-        for horizon in evaluation.settings.horizons_years:
+    for horizon in evaluation.settings.horizons_years:  # outside, since models share its outcome, which is large
+        for model in evaluation.models:
             judged = evaluation.at(model, horizon)
             n, n_all = len(judged.risk), len(evaluation.cohort)
             coverage = f"judged on {n} of {n_all} scans" if 0 < n < n_all else ""
@@ -30,8 +29,10 @@ def evaluate(evaluation: Evaluation, metrics: Sequence[str] = tuple(METRICS)) ->
                 found = judged.estimate(metric)
                 note = "; ".join(filter(None, [found["note"], coverage]))
                 where = {"model": model, "horizon_years": horizon, "metric": metric}
-                rows.append({**where, **found, **judged.counts, "note": note, **identity})
-    return PERFORMANCE.validate(pd.DataFrame(rows, columns=list(PERFORMANCE.columns)))
+                rows.append({**where, **found, **judged.counts, "note": note, **evaluation.identity(model)})
+    table = pd.DataFrame(rows, columns=list(PERFORMANCE.columns))
+    by_model = table["model"].map(evaluation.models.index).argsort(kind="stable")
+    return PERFORMANCE.validate(table.iloc[by_model].reset_index(drop=True))
 
 
 def integrated_brier(evaluation: Evaluation) -> pd.DataFrame:

@@ -34,7 +34,7 @@ FEWEST_PATIENTS = 5
 """Patients who died, and patients who lived, without whom nothing is told of how well a risk knows them apart."""
 TOO_SMALL = "too small"
 
-_MOST_OUTCOMES = 4  # kept; each holds an array of scans x samples
+_MOST_KEPT = 50_000_000  # scans x samples of the outcomes that an evaluation keeps
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,8 @@ class Evaluation:
         # Weighing for censoring costs more than any measure, and most models predict the same scans.
         key = (horizon_years, inside.tobytes())
         if key not in self._outcomes:
-            if len(self._outcomes) == _MOST_OUTCOMES:
+            new = int(inside.sum()) * len(self.resamples.counts)
+            while self._outcomes and new + sum(kept.weights.size for kept in self._outcomes.values()) > _MOST_KEPT:
                 self._outcomes.pop(next(iter(self._outcomes)))
             drawn = self.resamples if inside.all() else self.resamples.of(inside)
             self._outcomes[key] = cohort_outcome(self.cohort[inside], horizon_years, drawn, self.settings.labels)
