@@ -16,6 +16,11 @@
 # (calibration), how large is the error of the risks overall, and how do patients fare whom a model calls at low,
 # middle and high risk. A scan of a patient who was not followed to the horizon is *unknown*, and is never counted as
 # alive. Each number carries a 95 % interval that treats the scans of one patient as belonging together.
+#
+# Scans are many and patients are few: tables say, as "43 scans of 15 patients against 37 of 11", how many scans of how
+# many patients are followed by death within the time, and how many are known to be followed by life beyond it. One rule
+# holds in the whole book: with fewer than five patients who died, or fewer than five known to have lived, nothing is
+# told, and the column or panel is grey (*too small*).
 
 # %% tags=["parameters"]
 study_dir: str = ".."  # the study folder
@@ -221,11 +226,11 @@ figures.risk_distribution(curves.risk_states(evaluation, shown), shown)
 
 # %% [markdown]
 # The same as hazard ratios: how many times faster patients die, with errors that allow for several scans of one
-# patient. Thirds are compared only when somebody died in each, and nothing when fewer than five patients died.
+# patient. Thirds are compared only when somebody died in each.
 
 # %% tags=["hide-input"]
 ratios = subgroups.hazard_ratios(evaluation, shown)
-tables.hazards_in_words(ratios) if len(ratios) else Markdown("Fewer than five patients died: not estimable.")
+tables.hazards_in_words(ratios) if len(ratios) else Markdown(tables.TOO_FEW)
 
 # %% [markdown]
 # ## What do patients die of?
@@ -265,7 +270,7 @@ tables.thresholds_side_by_side(decisions.threshold_table(evaluation, shown))
 # ## Does the answer depend on which scans are used?
 #
 # The AUC of the same model with one scan a patient, with every patient counting once, and at landmarks: patients alive
-# at that time, with their latest scan by then. Behind each stands how many scans were followed by death.
+# at that time, with their latest scan by then. Behind each stand the scans and patients of either state.
 
 # %% tags=["hide-input"]
 tables.parts_side_by_side(subgroups.evaluate_parts(subgroups.views(cohort), evaluation, shown))
@@ -314,7 +319,7 @@ tables.noise(noise)
 
 # %% tags=["hide-input"]
 of_change = trajectories.hazard_of_change(over_time)
-tables.hazards_in_words(of_change) if len(of_change) else Markdown("Fewer than five patients died: not estimable.")
+tables.hazards_in_words(of_change) if len(of_change) else Markdown(tables.TOO_FEW)
 
 # %% [markdown]
 # The same as AUC, on the scans that have one before them: of the risk today, of the mean of both scans (on the logit
@@ -323,7 +328,7 @@ tables.hazards_in_words(of_change) if len(of_change) else Markdown("Fewer than f
 
 # %% tags=["hide-input"]
 gain = trajectories.gain_of_change(evaluation, shown, between)
-tables.side_by_side(gain[0]) if gain else Markdown("Too few deaths among scans with one before them.")
+tables.side_by_side(gain[0]) if gain else Markdown(tables.TOO_FEW)
 
 # %% tags=["hide-input"]
 tables.differences_side_by_side(gain[1]) if gain else Markdown("")

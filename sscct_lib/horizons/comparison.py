@@ -7,7 +7,7 @@ import pandas as pd
 from scipy.stats import t as student_t
 
 from sscct_lib.horizons.bootstrap import Floats, interval, percentile_interval
-from sscct_lib.horizons.evaluation import Evaluation, Judged
+from sscct_lib.horizons.evaluation import COUNTS, Evaluation, Judged
 from sscct_lib.study.folder import Study, StudyError
 from sscct_lib.study.schemas import PREDICTIONS
 from sscct_lib.study.settings import Settings
@@ -30,7 +30,7 @@ def differences(evaluation: Evaluation, reference: str, metrics: tuple[str, ...]
     pandas.DataFrame
         One row a metric, horizon and model: `difference` (model minus reference) with `ci_low` and `ci_high`
         (95 %), `p` (two-sided, of the same t statistic), `p_holm` (over all rows of the metric),
-        `n_scans`, `n_patients`, `n_events`, `n_unknown`.
+        and the counts of `COUNTS`.
 
     Raises
     ------
@@ -53,7 +53,7 @@ def differences(evaluation: Evaluation, reference: str, metrics: tuple[str, ...]
             row = {"metric": metric, "model": judged.model, "horizon_years": judged.horizon_years, **judged.counts}
             rows.append({**row, "difference": samples[0], "ci_low": low, "ci_high": high, "p": p})
     order = ["metric", "model", "horizon_years", "difference", "ci_low", "ci_high", "p"]
-    table = pd.DataFrame(rows, columns=[*order, "n_scans", "n_patients", "n_events", "n_unknown"])
+    table = pd.DataFrame(rows, columns=[*order, *COUNTS])
     table.insert(len(order), "p_holm", table.groupby("metric")["p"].transform(holm))
     return table.sort_values(["metric", "horizon_years"], kind="stable", ignore_index=True)
 
