@@ -55,7 +55,7 @@ from sscct_lib.study import results
 from sscct_lib.study.folder import load_study
 from sscct_lib.study.schemas import ATTRIBUTIONS, COHORT, LUNGS, PERFORMANCE, PREDICTIONS
 from sscct_lib.study.tables import read_predictions, read_table, write_table
-from sscct_lib.study.words import RULE_WORDS
+from sscct_lib.study.words import RULE_WORDS, years_text
 
 pd.set_option("display.max_colwidth", None)
 results.show()
@@ -121,8 +121,18 @@ figures.roc_curves(curves.roc_curves(evaluation, performance), performance)
 # %% [markdown]
 # ## Is one model better than another?
 #
-# Each model minus the reference model, on the same scans and in the same bootstrap samples. An interval that holds 0
-# says that this cohort cannot tell the two apart. `p (Holm)` is corrected for the number of comparisons.
+# One rule, in this book: a model is *better* than another only where the comparison was planned before any result was
+# seen (`horizons.planned` in `study.yaml`) and its p value at the primary horizon, corrected by Holm's method for the
+# number of planned comparisons, is below 0.05. Both models are judged on the same scans, in the same bootstrap samples.
+# *Not told apart* does not mean equal: look at how large a difference the interval still holds.
+
+# %% tags=["hide-input"]
+planned = comparison.planned(evaluation)
+tables.planned_in_words(planned)
+
+# %% [markdown]
+# Everything else is explored, with intervals alone: of many comparisons some leave out 0 by chance, so none of these
+# calls a model better. Each model minus the reference model:
 
 # %% tags=["hide-input"]
 compared_with = comparison.reference_model(predictions, settings)
@@ -436,6 +446,8 @@ middle = patients.middle_horizon(settings)
 thirds = curves.survival_by_tertile(evaluation, pictured)
 wrong = patients.most_wrong(evaluation, lung_table, pictured, middle)
 numbers = tables.headline_numbers(evaluation, performance)
+numbers["planned"] = tables.planned_sentence(planned)
+numbers["primary_horizon"] = years_text(planned["horizon_years"].iloc[0])
 numbers |= decisions.worked_example(evaluation, pictured) | patients.counts_wrong(wrong)
 for name, value in numbers.items():
     glue(name, value, display=False)

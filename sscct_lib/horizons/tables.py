@@ -152,12 +152,37 @@ def beside_published(performance: pd.DataFrame) -> pd.DataFrame:
 
 
 def differences_side_by_side(table: pd.DataFrame, metric: str = "auc") -> pd.DataFrame:
-    """Lay `comparison.differences` out: a row a model, two columns a horizon."""
+    """Lay `comparison.differences` out: a row a model, a column a horizon."""
     rows = table[table["metric"] == metric]
     shown = by_horizon(rows.rename(columns={"difference": "estimate"}), ["model"], _estimate)
-    p = by_horizon(rows, ["model"], lambda row: "" if pd.isna(row.p_holm) else f"{row.p_holm:.2f}")
-    order = [name for years in shown for name in (years, f"{years}, p (Holm)")]
-    return shown.join(p.add_suffix(", p (Holm)"))[order].reindex(rows["model"].unique()).fillna("")
+    return shown.reindex(rows["model"].unique()).fillna("")
+
+
+def planned_in_words(table: pd.DataFrame) -> pd.DataFrame:
+    """Lay `comparison.planned` out: a row a comparison, with its p values, what is found and on whom it rests."""
+    rows: list[Any] = list(table.rename(columns={"difference": "estimate"}).itertuples())
+    return pd.DataFrame(
+        {
+            "planned": [f"{row.model} against {row.against}" for row in rows],
+            f"AUC at {years_text(rows[0].horizon_years)}, difference": [_estimate(row) for row in rows],
+            "p": ["" if pd.isna(row.p) else p_text(row.p) for row in rows],
+            f"p (Holm, of {len(rows)})": ["" if pd.isna(row.p_holm) else p_text(row.p_holm) for row in rows],
+            "the first is": [row.finding for row in rows],
+            DENOMINATORS: [denominators(row) if row.n_scans else "" for row in rows],
+        }
+    ).set_index("planned")
+
+
+def planned_sentence(table: pd.DataFrame) -> str:
+    """Say in a sentence what the planned comparisons found: which model is better than which, and what stays open."""
+    said, left = [], []
+    for finding, rows in table.groupby("finding", sort=False):
+        pairs: list[Any] = rows[["model", "against"]].to_numpy().tolist()
+        if finding in ("better", "worse"):
+            said += [f"{model} is {finding} than {against}" for model, against in pairs]
+        else:
+            left.append(f"{finding}: {', '.join(f'{model} and {against}' for model, against in pairs)}")
+    return "; ".join([*(said or ["no model is shown to be better than another"]), *left])
 
 
 def hazards_in_words(table: pd.DataFrame) -> pd.DataFrame:
