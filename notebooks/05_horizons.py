@@ -16,6 +16,11 @@
 # (calibration), how large is the error of the risks overall, and how do patients fare whom a model calls at low,
 # middle and high risk. A scan of a patient who was not followed to the horizon is *unknown*, and is never counted as
 # alive. Each number carries a 95 % interval that treats the scans of one patient as belonging together.
+#
+# Scans are many and patients are few: tables say, as "43 scans of 15 patients against 37 of 11", how many scans of how
+# many patients are followed by death within the time, and how many are known to be followed by life beyond it. One rule
+# holds in the whole book: with fewer than five patients who died, or fewer than five known to have lived, nothing is
+# told, and the column or panel is grey (*too small*).
 
 # %% tags=["parameters"]
 study_dir: str = ".."  # the study folder
@@ -50,7 +55,7 @@ from sscct_lib.study import results
 from sscct_lib.study.folder import load_study
 from sscct_lib.study.schemas import ATTRIBUTIONS, COHORT, LUNGS, PERFORMANCE, PREDICTIONS
 from sscct_lib.study.tables import read_predictions, read_table, write_table
-from sscct_lib.study.words import RULE_WORDS
+from sscct_lib.study.words import RULE_WORDS, years_text
 
 pd.set_option("display.max_colwidth", None)
 results.show()
@@ -116,8 +121,18 @@ figures.roc_curves(curves.roc_curves(evaluation, performance), performance)
 # %% [markdown]
 # ## Is one model better than another?
 #
-# Each model minus the reference model, on the same scans and in the same bootstrap samples. An interval that holds 0
-# says that this cohort cannot tell the two apart. `p (Holm)` is corrected for the number of comparisons.
+# One rule, in this book: a model is *better* than another only where the comparison was planned before any result was
+# seen (`horizons.planned` in `study.yaml`) and its p value at the primary horizon, corrected by Holm's method for the
+# number of planned comparisons, is below 0.05. Both models are judged on the same scans, in the same bootstrap samples.
+# *Not told apart* does not mean equal: look at how large a difference the interval still holds.
+
+# %% tags=["hide-input"]
+planned = comparison.planned(evaluation)
+tables.planned_in_words(planned)
+
+# %% [markdown]
+# Everything else is explored, with intervals alone: of many comparisons some leave out 0 by chance, so none of these
+# calls a model better. Each model minus the reference model:
 
 # %% tags=["hide-input"]
 compared_with = comparison.reference_model(predictions, settings)
@@ -221,11 +236,11 @@ figures.risk_distribution(curves.risk_states(evaluation, shown), shown)
 
 # %% [markdown]
 # The same as hazard ratios: how many times faster patients die, with errors that allow for several scans of one
-# patient. Thirds are compared only when somebody died in each, and nothing when fewer than five patients died.
+# patient. Thirds are compared only when somebody died in each.
 
 # %% tags=["hide-input"]
 ratios = subgroups.hazard_ratios(evaluation, shown)
-tables.hazards_in_words(ratios) if len(ratios) else Markdown("Fewer than five patients died: not estimable.")
+tables.hazards_in_words(ratios) if len(ratios) else Markdown(tables.TOO_FEW)
 
 # %% [markdown]
 # ## What do patients die of?
@@ -265,7 +280,7 @@ tables.thresholds_side_by_side(decisions.threshold_table(evaluation, shown))
 # ## Does the answer depend on which scans are used?
 #
 # The AUC of the same model with one scan a patient, with every patient counting once, and at landmarks: patients alive
-# at that time, with their latest scan by then. Behind each stands how many scans were followed by death.
+# at that time, with their latest scan by then. Behind each stand the scans and patients of either state.
 
 # %% tags=["hide-input"]
 tables.parts_side_by_side(subgroups.evaluate_parts(subgroups.views(cohort), evaluation, shown))
@@ -314,7 +329,7 @@ tables.noise(noise)
 
 # %% tags=["hide-input"]
 of_change = trajectories.hazard_of_change(over_time)
-tables.hazards_in_words(of_change) if len(of_change) else Markdown("Fewer than five patients died: not estimable.")
+tables.hazards_in_words(of_change) if len(of_change) else Markdown(tables.TOO_FEW)
 
 # %% [markdown]
 # The same as AUC, on the scans that have one before them: of the risk today, of the mean of both scans (on the logit
@@ -323,7 +338,7 @@ tables.hazards_in_words(of_change) if len(of_change) else Markdown("Fewer than f
 
 # %% tags=["hide-input"]
 gain = trajectories.gain_of_change(evaluation, shown, between)
-tables.side_by_side(gain[0]) if gain else Markdown("Too few deaths among scans with one before them.")
+tables.side_by_side(gain[0]) if gain else Markdown(tables.TOO_FEW)
 
 # %% tags=["hide-input"]
 tables.differences_side_by_side(gain[1]) if gain else Markdown("")
@@ -431,6 +446,8 @@ middle = patients.middle_horizon(settings)
 thirds = curves.survival_by_tertile(evaluation, pictured)
 wrong = patients.most_wrong(evaluation, lung_table, pictured, middle)
 numbers = tables.headline_numbers(evaluation, performance)
+numbers["planned"] = tables.planned_sentence(planned)
+numbers["primary_horizon"] = years_text(planned["horizon_years"].iloc[0])
 numbers |= decisions.worked_example(evaluation, pictured) | patients.counts_wrong(wrong)
 for name, value in numbers.items():
     glue(name, value, display=False)

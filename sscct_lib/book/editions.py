@@ -17,6 +17,7 @@ import yaml
 from bs4 import BeautifulSoup, Tag
 from bs4.element import AttributeValueList
 
+from sscct_lib.horizons.evaluation import TOO_SMALL
 from sscct_lib.study.code import code_hash
 from sscct_lib.study.files import atomic, copy_folder
 from sscct_lib.study.folder import Study, StudyError, fingerprint
@@ -350,6 +351,8 @@ def _align(page: BeautifulSoup, table: Tag) -> None:
             marks = columns.get(at - len(cells), [])
             if sum(marks) * 2 > len(marks):
                 _add_class(cell, "number")
+            if TOO_SMALL in cell.get_text():
+                _add_class(cell, "too-small")
     for cell in table.select("td.number"):
         for text in cell.find_all(string=True):
             if NUMBER.match(text.strip()):

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from sscct_lib.book.chapters import filled, provenance, table_or_empty
 from sscct_lib.book.editions import without_folders
+from sscct_lib.horizons.tables import denominators
 from sscct_lib.images.reasons import reasons
 from sscct_lib.radiomics.saved import FOLDER, JUDGED, LIMITS, USE
 from sscct_lib.report.prediction_file import fields_described
@@ -22,7 +23,7 @@ from sscct_lib.study import schemas
 from sscct_lib.study.files import checksum
 from sscct_lib.study.folder import MANIFEST_FILE, SETTINGS_FILE, Study, read_settings
 from sscct_lib.study.settings import Settings
-from sscct_lib.study.words import counted, estimate_text, feature_name, years_text
+from sscct_lib.study.words import counted, estimate_text, feature_name, scans_text, years_text
 
 NOT_JUDGED = "not judged in this run"
 LEFT_OUT = ("weights", "weights_sha256")
@@ -188,10 +189,10 @@ def _performance(model: str, performance: pd.DataFrame) -> dict[str, str]:
             continue
         numbers = at[["estimate", "ci_low", "ci_high"]].astype(float).to_dict("index")
         said = [estimate_text(*numbers[metric].values()) for metric in ("auc", "observed_expected")]
-        counts = at[["n_events", "n_scans", "n_patients", "n_unknown"]].to_dict("index")["auc"]
+        auc = at.loc["auc"]
         found[f"Within {years_text(horizon)}"] = (
-            f"AUC {said[0]}; died : expected {said[1]}; of {counts['n_scans']:,} scans of {counts['n_patients']:,} "
-            f"patients {counts['n_events']:,} followed by death, {counts['n_unknown']:,} unknown"
+            f"AUC {said[0]}; died : expected {said[1]}; of {scans_text(auc['n_scans'], auc['n_patients'])} followed by "
+            f"death, against known alive: {denominators(auc)}"
         )
     return found or {"Performance": NOT_JUDGED}
 

@@ -13,6 +13,7 @@ from sscct_lib.book.chapters import filled
 from sscct_lib.horizons.bootstrap import interval
 from sscct_lib.horizons.evaluation import Evaluation
 from sscct_lib.horizons.models import ROWS, chosen_models, first_pictured
+from sscct_lib.horizons.tables import DENOMINATORS, denominators
 from sscct_lib.study.files import checksum, write_if_changed
 from sscct_lib.study.folder import Study, load_study
 from sscct_lib.study.plots import GREY, INK, draw, new_figure, styled
@@ -134,7 +135,7 @@ def sweep_forest(sweep: pd.DataFrame, kind: str) -> Figure:
         for y, row in enumerate(at.itertuples()):
             axis.plot([row.ci_low, row.ci_high], [y, y], color=INK, lw=2)
             axis.plot(row.estimate, y, "o", color=INK, ms=6, mfc=INK if y else "white")
-            counts = "" if pd.isna(row.n_scans) else f"{int(row.n_events)}/{int(row.n_scans)}"
+            counts = "" if pd.isna(row.n_scans) else f"{int(row.n_patients_died)}/{int(row.n_patients)}"
             axis.text(0.02, y, counts, va="center", fontsize=9.5, color=GREY)
             if pd.isna(row.estimate):
                 axis.text(1.0, y, "not estimable", ha="right", va="center", fontsize=9.5, color=GREY)
@@ -189,7 +190,6 @@ def _by_horizon(of: pd.DataFrame) -> dict[str, pd.DataFrame]:
 def _table(of: pd.DataFrame) -> pd.DataFrame:
     auc, calibration = (of[of["metric"] == metric].set_index("run") for metric in SHOWN)
     numbers = ["estimate", "ci_low", "ci_high"]
-    counts = zip(auc["n_events"], auc["n_scans"], auc["n_unknown"], strict=True)
     differences = zip(*(auc[name] for name in NO_DIFFERENCE), strict=True)
     table = pd.DataFrame(
         {
@@ -197,8 +197,7 @@ def _table(of: pd.DataFrame) -> pd.DataFrame:
             "model": auc["model"],
             "AUC": [estimate_text(*values) for values in auc[numbers].to_numpy()],
             "died : expected": [estimate_text(*values) for values in calibration.loc[auc.index, numbers].to_numpy()],
-            "deaths of scans (unknown)": [f"{died} of {n:,} ({unknown:,})" for died, n, unknown in counts],
-            "patients": auc["n_patients"].map("{:,}".format),
+            DENOMINATORS: [denominators(row) for row in auc.itertuples()],
             "AUC minus the first run's": [_difference_text(*values) for values in differences],
         }
     )

@@ -53,21 +53,22 @@ def label_counts(cohort: pd.DataFrame, horizons_years: tuple[float, ...]) -> pd.
     Returns
     -------
     pandas.DataFrame
-        One row a horizon: scans died, alive, unknown; patients with a scan followed by death; share of deaths among all
-        scans, as published (%).
+        One row a horizon: scans died, alive, unknown; patients with a scan followed by death, and with one known to be
+        followed by life; share of deaths among all scans, as published (%).
     """
     rows = []
     for horizon in horizons_years:
         label = cohort[label_name(horizon)]
-        died = label.eq(1).fillna(False).astype(bool)
+        died, alive = (label.eq(state).fillna(False).astype(bool) for state in (1, 0))
         rows.append(
             {
                 "Horizon, years": f"{horizon:g}",
                 "Scans": len(cohort),
                 "Died": int(died.sum()),
-                "Alive": int(label.eq(0).fillna(False).sum()),
+                "Alive": int(alive.sum()),
                 "Unknown": int(label.isna().sum()),
                 "Patients who died": cohort.loc[died, "patient_id"].nunique(),
+                "Patients alive": cohort.loc[alive, "patient_id"].nunique(),
                 "Died, % of all scans": round(100 * died.mean(), 1) if len(cohort) else np.nan,
             }
         )
@@ -75,10 +76,12 @@ def label_counts(cohort: pd.DataFrame, horizons_years: tuple[float, ...]) -> pd.
 
 
 def fold_counts(cohort: pd.DataFrame, horizons_years: tuple[float, ...]) -> pd.DataFrame:
-    """Count patients, scans, and scans followed by death within each horizon (years), in each fold."""
+    """Count patients, scans, and those followed by death within each horizon (years), in each fold."""
     folds = cohort.groupby("fold")
     counts = pd.DataFrame({"Patients": folds["patient_id"].nunique(), "Scans": folds.size()})
     for horizon in horizons_years:
         died = cohort[label_name(horizon)].eq(1).fillna(False)
-        counts[f"Died within {horizon:g} y"] = died.groupby(cohort["fold"]).sum().astype(int)
+        counts[f"Scans, died within {horizon:g} y"] = died.groupby(cohort["fold"]).sum().astype(int)
+        patients = cohort["patient_id"].where(died.astype(bool)).groupby(cohort["fold"]).nunique()
+        counts[f"Patients, died within {horizon:g} y"] = patients
     return counts.rename_axis("Fold")

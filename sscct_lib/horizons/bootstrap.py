@@ -8,6 +8,7 @@ interval is a 95 % interval, NaN where there is none.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -124,13 +125,16 @@ class Outcome:
         """Scans whose state at the horizon is not known, shape (n,)."""
         return ~(self.died | self.alive)
 
-    @property
+    @cached_property
     def denominators(self) -> dict[str, int]:
-        """`n_scans`, `n_patients`, `n_events` (scans followed by death) and `n_unknown`, as in tables."""
+        """Scans and patients as in tables: all, followed by death (`n_events`), known alive, and unknown."""
+        patient = self.resamples.patient
         return {
             "n_scans": len(self.died),
-            "n_patients": len(np.unique(self.resamples.patient)),
+            "n_patients": len(np.unique(patient)),
             "n_events": int(self.died.sum()),
+            "n_patients_died": len(np.unique(patient[self.died])),
+            "n_patients_alive": len(np.unique(patient[self.alive])),
             "n_unknown": int(self.unknown.sum()),
         }
 
@@ -164,8 +168,8 @@ class Outcome:
     @property
     def degrees_of_freedom(self) -> int:
         """Patients in the rarer state, less one: what limits how well a spread can be known."""
-        patient = self.resamples.patient
-        return min(len(np.unique(patient[self.died])), len(np.unique(patient[self.alive]))) - 1
+        counts = self.denominators
+        return min(counts["n_patients_died"], counts["n_patients_alive"]) - 1
 
 
 def horizon_outcome(

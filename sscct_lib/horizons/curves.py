@@ -20,6 +20,7 @@ from sscct_lib.horizons.bootstrap import (
 from sscct_lib.horizons.evaluate import best
 from sscct_lib.horizons.evaluation import Evaluation, Judged
 from sscct_lib.horizons.metrics import observed_risk, smooth_observed
+from sscct_lib.study.words import against_text
 
 TERTILES = ("low risk", "middle risk", "high risk")
 
@@ -119,6 +120,7 @@ def survival_by_group(
         rows = cohort[inside]
         followup = rows["followup_years"].to_numpy(dtype=float)
         event = rows["event_observed"].to_numpy(dtype=bool)
+        died = event & (followup <= until_years)
         at = _curve_times(followup, event, until_years)
         samples = kaplan_meier(followup, event, resamples.counts[:, inside], at)
         samples[:, at > followup.max()] = np.nan  # Kaplan-Meier would go on as if nobody died any more
@@ -134,7 +136,8 @@ def survival_by_group(
                     "at_risk": [int((followup >= years).sum()) for years in at],
                     "n_scans": len(rows),
                     "n_patients": rows["patient_id"].nunique(),
-                    "n_events": int((event & (followup <= until_years)).sum()),
+                    "n_events": int(died.sum()),
+                    "n_patients_died": rows.loc[died, "patient_id"].nunique(),
                 }
             )
         )
@@ -173,12 +176,14 @@ def calibration(evaluation: Evaluation, model: str) -> pd.DataFrame:
     pandas.DataFrame
         One row a horizon and group: `predicted` (mean risk), `observed` (Kaplan-Meier within the group; NaN when nobody
         is followed that long) with `ci_low` and `ci_high` (`bootstrap.proportion_interval`), `n_scans`,
-        `n_patients`, `n_events`, `horizon_years`. No rows for a horizon without predictions.
+        `n_patients`, `n_events`, `horizon_years`; of all groups of a horizon, `all_scans` in words and `too_small`. No
+        rows for a horizon without predictions.
     """
     frames = []
     for judged in evaluation.horizons_of(model):
         groups = calibration_groups(judged.risk, judged.outcome, evaluation.settings.horizons.n_risk_groups)
-        frames.append(groups.assign(horizon_years=judged.horizon_years))
+        groups = groups.assign(horizon_years=judged.horizon_years, too_small=not judged.estimable)
+        frames.append(groups.assign(all_scans=against_text(pd.Series(judged.counts))))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -230,7 +235,7 @@ def survival_by_tertile(evaluation: Evaluation, model: str) -> pd.DataFrame:
     pandas.DataFrame
         A step curve a group of `TERTILES`, at each death and each whole year: `group`, `years`, `survival`, `ci_low`,
         `ci_high` (all three NaN after the end of the group's follow-up), `at_risk` (scans followed to that time),
-        `n_scans`, `n_patients`, `n_events` (deaths up to the horizon).
+        `n_scans`, `n_patients`, `n_events` (deaths up to the horizon), `n_patients_died`.
     """
     judged = evaluation.horizons_of(model)[-1]
     thirds = tertile_names(judged.standing)

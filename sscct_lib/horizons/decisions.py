@@ -10,17 +10,16 @@ import pandas as pd
 
 from sscct_lib.cohort.outcomes import DAYS_PER_YEAR
 from sscct_lib.horizons.bootstrap import Flags, Floats, Interval, Outcome, interval, proportion_interval
-from sscct_lib.horizons.evaluation import Evaluation, Judged
+from sscct_lib.horizons.evaluation import COUNTS, Evaluation, Judged
 from sscct_lib.horizons.metrics import observed_risk
 from sscct_lib.horizons.patients import in_words, middle_horizon, outcomes, similar_patients
 from sscct_lib.study.schemas import IDENTITY
-from sscct_lib.study.words import estimate_text, percent_text, years_text
+from sscct_lib.study.words import NOT_ESTIMABLE, estimate_text, percent_text, years_text
 
 GRID = tuple(np.round(np.arange(0.02, 0.51, 0.02), 2))
 """Thresholds of a decision curve."""
 EVERYBODY, NOBODY = "everybody", "nobody"
 EXAMPLE_QUANTILE = 0.75
-NOT_ESTIMABLE = "not estimable"
 NAMES = (
     "example_scan", "example_risks", "example_of_100", "example_above", "example_similar", "example_outcome",
     "act_threshold", "act_price", "act_flagged", "act_found", "act_needless", "act_missed", "act_deaths",
@@ -81,7 +80,7 @@ def decision_curves(evaluation: Evaluation, models: list[str]) -> pd.DataFrame:
     -------
     pandas.DataFrame
         `model` (also `EVERYBODY` and `NOBODY`), `horizon_years`, `threshold`, `net_benefit`, and how much more the
-        first model brings: `gain`, `gain_low`, `gain_high` (95 %), NaN for itself; `n_scans`, `n_events`, and
+        first model brings: `gain`, `gain_low`, `gain_high` (95 %), NaN for itself; the counts of `COUNTS`, and
         `family`, `network` and `variant` of the model. Horizons at which nothing can be estimated are absent.
     """
     first, rows = models[0], []
@@ -99,7 +98,7 @@ def decision_curves(evaluation: Evaluation, models: list[str]) -> pd.DataFrame:
     columns = ["model", "horizon_years", "threshold", "net_benefit", "gain", "gain_low", "gain_high"]
     identities = [evaluation.identity(row["model"]) if row["model"] in models else {} for row in rows]
     table = [row | identity for row, identity in zip(rows, identities, strict=True)]
-    return pd.DataFrame(table, columns=[*columns, "n_scans", "n_events", *IDENTITY]).fillna(dict.fromkeys(IDENTITY, ""))
+    return pd.DataFrame(table, columns=[*columns, *COUNTS, *IDENTITY]).fillna(dict.fromkeys(IDENTITY, ""))
 
 
 def _curve(name: str, judged: Judged, benefits: Floats, of_first: Floats | None = None) -> list[dict[str, Any]]:
@@ -128,8 +127,8 @@ def threshold_table(evaluation: Evaluation, model: str) -> pd.DataFrame:
     pandas.DataFrame
         One row a horizon, threshold and `measure` (`flagged`, `sensitivity`, `specificity`, `ppv`, `npv`, each a
         share, `net_benefit`, which is the gain over flagging nobody, and `gain` over flagging everybody):
-        `estimate`, `ci_low`, `ci_high` (95 %), `n_scans`, `n_patients`, `n_events`,
-        `n_unknown`. NaN where nobody, or everybody, is flagged or too short a follow-up leaves it unknown.
+        `estimate`, `ci_low`, `ci_high` (95 %), and the counts of `COUNTS`. NaN where
+        nobody, or everybody, is flagged or too short a follow-up leaves it unknown.
 
     References
     ----------

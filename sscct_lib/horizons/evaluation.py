@@ -33,6 +33,8 @@ from sscct_lib.study.tables import missing_columns
 FEWEST_PATIENTS = 5
 """Patients who died, and patients who lived, without whom nothing is told of how well a risk knows them apart."""
 TOO_SMALL = "too small"
+COUNTS = ("n_scans", "n_patients", "n_events", "n_patients_died", "n_patients_alive", "n_unknown")
+"""Columns of counts in tables, from `Outcome.denominators`."""
 
 _MOST_KEPT = 50_000_000  # scans x samples of the outcomes that an evaluation keeps
 
@@ -69,7 +71,7 @@ class Judged:
 
     @property
     def counts(self) -> dict[str, int]:
-        """`n_scans`, `n_patients`, `n_events` and `n_unknown`, as in tables."""
+        """The counts of `COUNTS`, as in tables."""
         return self.outcome.denominators
 
     @property
@@ -330,10 +332,15 @@ def not_estimable(outcome: Outcome) -> str:
         return "no scan is followed by death within the horizon"
     if not outcome.alive.any():
         return "no scan is known to be followed by life beyond the horizon"
-    rarer = outcome.degrees_of_freedom + 1
-    if rarer < FEWEST_PATIENTS:
-        return f"{TOO_SMALL}: {rarer} patient(s) who died, or who lived; at least {FEWEST_PATIENTS} are needed"
+    n_died, n_alive = (outcome.denominators[f"n_patients_{state}"] for state in ("died", "alive"))
+    if too_few(n_died, n_alive):
+        return f"{TOO_SMALL}: {n_died} patient(s) died and {n_alive} lived; at least {FEWEST_PATIENTS} each are needed"
     return ""
+
+
+def too_few(n_patients_died: int, n_patients_alive: int) -> bool:
+    """Whether too few patients died, or are known to have lived, for anything to be told."""
+    return min(n_patients_died, n_patients_alive) < FEWEST_PATIENTS
 
 
 def check_predictions(predictions: pd.DataFrame, cohort: pd.DataFrame) -> pd.DataFrame:

@@ -12,8 +12,21 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from sscct_lib.study.plots import DASHES, GREY, INK, PALETTE, PERCENT, model_colours, model_dashes, new_figure, styled
-from sscct_lib.study.words import counted, estimate_text, years_text
+from sscct_lib.horizons.evaluation import TOO_SMALL
+from sscct_lib.horizons.tables import absent
+from sscct_lib.study.plots import (
+    DASHES,
+    GREY,
+    INK,
+    PALE,
+    PALETTE,
+    PERCENT,
+    model_colours,
+    model_dashes,
+    new_figure,
+    styled,
+)
+from sscct_lib.study.words import against_text, counted, estimate_text, scans_text, years_text
 
 
 @styled
@@ -24,11 +37,11 @@ def followup_curve(curve: pd.DataFrame) -> Figure:
     if curve.empty:
         return _nothing(figure, axis, "No scan with follow-up")
     first = curve.iloc[0]
-    scans, patients = counted(int(first["n_scans"]), "scan"), counted(int(first["n_patients"]), "patient")
     axis.fill_between(curve["years"], curve["ci_low"], curve["ci_high"], step="post", color=GREY, alpha=0.25, lw=0)
     axis.step(curve["years"], curve["still_followed"], where="post", color=INK)
     axis.set(ylim=(0, 1.02), ylabel="Still followed")
-    axis.set_title(f"{scans} of {patients}, {int(first['n_events'])} followed by death", loc="left")
+    died = scans_text(first["n_events"], first["n_patients_died"])
+    axis.set_title(f"{scans_text(first['n_scans'], first['n_patients'])},\n{died} followed by death", loc="left")
     axis.yaxis.set_major_formatter(PERCENT)
     _at_risk(axis, {"scans": curve}, {"scans": INK})
     return figure
@@ -43,7 +56,7 @@ def kaplan_meier_by_group(curves: pd.DataFrame, title: str = "") -> Figure:
     colours = dict(zip(groups, sns.color_palette("colorblind", len(groups)), strict=True))
     for (name, rows), dash in zip(groups.items(), cycle(DASHES)):
         first = rows.iloc[0]
-        label = f"{name}: {int(first['n_events']):,} of {counted(int(first['n_scans']), 'scan')} followed by death"
+        label = f"{name}: {scans_text(first['n_events'], first['n_patients_died'])} followed by death"
         shown = rows.dropna(subset="survival")
         axis.step(shown["years"], shown["survival"], where="post", color=colours[name], ls=dash, lw=2, label=label)
         axis.fill_between(
@@ -65,12 +78,11 @@ def cumulative_incidence_by_cause(curves: pd.DataFrame) -> Figure:
     if curves.empty:
         return _nothing(figure, axis, "No scan is followed by death")
     for (name, rows), colour, dash in zip(curves.groupby("group", sort=False), PALETTE, cycle(DASHES)):
-        label = f"{name}: {counted(int(rows['n_events'].iloc[0]), 'scan')}"
+        label = f"{name}: {scans_text(*rows[['n_events', 'n_patients_with_event']].iloc[0])}"
         axis.step(rows["years"], rows["incidence"], where="post", color=colour, ls=dash, lw=2, label=label)
         axis.fill_between(rows["years"], rows["ci_low"], rows["ci_high"], step="post", color=colour, alpha=0.15, lw=0)
     first = curves.iloc[0]
-    scans, patients = counted(int(first["n_scans"]), "scan"), counted(int(first["n_patients"]), "patient")
-    axis.set_title(f"{scans} of {patients}", loc="left")
+    axis.set_title(scans_text(first["n_scans"], first["n_patients"]), loc="left")
     axis.set_ylabel("Followed by the event")
     axis.set_ylim(bottom=0)
     axis.yaxis.set_major_formatter(PERCENT)
@@ -127,7 +139,7 @@ def roc_curves(curves: pd.DataFrame, performance: pd.DataFrame) -> Figure:
                 shown["false_positive"], shown["ci_low"], shown["ci_high"], color=style["color"], alpha=0.15, lw=0
             )
         axis.set(xlim=(0, 1), ylim=(0, 1.01), aspect="equal", ylabel="Sensitivity")
-        axis.set_title(f"{years_text(horizon)}: {_counts(rows.iloc[0])}", loc="left")
+        axis.set_title(f"{years_text(horizon)}: {against_text(rows.iloc[0])}", loc="left")
         title = "AUC (95 % interval)"
         title += f", highest {MOST_CURVES} of {len(rows)}" if len(rows) > MOST_CURVES else ""
         # From the top of the panel down: a legend taller than the panel would else reach into the title above it.
@@ -137,15 +149,17 @@ def roc_curves(curves: pd.DataFrame, performance: pd.DataFrame) -> Figure:
     return figure
 
 
+def _title(axis: Axes, horizon: float, counts: str, small: bool = False) -> None:
+    """Head the panel of a horizon with its scans and patients; grey where too few died or lived, as in tables."""
+    lines = counts.replace(" against", "\nagainst")
+    axis.set_title(f"{years_text(horizon)}\n{lines}", loc="left", fontsize=10.5, color=GREY if small else INK)
+    axis.set_facecolor(PALE if small else "white")
+
+
 def _auc_label(row: Any) -> str:
     if pd.isna(row.estimate):
-        return f"{row.model}: not estimable"
+        return f"{row.model}: {absent(row)}"
     return f"{row.model}: {estimate_text(row.estimate, row.ci_low, row.ci_high)}"
-
-
-def _counts(row: pd.Series) -> str:
-    scans, patients = counted(int(row["n_scans"]), "scan"), counted(int(row["n_patients"]), "patient")
-    return f"{scans} of {patients}, {int(row['n_events'])} followed by death"
 
 
 @styled
@@ -176,12 +190,8 @@ def calibration_plot(groups: pd.DataFrame, smooth: pd.DataFrame, title: str = ""
         axis.yaxis.set_major_formatter(PERCENT)
         axis.locator_params(axis="x", nbins=3)  # the labels of three narrow panels must not run into one another
         axis.locator_params(axis="y", nbins=4)
-        axis.set_title(
-            f"{years_text(horizon)}\n{int(rows['n_events'].sum())} of {int(rows['n_scans'].sum()):,} scans\n"
-            "followed by death",
-            loc="left",
-            fontsize=11,
-        )
+        first = rows.iloc[0]
+        _title(axis, horizon, first["all_scans"], first["too_small"])
     axes[0, 0].set_ylabel("Observed")
     figure.suptitle(title, x=0.02, ha="left", fontsize=13)
     return figure
@@ -204,14 +214,13 @@ def performance_forest(performance: pd.DataFrame, published: pd.DataFrame) -> Fi
             axis.plot([row["ci_low"], row["ci_high"]], [y, y], color=colours[model], lw=2)
             axis.plot(row["estimate"], y, "o", color=colours[model], ms=6)
             if pd.isna(row["estimate"]):
-                axis.text(0.5, y, "not estimable", ha="center", va="center", fontsize=9, color=GREY)
+                axis.text(0.5, y, absent(row), ha="center", va="center", fontsize=9, color=GREY)
         for y, row in enumerate(_at_horizon(published, others, horizon), start=len(models)):
             axis.plot([row["auc_low"], row["auc_high"]], [y, y], "-o", color=INK, mfc="white", lw=1, ms=6)
         axis.axvline(0.5, color=GREY, lw=1, ls=":")
         axis.axhline(len(models) - 0.5, color=GREY, lw=0.6)
         most = at.sort_values("n_scans").iloc[-1]
-        counts = f"{int(most['n_events']):,} of {counted(int(most['n_scans']), 'scan')}\nfollowed by death"
-        axis.set_title(f"{years_text(horizon)}\n{counts}", fontsize=10.5)
+        _title(axis, horizon, against_text(most), absent(most) == TOO_SMALL)
         axis.set(xlim=(0, 1), xticks=(0, 0.5, 1), xticklabels=("0", "0.5", "1"), xlabel="AUC")
     names = [*models, *(f"{name}\n(another cohort)" for name in others)]
     axes[0, 0].set(yticks=range(n_rows), yticklabels=names, ylim=(n_rows - 0.5, -0.5))
@@ -271,13 +280,11 @@ def decision_curves(curves: pd.DataFrame) -> Figure:
         best = at["net_benefit"].max()
         left.set(ylim=(-0.3 * best, 1.25 * best), ylabel="Net benefit")
         first = at.iloc[0]
-        left.set_title(
-            f"{years_text(horizon)}: {first['n_events']} of {first['n_scans']} scans\nfollowed by death", loc="left"
-        )
+        _title(left, horizon, against_text(first))
         left.legend(loc="best", fontsize=10)
         right.axhline(0, color=INK, lw=0.8)
         right.set(ylim=(-0.6 * best, 1.25 * best), ylabel="Gain")
-        right.set_title("Gain of the first\nover each other", loc="left")
+        right.set_title("Gain of the first\nover each other", loc="left", fontsize=10.5)
     for axis in axes[-1]:
         axis.set_xlabel("Risk from which a scan is flagged")
         axis.xaxis.set_major_formatter(PERCENT)

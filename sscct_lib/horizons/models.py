@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 
 from sscct_lib.horizons.metrics import logit
-from sscct_lib.horizons.tables import side_by_side
+from sscct_lib.horizons.tables import denominators, side_by_side
 from sscct_lib.study.schemas import PREDICTIONS
 from sscct_lib.study.settings import Settings
-from sscct_lib.study.words import counted, plain_names, years_text
+from sscct_lib.study.words import plain_names, years_text
 
 STACKED = "Stacked (equal weights)"
 SOURCES = {
@@ -82,7 +82,8 @@ def headline(performance: pd.DataFrame, settings: Settings) -> pd.DataFrame:
     -------
     pandas.DataFrame
         Text, with 95 % intervals. Two columns a horizon, `AUC` and `died : expected`; the column's head says how many
-        scans were followed by death, and a cell that rests on other scans says on which. Index: the model.
+        scans and patients were followed by death, and how many are known not to be; a cell that rests on other scans
+        says on which. Index: the model.
     """
     models = list(chosen_models(performance))
     columns = {}
@@ -91,9 +92,7 @@ def headline(performance: pd.DataFrame, settings: Settings) -> pd.DataFrame:
         if at.empty:
             continue
         most = at.sort_values("n_scans").iloc[-1]
-        died, scans = f"{most['n_events']:,}", counted(int(most["n_scans"]), "scan")
-        counts = f"{died} of {scans} followed by death, {most['n_unknown']:,} unknown"
-        head = f"{years_text(horizon)}: {counts}"
+        head = f"{years_text(horizon)}: {denominators(most)}"
         for metric, words in (("auc", "AUC"), ("observed_expected", "died : expected")):
             cells = side_by_side(performance[performance["horizon_years"] == horizon], metric)[years_text(horizon)]
             columns[head, words] = cells.reindex(models).fillna("no prediction").str.replace(" to ", "–")

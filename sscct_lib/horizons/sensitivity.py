@@ -13,7 +13,7 @@ from sscct_lib.horizons.bootstrap import Floats, horizon_outcome, interval, resa
 from sscct_lib.horizons.evaluation import Evaluation, not_estimable
 from sscct_lib.horizons.metrics import METRICS, Fits
 from sscct_lib.horizons.tables import DENOMINATORS, by_horizon, denominators
-from sscct_lib.study.words import estimate_text
+from sscct_lib.study.words import estimate_text, scans_text
 
 ALL_RULES = "all rules"
 HONEST = "as in this book"
@@ -96,7 +96,8 @@ def _auc(evaluation: Evaluation, model: str) -> str:
         return "no scans"
     judged = evaluation.at(model, max(evaluation.settings.horizons_years))
     found = judged.estimate("auc")
-    return f"{estimate_text(found['estimate'], found['ci_low'], found['ci_high'])}; {judged.counts['n_scans']} scans"
+    scans = scans_text(judged.counts["n_scans"], judged.counts["n_patients"])
+    return f"{estimate_text(found['estimate'], found['ci_low'], found['ci_high'])}; {scans}"
 
 
 def compare_shortcuts(
@@ -217,7 +218,9 @@ def _judged(
     resamples = resample_patients(clusters, n_bootstrap, seed)
     followup, event = cohort["followup_years"].to_numpy(float), cohort["event_observed"].to_numpy(bool)
     outcome = horizon_outcome(followup, event, years, resamples, way.presumed)
+    of_state = {"died": outcome.died, "alive": outcome.alive}
     counted = outcome.denominators | {"n_patients": patients.nunique()}
+    counted |= {f"n_patients_{state}": patients[inside].nunique() for state, inside in of_state.items()}
     if not_estimable(outcome) or not np.isfinite(risk).all():
         return {**dict.fromkeys(("auc", "ci_low", "ci_high", "width"), np.nan), **counted}
     samples = METRICS["auc"].measure(risk, outcome, fit)

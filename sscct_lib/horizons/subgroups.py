@@ -11,10 +11,10 @@ from sscct_lib.cohort.outcomes import DAYS_PER_YEAR
 from sscct_lib.horizons import survival
 from sscct_lib.horizons.bootstrap import Flags, Floats
 from sscct_lib.horizons.curves import TERTILES, tertile_names
-from sscct_lib.horizons.evaluation import FEWEST_PATIENTS, Evaluation, Judged, aligned
+from sscct_lib.horizons.evaluation import COUNTS, FEWEST_PATIENTS, Evaluation, Judged, aligned
 from sscct_lib.horizons.models import SOURCES
-from sscct_lib.horizons.survival import LogRank, clustered_logrank
-from sscct_lib.study.words import estimate_text, percent_text, plain_names, years_text
+from sscct_lib.horizons.survival import RATIO_COUNTS, LogRank, clustered_logrank
+from sscct_lib.study.words import against_text, estimate_text, percent_text, plain_names, years_text
 
 THIRDS = ("narrow", "middle", "wide")
 SPREAD_METRICS = ("observed_expected", "brier")
@@ -50,8 +50,8 @@ def by_spread(evaluation: Evaluation, model: str) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        One row a third: `third`, `spread` (median, log-odds), `risk` (mean), `n_scans`, `n_patients`, `n_events`, and
-        for each of `SPREAD_METRICS` its estimate, `_low` and `_high`, a 95 % interval by bootstrap of patients.
+        One row a third: `third`, `spread` (median, log-odds), `risk` (mean), the counts of `COUNTS`, and for each of
+        `SPREAD_METRICS` its estimate, `_low` and `_high`, a 95 % interval by bootstrap of patients.
     """
     longest = evaluation.horizons_of(model)[-1]
     risk = longest.risk.clip(1e-6, 1 - 1e-6)
@@ -64,7 +64,7 @@ def by_spread(evaluation: Evaluation, model: str) -> pd.DataFrame:
         inside[longest.inside] = third == name
         judged = evaluation.at(model, longest.horizon_years, inside)
         row = {"third": name, "spread": float(np.median(spread[third == name])), "risk": risk[third == name].mean()}
-        row |= {count: judged.counts[count] for count in ("n_scans", "n_patients", "n_events")}
+        row |= judged.counts
         for metric in SPREAD_METRICS:
             found = judged.estimate(metric)
             row |= {metric: found["estimate"], f"{metric}_low": found["ci_low"], f"{metric}_high": found["ci_high"]}
@@ -86,9 +86,7 @@ def spread_in_words(table: pd.DataFrame) -> pd.DataFrame:
                 f"{third} (odds × or ÷ {factor:.2f})" for third, factor in zip(table["third"], factors, strict=True)
             ],
             "Mean risk": table["risk"].map(percent_text),
-            "Deaths/scans (patients)": [
-                f"{row.n_events}/{row.n_scans} ({row.n_patients})" for row in table.itertuples()
-            ],
+            "Followed by death, against known alive": [against_text(row) for row in table.itertuples()],
             "Observed : expected": text("observed_expected", 2),
             "Brier score": text("brier", 3),
         }
@@ -187,8 +185,7 @@ def evaluate_parts(parts: Iterator[Part], evaluation: Evaluation, model: str) ->
     -------
     pandas.DataFrame
         One row a part, horizon and metric (`auc`, `observed_expected`): `kind`, `part`, `horizon_years`, `metric`,
-        `estimate`, `ci_low`, `ci_high` (95 %), `n_scans`, `n_patients`, `n_events`, `n_unknown`, `note`,
-        and `too_small`, where nothing is estimated for want of patients.
+        `estimate`, `ci_low`, `ci_high` (95 %), `note`, and the counts of `COUNTS`.
     """
     years = [judged.horizon_years for judged in evaluation.horizons_of(model)]
     rows = []
@@ -198,9 +195,9 @@ def evaluate_parts(parts: Iterator[Part], evaluation: Evaluation, model: str) ->
         for judged in (seen.at(model, horizon) for horizon in years):
             for metric in _SHOWN:
                 row = {"kind": part.kind, "part": part.name, "horizon_years": judged.horizon_years, "metric": metric}
-                rows.append({**row, **judged.estimate(metric), **judged.counts, "too_small": not judged.estimable})
+                rows.append({**row, **judged.estimate(metric), **judged.counts})
     columns = ["kind", "part", "horizon_years", "metric", "estimate", "ci_low", "ci_high", "note"]
-    return pd.DataFrame(rows, columns=[*columns, "n_scans", "n_patients", "n_events", "n_unknown", "too_small"])
+    return pd.DataFrame(rows, columns=[*columns, *COUNTS])
 
 
 def logrank_between_thirds(evaluation: Evaluation, model: str) -> LogRank:
@@ -226,8 +223,8 @@ def hazard_ratios(evaluation: Evaluation, model: str) -> pd.DataFrame:
     -------
     pandas.DataFrame
         `comparison`, `hazard_ratio`, `ci_low`, `ci_high` (95 %), `p` (Wald, robust), `n_scans`, `n_patients`,
-        `n_events` (deaths within the longest horizon). Thirds are not compared when one has no death; no rows when
-        fewer than five patients died.
+        `n_events` (deaths within the longest horizon), `n_patients_died`. Thirds are not compared when one has no
+        death; no rows when fewer than five patients died.
 
     References
     ----------
@@ -237,7 +234,7 @@ def hazard_ratios(evaluation: Evaluation, model: str) -> pd.DataFrame:
     standing, patients = judged.standing, judged.scans["patient_id"]
     years, died = _up_to(judged)
     third = tertile_names(standing)
-    columns = ["comparison", "hazard_ratio", "ci_low", "ci_high", "p", "n_scans", "n_patients", "n_events"]
+    columns = ["comparison", "hazard_ratio", "ci_low", "ci_high", "p", *RATIO_COUNTS]
     models = []
     if patients[died].nunique() < FEWEST_PATIENTS:
         return pd.DataFrame(columns=columns)
@@ -245,7 +242,7 @@ def hazard_ratios(evaluation: Evaluation, model: str) -> pd.DataFrame:
         models.append({name: (third == name).astype(float) for name in TERTILES[1:]})
     if np.ptp(standing) > 0:
         models.append({"one standard deviation": standing / standing.std()})
-    counts = (len(standing), patients.nunique(), died.sum())
+    counts = (len(standing), patients.nunique(), died.sum(), patients[died].nunique())
     rows = []
     for covariates in models:
         found = survival.hazard_ratios(years, died, patients.to_numpy(), covariates)

@@ -23,6 +23,8 @@ from sscct_lib.study.schemas import CAUSES
 from sscct_lib.study.settings import Settings
 
 TRANSPLANT = "transplant"
+RATIO_COUNTS = ("n_scans", "n_patients", "n_events", "n_patients_died")
+"""Counts in a table of hazard ratios."""
 
 
 def followup_curve(cohort: pd.DataFrame, n_bootstrap: int = 1000, seed: int = 2026) -> pd.DataFrame:
@@ -58,6 +60,7 @@ def followup_curve(cohort: pd.DataFrame, n_bootstrap: int = 1000, seed: int = 20
             "n_scans": len(cohort),
             "n_patients": cohort["patient_id"].nunique(),
             "n_events": int(cohort["event_observed"].sum()),
+            "n_patients_died": cohort.loc[cohort["event_observed"], "patient_id"].nunique(),
         }
     )
 
@@ -195,9 +198,11 @@ def cumulative_incidence(cohort: pd.DataFrame, settings: Settings) -> pd.DataFra
     pandas.DataFrame
         A step curve a cause that occurs, at each death and each whole year: `group` (the cause), `years`,
         `incidence`, `ci_low`, `ci_high` (95 % by bootstrap of patients), `at_risk` (scans followed to that time),
-        `n_scans`, `n_patients`, `n_events` (of the cause by the longest horizon). No rows when there was none.
+        `n_scans`, `n_patients`, `n_events` (of the cause by the longest horizon) and `n_patients_with_event`. No rows
+        when there was none.
     """
     columns = ["group", "years", "incidence", "ci_low", "ci_high", "at_risk", "n_scans", "n_patients", "n_events"]
+    columns.append("n_patients_with_event")
     until = max(settings.horizons_years)
     time, cause = cohort["followup_years"].to_numpy(float), event_causes(cohort)
     event = cause != ""
@@ -222,6 +227,7 @@ def cumulative_incidence(cohort: pd.DataFrame, settings: Settings) -> pd.DataFra
                 n_scans=len(cohort),
                 n_patients=cohort["patient_id"].nunique(),
                 n_events=int(of_cause.sum()),
+                n_patients_with_event=cohort.loc[of_cause, "patient_id"].nunique(),
             )
         )
     return pd.concat(frames, ignore_index=True)[columns]

@@ -9,15 +9,26 @@ from typing import Any
 import pandas as pd
 
 from sscct_lib.horizons.evaluate import best
-from sscct_lib.horizons.evaluation import Evaluation
-from sscct_lib.study.words import METRIC_WORDS, estimate_text, p_text, percent_text, years_text
+from sscct_lib.horizons.evaluation import FEWEST_PATIENTS, TOO_SMALL, Evaluation, too_few
+from sscct_lib.study.words import (
+    METRIC_WORDS,
+    NOT_ESTIMABLE,
+    against_text,
+    estimate_text,
+    p_text,
+    percent_text,
+    scans_text,
+    years_text,
+)
 
-DENOMINATORS = "scans followed by death"
+DENOMINATORS = "followed by death, against known alive"
+TOO_FEW = f"Fewer than {FEWEST_PATIENTS} patients died, or are known to have lived: too small to tell."
 NOISE_WORDS = {
     "sd_logit": "noise: standard deviation of the logit",
     "factor_of_odds": "times that the odds must rise or fall to be beyond it",
     "share_beyond": "share of all changes that are beyond it",
 }
+_DEATHS = {"n_deaths": "n_events", "n_patients_died": "n_patients_died", "n_unknown": "n_unknown"}
 BESIDE_RIGHT = {"ici": "of this model", "ici_if_right": "of a right model"}
 PUBLISHED = pd.DataFrame(
     [
@@ -46,31 +57,40 @@ def by_horizon(rows: pd.DataFrame, index: Sequence[str], cell: Callable[[Any], s
 
 
 def denominators(row: Any) -> str:
-    """Write how many scans were followed by death, of how many."""
-    return f"{row.n_events} of {row.n_scans:,} ({row.n_unknown:,} unknown)"
+    """Write how many scans and patients a horizon has of each state, and whether these are too few to tell anything."""
+    small = f"; {TOO_SMALL}" if too_few(row.n_patients_died, row.n_patients_alive) else ""
+    return f"{against_text(row)}; {row.n_unknown:,} unknown{small}"
 
 
 def _estimate(row: Any, decimals: int = 2) -> str:
-    return estimate_text(row.estimate, row.ci_low, row.ci_high, decimals)
+    """Write an estimate, or that too few patients died or lived; the book greys what says so."""
+    small = absent(row) == TOO_SMALL
+    return TOO_SMALL if small else estimate_text(row.estimate, row.ci_low, row.ci_high, decimals)
+
+
+def absent(row: Any) -> str:
+    """What stands where an estimate would: nobody was judged, or too few patients died or lived."""
+    small = row.n_scans and too_few(row.n_patients_died, row.n_patients_alive)
+    return TOO_SMALL if small else NOT_ESTIMABLE
 
 
 def side_by_side(performance: pd.DataFrame, metric: str = "auc", decimals: int = 2) -> pd.DataFrame:
     """Lay a metric out as readers compare it: a row a model, a column a horizon.
 
-    The first row, `DENOMINATORS`, says how many scans were followed by death, of how many; a model that judged other
-    scans says so in its cell.
+    The first row, `DENOMINATORS`, says how many scans of how many patients were followed by death, and how many are
+    known not to be; a model that judged other scans says so in its cell.
     """
     rows = performance[performance["metric"] == metric]
     most = rows.sort_values("n_scans").drop_duplicates("horizon_years", keep="last").assign(model=DENOMINATORS)
     n_scans = most.set_index("horizon_years")["n_scans"]
     shown = by_horizon(rows, ["model"], lambda row: _estimate(row, decimals) + own_count(row, n_scans))
-    counted = by_horizon(most, ["model"], denominators)
-    return pd.concat([counted, shown]).reindex([DENOMINATORS, *rows["model"].unique()]).rename_axis("model")
+    counts = by_horizon(most, ["model"], denominators)
+    return pd.concat([counts, shown]).reindex([DENOMINATORS, *rows["model"].unique()]).rename_axis("model")
 
 
 def own_count(row: Any, n_scans: "pd.Series[int]") -> str:
-    """Say on how many scans a model was judged where the table's head, by horizon, has another number."""
-    return "" if row.n_scans in (0, n_scans[row.horizon_years]) else f" on {row.n_events} of {row.n_scans:,}"
+    """Say on which scans a model was judged where the table's head, by horizon, has another number."""
+    return "" if row.n_scans in (0, n_scans[row.horizon_years]) else f" on {against_text(row)}"
 
 
 def thresholds_side_by_side(table: pd.DataFrame) -> pd.DataFrame:
@@ -90,18 +110,16 @@ def thresholds_side_by_side(table: pd.DataFrame) -> pd.DataFrame:
         row = {"horizon": years_text(years), "flagged from": percent_text(threshold)}
         for measure, words in names.items():
             estimate, low, high = (100 * at.loc[measure, name] for name in ("estimate", "ci_low", "ci_high"))
-            row[words] = estimate_text(estimate, low, high, decimals=1 if "than" in words else 0)
+            text = estimate_text(estimate, low, high, decimals=1 if "than" in words else 0)
+            row[words] = TOO_SMALL if absent(at.loc[measure]) == TOO_SMALL else text
         rows.append(row)
     return pd.DataFrame(rows).set_index(["horizon", "flagged from"])
 
 
 def parts_side_by_side(table: pd.DataFrame, metric: str = "auc") -> pd.DataFrame:
-    """Lay parts of the cohort (`subgroups.evaluate_parts`) out, each with how many scans were followed by death."""
-
-    def cell(row: Any) -> str:
-        return f"{'too small' if row.too_small else _estimate(row)}; {row.n_events} of {row.n_scans} scans"
-
-    return by_horizon(table[table["metric"] == metric], ["kind", "part"], cell)
+    """Lay parts of the cohort (`subgroups.evaluate_parts`) out, each with its scans and patients of either state."""
+    rows = table[table["metric"] == metric]
+    return by_horizon(rows, ["kind", "part"], lambda row: f"{_estimate(row)}; {against_text(row)}")
 
 
 def ways_of_counting(performance: pd.DataFrame, model: str) -> pd.DataFrame:
@@ -124,7 +142,7 @@ def beside_published(performance: pd.DataFrame) -> pd.DataFrame:
         if top is not None:
             row["best AUC here"] = estimate_text(top["estimate"], top["ci_low"], top["ci_high"])
             row["model"] = top["model"]
-            row["deaths here"] = f"{top['n_events']} of {top['n_scans']} scans ({top['n_unknown']} unknown)"
+            row["deaths here"] = against_text(top)
         for other in PUBLISHED[PUBLISHED["horizon_years"] == horizon].itertuples():
             low, high = f"{other.auc_low:.3f}", f"{other.auc_high:.3f}"
             row[f"AUC there: {other.model}"] = low if low == high else f"{low} to {high}"
@@ -134,12 +152,37 @@ def beside_published(performance: pd.DataFrame) -> pd.DataFrame:
 
 
 def differences_side_by_side(table: pd.DataFrame, metric: str = "auc") -> pd.DataFrame:
-    """Lay `comparison.differences` out: a row a model, two columns a horizon."""
+    """Lay `comparison.differences` out: a row a model, a column a horizon."""
     rows = table[table["metric"] == metric]
-    shown = by_horizon(rows, ["model"], lambda row: estimate_text(row.difference, row.ci_low, row.ci_high))
-    p = by_horizon(rows, ["model"], lambda row: "" if pd.isna(row.p_holm) else f"{row.p_holm:.2f}")
-    order = [name for years in shown for name in (years, f"{years}, p (Holm)")]
-    return shown.join(p.add_suffix(", p (Holm)"))[order].reindex(rows["model"].unique()).fillna("")
+    shown = by_horizon(rows.rename(columns={"difference": "estimate"}), ["model"], _estimate)
+    return shown.reindex(rows["model"].unique()).fillna("")
+
+
+def planned_in_words(table: pd.DataFrame) -> pd.DataFrame:
+    """Lay `comparison.planned` out: a row a comparison, with its p values, what is found and on whom it rests."""
+    rows: list[Any] = list(table.rename(columns={"difference": "estimate"}).itertuples())
+    return pd.DataFrame(
+        {
+            "planned": [f"{row.model} against {row.against}" for row in rows],
+            f"AUC at {years_text(rows[0].horizon_years)}, difference": [_estimate(row) for row in rows],
+            "p": ["" if pd.isna(row.p) else p_text(row.p) for row in rows],
+            f"p (Holm, of {len(rows)})": ["" if pd.isna(row.p_holm) else p_text(row.p_holm) for row in rows],
+            "the first is": [row.finding for row in rows],
+            DENOMINATORS: [denominators(row) if row.n_scans else "" for row in rows],
+        }
+    ).set_index("planned")
+
+
+def planned_sentence(table: pd.DataFrame) -> str:
+    """Say in a sentence what the planned comparisons found: which model is better than which, and what stays open."""
+    said, left = [], []
+    for finding, rows in table.groupby("finding", sort=False):
+        pairs: list[Any] = rows[["model", "against"]].to_numpy().tolist()
+        if finding in ("better", "worse"):
+            said += [f"{model} is {finding} than {against}" for model, against in pairs]
+        else:
+            left.append(f"{finding}: {', '.join(f'{model} and {against}' for model, against in pairs)}")
+    return "; ".join([*(said or ["no model is shown to be better than another"]), *left])
 
 
 def hazards_in_words(table: pd.DataFrame) -> pd.DataFrame:
@@ -157,9 +200,9 @@ def headline_numbers(evaluation: Evaluation, performance: pd.DataFrame) -> dict[
     Returns
     -------
     dict
-        `study_title`, `n_scans`, `n_patients`, `n_models`; `deaths`, a phrase with the deaths within every horizon;
-        and for each horizon, for example `3y`: `n_deaths_3y`, `n_unknown_3y`, `best_model_3y` and `best_auc_3y`
-        (as text with interval).
+        `study_title`, `n_scans`, `n_patients`, `n_models`; `deaths`, a phrase with the scans followed by death within
+        every horizon, and their patients; and for each horizon, for example `3y`: `n_deaths_3y`,
+        `n_patients_died_3y`, `n_unknown_3y`, `best_model_3y` and `best_auc_3y` (as text with interval).
     """
     alone, settings = evaluation.without_resamples(), evaluation.settings
     numbers: dict[str, int | str] = {
@@ -170,12 +213,12 @@ def headline_numbers(evaluation: Evaluation, performance: pd.DataFrame) -> dict[
     }
     deaths = []
     for horizon in settings.horizons_years:
-        outcome = alone.outcome(horizon)
+        counts = alone.outcome(horizon).denominators
         top = best(performance, horizon)
         name = f"{horizon:g}y"
-        numbers[f"n_deaths_{name}"] = int(outcome.died.sum())
-        numbers[f"n_unknown_{name}"] = int(outcome.unknown.sum())
-        deaths.append(f"{outcome.died.sum()} within {years_text(horizon)} ({outcome.unknown.sum()} unknown)")
+        numbers |= {f"{new}_{name}": counts[old] for new, old in _DEATHS.items()}
+        died = scans_text(counts["n_events"], counts["n_patients_died"])
+        deaths.append(f"{died} within {years_text(horizon)} ({counts['n_unknown']:,} unknown)")
         numbers[f"best_model_{name}"] = "no model" if top is None else str(top["model"])
         numbers[f"best_auc_{name}"] = (
             "not estimable" if top is None else estimate_text(top["estimate"], top["ci_low"], top["ci_high"])

@@ -10,7 +10,7 @@ from sscct_lib.horizons.comparison import differences
 from sscct_lib.horizons.evaluate import evaluate
 from sscct_lib.horizons.evaluation import FEWEST_PATIENTS, Evaluation
 from sscct_lib.horizons.metrics import logit
-from sscct_lib.horizons.survival import hazard_ratios
+from sscct_lib.horizons.survival import RATIO_COUNTS, hazard_ratios
 from sscct_lib.study.schemas import PREDICTIONS
 from sscct_lib.study.settings import Settings
 from sscct_lib.study.words import estimate_text, percent_text
@@ -125,7 +125,7 @@ def hazard_of_change(rows: pd.DataFrame) -> pd.DataFrame:
     -------
     pandas.DataFrame
         `comparison`, `hazard_ratio` (for twice the odds), `ci_low`, `ci_high` (95 %), `p`, `n_scans`, `n_patients`,
-        `n_events`; no rows where fewer than five patients died, or no risk changes.
+        `n_events`, `n_patients_died`; no rows where fewer than five patients died, or no risk changes.
 
     References
     ----------
@@ -133,15 +133,16 @@ def hazard_of_change(rows: pd.DataFrame) -> pd.DataFrame:
     robust inference for the Cox proportional hazards model. J Am Stat Assoc 1989;84:1074-8.
     """
     later = rows.dropna(subset="change")
-    columns = ["comparison", "hazard_ratio", "ci_low", "ci_high", "p", "n_scans", "n_patients", "n_events"]
+    columns = ["comparison", "hazard_ratio", "ci_low", "ci_high", "p", *RATIO_COUNTS]
     still = (later[["standing", "change"]].std() < 1e-9).any()
     if still or later.loc[later["event_observed"], "patient_id"].nunique() < FEWEST_PATIENTS:
         return pd.DataFrame(columns=columns)
     doublings = {name: later[name].to_numpy() / np.log(2) for name in ("standing", "change")}
     patients, event = later["patient_id"], later["event_observed"]
     ratios = hazard_ratios(later["followup_years"].to_numpy(), event.to_numpy(), patients.to_numpy(), doublings)
-    counts = {"n_scans": len(later), "n_patients": patients.nunique(), "n_events": int(event.sum())}
-    return ratios.reset_index(drop=True).assign(comparison=_COMPARED, **counts)[columns]
+    ratios = ratios.reset_index(drop=True).assign(comparison=_COMPARED)
+    ratios[list(RATIO_COUNTS)] = len(later), patients.nunique(), int(event.sum()), patients[event].nunique()
+    return ratios[columns]
 
 
 def gain_of_change(

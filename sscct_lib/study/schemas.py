@@ -323,6 +323,8 @@ PERFORMANCE = pa.DataFrameSchema(
         "n_scans": column(int, "scans that were judged"),
         "n_patients": column(int, "their patients"),
         "n_events": column(int, "scans followed by death within the horizon"),
+        "n_patients_died": column(int, "patients of these"),
+        "n_patients_alive": column(int, "patients of the scans known to be followed by life beyond the horizon"),
         "n_unknown": column(int, "scans whose state at the horizon is unknown"),
         "note": column(str, "why there is no estimate or interval, or which part of the scans was judged"),
         **IDENTITY,

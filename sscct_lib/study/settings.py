@@ -350,6 +350,15 @@ class HorizonSettings(Section):
     n_bootstrap: Count = Field(1000, description="bootstrap samples of patients behind each interval")
     n_risk_groups: Annotated[int, Field(ge=2)] = Field(4, description="groups of a calibration plot")
     reference: Words = Field("Clinical", description="model that the others are compared with")
+    planned: Annotated[tuple[tuple[Words, Words], ...], Field(min_length=1, max_length=3)] | None = Field(
+        None,
+        description="comparisons named before results are seen, two models each, as `[[Radiomics, Clinical]]`: the "
+        "first is called better than the second by their p value alone; none: clinical values with quantitative CT "
+        "against clinical values and against ILD-GAP, and the first network against quantitative CT",
+    )
+    primary_years: Positive | None = Field(
+        None, description="horizon of these comparisons, one of `horizons_years`; none: the middle one"
+    )
     thresholds: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
         (0.1, 0.2, 0.4), min_length=1, description="risks from which a scan is flagged, stated before results are seen"
     )
@@ -394,3 +403,10 @@ class Settings(Section):
         if list(horizons) != sorted(set(horizons)):
             raise ValueError("expected rising years, each once")
         return horizons
+
+    @model_validator(mode="after")
+    def _primary_is_judged(self) -> "Settings":
+        if self.horizons.primary_years not in (None, *self.horizons_years):
+            found, years = self.horizons.primary_years, ", ".join(f"{each:g}" for each in self.horizons_years)
+            raise ValueError(f"horizons.primary_years is {found:g}; expected one of horizons_years ({years})")
+        return self

@@ -2,9 +2,11 @@
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
+NOT_ESTIMABLE = "not estimable"
 CLINICAL_WORDS = {
     "age_years": "age",
     "fvc_percent": "forced vital capacity",
@@ -209,6 +211,24 @@ def counted(n: int, noun: str) -> str:
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
+def scans_text(n_scans: int, n_patients: int) -> str:
+    """Write scans with their patients, for example `43 scans of 15 patients`."""
+    return f"{counted(int(n_scans), 'scan')} of {counted(int(n_patients), 'patient')}"
+
+
+def against_text(row: Any) -> str:
+    """Write the scans followed by death, and those known not to be: `43 scans of 15 patients against 37 of 11`.
+
+    Parameters
+    ----------
+    row
+        With `n_scans`, `n_events`, `n_unknown`, `n_patients_died` and `n_patients_alive`.
+    """
+    alive = int(row.n_scans - row.n_events - row.n_unknown)
+    died = scans_text(row.n_events, row.n_patients_died)
+    return f"{died} against {alive:,} of {int(row.n_patients_alive):,}"
+
+
 def p_text(p: float) -> str:
     """Write a p value, for example `0.034`, and `< 0.001` below that."""
     return "< 0.001" if p < 0.001 else f"{p:.2g}"
@@ -217,7 +237,7 @@ def p_text(p: float) -> str:
 def estimate_text(estimate: float, low: float, high: float, decimals: int = 2) -> str:
     """Write an estimate with its interval, for example `0.77 (0.70 to 0.83)`; NaN is told as `not estimable`."""
     if pd.isna(estimate):
-        return "not estimable"
+        return NOT_ESTIMABLE
     if pd.isna(low):
         return f"{estimate:z.{decimals}f} (no interval)"
     # A ratio over almost no expected deaths has no second digit that means anything.

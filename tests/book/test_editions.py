@@ -137,3 +137,13 @@ def test_a_column_of_numbers_is_one_whatever_stands_in_place_of_a_number():
         "not estimable",
         "17_of_246 (44_unknown)",
     ]
+
+
+def test_what_rests_on_too_few_patients_is_grey():
+    page = BeautifulSoup(
+        "<table><tbody><tr><th>A</th><td>0.73</td><td>too small</td></tr>"
+        "<tr><th>B</th><td>0.6</td><td>too small; 3 scans of 2 patients against 9 of 4</td></tr></tbody></table>",
+        "html.parser",
+    )
+    editions._align(page, page.table)
+    assert [cell.get_text()[:9] for cell in page.select(".too-small")] == ["too small"] * 2

@@ -73,7 +73,8 @@ def test_performance_stands_on_the_card_with_its_counts(study):
     row = judged[(judged["metric"] == "auc") & (judged["horizon_years"] == 3)].iloc[0]
     text = reference.model_cards_page(study)
     assert f"AUC {row['estimate']:.2f} ({row['ci_low']:.2f} to {row['ci_high']:.2f})" in text
-    assert f"of {row['n_scans']} scans of {row['n_patients']} patients {row['n_events']} followed by death" in text
+    assert f"of {row['n_scans']} scans of {row['n_patients']} patients followed by death, against known alive" in text
+    assert f"{row['n_events']} scans of {row['n_patients_died']} patients against" in text
     assert f"{row['n_unknown']} unknown" in text
     assert row["n_unknown"] > 0
     assert np.isfinite(row["estimate"])

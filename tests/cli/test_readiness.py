@@ -1,5 +1,6 @@
 """What a later stage would refuse is refused before the first."""
 
+import pandas as pd
 import pytest
 
 from sscct_lib.cli.readiness import check_ready
@@ -42,6 +43,17 @@ def test_a_file_with_another_checksum_is_refused(study_of, manifest_frame):
     (study.folder / "swin.pt").write_bytes(b"weights")
     with pytest.raises(StudyError, match=r"swin\.pt has SHA-256 .*; expected ffff"):
         check_ready(study, read_manifest(study))
+
+
+def test_a_planned_comparison_of_a_model_that_is_not_made_is_refused_at_once(study_of, manifest_frame):
+    made = "horizons: {planned: [[ResNet-18, Goh stage], ['Clinical + quantitative CT, logistic', From elsewhere]]}"
+    study = studied(study_of, manifest_frame, made)
+    with pytest.raises(StudyError, match="'From elsewhere', which this study does not make"):
+        check_ready(study, read_manifest(study))
+    given = study.table("predictions/elsewhere")
+    given.parent.mkdir(parents=True)
+    pd.DataFrame({"model": ["From elsewhere"]}).to_parquet(given)
+    check_ready(study, read_manifest(study))
 
 
 def test_networks_that_learn_without_a_file_need_none(study_of, manifest_frame):

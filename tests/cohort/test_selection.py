@@ -149,7 +149,9 @@ def test_folds_hold_whole_patients_and_spread_deaths(study_of):
     assert cohort.groupby("patient_id")["fold"].nunique().max() == 1
     counts = fold_counts(cohort, (5.0,))
     assert len(counts) == 4
-    assert counts["Died within 5 y"].min() >= 1
+    assert counts["Scans, died within 5 y"].min() >= 1
+    died = cohort[cohort["label_5y"].eq(1).fillna(False)]
+    assert counts["Patients, died within 5 y"].sum() == died["patient_id"].nunique()
     assert counts["Scans"].sum() == len(cohort)
     again = build_cohort(followed(manifest), study)
     pd.testing.assert_frame_equal(cohort, again)

@@ -273,7 +273,7 @@ def test_the_headline_takes_fixed_models_whatever_their_results(small):
     assert table.shape == (3, 6)
     first = table.columns[0][0]
     died = int(((small["followup_years"] <= 1) & small["event_observed"]).sum())
-    assert first.startswith(f"1 year: {died} of {len(small)} scans followed by death")
+    assert first.startswith(f"1 year: {died} scans of ")
     assert horizon_models.pictured_model(given) == "Radiomics"
     worse = performance.assign(estimate=performance["estimate"] / 2)
     assert list(horizon_models.headline(worse, FEW).index) == list(table.index)
@@ -285,7 +285,8 @@ def test_a_model_without_predictions_at_a_horizon_and_a_horizon_without_deaths_a
     given = given[(given["model"] != "Radiomics") | (given["horizon_years"] == 1)]
     performance = evaluate.evaluate(Evaluation(alive, given, Settings(horizons=HorizonSettings(n_bootstrap=20))))
     table = horizon_models.headline(performance, FEW)
-    assert set(table.to_numpy().ravel()) == {"not estimable"}
+    assert set(table.to_numpy().ravel()) == {"not estimable", "too small"}
+    assert set(table.loc["Clinical"]) == {"too small"}
     without = performance[(performance["model"] != "Radiomics") | (performance["horizon_years"] == 1)]
     assert "no prediction" in set(horizon_models.headline(without, FEW).loc["Radiomics"])
 

@@ -111,6 +111,8 @@ def performance(names: list[str]) -> pd.DataFrame:
         n_scans=90,
         n_events=9,
         n_unknown=2,
+        n_patients_died=7,
+        n_patients_alive=30,
     )
 
 

@@ -3,6 +3,8 @@
 Results without a rule: counted by hand, and judged by the same function on the scans that come back.
 """
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -73,7 +75,9 @@ def test_table_for_readers_has_a_row_a_way_and_the_truth(table):
     shown = shortcuts_side_by_side(table.reset_index())
     assert list(shown.columns) == ["3 years", "5 years"]
     assert shown.index[1:-1].tolist() == list(WAYS)
-    assert " of 600 (" in shown.iloc[0, 0]
+    died, of_died, alive, of_alive, unknown = map(int, re.findall(r"\d+", shown.iloc[0, 0]))
+    assert died + alive + unknown == 600
+    assert (of_died < died / 3, of_alive < alive / 3) == (True, True)  # five scans of each patient
     assert shown.iloc[-1].tolist() == ["0.50", "0.50"]
     assert "width" in shown.loc[HONEST, "5 years"]
 
@@ -152,7 +156,8 @@ def test_auc_without_a_rule_is_that_of_the_scans_with_those_that_come_back(cohor
     def auc(scans) -> str:
         judged = evaluate(Evaluation(cohort, all_risks[all_risks["scan_id"].isin(scans)], settings), ["auc"])
         row = judged[judged["horizon_years"] == 3].iloc[0]
-        return f"{estimate_text(row['estimate'], row['ci_low'], row['ci_high'])}; {row['n_scans']} scans"
+        counts = f"{row['n_scans']} scans of {row['n_patients']} patients"
+        return f"{estimate_text(row['estimate'], row['ci_low'], row['ci_high'])}; {counts}"
 
     kept = lungs.loc[lungs["verdict"] != "fail", "scan_id"]
     assert table.loc["heart_hu", "as analysed"] == auc(kept)

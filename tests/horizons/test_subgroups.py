@@ -11,6 +11,7 @@ from sscct_lib.horizons import subgroups, tables
 from sscct_lib.horizons.evaluate import evaluate
 from sscct_lib.horizons.evaluation import Evaluation
 from sscct_lib.study.settings import HorizonSettings, Settings
+from sscct_lib.study.words import against_text
 from tests.horizons.cohorts import FEW, make_cohort, make_predictions, survival
 
 
@@ -101,10 +102,9 @@ def test_a_group_that_is_too_small_is_said(cohort):
     men = table[table["part"] == "male"]
     assert men["estimate"].isna().all()
     assert men["note"].str.contains("no scan|too small").all()
-    assert table["too_small"].equals(table["estimate"].isna())
     shown = tables.parts_side_by_side(table)
     men = men[men["horizon_years"] == 1].iloc[0]
-    assert shown.loc[("sex", "male"), "1 year"] == f"too small; {men['n_events']} of {men['n_scans']} scans"
+    assert shown.loc[("sex", "male"), "1 year"] == f"too small; {against_text(men)}"
 
 
 def test_hazard_ratios_equal_lifelines_and_need_deaths(cohort):
@@ -174,7 +174,7 @@ def test_hazard_ratios_in_words(cohort):
     row = table.iloc[-1]
     expected = f"{row['hazard_ratio']:.2f} ({row['ci_low']:.2f} to {row['ci_high']:.2f})"
     assert shown.loc["one standard deviation", "hazard ratio"] == expected
-    assert list(shown.columns) == ["hazard ratio", "p", "scans", "patients", "events"]
+    assert list(shown.columns) == ["hazard ratio", "p", "scans", "patients", "events", "patients died"]
 
 
 N = 600
@@ -238,7 +238,9 @@ def test_a_spread_that_tells_shows_in_the_scores(cohort_and_predictions):
     assert table["brier_low"].iloc[2] > table["brier_high"].iloc[0]
     shown = subgroups.spread_in_words(table)
     assert shown.index[0] == "narrow (odds × or ÷ 1.11)"
-    assert shown.iloc[0, 1].endswith(f"/{N // 3} ({N // 3})")
+    first = table.iloc[0]
+    died, alive = first["n_events"], N // 3 - first["n_events"]  # a patient each
+    assert shown.iloc[0, 1] == f"{died} scans of {died} patients against {alive} of {alive}"
 
 
 def test_equal_spreads_are_one_group(cohort_and_predictions):

@@ -9,8 +9,10 @@ import pytest
 
 from sscct_lib.horizons import tables
 from sscct_lib.horizons.comparison import differences
+from sscct_lib.horizons.curves import calibration
+from sscct_lib.horizons.decisions import threshold_table
 from sscct_lib.horizons.evaluate import evaluate
-from sscct_lib.horizons.evaluation import Evaluation
+from sscct_lib.horizons.evaluation import FEWEST_PATIENTS, Evaluation
 from sscct_lib.horizons.metrics import METRICS
 from sscct_lib.lungs.tables import plausible_ranges
 from sscct_lib.radiomics import tables as radiomic_tables
@@ -50,16 +52,38 @@ def test_side_by_side_has_models_horizons_and_denominators(performance, cohort):
     assert table.columns.tolist() == ["1 year", "3 years", "5 years"]
     row = performance.query("metric == 'auc' and model == 'B' and horizon_years == 3").iloc[0]
     assert table.loc["B", "3 years"] == estimate_text(row["estimate"], row["ci_low"], row["ci_high"])
-    died = (cohort["event_observed"] & (cohort["followup_years"] <= 3)).sum()
-    unknown = (~cohort["event_observed"] & (cohort["followup_years"] < 3)).sum()
-    assert table.loc[tables.DENOMINATORS, "3 years"] == f"{died} of {len(cohort)} ({unknown} unknown)"
+    died = cohort[cohort["event_observed"] & (cohort["followup_years"] <= 3)]["patient_id"]
+    alive = cohort[cohort["followup_years"] > 3]["patient_id"]
+    counts = f"{len(died)} scans of {died.nunique()} patients against {len(alive)} of {alive.nunique()}"
+    assert table.loc[tables.DENOMINATORS, "3 years"] == f"{counts}; {len(cohort) - len(died) - len(alive)} unknown"
+    assert died.nunique() < len(died)
+
+
+def test_one_rule_says_what_is_too_small_for_every_measure(predictions, cohort):
+    """Four patients died: whatever is measured, the column says so, and one more patient is enough."""
+    died = cohort.loc[cohort["event_observed"] & (cohort["followup_years"] <= 5), "patient_id"].unique()
+    for n_died, small in ((4, True), (5, False)):
+        few = cohort.assign(event_observed=cohort["event_observed"] & cohort["patient_id"].isin(died[:n_died]))
+        found = Evaluation(few, predictions, FEW)
+        judged = evaluate(found, ("auc", "brier", "observed_expected"))
+        for metric in ("auc", "brier", "observed_expected"):
+            column = tables.side_by_side(judged, metric)["5 years"]
+            assert column.str.contains("too small").tolist() == [small] * 3
+        shown = tables.thresholds_side_by_side(threshold_table(found, "A")).loc["5 years"]
+        assert (shown.drop(columns="flagged from", errors="ignore") == "too small").all(axis=None) == small
+        compared = tables.differences_side_by_side(differences(found, "A"))
+        assert (compared.loc["B", "5 years"] == "too small") == small
+        groups = calibration(found, "A").query("horizon_years == 5")
+        assert groups["too_small"].eq(small).all()
+    assert FEWEST_PATIENTS == 5  # the chapters say "five"
 
 
 def test_numbers_for_prose(performance, predictions, cohort):
     numbers = tables.headline_numbers(Evaluation(cohort, predictions, FEW), performance)
     assert numbers["n_scans"] == len(cohort)
     assert numbers["study_title"] == FEW.title
-    assert numbers["deaths"].startswith(f"{numbers['n_deaths_1y']} within 1 year ({numbers['n_unknown_1y']} unknown), ")
+    scans = f"{numbers['n_deaths_1y']} scans of {numbers['n_patients_died_1y']} patients"
+    assert numbers["deaths"].startswith(f"{scans} within 1 year ({numbers['n_unknown_1y']} unknown), ")
     assert numbers["n_deaths_5y"] == (cohort["event_observed"] & (cohort["followup_years"] <= 5)).sum()
     assert numbers["best_model_5y"] == "A"
     assert numbers["best_auc_5y"] == tables.side_by_side(performance).loc["A", "5 years"]
@@ -89,7 +113,7 @@ def test_nothing_to_remark(performance):
 def test_differences_side_by_side(predictions, cohort):
     table = tables.differences_side_by_side(differences(Evaluation(cohort, predictions, FEW), "A"))
     assert table.index.tolist() == ["B"]
-    assert table.columns.tolist()[:2] == ["1 year", "1 year, p (Holm)"]
+    assert table.columns.tolist() == ["1 year", "3 years", "5 years"]
 
 
 @pytest.mark.parametrize(

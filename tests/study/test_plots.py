@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_rgba
 
 from sscct_lib.cohort import figures as cohort_figures
 from sscct_lib.cohort.selection import FlowStep
@@ -21,7 +22,7 @@ from sscct_lib.horizons.evaluation import Evaluation
 from sscct_lib.horizons.survival import followup_curve
 from sscct_lib.intake.privacy_search import svg_texts
 from sscct_lib.study import plots, words
-from sscct_lib.study.plots import LARGEST, BookFigure, as_svg
+from sscct_lib.study.plots import LARGEST, PALE, BookFigure, as_svg
 from tests.horizons.cohorts import FEW, make_cohort, make_predictions
 
 
@@ -148,8 +149,10 @@ def test_everything_is_drawn_when_nothing_can_be_estimated(predictions, cohort):
     alive = cohort.assign(event_observed=False)
     performance = evaluate(Evaluation(alive, predictions, FEW))
     roc = figures.roc_curves(curves.roc_curves(Evaluation(alive, predictions, FEW), performance), performance)
-    assert "Clinical: not estimable" in texts(roc)
-    assert "not estimable" in texts(figures.performance_forest(performance, tables.PUBLISHED))
+    assert "Clinical: too small" in texts(roc)
+    forest = figures.performance_forest(performance, tables.PUBLISHED)
+    assert "too small" in texts(forest)
+    assert {axis.get_facecolor() for axis in forest.axes} == {to_rgba(PALE)}
     groups, smooth = (
         draw(Evaluation(alive, predictions, FEW), "Clinical")
         for draw in (curves.calibration, curves.smooth_calibration)

@@ -1,0 +1,87 @@
+"""Planned comparisons: the paired differences, corrected for their number, and what may be called better."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from pydantic import ValidationError
+
+from sscct_lib.horizons.comparison import NOT_COMPARED, UNDECIDED, check_planned, differences, planned
+from sscct_lib.horizons.evaluation import Evaluation
+from sscct_lib.horizons.tables import planned_in_words, planned_sentence
+from sscct_lib.study.folder import StudyError
+from sscct_lib.study.settings import HorizonSettings, Settings
+from tests.horizons.cohorts import FEW, make_cohort, make_predictions
+
+
+@pytest.fixture(scope="module")
+def cohort():
+    return make_cohort(150)
+
+
+@pytest.fixture(scope="module")
+def predictions(cohort):
+    return pd.concat(
+        [make_predictions(cohort, 0.2, "Clinical"), make_predictions(cohort, 3.0, "Noisy")], ignore_index=True
+    )
+
+
+def planning(*pairs: tuple[str, str], primary_years: float | None = None) -> Settings:
+    return Settings(horizons=HorizonSettings(n_bootstrap=200, planned=pairs or None, primary_years=primary_years))
+
+
+def test_planned_comparisons_are_the_paired_differences_corrected_for_their_number(cohort):
+    noise = {"Clinical + quantitative CT": 0.2, "Clinical": 3.0, "ILD-GAP": 0.25}
+    given = pd.concat([make_predictions(cohort, sd, name) for name, sd in noise.items()], ignore_index=True)
+    table = planned(Evaluation(cohort, given, planning(primary_years=5.0)))
+    assert table["finding"].tolist() == ["better", UNDECIDED, NOT_COMPARED]  # there is no network
+    pair = differences(Evaluation(cohort, given, FEW), "Clinical", ("auc",)).query("horizon_years == 5").iloc[0]
+    for name in ("difference", "ci_low", "ci_high", "n_patients_died"):
+        assert table.loc[0, name] == pytest.approx(pair[name])
+    p = table["p"]
+    assert p[0] < p[1]
+    assert table["p_holm"].tolist()[:2] == pytest.approx([3 * p[0], min(1, 2 * p[1])])  # of three that were planned
+    assert np.isnan(table["p_holm"][2])
+
+
+def test_the_other_way_round_is_worse_and_few_patients_are_too_small(cohort, predictions):
+    settings = planning(("Noisy", "Clinical"), primary_years=5.0)
+    worse = planned(Evaluation(cohort, predictions, settings)).iloc[0]
+    assert (worse["finding"], worse["p"], worse["horizon_years"]) == ("worse", worse["p_holm"], 5.0)
+    assert planned(Evaluation(cohort, predictions, planning(("Noisy", "Clinical"))))["horizon_years"].item() == 3.0
+    alive = planned(Evaluation(cohort.assign(event_observed=False), predictions, settings))
+    assert alive["finding"].tolist() == ["too small"]
+
+
+def test_two_names_of_one_ranking_are_not_told_apart(cohort):
+    twins = pd.concat([make_predictions(cohort, 0.2, name) for name in ("A", "B")])
+    same = planned(Evaluation(cohort, twins, planning(("A", "B"))))
+    assert (same["difference"].item(), same["finding"].item()) == (0, UNDECIDED)
+    assert np.isnan(same["p"].item())
+
+
+def test_a_sentence_says_what_was_found_and_what_stays_open(cohort, predictions):
+    settings = planning(("Clinical", "Noisy"), ("Noisy", "Clinical"), ("Nobody", "Clinical"), primary_years=5.0)
+    table = planned(Evaluation(cohort, predictions, settings))
+    said = planned_sentence(table)
+    assert said == "Clinical is better than Noisy; Noisy is worse than Clinical; not in this run: Nobody and Clinical"
+    assert planned_sentence(table.tail(1)).startswith("no model is shown to be better than another; not in this run")
+    shown = planned_in_words(table)
+    assert shown["the first is"].tolist() == ["better", "worse", NOT_COMPARED]
+    assert shown.columns[2] == "p (Holm, of 3)"
+
+
+def test_networks_are_planned_by_their_plain_name(cohort):
+    given = pd.concat(
+        [make_predictions(cohort, 0.2, "ResNet-18 (from scratch)", "resnet18"), make_predictions(cohort, 3.0, "Other")]
+    )
+    table = planned(Evaluation(cohort, given, planning(("ResNet-18", "Other"), primary_years=5.0)))
+    assert table["finding"].tolist() == ["better"]
+
+
+def test_a_planned_comparison_of_an_unknown_model_is_refused_with_the_nearest_name():
+    check_planned(planning(), {"Radiomics"})  # the usual ones may lack a model, and then say so
+    check_planned(planning(("Radiomics", "Clinical")), {"Radiomics", "Clinical"})
+    with pytest.raises(StudyError, match=r"names the model 'Radiomic', .* Did you mean 'Radiomics'\?"):
+        check_planned(planning(("Radiomic", "Clinical")), {"Radiomics", "Clinical"})
+    with pytest.raises(ValidationError, match=r"primary_years is 4; expected one of horizons_years \(1, 3, 5\)"):
+        planning(primary_years=4.0)
