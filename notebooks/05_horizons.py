@@ -36,6 +36,7 @@ from myst_nb import glue
 
 from sscct_lib.deep import lesions
 from sscct_lib.horizons import (
+    censoring,
     comparison,
     curves,
     decisions,
@@ -77,7 +78,8 @@ evaluation = Evaluation(cohort, predictions, settings)
 #
 # Two scans are compared only where one fit judged both: a fold with many of the few deaths is judged by a fit that
 # learned from fewer, so that over folds risks that know nothing have an AUC well below 0.5
-# ([common errors](../errors.md)). Where patients were split several times, the AUC is the mean over the splits.
+# ([common errors](../errors.md)). Where patients were split several times, the AUC is the mean over the splits, and ±
+# is its standard deviation between them: what the draw of the folds does, beside what the draw of the patients does.
 
 # %% tags=["hide-input"]
 judged = [rate(evaluation) for rate in (evaluate.evaluate, evaluate.integrated_brier)]
@@ -211,6 +213,26 @@ for name in with_spread:
     display(subgroups.spread_in_words(subgroups.by_spread(evaluation, name)))
 if not with_spread:
     display(Markdown("No model of this run gives a spread."))
+
+# %% [markdown]
+# ## Would other patients have taught it the same?
+#
+# The same scan, judged by models that learned from other patients of the same kind. From the repeats of the
+# cross-validation it is reckoned how far the risks would lie apart between studies as large as this one: in percentage
+# points, the mean distance from the risk shown, for the scan in the middle and for the worst tenth.
+
+# %% tags=["hide-input"]
+listed = {name: curves.instability(evaluation, name) for name in models.chosen_models(performance)}
+listed = {name: table for name, table in listed.items() if len(table)}
+tables.instability(listed) if listed else Markdown("No model was trained on several splits of the patients.")
+
+# %% [markdown]
+# Each scan is a column of dots, one a repeat. Near the dotted line a risk hardly depends on who was in the study; where
+# the dots of one column reach from low to high, the risk of a single patient means little, whatever the AUC.
+
+# %% tags=["hide-input"]
+unstable = shown if shown in listed else next(iter(listed), None)
+figures.instability(listed[unstable], unstable) if unstable else Markdown("Nothing to draw.")
 
 # %% [markdown]
 # ## What happens to patients at low, middle and high risk?
@@ -372,6 +394,31 @@ Markdown("") if judged_model is None else sensitivity.effects_of_rules(
 tables.ways_of_counting(performance, shown)
 
 # %% [markdown]
+# ## What if the lost differ from those who stay?
+#
+# The estimates above weigh scans alike for everybody. Where patients at high risk leave sooner, too few deaths are
+# counted, and a right model seems to predict too many. Weights by the risk undo what of this the risk explains; no
+# weights undo the rest, so the last lines of the table say what the estimates would be if the lost died more slowly or
+# faster than those of the same third of risk who stayed. The first and last of these bound what is possible.
+
+# %% tags=["hide-input"]
+ways = censoring.other_ways(evaluation, shown)
+Markdown(censoring.in_words(ways) if len(ways) else "No horizon has lost patients and enough deaths and survivors.")
+
+# %% tags=["hide-input"]
+censoring.side_by_side(ways) if len(ways) else Markdown("")
+
+# %% [markdown]
+# In a simulated study the true risk shows which weights to believe: its ratio of deaths is 1 but for chance, which is
+# large in a small cohort. Over many simulated cohorts that lose sicker patients sooner, equal weights are off by a
+# tenth to a quarter, and weights by the risk by less than half of that ([for statisticians](../statistics.md)).
+
+# %% tags=["hide-input", "fold-output"]
+truth = comparison.true_risks(study, cohort)
+of_truth = censoring.other_ways(evaluation.with_predictions(truth), comparison.TRUE_RISK) if len(truth) else truth
+Markdown(censoring.in_words(of_truth) if len(of_truth) else "Not known for this study.")
+
+# %% [markdown]
 # ## What would shortcuts have said?
 #
 # One simple model (a random forest on age, sex, lung function and measures of the lungs), trained and judged as in this
@@ -383,7 +430,6 @@ tables.ways_of_counting(performance, shown)
 # %% tags=["hide-input"]
 clinical = cohort.reindex(columns=["age_years", "fvc_percent", "dlco_percent"]).assign(male=cohort.get("sex") == "male")
 measured = lungs[["volume_l", "mean_hu", "high_attenuation_share", "low_attenuation_share"]].reset_index(drop=True)
-truth = comparison.true_risks(study, cohort)
 true_risk = {h: rows["risk"].to_numpy() for h, rows in truth.groupby("horizon_years")} if len(truth) else None
 rerun = sensitivity.compare_shortcuts(
     cohort,
