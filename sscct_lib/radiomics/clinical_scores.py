@@ -20,7 +20,7 @@ PENALTY = 1e-3  # of the squared weights, per unit of scan weight
 
 CTD_ILD_POINTS = -2
 DLCO_IMPOSSIBLE_POINTS = 3
-EVER_SMOKED = "group_ever_smoked"  # a covariate that the study declares
+EVER_SMOKED = "group_ever-smoked"  # a covariate that the study declares
 
 # Scores with published risks of death: the score, the points from which the next risk holds, the risks by horizon.
 PUBLISHED: dict[str, tuple[str, tuple[int, ...], dict[float, tuple[float, ...]]]] = {

@@ -14,7 +14,7 @@ from sscct_lib.horizons.bootstrap import Outcome, interval
 from sscct_lib.horizons.evaluation import cohort_outcome, not_estimable, study_resamples
 from sscct_lib.horizons.metrics import horizon_auc
 from sscct_lib.radiomics.cross_validation import CrossValidation
-from sscct_lib.radiomics.feature_sets import CLINICAL_CATEGORIES
+from sscct_lib.radiomics.feature_sets import is_category
 from sscct_lib.radiomics.pipeline import Fit, design, prepared
 from sscct_lib.study.folder import Study
 from sscct_lib.study.words import feature_kind
@@ -85,7 +85,7 @@ def accumulated_effects(
     edges = {
         name: np.unique(np.nanquantile(table[name].to_numpy(float), np.linspace(0, 1, N_BINS + 1)))
         for name in features
-        if name in table and name not in CLINICAL_CATEGORIES and table[name].notna().any()
+        if name in table and not is_category(name) and table[name].notna().any()
     }
     edges = dict([(name, values) for name, values in edges.items() if len(values) > 1][:n_features])
     tests = [each for each in result.held_out(model) if horizon_years in each[0].horizons_years]

@@ -102,9 +102,10 @@ def test_gap_gives_points_stage_and_risk_as_published(values, points, stage_risk
     ],
 )
 def test_sadl_points_at_every_limit(age, smoked, dlco, points):
-    table = patient(age_years=age, dlco_percent=dlco, group_ever_smoked=smoked, dlco_impossible=int(np.isnan(dlco)))
-    np.testing.assert_array_equal(clinical_scores.sadl_points(table), [points])
-    assert np.isnan(clinical_scores.sadl_points(table.drop(columns="group_ever_smoked")).item())
+    table = patient(age_years=age, dlco_percent=dlco, dlco_impossible=int(np.isnan(dlco)))
+    told = table.assign(**{clinical_scores.EVER_SMOKED: smoked})
+    np.testing.assert_array_equal(clinical_scores.sadl_points(told), [points])
+    assert np.isnan(clinical_scores.sadl_points(table).item())
 
 
 def test_published_risks_by_points():
@@ -182,7 +183,7 @@ def test_fitted_baselines_predict_every_scan_and_the_index_only_those_that_have_
 
 def test_sadl_is_ranked_by_itself_where_smoking_is_known(table, study):
     smoked = table["patient_id"].map(lambda name: [None, "yes", "no"][int(name[1:]) % 3])
-    told = table.assign(group_ever_smoked=smoked)
+    told = table.assign(**{clinical_scores.EVER_SMOKED: smoked})
     predictions, _ = clinical_scores.predict(told, study)
     found = predictions.query("model == 'SADL' and horizon_years == 3").set_index("scan_id")
     points = clinical_scores.sadl_points(told).set_axis(told["scan_id"]).dropna()
