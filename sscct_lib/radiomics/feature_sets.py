@@ -82,6 +82,11 @@ def predictors(declared: Mapping[str, Covariate]) -> dict[str, Covariate]:
     return {stored[name]: one for name, one in declared.items() if one.predictor}
 
 
+def clinical_columns(declared: Mapping[str, Covariate]) -> list[str]:
+    """Columns that clinical models see, where a table has them."""
+    return [*CLINICAL_NUMBERS, *CLINICAL_CATEGORIES, *predictors(declared)]
+
+
 def feature_columns(
     feature_set: str, table: pd.DataFrame, declared: Mapping[str, Covariate] | None = None
 ) -> list[str]:
@@ -89,8 +94,7 @@ def feature_columns(
     names: list[str] = []
     for group in FEATURE_SETS[feature_set]:
         if group == "clinical":
-            known = [*CLINICAL_NUMBERS, *CLINICAL_CATEGORIES, *predictors(declared or {})]
-            names += [name for name in known if name in table]
+            names += [name for name in clinical_columns(declared or {}) if name in table]
         else:
             names += [name for name in map(str, table) if name.startswith(PREFIXES[group])]
     filled = [name for name in names if table[name].notna().any()]
