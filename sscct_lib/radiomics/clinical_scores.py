@@ -1,5 +1,6 @@
 """Baselines that clinicians know: age and sex, lung function, the GAP, ILD-GAP and SADL points, and Goh's stage."""
 
+from collections.abc import Collection
 from itertools import product
 
 import numpy as np
@@ -68,8 +69,7 @@ def predict(table: pd.DataFrame, study: Study) -> tuple[pd.DataFrame, pd.DataFra
         for model, years in product(PUBLISHED, horizons)
     ]
     notes = []
-    models = [model for model in MODELS if model != "SADL" or EVER_SMOKED in table]
-    for model, years, fold in product(models, horizons, sorted(scored["fold"].unique())):
+    for model, years, fold in product(baselines(set(map(str, table))), horizons, sorted(scored["fold"].unique())):
         score, _ = SCORES.get(model, ("", None))
         known = scored[scored[score].notna()] if score else scored
         tested = known[known["fold"] == fold]
@@ -83,6 +83,11 @@ def predict(table: pd.DataFrame, study: Study) -> tuple[pd.DataFrame, pd.DataFra
         PREDICTIONS.validate(predictions),
         pd.DataFrame(notes, columns=["model", "horizon_years", "fold", "note"]),
     )
+
+
+def baselines(columns: Collection[str]) -> list[str]:
+    """The models of `MODELS` for which a cohort with these columns of its own is asked."""
+    return [model for model in MODELS if model != "SADL" or EVER_SMOKED in columns]
 
 
 def _learned_risk(
