@@ -183,7 +183,7 @@ def _write(study: Study, source: Path, missing: Mapping[str, str]) -> list[Path]
     scans, pages_of_patients = source.parent / "scans", source / "patients"
     pages = {
         "run": reference.run_page(study),
-        "data_dictionary": reference.data_dictionary_page(),
+        "data_dictionary": reference.data_dictionary_page(study),
         "odd_exports": reference.odd_exports_page(),
         "packages": reference.packages_page(),
         "patients": gallery.write_patients(study, pages_of_patients),

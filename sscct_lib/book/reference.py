@@ -22,7 +22,7 @@ from sscct_lib.report.prediction_file import fields_described
 from sscct_lib.study import schemas
 from sscct_lib.study.files import checksum
 from sscct_lib.study.folder import MANIFEST_FILE, SETTINGS_FILE, Study, read_settings
-from sscct_lib.study.settings import Settings
+from sscct_lib.study.settings import Covariate, Settings
 from sscct_lib.study.words import counted, estimate_text, feature_name, scans_text, years_text
 
 NOT_JUDGED = "not judged in this run"
@@ -210,10 +210,15 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def data_dictionary_page() -> str:
-    """The page that explains every column of every table, and every setting, in MyST Markdown."""
+def data_dictionary_page(study: Study) -> str:
+    """The page that explains every column of every table, those that the study declares, and every setting."""
     tables = {title: data_dictionary(schema) for title, schema in TABLES.items()}
-    return filled("data_dictionary.md", tables=tables, prediction=fields_described(), settings=_settings_dictionary())
+    of_study = study.settings.covariates
+    own = data_dictionary(pa.DataFrameSchema(schemas.declared_columns(of_study)))
+    own["predictor"] = ["yes" if one.predictor else "no" for one in of_study.values()]
+    return filled(
+        "data_dictionary.md", tables=tables, own=own, prediction=fields_described(), settings=_settings_dictionary()
+    )
 
 
 def odd_exports_page() -> str:
@@ -259,8 +264,11 @@ def _settings_dictionary() -> pd.DataFrame:
             default = field.default
             if isinstance(default, BaseModel):
                 add(type(default), f"{prefix}{name}.")
-            else:
-                rows.append({"setting": prefix + name, "meaning": field.description or "", "default": str(default)})
+                continue
+            shown = "required" if field.is_required() else str(default)
+            rows.append({"setting": prefix + name, "meaning": field.description or "", "default": shown})
+            if name == "covariates":
+                add(Covariate, f"{prefix}{name}.NAME.")
 
     add(Settings, "")
     return pd.DataFrame(rows)

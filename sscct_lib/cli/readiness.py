@@ -7,9 +7,10 @@ from sscct_lib.deep.weights import check_weights
 from sscct_lib.horizons.comparison import check_planned
 from sscct_lib.horizons.models import STACKED
 from sscct_lib.lungs.trained import check_method, chosen_methods
-from sscct_lib.radiomics.clinical_scores import AS_PUBLISHED, MODELS
+from sscct_lib.radiomics.clinical_scores import PUBLISHED, baselines
 from sscct_lib.radiomics.cross_validation import models_of
 from sscct_lib.study.folder import Study
+from sscct_lib.study.schemas import stored_names
 from sscct_lib.study.stages import NOTEBOOKS
 from sscct_lib.study.words import NETWORK_WORDS, plain_names
 
@@ -37,5 +38,5 @@ def models_made(study: Study) -> set[str]:
     histories = {f"{NETWORK_WORDS[name]}, longitudinal" for name in deep.networks if deep.network(name).longitudinal}
     given = study.table("predictions/x").parent.glob("[!.]*.parquet")
     read = {name for path in given for name in plain_names(pd.read_parquet(path)).values()}
-    made = {model.name for model in models_of(study)}
-    return made | {*MODELS, AS_PUBLISHED, STACKED} | networks | histories | read
+    made = {model.name for model in models_of(study)} | {*baselines(stored_names(study.settings.covariates).values())}
+    return made | {*PUBLISHED, STACKED} | networks | histories | read

@@ -233,7 +233,7 @@ def predict(
 
     loaded = load_study(study, run)
     refuse_earlier(loaded)
-    known = read_values(clinical)
+    known = read_values(clinical, loaded.settings.covariates)
     with TemporaryDirectory(prefix="sscct-") as work:
         prediction, page = predict_scan(loaded, source, known, Path(work), mask, anyway)
     with atomic(out / "prediction.json") as partial:

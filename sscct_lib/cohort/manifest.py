@@ -1,7 +1,6 @@
 """The manifest: one row a scan. Reading it finds every violation and names each with file, row and column."""
 
 import os
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pandera.pandas as pa
 from sscct_lib.study.columns import suggested
 from sscct_lib.study.dates import EARLIEST, LONGEST_FOLLOW_UP_YEARS, OLDEST_YEARS, beyond_a_life, possible
 from sscct_lib.study.folder import Study, StudyError
-from sscct_lib.study.schemas import MANIFEST, covariates
+from sscct_lib.study.schemas import MANIFEST, covariates, declared_columns
 from sscct_lib.study.tables import read_csv
 
 SCAN_TIME = ("scan_day", "scan_date")
@@ -45,17 +44,24 @@ def read_manifest(study: Study) -> pd.DataFrame:
     """
     path = study.manifest_path
     raw = _read_csv(path)
-    missing = _missing_columns(raw)
-    known = raw[[name for name in raw.columns if name in MANIFEST.columns]]
-    valid, typed_wrong = _typed(known)
+    declared = study.settings.covariates
+    schema = _schema(study)
+    missing = _missing_columns(raw, schema)
+    known = raw[[name for name in raw.columns if name in schema.columns]]
+    valid, typed_wrong = _typed(known, schema)
     violations = missing + typed_wrong
-    days = _in_days(valid) if valid is not None and not missing else None
+    days = _in_days(valid, [*covariates(declared)]) if valid is not None and not missing else None
     if valid is not None and days is not None:
-        violations += _across_columns(valid, raw, study.folder) + _across_scans(days, raw)
+        of_patient = [name for name, one in declared.items() if one.of == "patient"]
+        violations += _across_columns(valid, raw, study.folder) + _across_scans(days, raw, of_patient)
     if violations:
         raise StudyError(_report(path, violations))
     assert days is not None
     return days
+
+
+def _schema(study: Study) -> pa.DataFrameSchema:
+    return MANIFEST.add_columns(declared_columns(study.settings.covariates))
 
 
 def unknown_columns(study: Study) -> list[str]:
@@ -64,13 +70,14 @@ def unknown_columns(study: Study) -> list[str]:
     Where one is spelt nearly as a column that the file lacks, it is asked whether that is meant.
     """
     raw = _read_csv(study.manifest_path)
-    lacking = [name for name in MANIFEST.columns if name not in raw]
-    meant = {name: suggested(name, lacking) for name in _unknown(raw)}
+    schema = _schema(study)
+    lacking = [name for name in schema.columns if name not in raw]
+    meant = {name: suggested(name, lacking) for name in _unknown(raw, schema)}
     return [f"{name} (is {known} meant?)" if known else name for name, known in meant.items()]
 
 
-def _unknown(raw: pd.DataFrame) -> list[str]:
-    return [str(name) for name in raw.columns if name not in MANIFEST.columns]
+def _unknown(raw: pd.DataFrame, schema: pa.DataFrameSchema) -> list[str]:
+    return [str(name) for name in raw.columns if name not in schema.columns]
 
 
 def files_missing(study: Study, manifest: pd.DataFrame) -> list[str]:
@@ -93,15 +100,15 @@ def _read_csv(path: Path) -> pd.DataFrame:
     return stripped.mask(stripped == "")
 
 
-def _missing_columns(raw: pd.DataFrame) -> list[Violation]:
-    near = {meant: name for name in _unknown(raw) if (meant := suggested(name, MANIFEST.columns))}
+def _missing_columns(raw: pd.DataFrame, schema: pa.DataFrameSchema) -> list[Violation]:
+    near = {meant: name for name in _unknown(raw, schema) if (meant := suggested(name, schema.columns))}
 
     def found(*names: str) -> str:
         return "no such column" + "".join(f", but {near[name]}, which may mean it" for name in names if name in near)
 
     missing: list[Violation] = [
         (None, name, found(name), spec.description or "")
-        for name, spec in MANIFEST.columns.items()
+        for name, spec in schema.columns.items()
         if spec.required and name not in raw.columns
     ]
     missing += [
@@ -112,9 +119,9 @@ def _missing_columns(raw: pd.DataFrame) -> list[Violation]:
     return missing
 
 
-def _typed(known: pd.DataFrame) -> tuple[pd.DataFrame | None, list[Violation]]:
+def _typed(known: pd.DataFrame, schema: pa.DataFrameSchema) -> tuple[pd.DataFrame | None, list[Violation]]:
     """Give every column its type; None where that fails, with the violations."""
-    present = _schema_of(frozenset(known.columns))
+    present = schema.remove_columns([name for name in schema.columns if name not in known])
     frame = known.copy()
     violations: list[Violation] = []
     for name, spec in present.columns.items():
@@ -129,12 +136,6 @@ def _typed(known: pd.DataFrame) -> tuple[pd.DataFrame | None, list[Violation]]:
         return present.validate(frame, lazy=True), []
     except pa.errors.SchemaErrors as errors:
         return None, [_violation(case) for case in errors.failure_cases.to_dict("records")]
-
-
-@cache
-def _schema_of(columns: frozenset[str]) -> pa.DataFrameSchema:
-    """Give the manifest's schema for a file with these columns."""
-    return MANIFEST.remove_columns([name for name in MANIFEST.columns if name not in columns])
 
 
 def _convert(cells: pd.Series, dtype: str) -> tuple[pd.Series, "pd.Series[bool]"]:
@@ -201,10 +202,10 @@ def _across_columns(valid: pd.DataFrame, raw: pd.DataFrame, folder: Path) -> lis
     return violations
 
 
-def _across_scans(days: pd.DataFrame, raw: pd.DataFrame) -> list[Violation]:
+def _across_scans(days: pd.DataFrame, raw: pd.DataFrame, of_patient: list[str]) -> list[Violation]:
     """Find patients whose scans contradict each other."""
     violations: list[Violation] = []
-    for name in ("last_contact_day", "event_observed", "transplant_day", "sex"):
+    for name in ("last_contact_day", "event_observed", "transplant_day", "sex", *of_patient):
         differing = days.groupby("patient_id")[name].transform("nunique") > 1
         column = name if name in raw else name.replace("_day", "_date")
         violations += [
@@ -237,7 +238,7 @@ def _leaves(root: Path, text: object) -> bool:
     return not place.is_relative_to(root) or any(map(os.path.islink, (place, *place.parents)))
 
 
-def _in_days(valid: pd.DataFrame) -> pd.DataFrame:
+def _in_days(valid: pd.DataFrame, kept: list[str]) -> pd.DataFrame:
     """Turn dates to days since the patient's first scan, and add the columns that the file lacks."""
     days = valid.copy()
     if "scan_date" in days:
@@ -247,7 +248,7 @@ def _in_days(valid: pd.DataFrame) -> pd.DataFrame:
                 counted = (days[date] - first).dt.days.astype("Int64")
                 days[day] = days[day].fillna(counted) if day in days else counted
     columns = ["scan_id", "patient_id", "scan_day", "last_contact_day", "event_observed", "transplant_day"]
-    columns += ["image", "lung_mask", "sha256", *covariates()]
+    columns += ["image", "lung_mask", "sha256", *kept]
     return days.reindex(columns=columns)
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from sscct_lib.cohort.outcomes import DAYS_PER_YEAR, horizon_labels, label_name
 from sscct_lib.study.folder import Study, StudyError
-from sscct_lib.study.schemas import COHORT, covariates
+from sscct_lib.study.schemas import COHORT, covariates, stored_names
 from sscct_lib.study.words import counted, years_text
 
 
@@ -157,7 +157,8 @@ def build_cohort(kept: pd.DataFrame, study: Study) -> pd.DataFrame:
     transplanted = kept["transplanted"].to_numpy(dtype=bool)
     if study.settings.cohort.transplant == "as_death":
         event = event | transplanted
-    cohort = kept[["scan_id", "patient_id", "scan_day", *covariates()]].copy()
+    declared = study.settings.covariates
+    cohort = kept[["scan_id", "patient_id", "scan_day", *covariates(declared)]].rename(columns=stored_names(declared))
     cohort.insert(3, "followup_years", followup)
     cohort.insert(4, "event_observed", event)
     cohort.insert(5, "transplanted", transplanted)

@@ -4,6 +4,8 @@ import numpy as np
 import pandas as pd
 
 from sscct_lib.cohort.outcomes import label_name
+from sscct_lib.study.schemas import GROUP, NUMBER
+from sscct_lib.study.words import feature_name
 
 AT_LAST_CONTACT = {"alive": "alive at last contact", "died": "died"}
 
@@ -23,6 +25,7 @@ def characteristics(cohort: pd.DataFrame) -> pd.DataFrame:
 
     first = cohort.sort_values("scan_day").groupby("patient_id", sort=True).head(1)
     n_scans = cohort.groupby("patient_id")["scan_id"].count()
+    declared = {name: feature_name(name).capitalize() for name in map(str, cohort) if name.startswith((NUMBER, GROUP))}
     patients = pd.DataFrame(
         {
             "At last contact": np.where(first["event_observed"], "died", "alive"),
@@ -31,12 +34,14 @@ def characteristics(cohort: pd.DataFrame) -> pd.DataFrame:
             "Subtype": first["ssc_subtype"],
             "FVC, % predicted": first["fvc_percent"],
             "DLCO, % predicted": first["dlco_percent"],
+            **{words: first[name] for name, words in declared.items()},
             "Follow-up, years": first["followup_years"],
             "Scans": first["patient_id"].map(n_scans),
         }
     ).dropna(axis="columns", how="all")
     names = [name for name in patients.columns if name != "At last contact"]
-    categorical = [name for name in ("Sex", "Subtype") if name in names]
+    of_groups = [words for name, words in declared.items() if name.startswith(GROUP)]
+    categorical = [name for name in ("Sex", "Subtype", *of_groups) if name in names]
     numbers = [name for name in names if name not in categorical]
     table = TableOne(
         patients, columns=names, categorical=categorical, nonnormal=numbers, groupby="At last contact", pval=False,

@@ -14,7 +14,8 @@ from sscct_lib.horizons.curves import TERTILES, tertile_names
 from sscct_lib.horizons.evaluation import COUNTS, FEWEST_PATIENTS, Evaluation, Judged, aligned
 from sscct_lib.horizons.models import SOURCES
 from sscct_lib.horizons.survival import RATIO_COUNTS, LogRank, clustered_logrank
-from sscct_lib.study.words import against_text, estimate_text, percent_text, plain_names, years_text
+from sscct_lib.study.schemas import GROUP
+from sscct_lib.study.words import against_text, estimate_text, feature_name, percent_text, plain_names, years_text
 
 THIRDS = ("narrow", "middle", "wide")
 SPREAD_METRICS = ("observed_expected", "brier")
@@ -154,10 +155,14 @@ def views(cohort: pd.DataFrame) -> Iterator[Part]:
 def groups(cohort: pd.DataFrame) -> Iterator[Part]:
     """Divide the cohort by what is known of patients and scanners, and scans for which it is not known.
 
-    Columns that the cohort lacks are left out; `dense_lung_percent` is one that the caller adds.
+    Columns that the cohort lacks are left out; `dense_lung_percent` is one that the caller adds. Categories that the
+    study declares are groups too.
     """
     followup, ones = cohort["followup_years"].to_numpy(dtype=float), np.ones(len(cohort))
-    for column, kind, cuts, unit in _GROUPS:
+    declared: list[tuple[str, str, list[float], str]] = [
+        (name, feature_name(name), [], "") for name in map(str, cohort) if name.startswith(GROUP)
+    ]
+    for column, kind, cuts, unit in [*_GROUPS, *declared]:
         if column not in cohort or cohort[column].isna().all():
             continue
         levels = _in_words(cohort[column], cuts, unit) if cuts else cohort[column].astype("string").astype("category")

@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from sscct_lib.study.dates import (
     possible,
 )
 from sscct_lib.study.folder import StudyError
-from sscct_lib.study.schemas import column, covariates
+from sscct_lib.study.schemas import column, covariates, declared_columns, stored_names
+from sscct_lib.study.settings import Covariate
 from sscct_lib.study.tables import read_csv
 
 DATES = ("scan_date", "last_contact_date", "transplant_date")
@@ -50,6 +52,8 @@ CLINICAL = pa.DataFrameSchema(
     name="clinical",
 )
 
+Declared = Mapping[str, Covariate]
+
 SHORT = {
     "age": "age_years",
     "fvc": "fvc_percent",
@@ -60,15 +64,21 @@ SHORT = {
 NOT_TAKEN = ("cause_of_death", "scan_year")
 
 
-def read_clinical(path: Path) -> tuple[pd.DataFrame, list[Told]]:
+def read_clinical(path: Path, declared: Declared | None = None) -> tuple[pd.DataFrame, list[Told]]:
     """Read a registry's table of follow-up and clinical values.
 
     Names of columns are compared without case, blanks and punctuation.
 
+    Parameters
+    ----------
+    declared
+        The study's own covariates (`Settings.covariates`); the table must have a column for each.
+
     Returns
     -------
     table : pandas.DataFrame
-        All columns of `CLINICAL`, empty where the file lacks one; its index counts the rows of the file from 0.
+        All columns of `CLINICAL` and those declared, empty where the file lacks one; its index counts the rows of the
+        file from 0.
     told : list of Told
         What was not used, or not as it stands. Rows and columns are numbered, and no value of a patient is named.
 
@@ -77,30 +87,42 @@ def read_clinical(path: Path) -> tuple[pd.DataFrame, list[Told]]:
     StudyError
         If the file is missing, is no CSV table, or has violations: all of them, each with row and column.
     """
+    schema = CLINICAL.add_columns(declared_columns(declared or {}))
     raw = read_csv(path)
     raw = raw.apply(lambda cells: cells.str.strip())
     raw = raw.mask(raw == "")
-    raw, remarks = _known_columns(raw, path)
-    missing = [name for name, spec in CLINICAL.columns.items() if spec.required and name not in raw]
+    raw, remarks = _known_columns(raw, path, schema)
+    missing = [name for name, spec in schema.columns.items() if spec.required and name not in raw]
     if missing:
         said = "".join(f"; {one}" for one in remarks)
         raise StudyError(f"{path} has no column {', '.join(missing)}; found {', '.join(raw.columns)}{said}.")
-    table: pd.DataFrame = raw.reindex(columns=list(CLINICAL.columns))
+    table: pd.DataFrame = raw.reindex(columns=list(schema.columns))
     table["patient_id"] = table["patient_id"].map(lambda text: unicodedata.normalize("NFC", text), na_action="ignore")
-    violations = _give_types(table)
+    violations = _give_types(table, schema)
     if not violations:
-        table, violations = _checked(table)
+        table, violations = _checked(table, schema, declared)
     if violations:
         raise StudyError(f"{path} has {len(violations)} violation(s); nothing was read:\n  " + "\n  ".join(violations))
     return table, remarks
 
 
-def empty_clinical() -> pd.DataFrame:
+def empty_clinical(declared: Declared | None = None) -> pd.DataFrame:
     """Make a clinical table without rows, for scans that come without one."""
-    return CLINICAL.validate(pd.DataFrame(columns=list(CLINICAL.columns)))
+    schema = CLINICAL.add_columns(declared_columns(declared or {}))
+    return schema.validate(pd.DataFrame(columns=list(schema.columns)))
 
 
-def attach(scans: pd.DataFrame, clinical: pd.DataFrame) -> tuple[pd.DataFrame, list[Told]]:
+def columns_of(what: str, declared: Declared | None) -> list[str]:
+    """Columns that belong to the `patient`, or to the `visit`."""
+    return [
+        *(PATIENT if what == "patient" else VISIT),
+        *(name for name, one in (declared or {}).items() if one.of == what),
+    ]
+
+
+def attach(
+    scans: pd.DataFrame, clinical: pd.DataFrame, declared: Declared | None = None
+) -> tuple[pd.DataFrame, list[Told]]:
     """Attach clinical values to scans: what belongs to the patient to all of them, what belongs to a visit to its scan.
 
     A row with `scan_date` goes to the patient's nearest scan within 90 days, one without to the patient's first scan.
@@ -120,24 +142,25 @@ def attach(scans: pd.DataFrame, clinical: pd.DataFrame) -> tuple[pd.DataFrame, l
         If a last contact lies before a scan, or later than any patient lives.
     """
     scans = scans.copy()
-    by_patient = clinical.groupby("patient_id")[list(PATIENT)].first()
+    of_visit, of_patient = columns_of("visit", declared), columns_of("patient", declared)
+    by_patient = clinical.groupby("patient_id")[of_patient].first()
     scans["in_clinical"] = scans["patient_id"].isin(by_patient.index)
-    for name in PATIENT:
+    for name in of_patient:
         value = scans["patient_id"].map(by_patient[name])
         scans[name] = value.fillna(scans[name]) if name in scans else value
     from_header = scans["age_years"].copy() if "age_years" in scans else pd.Series(float("nan"), scans.index)
     placed = _placed(scans, clinical)
     near = placed[placed["scan"].notna() & ~(placed["days"] > NEAR_DAYS)].sort_values(["days", "scan_date"])
-    values = near.groupby("scan")[list(VISIT)].first()
-    for name in VISIT:
+    values = near.groupby("scan")[of_visit].first()
+    for name in of_visit:
         scans[name] = values[name].reindex(scans.index)
     scans["age_years"] = scans["age_years"].astype(float)
     scans["age_years"] = scans["age_years"].fillna(_carried_age(scans)).fillna(from_header)
     _check_times(scans, clinical)
-    return scans, _ids_told(scans, clinical) + _rows_told(placed, near)
+    return scans, _ids_told(scans, clinical, of_visit) + _rows_told(placed, near, of_visit)
 
 
-def read_values(given: str | None) -> dict[str, Any]:
+def read_values(given: str | None, declared: Declared | None = None) -> dict[str, Any]:
     """Read the clinical values of one patient.
 
     Parameters
@@ -145,11 +168,13 @@ def read_values(given: str | None) -> dict[str, Any]:
     given
         `name=value` pairs with commas between them, such as `age=63,sex=female,fvc=72`, or the path of a CSV table with
         one row. Names are those of the manifest's columns, or `age`, `fvc`, `dlco`, `subtype`. None: nothing is known.
+    declared
+        The study's own covariates.
 
     Returns
     -------
     dict
-        By column of the manifest; only what is known.
+        By column of the cohort; only what is known.
 
     Raises
     ------
@@ -158,8 +183,8 @@ def read_values(given: str | None) -> dict[str, Any]:
     """
     if given is None:
         return {}
-    raw = _from_table(Path(given)) if "=" not in given else _from_words(given)
-    known = {name: spec for name, spec in covariates().items() if name not in NOT_TAKEN}
+    known = {name: spec for name, spec in covariates(declared).items() if name not in NOT_TAKEN}
+    raw = _from_table(Path(given), known) if "=" not in given else _from_words(given)
     named = {SHORT.get(name, name): value for name, value in raw.items() if str(value).strip() and pd.notna(value)}
     strangers = sorted(set(named) - set(known))
     if strangers:
@@ -170,13 +195,14 @@ def read_values(given: str | None) -> dict[str, Any]:
     except pa.errors.SchemaErrors as errors:
         said = [f"{case['column']}: expected {case['check']}" for case in errors.failure_cases.to_dict("records")]
         raise StudyError("--clinical: " + "; ".join(dict.fromkeys(said))) from errors
-    return {str(name): value for name, value in checked.iloc[0].to_dict().items()}
+    stored = stored_names(declared or {})
+    return {stored.get(str(name), str(name)): value for name, value in checked.iloc[0].to_dict().items()}
 
 
-def _give_types(table: pd.DataFrame) -> list[str]:
+def _give_types(table: pd.DataFrame, schema: pa.DataFrameSchema) -> list[str]:
     """Turn text into dates and numbers in place, and say where that fails."""
     violations = []
-    for name, spec in CLINICAL.columns.items():
+    for name, spec in schema.columns.items():
         text, dtype = table[name], str(spec.dtype)
         if dtype.startswith("datetime"):
             table[name], expected = pd.to_datetime(text, format="%Y-%m-%d", errors="coerce"), "a date as YYYY-MM-DD"
@@ -189,12 +215,14 @@ def _give_types(table: pd.DataFrame) -> list[str]:
     return violations
 
 
-def _checked(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+def _checked(
+    table: pd.DataFrame, schema: pa.DataFrameSchema, declared: Declared | None
+) -> tuple[pd.DataFrame, list[str]]:
     """Find cells out of range and rows that contradict each other; also gives the table with its columns' types."""
     violations = []
     valid: pd.DataFrame = table
     try:
-        valid = CLINICAL.validate(table, lazy=True)
+        valid = schema.validate(table, lazy=True)
     except pa.errors.SchemaErrors as errors:
         for case in errors.failure_cases.to_dict("records"):
             row = "" if pd.isna(case["index"]) else f"row {int(case['index']) + HEADER_LINES}, "
@@ -210,32 +238,32 @@ def _checked(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
         f"row {int(row) + HEADER_LINES}: expected last_contact_date and event_observed both, or neither"
         for row in table.index[half]
     ]
-    for name in PATIENT:
+    for name in columns_of("patient", declared):
         differing = table.groupby("patient_id")[name].transform("nunique") > 1
         violations += [
             f"row {int(row) + HEADER_LINES}, column {name}: expected the same in all rows of a patient"
             for row in table.index[differing]
         ]
-    return valid, violations + _contradictions(table)
+    return valid, violations + _contradictions(table, columns_of("visit", declared))
 
 
-def _contradictions(table: pd.DataFrame) -> list[str]:
+def _contradictions(table: pd.DataFrame, of_visit: list[str]) -> list[str]:
     """Find rows about one visit of a patient with different values: neither can be believed."""
     violations = []
     visit = table.groupby(["patient_id", "scan_date"], dropna=False)
-    for name in VISIT:
+    for name in of_visit:
         differing = visit[name].transform("nunique") > 1
-        of_visit = table[differing & table[name].notna()].groupby(["patient_id", "scan_date"], dropna=False)
+        several = table[differing & table[name].notna()].groupby(["patient_id", "scan_date"], dropna=False)
         violations += [
             f"rows {_rows(rows.index)}, column {name}: expected one value for one visit of a patient, found several"
-            for _, rows in of_visit
+            for _, rows in several
         ]
     return violations
 
 
-def _known_columns(raw: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[Told]]:
+def _known_columns(raw: pd.DataFrame, path: Path, schema: pa.DataFrameSchema) -> tuple[pd.DataFrame, list[Told]]:
     """Give columns the names that they mean but for case, blanks and punctuation, and tell of the rest by number."""
-    known = {plain(name): name for name in CLINICAL.columns}
+    known = {plain(name): name for name in schema.columns}
     meant = {str(name): known[plain(str(name))] for name in raw.columns if plain(str(name)) in known}
     twice = [name for name, n in Counter(meant.values()).items() if n > 1]
     if twice:
@@ -243,7 +271,7 @@ def _known_columns(raw: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[To
     renamed = [name for written, name in meant.items() if written != name]
     remarks = [told("columns_renamed", names=", ".join(renamed))] if renamed else []
     unknown = [(place, str(name)) for place, name in enumerate(raw.columns, start=1) if name not in meant]
-    near = {place: suggested(name, set(CLINICAL.columns) - set(meant.values())) for place, name in unknown}
+    near = {place: suggested(name, set(schema.columns) - set(meant.values())) for place, name in unknown}
     remarks += [told("column_near", column=place, name=name) for place, name in near.items() if name]
     others = [place for place, name in near.items() if name is None]
     remarks += [told("columns_unknown", n=len(others), columns=_listed(others))] if others else []
@@ -267,12 +295,12 @@ def _placed(scans: pd.DataFrame, clinical: pd.DataFrame) -> pd.DataFrame:
     return found.set_index("row").sort_index()
 
 
-def _rows_told(placed: pd.DataFrame, near: pd.DataFrame) -> list[Told]:
+def _rows_told(placed: pd.DataFrame, near: pd.DataFrame, of_visit: list[str]) -> list[Told]:
     """Tell which rows about a visit were not used, and why."""
-    says = placed[placed[list(VISIT)].notna().any(axis=1)]
+    says = placed[placed[of_visit].notna().any(axis=1)]
     far = says[says["days"] > NEAR_DAYS]
     used: set[int] = set()
-    for name in VISIT:
+    for name in of_visit:
         used |= set(near[near[name].notna()].drop_duplicates("scan").index)
     behind = says.index.difference(far.index).intersection(near.index).difference(list(used))
     remarks = []
@@ -285,7 +313,7 @@ def _rows_told(placed: pd.DataFrame, near: pd.DataFrame) -> list[Told]:
     return remarks
 
 
-def _ids_told(scans: pd.DataFrame, clinical: pd.DataFrame) -> list[Told]:
+def _ids_told(scans: pd.DataFrame, clinical: pd.DataFrame, of_visit: list[str]) -> list[Told]:
     """Tell of patients written in several ways, and of rows whose patient has no scan, or no dated one."""
     with_scans = set(scans["patient_id"])
     lost = clinical[~clinical["patient_id"].isin(with_scans)]
@@ -295,7 +323,7 @@ def _ids_told(scans: pd.DataFrame, clinical: pd.DataFrame) -> list[Told]:
         scans.loc[scans["scan_date"].notna(), "patient_id"]
     )
     unplaced = clinical[clinical["scan_date"].notna() & clinical["patient_id"].isin(undated)]
-    unplaced = unplaced[unplaced[list(VISIT)].notna().any(axis=1)]
+    unplaced = unplaced[unplaced[of_visit].notna().any(axis=1)]
     ways = pd.Series(sorted(with_scans), dtype=object).map(_bare).value_counts()
     alike = [told("ids_alike", n=int((ways > 1).sum()))] if (ways > 1).any() else []
     counted = {"id_spelt": lost[meant], "row_without_scan": lost[~meant], "row_of_undated": unplaced}
@@ -348,7 +376,7 @@ def _from_words(text: str) -> dict[str, str]:
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 
-def _from_table(path: Path) -> dict[str, Any]:
+def _from_table(path: Path, known: Collection[str]) -> dict[str, Any]:
     if not path.is_file():
         raise StudyError(f"--clinical {path}: no such file, and no NAME=VALUE pair such as age=63.")
     try:
@@ -357,5 +385,5 @@ def _from_table(path: Path) -> dict[str, Any]:
         raise StudyError(f"{path} is not a comma-separated table in UTF-8: {error}") from error
     if len(table) != 1:
         raise StudyError(f"{path} has {len(table)} rows, expected one: the patient of this scan.")
-    names = [*SHORT, *covariates()]
+    names = {*SHORT, *known, *NOT_TAKEN}
     return {str(name): value for name, value in table.iloc[0].items() if str(name) in names}

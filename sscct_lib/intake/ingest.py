@@ -64,8 +64,8 @@ def ingest(
     clinical
         CSV of follow-up and clinical values: `patient_id` as in the images, `last_contact_date`, `event_observed`;
         optional `scan_date`, `transplant_date` and the covariates of the manifest (`age_years`, `sex`, `ssc_subtype`,
-        `fvc_percent`, `dlco_percent`, `dlco_impossible`, `cause_of_death`). Dates as YYYY-MM-DD. Other columns are
-        told and not used.
+        `fvc_percent`, `dlco_percent`, `dlco_impossible`, `cause_of_death`), and every covariate that `study.yaml`
+        declares. Dates as YYYY-MM-DD. Other columns are told and not used.
     study_folder
         Receives `scans/<scan_id>.nii.gz`, `masks/<scan_id>.nii.gz`, `data_manifest.csv`, `study.yaml` when there is
         none, and `ingest/report.csv`, which is also returned.
@@ -101,12 +101,13 @@ def ingest(
     if not source.is_dir():
         raise StudyError(f"{source} is no folder: expected one with DICOM series or NIfTI files.")
     said = None if orientation is None else _orientation(orientation)
-    table, remarks = (empty_clinical(), []) if clinical is None else read_clinical(clinical)
     study = _study(study_folder)
+    declared = study.settings.covariates
+    table, remarks = (empty_clinical(declared), []) if clinical is None else read_clinical(clinical, declared)
     remove_partials(study_folder)
     candidates = find_candidates(source, study.settings.images.kernel, n_jobs)
     key = read_key(key_file or study_folder.resolve().with_suffix(".key"), study_folder)
-    visits, of_rows = attach(_visits(candidates, key), table)
+    visits, of_rows = attach(_visits(candidates, key), table, declared)
     scans, of_days = _in_days(visits)
     _refuse_to_drop(study, scans)
     written = write_masks(study, _write_scans(study, scans, n_jobs, said), candidates, n_jobs)
@@ -120,7 +121,7 @@ def ingest(
         raise StudyError(f"No series could be read; ingest/report.csv says why of each:\n  {reasons}")
     manifest = written.assign(image="scans/" + written["scan_id"] + ".nii.gz", patient_id=written["patient_code"])
     some = [name for name in ("lung_mask", "transplant_day") if written[name].notna().any()]
-    write_csv(manifest[[*MANIFEST_COLUMNS, *some, *covariates()]], study.manifest_path)
+    write_csv(manifest[[*MANIFEST_COLUMNS, *some, *covariates(declared)]], study.manifest_path)
     return report
 
 

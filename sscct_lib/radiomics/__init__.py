@@ -8,7 +8,7 @@ Features
 Models
 - `feature_sets.join`: outcome, clinical values and features of each scan side by side.
 - `cross_validation.cross_validate`: out-of-fold risks of every model; `predict_removed`: of scans that trained none.
-- `clinical_scores.predict`: the same of age and sex, lung function, ILD-GAP and Goh's stage.
+- `clinical_scores.predict`: the same of age and sex, lung function, GAP, ILD-GAP, SADL and Goh's stage.
 - `explain.held_out_importance`: what a model loses without a kind of feature.
 - `explain.feature_weights`, `leading_features`, `accumulated_effects`: what a model makes of single features.
 

@@ -1,5 +1,6 @@
-"""Baselines that clinicians know: age and sex, lung function, the ILD-GAP index and Goh's stage."""
+"""Baselines that clinicians know: age and sex, lung function, the GAP, ILD-GAP and SADL points, and Goh's stage."""
 
+from collections.abc import Collection
 from itertools import product
 
 import numpy as np
@@ -15,19 +16,28 @@ from sscct_lib.study.folder import Study
 from sscct_lib.study.schemas import PREDICTIONS
 from sscct_lib.study.words import years_text
 
-POINTS, EXTENSIVE = "ild_gap_points", "goh_extensive"
-AS_PUBLISHED = "ILD-GAP (published risks)"
+POINTS, GAP_POINTS, SADL_POINTS, EXTENSIVE = "ild_gap_points", "gap_points", "sadl_points", "goh_extensive"
 PENALTY = 1e-3  # of the squared weights, per unit of scan weight
 
 CTD_ILD_POINTS = -2
 DLCO_IMPOSSIBLE_POINTS = 3
-# Published risk of death within 1, 2 and 3 years for an index up to 1, 2 to 3, 4 to 5, and above 5.
-ILD_GAP_RISKS = {
-    1.0: (0.031, 0.088, 0.182, 0.335),
-    2.0: (0.066, 0.180, 0.350, 0.589),
-    3.0: (0.102, 0.269, 0.492, 0.748),
+EVER_SMOKED = "group_ever-smoked"  # a covariate that the study declares
+
+# Scores with published risks of death: the score, the points from which the next risk holds, the risks by horizon.
+PUBLISHED: dict[str, tuple[str, tuple[int, ...], dict[float, tuple[float, ...]]]] = {
+    # For points up to 1, 2 to 3, 4 to 5, and above 5.
+    "ILD-GAP (published risks)": (
+        POINTS,
+        (2, 4, 6),
+        {1.0: (0.031, 0.088, 0.182, 0.335), 2.0: (0.066, 0.180, 0.350, 0.589), 3.0: (0.102, 0.269, 0.492, 0.748)},
+    ),
+    # For stages I (0 to 3 points), II (4 to 5) and III (6 to 8).
+    "GAP (published risks)": (
+        GAP_POINTS,
+        (4, 6),
+        {1.0: (0.056, 0.162, 0.392), 2.0: (0.109, 0.299, 0.621), 3.0: (0.163, 0.421, 0.768)},
+    ),
 }
-INDEX_BELOW = (2, 4, 6)
 
 EXTENT = "qct_high_attenuation_share"
 LIMITED_BELOW, EXTENSIVE_ABOVE = 0.10, 0.30  # shares of the lung; between them FVC decides
@@ -47,16 +57,19 @@ def predict(table: pd.DataFrame, study: Study) -> tuple[pd.DataFrame, pd.DataFra
     -------
     predictions : pandas.DataFrame
         Schema `PREDICTIONS`. The scores of `SCORES` are absent for scans without them, and rank scans by themselves:
-        the risk learned from a score serves its size alone. `ILD-GAP (published risks)` has no learned risk; it is
+        the risk learned from a score serves its size alone. Those of `PUBLISHED` have no learned risk; they are
         absent at horizons that were not published.
     notes : pandas.DataFrame
         What could not be fitted: `model`, `horizon_years`, `fold`, `note`.
     """
     scored = with_scores(table)
     horizons = study.settings.horizons_years
-    rows = [_rows(scored, AS_PUBLISHED, years, published_risk(scored[POINTS], years), POINTS) for years in horizons]
+    rows = [
+        _rows(scored, model, years, published_risk(model, scored[PUBLISHED[model][0]], years), PUBLISHED[model][0])
+        for model, years in product(PUBLISHED, horizons)
+    ]
     notes = []
-    for model, years, fold in product(MODELS, horizons, sorted(scored["fold"].unique())):
+    for model, years, fold in product(baselines(set(map(str, table))), horizons, sorted(scored["fold"].unique())):
         score, _ = SCORES.get(model, ("", None))
         known = scored[scored[score].notna()] if score else scored
         tested = known[known["fold"] == fold]
@@ -70,6 +83,11 @@ def predict(table: pd.DataFrame, study: Study) -> tuple[pd.DataFrame, pd.DataFra
         PREDICTIONS.validate(predictions),
         pd.DataFrame(notes, columns=["model", "horizon_years", "fold", "note"]),
     )
+
+
+def baselines(columns: Collection[str]) -> list[str]:
+    """The models of `MODELS` for which a cohort with these columns of its own is asked."""
+    return [model for model in MODELS if model != "SADL" or EVER_SMOKED in columns]
 
 
 def _learned_risk(
@@ -101,29 +119,56 @@ def _rows(scans: pd.DataFrame, model: str, horizon_years: float, risk: Floats, s
 
 
 def with_scores(table: pd.DataFrame) -> pd.DataFrame:
-    """Add the columns of `SCORES` to a table of scans."""
-    return pd.concat([table, *(score(table) for _, score in SCORES.values())], axis=1)
+    """Add the columns of `SCORES`, and the points of GAP, to a table of scans."""
+    return pd.concat([table, gap_points(table), *(score(table) for _, score in SCORES.values())], axis=1)
 
 
-def ild_gap_points(table: pd.DataFrame) -> pd.Series:
-    """ILD-GAP index of lung disease that comes with connective tissue disease, -2 to 6; NaN where a part is missing.
+def gap_points(table: pd.DataFrame) -> pd.Series:
+    """GAP index of sex, age, FVC and DLCO, 0 to 8; NaN where a part is missing. Stages: to 3 I, to 5 II, then III.
 
-    Ryerson CJ, et al. Predicting survival across chronic interstitial lung disease. Chest 2014;145:723-8.
+    Ley B, et al. A multidimensional index and staging system for idiopathic pulmonary fibrosis. Ann Intern Med
+    2012;156:684-91.
     """
-    columns = ["age_years", "fvc_percent", "dlco_percent", "dlco_impossible"]
-    age, fvc, dlco, impossible = (
-        table.reindex(columns=columns)[name].to_numpy(dtype=float, na_value=np.nan) for name in columns
-    )
+    age, fvc, dlco, impossible = _numbers(table, "age_years", "fvc_percent", "dlco_percent", "dlco_impossible")
     points = (
-        CTD_ILD_POINTS
-        + table["sex"].map({"female": 0.0, "male": 1.0}).to_numpy(dtype=float)
+        table["sex"].map({"female": 0.0, "male": 1.0}).to_numpy(dtype=float)
         + _points(np.floor(age), (61, 66))  # completed years: 61 to 65 1, above 65 2
         + _points(-fvc, (-75, np.nextafter(-50, 0)))  # 50 to 75 % predicted 1, below 50 2
         # 36 to 55 % 1, up to 35 2, and 3 where the lungs were too ill for it to be measured. A DLCO that is merely
         # absent says nothing of the lungs: as with any other missing value there is then no index.
         + np.where(impossible == 1, DLCO_IMPOSSIBLE_POINTS, _points(-dlco, (-55, -35)))
     )
-    return pd.Series(points, index=table.index, name=POINTS)
+    return pd.Series(points, index=table.index, name=GAP_POINTS)
+
+
+def ild_gap_points(table: pd.DataFrame) -> pd.Series:
+    """ILD-GAP index of lung disease that comes with connective tissue disease, -2 to 6: the points of GAP, less 2.
+
+    Ryerson CJ, et al. Predicting survival across chronic interstitial lung disease. Chest 2014;145:723-8.
+    """
+    return (gap_points(table) + CTD_ILD_POINTS).rename(POINTS)
+
+
+def sadl_points(table: pd.DataFrame) -> pd.Series:
+    """SADL points of smoking, age and DLCO, 0 to 7; NaN where a part is missing, as a DLCO that was impossible is.
+
+    Low risk up to 3, moderate 4 to 5, high from 6. Morisset J, et al. Mortality risk prediction in scleroderma-related
+    interstitial lung disease: the SADL model. Chest 2017;152:999-1007.
+    """
+    age, dlco = _numbers(table, "age_years", "dlco_percent")
+    smoked = table.get(EVER_SMOKED, pd.Series(None, index=table.index, dtype=object))
+    low_dlco = _points(-dlco, (-60, np.nextafter(-40, 0)))
+    points = (
+        smoked.map({"no": 0.0, "yes": 1.0}).to_numpy(dtype=float)
+        + _points(np.floor(age), (55, 71))  # completed years: 55 to 70 1, above 70 2
+        + np.where(low_dlco > 0, low_dlco + 2, low_dlco)  # 40 to 60 % predicted 3, below 40 4
+    )
+    return pd.Series(points, index=table.index, name=SADL_POINTS)
+
+
+def _numbers(table: pd.DataFrame, *columns: str) -> list[Floats]:
+    named = table.reindex(columns=list(columns))
+    return [named[name].to_numpy(dtype=float, na_value=np.nan) for name in columns]
 
 
 def _points(values: Floats, from_which: tuple[float, float]) -> Floats:
@@ -132,11 +177,12 @@ def _points(values: Floats, from_which: tuple[float, float]) -> Floats:
     return np.where(np.isnan(values), np.nan, points)
 
 
-def published_risk(points: pd.Series, horizon_years: float) -> Floats:
-    """Published risk of death (n,) of ILD-GAP points; NaN without points or for another horizon."""
-    risks = np.array(ILD_GAP_RISKS.get(horizon_years, (np.nan,) * 4))
+def published_risk(model: str, points: pd.Series, horizon_years: float) -> Floats:
+    """Published risk of death (n,) of a model of `PUBLISHED`; NaN without points or for another horizon."""
+    _, from_which, by_horizon = PUBLISHED[model]
+    risks = np.array(by_horizon.get(horizon_years, (np.nan,) * (len(from_which) + 1)))
     index = points.to_numpy(dtype=float)
-    return np.where(np.isnan(index), np.nan, risks[np.searchsorted(INDEX_BELOW, np.nan_to_num(index), side="right")])
+    return np.where(np.isnan(index), np.nan, risks[np.searchsorted(from_which, np.nan_to_num(index), side="right")])
 
 
 def goh_extensive(table: pd.DataFrame) -> pd.Series:
@@ -153,7 +199,12 @@ def goh_extensive(table: pd.DataFrame) -> pd.Series:
     return pd.Series(extensive.astype(float), index=table.index, name=EXTENSIVE).where(extent.notna())
 
 
-SCORES = {"ILD-GAP": (POINTS, ild_gap_points), "Goh stage": (EXTENSIVE, goh_extensive)}
+# GAP is none of them: every patient having 2 points more of it than of ILD-GAP, it would give the same order and risk.
+SCORES = {
+    "ILD-GAP": (POINTS, ild_gap_points),
+    "SADL": (SADL_POINTS, sadl_points),
+    "Goh stage": (EXTENSIVE, goh_extensive),
+}
 # The columns that each baseline sees; its risk is learned in the training folds, for a score is no probability. What
 # is ranked is the score itself: refitted by fold and imputed where a part is missing, it would be handicapped.
 MODELS = {

@@ -172,7 +172,7 @@ def repeated_folds(table: pd.DataFrame, study: Study) -> NDArray[np.int64]:
 def train(table: pd.DataFrame, model: Model, study: Study, versions: pd.DataFrame | None) -> Fit:
     """Tune and fit one model on training scans; NotEstimableError where that cannot be."""
     agreement = training_agreement(versions, table["patient_id"])
-    columns = feature_columns(model.feature_set, table)
+    columns = feature_columns(model.feature_set, table, study.settings.covariates)
     return fit(table, columns, model.estimator, study, agreement, model.harmonised)
 
 

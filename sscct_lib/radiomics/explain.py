@@ -4,22 +4,27 @@ All is read from the elastic-net Cox models of `cross_validation.cross_validate`
 and losses are measured on the scans that each fit never saw.
 """
 
+import itertools as it
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from lifelines import CoxPHFitter
+from lifelines.statistics import proportional_hazard_test
 from numpy.typing import NDArray
 
 from sscct_lib.horizons.bootstrap import Outcome, interval
 from sscct_lib.horizons.evaluation import cohort_outcome, not_estimable, study_resamples
 from sscct_lib.horizons.metrics import horizon_auc
 from sscct_lib.radiomics.cross_validation import CrossValidation
-from sscct_lib.radiomics.feature_sets import CLINICAL_CATEGORIES
-from sscct_lib.radiomics.pipeline import Fit, design, prepared
+from sscct_lib.radiomics.feature_sets import is_category
+from sscct_lib.radiomics.pipeline import MISSING, DistinctColumns, Fit, design, prepared
 from sscct_lib.study.folder import Study
 from sscct_lib.study.words import feature_kind
 
 N_BINS = 10
+DEATHS_EACH = 5  # fewest patients who died, of a category and for each column of a Cox model
 Floats = NDArray[np.float64]
 
 
@@ -85,7 +90,7 @@ def accumulated_effects(
     edges = {
         name: np.unique(np.nanquantile(table[name].to_numpy(float), np.linspace(0, 1, N_BINS + 1)))
         for name in features
-        if name in table and name not in CLINICAL_CATEGORIES and table[name].notna().any()
+        if name in table and not is_category(name) and table[name].notna().any()
     }
     edges = dict([(name, values) for name, values in edges.items() if len(values) > 1][:n_features])
     tests = [each for each in result.held_out(model) if horizon_years in each[0].horizons_years]
@@ -159,6 +164,60 @@ class HeldOut(NamedTuple):
     kinds: NDArray[np.str_]  # of the columns
     model: Any
     place: int  # of the horizon among its risks
+
+
+def proportional_hazards(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """Test whether hazard ratios stay the same over follow-up, as a Cox model assumes, by scaled Schoenfeld residuals.
+
+    An unpenalised Cox model is fitted on the first scan of each patient, since the test takes scans as independent.
+    Missing numbers are the median; the first of several categories, and those of few deaths, are what others are held
+    against.
+
+    Parameters
+    ----------
+    table
+        From `feature_sets.join`.
+    columns
+        Of clinical values, from `feature_sets.clinical_columns`; those without values are left out, and of two that say
+        nearly the same the second.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a column as the model sees it: `feature`, `hazard_ratio` (of one standard deviation), `chi2`, `p`,
+        `grows` (whether its effect grows with time; else it fades), `n_patients`, `n_events`. No rows with fewer than
+        five patients who died for each.
+
+    References
+    ----------
+    Grambsch PM, Therneau TM. Proportional hazards tests and diagnostics based on weighted residuals. Biometrika
+    1994;81:515-26.
+    """
+    first = table.sort_values("scan_day", kind="stable").groupby("patient_id").head(1).reset_index(drop=True)
+    died = first["event_observed"].astype(bool)
+    seen = _columns_of_cox(first, columns, died)
+    n_died, names = int(died.sum()), ["feature", "hazard_ratio", "chi2", "p", "grows", "n_patients", "n_events"]
+    if seen.empty or n_died < DEATHS_EACH * seen.shape[1]:
+        return pd.DataFrame(columns=names)
+    frame = seen.assign(years=first["followup_years"].astype(float), died=died)
+    fitted = CoxPHFitter().fit(frame, "years", "died")
+    tested = proportional_hazard_test(fitted, frame, time_transform="km").summary.loc[list(seen)]
+    residuals = fitted.compute_residuals(frame, "scaled_schoenfeld")[list(seen)]
+    trend = residuals.corrwith(frame["years"].loc[residuals.index].rank()) * fitted.params_[list(seen)]
+    ratios, (chi2, p) = np.exp(fitted.params_[list(seen)]), (tested[name] for name in ("test_statistic", "p"))
+    rows = zip(seen, ratios, chi2, p, trend > 0, strict=True)
+    return pd.DataFrame([(*row, len(first), n_died) for row in rows], columns=names)
+
+
+def _columns_of_cox(scans: pd.DataFrame, columns: Sequence[str], died: "pd.Series[bool]") -> pd.DataFrame:
+    """Clinical values as an unpenalised Cox model can take them, standardised."""
+    scans = design(scans, columns, harmonised=False)
+    numbers, named = scans[[*it.filterfalse(is_category, columns)]], scans[[*filter(is_category, columns)]]
+    groups = pd.get_dummies(named.fillna(MISSING), drop_first=True, dtype=float)
+    enough = (groups[died].sum() >= DEATHS_EACH) & ((1 - groups[died]).sum() >= DEATHS_EACH)
+    seen = numbers.fillna(numbers.median()).join(groups.loc[:, enough])
+    seen = seen.loc[:, seen.std() > 0]
+    return seen if seen.empty else DistinctColumns().fit_transform((seen - seen.mean()) / seen.std())
 
 
 def _curves(fitted: Fit, table: pd.DataFrame, edges: dict[str, Floats], horizon_years: float) -> dict[str, Floats]:

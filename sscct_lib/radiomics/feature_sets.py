@@ -1,11 +1,14 @@
 """What each tabular model sees: clinical values, quantitative CT, radiomics, and their change since the scan before."""
 
+from collections.abc import Mapping
+
 import pandas as pd
 
 from sscct_lib.cohort.outcomes import DAYS_PER_YEAR
 from sscct_lib.images.scanners import scanner
 from sscct_lib.study.folder import StudyError
-from sscct_lib.study.schemas import IMAGE_TYPES, SEXES, SUBTYPES
+from sscct_lib.study.schemas import GROUP, IMAGE_TYPES, SEXES, SUBTYPES, stored_names
+from sscct_lib.study.settings import Covariate
 
 CLINICAL_NUMBERS = ["age_years", "fvc_percent", "dlco_percent"]
 CLINICAL_CATEGORIES = {"sex": SEXES, "ssc_subtype": SUBTYPES}
@@ -68,12 +71,30 @@ def add_change(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([table, rates.assign(change_years=years)], axis=1)
 
 
-def feature_columns(feature_set: str, table: pd.DataFrame) -> list[str]:
+def is_category(name: str) -> bool:
+    """Whether a column holds categories: the study's own ones say so by how they begin."""
+    return name in CLINICAL_CATEGORIES or name.startswith(GROUP)
+
+
+def predictors(declared: Mapping[str, Covariate]) -> dict[str, Covariate]:
+    """The declared covariates that clinical models see, by their columns of the cohort."""
+    stored = stored_names(declared)
+    return {stored[name]: one for name, one in declared.items() if one.predictor}
+
+
+def clinical_columns(declared: Mapping[str, Covariate]) -> list[str]:
+    """Columns that clinical models see, where a table has them."""
+    return [*CLINICAL_NUMBERS, *CLINICAL_CATEGORIES, *predictors(declared)]
+
+
+def feature_columns(
+    feature_set: str, table: pd.DataFrame, declared: Mapping[str, Covariate] | None = None
+) -> list[str]:
     """The columns of a feature set that hold at least one value; NotEstimableError if there is none."""
     names: list[str] = []
     for group in FEATURE_SETS[feature_set]:
         if group == "clinical":
-            names += [name for name in [*CLINICAL_NUMBERS, *CLINICAL_CATEGORIES] if name in table]
+            names += [name for name in clinical_columns(declared or {}) if name in table]
         else:
             names += [name for name in map(str, table) if name.startswith(PREFIXES[group])]
     filled = [name for name in names if table[name].notna().any()]

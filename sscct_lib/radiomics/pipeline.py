@@ -21,7 +21,7 @@ from sklearn.preprocessing import MinMaxScaler, OneHotEncoder, StandardScaler
 from sscct_lib.cohort.outcomes import Floats, known_outcomes, patient_weights, survival_outcome
 from sscct_lib.radiomics.combat import ComBat
 from sscct_lib.radiomics.estimators import RiskModel, make_estimator
-from sscct_lib.radiomics.feature_sets import CLINICAL_CATEGORIES, PREFIXES, NotEstimableError
+from sscct_lib.radiomics.feature_sets import CLINICAL_CATEGORIES, PREFIXES, NotEstimableError, is_category
 from sscct_lib.study.folder import Study
 from sscct_lib.study.settings import Settings
 from sscct_lib.study.words import years_text
@@ -29,7 +29,6 @@ from sscct_lib.study.words import years_text
 # Columns beside the features that harmonisation looks at: the batch, the patient, and what it must not take away.
 PRESERVED = ["age_years", "fvc_percent", "dlco_percent", "sex"]
 HARMONISATION_COLUMNS = ["scanner", "patient_id", *PRESERVED]
-TEXT = {"scanner", "patient_id", *CLINICAL_CATEGORIES}
 INDICATOR = "missingindicator_"
 MISSING = "missing"  # a category that is not known, as a category of its own
 
@@ -171,19 +170,22 @@ def imputation(columns: Sequence[str]) -> ColumnTransformer:
     """The step that fills in missing values, clips numbers to the training range and encodes categories."""
     # Rates of change are missing together, where there is no earlier scan; `change_years` says so for all.
     rates = [name for name in columns if name.startswith("change_") and name != "change_years"]
-    numbers = [name for name in columns if name not in CLINICAL_CATEGORIES and name not in rates]
+    numbers = [name for name in columns if not is_category(name) and name not in rates]
     categories = [name for name in columns if name in CLINICAL_CATEGORIES]
+    groups = [name for name in columns if is_category(name) and name not in categories]
     encode = OneHotEncoder(
         categories=[[*CLINICAL_CATEGORIES[name], MISSING] for name in categories],
         handle_unknown="ignore",
         sparse_output=False,
     )
+    of_training = OneHotEncoder(handle_unknown="ignore", sparse_output=False)  # what a study declares, as it is found
     fill = SimpleImputer(strategy="constant", fill_value=MISSING)
     return ColumnTransformer(
         [
             ("numbers", _numbers(add_indicator=True), numbers),
             ("rates", _numbers(add_indicator=False), rates),
             ("categories", make_pipeline(fill, encode), categories),
+            ("groups", make_pipeline(fill, of_training), groups),
         ],
         verbose_feature_names_out=False,
     )
@@ -212,13 +214,14 @@ def design(table: pd.DataFrame, columns: Sequence[str], harmonised: bool) -> pd.
     """
     names = list(dict.fromkeys([*columns, *(HARMONISATION_COLUMNS if harmonised else [])]))
     frame = table.reindex(columns=names)
-    frame = frame.astype({name: object if name in TEXT else float for name in names})
+    text = {name for name in names if name in ("scanner", "patient_id") or is_category(name)}
+    frame = frame.astype({name: object if name in text else float for name in names})
     return frame.where(frame.notna(), np.nan)
 
 
 def category_shares(data: pd.DataFrame, columns: Sequence[str]) -> dict[str, dict[str, float]]:
     """Share of each category among training scans, by column of `design`."""
-    named = [name for name in columns if name in CLINICAL_CATEGORIES]
+    named = [name for name in columns if is_category(name)]
     counts = {name: data[name].fillna(MISSING).value_counts(normalize=True) for name in named}
     return {name: {str(value): float(share) for value, share in of.items()} for name, of in counts.items()}
 

@@ -1,8 +1,9 @@
 """The tables of notebook 03, as readers see them."""
 
+import numpy as np
 import pandas as pd
 
-from sscct_lib.study.words import feature_name, feature_unit, years_text
+from sscct_lib.study.words import feature_name, feature_unit, p_text, years_text
 
 DECIMALS = {"litres": 2, "HU": 0, "%": 1}
 SHARE = "_share"
@@ -83,6 +84,20 @@ def fitting_notes(notes: pd.DataFrame) -> pd.DataFrame:
     rows = by_model.groupby(["horizons", "fits", "note"], sort=False)["model"].agg("; ".join).reset_index()
     shown = rows.rename(columns={"model": "models", "note": "what happened"})
     return shown[["models", "horizons", "fits", "what happened"]]
+
+
+def hazards_over_time(tested: pd.DataFrame) -> pd.DataFrame:
+    """Lay out `explain.proportional_hazards` for readers: whether what a value tells changes with time."""
+    told = np.where(tested["grows"].astype(bool), "tells more as time goes on", "tells less as time goes on")
+    return pd.DataFrame(
+        {
+            "Clinical value": tested["feature"].map(feature_name),
+            "Hazard ratio, 1 SD": tested["hazard_ratio"].map("{:.2f}".format),
+            "p": tested["p"].map(p_text),
+            "Patients (died)": [f"{row.n_patients:,} ({row.n_events:,})" for row in tested.itertuples()],
+            "In words": np.where(tested["p"] < 0.05, told, "no sign of a change"),
+        }
+    ).set_index("Clinical value")
 
 
 def always_chosen(weights: pd.DataFrame) -> str:

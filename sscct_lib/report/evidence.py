@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.covariance import LedoitWolf
 
-from sscct_lib.radiomics.feature_sets import CLINICAL_CATEGORIES, CLINICAL_NUMBERS
+from sscct_lib.radiomics.feature_sets import CLINICAL_CATEGORIES, CLINICAL_NUMBERS, is_category
 from sscct_lib.radiomics.pipeline import INDICATOR, design, prepared, unseen
 from sscct_lib.radiomics.saved import FOLDER, load_model
 from sscct_lib.study.folder import Study
@@ -126,16 +126,18 @@ def _unseen(scan: Mapping[str, Any], training: pd.DataFrame) -> list[str]:
     return said
 
 
-def assumed(scan: Mapping[str, Any], training: pd.DataFrame) -> list[str]:
-    """Say what models assume of each clinical value that is not known."""
+def assumed(scan: Mapping[str, Any], training: pd.DataFrame, own: Sequence[str] = ()) -> list[str]:
+    """Say what models assume of each clinical value that is not known; `own`: predictors that the study declares."""
     said = []
-    for name in CLINICAL_CATEGORIES:
+    for name in filter(is_category, [*CLINICAL_CATEGORIES, *own]):
         if pd.notna(scan.get(name)) or name not in training or training[name].isna().any():
             continue  # known, or not known in some training scans too: models have learned what that means
         shares = training[name].value_counts(normalize=True)
         mixed = ", ".join(f"{percent_text(share)} {value}" for value, share in shares.items())
         said.append(f"{feature_name(name)} as the average over the training scans ({mixed})")
-    numbers = [words for name, words in PLAIN.items() if name in CLINICAL_NUMBERS and pd.isna(scan.get(name))]
+    asked = {name: PLAIN[name] for name in CLINICAL_NUMBERS}
+    asked |= {name: feature_name(name) for name in own if not is_category(name)}
+    numbers = [words for name, words in asked.items() if pd.isna(scan.get(name))]
     return said + ([f"{', '.join(numbers)} as that of a typical patient"] if numbers else [])
 
 
@@ -173,7 +175,8 @@ def feature_words(name: str, scan: Mapping[str, Any], cohort: pd.DataFrame) -> s
         known = pd.notna(scan.get(name.removeprefix(INDICATOR)))
         return f"{feature_name(name.removeprefix(INDICATOR))} is {'known' if known else 'not known'}"
     if name not in cohort:  # a category
-        column, _, level = name.rpartition("_")
+        column = next(column for column in map(str, cohort) if name.startswith(f"{column}_"))
+        level = name.removeprefix(f"{column}_")
         value = scan.get(column)
         if pd.isna(value):
             return f"{feature_name(column)}: not known, as in some of the training scans"

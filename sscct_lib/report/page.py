@@ -13,6 +13,7 @@ from sscct_lib.horizons.models import chosen_models, pictured_for
 from sscct_lib.horizons.patients import in_words, middle_horizon, outcomes, similar_patients
 from sscct_lib.lungs.figures import Overlay, overlay
 from sscct_lib.lungs.segment import usable
+from sscct_lib.radiomics.feature_sets import predictors
 from sscct_lib.report.evidence import (
     Likeness,
     Map,
@@ -25,7 +26,7 @@ from sscct_lib.report.evidence import (
 from sscct_lib.study.folder import Study, StudyError
 from sscct_lib.study.schemas import COHORT, LUNGS, PREDICTIONS, RADIOMICS, UNUSUAL
 from sscct_lib.study.tables import read_predictions, read_table
-from sscct_lib.study.words import NETWORK_WORDS
+from sscct_lib.study.words import NETWORK_WORDS, feature_name
 
 NEW = "new"  # id of a scan from outside the study, in files and on its page
 STRANGE = "the scan is unlike those that it learned from"  # said of a scan that a network flags
@@ -186,7 +187,9 @@ def build(
     others = training[training["patient_id"] != scan.patient_id].reset_index(drop=True)
     alike = likeness(scan.known, others)
     explained, weights = _weights(study, scan, training)
-    facts = {words: _fact(scan.known.get(name), form) for name, (words, form) in FACTS.items()}
+    own = predictors(study.settings.covariates)
+    forms = FACTS | {name: (feature_name(name), "{}" if one.levels else "{:g}") for name, one in own.items()}
+    facts = {words: _fact(scan.known.get(name), form) for name, (words, form) in forms.items()}
     shown = scan.risks[scan.risks["model"].isin([*chosen_models(scan.risks), model])]
     return ScanReport(
         study_title=settings.title,
@@ -204,7 +207,7 @@ def build(
         reasons=weights,
         explained=explained,
         likeness=alike,
-        warnings=tuple(sorted((*warnings, *_warnings(scan, facts, alike, training)), key=_gravity)),
+        warnings=tuple(sorted((*warnings, *_warnings(scan, facts, alike, training, [*own])), key=_gravity)),
         overlay=picture,
         attribution=attribution,
     )
@@ -229,7 +232,9 @@ def _gravity(warning: str) -> int:
     return 0 if warning == ANYWAY else 1 if warning.startswith(FAILED) else 2 if UNLIKE in warning else 3
 
 
-def _warnings(scan: Scan, facts: Mapping[str, str], alike: Likeness, training: pd.DataFrame) -> list[str]:
+def _warnings(
+    scan: Scan, facts: Mapping[str, str], alike: Likeness, training: pd.DataFrame, own: list[str]
+) -> list[str]:
     said = []
     verdict, findings = scan.lungs.get("verdict"), scan.lungs.get("findings")
     if verdict == "fail":
@@ -240,6 +245,6 @@ def _warnings(scan: Scan, facts: Mapping[str, str], alike: Likeness, training: p
         said.append(f"The scan is unlike those that the models learned from: {'; '.join(alike.findings)}.")
     missing = [name for name, words in facts.items() if words == "not known"]
     if missing:
-        taken = "; ".join(assumed(scan.known, training))
+        taken = "; ".join(assumed(scan.known, training, own))
         said.append(f"Not known: {', '.join(missing)}." + (f" Models that need them take {taken}." if taken else ""))
     return said

@@ -20,18 +20,18 @@ from sscct_lib.intake.ingest import ingest
 from sscct_lib.lungs.figures import overlay
 from sscct_lib.lungs.segment import segment_scans
 from sscct_lib.radiomics.extract import extract_scans
-from sscct_lib.radiomics.feature_sets import CLINICAL_CATEGORIES
+from sscct_lib.radiomics.feature_sets import CLINICAL_CATEGORIES, predictors
 from sscct_lib.radiomics.saved import FOLDER, predict_risks
 from sscct_lib.report.evidence import Map, caution, mean_map
 from sscct_lib.report.page import ANYWAY, NEW, Scan, ScanReport, build, first_row, read_tables, strange
 from sscct_lib.report.prediction_file import Prediction, prediction_of
 from sscct_lib.study.files import checksum
 from sscct_lib.study.folder import SETTINGS_FILE, Study, StudyError, fingerprint
-from sscct_lib.study.schemas import IDENTITY, covariates
+from sscct_lib.study.schemas import GROUP, IDENTITY, NUMBER, covariates
 from sscct_lib.study.words import NETWORK_WORDS, feature_name, percent_text, plain_names, years_text
 
 # Settings that a model's input or meaning rests on.
-MUST_AGREE = ("images", "lungs", "radiomics", "horizons_years", "labels")
+MUST_AGREE = ("images", "lungs", "radiomics", "horizons_years", "labels", "covariates")
 STAGES = ("01_cohort", "02_segmentation_qa", "03_radiomics", "04_deep_models")
 
 
@@ -92,7 +92,7 @@ def predict_scan(
             "than these lungs. Give a better scan or mask, or say --anyway to see what the models would make of it."
         )
     features = first_row(extract_scans(study, rows))
-    known = {name: row[name] for name in covariates() if pd.notna(row.get(name))}
+    known = {name: value for name, value in _clinical(row).items() if pd.notna(value)}
     scan_values = features | known
     warnings = [ANYWAY] if lungs["verdict"] == "fail" else []
     warnings += [] if features["status"] == "ok" else [f"No features: {features['reason']}"]
@@ -106,6 +106,11 @@ def predict_scan(
     said += _unusual(trained, study) + _each_value(trained, scan_values)
     report = build(trained, tables, scan, overlay(study, lungs), _map(trained, study), (*warnings, *said))
     return prediction_of(report, scan, known, _hashes(trained)), report
+
+
+def _clinical(values: Mapping[str, Any]) -> dict[str, Any]:
+    names = covariates()
+    return {name: value for name, value in values.items() if name in names or name.startswith((NUMBER, GROUP))}
 
 
 def check_settings(trained: Study) -> None:
@@ -175,8 +180,7 @@ def _risks(trained: Study, study: Study, scan_values: Mapping[str, Any]) -> pd.D
     frames = []
     if any((trained.models / FOLDER).glob("[!.]*.json")):
         frames.append(predict_risks(trained.models, pd.DataFrame([dict(scan_values)])))
-    clinical = {name: scan_values[name] for name in covariates() if name in scan_values}
-    row = pd.DataFrame([{"scan_id": NEW, "patient_id": NEW, **clinical}])
+    row = pd.DataFrame([{"scan_id": NEW, "patient_id": NEW, **_clinical(scan_values)}])
     frames += [
         cross_validation.predict_risks(trained, name, study, row)
         for name in NETWORK_WORDS
@@ -209,7 +213,8 @@ def _each_value(trained: Study, scan_values: Mapping[str, Any]) -> list[str]:
     if not any((trained.models / FOLDER).glob("[!.]*.json")):
         return []
     middle, said = middle_horizon(trained.settings), []
-    for name, values in CLINICAL_CATEGORIES.items():
+    declared = {name: list(one.levels) for name, one in predictors(trained.settings.covariates).items() if one.levels}
+    for name, values in {**CLINICAL_CATEGORIES, **declared}.items():
         if pd.notna(scan_values.get(name)):
             continue
         rows = [dict(scan_values) | {name: value, "scan_id": value} for value in values]

@@ -113,7 +113,16 @@ def load_study(folder: str | Path, run_name: str = "main", **overrides: Any) -> 
         settings = Settings.model_validate(lay_over(content, _given(overrides)))
     except ValidationError as error:
         raise StudyError(f"{where}:\n{_violations(error)}") from error
+    if settings.covariates:
+        _refuse_taken(settings, where)
     return Study(Path(folder), settings, run_name)
+
+
+def _refuse_taken(settings: Settings, where: str) -> None:
+    from sscct_lib.study.schemas import MANIFEST  # takes longer to load than settings to read
+
+    if taken := sorted(set(settings.covariates) & set(MANIFEST.columns)):
+        raise StudyError(f"{where}: covariates: {', '.join(taken)} may be in every manifest; expected other names.")
 
 
 def refuse_control_characters(folder: Path) -> None:

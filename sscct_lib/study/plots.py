@@ -59,7 +59,7 @@ MODEL_ORDER = (
     "FVC and DLCO", "Age and sex", "ILD-GAP (published risks)", "Clinical + quantitative CT, boosted trees",
     "Clinical + quantitative CT, harmonised", "Clinical + quantitative CT, logistic",
     "Clinical + quantitative CT, survival forest", "ResNet-18, longitudinal", "DenseNet-121, longitudinal",
-    "Swin Transformer, longitudinal",
+    "Swin Transformer, longitudinal", "SADL", "GAP (published risks)",
 )  # fmt: skip
 """Models whose colours are fixed, because several pages of the book show them; the later ones share a colour with an
 earlier one, and differ from it in the dash."""

@@ -1,13 +1,19 @@
 """The columns of every table that one stage hands to another: meaning, unit, and what is allowed."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import pandera.pandas as pa
+
+if TYPE_CHECKING:
+    from sscct_lib.study.settings import Covariate
 
 ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 SEXES = ["female", "male"]
 SUBTYPES = ["limited", "diffuse", "sine", "overlap"]
 CAUSES = ["lung", "other", "unknown"]
+# How the covariates that a study declares begin in its cohort; what follows is their name, with `-` for `_`.
+NUMBER, GROUP = "number_", "group_"
 
 
 def column(
@@ -42,8 +48,32 @@ def _ids() -> dict[str, pa.Column]:
     }
 
 
-def covariates() -> dict[str, pa.Column]:
-    """Clinical and scanner columns, all optional, that go from the manifest to the cohort unchanged."""
+def declared_columns(declared: "Mapping[str, Covariate]") -> dict[str, pa.Column]:
+    """Columns of the covariates that a study declares, as its manifest and clinical table must have them."""
+    columns = {}
+    for name, one in declared.items():
+        if one.range is not None:
+            check = between(*one.range, f"a number from {one.range[0]:g} to {one.range[1]:g}")
+        else:
+            check = pa.Check.isin(one.levels, error=" or ".join(one.levels))
+        dtype: type = str if one.levels else float
+        columns[name] = column(dtype, f"{one.label} (of the {one.of})", one.unit, check, nullable=True)
+    return columns
+
+
+def stored_names(declared: "Mapping[str, Covariate]") -> dict[str, str]:
+    """Names of declared covariates in the cohort, by their names in the manifest: `number_...` or `group_...`."""
+    return {name: (GROUP if one.levels else NUMBER) + name.replace("_", "-") for name, one in declared.items()}
+
+
+def declared_groups(declared: "Mapping[str, Covariate]") -> dict[str, str]:
+    """Columns of the cohort that hold declared categories or yes and no, each with its label."""
+    stored = stored_names(declared)
+    return {stored[name]: one.label for name, one in declared.items() if one.levels}
+
+
+def covariates(declared: "Mapping[str, Covariate] | None" = None) -> dict[str, pa.Column]:
+    """Clinical and scanner columns that go from the manifest to the cohort: optional ones, and those declared."""
 
     def optional(dtype: Any, meaning: str, unit: str = "", checks: Any = None) -> pa.Column:
         return column(dtype, meaning, unit, checks, required=False, nullable=True)
@@ -74,6 +104,7 @@ def covariates() -> dict[str, pa.Column]:
         "manufacturer": optional(str, "maker of the scanner"),
         "kernel": optional(str, "reconstruction kernel"),
         "slice_thickness_mm": optional(float, "slice thickness", "mm", between(0.1, 20, "a number from 0.1 to 20")),
+        **declared_columns(declared or {}),
     }
 
 
@@ -148,6 +179,12 @@ COHORT = pa.DataFrameSchema(
             "Int8", "1 died within the years named, 0 alive then, empty unknown", nullable=True, regex=True
         ),
         **covariates(),
+        rf"^{NUMBER}[a-z0-9-]+$": column(
+            float, "a number that the study declares under `covariates`", required=False, nullable=True, regex=True
+        ),
+        rf"^{GROUP}[a-z0-9-]+$": column(
+            str, "a category or yes and no that the study declares", required=False, nullable=True, regex=True
+        ),
     },
     name="cohort",
     strict=True,

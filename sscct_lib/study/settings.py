@@ -1,7 +1,7 @@
 """Everything that `study.yaml` may say, section by section; the descriptions of the fields are the book's."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -17,6 +17,7 @@ Balance = Literal["none", "sampling", "loss"]
 LungRegion = Literal["right", "left", "upper", "middle", "lower", "peel", "core", "rul", "rml", "rll", "lul", "lll"]
 LungMethod = Literal["threshold", "provided", "lungmask", "totalsegmentator"]
 VoxelSide = Annotated[float, Field(ge=SPACING_MM[0], le=SPACING_MM[1])]
+CovariateName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]*(_[a-z0-9]+)*$", max_length=40)]
 RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 
 FeatureSet = Literal[
@@ -28,6 +29,33 @@ class Section(BaseModel):
     """A part of `study.yaml`: names that are not known are refused, and nothing changes after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Covariate(Section):
+    """A clinical column of this study's own, beside those that every study may have."""
+
+    label: Words = Field(description="what it is, in words")
+    kind: Literal["number", "category", "yes_no"] = Field(description="what its cells hold; yes_no: yes or no")
+    of: Literal["patient", "visit"] = Field(
+        description="patient: the same in all rows of a patient; visit: of the day, attached to the nearest scan"
+    )
+    range: tuple[float, float] | None = Field(None, description="of a number: least and largest plausible value")
+    unit: Annotated[str, Field(pattern=r"^[^<>`{}\[\]\\\x00-\x1f]{0,40}$")] = Field("", description="of a number")
+    values: tuple[Words, ...] = Field((), description="of a category: all values that its cells may hold")
+    predictor: bool = Field(False, description="whether models on clinical values see it (networks do not)")
+
+    @model_validator(mode="after")
+    def _of_its_kind(self) -> Self:
+        if (self.range is not None) != (self.kind == "number") or (self.range and not self.range[0] < self.range[1]):
+            raise ValueError("expected `range: [least, largest]` of a number, and of nothing else")
+        if (len(set(self.values)) >= 2) != (self.kind == "category") or len(set(self.values)) < len(self.values):
+            raise ValueError("expected two or more different `values` of a category, and none of anything else")
+        return self
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """Values of its cells; none of a number."""
+        return ("no", "yes") if self.kind == "yes_no" else self.values
 
 
 class DemoSettings(Section):
@@ -388,6 +416,9 @@ class Settings(Section):
     )
     shard_size: Count = Field(32, description="scans that one job handles")
     demo: DemoSettings | None = None
+    covariates: dict[CovariateName, Covariate] = Field(
+        {}, description="further columns of the manifest and the clinical table, by name; nothing else of them is read"
+    )
     images: ImageSettings = ImageSettings()
     cohort: CohortSettings = CohortSettings()
     lungs: LungSettings = LungSettings()

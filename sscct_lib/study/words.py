@@ -6,6 +6,8 @@ from typing import Any
 
 import pandas as pd
 
+from sscct_lib.study.schemas import GROUP, NUMBER
+
 NOT_ESTIMABLE = "not estimable"
 CLINICAL_WORDS = {
     "age_years": "age",
@@ -115,6 +117,9 @@ def feature_name(feature: str) -> str:
         )
     if feature in CLINICAL_WORDS:
         return CLINICAL_WORDS[feature]
+    if feature.startswith((NUMBER, GROUP)):  # what the study declares: `group_ever-smoked_yes`
+        _, name, *level = feature.split("_", 2)
+        return ": ".join([name.replace("-", " "), *level])
     for name in ("sex", "ssc_subtype"):
         if feature.startswith(f"{name}_"):
             return f"{CLINICAL_WORDS[name]}: {feature.removeprefix(f'{name}_')}"
@@ -143,6 +148,8 @@ def feature_kind(feature: str) -> str:
         return "change since the scan before"
     if feature in ("fvc_percent", "dlco_percent"):
         return "lung function"
+    if feature.startswith((NUMBER, GROUP)):
+        return feature.split("_")[1].replace("-", " ")
     for name, words in CLINICAL_WORDS.items():
         if feature == name or feature.startswith(f"{name}_"):  # a category is a column of its own
             return words
@@ -161,7 +168,7 @@ def feature_unit(feature: str) -> str:
     if feature in ("fvc_percent", "dlco_percent"):
         return "% predicted"
     measure = feature.removeprefix("qct_")
-    if measure == feature:
+    if measure == feature:  # of a number that the study declares, the data dictionary tells it
         return ""
     if measure.startswith("volume_l"):
         return "litres"

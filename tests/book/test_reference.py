@@ -7,13 +7,13 @@ import pandas as pd
 import pytest
 
 from sscct_lib.book import reference
-from sscct_lib.book.reference import licence, needed_packages, packages_page, packages_table
+from sscct_lib.book.reference import data_dictionary_page, licence, needed_packages, packages_page, packages_table
 from sscct_lib.horizons import evaluate
 from sscct_lib.horizons.evaluation import Evaluation
 from sscct_lib.intake.privacy import find
 from sscct_lib.study.folder import Study
 from sscct_lib.study.schemas import PERFORMANCE
-from sscct_lib.study.settings import HorizonSettings, Settings
+from sscct_lib.study.settings import Covariate, HorizonSettings, Settings
 from sscct_lib.study.tables import write_table
 from tests.horizons.cohorts import make_cohort, make_predictions
 
@@ -105,3 +105,13 @@ def test_the_page_holds_nothing_that_looks_like_a_patients():
     assert packages_table()["Licence"].str.len().max() <= 80
     assert "<td>torch</td><td>" in packages_page()
     assert find(packages_page()) == []
+
+
+def test_declared_columns_stand_in_the_data_dictionary(tmp_path):
+    score = Covariate(label="modified Rodnan skin score", kind="number", of="visit", range=(0, 51), unit="points")
+    with_own = data_dictionary_page(Study(tmp_path, Settings(covariates={"mrss": score})))
+    row = next(line for line in with_own.splitlines() if "<td>mrss</td>" in line)
+    for words in ("modified Rodnan skin score (of the visit)", "float64", "points", "a number from 0 to 51", "no"):
+        assert words in row
+    assert "This study declares none." in data_dictionary_page(Study(tmp_path, Settings()))
+    assert "covariates.NAME.kind" in with_own

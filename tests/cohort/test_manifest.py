@@ -1,11 +1,14 @@
+import re
+
 import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sscct_lib.cohort.manifest import files_missing, read_manifest, unknown_columns
+from sscct_lib.cohort.selection import build_cohort, followed
 from sscct_lib.study.folder import StudyError
-from sscct_lib.study.schemas import MANIFEST
+from sscct_lib.study.schemas import MANIFEST, declared_groups
 
 
 def test_dates_become_days_since_the_patients_first_scan(study_of, manifest_frame):
@@ -145,3 +148,50 @@ def test_any_text_in_a_cell_is_read_or_refused(study_of, manifest_frame, column,
         assert len(rows) == 4
         return
     assert "column" in message or "comma-separated" in message
+
+
+DECLARED = """title: test
+cohort: {n_folds: 2}
+covariates:
+  ever_smoked: {label: ever smoked, kind: yes_no, of: patient}
+  antibody: {label: antibody, kind: category, of: patient, values: [anti_Scl-70, centromere]}
+  mrss: {label: modified Rodnan skin score, kind: number, of: visit, range: [0, 51], unit: points}
+"""
+
+
+def with_declared(frame):
+    own = {"ever_smoked": ["yes", "yes", "no", ""], "antibody": ["centromere"] * 3 + [""], "mrss": ["4", "9.5", "", ""]}
+    return frame.assign(**own)
+
+
+def test_declared_columns_are_read_with_their_types_and_go_to_the_cohort(study_of, manifest_frame):
+    study = study_of(with_declared(manifest_frame).assign(weight="70"), DECLARED)
+    assert unknown_columns(study) == ["weight"]
+    cohort = build_cohort(followed(read_manifest(study)), study).set_index("scan_id")
+    assert cohort["number_mrss"].tolist()[:2] == [4, 9.5]
+    assert cohort["number_mrss"].isna().tolist() == [False, False, True, True]
+    assert cohort["group_ever-smoked"].tolist()[:3] == ["yes", "yes", "no"]
+    assert list(declared_groups(study.settings.covariates)) == ["group_ever-smoked", "group_antibody"]
+    assert set(declared_groups(study.settings.covariates)) < set(cohort)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "said"),
+    [
+        ("mrss", ["4", "60", "", ""], "row 3, column mrss: found 60.0; expected a number from 0 to 51"),
+        ("mrss", ["4", "many", "", ""], "row 3, column mrss: found 'many'; expected a number"),
+        ("ever_smoked", ["1", "1", "no", ""], "column ever_smoked: found '1'; expected no or yes"),
+        ("antibody", ["RNP"] * 4, "column antibody: found 'RNP'; expected anti_Scl-70 or centromere"),
+        ("ever_smoked", ["yes", "no", "", ""], "column ever_smoked: found 'no'; expected the same in all scans"),
+    ],
+)
+def test_a_value_that_was_not_declared_is_named(study_of, manifest_frame, name, values, said):
+    study = study_of(with_declared(manifest_frame).assign(**{name: values}), DECLARED)
+    with pytest.raises(StudyError, match=re.escape(said)):
+        read_manifest(study)
+
+
+def test_a_declared_column_must_be_there(study_of, manifest_frame):
+    spelt = with_declared(manifest_frame).rename(columns={"mrss": "MRSS"})
+    with pytest.raises(StudyError, match="column mrss: found no such column, but MRSS, which may mean it"):
+        read_manifest(study_of(spelt, DECLARED))

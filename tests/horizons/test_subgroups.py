@@ -79,8 +79,9 @@ def test_landmark_by_hand():
 def test_groups_cover_every_scan_once(cohort):
     known = cohort.assign(age_years=np.linspace(40, 80, len(cohort)), kernel=None, ssc_subtype="limited")
     known.loc[:3, "ssc_subtype"] = None
+    known["group_ever-smoked"] = np.where(np.arange(len(known)) % 3, "yes", "no")
     parts = list(subgroups.groups(known))
-    for kind in ("sex", "age", "subtype"):
+    for kind in ("sex", "age", "subtype", "ever smoked"):
         covered = sum(part.scans.astype(int) for part in parts if part.kind == kind)
         np.testing.assert_array_equal(covered, 1)
     assert "kernel" not in {part.kind for part in parts}

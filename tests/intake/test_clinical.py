@@ -9,11 +9,44 @@ import pytest
 
 from sscct_lib.intake.clinical import attach, read_clinical, read_values
 from sscct_lib.study.folder import StudyError
+from sscct_lib.study.settings import Covariate
 
 
 def test_short_and_long_names_are_read():
     found = read_values("age=63, sex=female,subtype=diffuse,fvc_percent=72.5")
     assert found == {"age_years": 63.0, "sex": "female", "ssc_subtype": "diffuse", "fvc_percent": 72.5}
+
+
+DECLARED = {
+    "ever_smoked": Covariate(label="ever smoked", kind="yes_no", of="patient"),
+    "mrss": Covariate(label="skin score", kind="number", of="visit", range=(0, 51)),
+}
+
+
+def test_declared_values_of_one_patient_are_read_and_named_as_in_the_cohort():
+    assert read_values("mrss=12,ever_smoked=no", DECLARED) == {"number_mrss": 12.0, "group_ever-smoked": "no"}
+    with pytest.raises(StudyError, match="mrss: expected a number from 0 to 51"):
+        read_values("mrss=52", DECLARED)
+    with pytest.raises(StudyError, match="mrss not known"):
+        read_values("mrss=12")
+
+
+def test_declared_values_go_to_all_scans_of_the_patient_or_to_the_nearest(table):
+    header = "patient_id,scan_date,last_contact_date,event_observed,ever_smoked,mrss"
+    two = scans(("0007", "2019-03-01"), ("0007", "2020-03-01"))
+    lines = [f"0007,2019-03-05,{FOLLOWED},yes,10", f"0007,2020-02-01,{FOLLOWED},,12"]
+    rows, told = read_clinical(table(*lines, header=header), DECLARED)
+    found, more = attach(two, rows, DECLARED)
+    assert found["ever_smoked"].tolist() == ["yes", "yes"]
+    assert found["mrss"].tolist() == [10, 12]
+    assert not told + more
+    with pytest.raises(StudyError, match="column ever_smoked: expected the same in all rows of a patient"):
+        read_clinical(table(lines[0], lines[1].replace(",,", ",no,"), header=header), DECLARED)
+    with pytest.raises(StudyError, match="has no column mrss"):
+        read_clinical(table(lines[0].rsplit(",", 1)[0], header=header.rsplit(",", 1)[0]), DECLARED)
+    undeclared, told = read_clinical(table(*lines, header=header))
+    assert "mrss" not in undeclared
+    assert [one.code for one in told] == ["columns_unknown"]
 
 
 def test_nothing_is_nothing():

@@ -21,6 +21,7 @@ from sscct_lib.study.settings import CohortSettings, Settings
 from tests.horizons.cohorts import FEW, make_cohort, survival
 
 HORIZONS = (1.0, 3.0, 5.0)
+AS_PUBLISHED = "ILD-GAP (published risks)"
 
 
 def outcome_of(table: pd.DataFrame):
@@ -66,19 +67,66 @@ def test_a_missing_value_gives_no_index_and_is_not_a_dlco_that_was_impossible(na
     )
 
 
-def test_published_risks_by_index():
-    points = pd.Series([-2.0, 1, 2, 3, 4, 5, 6, 8, np.nan])
-    one_year = [0.031, 0.031, 0.088, 0.088, 0.182, 0.182, 0.335, 0.335, np.nan]
-    np.testing.assert_array_equal(clinical_scores.published_risk(points, 1.0), one_year)
-    three_years = [0.102, 0.102, 0.269, 0.269, 0.492, 0.492, 0.748, 0.748, np.nan]
-    np.testing.assert_array_equal(clinical_scores.published_risk(points, 3.0), three_years)
-    assert np.isnan(clinical_scores.published_risk(points, 5.0)).all()
+@pytest.mark.parametrize(
+    ("values", "points", "stage_risk"),
+    [
+        ({}, 0, 0.056),
+        ({"age_years": 70.0, "sex": "male", "fvc_percent": 60.0, "dlco_percent": 40.0}, 5, 0.162),
+        ({"age_years": 68.0, "sex": "male", "fvc_percent": 60.0, "dlco_percent": 30.0}, 6, 0.392),
+        (
+            {"age_years": 70.0, "sex": "male", "fvc_percent": 40.0, "dlco_percent": np.nan, "dlco_impossible": 1},
+            8,
+            0.392,
+        ),
+    ],
+)
+def test_gap_gives_points_stage_and_risk_as_published(values, points, stage_risk):
+    found = clinical_scores.gap_points(patient(**values))
+    assert found.item() == points
+    assert clinical_scores.published_risk("GAP (published risks)", found, 1.0).item() == stage_risk
 
 
-def test_published_risks_follow_one_baseline_hazard_as_those_of_a_cox_model_must():
-    hazards = -np.log1p(-np.array(list(clinical_scores.ILD_GAP_RISKS.values())))
+@pytest.mark.parametrize(
+    ("age", "smoked", "dlco", "points"),
+    [
+        (54.9, "no", 60.1, 0),
+        (55.0, "no", 60.1, 1),
+        (70.9, "no", 60.1, 1),
+        (71.0, "yes", 60.1, 3),
+        (50.0, "no", 60.0, 3),
+        (50.0, "no", 40.0, 3),
+        (50.0, "no", 39.9, 4),
+        (75.0, "yes", 30.0, 7),
+        (75.0, None, 30.0, np.nan),
+        (75.0, "yes", np.nan, np.nan),
+    ],
+)
+def test_sadl_points_at_every_limit(age, smoked, dlco, points):
+    table = patient(age_years=age, dlco_percent=dlco, dlco_impossible=int(np.isnan(dlco)))
+    told = table.assign(**{clinical_scores.EVER_SMOKED: smoked})
+    np.testing.assert_array_equal(clinical_scores.sadl_points(told), [points])
+    assert np.isnan(clinical_scores.sadl_points(table).item())
+
+
+def test_published_risks_by_points():
+    def risks(name, points, years):
+        return clinical_scores.published_risk(f"{name} (published risks)", pd.Series(points), years).tolist()
+
+    index = [-2.0, 1, 2, 3, 4, 5, 6, 8]
+    assert risks("ILD-GAP", index, 1.0) == [0.031, 0.031, 0.088, 0.088, 0.182, 0.182, 0.335, 0.335]
+    assert risks("ILD-GAP", index, 3.0) == [0.102, 0.102, 0.269, 0.269, 0.492, 0.492, 0.748, 0.748]
+    assert risks("GAP", range(9), 2.0) == [0.109] * 4 + [0.299] * 2 + [0.621] * 3
+    assert risks("GAP", range(9), 3.0) == [0.163] * 4 + [0.421] * 2 + [0.768] * 3
+    for name in ("ILD-GAP", "GAP"):
+        assert np.isnan(risks(name, [np.nan], 1.0)).all()
+        assert np.isnan(risks(name, index, 5.0)).all()
+
+
+@pytest.mark.parametrize("model", clinical_scores.PUBLISHED)
+def test_published_risks_follow_one_baseline_hazard_as_those_of_a_cox_model_must(model):
+    hazards = -np.log1p(-np.array(list(clinical_scores.PUBLISHED[model][2].values())))
     ratios = hazards / hazards[0]
-    np.testing.assert_allclose(ratios, np.broadcast_to(ratios.mean(axis=1, keepdims=True), ratios.shape), rtol=0.02)
+    np.testing.assert_allclose(ratios, np.broadcast_to(ratios.mean(axis=1, keepdims=True), ratios.shape), rtol=0.04)
 
 
 @pytest.mark.parametrize(
@@ -127,9 +175,20 @@ def test_fitted_baselines_predict_every_scan_and_the_index_only_those_that_have_
     assert (counts.loc[["Age and sex", "FVC and DLCO"]] == len(table)).all(axis=None)
     assert (counts.loc["ILD-GAP"] == clinical_scores.ild_gap_points(table).notna().sum()).all()
     indexed = int(clinical_scores.ild_gap_points(table).notna().sum())
-    assert counts.loc[clinical_scores.AS_PUBLISHED, [1.0, 3.0]].tolist() == [indexed, indexed]
-    assert np.isnan(counts.loc[clinical_scores.AS_PUBLISHED, 5.0])
+    assert counts.loc[AS_PUBLISHED, [1.0, 3.0]].tolist() == [indexed, indexed]
+    assert np.isnan(counts.loc[AS_PUBLISHED, 5.0])
     assert 0 < indexed < len(table)
+    assert "SADL" not in counts.index  # nobody told who smoked
+
+
+def test_sadl_is_ranked_by_itself_where_smoking_is_known(table, study):
+    smoked = table["patient_id"].map(lambda name: [None, "yes", "no"][int(name[1:]) % 3])
+    told = table.assign(**{clinical_scores.EVER_SMOKED: smoked})
+    predictions, _ = clinical_scores.predict(told, study)
+    found = predictions.query("model == 'SADL' and horizon_years == 3").set_index("scan_id")
+    points = clinical_scores.sadl_points(told).set_axis(told["scan_id"]).dropna()
+    assert set(found.index) == set(told.loc[smoked.notna(), "scan_id"])
+    assert (found["score"] == points[found.index]).all()
 
 
 def test_a_stage_has_the_weighted_share_of_deaths_of_the_training_folds(table, study):
@@ -171,7 +230,7 @@ def test_a_score_ranks_by_itself_and_every_comparison_is_on_the_scans_that_have_
     known = survival(table[have])
     for years in HORIZONS:
         expected = cumulative_dynamic_auc(known, known, points[have].to_numpy(), [years])[0][0]
-        for model in ("ILD-GAP", clinical_scores.AS_PUBLISHED)[: 1 if years == 5.0 else 2]:
+        for model in ("ILD-GAP", AS_PUBLISHED)[: 1 if years == 5.0 else 2]:
             judged = evaluation.at(model, years)
             assert judged.measure("auc")[0] == pytest.approx(expected, abs=1e-9)
             assert judged.counts["n_scans"] == have.sum()

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,6 +10,7 @@ from sscct_lib.horizons.evaluation import Evaluation
 from sscct_lib.radiomics import cross_validation
 from sscct_lib.study.folder import Study, StudyError, load_study
 from sscct_lib.study.schemas import PREDICTIONS
+from sscct_lib.study.settings import Covariate
 from tests.radiomics.tabular_cohort import HORIZONS, auc, lost_before, make_study, make_table
 
 
@@ -103,6 +106,32 @@ def test_every_estimator_predicts_every_scan_and_its_risks_never_cross(tmp_path)
     assert (wide.diff(axis=1)[3.0] >= 0).all()
     for model in result.predictions["model"].unique():
         assert auc(result.predictions, table, model, 3.0) > 0.75
+
+
+def test_declared_predictors_are_seen_by_clinical_models_and_no_others(tmp_path) -> None:
+    """Of two covariates that tell all, the models see the one that is declared as a predictor."""
+    own = {
+        "skin": Covariate(label="skin", kind="number", of="visit", range=(-9, 9)),
+        "worse": Covariate(label="worse", kind="category", of="visit", values=("a", "b", "rare"), predictor=True),
+    }
+    small = make_study(tmp_path, feature_sets=("Clinical", "Quantitative CT"))
+    study = replace(small, settings=small.settings.model_copy(update={"covariates": own}))
+    table = make_table(study, n_patients=120)
+    ct = table["qct_high_attenuation_share"]
+    table["number_skin"], table["group_worse"] = ct, np.where(ct > 0, "b", "a").astype(object)
+    table.loc[0, "group_worse"] = "rare"  # in one fold alone: the others' fits never saw it
+    table = table.assign(fvc_percent=np.nan)
+    result = cross_validation.cross_validate(table, study)
+    seen = {name: set(fitted.columns) for (name, _, _), fitted in result.fits.items()}
+    assert seen["Clinical"] == {"age_years", "sex", "ssc_subtype", "group_worse"}
+    assert seen["Quantitative CT"] == {"qct_high_attenuation_share"}
+    assert auc(result.predictions, table, "Clinical", 3.0) > 0.65  # without it there is no more than noise
+    for fitted, tested, _ in result.held_out("Clinical"):
+        if tested[0]:
+            rest = [fitted.risks(table[:1].assign(group_worse=value)) for value in ("a", "b")]
+            shares = fitted.shares["group_worse"]
+            mean = shares["a"] * rest[0] + shares["b"] * rest[1]
+            np.testing.assert_allclose(fitted.risks(table[:1]), mean)
 
 
 def test_repeats_are_other_splits_by_patient_and_each_is_kept(tmp_path) -> None:

@@ -1,7 +1,8 @@
 import numpy as np
+import pandas as pd
 import pytest
 
-from sscct_lib.radiomics import cross_validation
+from sscct_lib.radiomics import cross_validation, explain, tables
 from sscct_lib.radiomics.explain import accumulated_effects, feature_weights, held_out_importance, leading_features
 from tests.radiomics.tabular_cohort import auc, lost_before, make_study, make_table
 
@@ -90,3 +91,56 @@ def test_a_fold_without_a_model_gives_no_importance(study) -> None:
     assert held_out_importance(result, table, "Radiomics", 1.0, study).empty
     again = [held_out_importance(result, table, "Radiomics", 3.0, study)["loss"].to_numpy() for _ in range(2)]
     assert np.array_equal(*again)
+
+
+def followed_patients(effect_after_2_years: float, n: int = 600) -> pd.DataFrame:
+    """Patients whose age has a log hazard ratio of 1 for two years, and then another."""
+    rng = np.random.default_rng(0)
+    age = rng.normal(size=n)
+    hazards = rng.exponential(size=n)  # cumulative hazard at death
+    early = 0.15 * np.exp(age)
+    late = 0.15 * np.exp(effect_after_2_years * age)
+    death = np.where(hazards < 2 * early, hazards / early, 2 + (hazards - 2 * early) / late)
+    end = rng.uniform(1, 9, n)
+    return pd.DataFrame(
+        {
+            "patient_id": [f"p{i}" for i in range(n)],
+            "scan_day": 0,
+            "followup_years": np.minimum(death, end),
+            "event_observed": death <= end,
+            "age_years": 60 + 10 * age,
+            "fvc_percent": np.where(rng.random(n) < 0.1, np.nan, rng.normal(80, 15, n)),
+            "sex": rng.choice(["female", "male"], n),
+            "ssc_subtype": "limited",
+        }
+    )
+
+
+CLINICAL = ["age_years", "fvc_percent", "dlco_percent", "sex", "ssc_subtype"]
+
+
+@pytest.mark.parametrize(("after", "changes", "grows"), [(1.0, False, None), (0.0, True, False), (2.5, True, True)])
+def test_a_hazard_ratio_that_changes_is_told_and_which_way(after, changes, grows):
+    table = followed_patients(after)
+    table["number_same"] = table["age_years"] + 1
+    tested = explain.proportional_hazards(table, [*CLINICAL, "number_same"]).set_index("feature")
+    assert list(tested.index) == ["age_years", "fvc_percent", "sex_male"]
+    assert (tested.loc["age_years", "p"] < 1e-3) == changes
+    if changes:
+        assert tested.loc["age_years", "grows"] == grows
+    else:
+        assert tested.loc["age_years", "hazard_ratio"] == pytest.approx(np.e, rel=0.15)
+    assert (tested.drop("age_years")["p"] > 0.01).all()
+    told = tables.hazards_over_time(tested.reset_index())["In words"]["age"]
+    assert (
+        told
+        == {None: "no sign of a change", True: "tells more as time goes on", False: "tells less as time goes on"}[grows]
+    )
+
+
+def test_only_the_first_scan_of_a_patient_is_tested_and_few_deaths_give_no_test():
+    table = followed_patients(0.0).assign(dlco_percent=np.nan)
+    later = table.assign(scan_day=400, age_years=np.random.default_rng(1).normal(size=len(table)))
+    once, twice = (explain.proportional_hazards(each, CLINICAL) for each in (table, pd.concat([later, table])))
+    pd.testing.assert_frame_equal(once.sort_values("feature"), twice.sort_values("feature"), rtol=1e-6)
+    assert explain.proportional_hazards(table.groupby("event_observed").head(14), CLINICAL).empty

@@ -133,6 +133,8 @@ def test_a_model_without_any_value_says_so() -> None:
         ("missingindicator_fvc_percent", "forced vital capacity: not known"),
         ("ssc_subtype_diffuse", "skin subtype: diffuse"),
         ("sex_female", "sex: female"),
+        ("group_ever-smoked_yes", "ever smoked: yes"),
+        ("missingindicator_number_disease-duration", "disease duration: not known"),
     ],
 )
 def test_features_are_named_in_words(name: str, words: str) -> None:

@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from sscct_lib.study.folder import load_study
+from sscct_lib.study.folder import StudyError, load_study
 from sscct_lib.study.settings import PRESETS, DeepSettings, NetworkSettings
 
 
@@ -46,3 +46,22 @@ def test_presets_hold_only_settings_that_exist(preset):
 def test_an_unknown_preset_is_refused():
     with pytest.raises(ValidationError, match="'demo', 'published' or 'best'"):
         DeepSettings(preset="quick")
+
+
+@pytest.mark.parametrize(
+    ("declared", "said"),
+    [
+        ("{mrss: {label: skin, kind: number, of: visit}}", r"expected `range: \[least, largest\]` of a number"),
+        ("{mrss: {label: skin, kind: number, of: visit, range: [51, 0]}}", "expected `range"),
+        ("{smoked: {label: s, kind: yes_no, of: patient, range: [0, 1]}}", "and of nothing else"),
+        ("{site: {label: s, kind: category, of: patient, values: [a]}}", "two or more different `values`"),
+        ("{site: {label: s, kind: category, of: patient, values: [a, a, b]}}", "two or more different `values`"),
+        ("{smoked: {label: s, kind: yes_no}}", "of: Field required"),
+        ("{fvc_percent: {label: s, kind: yes_no, of: visit}}", "fvc_percent may be in every manifest"),
+        ("{Skin score: {label: s, kind: yes_no, of: visit}}", "should match pattern"),
+    ],
+)
+def test_a_covariate_that_is_declared_by_halves_is_refused(tmp_path, declared, said):
+    (tmp_path / "study.yaml").write_text(f"covariates: {declared}")
+    with pytest.raises(StudyError, match=said):
+        load_study(tmp_path)
