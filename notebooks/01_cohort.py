@@ -28,8 +28,9 @@ from myst_nb import glue
 
 from sscct_lib.cohort import figures, selection, tables
 from sscct_lib.cohort.manifest import read_manifest
+from sscct_lib.horizons import censoring, survival
 from sscct_lib.horizons import figures as horizon_figures
-from sscct_lib.horizons import survival
+from sscct_lib.horizons import tables as horizon_tables
 from sscct_lib.images.prepare import prepare_scans
 from sscct_lib.study import results
 from sscct_lib.study.folder import load_study
@@ -88,6 +89,19 @@ tables.characteristics(cohort)
 
 # %% tags=["hide-input"]
 horizon_figures.followup_curve(survival.followup_curve(cohort))
+
+# %% [markdown]
+# ## Who is lost to follow-up?
+#
+# The book's estimates suppose that those who leave would have fared as those who stay. One line a property of patients
+# at their first scan: a hazard ratio above 1 says that patients who have more of it are lost sooner. Deaths end the
+# chance to be lost. A later first scan leaves less time until the study ends, so its ratio is above 1 in most studies;
+# it matters where patients of later years are also more or less ill. Where age or lung function matter, the
+# [chapter on risk](05_horizons.ipynb) shows what other weights make of the results.
+
+# %% tags=["hide-input"]
+lost = censoring.hazards_of_loss(cohort)
+horizon_tables.hazards_in_words(lost) if len(lost) else Markdown("Fewer than five patients were lost: not estimable.")
 
 # %% [markdown]
 # ## Alive or not at each horizon

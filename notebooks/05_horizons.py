@@ -36,6 +36,7 @@ from myst_nb import glue
 
 from sscct_lib.deep import lesions
 from sscct_lib.horizons import (
+    censoring,
     comparison,
     curves,
     decisions,
@@ -372,6 +373,31 @@ Markdown("") if judged_model is None else sensitivity.effects_of_rules(
 tables.ways_of_counting(performance, shown)
 
 # %% [markdown]
+# ## What if the lost differ from those who stay?
+#
+# The estimates above weigh scans alike for everybody. Where patients at high risk leave sooner, too few deaths are
+# counted, and a right model seems to predict too many. Weights by the risk undo what of this the risk explains; no
+# weights undo the rest, so the last lines of the table say what the estimates would be if the lost died more slowly or
+# faster than those of the same third of risk who stayed. The first and last of these bound what is possible.
+
+# %% tags=["hide-input"]
+ways = censoring.other_ways(evaluation, shown)
+Markdown(censoring.in_words(ways) if len(ways) else "No horizon has lost patients and enough deaths and survivors.")
+
+# %% tags=["hide-input"]
+censoring.side_by_side(ways) if len(ways) else Markdown("")
+
+# %% [markdown]
+# In a simulated study the true risk shows which weights to believe: its ratio of deaths is 1 but for chance, which is
+# large in a small cohort. Over many simulated cohorts that lose sicker patients sooner, equal weights are off by a tenth
+# to a quarter, and weights by the risk by less than half of that ([for statisticians](../statistics.md)).
+
+# %% tags=["hide-input", "fold-output"]
+truth = comparison.true_risks(study, cohort)
+of_truth = censoring.other_ways(evaluation.with_predictions(truth), comparison.TRUE_RISK) if len(truth) else truth
+Markdown(censoring.in_words(of_truth) if len(of_truth) else "Not known for this study.")
+
+# %% [markdown]
 # ## What would shortcuts have said?
 #
 # One simple model (a random forest on age, sex, lung function and measures of the lungs), trained and judged as in this
@@ -383,7 +409,6 @@ tables.ways_of_counting(performance, shown)
 # %% tags=["hide-input"]
 clinical = cohort.reindex(columns=["age_years", "fvc_percent", "dlco_percent"]).assign(male=cohort.get("sex") == "male")
 measured = lungs[["volume_l", "mean_hu", "high_attenuation_share", "low_attenuation_share"]].reset_index(drop=True)
-truth = comparison.true_risks(study, cohort)
 true_risk = {h: rows["risk"].to_numpy() for h, rows in truth.groupby("horizon_years")} if len(truth) else None
 rerun = sensitivity.compare_shortcuts(
     cohort,

@@ -5,6 +5,7 @@
 - `models`: the stacked risk, the models of the front page, variants; `tables`: what readers see of all these.
 - `curves`: ROC, calibration, survival by third; `decisions`: net benefit, thresholds, a worked example.
 - `subgroups`: views and groups of the cohort, thirds by spread; `sensitivity`: rules, shortcuts.
+- `censoring`: whether loss depends on the patient; weights by the risk; what if the lost died, or lived.
 - `survival`: follow-up, hazard ratios, competing causes; `trajectories`: risk over a patient's scans.
 - `patients`: similar patients, the most wrong; `figures`: everything that is drawn.
 - `bootstrap`, `metrics`: intervals and measures in all resamples of patients at once.

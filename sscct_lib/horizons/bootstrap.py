@@ -73,15 +73,21 @@ def blocks(n_samples: int, n_scans: int) -> Iterator[slice]:
     return (slice(start, start + n_at_once) for start in range(0, n_samples, n_at_once))
 
 
-def kaplan_meier(time: Floats, event: Flags, weights: Counts, at: ArrayLike) -> Floats:
-    """Survival at k times, in every sample, shape (n_samples, k); after a sample's last time its last value goes on."""
+def kaplan_meier(
+    time: Floats, event: Flags, weights: Counts, at: ArrayLike, relative_hazard: Floats | None = None
+) -> Floats:
+    """Survival at k times, in every sample, shape (n_samples, k); after a sample's last time its last value goes on.
+
+    With the relative hazards of a Cox model, of the same shape as the weights: of one whose relative hazard is 1.
+    """
     order = np.argsort(time, kind="stable")
     sorted_weights = weights[:, order]
     unique, starts = np.unique(time[order], return_index=True)
-    at_risk = sorted_weights[:, ::-1].cumsum(axis=1)[:, ::-1][:, starts]
+    exposed = sorted_weights if relative_hazard is None else sorted_weights * relative_hazard[:, order]
+    at_risk = exposed[:, ::-1].cumsum(axis=1)[:, ::-1][:, starts]
     events = np.add.reduceat(sorted_weights * event[order], starts, axis=1)
     hazard = np.divide(events, at_risk, out=np.zeros(events.shape), where=at_risk > 0)
-    survival = np.cumprod(1 - hazard, axis=1)
+    survival = np.cumprod(1 - np.minimum(hazard, 1), axis=1)
     survival = np.concatenate([np.ones((len(survival), 1)), survival], axis=1)
     return survival[:, np.searchsorted(unique, np.asarray(at, dtype=float), side="right")]
 
