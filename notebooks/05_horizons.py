@@ -389,8 +389,8 @@ censoring.side_by_side(ways) if len(ways) else Markdown("")
 
 # %% [markdown]
 # In a simulated study the true risk shows which weights to believe: its ratio of deaths is 1 but for chance, which is
-# large in a small cohort. Over many simulated cohorts that lose sicker patients sooner, equal weights are off by a tenth
-# to a quarter, and weights by the risk by less than half of that ([for statisticians](../statistics.md)).
+# large in a small cohort. Over many simulated cohorts that lose sicker patients sooner, equal weights are off by a
+# tenth to a quarter, and weights by the risk by less than half of that ([for statisticians](../statistics.md)).
 
 # %% tags=["hide-input", "fold-output"]
 truth = comparison.true_risks(study, cohort)
