@@ -78,7 +78,8 @@ evaluation = Evaluation(cohort, predictions, settings)
 #
 # Two scans are compared only where one fit judged both: a fold with many of the few deaths is judged by a fit that
 # learned from fewer, so that over folds risks that know nothing have an AUC well below 0.5
-# ([common errors](../errors.md)). Where patients were split several times, the AUC is the mean over the splits.
+# ([common errors](../errors.md)). Where patients were split several times, the AUC is the mean over the splits, and ±
+# is its standard deviation between them: what the draw of the folds does, beside what the draw of the patients does.
 
 # %% tags=["hide-input"]
 judged = [rate(evaluation) for rate in (evaluate.evaluate, evaluate.integrated_brier)]
@@ -212,6 +213,26 @@ for name in with_spread:
     display(subgroups.spread_in_words(subgroups.by_spread(evaluation, name)))
 if not with_spread:
     display(Markdown("No model of this run gives a spread."))
+
+# %% [markdown]
+# ## Would other patients have taught it the same?
+#
+# The same scan, judged by models that learned from other patients of the same kind. From the repeats of the
+# cross-validation it is reckoned how far the risks would lie apart between studies as large as this one: in percentage
+# points, the mean distance from the risk shown, for the scan in the middle and for the worst tenth.
+
+# %% tags=["hide-input"]
+listed = {name: curves.instability(evaluation, name) for name in models.chosen_models(performance)}
+listed = {name: table for name, table in listed.items() if len(table)}
+tables.instability(listed) if listed else Markdown("No model was trained on several splits of the patients.")
+
+# %% [markdown]
+# Each scan is a column of dots, one a repeat. Near the dotted line a risk hardly depends on who was in the study; where
+# the dots of one column reach from low to high, the risk of a single patient means little, whatever the AUC.
+
+# %% tags=["hide-input"]
+unstable = shown if shown in listed else next(iter(listed), None)
+figures.instability(listed[unstable], unstable) if unstable else Markdown("Nothing to draw.")
 
 # %% [markdown]
 # ## What happens to patients at low, middle and high risk?

@@ -225,6 +225,38 @@ def risk_states(evaluation: Evaluation, model: str) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
+def instability(evaluation: Evaluation, model: str) -> pd.DataFrame:
+    """What a model's risks might have been, had it learned from another sample of as many patients.
+
+    Each repeat of the cross-validation learned from other patients, m of the n. Its distance from the mean risk of the
+    scan, times the root of m / (n - m), which is k - 1 of k folds, is spread as that of models of bootstrap samples.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a scan, horizon and repeat: `horizon_years`, `scan_id`, `risk` (the mean), `other` (0 to 1). No rows for
+        a model without repeats.
+
+    References
+    ----------
+    Riley RD, Collins GS. Stability of clinical prediction models developed using statistical or machine learning
+    methods. Biom J 2023;65:2200302. Shao J, Wu CFJ. A general theory for jackknife variance estimation. Ann Stat
+    1989;17:1176-97 (the scale of what samples without replacement differ by).
+    """
+    frames = []
+    for judged in evaluation.without_resamples().horizons_of(model):
+        n_repeats, n_folds = len(judged.risks), len(np.unique(judged.fits[0]))
+        if n_repeats < 2 or n_folds < 2:
+            continue
+        scale = np.sqrt((n_folds - 1) * n_repeats / (n_repeats - 1))  # the mean of few repeats is near each of them
+        mean = judged.risks.mean(axis=0)
+        for risk in judged.risks:
+            other = np.clip(mean + scale * (risk - mean), 0, 1)
+            columns = {"scan_id": judged.scans["scan_id"].to_numpy(), "risk": mean, "other": other}
+            frames.append(pd.DataFrame({"horizon_years": judged.horizon_years, **columns}))
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["horizon_years"])
+
+
 def survival_by_tertile(evaluation: Evaluation, model: str) -> pd.DataFrame:
     """Kaplan-Meier curves of thirds of the scans by a model's risk at its longest horizon, up to that horizon.
 

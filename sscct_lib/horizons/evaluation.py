@@ -6,7 +6,7 @@ are made of them. Predictions are checked once, patients are drawn once, and the
 
 from collections.abc import Callable
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -126,8 +126,23 @@ class Judged:
             return np.asarray(of.measure(self.score, outcome))
         return self.over_repeats(lambda risk, fit: of.measure(risk, outcome, fit))
 
+    def sd_between_repeats(self, metric: str) -> float:
+        """Standard deviation of a measure between the repeats, by chance of the split alone; NaN without repeats."""
+        if len(self.risks) < 2 or METRICS[metric].scale == "draws":
+            return np.nan
+        samples = self.outcome.resamples.study_only()
+        alone = replace(self, outcome=replace(self.outcome, resamples=samples, weights=self.outcome.weights[:1]))
+        each = [
+            replace(alone, risks=risk[None], fits=fit[None]).measure(metric)[0]
+            for risk, fit in zip(self.risks, self.fits, strict=True)
+        ]
+        return float(np.std(each, ddof=1))
+
     def estimate(self, metric: str) -> dict[str, Any]:
-        """Estimate one of `METRICS`: `estimate`, `ci_low`, `ci_high` (95 %), and a `note` on what is lacking."""
+        """Estimate one of `METRICS`: `estimate`, `ci_low`, `ci_high` (95 %), `sd_splits`, a `note` on what is lacking.
+
+        `sd_splits` is from `sd_between_repeats`.
+        """
         samples = self.measure(metric)
         low, high, note = interval(samples, self.outcome.degrees_of_freedom, METRICS[metric].scale)
         if metric == "ici" and np.isfinite(low):
@@ -136,7 +151,8 @@ class Judged:
         if not np.isfinite(samples[0]):
             why = not_estimable(self.outcome) or "the risks separate the outcomes, or are all equal"
             note = why if why.startswith(TOO_SMALL) else f"not estimable: {why}"
-        return {"estimate": float(samples[0]), "ci_low": low, "ci_high": high, "note": note}
+        spread = self.sd_between_repeats(metric)
+        return {"estimate": float(samples[0]), "ci_low": low, "ci_high": high, "sd_splits": spread, "note": note}
 
 
 class Evaluation:

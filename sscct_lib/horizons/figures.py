@@ -256,6 +256,23 @@ def risk_distribution(risks: pd.DataFrame, title: str = "") -> Figure:
 
 
 @styled
+def instability(found: pd.DataFrame, title: str) -> Figure:
+    """Draw the risks of a model that learned from other patients against its risk (`curves.instability`)."""
+    horizons = sorted(found["horizon_years"].unique())
+    figure, axes = new_figure(3.4, 1, len(horizons), sharex=True, sharey=True)
+    for axis, horizon in zip(axes[0], horizons, strict=True):
+        rows = found[found["horizon_years"] == horizon]
+        axis.plot([0, 1], [0, 1], color=GREY, ls=":")
+        axis.scatter(rows["risk"], rows["other"], s=5, alpha=0.4, color=PALETTE[0], lw=0)
+        axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="Risk")
+        axis.set_title(years_text(horizon), loc="left")
+        axis.xaxis.set_major_formatter(PERCENT)
+        axis.yaxis.set_major_formatter(PERCENT)
+    axes[0, 0].set_ylabel(f"From other patients: {title}")
+    return figure
+
+
+@styled
 def decision_curves(curves: pd.DataFrame) -> Figure:
     """Draw net benefit against the threshold (`decisions.decision_curves`), two panels a horizon.
 

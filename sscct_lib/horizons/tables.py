@@ -3,9 +3,10 @@
 A table "side by side" has a row a model, part or way and a column a horizon.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from sscct_lib.horizons.evaluate import best
@@ -78,19 +79,44 @@ def side_by_side(performance: pd.DataFrame, metric: str = "auc", decimals: int =
     """Lay a metric out as readers compare it: a row a model, a column a horizon.
 
     The first row, `DENOMINATORS`, says how many scans of how many patients were followed by death, and how many are
-    known not to be; a model that judged other scans says so in its cell.
+    known not to be; a model that judged other scans says so in its cell. Behind the interval, the standard deviation
+    between splits of the patients.
     """
     rows = performance[performance["metric"] == metric]
     most = rows.sort_values("n_scans").drop_duplicates("horizon_years", keep="last").assign(model=DENOMINATORS)
     n_scans = most.set_index("horizon_years")["n_scans"]
-    shown = by_horizon(rows, ["model"], lambda row: _estimate(row, decimals) + own_count(row, n_scans))
+
+    def cell(row: Any) -> str:
+        return _estimate(row, decimals) + between_splits(row, decimals) + own_count(row, n_scans)
+
+    shown = by_horizon(rows, ["model"], cell)
     counts = by_horizon(most, ["model"], denominators)
     return pd.concat([counts, shown]).reindex([DENOMINATORS, *rows["model"].unique()]).rename_axis("model")
+
+
+def between_splits(row: Any, decimals: int) -> str:
+    """Say how much an estimate differs between splits of the patients, where there are several."""
+    spread = getattr(row, "sd_splits", np.nan)
+    return "" if not np.isfinite(spread) else f" ±{spread:.{decimals}f}"
 
 
 def own_count(row: Any, n_scans: "pd.Series[int]") -> str:
     """Say on which scans a model was judged where the table's head, by horizon, has another number."""
     return "" if row.n_scans in (0, n_scans[row.horizon_years]) else f" on {against_text(row)}"
+
+
+def instability(found: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Write by model (`curves.instability`) how far its risks of a scan lie apart: median of all scans, worst tenth."""
+    rows = []
+    for model, table in found.items():
+        distance = (table["other"] - table["risk"]).abs()
+        of_scan = distance.groupby([table["horizon_years"], table["scan_id"]]).mean().groupby("horizon_years")
+        each = pd.DataFrame({"middle": of_scan.median(), "most": of_scan.quantile(0.9)})
+        rows.append(each.reset_index().assign(model=model))
+    if not rows:
+        return pd.DataFrame()
+    words = "{:.1f}, in one scan of ten above {:.1f}".format
+    return by_horizon(pd.concat(rows), ["model"], lambda row: words(100 * row.middle, 100 * row.most))
 
 
 def thresholds_side_by_side(table: pd.DataFrame) -> pd.DataFrame:

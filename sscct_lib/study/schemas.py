@@ -320,6 +320,11 @@ PERFORMANCE = pa.DataFrameSchema(
         "estimate": column(float, "the estimate; empty when it cannot be estimated", nullable=True),
         "ci_low": column(float, "lower end of the 95 % interval by bootstrap of patients", nullable=True),
         "ci_high": column(float, "upper end of the same", nullable=True),
+        "sd_splits": column(
+            float,
+            "standard deviation of the estimate between repeats of the cross-validation; empty without repeats",
+            nullable=True,
+        ),
         "n_scans": column(int, "scans that were judged"),
         "n_patients": column(int, "their patients"),
         "n_events": column(int, "scans followed by death within the horizon"),

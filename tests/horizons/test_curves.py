@@ -7,7 +7,7 @@ from lifelines import KaplanMeierFitter
 from scipy.stats import binomtest
 from sklearn.metrics import roc_curve as sklearn_roc_curve
 
-from sscct_lib.horizons import curves
+from sscct_lib.horizons import curves, figures, tables
 from sscct_lib.horizons.bootstrap import horizon_outcome, proportion_interval, resample_patients
 from sscct_lib.horizons.evaluate import evaluate
 from sscct_lib.horizons.evaluation import Evaluation, Judged
@@ -146,3 +146,32 @@ def test_survival_of_a_group_without_deaths_has_a_band():
     table = curves.survival_by_group(["all"] * len(cohort), cohort, resamples, 5.0, ["all"])
     np.testing.assert_allclose(table["ci_low"], 20 / (20 + 3.8415), atol=1e-4)
     np.testing.assert_allclose(table["ci_high"], 1)
+
+
+def test_risks_from_other_patients_are_spread_as_those_of_bootstrap_samples():
+    """A model that gives everybody the share of deaths it has seen: its spread over bootstrap samples is binomial."""
+    rng, n, k, n_repeats = np.random.default_rng(0), 120, 4, 60
+    names = [f"p{i}" for i in range(n)]
+    died = rng.random(n) < 0.3
+    cohort = pd.DataFrame({"scan_id": names, "patient_id": names, "scan_day": 0, "fold": np.arange(n) % k,
+                           "followup_years": np.where(died, 1.0, 9.0), "event_observed": died})  # fmt: skip
+    frames = []
+    for repeat in range(n_repeats):
+        fold = cohort["fold"].to_numpy() if repeat == 0 else rng.permutation(cohort["fold"])
+        risk = np.array([died[fold != one].mean() for one in range(k)])[fold]
+        frames.append(cohort[["scan_id", "patient_id"]].assign(repeat=repeat, fold=fold, risk=risk))
+    predictions = pd.concat(frames).assign(model="Share", horizon_years=3.0, risk_sd=np.nan, score=np.nan)
+    found = curves.instability(Evaluation(cohort, predictions, FEW), "Share")
+    spread = np.sqrt(((found["other"] - found["risk"]) ** 2).mean() * (n_repeats - 1) / n_repeats)
+    assert spread == pytest.approx(np.sqrt(died.mean() * (1 - died.mean()) / n), rel=0.1)
+    written = tables.instability({"Share": found}).loc["Share", "3 years"]
+    mean_distance = np.sqrt(2 / np.pi) * spread  # of a normal distribution
+    assert float(written.split(",")[0]) == pytest.approx(100 * mean_distance, rel=0.2)
+    figure = figures.instability(found, "Share")
+    assert len(figure.axes[0].collections[0].get_offsets()) == n * n_repeats
+
+
+def test_a_model_of_one_split_tells_nothing_of_other_patients():
+    cohort = make_cohort()
+    assert curves.instability(Evaluation(cohort, make_predictions(cohort), FEW), "Model").empty
+    assert tables.instability({}).empty

@@ -41,6 +41,7 @@ from sscct_lib.horizons.evaluate import evaluate, integrated_brier
 from sscct_lib.horizons.evaluation import Evaluation, Judged, averaged, check_predictions, never_falling
 from sscct_lib.horizons.metrics import METRICS, logit
 from sscct_lib.horizons.survival import followup_curve
+from sscct_lib.horizons.tables import side_by_side
 from sscct_lib.study.folder import Study, StudyError
 from sscct_lib.study.schemas import PREDICTIONS
 from sscct_lib.study.settings import HorizonSettings, Settings
@@ -739,3 +740,19 @@ def test_one_horizon_has_nothing_to_integrate():
     cohort = make_cohort()
     one = Settings(horizons_years=(3.0,))
     assert integrated_brier(Evaluation(cohort, make_predictions(cohort).query("horizon_years == 3"), one)).empty
+
+
+def test_the_spread_between_splits_is_that_of_each_split_judged_alone():
+    cohort = make_cohort()
+    splits = [make_predictions(cohort, noise).assign(score=np.nan) for noise in (0.3, 0.9, 2.0)]
+    repeats = pd.concat([split.assign(repeat=repeat) for repeat, split in enumerate(splits)])
+    metrics = ["auc", "brier"]
+    together = evaluate(Evaluation(cohort, repeats, FEW), metrics).set_index(["horizon_years", "metric"])
+    alone = [evaluate(Evaluation(cohort, split, FEW), metrics)["estimate"].to_numpy() for split in splits]
+    np.testing.assert_allclose(together["sd_splits"], np.std(alone, axis=0, ddof=1), rtol=1e-9)
+    assert evaluate(Evaluation(cohort, splits[0], FEW), ["auc"])["sd_splits"].isna().all()
+    assert (
+        side_by_side(together.reset_index())
+        .loc["Model", "3 years"]
+        .endswith(f" ±{together.loc[(3.0, 'auc'), 'sd_splits']:.2f}")
+    )
