@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sscct_lib.horizons.bootstrap import Flags, Floats, Outcome, Resamples, interval, kaplan_meier
+from sscct_lib.horizons.bootstrap import Counts, Flags, Floats, Outcome, Resamples, interval, kaplan_meier
 from sscct_lib.horizons.evaluation import FEWEST_PATIENTS, Evaluation, Judged
 from sscct_lib.horizons.metrics import METRICS, logit
 from sscct_lib.horizons.survival import clustered_logrank, hazard_ratios
@@ -73,7 +73,7 @@ def hazards_of_loss(cohort: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def log_hazard_ratio(time: Floats, event: Flags, covariate: Floats, counts: Floats) -> Floats:
+def log_hazard_ratio(time: Floats, event: Flags, covariate: Floats, counts: Counts) -> Floats:
     """Coefficient of a Cox model of one covariate in every sample, shape (n_samples,); events of one time as one."""
     order = np.argsort(time, kind="stable")
     time, event, x, counts = time[order], event[order], covariate[order], counts[:, order]

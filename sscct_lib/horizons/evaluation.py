@@ -130,7 +130,7 @@ class Judged:
         """Standard deviation of a measure between the repeats, by chance of the split alone; NaN without repeats."""
         if len(self.risks) < 2 or METRICS[metric].scale == "draws":
             return np.nan
-        samples = self.outcome.resamples.study_only()
+        samples = self.outcome.resamples.samples(slice(1))
         alone = replace(self, outcome=replace(self.outcome, resamples=samples, weights=self.outcome.weights[:1]))
         each = [
             replace(alone, risks=risk[None], fits=fit[None]).measure(metric)[0]
