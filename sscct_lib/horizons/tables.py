@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from sscct_lib.horizons.comparison import FINDINGS
 from sscct_lib.horizons.evaluate import best
 from sscct_lib.horizons.evaluation import FEWEST_PATIENTS, TOO_SMALL, Evaluation, too_few
 from sscct_lib.study.words import (
@@ -176,12 +177,14 @@ def planned_in_words(table: pd.DataFrame) -> pd.DataFrame:
 def planned_sentence(table: pd.DataFrame) -> str:
     """Say in a sentence what the planned comparisons found: which model is better than which, and what stays open."""
     said, left = [], []
-    for finding, rows in table.groupby("finding", sort=False):
-        pairs: list[Any] = rows[["model", "against"]].to_numpy().tolist()
-        if finding in ("better", "worse"):
+    for finding in FINDINGS:
+        pairs = [
+            tuple(map(str, pair)) for pair in table.loc[table["finding"] == finding, ["model", "against"]].to_numpy()
+        ]
+        if finding in FINDINGS[:2]:
             said += [f"{model} is {finding} than {against}" for model, against in pairs]
-        else:
-            left.append(f"{finding}: {', '.join(f'{model} and {against}' for model, against in pairs)}")
+        elif pairs:
+            left.append(f"{finding}: {', '.join(' and '.join(pair) for pair in pairs)}")
     return "; ".join([*(said or ["no model is shown to be better than another"]), *left])
 
 
