@@ -117,10 +117,28 @@ def thresholds_side_by_side(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index(["horizon", "flagged from"])
 
 
-def parts_side_by_side(table: pd.DataFrame, metric: str = "auc") -> pd.DataFrame:
+def parts_side_by_side(table: pd.DataFrame) -> pd.DataFrame:
     """Lay parts of the cohort (`subgroups.evaluate_parts`) out, each with its scans and patients of either state."""
-    rows = table[table["metric"] == metric]
-    return by_horizon(rows, ["kind", "part"], lambda row: f"{_estimate(row)}; {against_text(row)}")
+    return by_horizon(table, ["kind", "part"], lambda row: f"{_estimate(row)}; {against_text(row)}")
+
+
+def fairness_in_words(table: pd.DataFrame, horizon_years: float) -> pd.DataFrame:
+    """Lay `subgroups.fairness` out at a horizon: a row a group, each measure beside its difference from the rest."""
+    words = {
+        "auc": ("AUC", "AUC less that of the rest"),
+        "observed_expected": ("died : expected", "times that of the rest"),
+        "flagged": ("share flagged", "share less that of the rest"),
+    }
+    at = table[table["horizon_years"] == horizon_years]
+    columns = {}
+    for metric, heads in words.items():
+        rows = at[at["metric"] == metric].set_index(["kind", "part"])
+        for name, head in zip(("estimate", "difference"), heads, strict=True):
+            low, high = ("ci_low", "ci_high") if name == "estimate" else ("difference_low", "difference_high")
+            shown = rows.assign(estimate=rows[name], ci_low=rows[low], ci_high=rows[high])
+            columns[head] = [_estimate(row) for row in shown.itertuples()]
+    columns[DENOMINATORS] = [against_text(row) for row in rows.itertuples()]
+    return pd.DataFrame(columns, index=rows.index)
 
 
 def ways_of_counting(performance: pd.DataFrame, model: str) -> pd.DataFrame:
