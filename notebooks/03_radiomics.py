@@ -32,6 +32,7 @@ from myst_nb import glue
 from sscct_lib.cohort import figures
 from sscct_lib.cohort.outcomes import label_name
 from sscct_lib.cohort.selection import flow_text, select_features
+from sscct_lib.horizons import sample_size
 from sscct_lib.horizons import tables as horizon_tables
 from sscct_lib.lungs import segment
 from sscct_lib.radiomics import (
@@ -244,3 +245,19 @@ radiomic_figures.feature_effects(along, f"Death within {years_text(horizon)}: {k
 
 # %% tags=["hide-input"]
 tables.saved_models(saved.save_models(table, study, n_jobs=-1, versions=versions))
+
+# %% [markdown]
+# ## Are there enough patients?
+#
+# Riley's criteria {cite:p}`riley2020` say how many patients a regression needs at least: so that its coefficients need
+# shrinking by no more than a tenth (*against overfitting*), so that what it seems to explain is hardly more than what
+# it does, and so that the overall risk is known within 0.05. Parameters count before any is chosen; of the variation
+# that can be explained, 15 % is assumed, as where nothing is known. A patient counts once, however many scans there
+# are. A penalty that chooses among features of which many are alike needs fewer patients than the count says, and no
+# criterion counts the parameters of a network: for both, the learning curve ([for statisticians](../statistics.md))
+# tells more.
+
+# %% tags=["hide-input"]
+offered = {name: feature_sets.n_parameters(name, table) for name in study.settings.tabular.feature_sets}
+enough = sample_size.needed(table, offered, horizon)
+enough if len(enough) else Markdown(horizon_tables.TOO_FEW)

@@ -310,14 +310,22 @@ tables.parts_side_by_side(subgroups.evaluate_parts(subgroups.views(cohort), eval
 # %% [markdown]
 # ## For whom does it work?
 #
-# The same by group, at the longest horizon. Intervals of small groups are wide, and a difference between groups here is
-# a question, not a finding; a group with fewer than five patients who died, or who lived, is called too small.
+# Each group against all other scans, at every horizon: does the model tell patients apart as well (AUC), do as many die
+# as it predicts (died : expected), and does it flag as many, at the middle threshold of the study? On the dotted line
+# the group is like the rest. A group in which more die should be flagged more; one to the right in the middle panel
+# dies more often than the model says. Intervals of small groups are wide, and a difference here is a question, not a
+# finding.
 
 # %% tags=["hide-input"]
 lungs = read_table(study.table("lungs"), LUNGS, "02_segmentation_qa").set_index("scan_id").reindex(cohort["scan_id"])
 with_extent = cohort.assign(dense_lung_percent=100 * lungs["high_attenuation_share"].to_numpy())
-by_group = subgroups.evaluate_parts(subgroups.groups(with_extent), evaluation, shown)
-tables.parts_side_by_side(by_group.query("horizon_years == horizon_years.max()"))
+by_group = subgroups.fairness(subgroups.groups(with_extent), evaluation, shown)
+for years in by_group["horizon_years"].unique():
+    display(figures.fairness_forest(by_group, years))
+
+# %% tags=["hide-input", "fold-output"]
+for years in by_group["horizon_years"].unique():
+    display(Markdown(f"**Within {years_text(years)}**"), tables.fairness_in_words(by_group, years))
 
 # %% [markdown]
 # ## Does the risk of a patient change, and does the change matter?

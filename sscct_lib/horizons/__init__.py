@@ -8,5 +8,6 @@
 - `censoring`: whether loss depends on the patient; weights by the risk; what if the lost died, or lived.
 - `survival`: follow-up, hazard ratios, competing causes; `trajectories`: risk over a patient's scans.
 - `patients`: similar patients, the most wrong; `figures`: everything that is drawn.
+- `sample_size`: how many patients a model needs, by Riley's criteria.
 - `bootstrap`, `metrics`: intervals and measures in all resamples of patients at once.
 """

@@ -14,6 +14,7 @@ from sscct_lib.horizons.evaluation import COUNTS, Evaluation, Judged
 from sscct_lib.horizons.metrics import observed_risk
 from sscct_lib.horizons.patients import in_words, middle_horizon, outcomes, similar_patients
 from sscct_lib.study.schemas import IDENTITY
+from sscct_lib.study.settings import Settings
 from sscct_lib.study.words import NOT_ESTIMABLE, estimate_text, percent_text, years_text
 
 GRID = tuple(np.round(np.arange(0.02, 0.51, 0.02), 2))
@@ -237,9 +238,14 @@ def _outcome(scan: pd.Series) -> str:
     return f"died after {time}" if scan["event_observed"] else f"was alive when last seen, after {time}"
 
 
+def middle_threshold(settings: Settings) -> float:
+    """Give the threshold at which one is enough: the middle of those that the study stated beforehand."""
+    thresholds = sorted(settings.horizons.thresholds)
+    return thresholds[len(thresholds) // 2]
+
+
 def _flagging(evaluation: Evaluation, model: str, horizon: float) -> dict[str, str]:
-    thresholds = sorted(evaluation.settings.horizons.thresholds)
-    threshold = thresholds[len(thresholds) // 2]
+    threshold = middle_threshold(evaluation.settings)
     table = threshold_table(evaluation, model)
     at = table[(table["horizon_years"] == horizon) & (table["threshold"] == threshold)].set_index("measure")
     odds = threshold / (1 - threshold)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import cycle
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from sscct_lib.horizons.evaluation import TOO_SMALL
+from sscct_lib.horizons.subgroups import FAIRNESS
 from sscct_lib.horizons.tables import absent
 from sscct_lib.study.plots import (
     DASHES,
@@ -230,6 +232,34 @@ def performance_forest(performance: pd.DataFrame, published: pd.DataFrame) -> Fi
 def _at_horizon(published: pd.DataFrame, names: list[str], horizon: float) -> list[pd.Series]:
     at = published[published["horizon_years"] == horizon].set_index("model")
     return [row for _, row in at.reindex(names).iterrows()]
+
+
+@styled
+def fairness_forest(table: pd.DataFrame, horizon_years: float) -> Figure:
+    """Draw how each group differs from the rest at a horizon (`subgroups.fairness`), a panel a measure."""
+    at = table[table["horizon_years"] == horizon_years]
+    groups = at.drop_duplicates(["kind", "part"])
+    titles = ("AUC: less\nthe rest", "Died : expected:\ntimes the rest", "Flagged: less\nthe rest")
+    figure, axes = new_figure(1.5 + 0.32 * len(groups), 1, len(titles), sharey=True)
+    for axis, title, (metric, alike) in zip(axes[0], titles, FAIRNESS.items(), strict=True):
+        rows: list[Any] = list(at[at["metric"] == metric].itertuples())
+        axis.axvline(alike, color=GREY, lw=1, ls=":")
+        for y, row in enumerate(rows):
+            axis.plot([row.difference_low, row.difference_high], [y, y], color=INK, lw=2)
+            axis.plot(row.difference, y, "o", color=INK, ms=5)
+            if pd.isna(row.difference):
+                axis.text(alike, y, f" {TOO_SMALL}", va="center", fontsize=9, color=GREY)
+        axis.set_title(title, loc="left", fontsize=9.5)
+        if alike:
+            axis.set(xscale="log", xticks=(0.5, 1, 2), xticklabels=("0.5", "1", "2"))
+            axis.minorticks_off()
+        else:
+            axis.locator_params(axis="x", nbins=3)
+    names = [fill(f"{kind}: {part}", 32) for kind, part in groups[["kind", "part"]].to_numpy()]
+    axes[0, 0].set(yticks=range(len(names)), ylim=(len(names) - 0.5, -0.5))
+    axes[0, 0].set_yticklabels(names, fontsize=9)
+    figure.suptitle(f"Within {years_text(horizon_years)}", x=0.02, ha="left", fontsize=13)
+    return figure
 
 
 @styled

@@ -1,6 +1,6 @@
 """The same model on parts of the cohort: one scan a patient, landmarks, groups, and thirds by risk or spread."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -9,9 +9,11 @@ import pandas as pd
 
 from sscct_lib.cohort.outcomes import DAYS_PER_YEAR
 from sscct_lib.horizons import survival
-from sscct_lib.horizons.bootstrap import Flags, Floats
+from sscct_lib.horizons.bootstrap import Flags, Floats, interval, proportion_interval
 from sscct_lib.horizons.curves import TERTILES, tertile_names
+from sscct_lib.horizons.decisions import middle_threshold
 from sscct_lib.horizons.evaluation import COUNTS, FEWEST_PATIENTS, Evaluation, Judged, aligned
+from sscct_lib.horizons.metrics import METRICS
 from sscct_lib.horizons.models import SOURCES
 from sscct_lib.horizons.survival import RATIO_COUNTS, LogRank, clustered_logrank
 from sscct_lib.study.schemas import GROUP
@@ -20,7 +22,8 @@ from sscct_lib.study.words import against_text, estimate_text, feature_name, per
 THIRDS = ("narrow", "middle", "wide")
 SPREAD_METRICS = ("observed_expected", "brier")
 LANDMARKS_YEARS = (0.0, 1.0, 2.0)
-_SHOWN = ("auc", "observed_expected")
+FAIRNESS = {"auc": 0, "observed_expected": 1, "flagged": 0}
+"""What is compared between a group and the rest, and what it is where both are alike."""
 _GROUPS: list[tuple[str, str, list[float], str]] = [
     ("sex", "sex", [], ""),
     ("age_years", "age", [50, 65], "years"),
@@ -189,8 +192,8 @@ def evaluate_parts(parts: Iterator[Part], evaluation: Evaluation, model: str) ->
     Returns
     -------
     pandas.DataFrame
-        One row a part, horizon and metric (`auc`, `observed_expected`): `kind`, `part`, `horizon_years`, `metric`,
-        `estimate`, `ci_low`, `ci_high` (95 %), `note`, and the counts of `COUNTS`.
+        One row a part and horizon: `kind`, `part`, `horizon_years`, `estimate` (AUC), `ci_low`, `ci_high` (95 %),
+        `note`, and the counts of `COUNTS`.
     """
     years = [judged.horizon_years for judged in evaluation.horizons_of(model)]
     rows = []
@@ -198,11 +201,65 @@ def evaluate_parts(parts: Iterator[Part], evaluation: Evaluation, model: str) ->
         # Patients are drawn from the whole study, so that parts differ by who is in them and not by chance of drawing.
         seen = evaluation.of(part.scans, part.followup_years, part.share)
         for judged in (seen.at(model, horizon) for horizon in years):
-            for metric in _SHOWN:
-                row = {"kind": part.kind, "part": part.name, "horizon_years": judged.horizon_years, "metric": metric}
-                rows.append({**row, **judged.estimate(metric), **judged.counts})
-    columns = ["kind", "part", "horizon_years", "metric", "estimate", "ci_low", "ci_high", "note"]
+            row = {"kind": part.kind, "part": part.name, "horizon_years": judged.horizon_years}
+            rows.append({**row, **judged.estimate("auc"), **judged.counts})
+    columns = ["kind", "part", "horizon_years", "estimate", "ci_low", "ci_high", "note"]
     return pd.DataFrame(rows, columns=[*columns, *COUNTS])
+
+
+def fairness(parts: Iterable[Part], evaluation: Evaluation, model: str) -> pd.DataFrame:
+    """Hold a model in each group against the same model in all other scans, in the same bootstrap samples.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a group, horizon and measure of `FAIRNESS`: `kind`, `part`, `horizon_years`, `metric`, `estimate` with
+        `ci_low` and `ci_high` (95 %), `difference` from the rest (of died : expected how many times that of the rest)
+        with `difference_low` and `difference_high`, and the counts of `COUNTS`, which are the group's. No estimate of a
+        group, and no difference, where either side has too few patients who died or lived.
+
+    References
+    ----------
+    Collins GS, et al. TRIPOD+AI statement. BMJ 2024;385:e078378 (items 14 and 23a). Chen IY, et al. Ethical machine
+    learning in healthcare. Annu Rev Biomed Data Sci 2021;4:123-44.
+    """
+    years = [judged.horizon_years for judged in evaluation.horizons_of(model)]
+    threshold = middle_threshold(evaluation.settings)
+    rows = []
+    for part in parts:
+        group, rest = evaluation.of(part.scans), evaluation.of(~part.scans)
+        for horizon in years:
+            own, others = group.at(model, horizon), rest.at(model, horizon)
+            for metric in FAIRNESS:
+                row = {"kind": part.kind, "part": part.name, "horizon_years": horizon, "metric": metric}
+                rows.append({**row, **_beside_rest(own, others, metric, threshold), **own.counts})
+    return pd.DataFrame(rows)
+
+
+def _beside_rest(own: Judged, others: Judged, metric: str, threshold: float) -> dict[str, float]:
+    samples, of_rest = (_samples(judged, metric, threshold) for judged in (own, others))
+    n_patients, freedom = own.counts["n_patients"], own.outcome.degrees_of_freedom
+    if metric == "flagged":
+        low, high = proportion_interval(samples, n_patients)
+    else:
+        low, high, _ = interval(samples, freedom, METRICS[metric].scale)
+    is_ratio = FAIRNESS[metric] == 1
+    with np.errstate(invalid="ignore", divide="ignore"):
+        gap = samples / of_rest if is_ratio else samples - of_rest
+    found = interval(gap, min(freedom, others.outcome.degrees_of_freedom), "log" if is_ratio else "plain")
+    ends = {"difference": gap[0], "difference_low": found.low, "difference_high": found.high}
+    return {"estimate": samples[0], "ci_low": low, "ci_high": high, **ends}
+
+
+def _samples(judged: Judged, metric: str, threshold: float) -> Floats:
+    """Measure the scans of a group in every sample; `flagged`: the share of scans whose risk reaches the threshold."""
+    counts = judged.outcome.counts
+    if not judged.estimable:
+        return np.full(len(counts), np.nan)
+    if metric != "flagged":
+        return judged.measure(metric)
+    with np.errstate(invalid="ignore"):  # a sample without anybody of the group
+        return judged.over_repeats(lambda risk, _: counts[:, risk >= threshold].sum(axis=1) / counts.sum(axis=1))
 
 
 def logrank_between_thirds(evaluation: Evaluation, model: str) -> LogRank:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sscct_lib.horizons.comparison import FINDINGS
 from sscct_lib.horizons.evaluate import best
 from sscct_lib.horizons.evaluation import FEWEST_PATIENTS, TOO_SMALL, Evaluation, too_few
 from sscct_lib.study.words import (
@@ -142,10 +143,28 @@ def thresholds_side_by_side(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index(["horizon", "flagged from"])
 
 
-def parts_side_by_side(table: pd.DataFrame, metric: str = "auc") -> pd.DataFrame:
+def parts_side_by_side(table: pd.DataFrame) -> pd.DataFrame:
     """Lay parts of the cohort (`subgroups.evaluate_parts`) out, each with its scans and patients of either state."""
-    rows = table[table["metric"] == metric]
-    return by_horizon(rows, ["kind", "part"], lambda row: f"{_estimate(row)}; {against_text(row)}")
+    return by_horizon(table, ["kind", "part"], lambda row: f"{_estimate(row)}; {against_text(row)}")
+
+
+def fairness_in_words(table: pd.DataFrame, horizon_years: float) -> pd.DataFrame:
+    """Lay `subgroups.fairness` out at a horizon: a row a group, each measure beside its difference from the rest."""
+    words = {
+        "auc": ("AUC", "AUC less that of the rest"),
+        "observed_expected": ("died : expected", "times that of the rest"),
+        "flagged": ("share flagged", "share less that of the rest"),
+    }
+    at = table[table["horizon_years"] == horizon_years]
+    columns = {}
+    for metric, heads in words.items():
+        rows = at[at["metric"] == metric].set_index(["kind", "part"])
+        for name, head in zip(("estimate", "difference"), heads, strict=True):
+            low, high = ("ci_low", "ci_high") if name == "estimate" else ("difference_low", "difference_high")
+            shown = rows.assign(estimate=rows[name], ci_low=rows[low], ci_high=rows[high])
+            columns[head] = [_estimate(row) for row in shown.itertuples()]
+    columns[DENOMINATORS] = [against_text(row) for row in rows.itertuples()]
+    return pd.DataFrame(columns, index=rows.index)
 
 
 def ways_of_counting(performance: pd.DataFrame, model: str) -> pd.DataFrame:
@@ -202,12 +221,14 @@ def planned_in_words(table: pd.DataFrame) -> pd.DataFrame:
 def planned_sentence(table: pd.DataFrame) -> str:
     """Say in a sentence what the planned comparisons found: which model is better than which, and what stays open."""
     said, left = [], []
-    for finding, rows in ((str(name), rows) for name, rows in table.groupby("finding", sort=False)):
-        pairs: list[Any] = rows[["model", "against"]].to_numpy().tolist()
-        if finding in ("better", "worse"):
+    for finding in FINDINGS:
+        pairs = [
+            tuple(map(str, pair)) for pair in table.loc[table["finding"] == finding, ["model", "against"]].to_numpy()
+        ]
+        if finding in FINDINGS[:2]:
             said += [f"{model} is {finding} than {against}" for model, against in pairs]
-        else:
-            left.append(f"{finding}: {', '.join(f'{model} and {against}' for model, against in pairs)}")
+        elif pairs:
+            left.append(f"{finding}: {', '.join(' and '.join(pair) for pair in pairs)}")
     return "; ".join([*(said or ["no model is shown to be better than another"]), *left])
 
 

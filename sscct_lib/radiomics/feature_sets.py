@@ -101,3 +101,9 @@ def feature_columns(
     if not filled:
         raise NotEstimableError("no scan has a value in any column of this model")
     return filled
+
+
+def n_parameters(feature_set: str, table: pd.DataFrame) -> int:
+    """How many parameters a model of a feature set may choose from: a category counts for its values less one."""
+    categories = table.reindex(columns=list(CLINICAL_CATEGORIES)).nunique() - 1
+    return sum(int(categories.get(name, 1)) for name in feature_columns(feature_set, table))

