@@ -9,7 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from sscct_lib.study.folder import parse_yaml
+import yaml
+
 from sscct_lib.study.results import ScanError
 
 Outcome = Literal["chosen", "left out", "mended", "told", "set aside"]
@@ -28,7 +29,8 @@ class Reason:
 @cache
 def reasons() -> dict[str, Reason]:
     """Everything that intake may find, by its code, from `reasons.yaml`."""
-    content = parse_yaml(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+    text = Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8")
+    content = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # ten times as fast, where built
     return {code: Reason(**fields) for code, fields in content.items()}
 
 

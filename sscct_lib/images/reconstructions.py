@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.cluster.hierarchy import fcluster, linkage
 
 from sscct_lib.images.frames import Frame, commonest, heights, numbered
 from sscct_lib.images.reasons import Told, told
@@ -117,6 +116,8 @@ def _near(rows: list[Any], tolerance: float) -> list[int | None]:
     points = sorted(set(known))
     if len(points) < 2:
         return [None if row is None else 0 for row in rows]
+    from scipy.cluster.hierarchy import fcluster, linkage  # half a second, which series without doubt need not wait
+
     clusters = fcluster(linkage(np.array(points), "complete", "chebyshev"), tolerance, "distance")
     number = dict(zip(points, clusters.tolist(), strict=True))
     return [None if row is None else number[tuple(np.atleast_1d(row))] for row in rows]

@@ -118,11 +118,11 @@ def is_lossy(volume: Series | Volume) -> bool:
     return any(str(header.file_meta.get("TransferSyntaxUID", "")) in LOSSY for header, _ in volume.headers)
 
 
-def preference(volume: Volume, kernel: str) -> tuple[Any, ...]:
+def preference(volume: Volume, kernel: str, told_of: list[Told]) -> tuple[Any, ...]:
     """Order the usable volumes of an examination, one value for each of `CRITERIA`: the least is the best."""
     step = step_mm(volume.frames)
     sharp = is_sharp(volume.get("ConvolutionKernel"))
-    said = {one.code for one in _told_of(volume)}
+    said = {one.code for one in told_of}
     return (
         "projection" in said,
         "prone" in said,
@@ -228,8 +228,9 @@ def _from_volume(volume: Volume, series: Series, kernel: str) -> Candidate:
     candidate = _candidate(volume, series, len(volume.frames))
     candidate.slices = [(str(frame.path), frame.index) for frame in volume.frames]
     candidate.step_mm = round(step_mm(volume.frames), 2)
-    candidate.preference = preference(volume, kernel)
-    candidate.told += [*volume.told, *_told_of(volume)]
+    told_of = _told_of(volume)
+    candidate.preference = preference(volume, kernel, told_of)
+    candidate.told += [*volume.told, *told_of]
     return candidate
 
 

@@ -28,9 +28,9 @@ POSSIBLE_LEFT_SHARE = (0.15, 0.85)
 POSSIBLE_MEAN_HU = (-950.0, -300.0)
 """What no patient goes beyond, while the ranges in the settings say what is unusual.
 
-Total lung capacity of adults is predicted at 3 to 9 L [1, 2]; restriction takes up to three quarters of it,
-hyperinflation adds up to a third, and a lung in CT holds no more than that. Fibrosis brings the mean density from about
--850 HU to -700 HU, seldom above -500 HU [3]; air is -1000 HU. The left lung has a little less than half of the volume,
+Total lung capacity of adults of 1.4 to 2 m is predicted at 3 to 9 L by the equations of [1] and [2]; restriction takes
+up to three quarters of it, hyperinflation adds up to a third, and a lung in CT holds no more than that. Air is
+-1000 HU, and fibrosis raises the mean density of a lung [3]. The left lung has a little less than half of the volume,
 unless one is missing.
 
 References
@@ -39,7 +39,8 @@ References
    Eur Respir J 1995;8:492-506.
 2. Hall GL et al. Official ERS technical standard: Global Lung Function Initiative reference values for static lung
    volumes in individuals of European ancestry. Eur Respir J 2021;57:2000289.
-3. Best AC et al. Quantitative CT indexes in idiopathic pulmonary fibrosis. Radiology 2003;228:407-414.
+3. Best AC et al. Quantitative CT indexes in idiopathic pulmonary fibrosis: relationship with physiologic impairment.
+   Radiology 2003;228:407-414.
 """
 LEAST_AERATED_SHARE = 0.6
 MOST_ON_OTHER_SIDE = 0.3  # a single lung reaches over the midline, but not with more

@@ -25,6 +25,7 @@ from sscct_lib.images.dicom_pixels import read_frames, read_series, volumes_of, 
 from sscct_lib.intake.series import CRITERIA, find_candidates
 from sscct_lib.study.folder import StudyError
 from sscct_lib.study.results import ScanError
+from tests.images import chest
 from tests.images.dicom_samples import STEP_MM, compress, enhanced, hounsfield, save, series, slice_of
 
 
@@ -184,6 +185,26 @@ class TestEnhanced:
         item.compress(RLELossless, generate_instance_uid=False)
         found, _ = volume(save([item], tmp_path))
         assert (found == truth).all()
+
+
+POSITIONS = {
+    "HFS": ("L", "P"), "HFP": ("R", "A"), "HFDR": ("P", "R"), "HFDL": ("A", "L"),
+    "FFS": ("R", "P"), "FFP": ("L", "A"), "FFDR": ("A", "R"), "FFDL": ("P", "L"),
+}  # fmt: skip
+"""To which side of the patient the rows and the columns of a picture run, DICOM PS3.3, C.7.3.1.1.2."""
+SIDES = {"L": (1.0, 0.0, 0.0), "R": (-1.0, 0.0, 0.0), "P": (0.0, 1.0, 0.0), "A": (0.0, -1.0, 0.0)}
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_a_patient_in_any_position_is_where_the_phantom_is(tmp_path, position):
+    axes = tuple(SIDES[side] for side in POSITIONS[position])
+    slices = chest.chest(axes=axes, PatientPosition=position)
+    (files,), _ = find_series(chest.save(slices if position[0] == "H" else slices[::-1], tmp_path))
+    image, notes = read_series(read_headers(files))
+    assert notes == []
+    assert not chest.wrong(image).any()
+    assert image.GetSize() == (chest.COLUMNS, chest.ROWS, chest.N)
+    assert image.GetSpacing() == (chest.PIXEL_MM, chest.PIXEL_MM, chest.STEP_MM)
 
 
 def test_oblique_slices_keep_their_place(tmp_path):
