@@ -3,6 +3,7 @@
 A book is made of what is there, and says what is not.
 """
 
+import ast
 import base64
 import html
 import json
@@ -13,6 +14,7 @@ import sys
 import sysconfig
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -71,8 +73,8 @@ def run_notebook(study: Study, name: str, parameters: Mapping[str, Any]) -> Path
     source = study.run / "logs" / f"{name}.source.ipynb"
     for folder in (executed.parent, partial.parent):
         folder.mkdir(parents=True, exist_ok=True)
+    refuse_unknown({name: parameters})
     jupytext.write(jupytext.read(PROJECT / "notebooks" / f"{name}.py"), source, fmt="ipynb")
-    _refuse_unknown(name, parameters, set(papermill.inspect_notebook(_unfilled(source))))
     try:
         papermill.execute_notebook(
             _unfilled(source),
@@ -104,11 +106,20 @@ def _unfilled(path: Path) -> str:
     return str(path.resolve()).replace("{", "{{").replace("}", "}}")
 
 
-def _refuse_unknown(name: str, parameters: Mapping[str, Any], known: set[str]) -> None:
-    unknown = sorted(set(parameters) - known)
-    if unknown:
-        own = ", ".join(sorted(known - OWN_PARAMETERS))
-        raise StudyError(f"Notebook {name} has no parameter {', '.join(unknown)}; it has {own}.")
+def refuse_unknown(given: Mapping[str, Mapping[str, Any]]) -> None:
+    """Hold the parameters of each notebook against its parameters cell; StudyError with those that it has."""
+    import jupytext
+
+    for name, parameters in given.items():
+        cells = jupytext.read(PROJECT / "notebooks" / f"{name}.py").cells
+        (cell,) = (cell for cell in cells if "parameters" in cell.metadata.get("tags", ()))
+        assigned = (node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.Name))
+        known = {node.id for node in assigned if isinstance(node.ctx, ast.Store)} - OWN_PARAMETERS
+        if unknown := sorted(set(parameters) - known):
+            near = get_close_matches(unknown[0], known, 1)
+            meant = f"Is {near[0]} meant? " if near else ""
+            has = ", ".join(sorted(known))
+            raise StudyError(f"Notebook {name} has no parameter {', '.join(unknown)}. {meant}It has {has}.")
 
 
 def _forget_progress(path: Path) -> None:

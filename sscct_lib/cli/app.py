@@ -198,6 +198,10 @@ def _prepare(folder: Path, run: str, until: str | None, parameters: list[str]) -
     if until is not None and until not in NOTEBOOKS:
         raise StudyError(f"--until {until}: expected one of {', '.join(NOTEBOOKS)}.")
     given = parse_parameters(parameters, NOTEBOOKS)
+    if given:
+        from sscct_lib.book.chapters import refuse_unknown
+
+        refuse_unknown(given)
     # Networks may be a parameter of the notebook; their weights are looked for all the same.
     trained = load_study(folder, run, deep={"networks": given.get("04_deep_models", {}).get("networks")})
     check_ready(trained, read_manifest(loaded), until)

@@ -296,7 +296,8 @@ def try_all(scratch: Path, wanted: set[str], attempt_all: Callable[[Path, str, A
     for stage in ("images", "lungs", "radiomics"):
         if stage in wanted:
             attempt_all(study.folder, stage, a_shard(stage))
-        run_shard(study, stage, 0)
+        if wanted & set(STAGES[STAGES.index(stage) + 1 :]) - {"workflow"}:
+            run_shard(study, stage, 0)
     if "workflow" in wanted:
         attempt_all(study.folder, "workflow", as_command("run", Study, "--until", "01_cohort", "--cores", 1))
     last = {name: as_command("notebook", name, Study) for name in NOTEBOOKS} | {"book": in_process("book", Study)}

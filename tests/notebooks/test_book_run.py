@@ -92,7 +92,7 @@ def test_a_changed_parameter_makes_again_what_depends_on_it_once_whatever_the_cl
     for path in copied.run.rglob("*"):  # as if the clock had been set back by a year
         os.utime(path, (path.stat().st_mtime + 365 * 86400,) * 2)
     before = times(copied)
-    arguments = ("run", copied.folder, "-p", "05_horizons.n_bootstrap=20")
+    arguments = ("run", copied.folder, "--until", "05_horizons", "-p", "05_horizons.n_bootstrap=20")
     ran = sscct(*arguments)
     assert ran.exit_code == 0, ran.output
     assert "The clock was set back" in ran.output
@@ -141,9 +141,10 @@ def test_risks_that_somebody_wrote_are_judged_by_the_next_run(copied):
 
 
 def test_an_unknown_parameter_is_refused_with_the_known_ones(copied):
-    ran = sscct("run", copied.folder, "--run", "other", "--until", "01_cohort", "-p", "01_cohort.n_fold=3")
+    ran = sscct("run", copied.folder, "--run", "other", "-p", "01_cohort.n_fold=3")
     assert ran.exit_code == 1
-    assert re.search(r"no parameter n_fold; it has .*n_folds", ran.output)
+    assert re.search(r"no parameter n_fold. Is n_folds meant\? It has .*n_folds", ran.output)
+    assert not load_study(copied.folder, "other").run.exists()  # before any work
 
 
 def test_a_failing_notebook_names_the_cell_and_leaves_its_partial_copy(copied):
