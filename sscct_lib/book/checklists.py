@@ -17,7 +17,7 @@ from sscct_lib.study.words import NETWORK_WORDS, horizons_text, percent_text, ye
 
 FOLDER = PROJECT / "book" / "checklists"
 STATEMENTS_FILE = "statements.yaml"
-NAMES = ("tripod_ai", "claim", "clear")
+NAMES = ("tripod_ai", "claim", "clear", "probast_ai")
 Status = Literal["met", "partly", "open"]
 STATUSES: tuple[Status, ...] = get_args(Status)
 NOT_BALANCED = "Deaths are neither resampled nor weighted."

@@ -10,8 +10,8 @@ from sscct_lib.study.folder import Study, StudyError
 from sscct_lib.study.settings import Settings
 from sscct_lib.study.stages import NOTEBOOKS, PROJECT
 
-COUNTS = {"tripod_ai": 52, "claim": 44, "clear": 58}
-MAIN_ITEMS = {"tripod_ai": 27, "claim": 44, "clear": 58}
+COUNTS = {"tripod_ai": 52, "claim": 44, "clear": 58, "probast_ai": 16 + 18 + 3}
+MAIN_ITEMS = {"tripod_ai": 27, "claim": 44, "clear": 58, "probast_ai": 4}
 GENERATED = {
     "run",
     "data_dictionary",
