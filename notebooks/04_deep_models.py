@@ -134,7 +134,7 @@ tables.crossings(written)
 #
 # With `longitudinal: true` a small recurrent network reads what the trained network saw of each scan of a patient up to
 # the current one, with the time between, and corrects the risk. It never sees a later scan. Its risks are listed as
-# `longitudinal`; whether they are better than those of the single scan, the table of variants in the next chapter says.
+# `longitudinal`; how they compare with those of the single scan, the table of variants in the next chapter shows.
 
 # %% tags=["hide-input"]
 horizon_tables.mean_risks(over_time) if len(over_time) else Markdown("No network of this run has a longitudinal model.")

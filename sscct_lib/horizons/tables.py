@@ -222,14 +222,17 @@ def planned_sentence(table: pd.DataFrame) -> str:
     """Say in a sentence what the planned comparisons found: which model is better than which, and what stays open."""
     said, left = [], []
     for finding in FINDINGS:
-        pairs = [
-            tuple(map(str, pair)) for pair in table.loc[table["finding"] == finding, ["model", "against"]].to_numpy()
-        ]
+        rows: list[Any] = list(table[table["finding"] == finding].itertuples())
         if finding in FINDINGS[:2]:
-            said += [f"{model} is {finding} than {against}" for model, against in pairs]
-        elif pairs:
-            left.append(f"{finding}: {', '.join(' and '.join(pair) for pair in pairs)}")
+            said += [_pair(row, f"is {finding} than") for row in rows]
+        elif rows:
+            left.append(f"{finding}: {'; '.join(_pair(row, 'and') for row in rows)}")
     return "; ".join([*(said or ["no model is shown to be better than another"]), *left])
+
+
+def _pair(row: Any, words: str) -> str:
+    by = estimate_text(row.difference, row.ci_low, row.ci_high)
+    return f"{row.model} {words} {row.against}{'' if pd.isna(row.difference) else f', difference {by}'}"
 
 
 def hazards_in_words(table: pd.DataFrame) -> pd.DataFrame:

@@ -63,7 +63,12 @@ def test_a_sentence_says_what_was_found_and_what_stays_open(cohort, predictions)
     settings = planning(("Clinical", "Noisy"), ("Noisy", "Clinical"), ("Nobody", "Clinical"), primary_years=5.0)
     table = planned(Evaluation(cohort, predictions, settings))
     said = planned_sentence(table)
-    assert said == "Clinical is better than Noisy; Noisy is worse than Clinical; not in this run: Nobody and Clinical"
+    row = table.iloc[0]
+    by = f"{row['difference']:.2f} ({row['ci_low']:.2f} to {row['ci_high']:.2f})"
+    assert said.startswith(
+        f"Clinical is better than Noisy, difference {by}; Noisy is worse than Clinical, difference -"
+    )
+    assert said.endswith("; not in this run: Nobody and Clinical")
     assert planned_sentence(table.tail(1)).startswith("no model is shown to be better than another; not in this run")
     shown = planned_in_words(table)
     assert shown["the first is"].tolist() == ["better", "worse", NOT_COMPARED]
