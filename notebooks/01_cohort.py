@@ -31,6 +31,7 @@ from sscct_lib.cohort.manifest import read_manifest
 from sscct_lib.horizons import censoring, survival
 from sscct_lib.horizons import figures as horizon_figures
 from sscct_lib.horizons import tables as horizon_tables
+from sscct_lib.horizons.patients import middle_horizon
 from sscct_lib.images.prepare import prepare_scans
 from sscct_lib.study import results
 from sscct_lib.study.folder import load_study
@@ -80,6 +81,16 @@ failed.style.hide(axis="index") if len(failed) else Markdown("Every image could 
 
 # %% tags=["hide-input"]
 tables.characteristics(cohort)
+
+# %% [markdown]
+# Is a value missing more often for those who die? Then the gap itself tells of the risk, and a model that fills it with
+# the median of the others must be told so. Patients at their first scan: those who died within the primary horizon,
+# and those known to be alive then.
+
+# %% tags=["hide-input"]
+primary = study.settings.horizons.primary_years or middle_horizon(study.settings)
+lacking = tables.missing_by_outcome(cohort, primary)
+lacking if len(lacking) else Markdown("No clinical value is missing, or nobody died, or nobody is known to be alive.")
 
 # %% [markdown]
 # ## Follow-up

@@ -88,8 +88,9 @@ main = performance[~models.is_variant(performance)]
 tables.side_by_side(main, "auc")
 
 # %% [markdown]
-# Does it matter how a model learns? The same features with other estimators, and networks that read all scans of a
-# patient so far (`longitudinal`), below the model of the table above.
+# Does it matter how a model learns? The same features with other estimators, with missing numbers imputed several times
+# in place of the median (`multiple imputation`), and networks that read all scans of a patient so far (`longitudinal`),
+# below the model of the table above.
 
 # %% tags=["hide-input"]
 others = models.variants_side_by_side(performance)

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pandas as pd
+from scipy.stats import binomtest
 
 from sscct_lib.cohort.outcomes import label_name
 from sscct_lib.study.schemas import GROUP, NUMBER
-from sscct_lib.study.words import feature_name
+from sscct_lib.study.words import CLINICAL_WORDS, estimate_text, feature_name
 
 AT_LAST_CONTACT = {"alive": "alive at last contact", "died": "died"}
 
@@ -50,6 +51,44 @@ def characteristics(cohort: pd.DataFrame) -> pd.DataFrame:
     described: pd.DataFrame = table.tableone
     names = [str(name) for name in described.columns.get_level_values(1)]
     return described.set_axis([AT_LAST_CONTACT.get(name, name) for name in names], axis=1)
+
+
+def missing_by_outcome(cohort: pd.DataFrame, horizon_years: float) -> pd.DataFrame:
+    """Compare what is missing among patients who died within a horizon and those known to be alive then.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a clinical value that is missing for some, at each patient's first scan: patients without it of those
+        who died, and of those alive, and the difference in percentage points, as text with its 95 % interval. A patient
+        of unknown state counts in neither.
+
+    References
+    ----------
+    Newcombe RG. Interval estimation for the difference between independent proportions: comparison of eleven methods.
+    Stat Med 1998;17:873-90 (method 10: of Wilson intervals).
+    """
+    first = cohort.sort_values("scan_day", kind="stable").drop_duplicates("patient_id")
+    died, alive = (first[first[label_name(horizon_years)].eq(state).fillna(False)] for state in (1, 0))
+    rows = {}
+    declared = [name for name in map(str, first) if name.startswith((NUMBER, GROUP))]
+    for column in [*CLINICAL_WORDS, *declared]:
+        if column not in first or not first[column].isna().any() or not len(died) or not len(alive):
+            continue
+        missing = [int(group[column].isna().sum()) for group in (died, alive)]
+        (p, low, high), (q, other_low, other_high) = (
+            (count / len(group), *binomtest(count, len(group)).proportion_ci(method="wilson"))
+            for count, group in zip(missing, (died, alive), strict=True)
+        )
+        below, above = np.hypot(p - low, other_high - q), np.hypot(high - p, q - other_low)
+        rows[feature_name(column)] = {
+            "missing of those who died": f"{missing[0]} of {len(died)}",
+            "of those alive": f"{missing[1]} of {len(alive)}",
+            "difference, points": estimate_text(
+                100 * (p - q), 100 * (p - q - below), 100 * (p - q + above), decimals=0
+            ),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("value")
 
 
 def label_counts(cohort: pd.DataFrame, horizons_years: tuple[float, ...]) -> pd.DataFrame:

@@ -18,7 +18,8 @@ from sscct_lib.study.results import told
 from sscct_lib.study.schemas import IDENTITY, PREDICTIONS
 
 MAIN = "cox"
-HARMONISED = "harmonised"  # the main estimator, with ComBat before it
+# The main estimator, with ComBat before it, or with several imputations of what is missing: what is set, and the words.
+VARIANTS = {"harmonised": "harmonised", "imputed": "multiple imputation"}
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,11 @@ class Model:
     variant: str = ""  # what is changed in it, in words
 
     @property
+    def imputed(self) -> bool:
+        """Whether missing numbers are imputed several times: a check of the median, which is not shipped."""
+        return self.variant == VARIANTS["imputed"]
+
+    @property
     def name(self) -> str:
         """As tables and figures show it."""
         return f"{self.feature_set}, {self.variant}" if self.variant else self.feature_set
@@ -41,12 +47,12 @@ def models_of(study: Study) -> list[Model]:
     settings = study.settings.tabular
     main = [Model(name) for name in settings.feature_sets]
     others = [
-        Model(name, MAIN, True, HARMONISED)
-        if kind == HARMONISED
+        Model(name, MAIN, kind == "harmonised", VARIANTS[kind])
+        if kind in VARIANTS
         else Model(name, kind, False, ESTIMATORS[kind].variant)
         for name in settings.compared_on
         for kind in settings.compared
-        if kind != HARMONISED or FEATURE_SETS[name] != ("clinical",)  # which have nothing to harmonise
+        if kind != "harmonised" or FEATURE_SETS[name] != ("clinical",)  # which have nothing to harmonise
     ]
     return main + others
 
@@ -173,7 +179,8 @@ def train(table: pd.DataFrame, model: Model, study: Study, versions: pd.DataFram
     """Tune and fit one model on training scans; NotEstimableError where that cannot be."""
     agreement = training_agreement(versions, table["patient_id"])
     columns = feature_columns(model.feature_set, table, study.settings.covariates)
-    return fit(table, columns, model.estimator, study, agreement, model.harmonised)
+    n_imputations = study.settings.tabular.n_imputations if model.imputed else 0
+    return fit(table, columns, model.estimator, study, agreement, model.harmonised, n_imputations)
 
 
 def _train_and_test(

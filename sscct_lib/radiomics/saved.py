@@ -52,7 +52,7 @@ TRUSTED_TYPES = [
 def save_models(
     table: pd.DataFrame, study: Study, n_jobs: int = 1, versions: pd.DataFrame | None = None
 ) -> pd.DataFrame:
-    """Fit every model on all scans and save it for use on new ones.
+    """Fit every model on all scans and save it for use on new ones; those imputed several times are no such models.
 
     `study.models` receives `tabular/<model>.skops` and the model card `tabular/<model>.json`; files of models that are
     not the study's any more are removed.
@@ -75,7 +75,7 @@ def save_models(
     import skops.io  # walks through all of scikit-learn: seconds, which processes that share the fits need not spend
 
     settings_hash = one_settings_hash(table)
-    models = models_of(study)
+    models = [model for model in models_of(study) if not model.imputed]
     done = Parallel(n_jobs=n_jobs)(delayed(_train_or_say)(table, model, study, versions) for model in models)
     folder = study.models / FOLDER
     wanted = {_slug(model.name) for model, fitted in zip(models, done, strict=True) if isinstance(fitted, Fit)}

@@ -165,9 +165,10 @@ class TabularSettings(Section):
     feature_sets: tuple[FeatureSet, ...] = Field(
         get_args(FeatureSet), min_length=1, description="each has its model: an elastic-net Cox regression"
     )
-    compared: tuple[Literal["logistic", "forest", "boosting", "harmonised"], ...] = Field(
-        ("logistic", "forest", "boosting", "harmonised"),
-        description="other estimators beside it, and itself after ComBat over scanners (harmonised)",
+    compared: tuple[Literal["logistic", "forest", "boosting", "harmonised", "imputed"], ...] = Field(
+        ("logistic", "forest", "boosting", "harmonised", "imputed"),
+        description="other estimators beside it, itself after ComBat over scanners (harmonised), and itself with "
+        "missing numbers imputed several times (imputed) rather than by the median",
     )
     compared_on: tuple[FeatureSet, ...] = Field(
         ("Clinical + quantitative CT", "All features"), description="feature sets on which these are tried"
@@ -183,6 +184,7 @@ class TabularSettings(Section):
         0.95, description="correlation between two features above which a model keeps only the first"
     )
     n_trees: Count = Field(100, description="trees of a survival forest")
+    n_imputations: Count = Field(5, description="times that missing numbers are imputed where they are several times")
     min_icc: Annotated[float, Field(ge=0, le=1)] = Field(
         0.75, description="agreement, ICC(2,1), below which a feature is left out of a model"
     )

@@ -19,7 +19,7 @@ from sscct_lib.cohort.selection import (
     select_features,
     select_masks,
 )
-from sscct_lib.cohort.tables import characteristics, fold_counts, label_counts
+from sscct_lib.cohort.tables import characteristics, fold_counts, label_counts, missing_by_outcome
 from sscct_lib.horizons.bootstrap import horizon_outcome, resample_patients
 from sscct_lib.study.folder import StudyError
 
@@ -218,3 +218,17 @@ def test_alive_exactly_at_the_horizon_is_alive_in_training_and_in_judging():
     np.testing.assert_allclose(censoring_weights(followup, event, 3.0), outcome.weights[0])
     assert outcome.alive.tolist() == [True, False, True, False, False]
     assert outcome.weights[0, 0] > 0
+
+
+def test_missing_values_are_compared_between_outcomes_with_newcombes_interval_and_counts_of_patients():
+    """Table II of Newcombe 1998: 56/70 and 48/80 differ by 0.2 (0.0524 to 0.3339) by his method 10."""
+    died, missing = [1] * 70 + [0] * 80 + [None] * 9, [1] * 56 + [0] * 14 + [1] * 48 + [0] * 32 + [1] * 9
+    first = pd.DataFrame({"patient_id": [f"p{i}" for i in range(159)], "scan_day": 0,
+                          "label_3y": pd.array(died, dtype="Int64"),
+                          "fvc_percent": np.where(missing, np.nan, 80.0), "age_years": 60.0})  # fmt: skip
+    later = first.assign(scan_day=400, fvc_percent=80.0)  # a second scan, with the value, counts nowhere
+    table = missing_by_outcome(pd.concat([later, first]), 3.0)
+    assert list(table.index) == ["forced vital capacity"]
+    assert list(table.iloc[0]) == ["56 of 70", "48 of 80", "20 (5 to 33)"]
+    assert missing_by_outcome(first.assign(fvc_percent=80.0), 3.0).empty
+    assert missing_by_outcome(first[first["label_3y"].eq(0).fillna(False)], 3.0).empty

@@ -16,7 +16,10 @@ from tests.radiomics.tabular_cohort import HORIZONS, auc, lost_before, make_stud
 
 @pytest.fixture
 def study(tmp_path) -> Study:
-    return make_study(tmp_path, feature_sets=("Radiomics", "All features"))
+    sets = ("Radiomics", "All features")
+    return make_study(
+        tmp_path, feature_sets=sets, compared=("imputed",), compared_on=("All features",), n_imputations=2
+    )
 
 
 def test_every_scan_is_predicted_once_by_each_model_and_horizon(study: Study) -> None:
@@ -70,7 +73,7 @@ def test_models_are_named_by_features_and_by_what_they_differ_in(tmp_path) -> No
     study = make_study(
         tmp_path,
         feature_sets=("Clinical", "Radiomics"),
-        compared=("forest", "harmonised"),
+        compared=("forest", "harmonised", "imputed"),
         compared_on=("Clinical", "Radiomics"),
     )
     models = {model.name: (model.estimator, model.harmonised) for model in cross_validation.models_of(study)}
@@ -80,6 +83,8 @@ def test_models_are_named_by_features_and_by_what_they_differ_in(tmp_path) -> No
         "Clinical, survival forest": ("forest", False),
         "Radiomics, survival forest": ("forest", False),
         "Radiomics, harmonised": ("cox", True),
+        "Clinical, multiple imputation": ("cox", False),
+        "Radiomics, multiple imputation": ("cox", False),
     }
 
 
@@ -96,12 +101,12 @@ def test_every_estimator_predicts_every_scan_and_its_risks_never_cross(tmp_path)
     study = make_study(
         tmp_path,
         feature_sets=("Quantitative CT",),
-        compared=("logistic", "forest", "boosting", "harmonised"),
+        compared=("logistic", "forest", "boosting", "harmonised", "imputed"),
         compared_on=("Quantitative CT",),
     )
     table = make_table(study, n_patients=150)
     result = cross_validation.cross_validate(table, study)
-    assert len(result.predictions) == 5 * len(HORIZONS) * len(table)
+    assert len(result.predictions) == 6 * len(HORIZONS) * len(table)
     wide = result.predictions.pivot(index=["model", "scan_id"], columns="horizon_years", values="risk")
     assert (wide.diff(axis=1)[3.0] >= 0).all()
     for model in result.predictions["model"].unique():
@@ -174,7 +179,7 @@ def test_a_fold_without_deaths_in_training_is_named_and_left_out(study: Study) -
     assert set(left.loc[left["horizon_years"] == 3, "fold"]) == {0, 1, 2}
     assert left["risk"].notna().all()
     named = result.notes[result.notes["fold"] == 0]
-    assert set(named["model"]) == {"Radiomics", "All features"}
+    assert set(named["model"]) == {"Radiomics", "All features", "All features, multiple imputation"}
     assert named["note"].str.contains("no training patient died within 1 year").all()
 
 
@@ -204,7 +209,7 @@ def test_removed_scans_are_predicted_by_models_that_never_saw_their_patients(stu
     predicted = cross_validation.predict_removed(result, left, removed)
     PREDICTIONS.validate(predicted)
     assert set(predicted["scan_id"]) == set(removed["scan_id"])
-    assert set(predicted["model"]) == {"Radiomics", "All features"}
+    assert set(predicted["model"]) == {"Radiomics", "All features", "All features, multiple imputation"}
     for scan in removed.itertuples():
         rows = predicted.query("model == 'Radiomics' and scan_id == @scan.scan_id").sort_values("horizon_years")
         fold = int(rows["fold"].iloc[0])
