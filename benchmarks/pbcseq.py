@@ -25,7 +25,7 @@ from sscct_lib.horizons.evaluate import evaluate
 from sscct_lib.horizons.evaluation import Evaluation, cohort_outcome
 from sscct_lib.horizons.metrics import METRICS
 from sscct_lib.horizons.sensitivity import compare_shortcuts
-from sscct_lib.horizons.tables import differences_side_by_side, side_by_side
+from sscct_lib.horizons.tables import DENOMINATORS, differences_side_by_side, side_by_side
 from sscct_lib.radiomics.estimators import CoxNet
 from sscct_lib.study.schemas import PREDICTIONS
 from sscct_lib.study.settings import HorizonSettings, Settings
@@ -98,8 +98,7 @@ def performance_table(performance: pd.DataFrame) -> pd.DataFrame:
         shown = shown if metric == "auc" else shown.iloc[1:]
         frames.append(shown.reset_index().assign(metric=METRIC_WORDS[metric]))
     table = pd.concat(frames, ignore_index=True)
-    first = table["model"].str.startswith("scans")
-    table.loc[first, ["metric", "model"]] = ["", "visits followed by death"]
+    table.loc[table["model"] == DENOMINATORS, ["metric", "model"]] = ["", f"visits {DENOMINATORS}"]
     return table[["metric", *(name for name in table if name != "metric")]]
 
 
