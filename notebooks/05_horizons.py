@@ -282,6 +282,15 @@ figures.cumulative_incidence_by_cause(survival.cumulative_incidence(cohort, sett
 tables.hazards_in_words(survival.cause_specific_hazards(evaluation, shown))
 
 # %% [markdown]
+# A lung transplant is given to those who would die soon. Overall survival ends their follow-up as if they had left
+# alive; transplant-free survival counts the transplant like a death. Where both AUCs agree, the answer does not hang on
+# it. The risks are those of the outcome that the models learned (`cohort.transplant` in `study.yaml`).
+
+# %% tags=["hide-input"]
+either = survival.transplant_free(evaluation, shown)
+tables.parts_side_by_side(either) if len(either) else Markdown("No patient of the cohort had a lung transplant.")
+
+# %% [markdown]
 # ## Would acting on the risk do more good than harm?
 #
 # Suppose a patient is flagged (for closer follow-up, say) from a certain risk. Net benefit counts the deaths found,

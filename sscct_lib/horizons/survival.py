@@ -18,7 +18,7 @@ from sscct_lib.horizons.bootstrap import (
     kaplan_meier,
     resample_patients,
 )
-from sscct_lib.horizons.evaluation import FEWEST_PATIENTS, Evaluation, study_resamples
+from sscct_lib.horizons.evaluation import COUNTS, FEWEST_PATIENTS, Evaluation, study_resamples
 from sscct_lib.study.schemas import CAUSES
 from sscct_lib.study.settings import Settings
 
@@ -270,3 +270,29 @@ def cause_specific_hazards(evaluation: Evaluation, model: str) -> pd.DataFrame:
         rows.append({"cause": name, **row, **counted, "n_patients_with_event": n_with_event})
     columns = ["cause", "hazard_ratio", "ci_low", "ci_high", "p", "n_scans", "n_patients", "n_events"]
     return pd.DataFrame(rows, columns=[*columns, "n_patients_with_event"])
+
+
+def transplant_free(evaluation: Evaluation, model: str) -> pd.DataFrame:
+    """Judge a model by overall survival and by transplant-free survival, whichever the study's outcome is.
+
+    Overall, a lung transplant ends follow-up, alive; transplant-free, it is an event as death is.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row an outcome and horizon, with the columns of `subgroups.evaluate_parts`. No rows where nobody had a
+        transplant.
+    """
+    cohort = evaluation.cohort
+    transplanted = cohort.get("transplanted", pd.Series(False, index=cohort.index)).astype(bool)
+    died = cohort["event_observed"].astype(bool) & ~transplanted
+    columns = ["kind", "part", "horizon_years", "estimate", "ci_low", "ci_high", "note"]
+    rows = []
+    outcomes = {"death": died, "death or lung transplant": died | transplanted} if transplanted.any() else {}
+    for name, event in outcomes.items():
+        judged = Evaluation(cohort.assign(event_observed=event), evaluation.predictions, evaluation.settings)
+        rows += [
+            {"kind": "outcome", "part": name, "horizon_years": at.horizon_years, **at.estimate("auc"), **at.counts}
+            for at in judged.horizons_of(model)
+        ]
+    return pd.DataFrame(rows, columns=[*columns, *COUNTS])

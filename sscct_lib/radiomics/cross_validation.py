@@ -18,8 +18,9 @@ from sscct_lib.study.results import told
 from sscct_lib.study.schemas import IDENTITY, PREDICTIONS
 
 MAIN = "cox"
-# The main estimator, with ComBat before it, or with several imputations of what is missing: what is set, and the words.
-VARIANTS = {"harmonised": "harmonised", "imputed": "multiple imputation"}
+# The main estimator, with ComBat before it, with several imputations of what is missing, or with curves for clinical
+# numbers: what is set, and the words.
+VARIANTS = {"harmonised": "harmonised", "imputed": "multiple imputation", "splines": "splines"}
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,11 @@ class Model:
         return self.variant == VARIANTS["imputed"]
 
     @property
+    def splines(self) -> bool:
+        """Whether age and lung function may have curves."""
+        return self.variant == VARIANTS["splines"]
+
+    @property
     def name(self) -> str:
         """As tables and figures show it."""
         return f"{self.feature_set}, {self.variant}" if self.variant else self.feature_set
@@ -52,7 +58,8 @@ def models_of(study: Study) -> list[Model]:
         else Model(name, kind, False, ESTIMATORS[kind].variant)
         for name in settings.compared_on
         for kind in settings.compared
-        if kind != "harmonised" or FEATURE_SETS[name] != ("clinical",)  # which have nothing to harmonise
+        if (kind != "harmonised" or FEATURE_SETS[name] != ("clinical",))  # which have nothing to harmonise
+        and (kind != "splines" or "clinical" in FEATURE_SETS[name])
     ]
     return main + others
 
@@ -180,7 +187,7 @@ def train(table: pd.DataFrame, model: Model, study: Study, versions: pd.DataFram
     agreement = training_agreement(versions, table["patient_id"])
     columns = feature_columns(model.feature_set, table, study.settings.covariates)
     n_imputations = study.settings.tabular.n_imputations if model.imputed else 0
-    return fit(table, columns, model.estimator, study, agreement, model.harmonised, n_imputations)
+    return fit(table, columns, model.estimator, study, agreement, model.harmonised, n_imputations, model.splines)
 
 
 def _train_and_test(

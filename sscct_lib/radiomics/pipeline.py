@@ -22,7 +22,13 @@ from sklearn.preprocessing import MinMaxScaler, OneHotEncoder, StandardScaler
 from sscct_lib.cohort.outcomes import Floats, known_outcomes, patient_weights, survival_outcome
 from sscct_lib.radiomics.combat import ComBat
 from sscct_lib.radiomics.estimators import RiskModel, make_estimator
-from sscct_lib.radiomics.feature_sets import CLINICAL_CATEGORIES, PREFIXES, NotEstimableError, is_category
+from sscct_lib.radiomics.feature_sets import (
+    CLINICAL_CATEGORIES,
+    CLINICAL_NUMBERS,
+    PREFIXES,
+    NotEstimableError,
+    is_category,
+)
 from sscct_lib.study.folder import Study
 from sscct_lib.study.settings import Settings
 from sscct_lib.study.words import years_text
@@ -31,6 +37,7 @@ from sscct_lib.study.words import years_text
 PRESERVED = ["age_years", "fvc_percent", "dlco_percent", "sex"]
 HARMONISATION_COLUMNS = ["scanner", "patient_id", *PRESERVED]
 INDICATOR = "missingindicator_"
+BEND = "_bend"
 MISSING = "missing"  # a category that is not known, as a category of its own
 
 LEAST_RISK = 1e-4  # a risk of 0 or 1 would make one surprise count without limit
@@ -66,6 +73,7 @@ def fit(
     agreement: "pd.Series[float] | None" = None,
     harmonised: bool = False,
     n_imputations: int = 0,
+    splines: bool = False,
 ) -> Fit:
     """Tune and fit a model on training scans: the settings with the least log loss on held-out training patients.
 
@@ -86,7 +94,7 @@ def fit(
     if not horizons:
         raise NotEstimableError("; ".join(notes.values()))
     pipeline, *others = (
-        build_pipeline(columns, make_estimator(estimator, horizons, settings), settings, harmonised, draw)
+        build_pipeline(columns, make_estimator(estimator, horizons, settings), settings, harmonised, draw, splines)
         for draw in (range(n_imputations) if n_imputations else [None])
     )
     data, weight = design(table, columns, harmonised), patient_weights(patients)
@@ -166,13 +174,18 @@ def _log_loss(
 
 
 def build_pipeline(
-    columns: Sequence[str], estimator: RiskModel, settings: Settings, harmonised: bool, draw: int | None = None
+    columns: Sequence[str],
+    estimator: RiskModel,
+    settings: Settings,
+    harmonised: bool,
+    draw: int | None = None,
+    splines: bool = False,
 ) -> Pipeline:
     """A model's pipeline, not yet fitted: from what `design` gives to risks, shape (n, n_horizons)."""
     images = [name for name in columns if name.startswith((*PREFIXES["qct"], *PREFIXES["radiomics"]))]
     steps: list[tuple[str, Any]] = [("harmonise", ComBat(images, preserve=PRESERVED))] if harmonised and images else []
     steps += [
-        ("impute", imputation(columns, draw)),
+        ("impute", imputation(columns, draw, splines)),
         ("stable", StableColumns(settings.tabular.min_icc)),
         ("distinct", DistinctColumns(settings.tabular.max_correlation)),
         ("scale", StandardScaler()),
@@ -182,14 +195,16 @@ def build_pipeline(
     return pipeline
 
 
-def imputation(columns: Sequence[str], draw: int | None = None) -> ColumnTransformer:
+def imputation(columns: Sequence[str], draw: int | None = None, splines: bool = False) -> ColumnTransformer:
     """The step that fills in missing values, clips numbers to the training range and encodes categories.
 
-    With the number of a draw, clinical numbers and quantitative CT are drawn from a regression on each other.
+    With the number of a draw, clinical numbers and quantitative CT are drawn from a regression on each other. With
+    `splines`, age and lung function get a curve beside their line.
     """
     # Rates of change are missing together, where there is no earlier scan; `change_years` says so for all.
     rates = [name for name in columns if name.startswith("change_") and name != "change_years"]
-    numbers = [name for name in columns if not is_category(name) and name not in rates]
+    curved = [name for name in columns if splines and name in CLINICAL_NUMBERS]
+    numbers = [name for name in columns if not is_category(name) and name not in [*rates, *curved]]
     categories = [name for name in columns if name in CLINICAL_CATEGORIES]
     groups = [name for name in columns if is_category(name) and name not in categories]
     of_images = (*PREFIXES["radiomics"], *PREFIXES["change"])
@@ -205,6 +220,7 @@ def imputation(columns: Sequence[str], draw: int | None = None) -> ColumnTransfo
     return ColumnTransformer(
         [
             *several,
+            ("curved", make_pipeline(_numbers(add_indicator=True), Curves()), curved),
             ("numbers", _numbers(add_indicator=True), [name for name in numbers if name not in drawn]),
             ("rates", _numbers(add_indicator=False), rates),
             ("categories", make_pipeline(fill, encode), categories),
@@ -226,6 +242,47 @@ def _numbers(add_indicator: bool) -> Pipeline:
     # A value beyond the training range counts as its end, so that an unusual scan is not extrapolated.
     impute = SimpleImputer(strategy="median", add_indicator=add_indicator, keep_empty_features=True)
     return make_pipeline(impute, MinMaxScaler(clip=True))
+
+
+class Curves(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """Add to each column the bend of a restricted cubic spline with knots at its 10th, 50th and 90th percentile.
+
+    A column and its bend together are any curve that is cubic between the knots and a straight line beyond. The bend is
+    taken off its regression on the column, or the two would say nearly the same; it is zero where the knots are not
+    three different values.
+
+    Harrell FE. Regression modeling strategies. 2nd ed. Springer 2015, section 2.4.5.
+    """
+
+    def fit(self, X: pd.DataFrame, y: Any = None) -> Self:  # noqa: N803  scikit-learn's own name
+        """Find the knots, shape (3, n_columns)."""
+        self.feature_names_in_ = np.asarray(X.columns, dtype=object)
+        values = X.to_numpy(dtype=float)
+        self.knots_ = np.quantile(values, [0.1, 0.5, 0.9], axis=0)
+        bends, self.middle_ = self._bends(values), values.mean(axis=0)
+        around = values - self.middle_
+        spread = (around**2).sum(axis=0)
+        self.slope_ = (around * bends).sum(axis=0) / np.where(spread > 0, spread, 1.0)
+        return self
+
+    def _bends(self, values: Floats) -> Floats:
+        low, middle, high = self.knots_
+        at_low, at_middle, at_high = (np.maximum(values - knot, 0) ** 3 for knot in self.knots_)
+        bent = (low < middle) & (middle < high)
+        above, width = np.where(bent, high - middle, 1.0), np.where(bent, high - low, 1.0)
+        bends = at_low - (at_middle * width - at_high * (middle - low)) / above
+        return np.asarray(np.where(bent, bends, 0.0) / width**2)
+
+    def transform(self, X: pd.DataFrame) -> pd.DataFrame:  # noqa: N803
+        """Put the bends behind the columns."""
+        values = X.to_numpy(dtype=float)
+        bends = self._bends(values) - self.slope_ * (values - self.middle_)
+        return pd.concat([X, pd.DataFrame(bends, X.index, [f"{name}{BEND}" for name in X])], axis=1)
+
+    def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
+        """The columns, and then their bends."""
+        names = self.feature_names_in_
+        return np.asarray([*names, *(f"{name}{BEND}" for name in names)], dtype=object)
 
 
 def design(table: pd.DataFrame, columns: Sequence[str], harmonised: bool) -> pd.DataFrame:

@@ -43,6 +43,7 @@ TRUSTED_TYPES = [
     "sksurv.linear_model.coxph.BreslowEstimator",
     "sksurv.tree.tree.SurvivalTree",
     "sscct_lib.radiomics.combat.ComBat",
+    "sscct_lib.radiomics.pipeline.Curves",
     "sscct_lib.radiomics.pipeline.DistinctColumns",
     "sscct_lib.radiomics.pipeline.StableColumns",
     *(f"{estimator.__module__}.{estimator.__name__}" for estimator in ESTIMATORS.values()),
@@ -190,7 +191,9 @@ def _card(model: Model, fitted: Fit, table: pd.DataFrame, study: Study, settings
     settings = study.settings
     return {
         "model": model.name,
-        "kind": ESTIMATORS[model.estimator].kind + (", after ComBat over scanners" if model.harmonised else ""),
+        "kind": ESTIMATORS[model.estimator].kind
+        + (", after ComBat over scanners" if model.harmonised else "")
+        + (", with splines for age and lung function" if model.splines else ""),
         "intended_use": USE,
         "limits": LIMITS,
         "study": settings.title,

@@ -165,10 +165,11 @@ class TabularSettings(Section):
     feature_sets: tuple[FeatureSet, ...] = Field(
         get_args(FeatureSet), min_length=1, description="each has its model: an elastic-net Cox regression"
     )
-    compared: tuple[Literal["logistic", "forest", "boosting", "harmonised", "imputed"], ...] = Field(
+    compared: tuple[Literal["logistic", "forest", "boosting", "harmonised", "imputed", "splines"], ...] = Field(
         ("logistic", "forest", "boosting", "harmonised", "imputed"),
-        description="other estimators beside it, itself after ComBat over scanners (harmonised), and itself with "
-        "missing numbers imputed several times (imputed) rather than by the median",
+        description="other estimators beside it, itself after ComBat over scanners (harmonised), itself with missing "
+        "numbers imputed several times (imputed) rather than by the median, and itself with curves for age, FVC and "
+        "DLCO (splines)",
     )
     compared_on: tuple[FeatureSet, ...] = Field(
         ("Clinical + quantitative CT", "All features"), description="feature sets on which these are tried"

@@ -115,6 +115,8 @@ def feature_name(feature: str) -> str:
             if feature == "change_years"
             else f"change a year: {feature_name(feature[7:])}"
         )
+    if feature.endswith("_bend"):
+        return f"{feature_name(feature.removesuffix('_bend'))}: curve"
     if feature in CLINICAL_WORDS:
         return CLINICAL_WORDS[feature]
     if feature.startswith((NUMBER, GROUP)):  # what the study declares: `group_ever-smoked_yes`

@@ -18,9 +18,10 @@ from sscct_lib.horizons.survival import (
     clustered_logrank,
     cumulative_incidence,
     hazard_ratios,
+    transplant_free,
 )
 from sscct_lib.study.settings import Settings
-from tests.horizons.cohorts import FEW, make_cohort
+from tests.horizons.cohorts import FEW, make_cohort, make_predictions
 
 
 def lives(rng: np.random.Generator, n: int, rate: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
@@ -188,3 +189,22 @@ def test_a_marker_without_effect_is_rarely_significant():
     )
     assert (p < 0.05).mean() < 0.075
     assert (p < 0.01).mean() < 0.022
+
+
+def test_transplants_are_judged_as_events_and_as_the_end_whatever_the_study_says():
+    plain = make_cohort(120)
+    predictions = make_predictions(plain)
+    cohort = plain.drop(columns="marker")
+    transplanted = ~cohort["event_observed"] & (np.arange(len(cohort)) % 3 == 0)
+    assert transplant_free(Evaluation(cohort, predictions, FEW), "Model").empty
+    rows = []
+    for as_death in (False, True):
+        event = cohort["event_observed"] | (as_death & transplanted)
+        study = cohort.assign(transplanted=transplanted, event_observed=event)
+        rows.append(transplant_free(Evaluation(study, predictions, FEW), "Model"))
+        own = [at.estimate("auc") for at in Evaluation(study, predictions, FEW).horizons_of("Model")]
+        shown = rows[-1].query(f"part == '{'death or lung transplant' if as_death else 'death'}'")
+        np.testing.assert_array_equal(shown["estimate"], [one["estimate"] for one in own])
+    pd.testing.assert_frame_equal(*rows)
+    deaths, both = (rows[0].query(f"part == '{name}'")["n_events"] for name in ("death", "death or lung transplant"))
+    assert (both.to_numpy() > deaths.to_numpy()).all()

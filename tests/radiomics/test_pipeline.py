@@ -1,12 +1,15 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.interpolate import CubicSpline
 
 from sscct_lib.cohort.outcomes import patient_weights, survival_outcome
 from sscct_lib.radiomics.agreement import training_agreement
+from sscct_lib.radiomics.cross_validation import cross_validate
 from sscct_lib.radiomics.estimators import L1_RATIOS, PENALTIES, make_estimator
 from sscct_lib.radiomics.feature_sets import NotEstimableError
 from sscct_lib.radiomics.pipeline import (
+    Curves,
     DistinctColumns,
     build_pipeline,
     design,
@@ -15,7 +18,8 @@ from sscct_lib.radiomics.pipeline import (
     prepared,
 )
 from sscct_lib.study.settings import Settings
-from tests.radiomics.tabular_cohort import lost_before, make_study, make_table
+from sscct_lib.study.words import feature_name
+from tests.radiomics.tabular_cohort import auc, labelled, lost_before, make_study, make_table
 
 
 @pytest.fixture
@@ -36,6 +40,38 @@ def test_the_model_sees_numbers_indicators_and_categories_standardised(table) ->
     assert {"age_years", "fvc_percent", "missingindicator_fvc_percent", "ssc_subtype_missing"} <= set(seen)
     assert seen.mean().abs().max() < 1e-9
     assert seen.std(ddof=0).to_numpy() == pytest.approx(1.0)
+
+
+def test_a_curve_is_the_natural_cubic_spline_of_scipy() -> None:
+    """Through any values at the knots there is one natural cubic spline; a line beyond the last knots."""
+    values = np.random.default_rng(0).normal(60, 12, 300)
+    curves = Curves().fit(pd.DataFrame({"age_years": values, "flat": 1.0}))
+    knots = curves.knots_[:, 0]
+    grid = np.linspace(knots[0], knots[2], 50)
+    seen = [
+        curves.transform(pd.DataFrame({"age_years": x, "flat": 1.0})) for x in (knots, grid, knots[2] + np.arange(4.0))
+    ]
+    assert list(seen[0]) == list(curves.get_feature_names_out()) == ["age_years", "flat", "age_years_bend", "flat_bend"]
+    assert (seen[1]["flat_bend"] == 0).all()
+    at_knots, along, beyond = (each[["age_years", "age_years_bend"]].to_numpy() for each in seen)
+    through = CubicSpline(knots, at_knots @ [0.3, -2.0], bc_type="natural")
+    np.testing.assert_allclose(along @ [0.3, -2.0], through(grid), atol=1e-9)
+    np.testing.assert_allclose(np.diff(beyond[:, 1], 2), 0, atol=1e-9)
+
+
+def test_a_model_with_splines_follows_a_risk_that_is_least_in_the_middle(tmp_path) -> None:
+    """The hazard rises to both sides of the middle age: a line sees nothing of it, a curve does."""
+    study = make_study(tmp_path, feature_sets=("Clinical",), compared=("splines",), compared_on=("Clinical",))
+    rng = np.random.default_rng(3)
+    table = make_table(study, n_patients=150, signal=0.0)
+    age = table["patient_id"].map({name: rng.normal() for name in table["patient_id"].unique()})
+    years = rng.exponential(8 * np.exp(-1.5 * (age.abs() - 1)))
+    table = table.assign(age_years=60 + 10 * age, followup_years=np.minimum(years, 6), event_observed=years < 6)
+    table = labelled(table.assign(fvc_percent=np.nan), study)
+    result = cross_validate(table, study)
+    line, curve = (auc(result.predictions, table, name, 3.0) for name in ("Clinical", "Clinical, splines"))
+    assert curve > line + 0.1
+    assert feature_name("age_years_bend") == "age: curve"
 
 
 def test_of_columns_that_say_the_same_the_first_stays(table) -> None:

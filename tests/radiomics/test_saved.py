@@ -4,6 +4,7 @@ import shutil
 import zipfile
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 import skops.io
@@ -183,3 +184,14 @@ def test_a_model_of_an_earlier_version_is_refused(saved) -> None:
     path.write_text(json.dumps(card))
     with pytest.raises(StudyError, match="of an earlier version"):
         radiomic_saved.predict_risks(study.models, table)
+
+
+def test_a_model_with_splines_is_loaded_as_it_was(tmp_path) -> None:
+    study = make_study(tmp_path, feature_sets=("Clinical",), compared=("splines",), compared_on=("Clinical",))
+    table = make_table(study, n_patients=60).assign(status="ok")
+    radiomic_saved.save_models(table, study)
+    risks = radiomic_saved.predict_risks(study.models, table).query("model == 'Clinical, splines'")
+    model = next(each for each in cross_validation.models_of(study) if each.splines)
+    expected = cross_validation.train(table, model, study, None).risks(table)
+    loaded = risks.pivot(index="scan_id", columns="horizon_years", values="risk").loc[table["scan_id"]]
+    np.testing.assert_allclose(loaded.to_numpy(), expected, rtol=1e-9)
