@@ -7,9 +7,8 @@ from typing import Any
 import pandas as pd
 import pandera.pandas as pa
 
-from sscct_lib.study.columns import suggested
-from sscct_lib.study.dates import EARLIEST, LONGEST_FOLLOW_UP_YEARS, OLDEST_YEARS, beyond_a_life, possible
 from sscct_lib.study.folder import Study, StudyError
+from sscct_lib.study.registry import EARLIEST, LONGEST_FOLLOW_UP_YEARS, OLDEST_YEARS, beyond_a_life, possible, suggested
 from sscct_lib.study.schemas import MANIFEST, covariates, declared_columns
 from sscct_lib.study.tables import read_csv
 

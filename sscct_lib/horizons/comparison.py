@@ -10,8 +10,8 @@ from scipy.stats import t as student_t
 from sscct_lib.horizons.bootstrap import Floats, interval, percentile_interval
 from sscct_lib.horizons.evaluation import COUNTS, TOO_SMALL, Evaluation, Judged, too_few
 from sscct_lib.horizons.patients import middle_horizon
-from sscct_lib.study.columns import suggested
 from sscct_lib.study.folder import Study, StudyError
+from sscct_lib.study.registry import suggested
 from sscct_lib.study.schemas import PREDICTIONS
 from sscct_lib.study.settings import Settings
 from sscct_lib.study.words import NETWORK_WORDS, plain_names

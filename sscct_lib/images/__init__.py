@@ -6,7 +6,7 @@
 - `nifti.read_volume`: any NIfTI, NRRD or MetaImage volume, judged before memory is taken for it, and not read where it
   is not said how the body lies in it (`placement`).
 - `dicom.find_series`, `dicom.read_headers`: the DICOM series of an export; `dicom.is_dicom`.
-- `dicom_pixels.why_unusable`, `dicom_pixels.read_series`: a series judged as a chest CT, and read as a volume.
+- `dicom_pixels.volumes_of`, `dicom_pixels.read_slices`: a series judged as a chest CT, and read as a volume.
 - `dicom_masks.read_dicom_mask`: lungs from DICOM SEG or RTSTRUCT, on the grid of a scan.
 - `masks`: shapes of masks, and the right lung told from the left.
 - `reasons`: what reading a scan may find, what is done then, and how it is told.

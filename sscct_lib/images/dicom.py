@@ -62,7 +62,7 @@ HEADER_TAGS = [
     "Columns", "SamplesPerPixel", "FrameOfReferenceUID", "LossyImageCompression", "NumberOfFrames", "RescaleSlope",
     "RescaleIntercept", "PixelPaddingValue", "PixelPaddingRangeLimit", "PixelRepresentation", "BurnedInAnnotation",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "PhotometricInterpretation",
-    "AcquisitionTime", "AcquisitionDateTime", "ContentTime", "TemporalPositionIdentifier", "ContrastBolusAgent", "KVP",
+    "AcquisitionTime", "ContentTime", "TemporalPositionIdentifier", "ContrastBolusAgent", "KVP",
     "NominalPercentageOfCardiacPhase", "SpacingBetweenSlices", "ProtocolName", "ImageComments",
 ]  # fmt: skip
 CT_IMAGES = ("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")

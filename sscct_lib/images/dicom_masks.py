@@ -82,8 +82,10 @@ def read_dicom_mask(path: Path, scan: sitk.Image, frame_uid: str = "") -> sitk.I
         If the file is damaged or of another kind, holds no lungs, belongs to another frame of reference, or its slices
         and pixels are not those of the scan.
 
-    References ---------- DICOM PS3.3, Segmentation IOD (A.51), RT Structure Set IOD (A.19). Names: Mayo et al., AAPM
-    Task Group 263, Int J Radiat Oncol Biol Phys 2018;100:1057-66.
+    References
+    ----------
+    DICOM PS3.3, Segmentation IOD (A.51), RT Structure Set IOD (A.19). Names: Mayo et al., AAPM Task Group 263, Int J
+    Radiat Oncol Biol Phys 2018;100:1057-66.
     """
     try:
         refuse_bomb(path)

@@ -116,25 +116,9 @@ def _fault(volume: Volume) -> Told | None:
     return None
 
 
-def why_unusable(series: Series) -> str:
-    """Say from the headers why a series is no chest CT; empty when it may be one."""
-    if series.kind != "CT":
-        return _why_nothing(series, {})
-    return volumes_of(series)[0].fault or ""
-
-
 def length_mm(frames: list[Frame]) -> float:
     """Distance from the first slice to the last, mm."""
     return float(abs((frames[-1].position - frames[0].position) @ frames[0].normal))
-
-
-def read_series(series: Series) -> tuple[sitk.Image, list[Told]]:
-    """Read the volume of a series that has most slices; see `read_slices`. Also tells what was left out."""
-    volume = volumes_of(series)[0]
-    if volume.fault:
-        raise UnusableError.of(volume.fault)
-    image, notes = read_frames(volume.frames)
-    return image, [*volume.told, *notes]
 
 
 def read_slices(slices: Iterable[tuple[str, int]]) -> tuple[sitk.Image, list[Told]]:

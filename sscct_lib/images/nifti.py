@@ -1,8 +1,13 @@
-"""Volumes from files that nobody vouches for: what a header announces is judged before memory is taken for it."""
+"""Volumes from files that nobody vouches for: what a header announces is judged before memory is taken for it.
+
+The text headers of NRRD and MetaImage may name any file of the machine for their voxels. Only one beside them is
+accepted, by the name that it must have.
+"""
 
 import math
 import os
 import tempfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +29,6 @@ from sscct_lib.images.placement import (
     set_place,
 )
 from sscct_lib.images.reasons import Told, UnusableError, told
-from sscct_lib.images.text_headers import check_meta, check_meta_voxels, check_nrrd
 from sscct_lib.study.settings import SPACING_MM
 
 READERS = {".nii": "NiftiImageIO", ".nii.gz": "NiftiImageIO", ".nrrd": "NrrdImageIO", ".mha": "MetaImageIO"}
@@ -49,6 +53,15 @@ HEADER: Any = {
     "itemsize": 348,
 }
 """Where the header of a NIfTI-1 file says how the volume lies."""
+LONGEST_HEADER = 65_536
+NRRD_ENCODINGS = ("raw", "gzip", "gz")
+NRRD_SPACES = {
+    "left-posterior-superior", "lps", "right-anterior-superior", "ras", "left-anterior-superior", "las",
+}  # fmt: skip
+"""Spaces of a patient that ITK's reader knows; in others it takes the axes for LPS."""
+META_MATRIX = {"transformmatrix", "rotation", "orientation"}
+META_LAST = "elementdatafile"
+LOCAL = "LOCAL"
 LENIENT = "ITK_NIFTI_SFORM_PERMISSIVE"
 LEAST_ANGLE = 0.1  # least determinant of the axes: 1 where they are at right angles, 0 in a plane
 
@@ -110,7 +123,7 @@ def read_placed(
     voxels = voxels_of(path)
     if suffix in PAIRS and voxels is None:
         raise UnusableError("no_voxels", name=name, expected=" or ".join(VOXELS[suffix]))
-    with _plain_name(path, suffix, voxels) as plain, _lenient_and_quiet():
+    with unnamed(path, voxels) as plain, _lenient_and_quiet():
         return _read(path, plain, name, orientation, voxels)
 
 
@@ -123,9 +136,9 @@ def _read(
     reader.SetImageIO((READERS | PAIRS)[suffix])
     try:
         if suffix in (".nrrd", ".nhdr"):
-            says_place = check_nrrd(path, name, voxels)
+            says_place = _check_nrrd(path, name, voxels)
         elif suffix in (".mha", ".mhd"):
-            says_place, start, is_compressed = check_meta(path, name, voxels)
+            says_place, start, is_compressed = _check_meta(path, name, voxels)
         else:
             header = _nifti_header(path, name)
         reader.ReadImageInformation()
@@ -135,7 +148,7 @@ def _read(
     if suffix in (".nrrd", ".nhdr", ".mha", ".mhd"):
         if suffix in (".mha", ".mhd"):
             expected = math.prod(reader.GetSize()) * sitk.Image(1, 1, 1, reader.GetPixelID()).GetSizeOfPixelComponent()
-            check_meta_voxels(voxels or path, name, start, is_compressed, expected)
+            _check_meta_voxels(voxels or path, name, start, is_compressed, expected)
         found = {"header": affine_of(reader)} if says_place else {}
         sides = np.array(reader.GetSpacing())
     else:
@@ -173,24 +186,22 @@ def _suffix(name: str) -> str:
 
 
 @contextmanager
-def _plain_name(path: Path, suffix: str, voxels: Path | None) -> Iterator[Path]:
-    """Give the path, or a link to it under a name that ITK can take: it is text, and ends in small letters."""
-    of_image = _voxel_suffix(voxels.name) if voxels is not None and suffix == ".hdr" else ""
-    is_plain = path.name.endswith(suffix) and (voxels is None or voxels.name.endswith(of_image))
-    if is_plain and os.fsencode(path).decode("utf-8", "ignore") == str(path):
-        yield path
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        plain = Path(folder) / f"scan{suffix}"
-        plain.symlink_to(path.resolve())
+def unnamed(path: Path, voxels: Path | None = None) -> Iterator[Path]:
+    """Read a volume by a link that ITK can take, whose name says nothing: readers write names into warnings.
+
+    Parameters
+    ----------
+    voxels
+        The file with its voxels, where that is another. It keeps its name where the header says it.
+    """
+    suffix = _suffix(path.name)
+    with tempfile.TemporaryDirectory(prefix="sscct-") as folder:
+        link = Path(folder) / f"volume{suffix}"
+        link.symlink_to(path.resolve())
         if voxels is not None:
-            named = f"scan{of_image}" if of_image else voxels.name
-            (plain.parent / named).symlink_to(voxels.resolve())
-        yield plain
-
-
-def _voxel_suffix(name: str) -> str:
-    return ".img.gz" if name.lower().endswith(".gz") else ".img"
+            of_voxels = ".img.gz" if voxels.name.lower().endswith(".gz") else ".img"
+            link.with_name(f"volume{of_voxels}" if suffix == ".hdr" else voxels.name).symlink_to(voxels.resolve())
+        yield link
 
 
 @contextmanager
@@ -231,6 +242,86 @@ def _nifti_header(path: Path, name: str) -> Any:
         _check_sides(name, sides_mm)
         _check_axes(name, axes / sides_mm)
     return header
+
+
+def _check_nrrd(path: Path, name: str, voxels: Path | None) -> bool:
+    """Judge the header of a NRRD file; `voxels`: the file beside it that holds its voxels, None: itself.
+
+    Returns
+    -------
+    bool
+        Whether it says how the volume lies.
+    """
+    with path.open("rb") as file:
+        header, blank, _ = file.read(LONGEST_HEADER).replace(b"\r", b"").partition(b"\n\n")
+    if not header.startswith(b"NRRD") or not (blank or voxels):
+        raise UnusableError("damaged", name=name)
+    lines = header.decode("latin-1").split("\n")
+    fields = {key.lower().replace(" ", ""): value.strip(" =") for key, colon, value in
+              (line.partition(":") for line in lines if not line.startswith("#")) if colon}  # fmt: skip
+    named = fields.get("datafile")
+    if {"lineskip", "byteskip"} & fields.keys() or named != (None if voxels is None else voxels.name):
+        raise UnusableError("other_file", name=name)
+    encoding = fields.get("encoding", "").lower()
+    if encoding not in NRRD_ENCODINGS:
+        raise UnusableError("encoding", name=name, encoding=repr(encoding), expected=" or ".join(NRRD_ENCODINGS))
+    return fields.get("space", "").lower() in NRRD_SPACES and "spacedirections" in fields
+
+
+def _check_meta(path: Path, name: str, voxels: Path | None) -> tuple[bool, int, bool]:
+    """Judge the header of a MetaImage file; `voxels` as in `_check_nrrd`.
+
+    Returns
+    -------
+    says_place : bool
+        Whether it says how the volume lies.
+    start : int
+        Byte of the file that holds the voxels at which these begin.
+    is_compressed : bool
+    """
+    with path.open("rb") as file:
+        lines = file.read(LONGEST_HEADER).split(b"\n")
+    fields: dict[str, str] = {}
+    n_bytes = 0
+    for line in lines:
+        key, equals, value = line.decode("latin-1").partition("=")
+        n_bytes += len(line) + 1
+        if not equals:
+            raise UnusableError("damaged", name=name)
+        if key.strip().lower() in fields:
+            raise UnusableError("damaged", name=name)
+        fields[key.strip().lower()] = value.strip()
+        if key.strip().lower() == META_LAST:
+            break
+    if META_LAST not in fields:
+        raise UnusableError("damaged", name=name)
+    named = fields[META_LAST]
+    if fields.get("headersize", "0") != "0" or named != (LOCAL if voxels is None else voxels.name):
+        raise UnusableError("other_file", name=name)
+    if fields.get("binarydata", "True").lower() != "true":
+        raise UnusableError("encoding", name=name, encoding="'text'", expected="binary")
+    is_compressed = fields.get("compresseddata", "False").lower() == "true"
+    return bool(META_MATRIX & fields.keys()), n_bytes if voxels is None else 0, is_compressed
+
+
+def _check_meta_voxels(path: Path, name: str, start: int, is_compressed: bool, expected: int) -> None:
+    """Compare the bytes of voxels with what a header announces: the reader takes what is missing for 0."""
+    with path.open("rb") as file:
+        file.seek(start)
+        if not is_compressed:
+            n_bytes = path.stat().st_size - start
+        else:
+            inflate, n_bytes, waiting = zlib.decompressobj(wbits=47), 0, file.read(CHUNK_BYTES)  # zlib or gzip
+            try:
+                while waiting and n_bytes <= expected:
+                    n_bytes += len(inflate.decompress(waiting, CHUNK_BYTES))
+                    waiting = inflate.unconsumed_tail or file.read(CHUNK_BYTES)
+            except zlib.error as error:
+                raise UnusableError("truncated_or_damaged", name=name, error="") from error
+    if n_bytes < expected:
+        raise UnusableError("truncated", name=name, n_bytes=n_bytes, expected=expected)
+    if n_bytes > expected:
+        raise UnusableError("too_long", name=name, expected=expected)
 
 
 def _check_sides(name: str, sides_mm: Sequence[float] | NDArray[np.float64]) -> None:
@@ -284,7 +375,8 @@ def _check_nifti(reader: sitk.ImageFileReader, path: Path, name: str, order: str
             raise UnusableError("too_long", name=name, expected=expected)
     if n_bytes < expected:
         raise UnusableError("truncated", name=name, n_bytes=n_bytes, expected=expected)
-    refuse_not_finite(n_bad, name)
+    if n_bad:
+        raise UnusableError("not_finite", name=name, n=n_bad)
 
 
 def _pieces(path: Path, name: str) -> Iterator[bytes]:
@@ -303,14 +395,3 @@ def _pieces(path: Path, name: str) -> Iterator[bytes]:
 def _words(error: Exception) -> str:
     """Say what happened without the path that errors of the system hold."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
-
-
-def check_finite(values: NDArray[Any], name: str) -> None:
-    """Raise ScanError where values are no finite numbers; `name` is what the message calls the file."""
-    refuse_not_finite(int(values.size - np.isfinite(values).sum()), name)
-
-
-def refuse_not_finite(n_bad: int, name: str) -> None:
-    """Raise ScanError when a file has voxels that are no finite numbers."""
-    if n_bad:
-        raise UnusableError("not_finite", name=name, n=n_bad)

@@ -18,7 +18,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from sscct_lib.images.density import AIR_HU, check, without_padding
-from sscct_lib.images.nifti import MOST_VOXELS, check_finite, read_placed, read_volume
+from sscct_lib.images.nifti import MOST_VOXELS, read_placed, read_volume
 from sscct_lib.images.reasons import Told, UnusableError
 from sscct_lib.study.files import atomic, checksum
 from sscct_lib.study.folder import Study, StudyError
@@ -94,8 +94,11 @@ def _read_told(path: Path, sha256: str | None) -> tuple[sitk.Image, list[Told]]:
     """Read a scan, and tell what was mended."""
     if sha256 is not None:
         _compare_checksum(path, sha256)
-    placed, remarks = read_placed(path, path.name)
-    image, notes = hounsfield(placed, path.name)
+    return _in_lps(*read_placed(path, path.name), path.name)
+
+
+def _in_lps(placed: sitk.Image, remarks: list[Told], name: str) -> tuple[sitk.Image, list[Told]]:
+    image, notes = to_hounsfield(placed, name)
     return sitk.DICOMOrient(image, "LPS"), remarks + notes
 
 
@@ -113,9 +116,7 @@ def read_source(path: Path, orientation: str | None = None) -> tuple[sitk.Image,
     told : list of Told
         What was done to its place. Neither this nor an error names the file, which may be named after a patient.
     """
-    placed, remarks = read_placed(path, "the file", orientation, pairs=True)
-    image, notes = hounsfield(placed, "the file")
-    return sitk.DICOMOrient(image, "LPS"), remarks + notes
+    return _in_lps(*read_placed(path, "the file", orientation, pairs=True), "the file")
 
 
 def _compare_checksum(path: Path, expected: str) -> None:
@@ -126,8 +127,8 @@ def _compare_checksum(path: Path, expected: str) -> None:
         )
 
 
-def to_hounsfield(image: sitk.Image, name: str) -> sitk.Image:
-    """Check that values can be Hounsfield units, and store them as int16 from -1024 HU.
+def to_hounsfield(image: sitk.Image, name: str) -> tuple[sitk.Image, list[Told]]:
+    """Check that values can be Hounsfield units, and store them as int16 from -1024 HU; also tells what was mended.
 
     Parameters
     ----------
@@ -139,14 +140,9 @@ def to_hounsfield(image: sitk.Image, name: str) -> sitk.Image:
     UnusableError
         If values are not finite, are all the same, or air and tissue do not have the densities that they must have.
     """
-    return hounsfield(image, name)[0]
-
-
-def hounsfield(image: sitk.Image, name: str) -> tuple[sitk.Image, list[Told]]:
-    """Do what `to_hounsfield` does, and tell what was mended."""
     values = sitk.GetArrayViewFromImage(image)
-    if values.dtype.kind == "f":
-        check_finite(values, name)
+    if values.dtype.kind == "f" and (n_bad := int(values.size - np.isfinite(values).sum())):
+        raise UnusableError("not_finite", name=name, n=n_bad)
     if (lowest := float(values.min())) == float(values.max()):
         raise UnusableError("empty", name=name, value=lowest)
     mended, notes = without_padding(values)

@@ -53,11 +53,3 @@ class UnusableError(ScanError):
     def __init__(self, code: str, **values: Any) -> None:
         self.code = code
         super().__init__(told(code, **values))
-
-    @classmethod
-    def of(cls, fault: Told) -> "UnusableError":
-        """Make an error of a sentence that was told."""
-        error = cls.__new__(cls, fault)
-        ScanError.__init__(error, fault)
-        error.code = fault.code
-        return error

@@ -11,16 +11,17 @@ import pandas as pd
 import pandera.pandas as pa
 
 from sscct_lib.images.reasons import Told, told
-from sscct_lib.study.columns import plain, suggested
-from sscct_lib.study.dates import (
+from sscct_lib.study.folder import StudyError
+from sscct_lib.study.registry import (
     DAYS_PER_YEAR,
     EARLIEST,
     LONGEST_FOLLOW_UP_YEARS,
     OLDEST_YEARS,
     beyond_a_life,
+    plain,
     possible,
+    suggested,
 )
-from sscct_lib.study.folder import StudyError
 from sscct_lib.study.schemas import column, covariates, declared_columns, stored_names
 from sscct_lib.study.settings import Covariate
 from sscct_lib.study.tables import read_csv
@@ -379,10 +380,7 @@ def _from_words(text: str) -> dict[str, str]:
 def _from_table(path: Path, known: Collection[str]) -> dict[str, Any]:
     if not path.is_file():
         raise StudyError(f"--clinical {path}: no such file, and no NAME=VALUE pair such as age=63.")
-    try:
-        table = pd.read_csv(path, dtype=str, encoding="utf-8-sig")
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise StudyError(f"{path} is not a comma-separated table in UTF-8: {error}") from error
+    table = read_csv(path)
     if len(table) != 1:
         raise StudyError(f"{path} has {len(table)} rows, expected one: the patient of this scan.")
     names = {*SHORT, *known, *NOT_TAKEN}

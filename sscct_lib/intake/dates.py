@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from sscct_lib.images.reasons import Told, told
-from sscct_lib.study.dates import DAYS_PER_YEAR, EARLIEST, OLDEST_YEARS, today
+from sscct_lib.study.registry import DAYS_PER_YEAR, EARLIEST, OLDEST_YEARS, today
 
 OF_THE_SCAN = ("AcquisitionDate", "AcquisitionDateTime", "StudyDate", "SeriesDate", "ContentDate")
 """Dates of a header, the nearest to the moment of the scan first."""

@@ -5,7 +5,9 @@ dates become days since the patient's first scan; of the headers only maker, ker
 kept. Lung masks that came with a series are brought onto the grid of the scan that was taken.
 """
 
-from collections.abc import Mapping
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +18,42 @@ from sscct_lib.images.density import cuts_lungs
 from sscct_lib.images.dicom_masks import read_dicom_mask
 from sscct_lib.images.dicom_pixels import read_slices
 from sscct_lib.images.placement import check_orientation
-from sscct_lib.images.prepare import hounsfield, read_scan, read_source, write_image
+from sscct_lib.images.prepare import read_scan, read_source, to_hounsfield, write_image
 from sscct_lib.images.reasons import Told, told
 from sscct_lib.intake.clinical import attach, empty_clinical, read_clinical
-from sscct_lib.intake.nameless import refuse_inside, unnamed, wordless, write_source_list
 from sscct_lib.intake.pseudonyms import patient_code, read_key, scan_code
-from sscct_lib.intake.report import again, report_of, write_for_excel
+from sscct_lib.intake.report import again, report_of, write_for_excel, write_source_list
 from sscct_lib.intake.series import MASK_KINDS, Candidate, find_candidates
-from sscct_lib.study.files import atomic, checksum, remove_partials, write_if_changed
+from sscct_lib.study.code import PACKAGE
+from sscct_lib.study.files import NoRoomError, atomic, checksum, remove_partials, write_if_changed
 from sscct_lib.study.folder import SETTINGS_FILE, Study, StudyError, load_study, refuse_control_characters
-from sscct_lib.study.results import Record, process
+from sscct_lib.study.results import Record, ScanError, process
 from sscct_lib.study.schemas import covariates
 from sscct_lib.study.tables import write_csv
 
 NEW_STUDY = "# Settings of this study; every other setting has a default.\ntitle: My study\n"
 MOST_REASONS = 12
 MANIFEST_COLUMNS = ["scan_id", "patient_id", "scan_day", "image", "sha256", "last_contact_day", "event_observed"]
+
+
+@contextmanager
+def wordless() -> Iterator[None]:
+    """Let an error that nobody foresaw tell its kind and the place in this program, and nothing that it read."""
+    try:
+        yield
+    except (StudyError, ScanError, NoRoomError):
+        raise  # our own words
+    except Exception as error:
+        raise RuntimeError(f"{type(error).__name__} {_place(error)}") from None
+
+
+def _place(error: Exception) -> str:
+    """The last line of this program that the error went through."""
+    inside = [
+        frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).is_relative_to(PACKAGE)
+    ]
+    last = inside[-1]
+    return f"in {Path(last.filename).relative_to(PACKAGE).as_posix()}, line {last.lineno}"
 
 
 @wordless()
@@ -52,7 +74,7 @@ def ingest(
     to 1.5 mm count alike; kernel as `images.kernel` says; smaller steps; more slices. When the best one cannot be read,
     the next is tried.
 
-    NIfTI, NRRD and MetaImage files: patient and date stand in their paths, see `volumes.find_volumes`.
+    NIfTI, NRRD and MetaImage files: patient and date stand in their paths, see `discovery.find_volumes`.
 
     A segmentation (SEG) or contours (RTSTRUCT) that refer to the series taken, and hold lungs, become the scan's
     `lung_mask`. A stopped run resumes: a finished scan is not read again while its source stays the same.
@@ -78,7 +100,7 @@ def ingest(
         For volume files that do not say how the body lies in them: three letters, the sides to which their voxel axes
         run (`LPS`); for those whose qform and sform differ: which holds.
     source_list
-        Receives which source became which scan, with the hospital's names (`nameless.write_source_list`); outside the
+        Receives which source became which scan, with the hospital's names (`report.write_source_list`); outside the
         study. None: it is written nowhere.
 
     Returns
@@ -97,7 +119,7 @@ def ingest(
         At a fault of this program, with its kind and place; the words of the error might hold what was read.
     """
     if source_list is not None:
-        refuse_inside(source_list, study_folder)
+        _refuse_inside(source_list, study_folder)
     if not source.is_dir():
         raise StudyError(f"{source} is no folder: expected one with DICOM series or NIfTI files.")
     said = None if orientation is None else _orientation(orientation)
@@ -123,6 +145,12 @@ def ingest(
     some = [name for name in ("lung_mask", "transplant_day") if written[name].notna().any()]
     write_csv(manifest[[*MANIFEST_COLUMNS, *some, *covariates(declared)]], study.manifest_path)
     return report
+
+
+def _refuse_inside(path: Path, study_folder: Path) -> None:
+    """Refuse a list of sources that would lie in the study."""
+    if path.resolve().is_relative_to(study_folder.resolve()):
+        raise StudyError(f"--source-list {path} lies inside the study, and it names patients. Keep it elsewhere.")
 
 
 def _study(folder: Path) -> Study:
@@ -239,10 +267,9 @@ def _write_scan(study: Study, row: Mapping[str, Any]) -> Record:
 def _read(row: Mapping[str, Any]) -> tuple[sitk.Image, list[Told]]:
     if row["slices"]:
         volume, notes = read_slices(row["slices"])
-        image, more = hounsfield(sitk.DICOMOrient(volume, "LPS"), "the series")
+        image, more = to_hounsfield(sitk.DICOMOrient(volume, "LPS"), "the series")
         return image, notes + more
-    with unnamed([Path(file) for file in row["files"]]) as file:
-        image, notes = read_source(file, row["orientation"])
+    image, notes = read_source(Path(row["files"][0]), row["orientation"])
     for name in image.GetMetaDataKeys():  # a NIfTI header has room for free text
         image.EraseMetaData(name)
     return image, notes

@@ -15,11 +15,11 @@ import pandas as pd
 import pydicom
 
 from sscct_lib.images.dicom import UNREADABLE, find_series, quiet_pydicom
-from sscct_lib.intake.discovery import look
+from sscct_lib.intake.discovery import find_volumes, look
 from sscct_lib.intake.privacy import Identifiers, identifiers, is_identifying_field
-from sscct_lib.intake.volumes import find_volumes
 from sscct_lib.study.files import atomic, write_secret
 from sscct_lib.study.folder import StudyError
+from sscct_lib.study.tables import read_csv
 
 FEWEST_KEY_CHARACTERS = 32
 FEWEST_CHARACTERS_OF_TABLE = 3
@@ -101,7 +101,7 @@ def read_identifiers(source: Path | None, clinical: Path | None = None) -> Ident
     if clinical is not None:
         if not clinical.is_file():
             raise StudyError(f"{clinical} is missing: expected the table that was ingested.")
-        _from_table(pd.read_csv(clinical, dtype=str, keep_default_na=False, encoding="utf-8-sig"), values, dates)
+        _from_table(read_csv(clinical), values, dates)
     known = identifiers(values, [date.date() for date in dates])
     if not known.words:
         raise StudyError("the source holds no identifier of at least 4 characters: there is nothing to search for.")

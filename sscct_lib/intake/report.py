@@ -1,5 +1,6 @@
 """What became of everything that an export held: a table for Excel, and the lines that stand on the screen."""
 
+import os
 import re
 import shlex
 import unicodedata
@@ -12,6 +13,7 @@ import pandas as pd
 from sscct_lib.images.reasons import Told, reasons, told
 from sscct_lib.intake.pseudonyms import patient_code, scan_code
 from sscct_lib.intake.series import Candidate, why_behind
+from sscct_lib.study.files import atomic
 from sscct_lib.study.tables import FORMULA_STARTS
 
 COLUMNS = [
@@ -213,3 +215,31 @@ def _cell(value: object) -> object:
     formula = value.startswith(FORMULA_STARTS)
     text = " ".join("".join(" " if unicodedata.category(one)[0] == "C" else one for one in value).split())
     return f"'{text}" if formula or text.startswith(FORMULA_STARTS) or CONVERTED.fullmatch(text) else text
+
+
+def write_source_list(path: Path, candidates: list[Candidate], source: Path, key: bytes) -> None:
+    """Write which source became which scan, with the hospital's names; for its owner alone to read.
+
+    Parameters
+    ----------
+    path
+        CSV to write. `source` is the number by which `ingest/report.csv` calls it; `file` the first of its files,
+        relative to the folder that was ingested.
+    """
+    rows = [
+        {
+            "source": number,
+            "status": one.status,
+            "scan_id": scan_code(key, one.patient, one.visit) if one.status in ("scan", "lung mask") else "",
+            "patient_id": patient_code(key, one.patient) if one.patient else "",
+            "patient_of_source": one.patient,
+            "date_of_source": "" if one.date is None else f"{one.date:%Y-%m-%d}",
+            "series_uid": one.uid,
+            "n_files": len(one.files),
+            "file": Path(os.path.relpath(one.files[0], source)).as_posix() if one.files else "",
+        }
+        for number, one in enumerate(candidates, start=1)
+    ]
+    with atomic(path) as partial:
+        os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        write_for_excel(pd.DataFrame(rows), partial)

@@ -1,5 +1,10 @@
-"""What a hospital's export holds, each DICOM series and NIfTI file judged as a scan, and the best of an examination."""
+"""What a hospital's export holds, each DICOM series and NIfTI file judged as a scan, and the best of an examination.
 
+The free text of a series is read to rank it, in the languages of the field, and never kept.
+"""
+
+import re
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +21,7 @@ from sscct_lib.images.reasons import Told, told
 from sscct_lib.images.reconstructions import Volume, step_mm
 from sscct_lib.images.scanners import is_sharp, known_kernel, known_manufacturer
 from sscct_lib.intake.dates import OF_THE_SCAN, age_years, scan_date
-from sscct_lib.intake.descriptions import is_expiratory, is_part_of_body, is_projection
-from sscct_lib.intake.discovery import look
-from sscct_lib.intake.volumes import VolumeFile, find_volumes
+from sscct_lib.intake.discovery import VolumeFile, find_volumes, look
 from sscct_lib.study.folder import StudyError
 
 THIN_MM = 1.5
@@ -49,6 +52,29 @@ CRITERIA = (
 )
 
 MASK_KINDS = ("SEG", "RTSTRUCT")
+
+# By language: en, fr, de, it and es, de, nl, pl; `respir…`, `expert`, `inexpensive` and `Espírito` are none.
+EXPIRATION = re.compile(
+    r"exspir|expir(?!y|ed )|(?<!r)espir(?!it)|exhal|aus(?:ge)?atm|ausatem|uit(?:ge)?adem|wydech"
+    r"|(?<![a-z])(?:exp|expi|exsp|esp)(?![a-z])",
+)
+EXPIRATION_IN_A_WORD = re.compile(r"(?<=[a-z])(?:Exp|Expi|Exsp)(?![a-z])")
+INSPIRATION = re.compile(
+    r"inspir|(?<![a-z])(?:insp|inspi|ins)(?![a-z])|inhal|ein(?:ge)?at|in(?:ge)?adem|(?<![a-z])wdech"
+)
+PROJECTION = re.compile(
+    r"(?<![a-z])(?:mips?|max[ _-]?ip|min[ _-]?ip|aip|thick[ _-]?slab|vrt|ssd)(?![a-z])"
+    r"|(?:min|max)imum[ _-]?intensity|projection|projektion|proiezion|proyecc|projecao|projectie|projekcj"
+)
+SIDES = (
+    "right|left|rechte?r?s?|linke?r?s?|droite?|gauche|destr[oa]|sinistr[oa]|derech[oa]|izquierd[oa]|direit[oa]"
+    "|esquerd[oa]|praw[eya]|lew[eya]"
+)
+HALF = "half|halb|hemi|demi|halve|meta|mezzo|media|metade|polow"
+CHEST = "thorax|torac|chest|lung|pulm|polmon|poumon|long|pluc"
+PART_OF_BODY = re.compile(rf"(?<![a-z])(?:{SIDES})(?![a-z])|(?<![a-z])(?:{HALF})[a-z]*[ _-]?(?:{CHEST})")
+PROJECTED_TYPES = {"MIP", "MINIP", "MAX_IP", "MIN_IP", "MAXIP", "PROJECTION IMAGE", "VOLUME RENDERING", "AIP"}
+TEXTS = ("SeriesDescription", "ProtocolName", "ImageComments")
 
 
 @dataclass
@@ -158,6 +184,35 @@ def _told_of(volume: Volume) -> list[Told]:
         share = 100 * (1 - thickness / step)
         said.append((True, told("at_intervals", thickness=thickness, step=step, share=share)))
     return [sentence for holds, sentence in said if holds]
+
+
+def is_expiratory(header: Series | Volume) -> bool:
+    """Tell whether a series says that it was taken in expiration; the first text that speaks of breath holds."""
+    for name in TEXTS:
+        text = header.get(name)
+        plain = _plain(text)
+        out = EXPIRATION.search(plain) is not None or EXPIRATION_IN_A_WORD.search(text) is not None
+        held = INSPIRATION.search(plain) is not None
+        if out or held:
+            return out and not held
+    return False
+
+
+def is_projection(header: Series | Volume) -> bool:
+    """Tell whether a series shows the highest, lowest or mean density of slabs (MIP, MinIP, AIP)."""
+    kinds = {part.upper() for part in header.values("ImageType")}
+    return bool(kinds & PROJECTED_TYPES) or PROJECTION.search(_plain(header.get("SeriesDescription"))) is not None
+
+
+def is_part_of_body(header: Series | Volume) -> bool:
+    """Tell whether a series says that it shows one side of the chest."""
+    return PART_OF_BODY.search(_plain(header.get("SeriesDescription"))) is not None
+
+
+def _plain(text: str) -> str:
+    """Small letters without accents."""
+    without = text.replace("ł", "l").replace("Ł", "L")
+    return "".join(one for one in unicodedata.normalize("NFKD", without) if not unicodedata.combining(one)).lower()
 
 
 def _thickness(volume: Volume) -> float | None:

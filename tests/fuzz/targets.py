@@ -156,10 +156,9 @@ def _dicom(scratch: Path) -> dict[str, Target]:
     room = Path(beside.name)
     from sscct_lib.images import dicom_pixels
     from sscct_lib.images.dicom import Series, find_series, read_headers
-    from sscct_lib.images.dicom_pixels import read_series
     from sscct_lib.intake.series import _from_series
     from sscct_lib.study.results import ScanError
-    from tests.images.dicom_samples import compress, enhanced, save, series
+    from tests.images.dicom_samples import compress, enhanced, read_series, save, series
 
     values = np.random.default_rng(0).integers(-1000, 400, (21, 12, 12)).astype(np.int16)
     slices = series(values)

@@ -20,6 +20,10 @@ from pydicom.uid import (
     generate_uid,
 )
 
+from sscct_lib.images.dicom import Series
+from sscct_lib.images.dicom_pixels import read_frames, volumes_of
+from sscct_lib.study.results import ScanError
+
 CT = "1.2.840.10008.5.1.4.1.1.2"
 ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2.1"
 STEP_MM = 5.0
@@ -133,3 +137,17 @@ def compress(item: Dataset, syntax: UID, folder) -> None:
         options = {"jls_error": 3} if syntax == JPEGLSNearLossless else {}
         item.compress(syntax, generate_instance_uid=False, **options)
     item.file_meta.TransferSyntaxUID = syntax
+
+
+def why_unusable(found: Series) -> str:
+    """Say why a series is no chest CT; empty where it may be one."""
+    return volumes_of(found)[0].fault or ""
+
+
+def read_series(found: Series) -> tuple[sitk.Image, list[str]]:
+    """Read the volume of a series that has most slices."""
+    volume = volumes_of(found)[0]
+    if volume.fault:
+        raise ScanError(volume.fault)
+    image, notes = read_frames(volume.frames)
+    return image, [*volume.told, *notes]

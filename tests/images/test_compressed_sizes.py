@@ -25,12 +25,11 @@ from sscct_lib.deep.pretrained import load_weights
 from sscct_lib.images import dicom, dicom_pixels, nifti
 from sscct_lib.images.dicom import refuse_other_size
 from sscct_lib.images.dicom_masks import read_dicom_mask
-from sscct_lib.images.dicom_pixels import why_unusable
 from sscct_lib.study.files import checksum
 from sscct_lib.study.folder import StudyError
 from sscct_lib.study.results import ScanError
 from tests.conftest import _memory_mb
-from tests.images.dicom_samples import compress, enhanced, hounsfield, save, series
+from tests.images.dicom_samples import compress, enhanced, hounsfield, read_series, save, series, why_unusable
 from tests.images.test_dicom_masks import LEFT_CODE, Sample, both_sides, write_seg
 
 pytestmark = pytest.mark.usefixtures("little_memory")
@@ -115,7 +114,7 @@ class TestCodestreams:
         found = dicom.read_headers(files)
         assert why_unusable(found) == ""  # the headers are those of a chest CT
         with pytest.raises(ScanError, match="none of the 40 slices can be decoded"):
-            dicom_pixels.read_series(found)
+            read_series(found)
 
     def test_one_frame_of_many(self, tmp_path):
         item = enhanced(hounsfield(24))

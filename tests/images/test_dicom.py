@@ -21,12 +21,22 @@ from pydicom.uid import (
 )
 
 from sscct_lib.images.dicom import find_series, read_headers
-from sscct_lib.images.dicom_pixels import read_frames, read_series, volumes_of, why_unusable
+from sscct_lib.images.dicom_pixels import read_frames, volumes_of
 from sscct_lib.intake.series import CRITERIA, find_candidates
 from sscct_lib.study.folder import StudyError
 from sscct_lib.study.results import ScanError
 from tests.images import chest
-from tests.images.dicom_samples import STEP_MM, compress, enhanced, hounsfield, save, series, slice_of
+from tests.images.dicom_samples import (
+    STEP_MM,
+    compress,
+    enhanced,
+    hounsfield,
+    read_series,
+    save,
+    series,
+    slice_of,
+    why_unusable,
+)
 
 
 def volume(folder) -> tuple[np.ndarray, list[str]]:

@@ -232,9 +232,9 @@ class TestTimes:
             read_clinical(table(line))
 
     def test_today_is_the_last_day(self, table, monkeypatch):
-        monkeypatch.setattr("sscct_lib.study.dates.today", lambda: pd.Timestamp("2021-03-01"))
+        monkeypatch.setattr("sscct_lib.study.registry.today", lambda: pd.Timestamp("2021-03-01"))
         read_clinical(table(f"0007,,{FOLLOWED},70,"))
-        monkeypatch.setattr("sscct_lib.study.dates.today", lambda: pd.Timestamp("2021-02-28"))
+        monkeypatch.setattr("sscct_lib.study.registry.today", lambda: pd.Timestamp("2021-02-28"))
         with pytest.raises(StudyError, match="from 1975 to today"):
             read_clinical(table(f"0007,,{FOLLOWED},70,"))
 
@@ -249,7 +249,7 @@ class TestTimes:
                 attach(of, rows)
 
     def test_sixty_years_are_the_most(self, table, monkeypatch):
-        monkeypatch.setattr("sscct_lib.study.dates.today", lambda: pd.Timestamp("2050-01-01"))
+        monkeypatch.setattr("sscct_lib.study.registry.today", lambda: pd.Timestamp("2050-01-01"))
         rows, _ = read_clinical(table("0007,,2040-03-01,0,,"))
         with pytest.raises(StudyError, match="at most 60 years"):
             attach(scans(("0007", "1979-03-01")), rows)

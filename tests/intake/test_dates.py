@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sscct_lib.intake.dates import OF_THE_SCAN, age_years, dates_in, scan_date
-from sscct_lib.study import dates as days
+from sscct_lib.study import registry as days
 
 NOW = pd.Timestamp("2026-06-01")
 

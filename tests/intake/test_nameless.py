@@ -16,8 +16,7 @@ from typer.testing import CliRunner
 from sscct_lib.cli.app import app
 from sscct_lib.images import nifti
 from sscct_lib.intake import ingest as module
-from sscct_lib.intake.ingest import ingest
-from sscct_lib.intake.nameless import unnamed, wordless
+from sscct_lib.intake.ingest import ingest, wordless
 from sscct_lib.study.files import checksum
 from sscct_lib.study.folder import StudyError
 from sscct_lib.study.results import ScanError
@@ -141,7 +140,7 @@ def test_our_own_errors_keep_their_words_and_others_lose_them():
         with pytest.raises(type(error), match=str(error)), wordless():
             raise error
     with pytest.raises(RuntimeError) as caught, wordless():
-        nifti.check_finite(None, CANARY)  # type: ignore[arg-type]
+        nifti.is_volume(None)  # type: ignore[arg-type]
     assert str(caught.value).startswith("AttributeError in images/nifti.py, line ")
     assert caught.value.__suppress_context__
 
@@ -153,11 +152,9 @@ def test_our_own_errors_keep_their_words_and_others_lose_them():
 def test_a_volume_is_read_under_a_name_that_says_nothing(tmp_path_factory, stem, ending):
     file = tmp_path_factory.mktemp("any") / f"{stem}{ending}"
     file.write_text("content")
-    with unnamed([file]) as link:
+    with nifti.unnamed(file) as link:
         assert link.name == f"volume{ending.lower()}"
         assert link.read_text() == "content"
-        with pytest.raises(ScanError, match="the file is bad"), unnamed([file]) as other:
-            raise ScanError(f"{other} is bad")
     assert not link.exists()
     assert file.read_text() == "content"
 
@@ -166,7 +163,7 @@ def test_a_volume_is_read_under_a_name_that_says_nothing(tmp_path_factory, stem,
 def test_the_voxels_lie_beside_their_header(tmp_path, voxels):
     for ending in (".HDR", voxels):
         (tmp_path / f"{CANARY}{ending}").write_text(ending.lower())
-    with unnamed([tmp_path / f"{CANARY}.HDR", tmp_path / f"{CANARY}{voxels}"]) as link:
+    with nifti.unnamed(tmp_path / f"{CANARY}.HDR", tmp_path / f"{CANARY}{voxels}") as link:
         assert sorted(path.name for path in link.parent.iterdir()) == ["volume.hdr", f"volume{voxels.lower()}"]
         assert nifti.voxels_of(link).read_text() == voxels.lower()
 

@@ -11,8 +11,8 @@ import SimpleITK as sitk
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
-from sscct_lib.intake.descriptions import is_expiratory, is_part_of_body, is_projection
 from sscct_lib.intake.ingest import ingest
+from sscct_lib.intake.series import is_expiratory, is_part_of_body, is_projection
 from sscct_lib.study.folder import StudyError
 from tests.images import chest
 from tests.images.chest import HEIGHTS, RING, STEP_MM, N, alter, capture, change, changed, save, slice_at, wrong

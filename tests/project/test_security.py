@@ -23,13 +23,12 @@ from sscct_lib.book.reference import _fenced
 from sscct_lib.cli.app import app
 from sscct_lib.cohort.manifest import read_manifest
 from sscct_lib.images import dicom, nifti, prepare
-from sscct_lib.images.dicom_pixels import why_unusable
 from sscct_lib.study import results
 from sscct_lib.study.folder import StudyError, load_study, parse_yaml
 from sscct_lib.study.results import ScanError
 from sscct_lib.study.stages import PROJECT
 from sscct_lib.study.tables import write_csv
-from tests.images.dicom_samples import hounsfield, save, series
+from tests.images.dicom_samples import hounsfield, save, series, why_unusable
 
 FORBIDDEN_CALLS = {
     "pickle.load", "pickle.loads", "pickle.dump", "pickle.dumps", "pickle.Unpickler", "joblib.load", "joblib.dump",
