@@ -173,7 +173,8 @@ pd.concat({words: tables.side_by_side(main, metric) for metric, words in tables.
 
 # %% [markdown]
 # Are high risks too high, and low ones too low? The slope of the outcome on the logit of the risk: 1 is right, below 1
-# the risks are too extreme, and 0 is what risks that know nothing have. Only scans judged by the same fit are compared.
+# the risks are too extreme, and 0 or less is what risks that know nothing have. Only scans judged by the same fit are
+# compared.
 
 # %% tags=["hide-input", "fold-output"]
 tables.side_by_side(main, "calibration_slope")
