@@ -66,12 +66,6 @@ def stored_names(declared: "Mapping[str, Covariate]") -> dict[str, str]:
     return {name: (GROUP if one.levels else NUMBER) + name.replace("_", "-") for name, one in declared.items()}
 
 
-def declared_groups(declared: "Mapping[str, Covariate]") -> dict[str, str]:
-    """Columns of the cohort that hold declared categories or yes and no, each with its label."""
-    stored = stored_names(declared)
-    return {stored[name]: one.label for name, one in declared.items() if one.levels}
-
-
 def covariates(declared: "Mapping[str, Covariate] | None" = None) -> dict[str, pa.Column]:
     """Clinical and scanner columns that go from the manifest to the cohort: optional ones, and those declared."""
 
