@@ -248,6 +248,8 @@ def _flagging(evaluation: Evaluation, model: str, horizon: float) -> dict[str, s
     threshold = middle_threshold(evaluation.settings)
     table = threshold_table(evaluation, model)
     at = table[(table["horizon_years"] == horizon) & (table["threshold"] == threshold)].set_index("measure")
+    if not evaluation.at(model, horizon).estimable:
+        at = at.assign(estimate=np.nan, ci_low=np.nan, ci_high=np.nan)
     odds = threshold / (1 - threshold)
     shares = at["estimate"].astype(float).to_dict()
     of_100, ppv, npv = (100 * shares[name] for name in ("flagged", "ppv", "npv"))

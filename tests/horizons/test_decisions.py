@@ -189,6 +189,10 @@ def test_nobody_flagged_and_nobody_followed_give_words(small, predictions):
     assert nobody["act_flagged"] == "0"
     assert nobody["act_found"] == "0"
     assert nobody["act_of_flagged"] == "not estimable"
+    few = small.assign(event_observed=small["event_observed"] & small["patient_id"].isin(["p001", "p002", "p003"]))
+    too_small = decisions.worked_example(Evaluation(few, predictions, FEW), "Model")
+    assert too_small["act_deaths"] == too_small["act_flagged"] == "an unknown number"
+    assert too_small["act_gain_all"] == "not estimable"
     short = small.assign(followup_years=0.5, event_observed=False)
     assert decisions.worked_example(Evaluation(short, predictions, FEW), "Model")["act_benefit"] == "not estimable"
 
