@@ -44,6 +44,7 @@ from sscct_lib.horizons import (
     figures,
     models,
     patients,
+    planned,
     sensitivity,
     subgroups,
     survival,
@@ -130,8 +131,8 @@ figures.roc_curves(curves.roc_curves(evaluation, performance), performance)
 # *Not told apart* does not mean equal: look at how large a difference the interval still holds.
 
 # %% tags=["hide-input"]
-planned = comparison.planned(evaluation)
-tables.planned_in_words(planned)
+tested = planned.compare(evaluation)
+tables.planned_in_words(tested)
 
 # %% [markdown]
 # Everything else is explored, with intervals alone: of many comparisons some leave out 0 by chance, so none of these
@@ -511,8 +512,8 @@ middle = patients.middle_horizon(settings)
 thirds = curves.survival_by_tertile(evaluation, pictured)
 wrong = patients.most_wrong(evaluation, lung_table, pictured, middle)
 numbers = tables.headline_numbers(evaluation, performance)
-numbers["planned"] = tables.planned_sentence(planned)
-numbers["primary_horizon"] = years_text(planned["horizon_years"].iloc[0])
+numbers["planned"] = tables.planned_sentence(tested)
+numbers["primary_horizon"] = years_text(tested["horizon_years"].iloc[0])
 numbers |= decisions.worked_example(evaluation, pictured) | patients.counts_wrong(wrong)
 for name, value in numbers.items():
     glue(name, value, display=False)

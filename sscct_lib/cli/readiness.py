@@ -4,8 +4,8 @@ import pandas as pd
 
 from sscct_lib.cohort.selection import check_can_be_modelled, followed
 from sscct_lib.deep.weights import check_weights
-from sscct_lib.horizons.comparison import check_planned
 from sscct_lib.horizons.models import STACKED
+from sscct_lib.horizons.planned import check_planned
 from sscct_lib.lungs.trained import check_method, chosen_methods
 from sscct_lib.radiomics.clinical_scores import PUBLISHED, baselines
 from sscct_lib.radiomics.cross_validation import models_of

@@ -1,7 +1,8 @@
 """Notebook 05: how good risks of death are, whichever model made them; it knows predictions, and no model.
 
 - `evaluation.Evaluation`: predictions checked, patients resampled, outcomes known: what everything else takes.
-- `evaluate`: the table of performance; `comparison`: paired differences, and the true risk of a simulated study.
+- `evaluate`: the table of performance; `comparison`: paired differences, and the true risk of a simulated study;
+  `planned`: the comparisons that were planned before the run.
 - `models`: the stacked risk, the models of the front page, variants; `tables`: what readers see of all these.
 - `curves`: ROC, calibration, survival by third; `decisions`: net benefit, thresholds, a worked example.
 - `subgroups`: views and groups of the cohort, thirds by spread; `sensitivity`: rules, shortcuts.

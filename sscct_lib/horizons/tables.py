@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sscct_lib.horizons.comparison import FINDINGS
 from sscct_lib.horizons.evaluate import best
 from sscct_lib.horizons.evaluation import FEWEST_PATIENTS, TOO_SMALL, Evaluation, too_few
+from sscct_lib.horizons.planned import FINDINGS
 from sscct_lib.study.words import (
     METRIC_WORDS,
     NOT_ESTIMABLE,

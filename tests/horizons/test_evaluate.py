@@ -32,14 +32,13 @@ from sscct_lib.horizons.comparison import (
     TRUE_RISK,
     attained,
     differences,
-    holm,
     reference_model,
     true_risks,
-    two_sided_p,
 )
 from sscct_lib.horizons.evaluate import evaluate, integrated_brier
 from sscct_lib.horizons.evaluation import Evaluation, Judged, averaged, check_predictions, never_falling
 from sscct_lib.horizons.metrics import METRICS, logit
+from sscct_lib.horizons.planned import holm, two_sided_p
 from sscct_lib.horizons.survival import followup_curve
 from sscct_lib.horizons.tables import side_by_side
 from sscct_lib.study.folder import Study, StudyError

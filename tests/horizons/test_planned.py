@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 from pydantic import ValidationError
 
-from sscct_lib.horizons.comparison import NOT_COMPARED, UNDECIDED, check_planned, differences, planned
+from sscct_lib.horizons.comparison import differences
 from sscct_lib.horizons.evaluation import Evaluation
+from sscct_lib.horizons.planned import NOT_COMPARED, UNDECIDED, check_planned, compare
 from sscct_lib.horizons.tables import planned_in_words, planned_sentence
 from sscct_lib.study.folder import StudyError
 from sscct_lib.study.settings import HorizonSettings, Settings
@@ -32,7 +33,7 @@ def planning(*pairs: tuple[str, str], primary_years: float | None = None) -> Set
 def test_planned_comparisons_are_the_paired_differences_corrected_for_their_number(cohort):
     noise = {"Clinical + quantitative CT": 0.2, "Clinical": 3.0, "ILD-GAP": 0.25}
     given = pd.concat([make_predictions(cohort, sd, name) for name, sd in noise.items()], ignore_index=True)
-    table = planned(Evaluation(cohort, given, planning(primary_years=5.0)))
+    table = compare(Evaluation(cohort, given, planning(primary_years=5.0)))
     assert table["finding"].tolist() == ["better", UNDECIDED, NOT_COMPARED]  # there is no network
     pair = differences(Evaluation(cohort, given, FEW), "Clinical", ("auc",)).query("horizon_years == 5").iloc[0]
     for name in ("difference", "ci_low", "ci_high", "n_patients_died"):
@@ -45,23 +46,23 @@ def test_planned_comparisons_are_the_paired_differences_corrected_for_their_numb
 
 def test_the_other_way_round_is_worse_and_few_patients_are_too_small(cohort, predictions):
     settings = planning(("Noisy", "Clinical"), primary_years=5.0)
-    worse = planned(Evaluation(cohort, predictions, settings)).iloc[0]
+    worse = compare(Evaluation(cohort, predictions, settings)).iloc[0]
     assert (worse["finding"], worse["p"], worse["horizon_years"]) == ("worse", worse["p_holm"], 5.0)
-    assert planned(Evaluation(cohort, predictions, planning(("Noisy", "Clinical"))))["horizon_years"].item() == 3.0
-    alive = planned(Evaluation(cohort.assign(event_observed=False), predictions, settings))
+    assert compare(Evaluation(cohort, predictions, planning(("Noisy", "Clinical"))))["horizon_years"].item() == 3.0
+    alive = compare(Evaluation(cohort.assign(event_observed=False), predictions, settings))
     assert alive["finding"].tolist() == ["too small"]
 
 
 def test_two_names_of_one_ranking_are_not_told_apart(cohort):
     twins = pd.concat([make_predictions(cohort, 0.2, name) for name in ("A", "B")])
-    same = planned(Evaluation(cohort, twins, planning(("A", "B"))))
+    same = compare(Evaluation(cohort, twins, planning(("A", "B"))))
     assert (same["difference"].item(), same["finding"].item()) == (0, UNDECIDED)
     assert np.isnan(same["p"].item())
 
 
 def test_a_sentence_says_what_was_found_and_what_stays_open(cohort, predictions):
     settings = planning(("Clinical", "Noisy"), ("Noisy", "Clinical"), ("Nobody", "Clinical"), primary_years=5.0)
-    table = planned(Evaluation(cohort, predictions, settings))
+    table = compare(Evaluation(cohort, predictions, settings))
     said = planned_sentence(table)
     row = table.iloc[0]
     by = f"{row['difference']:.2f} ({row['ci_low']:.2f} to {row['ci_high']:.2f})"
@@ -79,7 +80,7 @@ def test_networks_are_planned_by_their_plain_name(cohort):
     given = pd.concat(
         [make_predictions(cohort, 0.2, "ResNet-18 (from scratch)", "resnet18"), make_predictions(cohort, 3.0, "Other")]
     )
-    table = planned(Evaluation(cohort, given, planning(("ResNet-18", "Other"), primary_years=5.0)))
+    table = compare(Evaluation(cohort, given, planning(("ResNet-18", "Other"), primary_years=5.0)))
     assert table["finding"].tolist() == ["better"]
 
 
