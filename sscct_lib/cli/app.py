@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 Parameters = dict[str, dict[str, Any]]  # by notebook and name
 
 LOCK_FILE = ".sscct.lock"
+DRY_RUN = {"-n", "--dry-run", "--dryrun"}  # of Snakemake
 # Lines of Snakemake's log that tell a user nothing.
 BOOKKEEPING = re.compile(
     r"Building DAG|Select jobs|Execute \d+ jobs|Assuming unrestricted|Using shell|Provided cores|Rules claiming more"
@@ -232,7 +233,7 @@ def _run_alone(study: "Study", command: list[str]) -> int:
     """Run Snakemake on a study on which no other run works, after what a kill or a clock set back left is mended."""
     from sscct_lib.study.files import remove_partials
     from sscct_lib.study.folder import StudyError
-    from sscct_lib.study.recovery import LockedError, alone, pull_back_times, set_damaged_aside
+    from sscct_lib.study.recovery import LockedError, alone, pull_back_times, remember, remembers, set_damaged_aside
 
     try:
         with alone(study.folder / LOCK_FILE) as lock:
@@ -241,7 +242,17 @@ def _run_alone(study: "Study", command: list[str]) -> int:
                 typer.echo(line)
             if pull_back_times(study):
                 typer.echo("The clock was set back since the last run: times of results were moved to the past.")
-            return _run_quietly(command, lock)
+            if remembers(study):
+                remember(study)
+                return _run_quietly(command, lock)
+            typer.echo(
+                "The workflow's hidden folder .snakemake/ is not the one of this run: every stage is looked at again; "
+                "finished scans and trained networks are kept."
+            )
+            failed = _run_quietly([*command, "--forceall"], lock)
+            if not failed and not DRY_RUN & set(command):
+                remember(study)
+            return failed
     except LockedError as error:
         raise StudyError(
             f"Another run works on this study ({error}). Wait until it has ended, then run again."

@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from uuid import uuid4
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sscct_lib.study.code import KEYS
-from sscct_lib.study.files import free_name, has_content
+from sscct_lib.study.files import atomic, free_name, has_content
 from sscct_lib.study.folder import Study, StudyError
 from sscct_lib.study.stages import NOTEBOOKS, shard_stage
 
@@ -141,6 +142,31 @@ def pull_back_times(study: Study) -> float:
     for path, at in changed.items():
         os.utime(path, ns=(at - ahead, at - ahead))
     return ahead / 1e9
+
+
+def remembers(study: Study) -> bool:
+    """Tell whether the workflow's hidden folder is the one that saw this run's results being made.
+
+    It alone knows with which settings, follow-up and code each of them was made. Where it was removed, or is that of
+    another copy, nothing may be believed without a look.
+    """
+    marks = [path.read_bytes() if path.is_file() else b"" for path in _marks(study)]
+    has_results = next(study.run.glob("shards/*.csv"), None) is not None
+    return not has_results or (marks[0] == marks[1] != b"")
+
+
+def remember(study: Study) -> None:
+    """Mark a run and the workflow's hidden folder as belonging together."""
+    if not all(path.is_file() for path in _marks(study)) or not remembers(study):
+        mark = uuid4().hex
+        for path in _marks(study):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic(path) as partial:
+                partial.write_text(mark)
+
+
+def _marks(study: Study) -> tuple[Path, Path]:
+    return study.run / ".workflow", study.folder / ".snakemake" / f"run-{study.run_name}"
 
 
 def _table(path: Path) -> str:

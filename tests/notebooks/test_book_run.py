@@ -102,6 +102,20 @@ def test_a_changed_parameter_makes_again_what_depends_on_it_once_whatever_the_cl
     assert remade(copied, before) == set()
 
 
+def test_without_its_hidden_folder_a_study_keeps_no_old_follow_up(copied):
+    shutil.rmtree(copied.folder / ".snakemake")
+    manifest = pd.read_csv(copied.manifest_path, dtype=str).assign(event_observed="0")
+    manifest.drop(columns="cause_of_death", errors="ignore").to_csv(copied.manifest_path, index=False)
+    before, scans = times(copied), sorted(path.stat().st_mtime_ns for path in copied.run.glob("images/*.gz"))
+    ran = sscct("run", copied.folder, "--until", "01_cohort")
+    assert ran.exit_code == 0, ran.output
+    assert "is not the one of this run" in ran.output
+    assert remade(copied, before) == {"01_cohort"}
+    assert not read_table(copied.table("cohort"), COHORT, "01_cohort")["event_observed"].any()
+    assert sorted(path.stat().st_mtime_ns for path in copied.run.glob("images/*.gz")) == scans
+    assert sscct("run", copied.folder, "--until", "01_cohort").output.count("is not the one") == 0
+
+
 def test_a_changed_setting_makes_again_what_depends_on_it(copied):
     before = times(copied)
     settings = copied.folder / "study.yaml"
