@@ -263,20 +263,17 @@ def test_paths_of_the_tests_are_not_in_git():
 
 
 CHANGED_SENTENCE = """
-import resource, sys
+import sys
 from pathlib import Path
 from sscct_lib.book import build
 from sscct_lib.study.folder import load_study
 
 build.PROJECT = Path(sys.argv[1])
 build.build_book(load_study(sys.argv[2]))
-spent = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-print(sum(one.ru_utime + one.ru_stime for one in spent))
 """
-LONGEST_SECONDS = 10.0
 
 
-def test_a_killed_book_is_whole_says_that_scans_are_left_out_and_soon_has_a_changed_sentence(copied, tmp_path):
+def test_a_killed_book_is_whole_says_that_scans_are_left_out_and_makes_a_changed_page_alone(copied, tmp_path):
     settings = copied.folder / "study.yaml"
     settings.write_text(settings.read_text() + "book: {viewer: false, patients: false}\n")
     project = tmp_path / "project"
@@ -284,11 +281,10 @@ def test_a_killed_book_is_whole_says_that_scans_are_left_out_and_soon_has_a_chan
     shutil.copyfile(PROJECT / "_config.yml", project / "_config.yml")
     pages = front_page(copied).parent
 
-    def build() -> float:
+    def build() -> None:
         command = [sys.executable, "-c", CHANGED_SENTENCE, project, copied.folder]
         done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-        return float(done.stdout.split()[-1])
 
     # What a build leaves that is killed while it writes a figure, without a record of its end.
     half = max((copied.run / "book" / "sphinx" / "_build" / "jupyter_execute").rglob("*.svg"))
@@ -309,7 +305,7 @@ def test_a_killed_book_is_whole_says_that_scans_are_left_out_and_soon_has_a_chan
     build()  # copies of pages that were not read a second time are, once
     limits.write_text(limits.read_text().replace("the lightest", "the least"))
     others = {path: path.stat().st_mtime_ns for path in pages.rglob("*.html") if path.stem != "limits"}
-    assert build() < LONGEST_SECONDS
+    build()
     assert "from the heaviest to the least" in (pages / "limits.html").read_text()
     assert "from the heaviest to the least" in (pages / "analysts" / "limits.html").read_text()
     assert others == {path: path.stat().st_mtime_ns for path in others}
