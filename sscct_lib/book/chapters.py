@@ -14,7 +14,6 @@ import sys
 import sysconfig
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from difflib import get_close_matches
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -28,6 +27,7 @@ from sscct_lib.study import results
 from sscct_lib.study.code import KEYS, code_hash
 from sscct_lib.study.files import atomic
 from sscct_lib.study.folder import Study, StudyError, fingerprint
+from sscct_lib.study.registry import suggested
 from sscct_lib.study.stages import CHAPTERS, NEEDS, NOTEBOOKS, PROJECT
 from sscct_lib.study.tables import read_table
 
@@ -116,8 +116,8 @@ def refuse_unknown(given: Mapping[str, Mapping[str, Any]]) -> None:
         assigned = (node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.Name))
         known = {node.id for node in assigned if isinstance(node.ctx, ast.Store)} - OWN_PARAMETERS
         if unknown := sorted(set(parameters) - known):
-            near = get_close_matches(unknown[0], known, 1)
-            meant = f"Is {near[0]} meant? " if near else ""
+            near = suggested(unknown[0], known)
+            meant = f"Is {near} meant? " if near else ""
             has = ", ".join(sorted(known))
             raise StudyError(f"Notebook {name} has no parameter {', '.join(unknown)}. {meant}It has {has}.")
 

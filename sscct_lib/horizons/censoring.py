@@ -175,9 +175,9 @@ def shared_by_fate(outcome: Outcome, group: Any, times: float) -> tuple[Any, Out
     )
 
 
-def _ways(judged: Judged) -> Iterator[tuple[str, Judged]]:
+def _ways(judged: Judged, by_risk: Outcome) -> Iterator[tuple[str, Judged]]:
     yield SAME_FOR_ALL, judged
-    yield BY_RISK, replace(judged, outcome=weighed_by(logit(judged.risk), judged.outcome)[0])
+    yield BY_RISK, replace(judged, outcome=by_risk)
     third = np.searchsorted(np.quantile(judged.standing, [1 / 3, 2 / 3]), judged.standing)
     for words, times in FATES.items():
         rows, outcome = shared_by_fate(judged.outcome, third, times)
@@ -204,9 +204,10 @@ def other_ways(evaluation: Evaluation, model: str) -> pd.DataFrame:
         if not judged.estimable or not judged.outcome.unknown.any():
             continue
         lost = len(np.unique(judged.outcome.resamples.patient[judged.outcome.unknown]))
-        ratio = np.exp(weighed_by(logit(judged.risk), judged.outcome)[1])
+        by_risk, log_ratio = weighed_by(logit(judged.risk), judged.outcome)
+        ratio = np.exp(log_ratio)
         loss = dict(zip(("loss_low", "loss_high"), interval(ratio, lost - 1, "log")[:2], strict=True))
-        for way, other in _ways(judged):
+        for way, other in _ways(judged, by_risk):
             weights = other.outcome.weights[0]
             common = {
                 "horizon_years": judged.horizon_years, "way": way, **judged.counts, "loss_ratio": float(ratio[0]),

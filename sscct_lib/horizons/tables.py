@@ -204,7 +204,7 @@ def differences_side_by_side(table: pd.DataFrame, metric: str = "auc") -> pd.Dat
 
 
 def planned_in_words(table: pd.DataFrame) -> pd.DataFrame:
-    """Lay `comparison.planned` out: a row a comparison, with its p values, what is found and on whom it rests."""
+    """Lay `planned.compare` out: a row a comparison, with its p values, what is found and on whom it rests."""
     rows: list[Any] = list(table.rename(columns={"difference": "estimate"}).itertuples())
     return pd.DataFrame(
         {

@@ -593,18 +593,6 @@ def test_a_table_that_does_not_say_which_fit_made_a_risk_is_refused_in_words(tmp
         read_table(tmp_path / "03_radiomics.parquet", PREDICTIONS, "03_radiomics")
 
 
-@pytest.fixture(scope="module")
-def cohort():
-    return make_cohort(150)
-
-
-@pytest.fixture(scope="module")
-def predictions(cohort):
-    return pd.concat(
-        [make_predictions(cohort, 0.2, "Clinical"), make_predictions(cohort, 3.0, "Noisy")], ignore_index=True
-    )
-
-
 def test_difference_is_the_difference_of_the_estimates(cohort, predictions):
     table = differences(Evaluation(cohort, predictions, FEW), "Clinical")
     estimates = evaluate(Evaluation(cohort, predictions, FEW)).set_index(["model", "metric", "horizon_years"])[

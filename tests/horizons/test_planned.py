@@ -11,19 +11,7 @@ from sscct_lib.horizons.planned import NOT_COMPARED, UNDECIDED, check_planned, c
 from sscct_lib.horizons.tables import planned_in_words, planned_sentence
 from sscct_lib.study.folder import StudyError
 from sscct_lib.study.settings import HorizonSettings, Settings
-from tests.horizons.cohorts import FEW, make_cohort, make_predictions
-
-
-@pytest.fixture(scope="module")
-def cohort():
-    return make_cohort(150)
-
-
-@pytest.fixture(scope="module")
-def predictions(cohort):
-    return pd.concat(
-        [make_predictions(cohort, 0.2, "Clinical"), make_predictions(cohort, 3.0, "Noisy")], ignore_index=True
-    )
+from tests.horizons.cohorts import FEW, make_predictions
 
 
 def planning(*pairs: tuple[str, str], primary_years: float | None = None) -> Settings:
