@@ -36,7 +36,7 @@ TOO_SMALL = "too small"
 COUNTS = ("n_scans", "n_patients", "n_events", "n_patients_died", "n_patients_alive", "n_unknown")
 """Columns of counts in tables, from `Outcome.denominators`."""
 
-_MOST_KEPT = 50_000_000  # scans x samples of the outcomes that an evaluation keeps
+_MOST_KEPT = 25_000_000  # scans x samples of the outcomes that an evaluation keeps
 
 
 @dataclass(frozen=True)

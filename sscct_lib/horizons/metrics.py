@@ -166,7 +166,7 @@ def error_if_right(risk: Floats, outcome: Outcome) -> Floats:
     The risks are first put right by the line of this very cohort. Outcomes are then drawn from them for the scans whose
     state is known, with the weights that they have; one draw a patient, since the scans of a patient share a fate.
     """
-    intercept, slope = calibration_line(risk, outcome)
+    intercept, slope = calibration_line(risk, outcome.samples(slice(1)))
     right = 1 / (1 + np.exp(-(intercept[0, 0] + slope[0] * logit(risk))))
     if not np.isfinite(right).all() or slope[0] <= 0:
         return np.full(N_DRAWS + 1, np.nan)
@@ -241,15 +241,29 @@ def horizon_auc(risk: Floats, outcome: Outcome, fit: Fits | None = None) -> Floa
 
 
 def _pairs_at_horizon(risk: Floats, outcome: Outcome) -> tuple[Floats, Floats]:
-    died = outcome.weights[:, outcome.died]
-    order = np.argsort(risk[outcome.alive], kind="stable")
-    alive = outcome.weights[:, outcome.alive][:, order]
-    below = np.concatenate([np.zeros((len(alive), 1)), alive.cumsum(axis=1)], axis=1)
-    sorted_risk = risk[outcome.alive][order]
-    lower = np.searchsorted(sorted_risk, risk[outcome.died], side="left")
-    upper = np.searchsorted(sorted_risk, risk[outcome.died], side="right")
-    concordant = (died * (below[:, lower] + below[:, upper])).sum(axis=1) / 2
-    return concordant, died.sum(axis=1) * below[:, -1]
+    known = np.flatnonzero(outcome.died | outcome.alive)
+    order = known[np.argsort(risk[known], kind="stable")]
+    is_last = np.append(np.diff(risk[order]) > 0, True)  # of those with the same risk
+    return _pairs_by_rank(order, is_last, outcome.died[order], outcome.weights)
+
+
+@njit(cache=True)
+def _pairs_by_rank(order: Fits, is_last: Flags, died: Flags, weights: Floats) -> tuple[Floats, Floats]:
+    """Sum pairs in one walk from the lowest risk to the highest, for one sample after another."""
+    concordant, pairs = np.zeros(len(weights)), np.zeros(len(weights))
+    for sample in range(len(weights)):
+        below, tied, tied_died, all_died = 0.0, 0.0, 0.0, 0.0
+        for place in range(len(order)):
+            if died[place]:
+                tied_died += weights[sample, order[place]]
+            else:
+                tied += weights[sample, order[place]]
+            if is_last[place]:
+                concordant[sample] += tied_died * (below + tied / 2)
+                below, all_died = below + tied, all_died + tied_died
+                tied, tied_died = 0.0, 0.0
+        pairs[sample] = all_died * below
+    return concordant, pairs
 
 
 def brier_score(risk: Floats, outcome: Outcome) -> Floats:
