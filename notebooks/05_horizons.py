@@ -139,9 +139,9 @@ tables.planned_in_words(tested)
 # calls a model better. Each model minus the reference model:
 
 # %% tags=["hide-input"]
-compared_with = comparison.reference_model(predictions, settings)
+compared_with, which = comparison.reference_model(predictions, settings)
 differences = comparison.differences(evaluation, compared_with)
-Markdown(f"Reference: **{compared_with}**")
+Markdown(which)
 
 # %% tags=["hide-input"]
 tables.differences_side_by_side(differences, "auc")

@@ -38,6 +38,7 @@ from sscct_lib.study.files import atomic, checksum, read_keyed, write_if_changed
 from sscct_lib.study.folder import Study, StudyError, fingerprint
 from sscct_lib.study.results import file_state
 from sscct_lib.study.stages import NOTEBOOKS, PROJECT
+from sscct_lib.study.words import TRANSPLANT_COUNTS
 
 CHECKLISTS = PROJECT / "book" / "checklists"
 BEFORE_RENDERING = ("tables", "notebooks", "provenance", "book/source")
@@ -130,8 +131,11 @@ def this_run(study: Study, missing: Mapping[str, str]) -> str:
 def _config(study: Study) -> str:
     config = yaml.safe_load((PROJECT / "_config.yml").read_text(encoding="utf-8"))
     config["title"] = study.settings.title
-    if study.settings.demo is not None:
-        config["html"]["announcement"] = DEMO_NOTICE
+    notices = {
+        DEMO_NOTICE: study.settings.demo is not None,
+        TRANSPLANT_COUNTS: study.settings.cohort.transplant == "as_death",
+    }
+    config["html"]["announcement"] = " ".join(text for text, holds in notices.items() if holds)
     # Jupyter Book leaves out what the contents lack, but not below a folder with brackets in its name.
     config["exclude_patterns"] = [f"{name}.md" for name, is_there in _at_times(study).items() if not is_there]
     return str(yaml.safe_dump(config, sort_keys=False))

@@ -203,8 +203,12 @@ def _prepare(folder: Path, run: str, until: str | None, parameters: list[str]) -
         from sscct_lib.book.chapters import refuse_unknown
 
         refuse_unknown(given)
-    # Networks may be a parameter of the notebook; their weights are looked for all the same.
-    trained = load_study(folder, run, deep={"networks": given.get("04_deep_models", {}).get("networks")})
+    # What may be a parameter of a notebook is looked for all the same.
+    trained = load_study(
+        folder, run,
+        deep={"networks": given.get("04_deep_models", {}).get("networks")},
+        horizons={"reference": given.get("05_horizons", {}).get("reference")},
+    )  # fmt: skip
     check_ready(trained, read_manifest(loaded), until)
     return loaded, given
 

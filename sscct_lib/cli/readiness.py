@@ -17,7 +17,7 @@ from sscct_lib.study.words import NETWORK_WORDS, plain_names
 
 def check_ready(study: Study, manifest: pd.DataFrame, last: str | None = None) -> None:
     """Refuse what a later stage would refuse, hours after the start; `last`: notebook after which the run stops."""
-    if study.settings.horizons.planned:
+    if study.settings.horizons.model_fields_set & {"planned", "reference"}:
         check_planned(study.settings, models_made(study))
     stages = NOTEBOOKS if last is None else NOTEBOOKS[: NOTEBOOKS.index(last) + 1]
     # What a finished stage needed is not asked for again.

@@ -80,10 +80,15 @@ def attained(evaluation: Evaluation, truth: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def reference_model(predictions: pd.DataFrame, settings: Settings) -> str:
-    """Name the model to compare with: the study's reference, or the first model when that made no predictions."""
-    names = predictions["model"].unique()
-    return settings.horizons.reference if settings.horizons.reference in names else str(names[0])
+def reference_model(predictions: pd.DataFrame, settings: Settings) -> tuple[str, str]:
+    """Name the model to compare with, the study's reference or the first model where it has no risks; and say so."""
+    names, wanted = predictions["model"].unique(), settings.horizons.reference
+    if wanted in names:
+        return wanted, f"Reference: **{wanted}**"
+    return str(names[0]), (
+        f"Reference: **{names[0]}**, the first model of this run, since {wanted} (`horizons.reference`) made no "
+        "predictions in it."
+    )
 
 
 def true_risks(study: Study, cohort: pd.DataFrame) -> pd.DataFrame:

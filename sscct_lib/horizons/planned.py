@@ -30,19 +30,24 @@ def planned_pairs(settings: Settings) -> tuple[tuple[str, str], ...]:
 
 
 def check_planned(settings: Settings, known: Collection[str]) -> None:
-    """Refuse a planned comparison of a model that the study does not make; `known`: plain names of those it makes.
+    """Refuse a comparison with a model that the study does not make; `known`: plain names of those it makes.
+
+    What stands in `study.yaml` is checked; a default may lack its model, and says so in its place.
 
     Raises
     ------
     StudyError
         With the name, the nearest right one and all that are known.
     """
-    for name in (name for pair in settings.horizons.planned or () for name in pair):
+    named = [("planned", name) for pair in settings.horizons.planned or () for name in pair]
+    if "reference" in settings.horizons.model_fields_set:
+        named.append(("reference", settings.horizons.reference))
+    for setting, name in named:
         if name not in known:
             near = suggested(name, known)
             hint = f"Did you mean {near!r}? " if near else ""
             raise StudyError(
-                f"horizons.planned names the model {name!r}, which this study does not make. {hint}"
+                f"horizons.{setting} names the model {name!r}, which this study does not make. {hint}"
                 f"It makes {', '.join(sorted(known))}."
             )
 

@@ -168,7 +168,7 @@ def _draw_measure(axis: Axes, table: pd.DataFrame, name: str, low: float | None,
     values = table[name].astype(float)
     finite = values.dropna()
     ends = [end for end in (low, high) if end is not None] + list(finite)
-    margin = 0.05 * (max(ends) - min(ends)) if ends else 1.0
+    margin = 0.05 * (max(ends, default=0.0) - min(ends, default=0.0)) or 1.0  # also of a single value
     left, right = (min(ends) - margin, max(ends) + margin) if ends else (0.0, 1.0)
     axis.axvspan(left if low is None else low, right if high is None else high, color=PALE, zorder=0)
     for end in (low, high):

@@ -26,7 +26,7 @@ from sscct_lib.report.evidence import (
 from sscct_lib.study.folder import Study, StudyError
 from sscct_lib.study.schemas import COHORT, LUNGS, PREDICTIONS, RADIOMICS, UNUSUAL
 from sscct_lib.study.tables import read_predictions, read_table
-from sscct_lib.study.words import NETWORK_WORDS, feature_name
+from sscct_lib.study.words import NETWORK_WORDS, TRANSPLANT_COUNTS, feature_name
 
 NEW = "new"  # id of a scan from outside the study, in files and on its page
 STRANGE = "the scan is unlike those that it learned from"  # said of a scan that a network flags
@@ -191,6 +191,7 @@ def build(
     forms = FACTS | {name: (feature_name(name), "{}" if one.levels else "{:g}") for name, one in own.items()}
     facts = {words: _fact(scan.known.get(name), form) for name, (words, form) in forms.items()}
     shown = scan.risks[scan.risks["model"].isin([*chosen_models(scan.risks), model])]
+    meant = [TRANSPLANT_COUNTS] if settings.cohort.transplant == "as_death" else []
     return ScanReport(
         study_title=settings.title,
         run_name=study.run_name,
@@ -207,7 +208,7 @@ def build(
         reasons=weights,
         explained=explained,
         likeness=alike,
-        warnings=tuple(sorted((*warnings, *_warnings(scan, facts, alike, training, [*own])), key=_gravity)),
+        warnings=tuple(sorted((*warnings, *_warnings(scan, facts, alike, training, [*own]), *meant), key=_gravity)),
         overlay=picture,
         attribution=attribution,
     )

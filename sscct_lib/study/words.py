@@ -16,6 +16,8 @@ CLINICAL_WORDS = {
     "sex": "sex",
     "ssc_subtype": "skin subtype",
 }
+TRANSPLANT_COUNTS = "In this study, death means death or lung transplant, whichever came first."
+"""Told wherever a study has `cohort.transplant: as_death`."""
 NETWORK_WORDS = {"resnet18": "ResNet-18", "densenet121": "DenseNet-121", "swin": "Swin Transformer"}
 CLASS_WORDS = {
     "firstorder": "density histogram",

@@ -9,13 +9,14 @@ from tempfile import gettempdir
 
 import nbformat
 import pytest
+import yaml
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 from papermill.parameterize import parameterize_path
 
 from sscct_lib.book import chapters
-from sscct_lib.book.build import this_run
+from sscct_lib.book.build import _config, this_run
 from sscct_lib.intake.privacy_search import search_file
 from sscct_lib.study import stages
 from sscct_lib.study.folder import Study
@@ -173,3 +174,11 @@ def test_figures_are_kept_where_the_surroundings_name_a_backend_that_shows_nothi
     outputs = nbformat.read(executed, as_version=4).cells[-1].outputs
     shown = next(output for output in outputs if output.output_type == "execute_result")
     assert {"image/png", "image/svg+xml"} <= shown.data.keys()
+
+
+def test_every_page_says_where_a_transplant_counts_as_death(study_of, manifest_frame):
+    for rule, told in {"ends_followup": False, "as_death": True}.items():
+        study = study_of(manifest_frame, f"title: test\ncohort: {{transplant: {rule}}}\n")
+        configured = yaml.safe_load(_config(study))["html"].get("announcement", "")
+        assert ("death or lung transplant" in configured) == told
+        assert "Synthetic" not in configured

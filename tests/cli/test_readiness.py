@@ -70,4 +70,7 @@ def test_the_command_line_asks_for_the_networks_that_it_names(study_of, manifest
     refused = sscct("run", study.folder, "-p", "04_deep_models.networks=[vit]")
     assert refused.exit_code == 1
     assert "networks" in refused.output
+    refused = sscct("run", study.folder, "-p", "05_horizons.reference=Clinicl")
+    assert refused.exit_code == 1
+    assert "horizons.reference names the model 'Clinicl'" in " ".join(refused.output.split())
     assert not study.run.exists()

@@ -650,8 +650,10 @@ def test_share_attained_is_the_ratio_of_the_distances_from_chance(cohort, predic
 def test_unknown_reference_is_refused(cohort, predictions):
     with pytest.raises(StudyError, match="No model named 'Nobody'"):
         differences(Evaluation(cohort, predictions, FEW), "Nobody")
-    assert reference_model(predictions, FEW) == "Clinical"
-    assert reference_model(predictions.query("model == 'Noisy'"), FEW) == "Noisy"
+    assert reference_model(predictions, FEW) == ("Clinical", "Reference: **Clinical**")
+    name, told = reference_model(predictions.query("model == 'Noisy'"), FEW)
+    assert name == "Noisy"
+    assert "since Clinical (`horizons.reference`) made no predictions" in told
 
 
 def test_holm_by_hand():
