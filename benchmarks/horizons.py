@@ -116,7 +116,7 @@ def covers(truth: float, low: float, high: float) -> float:
     return np.nan if np.isnan(low) else float(low <= truth <= high)
 
 
-def coverage(sizes: tuple[int, ...] = (60, 200), n_cohorts: int = 500, n_bootstrap: int = 500) -> pd.DataFrame:
+def coverage(sizes: tuple[int, ...] = (60, 150, 200), n_cohorts: int = 500, n_bootstrap: int = 500) -> pd.DataFrame:
     """How often 95 % intervals hold the truth: by patient, by patient with percentiles, and by scan."""
     truth = true_values()
     tables = []

@@ -143,7 +143,8 @@ def hazard_ratios(
     2002;28:169-81 (few clusters).
     """
     frame = pd.DataFrame({"time": time, "event": event, **covariates})
-    fitted = CoxPHFitter().fit(frame, "time", "event")
+    # By default lifelines stops where the fifth digit may still change.
+    fitted = CoxPHFitter().fit(frame, "time", "event", fit_options={"precision": 1e-12, "r_precision": 1e-14})
     x = frame[list(covariates)].to_numpy(dtype=float)
     log_ratio, inverse = fitted.params_.to_numpy(), fitted.variance_matrix_.to_numpy()
     # Not lifelines' own robust errors, which depend on the order of scans with the same time.
