@@ -43,7 +43,7 @@ def pbc() -> pd.DataFrame:
         "harrell_c",
         "calibration_slope",
         "calibration_intercept",
-    ],  # fmt: skip
+    ],
 )
 def test_measures(pbc, metric, horizon):
     risk = 1 - np.exp(-0.035 * horizon * pbc["bili"] ** 0.9 * np.exp(0.03 * (pbc["age"] - 50)) / 1.5)
