@@ -61,8 +61,6 @@ def zone_occlusion(
     One row a zone and horizon: `height`, `side`, `horizon` (from 0), `risk` of the scan as it is, and `change`: that
     risk minus the risk with the zone replaced. Clinical values (1, N_VALUES) stay as they are.
 
-    References
-    ----------
     Zeiler MD, Fergus R. Visualizing and understanding convolutional networks. ECCV 2014 (occlusion).
     """
     places = zones(volume.shape[-1])

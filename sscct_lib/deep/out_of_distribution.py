@@ -11,8 +11,8 @@ Predictive inference with the jackknife+. Ann Stat 2021;49:486-507 (thresholds f
 """
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -150,14 +150,9 @@ def _limit_path(study: Study, network_name: str) -> Path:
 
 
 def _measures(trained: Study, network_name: str, holder: Study, table: pd.DataFrame) -> pd.DataFrame:
-    settings = trained.settings.deep.network(network_name)
-    hu_range = trained.settings.deep.hu_range
-
-    def measured() -> Iterator[dict[str, float]]:
-        for scan_id in table["scan_id"]:
-            yield measure(np.load(cube_path(holder, scan_id, settings.size, hu_range)), hu_range)
-
-    return pd.DataFrame(measured())
+    size, hu_range = trained.settings.deep.network(network_name).size, trained.settings.deep.hu_range
+    cubes = (np.load(cube_path(holder, scan_id, size, hu_range)) for scan_id in table["scan_id"])
+    return pd.DataFrame([measure(cube, hu_range) for cube in cubes])
 
 
 def measure(cube: NDArray[np.float16], hu_range: tuple[float, float]) -> dict[str, float]:
@@ -211,14 +206,13 @@ def fit_reference(embedded: NDArray[np.float32], measures: pd.DataFrame, patient
 
 
 def _save(reference: Reference, path: Path) -> None:
-    learned = reference.projection
-    tensors = {"mean": learned.mean, "spread": learned.spread, "components": learned.components}
-    tensors |= {"location": reference.location, "precision": reference.precision, "ordinary": reference.ordinary}
+    tensors = asdict(reference)
+    tensors |= tensors.pop("projection")
     with atomic(path) as partial:
         save_file({name: np.ascontiguousarray(values) for name, values in tensors.items()}, partial)
 
 
 def _load(path: Path) -> Reference:
     tensors = load_file(path)
-    projection = Projection(tensors["mean"], tensors["spread"], tensors["components"])
-    return Reference(projection, tensors["location"], tensors["precision"], tensors["ordinary"])
+    projection = Projection(**{field.name: tensors.pop(field.name) for field in fields(Projection)})
+    return Reference(projection, **tensors)

@@ -29,9 +29,8 @@ from torch.optim import Optimizer
 
 from sscct_lib.deep.batches import Cubes, Examples, OneScanEach, loader
 from sscct_lib.deep.cubes import cube_path, load_cubes, lung_density, make_cubes
-from sscct_lib.deep.fitting import LARGEST_GRADIENT, precision, silence_lightning
+from sscct_lib.deep.fitting import LARGEST_GRADIENT, optimiser, quiet_trainer, schedule
 from sscct_lib.deep.networks import HazardNetwork, build
-from sscct_lib.deep.schedule import optimiser, schedule
 from sscct_lib.study.code import code_hash
 from sscct_lib.study.files import atomic, checksum
 from sscct_lib.study.folder import Study, StudyError, fingerprint
@@ -123,22 +122,10 @@ def pretrain(
     deep = study.settings.deep
     sampler = OneScanEach(examples, settings.batch_size, seed)
     task = Pretraining(network, examples, settings, deep.pretraining, seed, len(sampler))
-    silence_lightning()
     log.info("%s: %d epochs", where, deep.pretraining.epochs)
-    gpu = torch.cuda.is_available()
-    trainer = pl.Trainer(
-        max_epochs=deep.pretraining.epochs,
-        accelerator="gpu" if gpu else "cpu",
-        devices=1,
-        precision=precision(deep),
-        use_distributed_sampler=False,
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=False,
-        num_sanity_val_steps=0,
-    )
-    trainer.fit(task, loader(Cubes(examples, None), sampler, gpu))
+    apart = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = quiet_trainer(deep, deep.pretraining.epochs, devices=1, **apart)
+    trainer.fit(task, loader(Cubes(examples, None), sampler, torch.cuda.is_available()))
     network.cpu().eval()
     if not all(torch.isfinite(tensor).all() for tensor in network.encoder.state_dict().values()):
         raise StudyError(f"{where}: the weights are not finite numbers. Lower deep.pretraining.learning_rate.")

@@ -56,7 +56,9 @@ def prepare_scans(study: Study, rows: pd.DataFrame, n_jobs: int = 1) -> pd.DataF
 
 def _prepare(study: Study, row: Mapping[str, Any]) -> Record:
     path = study.folder / row["image"]
-    image, remarks = _read_told(path, row["sha256"] if isinstance(row["sha256"], str) else None)
+    if isinstance(row["sha256"], str):
+        compare_checksum(path, row["sha256"])
+    image, remarks = _in_lps(*read_placed(path, path.name), path.name)
     write_image(resample(image, study.settings.images.spacing_mm), study.image(row["scan_id"]))
     return {
         "spacing_mm": " ".join(f"{side:.4g}" for side in image.GetSpacing()),
@@ -66,15 +68,8 @@ def _prepare(study: Study, row: Mapping[str, Any]) -> Record:
     }
 
 
-def read_scan(path: Path, sha256: str | None = None) -> sitk.Image:
-    """Read a CT volume and verify that it can be used.
-
-    Parameters
-    ----------
-    path
-        NIfTI or NRRD file, see `nifti.read_volume`.
-    sha256
-        SHA-256 that the file must have; None: not compared.
+def read_scan(path: Path) -> sitk.Image:
+    """Read a CT volume (NIfTI or NRRD, see `nifti.read_volume`) and verify that it can be used.
 
     Returns
     -------
@@ -85,16 +80,9 @@ def read_scan(path: Path, sha256: str | None = None) -> sitk.Image:
     Raises
     ------
     ScanError
-        If the file is not what `sha256` says, or as `read_volume` and `to_hounsfield` refuse it.
+        As `read_volume` and `to_hounsfield` refuse it.
     """
-    return _read_told(path, sha256)[0]
-
-
-def _read_told(path: Path, sha256: str | None) -> tuple[sitk.Image, list[Told]]:
-    """Read a scan, and tell what was mended."""
-    if sha256 is not None:
-        _compare_checksum(path, sha256)
-    return _in_lps(*read_placed(path, path.name), path.name)
+    return _in_lps(*read_placed(path, path.name), path.name)[0]
 
 
 def _in_lps(placed: sitk.Image, remarks: list[Told], name: str) -> tuple[sitk.Image, list[Told]]:
@@ -119,7 +107,8 @@ def read_source(path: Path, orientation: str | None = None) -> tuple[sitk.Image,
     return _in_lps(*read_placed(path, "the file", orientation, pairs=True), "the file")
 
 
-def _compare_checksum(path: Path, expected: str) -> None:
+def compare_checksum(path: Path, expected: str) -> None:
+    """Refuse a file that is not the one whose SHA-256 the manifest gives."""
     if path.is_file() and (found := checksum(path)) != expected.lower():
         raise ScanError(
             f"{path.name} has SHA-256 {found[:12]}…, the manifest says {expected[:12].lower()}…: it is not the "

@@ -116,13 +116,7 @@ def digits_not_taken(text: str, dates: Iterable[Written]) -> bool:
 
 
 def numbers_not_dates(names: Iterable[str]) -> set[int]:
-    """Find where names of one folder hold numbers of eight digits: a place where half of them, or more, are no date.
-
-    Returns
-    -------
-    set of int
-        Places among the groups of eight digits in a name, from 0: the first, the second …
-    """
+    """Find which groups of eight digits (0: the first in a name) are no date in half of a folder's names, or more."""
     groups = [[_calendar(*found.group("year", "month", "day")) for found in EIGHT_DIGITS.finditer(name)]
               for name in names]  # fmt: skip
     places = range(max(map(len, groups), default=0))

@@ -15,12 +15,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from sscct_lib.images.dicom import PREAMBLE_BYTES
 from sscct_lib.images.nifti import DETACHED, MAGIC_HDR, is_volume, voxels_of, without_suffix
 from sscct_lib.images.reasons import Told, told
 from sscct_lib.intake.dates import Written, dates_in, digits_not_taken, numbers_not_dates, place_of_eight
 from sscct_lib.study.folder import SETTINGS_FILE
-
-PREAMBLE_BYTES = 128
 
 OF_THE_SYSTEM = {".ds_store", "thumbs.db", "desktop.ini", "ehthumbs.db", ".localized", "icon\r"}
 SYSTEM_FOLDERS = {"__macosx", "$recycle.bin", "system volume information"}

@@ -280,10 +280,7 @@ def _scan_path(study: Study, scan_id: str) -> Path:
 
 
 def write_masks(study: Study, scans: pd.DataFrame, candidates: list[Candidate], n_jobs: int = 1) -> pd.DataFrame:
-    """Write `masks/<scan_id>.nii.gz` where the source has a mask of the scan; adds `lung_mask`, empty where not.
-
-    Candidates that are masks get their `status` and `reason`.
-    """
+    """Write `masks/<scan_id>.nii.gz` where the source has one of the scan: column `lung_mask`; tells of each mask."""
     masks = [one for one in candidates if one.kind in MASK_KINDS]
     for mask in masks:
         mask.told = [told("mask_of_another")]

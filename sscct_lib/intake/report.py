@@ -199,11 +199,7 @@ def write_for_excel(table: pd.DataFrame, path: Path) -> None:
     """Write a table so that Excel opens it rightly, by a double click.
 
     UTF-8 with a mark at its begin; no line break in a cell; an apostrophe before text that Excel would take for a
-    formula, a number or a date, so that `007` and `3-4` stay what they are.
-
-    References
-    ----------
-    OWASP, CSV Injection.
+    formula, a number or a date, so that `007` and `3-4` stay what they are. OWASP, CSV Injection.
     """
     texts = table.select_dtypes(["object", "string"])
     table.assign(**texts.map(_cell)).to_csv(path, index=False, encoding="utf-8-sig", lineterminator="\r\n")
@@ -220,11 +216,7 @@ def _cell(value: object) -> object:
 def write_source_list(path: Path, candidates: list[Candidate], source: Path, key: bytes) -> None:
     """Write which source became which scan, with the hospital's names; for its owner alone to read.
 
-    Parameters
-    ----------
-    path
-        CSV to write. `source` is the number by which `ingest/report.csv` calls it; `file` the first of its files,
-        relative to the folder that was ingested.
+    `source` is its number in `ingest/report.csv`; `file` the first of its files, relative to the folder ingested.
     """
     rows = [
         {

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from sscct_lib.images.nifti import read_volume
 from sscct_lib.images.prepare import resample_mask
-from sscct_lib.study.files import atomic, checksum
+from sscct_lib.study.files import checksum, write_if_changed
 from sscct_lib.study.folder import StudyError
 from sscct_lib.study.settings import LungSettings
 
@@ -160,8 +160,7 @@ def _send_nothing(weights: Path) -> None:
     """Keep TotalSegmentator from reporting its use to its authors, as it does by default."""
     os.environ["TOTALSEG_HOME_DIR"] = str(weights)
     quiet = {"totalseg_id": "none", "send_usage_stats": False, "prediction_counter": 0}
-    with atomic(weights / "config.json") as partial:
-        partial.write_text(json.dumps(quiet), encoding="utf-8")
+    write_if_changed(weights / "config.json", json.dumps(quiet))
 
 
 def renamed(labels: NDArray[Any], names: Mapping[int, int]) -> NDArray[np.uint8]:

@@ -23,20 +23,10 @@ Scan = tuple[sitk.Image, sitk.Image]
 
 
 def versions_of_scans(study: Study, rows: pd.DataFrame, n_jobs: int = 1) -> pd.DataFrame:
-    """Compute the features of changed versions of some scans, the first of as many patients.
+    """Compute the features of changed versions of some scans (`scan_id`, `patient_id`), one of as many patients.
 
-    Parameters
-    ----------
-    rows
-        One row a scan: `scan_id`, `patient_id`.
-    n_jobs
-        Processes that share the scans; -1 for all cores.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row a scan and version: `scan_id`, `patient_id`, `version` and features, as `agreement` takes them.
-        Scans of which a version failed are not in it.
+    One row a scan and version: `scan_id`, `patient_id`, `version` and features, as `agreement` takes them. Scans of
+    which a version failed are not in it. `n_jobs` processes share the scans, -1 for all cores.
     """
     first = rows[["scan_id", "patient_id"]].sort_values("scan_id").drop_duplicates("patient_id")
     rng = np.random.default_rng(study.settings.seed)
