@@ -28,13 +28,14 @@ from sscct_lib.book.chapters import (
     missing_stages,
     notice,
     pictures,
+    remove_others,
     stub,
     without_missing,
 )
 from sscct_lib.intake.privacy import FOLDERS
 from sscct_lib.intake.privacy_search import search_study
 from sscct_lib.study.code import code_hash
-from sscct_lib.study.files import atomic, checksum, read_keyed, write_if_changed, write_keyed, write_secret
+from sscct_lib.study.files import checksum, read_keyed, write_if_changed, write_keyed, write_secret
 from sscct_lib.study.folder import Study, StudyError, fingerprint
 from sscct_lib.study.results import file_state
 from sscct_lib.study.stages import NOTEBOOKS, PROJECT
@@ -105,9 +106,7 @@ def _assemble(study: Study, source: Path, missing: Mapping[str, str]) -> None:
             pasted |= pictures(target)
     for name, content in pasted.items():
         write_if_changed(source / "pasted" / name, content)
-    for old in (source / "pasted").glob("*"):
-        if old.name not in pasted:
-            old.unlink()
+    remove_others(source / "pasted", pasted)
     write_if_changed(source / "this_run.txt", this_run(study, missing))
     write_if_changed(source / "_config.yml", _config(study))
     write_if_changed(source / "_toc.yml", _contents(study))
@@ -234,12 +233,10 @@ def _render(study: Study, source: Path) -> None:
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     seal(memory)
     said = done.stdout.replace(str(study.folder.resolve()), "STUDY")  # logs name no place of this machine
-    with atomic(study.run / "logs" / "book.log") as partial:
-        partial.write_text(said, encoding="utf-8")
+    write_if_changed(study.run / "logs" / "book.log", said)
     if done.returncode != 0:
         raise StudyError("The book has faults:\n" + "\n".join(said.strip().splitlines()[-20:]))
-    with atomic(record) as partial:
-        partial.write_text(state, encoding="utf-8")
+    write_if_changed(record, state)
 
 
 def _behind_every_page(source: Path) -> list[Path]:

@@ -24,7 +24,7 @@ from sklearn.covariance import LedoitWolf
 from sscct_lib.cohort.outcomes import patient_weights
 from sscct_lib.deep.cubes import cube_path
 from sscct_lib.deep.embeddings import Floats, Projection, embed, fit_projection, fold_file, fold_files, with_cubes
-from sscct_lib.study.files import atomic
+from sscct_lib.study.files import atomic, write_if_changed
 from sscct_lib.study.folder import Study, StudyError
 from sscct_lib.study.schemas import UNUSUAL
 from sscct_lib.study.words import NETWORK_WORDS
@@ -90,9 +90,8 @@ def flag_unusual(study: Study, network_name: str, cohort: pd.DataFrame) -> pd.Da
     share = study.settings.deep.unusual_share
     for one in sorted(set(fold)):
         limit[fold == one] = threshold(distance[fold != one], patients[fold != one], share)
-    with atomic(_limit_path(study, network_name)) as partial:
-        known = {"threshold": threshold(distance, patients, share), "unusual_share": share, "scans": len(table)}
-        partial.write_text(json.dumps(known), encoding="utf-8")
+    known = {"threshold": threshold(distance, patients, share), "unusual_share": share, "scans": len(table)}
+    write_if_changed(_limit_path(study, network_name), json.dumps(known))
     flagged = table[["scan_id", "patient_id", "fold"]].assign(
         network=network_name,
         distance=distance,

@@ -18,7 +18,7 @@ from sscct_lib.demo.disease import LESIONS
 from sscct_lib.demo.patients import demo_cohort
 from sscct_lib.demo.render import Protocol, Volume, render
 from sscct_lib.study import results
-from sscct_lib.study.files import atomic
+from sscct_lib.study.files import atomic, write_if_changed
 from sscct_lib.study.folder import Study, StudyError
 from sscct_lib.study.settings import DemoSettings
 
@@ -99,10 +99,7 @@ def write_tables(study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Write manifest and `truth/truth.csv`, both from `demo_cohort`, each only when its content differs."""
     manifest, truth = demo_cohort(_demo_settings(study), study.demo_seed)
     for frame, path in ((manifest, study.manifest_path), (truth, study.folder / "truth" / "truth.csv")):
-        text = frame.to_csv(index=False, lineterminator="\n")
-        if not path.is_file() or path.read_bytes() != text.encode():
-            with atomic(path) as partial:
-                partial.write_bytes(text.encode())
+        write_if_changed(path, frame.to_csv(index=False, lineterminator="\n"))
     return manifest, truth
 
 

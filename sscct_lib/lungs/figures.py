@@ -43,7 +43,7 @@ class Overlay:
     planes: dict[str, tuple[NDArray[np.int16], NDArray[np.uint8], tuple[int, int] | None]]
 
 
-def overlay(study: Study, row: Mapping[str, Any]) -> Overlay:
+def overlay(study: Study, row: Mapping[Any, Any]) -> Overlay:
     """Cut a scan and its mask through the flagged place, or through the middle of the lungs when nothing is flagged.
 
     Parameters

@@ -17,7 +17,7 @@ from sscct_lib.images.prepare import read_result
 from sscct_lib.lungs.segment import load_lungs
 from sscct_lib.radiomics.filters import image_types
 from sscct_lib.radiomics.texture import Hu, Mask, pyradiomics_features
-from sscct_lib.study.files import atomic
+from sscct_lib.study.files import write_if_changed
 from sscct_lib.study.folder import Study, fingerprint
 from sscct_lib.study.results import ScanError, process
 from sscct_lib.study.schemas import RADIOMICS
@@ -51,8 +51,7 @@ def extract_scans(study: Study, rows: pd.DataFrame, n_jobs: int = 1) -> pd.DataF
     def inputs(row: Mapping[str, Any]) -> list[Path]:
         return [path(row["scan_id"]) for path in (study.image, study.mask, study.lobes)]
 
-    with atomic(study.table("radiomics").with_suffix(".json")) as partial:
-        partial.write_text(json.dumps(provenance(study), indent=1) + "\n", encoding="utf-8")
+    write_if_changed(study.table("radiomics").with_suffix(".json"), json.dumps(provenance(study), indent=1) + "\n")
     settings = [study.settings.radiomics, study.settings.images]
     done = process(study, "radiomics", _extract_one, rows, settings, inputs, n_jobs)
     done = done.drop(columns="codes", errors="ignore")  # of reasons; every other column is a feature
