@@ -137,9 +137,7 @@ def to_hounsfield(image: sitk.Image, name: str) -> tuple[sitk.Image, list[Told]]
     mended, notes = without_padding(values)
     check(mended, name)
     if notes or values.dtype.kind == "f":
-        copied = sitk.GetImageFromArray(np.rint(mended))
-        copied.CopyInformation(image)
-        image = copied
+        image = on_grid_of(image, np.rint(mended))
     return sitk.Clamp(image, sitk.sitkInt16, AIR_HU, np.iinfo(np.int16).max), notes
 
 
@@ -191,6 +189,13 @@ def _along_axes(image: sitk.Image) -> sitk.Image:
     _refuse_too_large(size)
     frame = [size.tolist(), sitk.Transform(), sitk.sitkLinear, corners.min(axis=0).tolist(), spacing.tolist()]
     return sitk.Resample(image, *frame, np.eye(3).ravel().tolist(), AIR_HU, sitk.sitkInt16)
+
+
+def on_grid_of(image: sitk.Image, values: NDArray[Any]) -> sitk.Image:
+    """Make an image of values [z, y, x] on the grid of another."""
+    made = sitk.GetImageFromArray(values)
+    made.CopyInformation(image)
+    return made
 
 
 def resample_mask(mask: sitk.Image, reference: sitk.Image) -> sitk.Image:

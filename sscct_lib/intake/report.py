@@ -15,6 +15,7 @@ from sscct_lib.intake.pseudonyms import patient_code, scan_code
 from sscct_lib.intake.series import Candidate, why_behind
 from sscct_lib.study.files import atomic
 from sscct_lib.study.tables import FORMULA_STARTS
+from sscct_lib.study.words import counted, scans_text
 
 COLUMNS = [
     "source", "patient_id", "scan_id", "kind", "n_files", "n_slices", "step_mm", "kernel", "status", "reason", "codes",
@@ -127,20 +128,16 @@ def summarise(report: pd.DataFrame, study_folder: Path) -> list[str]:
         characters, but for the name of the study.
     """
     scans, masks = report[report["status"] == "scan"], int((report["status"] == "lung mask").sum())
-    first = f"{_number(len(scans), 'scan')} of {_number(scans['patient_id'].nunique(), 'patient')}"
+    first = scans_text(len(scans), scans["patient_id"].nunique())
     parts = {status: _lines(report[report["status"] == status], status) for status in HEADINGS}
     heads = {status: _head(report, status) for status in parts}
     shown = [status for status in parts if heads[status] and (parts[status] or status not in ("scan", "lung mask"))]
     last = [f"One row each: {study_folder / 'ingest' / 'report.csv'}", "Next:", *_commands(study_folder)]
     room = _shared([len(parts[status]) for status in shown], MOST_LINES - 1 - len(last) - len(shown))
-    lines = [first + (f", {_number(masks, 'lung mask')}" if masks else "")]
+    lines = [first + (f", {counted(masks, 'lung mask')}" if masks else "")]
     for status, n in zip(shown, room, strict=True):
         lines += [heads[status], *_listed(parts[status], n)]
     return [_cut(line) for line in lines] + last
-
-
-def _number(n: int, what: str) -> str:
-    return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
 def _head(report: pd.DataFrame, status: str) -> str:
@@ -149,7 +146,7 @@ def _head(report: pd.DataFrame, status: str) -> str:
         return ""
     if status in ONE_BY_ONE:
         return f"{HEADINGS[status]}:"
-    return f"{HEADINGS[status]}: {_number(n, 'patient') if status == 'no scans' else f'{n:,} series'}"
+    return f"{HEADINGS[status]}: {counted(n, 'patient') if status == 'no scans' else f'{n:,} series'}"
 
 
 def _lines(rows: pd.DataFrame, status: str) -> list[str]:

@@ -140,8 +140,10 @@ def qa_distributions(table: pd.DataFrame, limits: Mapping[str, tuple[float | Non
         axis.set_xlabel(label, fontsize=11)
     for axis in axes.flat[len(limits) :]:
         axis.axis("off")
+    counts = table["verdict"].value_counts()
     handles = [
-        axes.flat[0].scatter([], [], label=_counted(table, verdict), **style) for verdict, style in VERDICTS.items()
+        axes.flat[0].scatter([], [], label=f"{verdict} ({counts.get(verdict, 0)} scans)", **style)
+        for verdict, style in VERDICTS.items()
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False)
     return figure
@@ -166,7 +168,3 @@ def _draw_measure(axis: Axes, table: pd.DataFrame, name: str, low: float | None,
     axis.spines["left"].set_visible(False)
     axis.tick_params(axis="x", colors=INK)
     axis.locator_params(axis="x", nbins=5)
-
-
-def _counted(table: pd.DataFrame, verdict: str) -> str:
-    return f"{verdict} ({int((table['verdict'] == verdict).sum())} scans)"

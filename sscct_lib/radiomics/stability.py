@@ -9,6 +9,7 @@ import pandas as pd
 import SimpleITK as sitk
 from scipy import ndimage
 
+from sscct_lib.images.prepare import on_grid_of
 from sscct_lib.lungs.segment import load_lungs
 from sscct_lib.radiomics.extract import extract, resample
 from sscct_lib.study.folder import Study, fingerprint
@@ -69,9 +70,7 @@ def versions(image: sitk.Image, lungs: sitk.Image, seed: int) -> Iterator[tuple[
     turn = sitk.Euler3DTransform(centre, 0.0, 0.0, np.deg2rad(ROTATION_DEGREES))
     yield "rotated", _transformed(image, lungs, turn)
     hu = sitk.GetArrayFromImage(image)
-    noisy = sitk.GetImageFromArray(hu + rng.normal(0, NOISE_HU, hu.shape).astype(hu.dtype))
-    noisy.CopyInformation(image)
-    yield "noisy", (noisy, lungs)
+    yield "noisy", (on_grid_of(image, hu + rng.normal(0, NOISE_HU, hu.shape).astype(hu.dtype)), lungs)
     # Resampled on slices half a voxel further.
     shift = sitk.TranslationTransform(3, [0.0, 0.0, image.GetSpacing()[2] / 2])
     yield "shifted", _transformed(image, lungs, shift)
@@ -90,9 +89,7 @@ def _moved(lungs: sitk.Image, rng: np.random.Generator, outwards: bool) -> sitk.
     share = min(1.0, MASK_SHIFT_MM / lungs.GetSpacing()[0])
     patches = ndimage.gaussian_filter(rng.normal(size=labels.shape), PATCH_VOXELS)
     chosen = shell & (patches >= np.quantile(patches[shell], 1 - share)) if shell.any() else shell
-    moved = sitk.GetImageFromArray(np.where(chosen, new, labels))
-    moved.CopyInformation(lungs)
-    return moved
+    return on_grid_of(lungs, np.where(chosen, new, labels))
 
 
 def _transformed(image: sitk.Image, lungs: sitk.Image, transform: sitk.Transform) -> Scan:
