@@ -26,33 +26,15 @@ from sscct_lib.study.settings import DemoSettings
 def write_demo(study: Study, n_jobs: int = 1) -> None:
     """Make the whole demo study: manifest, truth and every scan that is not there yet.
 
-    Parameters
-    ----------
-    study
-        A study with a `demo` section.
-    n_jobs
-        Processes that share the scans; the files are the same for any number.
-
-    Raises
-    ------
-    StudyError
-        If the study has no `demo` section, or a scan could not be made.
+    The files are the same for any number of processes. StudyError where the study has no `demo` section, or a scan
+    could not be made.
     """
     manifest, _ = write_tables(study)
     make_scans(study, manifest, n_jobs)
 
 
 def make_scans(study: Study, rows: pd.DataFrame, n_jobs: int = 1) -> pd.DataFrame:
-    """Make the scans of some rows of the manifest, and their true masks.
-
-    Parameters
-    ----------
-    study
-        A study with a `demo` section.
-    rows
-        Rows of its manifest; only `scan_id` is used.
-    n_jobs
-        Processes that share the scans.
+    """Make the scans of some rows (`scan_id`) of the manifest, and their true masks.
 
     Returns
     -------

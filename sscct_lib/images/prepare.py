@@ -93,16 +93,9 @@ def _in_lps(placed: sitk.Image, remarks: list[Told], name: str) -> tuple[sitk.Im
 def read_source(path: Path, orientation: str | None = None) -> tuple[sitk.Image, list[Told]]:
     """Read a CT volume of an export as `read_scan` does, also one whose voxels lie in a second file beside its header.
 
-    Parameters
-    ----------
-    orientation
-        What the user says of files that do not say how the body lies in them; see `placement.check_orientation`.
-
-    Returns
-    -------
-    image : SimpleITK.Image
-    told : list of Told
-        What was done to its place. Neither this nor an error names the file, which may be named after a patient.
+    `orientation` is what the user says of files that do not say how the body lies in them; see
+    `placement.check_orientation`. What was done to its place is told. Neither this nor an error names the file, which
+    may be named after a patient.
     """
     return _in_lps(*read_placed(path, "the file", orientation, pairs=True), "the file")
 
@@ -119,15 +112,8 @@ def compare_checksum(path: Path, expected: str) -> None:
 def to_hounsfield(image: sitk.Image, name: str) -> tuple[sitk.Image, list[Told]]:
     """Check that values can be Hounsfield units, and store them as int16 from -1024 HU; also tells what was mended.
 
-    Parameters
-    ----------
-    name
-        What the error message calls the volume.
-
-    Raises
-    ------
-    UnusableError
-        If values are not finite, are all the same, or air and tissue do not have the densities that they must have.
+    UnusableError, which calls the volume `name`, where values are not finite, are all the same, or air and tissue do
+    not have the densities that they must have.
     """
     values = sitk.GetArrayViewFromImage(image)
     if values.dtype.kind == "f" and (n_bad := int(values.size - np.isfinite(values).sum())):

@@ -124,26 +124,10 @@ def removed(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def examine(image: sitk.Image, mask: sitk.Image | None, settings: LungSettings) -> Record:
-    """Judge the lungs of one scan that belongs to no study.
+    """Judge the lungs of one prepared scan that belongs to no study; without a mask they are found from the densities.
 
-    Parameters
-    ----------
-    image
-        Prepared scan.
-    mask
-        On the same grid; None: found from the densities.
-    settings
-        With the plausible ranges.
-
-    Returns
-    -------
-    dict
-        Measures, verdict and findings, as in a row of schema `LUNGS`; no comparison with other scans of the patient.
-
-    Raises
-    ------
-    ScanError
-        If there is no body, or no mask is given and there is no lung.
+    Measures, verdict and findings, as in a row of schema `LUNGS`; no comparison with other scans of the patient.
+    ScanError where there is no body, or no mask is given and there is no lung.
     """
     scan = _look(image)
     return _judged(scan, Found(_by_threshold(scan) if mask is None else mask), None, settings)

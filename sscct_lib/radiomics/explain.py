@@ -29,13 +29,10 @@ Floats = NDArray[np.float64]
 
 
 def feature_weights(result: CrossValidation, model: str) -> pd.DataFrame:
-    """List what each fit of an elastic-net Cox model made of each feature.
+    """List what each fit of an elastic-net Cox model made of each feature, a row a feature and fit.
 
-    Returns
-    -------
-    pandas.DataFrame
-        One row a feature and fit: `feature` (a column as the model sees it), `repeat`, `fold`, `coefficient` (log
-        hazard ratio per standard deviation; 0 where the fit did not choose it, or a filter left it out).
+    `feature` (a column as the model sees it), `repeat`, `fold`, `coefficient` (log hazard ratio per standard deviation;
+    0 where the fit did not choose it, or a filter left it out).
     """
     fits = {(repeat, fold): each for (name, repeat, fold), each in result.fits.items() if name == model}
     rows = [
