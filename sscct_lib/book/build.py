@@ -42,6 +42,7 @@ from sscct_lib.study.stages import NOTEBOOKS, PROJECT
 from sscct_lib.study.words import TRANSPLANT_COUNTS
 
 CHECKLISTS = PROJECT / "book" / "checklists"
+BEHIND_EVERY_PAGE = {".ipynb", ".yml", ".bib", ".css"}
 BEFORE_RENDERING = ("tables", "notebooks", "provenance", "book/source")
 JUPYTER_BOOK = "import sscct_lib; from jupyter_book.cli.main import main; main()"
 """Jupyter Book as a program; what `sscct_lib` leaves out to start soon is left out here too."""
@@ -222,7 +223,8 @@ def _render(study: Study, source: Path) -> None:
         shutil.rmtree(place)
     # Sphinx writes a page again when its own source changes. Numbers that it takes from a notebook, and the titles of
     # others in the side bar, would grow stale: where any of these changed, every page is written.
-    state = fingerprint([(path.name, checksum(path)) for path in _behind_every_page(source)], _titles(source))
+    shared = sorted(path for path in source.rglob("*") if path.suffix in BEHIND_EVERY_PAGE)
+    state = fingerprint([(path.name, checksum(path)) for path in shared], _titles(source))
     current = record.is_file() and record.read_text(encoding="utf-8") == state
     record.unlink(missing_ok=True)
     # What Sphinx remembers of the pages are pickles: only those that this user's own build wrote are read.
@@ -237,11 +239,6 @@ def _render(study: Study, source: Path) -> None:
     if done.returncode != 0:
         raise StudyError("The book has faults:\n" + "\n".join(said.strip().splitlines()[-20:]))
     write_if_changed(record, state)
-
-
-def _behind_every_page(source: Path) -> list[Path]:
-    kept = {".ipynb", ".yml", ".bib", ".css"}
-    return sorted(path for path in source.rglob("*") if path.suffix in kept)
 
 
 def _titles(source: Path) -> list[str]:

@@ -255,8 +255,8 @@ def train(
             last.set_epoch(settings.epochs)
             volumes = (batch["volume"] for batch in loader(cubes, last, gpu))
             update_bn(volumes, network, device=next(network.parameters()).device)
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not _is_out_of_memory(error):
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)):
             raise
         raise StudyError(
             f"{where}: memory ran out with size {settings.size} and batch_size {settings.batch_size}. "
@@ -271,10 +271,6 @@ def train(
         "seconds": seconds,
         "waiting_share": waited / seconds,
     }
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _without_nan(losses: Tensor) -> list[float]:
