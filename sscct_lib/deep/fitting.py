@@ -214,17 +214,10 @@ def train(
     checkpoint to go on from and to write, `logs` a folder for Lightning's `metrics.csv`, each left out where it is
     None.
 
-    Returns
-    -------
-    dict
-        `loss` and `validation_loss`, lists with a mean loss per scan for each epoch; `n_validation_patients`; `seconds`
-        and `waiting_share`, the share of these in which the training waited for its next batch.
-
-    Raises
-    ------
-    StudyError
-        If the loss is no longer a finite number (the scans are named) or memory runs out; the last checkpoint stays. If
-        too few patients are left to set some apart.
+    Told are `loss` and `validation_loss`, lists with a mean loss per scan for each epoch; `n_validation_patients`;
+    `seconds` and `waiting_share`, the share of these in which the training waited for its next batch. StudyError where
+    the loss is no longer a finite number (the scans are named) or memory runs out; the last checkpoint stays. Also
+    where too few patients are left to set some apart.
     """
     deep = deep or DeepSettings()
     share = settings.validation_share if settings.patience else 0.0

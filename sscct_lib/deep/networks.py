@@ -38,14 +38,7 @@ KEPT = {
 class HazardNetwork(nn.Module):
     """An encoder, (B, 1, D, H, W) to (B, n_features), with a head that gives risks at the ends of `n_intervals`.
 
-    Parameters
-    ----------
-    head
-        `hazard`, or `classifiers` for one classifier a horizon.
-    clinical
-        Whether clinical values add to the score.
-    dropout
-        Share of the encoder's features left out at random in training.
+    Clinical values may add to the score; `dropout` is the share of features left out at random in training.
     """
 
     def __init__(

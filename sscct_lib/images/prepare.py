@@ -230,22 +230,11 @@ def write_image(image: sitk.Image, path: Path) -> None:
 
 
 def axis_weights(n_old: int, positions: NDArray[np.float64], width: float = 1.0) -> Axis:
-    """Weigh the old samples of an axis for each new one.
+    """Weigh the `n_old` samples of an axis for each new one: their numbers and weights, (n_new, n_taps), rows of sum 1.
 
-    Parameters
-    ----------
-    n_old
-        Old samples.
-    positions
-        Where the new samples lie, in steps of the old ones, shape (n_new,); beyond an end, the end counts.
-    width
-        Half the foot of the triangle, at least 1, in steps of the old samples: 1 is linear interpolation, more averages
-        as well, for an axis that becomes coarser.
-
-    Returns
-    -------
-    index, weights : numpy.ndarray
-        Old samples and their weights, each row summing to 1, shape (n_new, n_taps).
+    `positions` (n_new,) are in steps of the old samples; beyond an end, the end counts. `width` is half the foot of the
+    triangle, at least 1, in the same steps: 1 is linear interpolation, more averages as well, for an axis that becomes
+    coarser.
     """
     centres = np.clip(positions, 0, n_old - 1)[:, None]
     index = np.ceil(centres - width).astype(np.int64) + np.arange(int(2 * width) + 1)

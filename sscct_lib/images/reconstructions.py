@@ -61,20 +61,10 @@ class Volume:
 
 
 def split(frames: list[Frame], plane: Plane) -> list[Volume]:
-    """Tell the volumes of a series apart.
+    """Tell the volumes of a series apart, the one with most slices first.
 
-    Parameters
-    ----------
-    frames
-        All slices of the series, in any order.
-    plane
-        Decodes a slice; called only where two slices lie at one place.
-
-    Returns
-    -------
-    list of Volume
-        The one with most slices first. Together they hold every slice once, except for copies and for slices at the
-        place of another, which are told.
+    Together they hold every slice once, except for copies and for slices at the place of another, which are told. Only
+    where two slices lie at one place are they decoded, by `plane`.
     """
     volumes = [Volume(frames)]
     for what, label in HARD:

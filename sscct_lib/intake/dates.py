@@ -51,17 +51,7 @@ def age_years(text: str) -> float | None:
 def scan_date(header: Mapping[str, str]) -> tuple[pd.Timestamp | None, list[Told]]:
     """Take the day of a scan from the dates of its header: the one on which most agree, StudyDate at a tie.
 
-    Parameters
-    ----------
-    header
-        By name, see `OF_THE_SCAN`; empty where the header lacks one.
-
-    Returns
-    -------
-    date : pandas.Timestamp or None
-        None where no date can be the day of a CT.
-    told : list of Told
-        Dates that were not believed. No date stands in it.
+    None where no date of `OF_THE_SCAN` can be the day of a CT. Dates that were not believed are told, without the date.
     """
     given = {name: header.get(name, "").strip() for name in OF_THE_SCAN}
     read = {name: _day_of(text) for name, text in given.items() if text}
