@@ -28,19 +28,21 @@ from sscct_lib.book.chapters import (
     missing_stages,
     notice,
     pictures,
+    remove_others,
     stub,
     without_missing,
 )
 from sscct_lib.intake.privacy import FOLDERS
 from sscct_lib.intake.privacy_search import search_study
 from sscct_lib.study.code import code_hash
-from sscct_lib.study.files import atomic, checksum, read_keyed, write_if_changed, write_keyed, write_secret
+from sscct_lib.study.files import checksum, read_keyed, write_if_changed, write_keyed, write_secret
 from sscct_lib.study.folder import Study, StudyError, fingerprint
 from sscct_lib.study.results import file_state
 from sscct_lib.study.stages import NOTEBOOKS, PROJECT
 from sscct_lib.study.words import TRANSPLANT_COUNTS
 
 CHECKLISTS = PROJECT / "book" / "checklists"
+BEHIND_EVERY_PAGE = {".ipynb", ".yml", ".bib", ".css"}
 BEFORE_RENDERING = ("tables", "notebooks", "provenance", "book/source")
 JUPYTER_BOOK = "import sscct_lib; from jupyter_book.cli.main import main; main()"
 """Jupyter Book as a program; what `sscct_lib` leaves out to start soon is left out here too."""
@@ -105,9 +107,7 @@ def _assemble(study: Study, source: Path, missing: Mapping[str, str]) -> None:
             pasted |= pictures(target)
     for name, content in pasted.items():
         write_if_changed(source / "pasted" / name, content)
-    for old in (source / "pasted").glob("*"):
-        if old.name not in pasted:
-            old.unlink()
+    remove_others(source / "pasted", pasted)
     write_if_changed(source / "this_run.txt", this_run(study, missing))
     write_if_changed(source / "_config.yml", _config(study))
     write_if_changed(source / "_toc.yml", _contents(study))
@@ -223,7 +223,8 @@ def _render(study: Study, source: Path) -> None:
         shutil.rmtree(place)
     # Sphinx writes a page again when its own source changes. Numbers that it takes from a notebook, and the titles of
     # others in the side bar, would grow stale: where any of these changed, every page is written.
-    state = fingerprint([(path.name, checksum(path)) for path in _behind_every_page(source)], _titles(source))
+    shared = sorted(path for path in source.rglob("*") if path.suffix in BEHIND_EVERY_PAGE)
+    state = fingerprint([(path.name, checksum(path)) for path in shared], _titles(source))
     current = record.is_file() and record.read_text(encoding="utf-8") == state
     record.unlink(missing_ok=True)
     # What Sphinx remembers of the pages are pickles: only those that this user's own build wrote are read.
@@ -234,17 +235,10 @@ def _render(study: Study, source: Path) -> None:
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     seal(memory)
     said = done.stdout.replace(str(study.folder.resolve()), "STUDY")  # logs name no place of this machine
-    with atomic(study.run / "logs" / "book.log") as partial:
-        partial.write_text(said, encoding="utf-8")
+    write_if_changed(study.run / "logs" / "book.log", said)
     if done.returncode != 0:
         raise StudyError("The book has faults:\n" + "\n".join(said.strip().splitlines()[-20:]))
-    with atomic(record) as partial:
-        partial.write_text(state, encoding="utf-8")
-
-
-def _behind_every_page(source: Path) -> list[Path]:
-    kept = {".ipynb", ".yml", ".bib", ".css"}
-    return sorted(path for path in source.rglob("*") if path.suffix in kept)
+    write_if_changed(record, state)
 
 
 def _titles(source: Path) -> list[str]:

@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
@@ -25,7 +25,7 @@ import pandera.pandas as pa
 
 from sscct_lib.study import results
 from sscct_lib.study.code import KEYS, code_hash
-from sscct_lib.study.files import atomic
+from sscct_lib.study.files import write_if_changed
 from sscct_lib.study.folder import Study, StudyError, fingerprint
 from sscct_lib.study.registry import suggested
 from sscct_lib.study.stages import CHAPTERS, NEEDS, NOTEBOOKS, PROJECT
@@ -95,8 +95,7 @@ def run_notebook(study: Study, name: str, parameters: Mapping[str, Any]) -> Path
     finally:
         source.unlink(missing_ok=True)
         if partial.is_file():
-            _forget_progress(partial)
-            _forget_paths(partial, study)
+            _forget(partial, study)
     os.replace(partial, executed)
     return executed
 
@@ -122,15 +121,11 @@ def refuse_unknown(given: Mapping[str, Mapping[str, Any]]) -> None:
             raise StudyError(f"Notebook {name} has no parameter {', '.join(unknown)}. {meant}It has {has}.")
 
 
-def _forget_progress(path: Path) -> None:
+def _forget(path: Path, study: Study) -> None:
+    """Take progress out of a notebook, and shorten the paths that papermill, warnings and tracebacks leave there."""
     content = json.loads(path.read_text(encoding="utf-8"))
     results.forget(content)
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _forget_paths(path: Path, study: Study) -> None:
-    """Shorten the paths that papermill, warnings and tracebacks leave in a notebook: it names no place of a machine."""
-    text, python = path.read_text(encoding="utf-8"), sysconfig.get_paths()
+    text, python = json.dumps(content, indent=1, ensure_ascii=False) + "\n", sysconfig.get_paths()
     installed = (Path(python["purelib"]), Path(python["stdlib"]))
     # A cell's own code lies in a temporary folder of the kernel.
     for folder in (study.folder, *installed, PROJECT, Path(sys.prefix), Path(sys.base_prefix), Path(gettempdir())):
@@ -149,14 +144,8 @@ def notebook_code_hash(name: str) -> str:
 def write_provenance(study: Study, stage: str, code: str, parameters: Mapping[str, Any]) -> None:
     """Write what made the result of a stage to `runs/<run>/provenance/<stage>.json`.
 
-    Parameters
-    ----------
-    stage
-        A notebook, or a shard of a per-scan stage such as `lungs_0003`.
-    code
-        Hash of the code that made it (`code_hash` or `notebook_code_hash`).
-    parameters
-        The notebook parameters given, if any.
+    A stage is a notebook, or a shard of a per-scan stage such as `lungs_0003`; `code` is its `code_hash` or
+    `notebook_code_hash`, `parameters` are those given to the notebook, if any.
     """
     content = {
         "stage": stage,
@@ -170,8 +159,7 @@ def write_provenance(study: Study, stage: str, code: str, parameters: Mapping[st
         "parameters": dict(parameters),
         "versions": {name: version(name) for name in SHOWN_PACKAGES},
     }
-    with atomic(study.run / "provenance" / f"{stage}.json") as partial:
-        partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    write_if_changed(study.run / "provenance" / f"{stage}.json", json.dumps(content, indent=1))
 
 
 def git_commit() -> str:
@@ -198,11 +186,8 @@ def latest_commit(study: Study) -> str:
 def missing_stages(study: Study) -> dict[str, str]:
     """Tell which notebooks of a run are not there, and why.
 
-    Returns
-    -------
-    dict
-        By notebook: why it is missing. A notebook that rests on a missing one is missing too, though an older copy may
-        be there: it would show the results of another state of the run.
+    A notebook that rests on a missing one is missing too, though an older copy may be there: it would show the results
+    of another state of the run.
     """
     missing: dict[str, str] = {}
     for name in NOTEBOOKS:
@@ -236,6 +221,13 @@ def table_or_empty(study: Study, name: str, schema: pa.DataFrameSchema, made_by:
     """Read a table, or give one without rows where a stage has not made it."""
     path = study.table(name)
     return read_table(path, schema, made_by) if path.is_file() else pd.DataFrame(columns=list(schema.columns))
+
+
+def remove_others(folder: Path, names: Collection[str]) -> None:
+    """Remove what lies in a folder of the book and is not named: it belongs to an earlier state of the run."""
+    for old in folder.glob("*"):
+        if old.name not in names:
+            old.unlink()
 
 
 def stub(name: str, reason: str) -> str:

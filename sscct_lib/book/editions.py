@@ -4,7 +4,6 @@ Both come from the same pages. What the theme leaves to be desired is put right 
 keyboard, a screen reader and a phone, and asks nothing of the network: scripts and fonts are copied from npm packages.
 """
 
-import json
 import re
 import shutil
 import sys
@@ -17,9 +16,10 @@ import yaml
 from bs4 import BeautifulSoup, Tag
 from bs4.element import AttributeValueList
 
+from sscct_lib.book.chapters import provenance, remove_others
 from sscct_lib.horizons.evaluation import TOO_SMALL
 from sscct_lib.study.code import code_hash
-from sscct_lib.study.files import atomic, copy_folder
+from sscct_lib.study.files import copy_folder, write_if_changed
 from sscct_lib.study.folder import Study, StudyError, fingerprint
 from sscct_lib.study.settings import Settings
 from sscct_lib.study.stages import PROJECT
@@ -76,16 +76,16 @@ def publish(study: Study, rendered: Path, html: Path) -> None:
     copy_browser_files(html)
     for origin, name in ((study.run / "book" / "scans", "scans"), (PROJECT / "book" / "viewer", "viewer")):
         kept = {path.name for path in origin.glob("*")}
-        for old in (html / name).glob("*"):
-            if old.name not in kept:
-                old.unlink()
+        remove_others(html / name, kept)
         if kept:
             copy_folder(origin, html / name)
     places = [path.relative_to(rendered) for path in sorted(rendered.rglob("*.html"))]
     places = [place for place in places if place.parts[0] != "_static"]
-    _remove_old_pages(html, {*places, *(Path(ANALYSTS) / place for place in places)})
+    for old in {*html.rglob("*.html")} - {folder / place for folder in (html, html / ANALYSTS) for place in places}:
+        old.unlink()
+    given = {record["stage"]: record["parameters"] for record in provenance(study)}
     for place in places:
-        _edit(study, rendered, html, place)
+        _edit(study, rendered, html, place, given.get(place.stem, {}))
 
 
 def copy_browser_files(html: Path, modules: Path = MODULES) -> None:
@@ -110,38 +110,20 @@ def _remove_unused_images(rendered: Path, html: Path) -> None:
     for page in rendered.rglob("*.html"):
         used |= {unquote(name) for name in re.findall(r'_images/([^"#?]+)', page.read_text(encoding="utf-8"))}
     for folder in (rendered / "_images", html / "_images"):
-        for image in folder.glob("*"):
-            if image.name not in used:
-                image.unlink()
+        remove_others(folder, used)
 
 
-def _remove_old_pages(html: Path, places: set[Path]) -> None:
-    for page in html.rglob("*.html"):
-        if page.relative_to(html) not in places:
-            page.unlink()
-
-
-def _edit(study: Study, rendered: Path, html: Path, place: Path) -> None:
+def _edit(study: Study, rendered: Path, html: Path, place: Path, given: Mapping[str, Any]) -> None:
     """Write both editions of a page, unless they were made of the same page by the same code and settings."""
     source = (rendered / place).read_text(encoding="utf-8")
     record = study.run / "book" / "edited" / f"{'.'.join(place.parts)}.txt"
-    given = _given(study, place.stem)
-    key = fingerprint(source, study.settings, given, code_hash("book.editions"))
+    key = fingerprint(source, study.settings, dict(given), code_hash("book.editions"))
     targets = (html / place, html / ANALYSTS / place)
     if record.is_file() and record.read_text(encoding="utf-8") == key and all(path.is_file() for path in targets):
         return
     for target, text in zip(targets, editions(source, place, study.settings, given), strict=True):
-        with atomic(target) as partial:
-            partial.write_text(text, encoding="utf-8")
-    with atomic(record) as partial:
-        partial.write_text(key, encoding="utf-8")
-
-
-def _given(study: Study, stage: str) -> dict[str, Any]:
-    """Parameters that a run gave to a notebook, if there were any."""
-    record = study.run / "provenance" / f"{stage}.json"
-    given = json.loads(record.read_text(encoding="utf-8"))["parameters"] if record.is_file() else {}
-    return dict(given)
+        write_if_changed(target, text)
+    write_if_changed(record, key)
 
 
 def editions(source: str, place: Path, settings: Settings, given: Mapping[str, Any]) -> tuple[str, str]:

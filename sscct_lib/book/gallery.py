@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sscct_lib.book.chapters import filled, plain, table_or_empty
+from sscct_lib.book.chapters import filled, plain, remove_others, table_or_empty
 from sscct_lib.book.viewer import case_script, picture
 from sscct_lib.cohort.outcomes import label_name
 from sscct_lib.horizons.decisions import example_scan, risks_in_words
@@ -22,7 +22,7 @@ from sscct_lib.horizons.patients import middle_horizon
 from sscct_lib.lungs.figures import overlay, spread, worst_first
 from sscct_lib.report.page import WEIGHTS, ScanReport, Tables, of_study, read_tables
 from sscct_lib.study.code import code_hash
-from sscct_lib.study.files import atomic
+from sscct_lib.study.files import atomic, write_if_changed
 from sscct_lib.study.folder import Study, StudyError, fingerprint
 from sscct_lib.study.results import ScanError, file_state
 from sscct_lib.study.schemas import ATTRIBUTIONS, COHORT, LUNGS, PREDICTIONS
@@ -48,6 +48,7 @@ RULES = {
     "evenly in between.",
 }
 """The parts of the gallery, in the order of the page, and what is chosen."""
+OF_A_SCAN = (".js", ".jpg")  # its files for the viewer
 N_UNCERTAIN, N_EXPLAINED, N_MASKS, N_OVER_TIME = 2, 2, 3, 4
 COLUMNS = [
     "rule", "scan_id", "patient_id", "risk", "lowest", "highest", "horizon_years", "state", "verdict", "findings",
@@ -70,14 +71,12 @@ def write_gallery(study: Study, folder: Path) -> str:
         chosen = choose_scans(_predictions(study), lungs, cohort, study.settings, set(explained["scan_id"]))
     files: dict[str, str] = {}
     if study.settings.book.viewer:
-        for row in _records(lungs[lungs["scan_id"].isin(chosen["scan_id"])]):
+        for row in lungs[lungs["scan_id"].isin(chosen["scan_id"])].to_dict("records"):
             maps = explained[explained["scan_id"] == row["scan_id"]].set_index("model")["network"]
             written = _write_scan(study, row, dict(maps), folder)
             if written is not None:
                 files[row["scan_id"]] = written
-    for old in folder.glob("*"):
-        if old.stem not in files.values():
-            old.unlink()
+    remove_others(folder, [f"{name}{suffix}" for name in files.values() for suffix in OF_A_SCAN])
     parts = list(_parts(chosen, files))
     return filled("gallery.md", viewer=study.settings.book.viewer, parts=parts, has_files=bool(files))
 
@@ -173,11 +172,7 @@ def _state(row: Mapping[Any, Any], label: str, horizon: float) -> str:
     return followed if row[label] == 0 else f"{followed}: unknown at {years_text(horizon)}"
 
 
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
-
-
-def _write_scan(study: Study, row: Mapping[str, Any], networks: Mapping[str, str], folder: Path) -> str | None:
+def _write_scan(study: Study, row: Mapping[Any, Any], networks: Mapping[str, str], folder: Path) -> str | None:
     """Write picture and script of a scan, unless they are there; give their name, or None where a file is missing."""
     scan_id = row["scan_id"]
     maps = {model: study.attribution(network, scan_id) for model, network in networks.items()}
@@ -185,15 +180,14 @@ def _write_scan(study: Study, row: Mapping[str, Any], networks: Mapping[str, str
     inputs = [study.image(scan_id), study.mask(scan_id), *maps.values()]
     key = fingerprint([file_state(path) for path in inputs], list(maps), str(row["place_mm"]), code_hash("book.viewer"))
     name = f"{scan_id}-{key}"
-    if not all((folder / f"{name}{suffix}").is_file() for suffix in (".js", ".jpg")):
+    if not all((folder / f"{name}{suffix}").is_file() for suffix in OF_A_SCAN):
         try:
             content, drawn = case_script(study, scan_id, maps), picture(overlay(study, row))
         except ScanError:
             return None  # set aside by quality assurance, whose chapter says why
         with atomic(folder / f"{name}.jpg") as partial:
             drawn.save(partial, format="JPEG", quality=85)
-        with atomic(folder / f"{name}.js") as partial:
-            partial.write_text(content, encoding="utf-8")
+        write_if_changed(folder / f"{name}.js", content)
     return name
 
 
@@ -202,7 +196,7 @@ def _parts(chosen: pd.DataFrame, files: Mapping[str, str]) -> Iterator[dict[str,
     named: set[str] = set()
     for rule, words in RULES.items():
         scans = []
-        for row in _records(chosen[chosen["rule"] == rule]):
+        for row in chosen[chosen["rule"] == rule].to_dict("records"):
             scan_id = str(row["scan_id"])
             # The first card of a scan can be linked to as `#scan-<scan_id>`.
             is_first = scan_id not in named
@@ -212,7 +206,7 @@ def _parts(chosen: pd.DataFrame, files: Mapping[str, str]) -> Iterator[dict[str,
         yield {"rule": rule, "words": words, "scans": scans, "side_by_side": side_by_side}
 
 
-def scan_in_words(row: Mapping[str, Any]) -> str:
+def scan_in_words(row: Mapping[Any, Any]) -> str:
     """One line on what is known of a scan that `choose_scans` gave."""
     parts = [f"Scan {row['scan_id']} of patient {row['patient_id']}"]
     if pd.notna(row["risk"]):
@@ -229,9 +223,7 @@ def scan_in_words(row: Mapping[str, Any]) -> str:
 def write_patients(study: Study, folder: Path) -> str:
     """Draw the pages on patients, one picture each, and give the chapter that shows them, in MyST Markdown."""
     pages = _pages(study, folder) if study.settings.book.patients else {}
-    for old in folder.glob("*"):
-        if old.with_suffix(".txt") not in pages:
-            old.unlink()
+    remove_others(folder, [path.with_suffix(suffix).name for path in pages for suffix in (".txt", ".png")])
     shown = {title: path.read_text(encoding="utf-8") for path, title in pages.items()}
     return filled("patients.md", wanted=study.settings.book.patients, pages=shown)
 
@@ -289,8 +281,7 @@ def _draw(report: ScanReport, picture: Path, text: Path) -> None:
     figure = scan_page(report)
     with atomic(picture) as partial:
         figure.savefig(partial, format="png", dpi=150, metadata={"Software": None})
-    with atomic(text) as partial:
-        partial.write_text(page_in_words(report, picture.name), encoding="utf-8")
+    write_if_changed(text, page_in_words(report, picture.name))
 
 
 def page_in_words(report: ScanReport, picture: str) -> str:

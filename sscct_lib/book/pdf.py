@@ -25,22 +25,10 @@ LONGEST_SECONDS = 300
 
 
 def print_book(study: Study, html: Path) -> Path:
-    """Print the first part of a rendered book, and its references.
+    """Print the first part of a rendered book, and its references, to `book.pdf` in the folder of its pages.
 
-    Parameters
-    ----------
-    html
-        Folder of the rendered pages.
-
-    Returns
-    -------
-    Path
-        `book.pdf` in that folder: A4, with page numbers, and links from chapter to chapter.
-
-    Raises
-    ------
-    StudyError
-        If no browser that prints is installed, or it fails; the message says what to do.
+    A4, with page numbers, and links from chapter to chapter. StudyError where no browser that prints is installed, or
+    it fails; the message says what to do.
     """
     browser = find_browser()
     pages = chapters(study.run / "book" / "source" / "_toc.yml")

@@ -38,10 +38,7 @@ OUTCOMES = {
     "left out": ("Left out", "The scan is kept, without what does not belong to it."),
     "mended": ("Mended", "What is certain is put right, and told."),
     "told": ("Told", "The scan is kept as it is; what is unusual about it is told."),
-    "set aside": (
-        "Set aside",
-        "What cannot be used is no scan of the study; the others go on.",
-    ),
+    "set aside": ("Set aside", "What cannot be used is no scan of the study; the others go on."),
 }
 """The outcomes of `images.reasons.Reason`, as headings with a sentence."""
 TABLES = {
@@ -223,7 +220,7 @@ def data_dictionary_page(study: Study) -> str:
 
 def odd_exports_page() -> str:
     """The page that lists all that reading an export may find, in MyST Markdown."""
-    groups = [(*OUTCOMES[outcome], reasons_table(outcome)) for outcome in OUTCOMES]
+    groups = [(*words, reasons_table(outcome)) for outcome, words in OUTCOMES.items()]
     return filled("odd_exports.md", groups=[group for group in groups if len(group[2])])
 
 

@@ -104,16 +104,12 @@ def _difference(first: _Finished, other: _Finished, row: dict[str, Any]) -> dict
     held = [(name, _judging(first, scans, first)), (row["model"], _judging(other, scans, first))]
     both = np.all([np.isfinite(evaluation.risk(model, horizon)) for model, evaluation in held], axis=0)
     reference, own = (evaluation.at(model, horizon, both) for model, evaluation in held)
+    counted = {"n_paired": int(both.sum())}
     if not own.estimable:
-        return {"n_paired": int(both.sum())}
+        return counted
     samples = own.measure("auc") - reference.measure("auc")
     low, high, _ = interval(samples, own.outcome.degrees_of_freedom)
-    return {
-        "difference": float(samples[0]),
-        "difference_low": low,
-        "difference_high": high,
-        "n_paired": int(both.sum()),
-    }
+    return {"difference": float(samples[0]), "difference_low": low, "difference_high": high, **counted}
 
 
 def _judging(run: _Finished, scans: pd.DataFrame, first: _Finished) -> Evaluation:

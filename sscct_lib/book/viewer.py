@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from sscct_lib.images.masks import bounding_box
-from sscct_lib.images.prepare import resample, resample_mask
+from sscct_lib.images.prepare import on_grid_of, resample, resample_mask
 from sscct_lib.lungs.figures import Overlay
 from sscct_lib.lungs.segment import load_lungs
 from sscct_lib.study.folder import Study
@@ -67,9 +67,7 @@ def _density_file(image: sitk.Image) -> str:
     low, high = HU_RANGE
     step = (high - low) / 255
     values = np.clip((sitk.GetArrayViewFromImage(image).astype(np.float32) - low) / step, 0, 255)
-    stored = sitk.GetImageFromArray(np.rint(values).astype(np.uint8))
-    stored.CopyInformation(image)
-    return _file(stored, step, low)
+    return _file(on_grid_of(image, np.rint(values).astype(np.uint8)), step, low)
 
 
 def _file(image: sitk.Image, slope: float = 1.0, intercept: float = 0.0) -> str:

@@ -110,12 +110,7 @@ class OneScanEach(Sampler[list[Drawn]]):
     """
 
     def __init__(
-        self,
-        examples: Examples,
-        batch_size: int,
-        seed: int,
-        balance: Balance = "none",
-        n_ranks: int = 1,
+        self, examples: Examples, batch_size: int, seed: int, balance: Balance = "none", n_ranks: int = 1
     ) -> None:
         self.scans_of = [rows.to_numpy() for _, rows in examples.table.reset_index().groupby("patient_id")["index"]]
         dies = examples.followed_by_death
@@ -179,16 +174,8 @@ class Cubes(Dataset[dict[str, Any]]):
         volume = load_cubes([self.examples.paths[row]])[0]
         if self.change is not None:
             volume = self.change(volume, seed)
-        died, survived = self.examples.died[row], self.examples.survived[row]
-        clinical = self.clinical[row]
-        return {
-            "volume": volume,
-            "clinical": clinical,
-            "died": died,
-            "survived": survived,
-            "weight": self.weights[row],
-            "row": row,
-        }
+        targets = {"died": self.examples.died[row], "survived": self.examples.survived[row]}
+        return {"volume": volume, "clinical": self.clinical[row], **targets, "weight": self.weights[row], "row": row}
 
 
 def loader(cubes: Cubes, sampler: OneScanEach, gpu: bool) -> "DataLoader[dict[str, Any]]":

@@ -61,8 +61,6 @@ def zone_occlusion(
     One row a zone and horizon: `height`, `side`, `horizon` (from 0), `risk` of the scan as it is, and `change`: that
     risk minus the risk with the zone replaced. Clinical values (1, N_VALUES) stay as they are.
 
-    References
-    ----------
     Zeiler MD, Fergus R. Visualizing and understanding convolutional networks. ECCV 2014 (occlusion).
     """
     places = zones(volume.shape[-1])
@@ -87,12 +85,8 @@ def zone_occlusion(
 def most_at_risk(predictions: pd.DataFrame, n_scans: int) -> pd.DataFrame:
     """Choose scans to explain: of each patient the one with the highest risk, then the patients with the highest.
 
-    Risks (schema `PREDICTIONS`) at the longest horizon are averaged over the models.
-
-    Returns
-    -------
-    pandas.DataFrame
-        `scan_id`, `patient_id`, `fold`, `risk`, at most `n_scans`, the highest risk first.
+    Risks (schema `PREDICTIONS`) at the longest horizon are averaged over the models. `scan_id`, `patient_id`, `fold`,
+    `risk`, at most `n_scans`, the highest risk first.
     """
     longest = predictions[predictions["horizon_years"] == predictions["horizon_years"].max()]
     mean = longest.groupby(["scan_id", "patient_id", "fold"], as_index=False)["risk"].mean()
@@ -104,15 +98,7 @@ def most_at_risk(predictions: pd.DataFrame, n_scans: int) -> pd.DataFrame:
 def attribute_scans(study: Study, networks: Sequence[str], scans: pd.DataFrame) -> pd.DataFrame:
     """Explain the out-of-fold risks of scans voxel by voxel, save the maps, and check them against untrained networks.
 
-    Parameters
-    ----------
-    scans
-        `scan_id`, `patient_id`, `fold`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Schema `ATTRIBUTIONS`: one row a network and scan.
+    Scans are `scan_id`, `patient_id`, `fold`; the table has schema `ATTRIBUTIONS`, a row a network and scan.
 
     References
     ----------
@@ -217,10 +203,7 @@ def likeness(one: NDArray[np.float32], other: NDArray[np.float32], inside: NDArr
 def sanity(checked: pd.DataFrame) -> pd.DataFrame:
     """Say of each network whether its maps (`attribute_scans`) depend on what it learned.
 
-    Returns
-    -------
-    pandas.DataFrame
-        One row a model: `scans`, `likeness to an untrained network` (median and range), and `verdict`.
+    One row a model: `scans`, `likeness to an untrained network` (median and range), and `verdict`.
     """
     rows = {}
     for model, scans in checked.groupby("model", sort=False):

@@ -1,5 +1,6 @@
 """Figures of the deep models: what a network sees, and how it learned. They draw tables and compute nothing."""
 
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
@@ -17,7 +18,7 @@ BRIGHTEST = 0.6  # aerated and diseased lung lies below; vessels and consolidati
 
 
 @styled
-def network_input(cube: NDArray[np.float16], title: str = "") -> Figure:
+def network_input(cube: NDArray[np.float16], title: str) -> Figure:
     """Draw a cube (0 to 1, [z, y, x] in LPS) in three planes, as radiologists look at them."""
     middle, quarter = cube.shape[0] // 2, cube.shape[2] // 4
     names = ("axial", "coronal", "sagittal, right lung")
@@ -27,38 +28,40 @@ def network_input(cube: NDArray[np.float16], title: str = "") -> Figure:
         axis.set_title(name, fontsize=12)
         axis.axis("off")
     figure.colorbar(drawn, ax=axes[0].tolist(), shrink=0.8, label="input", extend="max")
-    if title:
-        figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
     return figure
 
 
 @styled
-def attributions(cube: NDArray[np.float16], maps: dict[str, NDArray[np.float32]], title: str = "") -> Figure:
-    """Draw what raises (orange) and what lowers a risk (purple) over a cube, in the planes through what matters most.
+def attributions(cube: NDArray[np.float16], maps: dict[str, NDArray[np.float32]], title: str) -> Figure:
+    """Draw maps, a row each, over what the networks see of a scan, in the planes through what matters most.
 
-    Parameters
-    ----------
-    cube
-        What the networks see, 0 to 1, [z, y, x] in LPS.
-    maps
-        From `explain.integrated_gradients`, by the name of the model (a row each), on grids that divide the cube's
-        evenly.
+    The cube is 0 to 1, [z, y, x] in LPS; maps, by the name of the model, are from `explain.integrated_gradients`.
     """
     figure, axes = new_figure(2.3 * len(maps), len(maps), 3)
     for line, (name, found) in zip(axes, maps.items(), strict=True):
-        z, y, x = (int(i) for i in np.unravel_index(np.abs(found).argmax(), found.shape))
-        most = float(np.quantile(np.abs(found[found != 0]), 0.995)) if found.any() else 1.0
-        for axis, (plane, place) in zip(line, _planes(z, y, x).items(), strict=True):
-            shown = found[place]
-            axis.imshow(cube[place].astype(float), cmap="gray", vmin=0, vmax=BRIGHTEST, interpolation="nearest")
-            strength = np.clip(np.abs(shown) / most, 0, 1)
-            axis.imshow(shown, cmap="PuOr_r", vmin=-most, vmax=most, alpha=strength, interpolation="nearest")
+        for axis, plane in zip(line, draw_map(line, cube, found), strict=True):
             axis.text(0.03, 0.97, plane, color="white", fontsize=10, va="top", transform=axis.transAxes)
             axis.axis("off")
         line[0].set_title(name.partition(" (")[0], loc="left", fontsize=11)
-    if title:
-        figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
     return figure
+
+
+def draw_map(axes: Sequence[Axes], cube: NDArray[np.float16], found: NDArray[np.float32]) -> list[str]:
+    """Draw what raises (orange) and what lowers a risk (purple) over a cube, both (S, S, S), [z, y, x] in LPS.
+
+    The planes are those through the strongest voxel: axial, coronal and sagittal, as many as there are axes. Their
+    names are returned. The strongest half percent of the voxels share the end of the scale.
+    """
+    z, y, x = (int(i) for i in np.unravel_index(np.abs(found).argmax(), found.shape))
+    most = float(np.quantile(np.abs(found[found != 0]), 0.995)) if found.any() else 1.0
+    planes = list(_planes(z, y, x).items())[: len(axes)]
+    for axis, (_, place) in zip(axes, planes, strict=True):
+        axis.imshow(cube[place].astype(float), cmap="gray", vmin=0, vmax=BRIGHTEST, interpolation="nearest")
+        strength = np.clip(np.abs(found[place]) / most, 0, 1)
+        axis.imshow(found[place], cmap="PuOr_r", vmin=-most, vmax=most, alpha=strength, interpolation="nearest")
+    return [name for name, _ in planes]
 
 
 def _planes(z: int, y: int, x: int) -> dict[str, Any]:
@@ -91,31 +94,22 @@ def learning_curves(curves: pd.DataFrame, models: pd.DataFrame) -> Figure:
         axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     first: Axes = axes[0, 0]
     first.set(ylabel="Loss per scan")
-    _explain(first, models)
+    handles = [
+        first.plot([], [], color=GREY, lw=1.5)[0],
+        first.scatter([], [], color=INK, s=28),
+        first.scatter([], [], facecolor="white", edgecolor=INK, s=28),
+    ]
+    n_folds = counted(models["fold"].nunique(), "fold")
+    labels = [f"training, {n_folds}", "patients never seen", "the same without the image"]
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=10.5, handlelength=1.6)
     return figure
 
 
-def _explain(axis: Axes, models: pd.DataFrame) -> None:
-    folds = models["fold"].nunique()
-    handles = [
-        axis.plot([], [], color=GREY, lw=1.5)[0],
-        axis.scatter([], [], color=INK, s=28),
-        axis.scatter([], [], facecolor="white", edgecolor=INK, s=28),
-    ]
-    labels = [f"training, {counted(folds, 'fold')}", "patients never seen", "the same without the image"]
-    figure = axis.figure
-    assert isinstance(figure, Figure)
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=10.5, handlelength=1.6)
-
-
 @styled
-def zone_changes(zones: pd.DataFrame, title: str = "") -> Figure:
+def zone_changes(zones: pd.DataFrame, title: str) -> Figure:
     """Draw which zones of the lungs raise or lower a risk, in percentage points, as a radiologist faces the patient.
 
-    Parameters
-    ----------
-    zones
-        From `explain.explain_scan`, of one scan at one horizon; one or more models, a panel each.
+    The zones are from `explain.explain_scan`, of one scan at one horizon; a panel a model.
     """
     names = list(zones["model"].unique())
     most = max(0.01, zones["change"].abs().max())
@@ -133,6 +127,5 @@ def zone_changes(zones: pd.DataFrame, title: str = "") -> Figure:
         axis.tick_params(length=0)
         axis.spines[:].set_visible(False)
         axis.set_title(f"{name.partition(' (')[0]}\nrisk {one['risk'].iloc[0]:.0%}", fontsize=11.5)
-    if title:
-        figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
     return figure

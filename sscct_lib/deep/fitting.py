@@ -1,12 +1,14 @@
-"""Fitting one network: its trainer, the Lightning module, and a second task that helps an encoder to see."""
+"""Fitting one network: a second task that helps it to see, rates by layer, and checkpoints to go on from."""
 
 import logging
+import math
 import os
 import random
 import socket
 import sys
 import time
 import warnings
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import parent_process
@@ -16,24 +18,29 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import EarlyStopping
+from monai.optimizers.lr_scheduler import WarmupCosineSchedule
+from pytorch_lightning.callbacks import Checkpoint, EarlyStopping
 from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.optim import Optimizer
+from torch.optim import AdamW, Optimizer
 from torch.optim.swa_utils import update_bn
 
 from sscct_lib.deep.batches import Augmentation, Cubes, Examples, OneScanEach, loader, set_apart
 from sscct_lib.deep.cubes import load_cubes, zone_densities
 from sscct_lib.deep.networks import HazardNetwork, multiplies_bf16
 from sscct_lib.deep.prediction import mean_loss, predict
-from sscct_lib.deep.schedule import EpochCheckpoint, head_epochs, optimiser, schedule, sound
+from sscct_lib.study.files import free_name
 from sscct_lib.study.folder import StudyError
 from sscct_lib.study.settings import DeepSettings, NetworkSettings
 
 log = logging.getLogger(__name__)
 
 LARGEST_GRADIENT = 1.0
+MOST_OF_TIME = 0.05  # share of the training's time that writing may take
+WARM_UP = 0.2  # share of the steps in which the learning rate rises
+HEAD_EPOCHS = 0.1  # share of the epochs in which a pretrained encoder waits for its head
+EARLY_RATE = 0.1  # learning rate of a pretrained encoder's first layers, share of the last's
 MEETING_PORTS = range(20_000, 32_000)  # below those that systems hand out by themselves, from 32768 on Linux
 
 
@@ -43,8 +50,6 @@ class DensityTask(nn.Module):
     A few dozen deaths cannot teach an untrained encoder to see. The answers come from the scans themselves, so nothing
     is needed but the training patients' scans; after training the task is thrown away.
 
-    References
-    ----------
     Caruana R. Multitask learning. Machine Learning 1997;28:41-75.
     """
 
@@ -128,7 +133,7 @@ class Fit(pl.LightningModule):
         self._names = self.training_scans.table["scan_id"].iloc[batch["row"].tolist()].tolist()
         features = self.network.features(batch["volume"]).float()
         logits = self.network.logits(features, batch["clinical"])
-        loss = self.network.losses(logits, batch["died"], batch["survived"])
+        loss = self.network.head.losses(logits, batch["died"], batch["survived"])
         self._check_finite(loss, batch["volume"])
         self._batch_losses += loss.tolist()
         second = self.density(features, batch["volume"]) if self.settings.density_weight else 0.0
@@ -209,17 +214,10 @@ def train(
     checkpoint to go on from and to write, `logs` a folder for Lightning's `metrics.csv`, each left out where it is
     None.
 
-    Returns
-    -------
-    dict
-        `loss` and `validation_loss`, lists with a mean loss per scan for each epoch; `n_validation_patients`; `seconds`
-        and `waiting_share`, the share of these in which the training waited for its next batch.
-
-    Raises
-    ------
-    StudyError
-        If the loss is no longer a finite number (the scans are named) or memory runs out; the last checkpoint stays. If
-        too few patients are left to set some apart.
+    Told are `loss` and `validation_loss`, lists with a mean loss per scan for each epoch; `n_validation_patients`;
+    `seconds` and `waiting_share`, the share of these in which the training waited for its next batch. StudyError where
+    the loss is no longer a finite number (the scans are named) or memory runs out; the last checkpoint stays. Also
+    where too few patients are left to set some apart.
     """
     deep = deep or DeepSettings()
     share = settings.validation_share if settings.patience else 0.0
@@ -250,8 +248,8 @@ def train(
             last.set_epoch(settings.epochs)
             volumes = (batch["volume"] for batch in loader(cubes, last, gpu))
             update_bn(volumes, network, device=next(network.parameters()).device)
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not _is_out_of_memory(error):
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)):
             raise
         raise StudyError(
             f"{where}: memory ran out with size {settings.size} and batch_size {settings.batch_size}. "
@@ -268,17 +266,12 @@ def train(
     }
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
 def _without_nan(losses: Tensor) -> list[float]:
     return [float(loss) for loss in losses if not torch.isnan(loss)]
 
 
 def _trainer(settings: NetworkSettings, deep: DeepSettings, unfinished: Path | None, logs: Path | None) -> pl.Trainer:
-    """Set up Lightning, without its remarks."""
-    silence_lightning()
+    """Set up a training: its checkpoints and log, when it stops, and the processes that share it."""
     callbacks: list[pl.Callback] = []
     if settings.patience:
         callbacks.append(EarlyStopping("validation_loss", patience=settings.patience, check_on_train_epoch_end=True))
@@ -288,29 +281,34 @@ def _trainer(settings: NetworkSettings, deep: DeepSettings, unfinished: Path | N
     strategy = deep.strategy
     if several and strategy == "auto":
         strategy = "ddp_spawn_find_unused_parameters_true"  # a frozen encoder's parameters are not used
-    return pl.Trainer(
-        max_epochs=settings.epochs,
-        accelerator="gpu" if torch.cuda.is_available() else "cpu",
+    return quiet_trainer(
+        deep,
+        settings.epochs,
         devices=deep.devices,
         num_nodes=deep.num_nodes,
         strategy=strategy,
-        precision=precision(deep),
         sync_batchnorm=several and torch.cuda.is_available(),
-        use_distributed_sampler=False,
         logger=CSVLogger(logs.parent, logs.name, version="") if logs is not None else False,
         log_every_n_steps=1,
         callbacks=callbacks,
         enable_checkpointing=unfinished is not None,
-        enable_model_summary=False,
         enable_progress_bar=sys.stderr.isatty() and parent_process() is None,
-        num_sanity_val_steps=0,
     )
 
 
-def silence_lightning() -> None:
-    """Leave out Lightning's remarks and warnings, which say nothing about a study."""
+def quiet_trainer(deep: DeepSettings, epochs: int, **options: Any) -> pl.Trainer:
+    """Set up Lightning without its remarks and warnings, which say nothing about a study."""
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
+    return pl.Trainer(
+        max_epochs=epochs,
+        accelerator="gpu" if torch.cuda.is_available() else "cpu",
+        precision=precision(deep),
+        use_distributed_sampler=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        **options,
+    )
 
 
 def precision(deep: DeepSettings) -> Any:
@@ -352,3 +350,86 @@ def _free_port() -> int:
         f"The processes of a training need a port to meet at, and none from {MEETING_PORTS[0]} to {MEETING_PORTS[-1]} "
         "is free. Name one in MASTER_PORT, or set deep.devices to 1 in study.yaml."
     )
+
+
+def optimiser(encoder: nn.Module, others: list[nn.Module], settings: NetworkSettings, fused: bool) -> AdamW:
+    """Make AdamW with a group a layer, the first at `early_rate`, the last at the whole rate, and one for `others`."""
+    # Howard J, Ruder S. Universal language model fine-tuning for text classification. ACL 2018 (rates by layer).
+    early = settings.early_rate or (EARLY_RATE if settings.weights is not None else 1.0)
+    parts = layers(encoder)
+    groups: list[dict[str, Any]] = [
+        {
+            "params": list(part.parameters()),
+            "lr": settings.learning_rate * early ** (1 - number / max(1, len(parts) - 1)),
+        }
+        for number, part in enumerate(parts)
+    ]
+    groups.append({"params": [parameter for other in others for parameter in other.parameters()]})
+    return AdamW(groups, settings.learning_rate, weight_decay=settings.weight_decay, fused=fused)
+
+
+def layers(encoder: nn.Module) -> list[nn.Module]:
+    """List the parts of an encoder in the order in which a volume passes them, those with parameters."""
+    parts = [part for part in encoder.children() if any(True for _ in part.parameters())]
+    while len(parts) == 1 and list(parts[0].children()):
+        parts = [part for part in parts[0].children() if any(True for _ in part.parameters())]
+    return parts
+
+
+def schedule(optimiser: AdamW, n_steps: int) -> WarmupCosineSchedule:
+    """Let every learning rate rise in a line over the first steps of `n_steps`, and fall in a cosine to 0."""
+    # Goyal P et al. Accurate, large minibatch SGD. arXiv 1706.02677 (warm-up). Loshchilov I, Hutter F. SGDR. ICLR 2017.
+    warm: Any = max(1.0, WARM_UP * n_steps)  # need not be whole
+    # The first step learns too: the rise begins one step above 0.
+    return WarmupCosineSchedule(optimiser, warm, n_steps, warmup_multiplier=1 / (warm + 1))
+
+
+def head_epochs(settings: NetworkSettings) -> int:
+    """Give the number of first epochs in which the encoder is frozen."""
+    if settings.head_epochs is not None:
+        return settings.head_epochs
+    return math.ceil(HEAD_EPOCHS * settings.epochs) if settings.weights is not None else 0
+
+
+class EpochCheckpoint(Checkpoint):
+    """Write a checkpoint after the first epoch, and after others as often as a twentieth of the time allows.
+
+    What it holds ends with the epoch, so a training that goes on from it begins with a whole one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._began = time.perf_counter()
+        self._writing = 0.0
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write, unless writing took too long already or the training is over."""
+        # One that stops here is not written: going on from it would add an epoch.
+        if trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs:
+            return
+        began = time.perf_counter()
+        due = self._writing <= MOST_OF_TIME * (began - self._began)
+        if trainer.strategy.broadcast(due):
+            trainer.save_checkpoint(self.path)
+            self._writing += time.perf_counter() - began
+
+
+def sound(path: Path | None, where: str) -> Path | None:
+    """Give a checkpoint that a training can go on from; a damaged one is named in the log and set aside."""
+    if path is None or not path.is_file():
+        return None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # PyTorch does not compare the checksums
+        content = torch.load(path, map_location="cpu", weights_only=True) if damaged is None else {}
+        if isinstance(content, dict) and {"epoch", "state_dict", "optimizer_states", "best"} <= content.keys():
+            return path
+    except Exception as error:  # damaged bytes make the restricted unpickler raise anything
+        log.debug("%s: %s", path.name, error)
+    aside = free_name(path.with_name(f"{path.name}.damaged"))
+    path.rename(aside)
+    log.warning(
+        "%s: its checkpoint %s is damaged. It was set aside as %s, and the training begins anew.",
+        where, path.name, aside.name,
+    )  # fmt: skip
+    return None

@@ -106,8 +106,6 @@ class Head(nn.Module):
         Training draws one scan of each patient, and may draw those who die more often: the risks that it learns are
         true of such a draw, and too high for a scan of the cohort. Scans keep their order.
 
-        References
-        ----------
         King G, Zeng L. Logistic regression in rare events data. Polit Anal 2001;9:137-63, section 4.1 (prior
         correction).
         """
@@ -125,8 +123,6 @@ class HazardHead(Head):
     hazards). Free logits in each interval would learn the first year from its few deaths alone; here every death
     teaches the score.
 
-    References
-    ----------
     Cox DR. Regression models and life-tables. J R Stat Soc B 1972;34:187-220, section 6 (discrete time).
     Gensheimer MF, Narasimhan B. A scalable discrete-time survival model for neural networks. PeerJ 2019;7:e6257
     (both variants, proportional and free).

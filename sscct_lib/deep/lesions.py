@@ -34,8 +34,6 @@ def score_map(
     `in_lesions` is the share of what raises the risk that lies in lesions; `expected` their share of the lungs, which a
     blind map attains on average; `hit` whether the strongest voxel lies in a lesion (the pointing game).
 
-    References
-    ----------
     Zhang J et al. Top-down neural attention by excitation backprop. Int J Comput Vis 2018;126:1084-102.
     """
     raises = np.clip(attribution, 0, None) * lungs

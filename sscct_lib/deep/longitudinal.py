@@ -10,7 +10,7 @@ Cho K et al. Learning phrase representations using RNN encoder-decoder for stati
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -134,8 +134,8 @@ def _take(seen: Seen, chosen: NDArray[np.bool_]) -> Seen:
 
 
 def _save(model: LongitudinalNetwork, projection: Projection, centre: float, scale: float, path: Path) -> None:
-    learned = {"mean": projection.mean, "spread": projection.spread, "components": projection.components}
-    tensors = {f"projection.{name}": torch.from_numpy(np.ascontiguousarray(v)) for name, v in learned.items()}
+    learned = asdict(projection).items()
+    tensors = {f"projection.{name}": torch.from_numpy(np.ascontiguousarray(values)) for name, values in learned}
     tensors["score"] = torch.tensor([centre, scale], dtype=torch.float64)
     with atomic(path) as partial:
         save_file(tensors | {f"model.{name}": value for name, value in model.state_dict().items()}, partial)

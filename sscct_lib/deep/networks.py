@@ -38,14 +38,7 @@ KEPT = {
 class HazardNetwork(nn.Module):
     """An encoder, (B, 1, D, H, W) to (B, n_features), with a head that gives risks at the ends of `n_intervals`.
 
-    Parameters
-    ----------
-    head
-        `hazard`, or `classifiers` for one classifier a horizon.
-    clinical
-        Whether clinical values add to the score.
-    dropout
-        Share of the encoder's features left out at random in training.
+    Clinical values may add to the score; `dropout` is the share of features left out at random in training.
     """
 
     def __init__(
@@ -76,10 +69,6 @@ class HazardNetwork(nn.Module):
         """Map what the encoder gave (B, n_features), and clinical values, to logits (B, n_intervals)."""
         logits: Tensor = self.head(self.dropout(features))
         return logits if self.clinical is None or clinical is None else logits + self.clinical(clinical)
-
-    def losses(self, logits: Tensor, died: Tensor, survived: Tensor) -> Tensor:
-        """Give the loss of each scan (B,); the targets are those of `heads.hazard_targets`."""
-        return self.head.losses(logits, died, survived)
 
     def risks(self, logits: Tensor) -> Tensor:
         """Turn logits (B, n_intervals) to risks of death within each horizon (B, n_intervals)."""
@@ -146,8 +135,6 @@ def display_name(network_name: str, settings: NetworkSettings) -> str:
 def build_resnet18() -> tuple[nn.Module, int]:
     """Build a 3D ResNet-18 in MedicalNet's shape (stem of stride 2, type-A shortcuts with gradient), and n_features.
 
-    References
-    ----------
     He K et al. Deep residual learning for image recognition. CVPR 2016. Chen S, Ma K, Zheng Y. Med3D: transfer learning
     for 3D medical image analysis. arXiv 1904.00625.
     """
@@ -188,8 +175,6 @@ def build_densenet121() -> tuple[nn.Module, int]:
 def build_swin(feature_size: int = 48, window_size: int = 7) -> tuple[nn.Module, int]:
     """Build the Swin Transformer encoder of SwinUNETR, and n_features; published weights: width 48, windows of 7.
 
-    References
-    ----------
     Hatamizadeh A et al. Swin UNETR. BrainLes 2021, arXiv 2201.01266. Tang Y et al. Self-supervised pre-training of Swin
     transformers for 3D medical image analysis. CVPR 2022.
     """

@@ -11,8 +11,8 @@ Predictive inference with the jackknife+. Ann Stat 2021;49:486-507 (thresholds f
 """
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ from sklearn.covariance import LedoitWolf
 from sscct_lib.cohort.outcomes import patient_weights
 from sscct_lib.deep.cubes import cube_path
 from sscct_lib.deep.embeddings import Floats, Projection, embed, fit_projection, fold_file, fold_files, with_cubes
-from sscct_lib.study.files import atomic
+from sscct_lib.study.files import atomic, write_if_changed
 from sscct_lib.study.folder import Study, StudyError
 from sscct_lib.study.schemas import UNUSUAL
 from sscct_lib.study.words import NETWORK_WORDS
@@ -90,9 +90,8 @@ def flag_unusual(study: Study, network_name: str, cohort: pd.DataFrame) -> pd.Da
     share = study.settings.deep.unusual_share
     for one in sorted(set(fold)):
         limit[fold == one] = threshold(distance[fold != one], patients[fold != one], share)
-    with atomic(_limit_path(study, network_name)) as partial:
-        known = {"threshold": threshold(distance, patients, share), "unusual_share": share, "scans": len(table)}
-        partial.write_text(json.dumps(known), encoding="utf-8")
+    known = {"threshold": threshold(distance, patients, share), "unusual_share": share, "scans": len(table)}
+    write_if_changed(_limit_path(study, network_name), json.dumps(known))
     flagged = table[["scan_id", "patient_id", "fold"]].assign(
         network=network_name,
         distance=distance,
@@ -150,14 +149,9 @@ def _limit_path(study: Study, network_name: str) -> Path:
 
 
 def _measures(trained: Study, network_name: str, holder: Study, table: pd.DataFrame) -> pd.DataFrame:
-    settings = trained.settings.deep.network(network_name)
-    hu_range = trained.settings.deep.hu_range
-
-    def measured() -> Iterator[dict[str, float]]:
-        for scan_id in table["scan_id"]:
-            yield measure(np.load(cube_path(holder, scan_id, settings.size, hu_range)), hu_range)
-
-    return pd.DataFrame(measured())
+    size, hu_range = trained.settings.deep.network(network_name).size, trained.settings.deep.hu_range
+    cubes = (np.load(cube_path(holder, scan_id, size, hu_range)) for scan_id in table["scan_id"])
+    return pd.DataFrame([measure(cube, hu_range) for cube in cubes])
 
 
 def measure(cube: NDArray[np.float16], hu_range: tuple[float, float]) -> dict[str, float]:
@@ -211,14 +205,13 @@ def fit_reference(embedded: NDArray[np.float32], measures: pd.DataFrame, patient
 
 
 def _save(reference: Reference, path: Path) -> None:
-    learned = reference.projection
-    tensors = {"mean": learned.mean, "spread": learned.spread, "components": learned.components}
-    tensors |= {"location": reference.location, "precision": reference.precision, "ordinary": reference.ordinary}
+    tensors = asdict(reference)
+    tensors |= tensors.pop("projection")
     with atomic(path) as partial:
         save_file({name: np.ascontiguousarray(values) for name, values in tensors.items()}, partial)
 
 
 def _load(path: Path) -> Reference:
     tensors = load_file(path)
-    projection = Projection(tensors["mean"], tensors["spread"], tensors["components"])
-    return Reference(projection, tensors["location"], tensors["precision"], tensors["ordinary"])
+    projection = Projection(**{field.name: tensors.pop(field.name) for field in fields(Projection)})
+    return Reference(projection, **tensors)

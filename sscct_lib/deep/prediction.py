@@ -54,8 +54,6 @@ def dropout_spread(
 
     The cheap alternative to an ensemble: the scans are encoded once.
 
-    References
-    ----------
     Gal Y, Ghahramani Z. Dropout as a Bayesian approximation. ICML 2016.
     """
     with torch.inference_mode(), torch.random.fork_rng():

@@ -29,11 +29,10 @@ from torch.optim import Optimizer
 
 from sscct_lib.deep.batches import Cubes, Examples, OneScanEach, loader
 from sscct_lib.deep.cubes import cube_path, load_cubes, lung_density, make_cubes
-from sscct_lib.deep.fitting import LARGEST_GRADIENT, precision, silence_lightning
+from sscct_lib.deep.fitting import LARGEST_GRADIENT, optimiser, quiet_trainer, schedule
 from sscct_lib.deep.networks import HazardNetwork, build
-from sscct_lib.deep.schedule import optimiser, schedule
 from sscct_lib.study.code import code_hash
-from sscct_lib.study.files import atomic, checksum
+from sscct_lib.study.files import atomic, checksum, write_if_changed
 from sscct_lib.study.folder import Study, StudyError, fingerprint
 from sscct_lib.study.settings import NetworkSettings, PretrainingSettings
 from sscct_lib.study.words import NETWORK_WORDS
@@ -49,12 +48,7 @@ TEMPERATURE = 0.5
 def pretrain_folds(study: Study, cohort: pd.DataFrame, network_name: str, n_jobs: int = 1) -> list[Path]:
     """Let the encoder of every fold learn from the scans of its training patients; gives the files, by fold.
 
-    Parameters
-    ----------
-    cohort
-        `scan_id`, `patient_id`, `fold`: the scans with usable lungs.
-    n_jobs
-        Processes that make the cubes.
+    The cohort (`scan_id`, `patient_id`, `fold`) has usable lungs; `n_jobs` processes make the cubes.
     """
     settings = study.settings.deep.network(network_name)
     hu_range = study.settings.deep.hu_range
@@ -123,22 +117,10 @@ def pretrain(
     deep = study.settings.deep
     sampler = OneScanEach(examples, settings.batch_size, seed)
     task = Pretraining(network, examples, settings, deep.pretraining, seed, len(sampler))
-    silence_lightning()
     log.info("%s: %d epochs", where, deep.pretraining.epochs)
-    gpu = torch.cuda.is_available()
-    trainer = pl.Trainer(
-        max_epochs=deep.pretraining.epochs,
-        accelerator="gpu" if gpu else "cpu",
-        devices=1,
-        precision=precision(deep),
-        use_distributed_sampler=False,
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=False,
-        num_sanity_val_steps=0,
-    )
-    trainer.fit(task, loader(Cubes(examples, None), sampler, gpu))
+    apart = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = quiet_trainer(deep, deep.pretraining.epochs, devices=1, **apart)
+    trainer.fit(task, loader(Cubes(examples, None), sampler, torch.cuda.is_available()))
     network.cpu().eval()
     if not all(torch.isfinite(tensor).all() for tensor in network.encoder.state_dict().values()):
         raise StudyError(f"{where}: the weights are not finite numbers. Lower deep.pretraining.learning_rate.")
@@ -230,8 +212,7 @@ def write_card(path: Path, card: dict[str, Any], limits: str) -> dict[str, Any]:
     """Write the card of a model file beside it, with the versions it was made by and the limits of its use."""
     versions = {name: version(name) for name in ("sscct", "torch", "monai", "pytorch-lightning")}
     card = card | {"versions": versions, "limits": limits}
-    with atomic(path.with_suffix(".json")) as partial:
-        partial.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    write_if_changed(path.with_suffix(".json"), json.dumps(card, indent=1) + "\n")
     return card
 
 

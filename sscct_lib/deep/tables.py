@@ -25,9 +25,8 @@ def model_table(study: Study) -> pd.DataFrame:
         risks of the training patients; `seconds` of training, and `waiting_share`, the share of these spent on reading
         and changing the next scans.
     """
-    found = [card for name in study.settings.deep.networks for card in cards(study, name)]
     rows = []
-    for card in found:
+    for card in (card for name in study.settings.deep.networks for card in cards(study, name)):
         deaths = {"n_deaths": sum(card["n_deaths"]), "not_estimable": _horizons_without_deaths(card)}
         told = card | deaths | {"size": card["settings"]["size"]}
         rows.append({name: told[name] for name in MODEL_COLUMNS})
@@ -80,27 +79,24 @@ def learning_curves(study: Study) -> pd.DataFrame:
 
 
 def weights_table(study: Study) -> pd.DataFrame:
-    """List the pretrained weights of each model of a run, and what of them was used.
+    """List the pretrained weights of each model of a run, and what of them was used, a row a model and file.
 
-    Returns
-    -------
-    pandas.DataFrame
-        One row a model and file: tensors of the encoder that were `Matched` and `Missing` in it, `Unexpected` tensors
-        of the file, the beginning of its SHA-256, and its licence where it is known. Empty when all start from scratch.
+    Tensors of the encoder that were `Matched` and `Missing` in it, `Unexpected` tensors of the file, the beginning of
+    its SHA-256, and its licence where it is known. Empty when all start from scratch.
     """
     rows = {
-        (card["model"], card["weights_loaded"]["sha256"]): {
+        (card["model"], loaded["sha256"]): {
             "Model": card["model"],
-            "File": card["weights_loaded"]["file"],
-            "Matched": card["weights_loaded"]["n_matched"],
-            "Missing": card["weights_loaded"]["n_expected"] - card["weights_loaded"]["n_matched"],
-            "Unexpected": card["weights_loaded"]["n_unexpected"],
-            "SHA-256": card["weights_loaded"]["sha256"][:12] + "…",
+            "File": loaded["file"],
+            "Matched": loaded["n_matched"],
+            "Missing": loaded["n_expected"] - loaded["n_matched"],
+            "Unexpected": loaded["n_unexpected"],
+            "SHA-256": loaded["sha256"][:12] + "…",
             "Licence": card["weights_licence"],
         }
         for name in study.settings.deep.networks
         for card in cards(study, name)
-        if card["weights_loaded"]
+        if (loaded := card["weights_loaded"])
     }
     return pd.DataFrame(list(rows.values()))
 
@@ -108,11 +104,8 @@ def weights_table(study: Study) -> pd.DataFrame:
 def crossings(predictions: pd.DataFrame) -> pd.DataFrame:
     """Count the scans whose risk (schema `PREDICTIONS`) falls from one horizon to a later one, which no true risk does.
 
-    Returns
-    -------
-    pandas.DataFrame
-        One row a model: `Scans`, `Risks that cross`, and `Largest fall`, in percentage points. Hazards give 0 by
-        construction; separate classifiers may not.
+    One row a model: `Scans`, `Risks that cross`, and `Largest fall`, in percentage points. Hazards give 0 by
+    construction; separate classifiers may not.
     """
     rows = {}
     for model, own in predictions.groupby("model", sort=False):
@@ -128,16 +121,14 @@ def crossings(predictions: pd.DataFrame) -> pd.DataFrame:
 
 def flag_counts(unusual: pd.DataFrame, share: float) -> pd.DataFrame:
     """Count the scans and patients that each network flags (schema `UNUSUAL`), beside the share expected."""
-    rows = {}
+    rows, expected = {}, percent_text(share)
     for network, own in unusual.groupby("network", sort=False):
         flagged = own[own["unusual"]]
         rows[NETWORK_WORDS[str(network)]] = {
             "Scans": len(own),
             "Flagged": f"{len(flagged)} ({percent_text(len(flagged) / len(own), 1)})",
             "Of patients": f"{flagged['patient_id'].nunique()} of {own['patient_id'].nunique()}",
-            "Expected of ordinary scans": percent_text(share)
-            if own["threshold"].max() < float("inf")
-            else "too few patients",
+            "Expected of ordinary scans": expected if own["threshold"].max() < float("inf") else "too few patients",
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("Network")
 
@@ -145,11 +136,9 @@ def flag_counts(unusual: pd.DataFrame, share: float) -> pd.DataFrame:
 def flagged_scans(unusual: pd.DataFrame) -> pd.DataFrame:
     """List the flagged scans, the farthest first: how far, as a multiple of the threshold, and why, in words."""
     flagged = unusual[unusual["unusual"]]
-    ratio = flagged["distance"] / flagged["threshold"]
-    table = flagged.assign(network=flagged["network"].map(NETWORK_WORDS), distance=ratio).sort_values(
-        "distance", ascending=False
-    )
-    table = table.assign(distance=table["distance"].map("{:.2f} times the threshold".format))
+    ratio = (flagged["distance"] / flagged["threshold"]).sort_values(ascending=False)
+    distance = ratio.map("{:.2f} times the threshold".format)
+    table = flagged.loc[ratio.index].assign(network=flagged["network"].map(NETWORK_WORDS), distance=distance)
     titles = {"scan_id": "Scan", "reasons": "What is unusual", "distance": "Distance", "network": "Network"}
     return table[list(titles)].rename(columns=titles)
 

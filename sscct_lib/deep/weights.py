@@ -66,17 +66,9 @@ PUBLISHED = {
 
 
 def located(study: Study, network_name: str, settings: NetworkSettings) -> Path:
-    """Find the file that `weights` of a network names.
+    """Find the file that `weights` of a network names: `weights/<file>` of the study, or a path, which may be missing.
 
-    Returns
-    -------
-    Path
-        May be missing: `weights/<file>` in the study folder for a published name, otherwise the path relative to it.
-
-    Raises
-    ------
-    StudyError
-        If the name belongs to another network, or the file cannot be the published one.
+    StudyError where a published name belongs to another network, or the file is missing or cannot be the published one.
     """
     name = str(settings.weights)
     if name not in PUBLISHED:

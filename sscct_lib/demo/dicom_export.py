@@ -26,22 +26,10 @@ CLINICAL_COLUMNS = [
 
 
 def write_dicom_demo(study: Study, folder: Path, n_jobs: int = 1) -> None:
-    """Export a demo study, whose scans are made, as DICOM.
+    """Export a demo study, whose scans are made, as DICOM: `<patient>/<date>/`, one file a slice, and `clinical.csv`.
 
-    Parameters
-    ----------
-    study
-        A study with a `demo` section.
-    folder
-        Receives `<patient>/<date>/` with one file a slice, and `clinical.csv`. A series that is there is kept; one
-        appears whole or not at all.
-    n_jobs
-        Processes that share the scans.
-
-    Raises
-    ------
-    StudyError
-        If the study has no `demo` section, or a scan is missing.
+    A series that is there is kept; one appears whole or not at all. StudyError where the study has no `demo` section,
+    or a scan is missing.
     """
     manifest, truth = write_tables(study)
     missing = [row for row in manifest["scan_id"] if not scan_files(study, row)["hu"].is_file()]

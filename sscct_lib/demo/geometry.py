@@ -42,10 +42,7 @@ def spread(values: Floats, taps: tuple[Taps, Taps, Taps]) -> Floats:
 
 
 class SmoothNoise:
-    """A random field of unit variance whose details are about `length_mm` wide, the same at every spacing.
-
-    Cubic B-splines with random coefficients.
-    """
+    """A random field of unit variance, the same at every spacing: cubic B-splines with knots `length_mm` apart."""
 
     def __init__(self, rng: np.random.Generator, length_mm: float):
         self._length = length_mm

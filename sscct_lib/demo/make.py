@@ -18,7 +18,7 @@ from sscct_lib.demo.disease import LESIONS
 from sscct_lib.demo.patients import demo_cohort
 from sscct_lib.demo.render import Protocol, Volume, render
 from sscct_lib.study import results
-from sscct_lib.study.files import atomic
+from sscct_lib.study.files import atomic, write_if_changed
 from sscct_lib.study.folder import Study, StudyError
 from sscct_lib.study.settings import DemoSettings
 
@@ -26,33 +26,15 @@ from sscct_lib.study.settings import DemoSettings
 def write_demo(study: Study, n_jobs: int = 1) -> None:
     """Make the whole demo study: manifest, truth and every scan that is not there yet.
 
-    Parameters
-    ----------
-    study
-        A study with a `demo` section.
-    n_jobs
-        Processes that share the scans; the files are the same for any number.
-
-    Raises
-    ------
-    StudyError
-        If the study has no `demo` section, or a scan could not be made.
+    The files are the same for any number of processes. StudyError where the study has no `demo` section, or a scan
+    could not be made.
     """
     manifest, _ = write_tables(study)
     make_scans(study, manifest, n_jobs)
 
 
 def make_scans(study: Study, rows: pd.DataFrame, n_jobs: int = 1) -> pd.DataFrame:
-    """Make the scans of some rows of the manifest, and their true masks.
-
-    Parameters
-    ----------
-    study
-        A study with a `demo` section.
-    rows
-        Rows of its manifest; only `scan_id` is used.
-    n_jobs
-        Processes that share the scans.
+    """Make the scans of some rows (`scan_id`) of the manifest, and their true masks.
 
     Returns
     -------
@@ -99,10 +81,7 @@ def write_tables(study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Write manifest and `truth/truth.csv`, both from `demo_cohort`, each only when its content differs."""
     manifest, truth = demo_cohort(_demo_settings(study), study.demo_seed)
     for frame, path in ((manifest, study.manifest_path), (truth, study.folder / "truth" / "truth.csv")):
-        text = frame.to_csv(index=False, lineterminator="\n")
-        if not path.is_file() or path.read_bytes() != text.encode():
-            with atomic(path) as partial:
-                partial.write_bytes(text.encode())
+        write_if_changed(path, frame.to_csv(index=False, lineterminator="\n"))
     return manifest, truth
 
 

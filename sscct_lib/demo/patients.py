@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sscct_lib.demo import patients
 from sscct_lib.demo.render import WIDE_FIELD_MM, Protocol
 from sscct_lib.study.settings import DemoSettings
 
@@ -214,8 +213,8 @@ def demo_cohort(settings: DemoSettings, seed: int) -> tuple[pd.DataFrame, pd.Dat
     width = max(3, len(str(settings.n_patients)))
     rows: list[tuple[dict[str, Any], dict[str, Any]]] = []
     for number in range(1, settings.n_patients + 1):
-        patient = patients.draw_patient(seed, number)
-        course = patients.simulate(patient, settings, seed)
+        patient = draw_patient(seed, number)
+        course = simulate(patient, settings, seed)
         rows += _patient_rows(patient, course, f"S{number:0{width}d}", settings, seed)
         if settings.n_scans is not None and len(rows) >= settings.n_scans:
             break
@@ -230,8 +229,8 @@ def _patient_rows(
     rng = np.random.default_rng([seed, patient.number, 5])
     years = course.scan_days / DAYS_PER_YEAR
     constitution = rng.normal(0, (15.0, 16.0))
-    state = patients.latent_state(patient, years)
-    risks = {h: patients.true_risk(course, years, h) for h in patients.TRUE_HORIZONS}
+    state = latent_state(patient, years)
+    risks = {h: true_risk(course, years, h) for h in TRUE_HORIZONS}
     rows = []
     for i, day in enumerate(course.scan_days):
         now = {name: float(values[i]) for name, values in state.items()}

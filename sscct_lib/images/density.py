@@ -35,15 +35,7 @@ CUT_SHARE = 0.3  # of the largest section of the lungs, at the first or last sli
 
 
 def check(values: NDArray[Any], name: str) -> None:
-    """Raise UnusableError where values cannot be Hounsfield units.
-
-    Parameters
-    ----------
-    values
-        Any volume, shape (z, y, x), padding of the circular field as any low value.
-    name
-        What the error message calls the volume.
-    """
+    """Raise UnusableError where values (z, y, x) cannot be Hounsfield units; the message calls the volume `name`."""
     some = _some(values)
     lowest = float(values.min())
     if lowest > WARMEST_AIR_HU:
@@ -110,13 +102,7 @@ class Shifted:
 
 
 def shifted_slices(volume: NDArray[Any]) -> Shifted | None:
-    """Find slices whose density jumps against their neighbours', as where a rescale is lost; None where none does.
-
-    Parameters
-    ----------
-    volume
-        HU, shape (n, rows, columns), slices in the order of their places.
-    """
+    """Find slices (HU, in order of place) whose density jumps, as where a rescale is lost; None where none does."""
     some = _some(volume).reshape(len(volume), -1).astype(np.int32)
     jumps = np.array([_jump(one, other) for one, other in pairwise(some)])
     if np.abs(jumps).max(initial=0.0) < JUMP_HU:
@@ -169,13 +155,7 @@ def aerated(plane: NDArray[Any]) -> float:
 
 
 def cuts_lungs(volume: NDArray[Any]) -> bool:
-    """Tell whether the first or the last slice goes through the lungs, so that a part of them was not imaged.
-
-    Parameters
-    ----------
-    volume
-        HU in LPS, shape (z, y, x).
-    """
+    """Tell whether the first or last slice of a scan (HU, [z, y, x]) cuts the lungs: a part of them was not imaged."""
     places = np.unique(np.linspace(0, len(volume) - 1, SLICES_FOR_AIR).round().astype(int))
     sections = [aerated(volume[place]) for place in places]
     largest = max(sections)

@@ -225,8 +225,6 @@ def syntax_of(item: Any) -> UID:
 def refuse_other_size(item: Any) -> None:
     """Raise ValueError where compressed pixels announce another size, depth or number than their header.
 
-    References
-    ----------
     ITU-T T.81 (JPEG), T.87 (JPEG-LS) and T.800 (JPEG 2000); DICOM PS3.5, annex G (RLE).
     """
     syntax = syntax_of(item)

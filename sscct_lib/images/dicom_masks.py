@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from sscct_lib.images.dicom import UNREADABLE, quiet_pydicom, refuse_bomb, refuse_other_size
 from sscct_lib.images.masks import split_sides
-from sscct_lib.images.prepare import resample_mask
+from sscct_lib.images.prepare import on_grid_of, resample_mask
 from sscct_lib.study.results import ScanError
 
 SEGMENTATION = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
@@ -103,9 +103,7 @@ def read_dicom_mask(path: Path, scan: sitk.Image, frame_uid: str = "") -> sitk.I
         raise
     except (RuntimeError, sqlite3.Error, *UNREADABLE) as error:  # highdicom keeps an index of the frames in SQLite
         raise ScanError(f"the mask is damaged, or lacks what DICOM demands of it ({type(error).__name__}).") from error
-    mask = sitk.GetImageFromArray(_without_gaps(labels, scan.GetSpacing()[2]))
-    mask.CopyInformation(scan)
-    return mask
+    return on_grid_of(scan, _without_gaps(labels, scan.GetSpacing()[2]))
 
 
 def _check_frame(found: str, expected: str) -> None:

@@ -82,12 +82,9 @@ def volumes_of(series: Series) -> list[Volume]:
         return [best]
     if others:
         for volume in usable:
-            volume.told.append(told("several_volumes", n=len(usable), what=_list({one.apart for one in usable})))
+            apart = " and ".join(sorted({one.apart for one in usable}))
+            volume.told.append(told("several_volumes", n=len(usable), what=apart))
     return usable
-
-
-def _list(words: Iterable[str]) -> str:
-    return " and ".join(sorted(words))
 
 
 def _why_nothing(series: Series, strays: dict[str, list[int | None]]) -> Told:
@@ -136,28 +133,12 @@ def _frames_of(slices: Iterable[tuple[str, int]]) -> list[Frame]:
 
 
 def read_frames(ordered: list[Frame]) -> tuple[sitk.Image, list[Told]]:
-    """Read the slices of a volume.
+    """Read the slices of one `Volume`, in order along their normal: from feet to head, int16 HU, and what was done.
 
     Rescale slope and intercept are applied slice by slice; padding becomes -1024 HU. Slices that are missing or cannot
     be decoded are filled by linear interpolation along the stack, and a tilted gantry is straightened by moving each
-    slice in its plane, on a grid that holds all of them; all other voxels keep their value exactly.
-
-    Parameters
-    ----------
-    ordered
-        Slices of one `Volume`, along their normal.
-
-    Returns
-    -------
-    image : SimpleITK.Image
-        int16 HU with the direction, origin and spacing of the slices; from feet to head.
-    notes : list of Told
-        What was left out, filled, mended or straightened.
-
-    Raises
-    ------
-    UnusableError
-        If no slice can be decoded, or a gap is too wide to be filled.
+    slice in its plane, on a grid that holds all of them; all other voxels keep their value exactly. UnusableError
+    where no slice can be decoded, or a gap is too wide to be filled.
     """
     step = step_mm(ordered)
     frames, volume, notes = _decoded(ordered)
@@ -172,7 +153,8 @@ def read_frames(ordered: list[Frame]) -> tuple[sitk.Image, list[Told]]:
     along, origin = offsets @ first.normal, first.position
     _check_gaps(along, step)
     if np.abs(drift := offsets @ first.axes.T).max() > TILT_MM:
-        notes.append(told("tilt", degrees=_tilt_degrees(drift, along)))
+        across = float(np.linalg.norm(drift[-1] - drift[0]))
+        notes.append(told("tilt", degrees=math.degrees(math.atan2(across, float(along[-1] - along[0])))))
         volume, moved = _straighten(volume, drift / np.array(first.pixel_mm))
         origin = origin + (moved * np.array(first.pixel_mm)) @ first.axes
     if np.abs(np.diff(along) - step).max() > SAME_STEP_MM:
@@ -327,11 +309,8 @@ def _without_padding(plane: NDArray[Any], frame: Frame) -> NDArray[np.int16]:
     padding = frame.header.get("PixelPaddingValue", None)
     limit = frame.header.get("PixelPaddingRangeLimit", None)
     if isinstance(padding, int):
-        levels = [
-            _stored(one, frame) * frame.rescale[0] + frame.rescale[1]
-            for one in (padding, limit)
-            if isinstance(one, int)
-        ]
+        given = [_stored(one, frame) for one in (padding, limit) if isinstance(one, int)]
+        levels = [one * frame.rescale[0] + frame.rescale[1] for one in given]
         # A padding value inside the range of tissue would erase tissue: then it is not used as such.
         if max(levels) < LOWEST_TISSUE_HU or min(levels) > HIGHEST_TISSUE_HU:
             values = np.where((values >= round(min(levels))) & (values <= round(max(levels))), AIR_HU, values)
@@ -341,10 +320,6 @@ def _without_padding(plane: NDArray[Any], frame: Frame) -> NDArray[np.int16]:
 def _stored(value: int, frame: Frame) -> int:
     """Give a padding value the sign of the pixels; its own field may be unsigned."""
     return value - 65536 if frame.header.get("PixelRepresentation", 0) == 1 and value > 32767 else value
-
-
-def _tilt_degrees(drift: NDArray[np.float64], along: NDArray[np.float64]) -> float:
-    return math.degrees(math.atan2(float(np.linalg.norm(drift[-1] - drift[0])), float(along[-1] - along[0])))
 
 
 def _straighten(volume: NDArray[np.int16], drift: NDArray[np.float64]) -> tuple[NDArray[np.int16], NDArray[np.float64]]:

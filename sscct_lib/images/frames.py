@@ -85,15 +85,7 @@ STRAYS = {
 
 
 def slices_of(series: Series) -> tuple[list[Frame], dict[str, list[int | None]]]:
-    """List the slices of a series of CT, and the files that are none.
-
-    Returns
-    -------
-    frames : list of Frame
-        All that has a place, in the order of the files.
-    strays : dict
-        For each kind of `STRAYS` the numbers (InstanceNumber) of its files.
-    """
+    """List the slices of a series of CT that have a place, and for each kind of `STRAYS` the numbers of its files."""
     frames: list[Frame] = []
     strays: dict[str, list[int | None]] = {}
     for header, path in series.headers:

@@ -102,16 +102,10 @@ def read_volume(path: Path) -> sitk.Image:
 def read_placed(
     path: Path, name: str, orientation: str | None = None, pairs: bool = False
 ) -> tuple[sitk.Image, list[Told]]:
-    """Read a volume as `read_volume` does, and say what was done to its place.
+    """Read a volume as `read_volume` does, and say what was done to its place; messages call the file `name`.
 
-    Parameters
-    ----------
-    name
-        What messages call the file.
-    orientation
-        What a user says where the header does not, or contradicts itself; see `placement.check_orientation`.
-    pairs
-        Whether voxels may lie in a second file beside the header, under the same name.
+    `orientation` (see `placement.check_orientation`) is what a user says where the header does not, or contradicts
+    itself; with `pairs`, voxels may lie in a second file beside the header, under the same name.
     """
     if not path.is_file():
         raise UnusableError("missing", name=name)
@@ -187,13 +181,8 @@ def _suffix(name: str) -> str:
 
 @contextmanager
 def unnamed(path: Path, voxels: Path | None = None) -> Iterator[Path]:
-    """Read a volume by a link that ITK can take, whose name says nothing: readers write names into warnings.
-
-    Parameters
-    ----------
-    voxels
-        The file with its voxels, where that is another. It keeps its name where the header says it.
-    """
+    """Read a volume by a link that ITK can take, whose name says nothing: readers write names into warnings."""
+    # A second file with the voxels keeps its name where the header says it.
     suffix = _suffix(path.name)
     with tempfile.TemporaryDirectory(prefix="sscct-") as folder:
         link = Path(folder) / f"volume{suffix}"
@@ -245,13 +234,7 @@ def _nifti_header(path: Path, name: str) -> Any:
 
 
 def _check_nrrd(path: Path, name: str, voxels: Path | None) -> bool:
-    """Judge the header of a NRRD file; `voxels`: the file beside it that holds its voxels, None: itself.
-
-    Returns
-    -------
-    bool
-        Whether it says how the volume lies.
-    """
+    """Tell whether a NRRD header says how the volume lies; `voxels`: the file with its voxels, None: itself."""
     with path.open("rb") as file:
         header, blank, _ = file.read(LONGEST_HEADER).replace(b"\r", b"").partition(b"\n\n")
     if not header.startswith(b"NRRD") or not (blank or voxels):
@@ -269,29 +252,19 @@ def _check_nrrd(path: Path, name: str, voxels: Path | None) -> bool:
 
 
 def _check_meta(path: Path, name: str, voxels: Path | None) -> tuple[bool, int, bool]:
-    """Judge the header of a MetaImage file; `voxels` as in `_check_nrrd`.
-
-    Returns
-    -------
-    says_place : bool
-        Whether it says how the volume lies.
-    start : int
-        Byte of the file that holds the voxels at which these begin.
-    is_compressed : bool
-    """
+    """Tell whether a MetaImage header says how the volume lies, at which byte voxels begin, and if compressed."""
     with path.open("rb") as file:
         lines = file.read(LONGEST_HEADER).split(b"\n")
     fields: dict[str, str] = {}
     n_bytes = 0
     for line in lines:
-        key, equals, value = line.decode("latin-1").partition("=")
+        written, equals, value = line.decode("latin-1").partition("=")
+        key = written.strip().lower()
         n_bytes += len(line) + 1
-        if not equals:
+        if not equals or key in fields:
             raise UnusableError("damaged", name=name)
-        if key.strip().lower() in fields:
-            raise UnusableError("damaged", name=name)
-        fields[key.strip().lower()] = value.strip()
-        if key.strip().lower() == META_LAST:
+        fields[key] = value.strip()
+        if key == META_LAST:
             break
     if META_LAST not in fields:
         raise UnusableError("damaged", name=name)

@@ -65,21 +65,9 @@ def nifti_affines(header: Mapping[str, Any]) -> dict[str, Affine]:
 
 
 def place_of(found: Mapping[str, Affine], orientation: str | None, name: str) -> tuple[Affine, list[Told]]:
-    """Choose between what a header says of a place, and straighten it.
+    """Choose between the places that a header says (not empty), by what the user says where they differ; straighten it.
 
-    Parameters
-    ----------
-    found
-        From `nifti_affines`, or one affine of another format. Not empty.
-    orientation
-        What the user says, see `check_orientation`: decides where qform and sform differ.
-    name
-        What messages call the file.
-
-    Raises
-    ------
-    UnusableError
-        If qform and sform differ and nothing was said, or the axes are far from right angles.
+    UnusableError where qform and sform differ and nothing was said, or the axes are far from right angles.
     """
     remarks: list[Told] = []
     if len(found) > 1 and (differs := _difference(found["qform"], found["sform"])):

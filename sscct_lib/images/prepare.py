@@ -56,7 +56,9 @@ def prepare_scans(study: Study, rows: pd.DataFrame, n_jobs: int = 1) -> pd.DataF
 
 def _prepare(study: Study, row: Mapping[str, Any]) -> Record:
     path = study.folder / row["image"]
-    image, remarks = _read_told(path, row["sha256"] if isinstance(row["sha256"], str) else None)
+    if isinstance(row["sha256"], str):
+        compare_checksum(path, row["sha256"])
+    image, remarks = _in_lps(*read_placed(path, path.name), path.name)
     write_image(resample(image, study.settings.images.spacing_mm), study.image(row["scan_id"]))
     return {
         "spacing_mm": " ".join(f"{side:.4g}" for side in image.GetSpacing()),
@@ -66,15 +68,8 @@ def _prepare(study: Study, row: Mapping[str, Any]) -> Record:
     }
 
 
-def read_scan(path: Path, sha256: str | None = None) -> sitk.Image:
-    """Read a CT volume and verify that it can be used.
-
-    Parameters
-    ----------
-    path
-        NIfTI or NRRD file, see `nifti.read_volume`.
-    sha256
-        SHA-256 that the file must have; None: not compared.
+def read_scan(path: Path) -> sitk.Image:
+    """Read a CT volume (NIfTI or NRRD, see `nifti.read_volume`) and verify that it can be used.
 
     Returns
     -------
@@ -85,16 +80,9 @@ def read_scan(path: Path, sha256: str | None = None) -> sitk.Image:
     Raises
     ------
     ScanError
-        If the file is not what `sha256` says, or as `read_volume` and `to_hounsfield` refuse it.
+        As `read_volume` and `to_hounsfield` refuse it.
     """
-    return _read_told(path, sha256)[0]
-
-
-def _read_told(path: Path, sha256: str | None) -> tuple[sitk.Image, list[Told]]:
-    """Read a scan, and tell what was mended."""
-    if sha256 is not None:
-        _compare_checksum(path, sha256)
-    return _in_lps(*read_placed(path, path.name), path.name)
+    return _in_lps(*read_placed(path, path.name), path.name)[0]
 
 
 def _in_lps(placed: sitk.Image, remarks: list[Told], name: str) -> tuple[sitk.Image, list[Told]]:
@@ -105,21 +93,15 @@ def _in_lps(placed: sitk.Image, remarks: list[Told], name: str) -> tuple[sitk.Im
 def read_source(path: Path, orientation: str | None = None) -> tuple[sitk.Image, list[Told]]:
     """Read a CT volume of an export as `read_scan` does, also one whose voxels lie in a second file beside its header.
 
-    Parameters
-    ----------
-    orientation
-        What the user says of files that do not say how the body lies in them; see `placement.check_orientation`.
-
-    Returns
-    -------
-    image : SimpleITK.Image
-    told : list of Told
-        What was done to its place. Neither this nor an error names the file, which may be named after a patient.
+    `orientation` is what the user says of files that do not say how the body lies in them; see
+    `placement.check_orientation`. What was done to its place is told. Neither this nor an error names the file, which
+    may be named after a patient.
     """
     return _in_lps(*read_placed(path, "the file", orientation, pairs=True), "the file")
 
 
-def _compare_checksum(path: Path, expected: str) -> None:
+def compare_checksum(path: Path, expected: str) -> None:
+    """Refuse a file that is not the one whose SHA-256 the manifest gives."""
     if path.is_file() and (found := checksum(path)) != expected.lower():
         raise ScanError(
             f"{path.name} has SHA-256 {found[:12]}…, the manifest says {expected[:12].lower()}…: it is not the "
@@ -130,15 +112,8 @@ def _compare_checksum(path: Path, expected: str) -> None:
 def to_hounsfield(image: sitk.Image, name: str) -> tuple[sitk.Image, list[Told]]:
     """Check that values can be Hounsfield units, and store them as int16 from -1024 HU; also tells what was mended.
 
-    Parameters
-    ----------
-    name
-        What the error message calls the volume.
-
-    Raises
-    ------
-    UnusableError
-        If values are not finite, are all the same, or air and tissue do not have the densities that they must have.
+    UnusableError, which calls the volume `name`, where values are not finite, are all the same, or air and tissue do
+    not have the densities that they must have.
     """
     values = sitk.GetArrayViewFromImage(image)
     if values.dtype.kind == "f" and (n_bad := int(values.size - np.isfinite(values).sum())):
@@ -148,9 +123,7 @@ def to_hounsfield(image: sitk.Image, name: str) -> tuple[sitk.Image, list[Told]]
     mended, notes = without_padding(values)
     check(mended, name)
     if notes or values.dtype.kind == "f":
-        copied = sitk.GetImageFromArray(np.rint(mended))
-        copied.CopyInformation(image)
-        image = copied
+        image = on_grid_of(image, np.rint(mended))
     return sitk.Clamp(image, sitk.sitkInt16, AIR_HU, np.iinfo(np.int16).max), notes
 
 
@@ -204,6 +177,13 @@ def _along_axes(image: sitk.Image) -> sitk.Image:
     return sitk.Resample(image, *frame, np.eye(3).ravel().tolist(), AIR_HU, sitk.sitkInt16)
 
 
+def on_grid_of(image: sitk.Image, values: NDArray[Any]) -> sitk.Image:
+    """Make an image of values [z, y, x] on the grid of another."""
+    made = sitk.GetImageFromArray(values)
+    made.CopyInformation(image)
+    return made
+
+
 def resample_mask(mask: sitk.Image, reference: sitk.Image) -> sitk.Image:
     """Bring labels onto the grid of a scan by nearest neighbour, as uint8; 0 outside the old grid."""
     return sitk.Resample(mask, reference, sitk.Transform(), sitk.sitkNearestNeighbor, 0, sitk.sitkUInt8)
@@ -250,22 +230,11 @@ def write_image(image: sitk.Image, path: Path) -> None:
 
 
 def axis_weights(n_old: int, positions: NDArray[np.float64], width: float = 1.0) -> Axis:
-    """Weigh the old samples of an axis for each new one.
+    """Weigh the `n_old` samples of an axis for each new one: their numbers and weights, (n_new, n_taps), rows of sum 1.
 
-    Parameters
-    ----------
-    n_old
-        Old samples.
-    positions
-        Where the new samples lie, in steps of the old ones, shape (n_new,); beyond an end, the end counts.
-    width
-        Half the foot of the triangle, at least 1, in steps of the old samples: 1 is linear interpolation, more averages
-        as well, for an axis that becomes coarser.
-
-    Returns
-    -------
-    index, weights : numpy.ndarray
-        Old samples and their weights, each row summing to 1, shape (n_new, n_taps).
+    `positions` (n_new,) are in steps of the old samples; beyond an end, the end counts. `width` is half the foot of the
+    triangle, at least 1, in the same steps: 1 is linear interpolation, more averages as well, for an axis that becomes
+    coarser.
     """
     centres = np.clip(positions, 0, n_old - 1)[:, None]
     index = np.ceil(centres - width).astype(np.int64) + np.arange(int(2 * width) + 1)

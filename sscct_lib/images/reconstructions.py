@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from filecmp import cmp
 from itertools import groupby, pairwise
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -60,20 +61,10 @@ class Volume:
 
 
 def split(frames: list[Frame], plane: Plane) -> list[Volume]:
-    """Tell the volumes of a series apart.
+    """Tell the volumes of a series apart, the one with most slices first.
 
-    Parameters
-    ----------
-    frames
-        All slices of the series, in any order.
-    plane
-        Decodes a slice; called only where two slices lie at one place.
-
-    Returns
-    -------
-    list of Volume
-        The one with most slices first. Together they hold every slice once, except for copies and for slices at the
-        place of another, which are told.
+    Together they hold every slice once, except for copies and for slices at the place of another, which are told. Only
+    where two slices lie at one place are they decoded, by `plane`.
     """
     volumes = [Volume(frames)]
     for what, label in HARD:
@@ -104,10 +95,7 @@ def _order(normal: NDArray[np.float64]) -> Callable[[Frame], tuple[float, int, i
 
 
 def _texts(name: str) -> Label:
-    def label(frames: list[Frame]) -> list[str | None]:
-        return [" ".join(frame.text(name).upper().split()) or None for frame in frames]
-
-    return label
+    return lambda frames: [" ".join(frame.text(name).upper().split()) or None for frame in frames]
 
 
 def _near(rows: list[Any], tolerance: float) -> list[int | None]:
@@ -190,20 +178,14 @@ def _fits(group: list[Frame], frame: Frame) -> bool:
 
 
 def _whole_numbers(name: str) -> Label:
-    def label(frames: list[Frame]) -> list[int | None]:
-        texts = [frame.text(name) for frame in frames]
-        return [int(text) if text.lstrip("-").isdigit() else None for text in texts]
-
-    return label
+    texts = _texts(name)
+    return lambda frames: [int(text) if text and text.lstrip("-").isdigit() else None for text in texts(frames)]
 
 
 def _times(name: str, date: str = "") -> Label:
-    def label(frames: list[Frame]) -> list[str | None]:
-        return [
-            f"{frame.text(date) if date else ''} {text}" if (text := frame.text(name)) else None for frame in frames
-        ]
-
-    return label
+    return lambda frames: [
+        f"{frame.text(date) if date else ''} {text}" if (text := frame.text(name)) else None for frame in frames
+    ]
 
 
 SOFT: tuple[tuple[str, Label, int], ...] = (
@@ -228,15 +210,12 @@ def _by_pass(volume: Volume, what: str, label: Label, fewest: int) -> list[Volum
         # Slices without a label that lie among those with one are a pass of their own, unless they fill its holes.
         both_long = min(len(silent), len(known)) >= FEWEST_SLICES
         return _apart(volume, what, [[frame for _, frame in known]], silent) if both_long else [volume]
-    passes = _passes([[frame for _, frame in same] for _, same in groupby(sorted(known, key=_first), key=_first)])
+    in_order = groupby(sorted(known, key=itemgetter(0)), key=itemgetter(0))
+    passes = _passes([[frame for _, frame in same] for _, same in in_order])
     long = [one for one in passes if len(one) >= FEWEST_SLICES]
     if len(passes) < 2 or len(long) < fewest or sum(map(len, long)) < LONG_SHARE[fewest] * len(known):
         return [volume]
     return _apart(volume, what, passes, silent)
-
-
-def _first(pair: tuple[Any, Frame]) -> Any:
-    return pair[0]
 
 
 def _passes(groups: list[list[Frame]]) -> list[list[Frame]]:

@@ -53,15 +53,8 @@ def is_sharp(kernel: str) -> bool | None:
 def scanner(table: pd.DataFrame) -> pd.Series:
     """Name the scanner and kind of kernel of each scan, the batch over which features are harmonised.
 
-    Parameters
-    ----------
-    table
-        `manufacturer` and `kernel`, as in schema `COHORT`; either may be absent or missing.
-
-    Returns
-    -------
-    pandas.Series
-        For example "GE soft"; a kernel of unknown kind keeps its name. Missing where the maker is not known.
+    The table has `manufacturer` and `kernel`, as in schema `COHORT`; either may be absent or missing. For example
+    "GE soft"; a kernel of unknown kind keeps its name. Missing where the maker is not known.
     """
     columns = table.reindex(columns=["manufacturer", "kernel"])
     names = [_scanner(maker, kernel) for maker, kernel in columns.itertuples(index=False)]

@@ -66,27 +66,11 @@ NOT_TAKEN = ("cause_of_death", "scan_year")
 
 
 def read_clinical(path: Path, declared: Declared | None = None) -> tuple[pd.DataFrame, list[Told]]:
-    """Read a registry's table of follow-up and clinical values.
+    """Read a registry's table: all columns of `CLINICAL` and those declared, rows from 0; and what was not used of it.
 
-    Names of columns are compared without case, blanks and punctuation.
-
-    Parameters
-    ----------
-    declared
-        The study's own covariates (`Settings.covariates`); the table must have a column for each.
-
-    Returns
-    -------
-    table : pandas.DataFrame
-        All columns of `CLINICAL` and those declared, empty where the file lacks one; its index counts the rows of the
-        file from 0.
-    told : list of Told
-        What was not used, or not as it stands. Rows and columns are numbered, and no value of a patient is named.
-
-    Raises
-    ------
-    StudyError
-        If the file is missing, is no CSV table, or has violations: all of them, each with row and column.
+    Names of columns are compared without case, blanks and punctuation; the table must have one for each covariate that
+    the study declares. What is told numbers rows and columns, and names no value of a patient. StudyError where the
+    file is missing, is no CSV table, or has violations: all of them, each with row and column.
     """
     schema = CLINICAL.add_columns(declared_columns(declared or {}))
     raw = read_csv(path)
@@ -128,19 +112,8 @@ def attach(
 
     A row with `scan_date` goes to the patient's nearest scan within 90 days, one without to the patient's first scan.
     Where several go to a scan, each value is taken from the nearest that has it. Age and sex of `scans`, from the
-    header, fill what the table lacks.
-
-    Returns
-    -------
-    scans : pandas.DataFrame
-        With the clinical columns, and `in_clinical`: whether the patient has a row.
-    told : list of Told
-        Rows of the table that were not used, each with its reason.
-
-    Raises
-    ------
-    StudyError
-        If a last contact lies before a scan, or later than any patient lives.
+    header, fill what the table lacks. `in_clinical` says whether the patient has a row. Rows that were not used are
+    told, each with its reason. StudyError where a last contact lies before a scan, or later than any patient lives.
     """
     scans = scans.copy()
     of_visit, of_patient = columns_of("visit", declared), columns_of("patient", declared)

@@ -51,17 +51,7 @@ def age_years(text: str) -> float | None:
 def scan_date(header: Mapping[str, str]) -> tuple[pd.Timestamp | None, list[Told]]:
     """Take the day of a scan from the dates of its header: the one on which most agree, StudyDate at a tie.
 
-    Parameters
-    ----------
-    header
-        By name, see `OF_THE_SCAN`; empty where the header lacks one.
-
-    Returns
-    -------
-    date : pandas.Timestamp or None
-        None where no date can be the day of a CT.
-    told : list of Told
-        Dates that were not believed. No date stands in it.
+    None where no date of `OF_THE_SCAN` can be the day of a CT. Dates that were not believed are told, without the date.
     """
     given = {name: header.get(name, "").strip() for name in OF_THE_SCAN}
     read = {name: _day_of(text) for name, text in given.items() if text}
@@ -116,13 +106,7 @@ def digits_not_taken(text: str, dates: Iterable[Written]) -> bool:
 
 
 def numbers_not_dates(names: Iterable[str]) -> set[int]:
-    """Find where names of one folder hold numbers of eight digits: a place where half of them, or more, are no date.
-
-    Returns
-    -------
-    set of int
-        Places among the groups of eight digits in a name, from 0: the first, the second …
-    """
+    """Find which groups of eight digits (0: the first in a name) are no date in half of a folder's names, or more."""
     groups = [[_calendar(*found.group("year", "month", "day")) for found in EIGHT_DIGITS.finditer(name)]
               for name in names]  # fmt: skip
     places = range(max(map(len, groups), default=0))

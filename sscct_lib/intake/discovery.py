@@ -15,12 +15,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from sscct_lib.images.dicom import PREAMBLE_BYTES
 from sscct_lib.images.nifti import DETACHED, MAGIC_HDR, is_volume, voxels_of, without_suffix
 from sscct_lib.images.reasons import Told, told
 from sscct_lib.intake.dates import Written, dates_in, digits_not_taken, numbers_not_dates, place_of_eight
 from sscct_lib.study.folder import SETTINGS_FILE
-
-PREAMBLE_BYTES = 128
 
 OF_THE_SYSTEM = {".ds_store", "thumbs.db", "desktop.ini", "ehthumbs.db", ".localized", "icon\r"}
 SYSTEM_FOLDERS = {"__macosx", "$recycle.bin", "system volume information"}
@@ -77,7 +76,7 @@ def look(source: Path) -> Tree:
     Where several ways lead to a folder or file, one without links is taken. Hidden folders, those of the system, and
     studies of this project are not searched. What may not be read is counted; nothing raises.
     """
-    walk = _Walk(source)
+    walk = _Walk(source, waiting=[source])
     while walk.waiting or walk.links:
         is_link = not walk.waiting
         walk.folder(walk.links.pop(0) if is_link else walk.waiting.pop(), is_link)
@@ -98,9 +97,6 @@ class _Walk:
     links: list[Path] = field(default_factory=list)  # to folders, read when all that is there without them is
     to_files: list[Path] = field(default_factory=list)
     seen: set[tuple[int, int]] = field(default_factory=set)  # device and number of folders and files
-
-    def __post_init__(self) -> None:
-        self.waiting.append(self.source)
 
     def folder(self, folder: Path, is_link: bool) -> None:
         """Sort what lies in a folder."""

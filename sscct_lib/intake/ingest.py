@@ -118,8 +118,10 @@ def ingest(
     RuntimeError
         At a fault of this program, with its kind and place; the words of the error might hold what was read.
     """
-    if source_list is not None:
-        _refuse_inside(source_list, study_folder)
+    if source_list is not None and source_list.resolve().is_relative_to(study_folder.resolve()):
+        raise StudyError(
+            f"--source-list {source_list} lies inside the study, and it names patients. Keep it elsewhere."
+        )
     if not source.is_dir():
         raise StudyError(f"{source} is no folder: expected one with DICOM series or NIfTI files.")
     said = None if orientation is None else _orientation(orientation)
@@ -145,12 +147,6 @@ def ingest(
     some = [name for name in ("lung_mask", "transplant_day") if written[name].notna().any()]
     write_csv(manifest[[*MANIFEST_COLUMNS, *some, *covariates(declared)]], study.manifest_path)
     return report
-
-
-def _refuse_inside(path: Path, study_folder: Path) -> None:
-    """Refuse a list of sources that would lie in the study."""
-    if path.resolve().is_relative_to(study_folder.resolve()):
-        raise StudyError(f"--source-list {path} lies inside the study, and it names patients. Keep it elsewhere.")
 
 
 def _study(folder: Path) -> Study:
@@ -280,10 +276,7 @@ def _scan_path(study: Study, scan_id: str) -> Path:
 
 
 def write_masks(study: Study, scans: pd.DataFrame, candidates: list[Candidate], n_jobs: int = 1) -> pd.DataFrame:
-    """Write `masks/<scan_id>.nii.gz` where the source has a mask of the scan; adds `lung_mask`, empty where not.
-
-    Candidates that are masks get their `status` and `reason`.
-    """
+    """Write `masks/<scan_id>.nii.gz` where the source has one of the scan: column `lung_mask`; tells of each mask."""
     masks = [one for one in candidates if one.kind in MASK_KINDS]
     for mask in masks:
         mask.told = [told("mask_of_another")]

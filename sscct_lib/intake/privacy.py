@@ -18,6 +18,7 @@ from tempfile import gettempdir
 SHOWN_CHARACTERS = 2
 FEWEST_CHARACTERS = 4  # shorter ones stand in any text
 FEWEST_DIGITS = 5  # a number of four digits may be a year
+DATE_FORMS = ("%Y-%m-%d", "%Y%m%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y")
 
 STUDY_IDS = re.compile(r"(?<![0-9A-Za-z])p[0-9a-f]{10}(?:-[0-9a-f]{8})?(?![0-9A-Za-z])")
 HASHES = re.compile(r"(?<![0-9A-Za-z])(?:[0-9a-f]{64}|[0-9a-f]{40}|[0-9a-f]{16})(?![0-9A-Za-z])")
@@ -125,10 +126,7 @@ class Identifiers:
     by_beginning: dict[str, list[tuple[tuple[str, ...], int]]] = field(default_factory=dict, compare=False)
 
     def matches(self, text: str) -> Iterator[tuple[int, str]]:
-        """Give place and text of each identifier, whatever stands between its parts.
-
-        The time hardly grows with the number of identifiers.
-        """
+        """Give place and text of each identifier, whatever stands between its parts; thousands take hardly longer."""
         lowered, done = text.lower(), 0
         runs = list(RUNS.finditer(lowered)) if self.words else []
         for number, run in enumerate(runs):
@@ -147,9 +145,8 @@ def identifiers(values: Iterable[str], dates: Iterable[date] = (), fewest: int |
     """
     given = {part.strip() for value in values for part in (value.replace("^", " "), *re.split(r"[\^=]", value))}
     given = {value for value in given if value}
-    forms = ("%Y%m%d", "%Y-%m-%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y")
     long = {one for one in given if len(one) >= (fewest or _fewest(one))}
-    words = {word.strip(PUNCTUATION) for word in long | {day.strftime(form) for day in dates for form in forms}}
+    words = {word.strip(PUNCTUATION) for word in long | {day.strftime(form) for day in dates for form in DATE_FORMS}}
     by_beginning: dict[str, list[tuple[tuple[str, ...], int]]] = {}
     written = {form for word in words for form in _forms(word)}
     for parts, gap in sorted(written, key=lambda one: sum(map(len, one[0])), reverse=True):

@@ -16,14 +16,13 @@ import pydicom
 
 from sscct_lib.images.dicom import UNREADABLE, find_series, quiet_pydicom
 from sscct_lib.intake.discovery import find_volumes, look
-from sscct_lib.intake.privacy import Identifiers, identifiers, is_identifying_field
-from sscct_lib.study.files import atomic, write_secret
+from sscct_lib.intake.privacy import DATE_FORMS, Identifiers, identifiers, is_identifying_field
+from sscct_lib.study.files import write_if_changed, write_secret
 from sscct_lib.study.folder import StudyError
 from sscct_lib.study.tables import read_csv
 
 FEWEST_KEY_CHARACTERS = 32
 FEWEST_CHARACTERS_OF_TABLE = 3
-DATE_FORMS = ("%Y-%m-%d", "%Y%m%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y")
 KEY_CHECK = Path("ingest") / "key_check.txt"
 
 TEXT_TAGS = [
@@ -50,8 +49,7 @@ def read_key(path: Path, study_folder: Path) -> bytes:
     mark = keyed_hash(key, "key check", 16)
     if check.exists() and check.read_text(encoding="utf-8").strip() != mark:
         raise StudyError(f"{path} is not the key that this study was made with: all its ids would change.")
-    with atomic(check) as partial:
-        partial.write_text(mark + "\n", encoding="utf-8")
+    write_if_changed(check, mark + "\n")
     return key
 
 

@@ -15,6 +15,7 @@ from sscct_lib.intake.pseudonyms import patient_code, scan_code
 from sscct_lib.intake.series import Candidate, why_behind
 from sscct_lib.study.files import atomic
 from sscct_lib.study.tables import FORMULA_STARTS
+from sscct_lib.study.words import counted, scans_text
 
 COLUMNS = [
     "source", "patient_id", "scan_id", "kind", "n_files", "n_slices", "step_mm", "kernel", "status", "reason", "codes",
@@ -127,20 +128,16 @@ def summarise(report: pd.DataFrame, study_folder: Path) -> list[str]:
         characters, but for the name of the study.
     """
     scans, masks = report[report["status"] == "scan"], int((report["status"] == "lung mask").sum())
-    first = f"{_number(len(scans), 'scan')} of {_number(scans['patient_id'].nunique(), 'patient')}"
+    first = scans_text(len(scans), scans["patient_id"].nunique())
     parts = {status: _lines(report[report["status"] == status], status) for status in HEADINGS}
     heads = {status: _head(report, status) for status in parts}
     shown = [status for status in parts if heads[status] and (parts[status] or status not in ("scan", "lung mask"))]
     last = [f"One row each: {study_folder / 'ingest' / 'report.csv'}", "Next:", *_commands(study_folder)]
     room = _shared([len(parts[status]) for status in shown], MOST_LINES - 1 - len(last) - len(shown))
-    lines = [first + (f", {_number(masks, 'lung mask')}" if masks else "")]
+    lines = [first + (f", {counted(masks, 'lung mask')}" if masks else "")]
     for status, n in zip(shown, room, strict=True):
         lines += [heads[status], *_listed(parts[status], n)]
     return [_cut(line) for line in lines] + last
-
-
-def _number(n: int, what: str) -> str:
-    return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
 def _head(report: pd.DataFrame, status: str) -> str:
@@ -149,7 +146,7 @@ def _head(report: pd.DataFrame, status: str) -> str:
         return ""
     if status in ONE_BY_ONE:
         return f"{HEADINGS[status]}:"
-    return f"{HEADINGS[status]}: {_number(n, 'patient') if status == 'no scans' else f'{n:,} series'}"
+    return f"{HEADINGS[status]}: {counted(n, 'patient') if status == 'no scans' else f'{n:,} series'}"
 
 
 def _lines(rows: pd.DataFrame, status: str) -> list[str]:
@@ -199,11 +196,7 @@ def write_for_excel(table: pd.DataFrame, path: Path) -> None:
     """Write a table so that Excel opens it rightly, by a double click.
 
     UTF-8 with a mark at its begin; no line break in a cell; an apostrophe before text that Excel would take for a
-    formula, a number or a date, so that `007` and `3-4` stay what they are.
-
-    References
-    ----------
-    OWASP, CSV Injection.
+    formula, a number or a date, so that `007` and `3-4` stay what they are. OWASP, CSV Injection.
     """
     texts = table.select_dtypes(["object", "string"])
     table.assign(**texts.map(_cell)).to_csv(path, index=False, encoding="utf-8-sig", lineterminator="\r\n")
@@ -220,11 +213,7 @@ def _cell(value: object) -> object:
 def write_source_list(path: Path, candidates: list[Candidate], source: Path, key: bytes) -> None:
     """Write which source became which scan, with the hospital's names; for its owner alone to read.
 
-    Parameters
-    ----------
-    path
-        CSV to write. `source` is the number by which `ingest/report.csv` calls it; `file` the first of its files,
-        relative to the folder that was ingested.
+    `source` is its number in `ingest/report.csv`; `file` the first of its files, relative to the folder ingested.
     """
     rows = [
         {

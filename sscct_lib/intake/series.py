@@ -254,10 +254,8 @@ def why_behind(other: tuple[Any, ...], chosen: tuple[Any, ...]) -> str:
 def _count_kinds(candidates: list[Candidate]) -> str:
     """Say what was found, for example `3 MR series, 1 localizer`."""
     kinds = Counter(one.kind for one in candidates)
-    return ", ".join(
-        f"{n} {kind}{'s' if n > 1 and kind == 'localizer' else ''}" if kind == "localizer" else f"{n} {kind} series"
-        for kind, n in kinds.most_common()
-    )
+    named = {"localizer": "localizer" if kinds["localizer"] == 1 else "localizers"}
+    return ", ".join(f"{n} {named.get(kind, f'{kind} series')}" for kind, n in kinds.most_common())
 
 
 def _from_files(files: list[Path], kernel: str) -> list[Candidate]:

@@ -43,7 +43,7 @@ class Overlay:
     planes: dict[str, tuple[NDArray[np.int16], NDArray[np.uint8], tuple[int, int] | None]]
 
 
-def overlay(study: Study, row: Mapping[str, Any]) -> Overlay:
+def overlay(study: Study, row: Mapping[Any, Any]) -> Overlay:
     """Cut a scan and its mask through the flagged place, or through the middle of the lungs when nothing is flagged.
 
     Parameters
@@ -93,16 +93,9 @@ VERDICTS: dict[str, dict[str, Any]] = {
 
 @styled
 def mask_overlay(overlays: Sequence[Overlay], when_none: str = "No scans.") -> Figure:
-    """Draw scans with the outline of their lungs, one scan a row, in three planes.
+    """Draw scans (from `overlay`) with the outline of their lungs, one scan a row, in three planes.
 
-    Right lung: full line; left lung: dashed line; a ring marks the flagged place.
-
-    Parameters
-    ----------
-    overlays
-        From `overlay`.
-    when_none
-        What to say where there are none.
+    Right lung: full line; left lung: dashed line; a ring marks the flagged place. `when_none` is said of no scans.
     """
     if not overlays:
         figure, axes = new_figure(0.6)
@@ -136,19 +129,9 @@ def draw_plane(axis: Axes, hu: Any, labels: Any, width: float, interpolation: st
 
 @styled
 def qa_distributions(table: pd.DataFrame, limits: Mapping[str, tuple[float | None, float | None, str]]) -> Figure:
-    """Draw each measure of all scans with the range in which it is plausible.
+    """Draw each measure of the scans that were judged (schema `LUNGS`) with its range of `tables.plausible_ranges`.
 
-    Parameters
-    ----------
-    table
-        Schema `LUNGS`, scans that were judged.
-    limits
-        From `tables.plausible_ranges`.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        One mark a scan, formed and coloured by its verdict; the plausible range is shaded.
+    One mark a scan, formed and coloured by its verdict; the plausible range is shaded.
     """
     n_rows = -(-len(limits) // 2)
     figure, axes = new_figure(1.35 * n_rows + 0.6, n_rows, 2)
@@ -157,8 +140,10 @@ def qa_distributions(table: pd.DataFrame, limits: Mapping[str, tuple[float | Non
         axis.set_xlabel(label, fontsize=11)
     for axis in axes.flat[len(limits) :]:
         axis.axis("off")
+    counts = table["verdict"].value_counts()
     handles = [
-        axes.flat[0].scatter([], [], label=_counted(table, verdict), **style) for verdict, style in VERDICTS.items()
+        axes.flat[0].scatter([], [], label=f"{verdict} ({counts.get(verdict, 0)} scans)", **style)
+        for verdict, style in VERDICTS.items()
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False)
     return figure
@@ -183,7 +168,3 @@ def _draw_measure(axis: Axes, table: pd.DataFrame, name: str, low: float | None,
     axis.spines["left"].set_visible(False)
     axis.tick_params(axis="x", colors=INK)
     axis.locator_params(axis="x", nbins=5)
-
-
-def _counted(table: pd.DataFrame, verdict: str) -> str:
-    return f"{verdict} ({int((table['verdict'] == verdict).sum())} scans)"

@@ -20,6 +20,7 @@ from sscct_lib.images.nifti import read_volume
 from sscct_lib.images.prepare import (
     axis_weights,
     interpolate,
+    on_grid_of,
     read_result,
     read_scan,
     resample,
@@ -123,26 +124,10 @@ def removed(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def examine(image: sitk.Image, mask: sitk.Image | None, settings: LungSettings) -> Record:
-    """Judge the lungs of one scan that belongs to no study.
+    """Judge the lungs of one prepared scan that belongs to no study; without a mask they are found from the densities.
 
-    Parameters
-    ----------
-    image
-        Prepared scan.
-    mask
-        On the same grid; None: found from the densities.
-    settings
-        With the plausible ranges.
-
-    Returns
-    -------
-    dict
-        Measures, verdict and findings, as in a row of schema `LUNGS`; no comparison with other scans of the patient.
-
-    Raises
-    ------
-    ScanError
-        If there is no body, or no mask is given and there is no lung.
+    Measures, verdict and findings, as in a row of schema `LUNGS`; no comparison with other scans of the patient.
+    ScanError where there is no body, or no mask is given and there is no lung.
     """
     scan = _look(image)
     return _judged(scan, Found(_by_threshold(scan) if mask is None else mask), None, settings)
@@ -231,8 +216,7 @@ def _in_patient(place: tuple[int, int, int] | None, image: sitk.Image) -> str | 
 
 
 def _by_threshold(scan: _Scan) -> sitk.Image:
-    mask = sitk.GetImageFromArray(find_lungs(scan.hu, scan.anatomy))
-    mask.CopyInformation(scan.work)
+    mask = on_grid_of(scan.work, find_lungs(scan.hu, scan.anatomy))
     return mask if scan.work is scan.image else _refine(mask, scan.image)
 
 
@@ -252,9 +236,7 @@ def _refine(mask: sitk.Image, image: sitk.Image) -> sitk.Image:
     ]
     right, left = (interpolate(coarse[box] == label, (axes[0], axes[1], axes[2])) for label in (RIGHT, LEFT))
     labels[tuple(fine)] = np.where(right + left >= 0.5, np.where(left > right, LEFT, RIGHT), 0)
-    refined = sitk.GetImageFromArray(labels)
-    refined.CopyInformation(image)
-    return refined
+    return on_grid_of(image, labels)
 
 
 def _within(side: slice, start: float, step: float, n: int) -> slice:

@@ -7,17 +7,9 @@ from sscct_lib.study.settings import LungSettings
 
 
 def verdict_counts(table: pd.DataFrame) -> pd.DataFrame:
-    """Count scans and patients by verdict.
+    """Count scans and patients (schema `LUNGS`) by verdict.
 
-    Parameters
-    ----------
-    table
-        Schema `LUNGS`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Rows `pass`, `review`, `fail` and `set aside`; columns `scans`, `patients` and `changed by a person`.
+    Rows `pass`, `review`, `fail` and `set aside`; columns `scans`, `patients` and `changed by a person`.
     """
     kind = table["verdict"].where(table["status"] == "ok", "set aside")
     order = ["pass", "review", "fail", "set aside"]
@@ -27,30 +19,17 @@ def verdict_counts(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def rule_counts(table: pd.DataFrame) -> pd.DataFrame:
-    """Count the scans that each rule flagged, and those that it removed.
+    """Count the scans (schema `LUNGS`) that each rule flagged, and those that it removed.
 
-    Parameters
-    ----------
-    table
-        Schema `LUNGS`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        By measure: `scans` and `patients` flagged, `by this rule alone`, and `removed`: scans whose verdict is fail;
-        most frequent first.
+    By measure: `scans` and `patients` flagged, `by this rule alone`, and `removed`: scans whose verdict is fail; most
+    frequent first.
     """
     flags = table.assign(rule=table["flags"].fillna("").str.split(), removed=table["verdict"].eq("fail"))
     flags["alone"] = flags["rule"].str.len() == 1
     by_rule = flags.explode("rule").dropna(subset="rule").groupby("rule")
-    counts = by_rule.agg(
-        scans=("scan_id", "size"),
-        patients=("patient_id", "nunique"),
-        alone=("alone", "sum"),
-        removed=("removed", "sum"),
-    )
-    counts = counts.rename(columns={"alone": "by this rule alone"})
-    return counts.sort_values("scans", ascending=False)
+    counted = {"scans": ("scan_id", "size"), "patients": ("patient_id", "nunique")}
+    counted |= {"by this rule alone": ("alone", "sum"), "removed": ("removed", "sum")}
+    return by_rule.agg(**counted).sort_values("scans", ascending=False)
 
 
 def plausible_ranges(settings: LungSettings) -> dict[str, tuple[float | None, float | None, str]]:

@@ -26,8 +26,8 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from sscct_lib.images.nifti import read_volume
-from sscct_lib.images.prepare import resample_mask
-from sscct_lib.study.files import atomic, checksum
+from sscct_lib.images.prepare import on_grid_of, resample_mask
+from sscct_lib.study.files import checksum, write_if_changed
 from sscct_lib.study.folder import StudyError
 from sscct_lib.study.settings import LungSettings
 
@@ -127,8 +127,8 @@ def _lungmask(image: sitk.Image, weights: Path) -> Found:
     labels = inferer.apply(image)
     n_classes = inferer.model.last.out_channels
     if n_classes == 1 + len(LUNGMASK_SIDES):
-        return Found(_like(renamed(labels, LUNGMASK_SIDES), image))
-    return _from_lobes(_like(renamed(labels, LUNGMASK_LOBES), image))
+        return Found(on_grid_of(image, renamed(labels, LUNGMASK_SIDES)))
+    return _from_lobes(on_grid_of(image, renamed(labels, LUNGMASK_LOBES)))
 
 
 @cache
@@ -153,15 +153,14 @@ def _totalsegmentator(image: sitk.Image, weights: Path) -> Found:
         sitk.WriteImage(image, str(scan))
         totalsegmentator(scan, None, ml=True, roi_subset=TOTALSEGMENTATOR_NAMES, quiet=True).to_filename(result)
         lobes = resample_mask(read_volume(result), image)
-    return _from_lobes(_like(renamed(sitk.GetArrayViewFromImage(lobes), TOTALSEGMENTATOR_LOBES), image))
+    return _from_lobes(on_grid_of(image, renamed(sitk.GetArrayViewFromImage(lobes), TOTALSEGMENTATOR_LOBES)))
 
 
 def _send_nothing(weights: Path) -> None:
     """Keep TotalSegmentator from reporting its use to its authors, as it does by default."""
     os.environ["TOTALSEG_HOME_DIR"] = str(weights)
     quiet = {"totalseg_id": "none", "send_usage_stats": False, "prediction_counter": 0}
-    with atomic(weights / "config.json") as partial:
-        partial.write_text(json.dumps(quiet), encoding="utf-8")
+    write_if_changed(weights / "config.json", json.dumps(quiet))
 
 
 def renamed(labels: NDArray[Any], names: Mapping[int, int]) -> NDArray[np.uint8]:
@@ -172,11 +171,4 @@ def renamed(labels: NDArray[Any], names: Mapping[int, int]) -> NDArray[np.uint8]
 
 
 def _from_lobes(lobes: sitk.Image) -> Found:
-    sides = SIDE_OF_LOBE[sitk.GetArrayViewFromImage(lobes)]
-    return Found(_like(sides, lobes), lobes)
-
-
-def _like(labels: NDArray[np.uint8], image: sitk.Image) -> sitk.Image:
-    result = sitk.GetImageFromArray(labels)
-    result.CopyInformation(image)
-    return result
+    return Found(on_grid_of(lobes, SIDE_OF_LOBE[sitk.GetArrayViewFromImage(lobes)]), lobes)

@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 MIN_PATIENTS = 10  # with versions of a scan; the agreement of fewer would be a guess
+UPPER = 0.975  # where a 95 % interval ends
 
 Floats = NDArray[np.float64]
 
@@ -13,15 +14,8 @@ Floats = NDArray[np.float64]
 def feature_agreement(versions: pd.DataFrame) -> pd.DataFrame:
     """Estimate how well each feature agrees between versions of the same scans.
 
-    Parameters
-    ----------
-    versions
-        One row a scan and version: `scan_id`, `patient_id`, `version` and features; every scan has each version.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row a feature that no scan lacks: `feature`, `icc`, `ci_low`, `ci_high`, `n_scans`.
+    Versions are from `stability.versions_of_scans`; every scan has each. One row a feature that no scan lacks:
+    `feature`, `icc`, `ci_low`, `ci_high`, `n_scans`.
     """
     features = versions.drop(columns=["scan_id", "patient_id", "version"]).dropna(axis=1).columns
     ordered = versions.sort_values(["scan_id", "version"])
@@ -42,7 +36,7 @@ def training_agreement(versions: pd.DataFrame | None, patients: "pd.Series[str]"
     return icc.reindex(known.columns.drop(["scan_id", "patient_id", "version"]))
 
 
-def intraclass_correlation(values: Floats, confidence: float = 0.95) -> tuple[Floats, Floats, Floats]:
+def intraclass_correlation(values: Floats) -> tuple[Floats, Floats, Floats]:
     """ICC(2,1) of values (n_subjects, n_measurements, n_features): estimate, low and high, each (n_features,).
 
     Two-way random effects, absolute agreement, single measurement (Shrout PE, Fleiss JL. Psychol Bull 1979;86:420-8)
@@ -61,8 +55,7 @@ def intraclass_correlation(values: Floats, confidence: float = 0.95) -> tuple[Fl
         spread = n * (1 + (k - 1) * icc) - k * icc
         freedom = (k - 1) * (n - 1) * (k * icc * ratio + spread) ** 2
         freedom /= (n - 1) * k**2 * icc**2 * ratio**2 + spread**2
-        upper_f = stats.f.ppf((1 + confidence) / 2, n - 1, freedom)
-        lower_f = stats.f.ppf((1 + confidence) / 2, freedom, n - 1)
+        upper_f, lower_f = stats.f.ppf(UPPER, n - 1, freedom), stats.f.ppf(UPPER, freedom, n - 1)
         rest = k * raters + (k * n - k - n) * error
         low = n * (between - upper_f * error) / (upper_f * rest + n * between)
         high = n * (lower_f * between - error) / (rest + n * lower_f * between)

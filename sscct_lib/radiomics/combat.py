@@ -15,6 +15,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 OUTCOME = ("event_observed", "followup_years", "cause_of_death", "transplanted", "label_")  # beginnings of names
+BATCH, PATIENT = "scanner", "patient_id"  # columns; the second is needed in `fit` alone
 TOLERANCE = 1e-10
 MAX_ROUNDS = 1000
 Floats = NDArray[np.float64]
@@ -35,17 +36,8 @@ class ComBat(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     centre_: Floats  # of the preserved columns, and their spread
     unit_: Floats
 
-    def __init__(
-        self,
-        features: Sequence[str],
-        batch: str = "scanner",
-        patient: str = "patient_id",
-        preserve: Sequence[str] = (),
-        min_patients: int = 5,
-    ) -> None:
+    def __init__(self, features: Sequence[str], preserve: Sequence[str] = (), min_patients: int = 5) -> None:
         self.features = features  # missing values stay missing and are left out of the estimates
-        self.batch = batch
-        self.patient = patient  # needed in `fit` alone
         # Numbers, or categories such as sex. One that tells of the disease, such as lung function, keeps disease from
         # being taken for the scanner where the two go together. A missing value counts as the mean.
         self.preserve = preserve
@@ -57,16 +49,16 @@ class ComBat(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         if outcome:
             raise ValueError(f"the outcome must not steer the features; leave {', '.join(outcome)} out of `preserve`")
         self.feature_names_in_ = np.asarray(X.columns, dtype=object)
-        patients = X.groupby(self.batch)[self.patient].nunique()
+        patients = X.groupby(BATCH)[PATIENT].nunique()
         self.batches_ = [str(name) for name in patients.index[patients >= self.min_patients]]
         if len(self.batches_) < 2:  # nothing to compare: `transform` changes nothing
             self.batches_ = []
             return self
-        table = X[X[self.batch].isin(self.batches_)]
+        table = X[X[BATCH].isin(self.batches_)]
         self._learn_covariates(table)
-        weights = 1.0 / table.groupby([self.batch, self.patient])[self.patient].transform("size").to_numpy(dtype=float)
+        weights = 1.0 / table.groupby([BATCH, PATIENT])[PATIENT].transform("size").to_numpy(dtype=float)
         values, covariates = table[list(self.features)].to_numpy(dtype=float), self._covariates(table)
-        member = (table[self.batch].to_numpy()[:, None] == self.batches_).astype(float)
+        member = (table[BATCH].to_numpy()[:, None] == self.batches_).astype(float)
         self._estimate(values, member, covariates, weights)
         return self
 
@@ -97,7 +89,7 @@ class ComBat(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         values = X[names].to_numpy(dtype=float, copy=True)
         expected = self.mean_ + self._covariates(X) @ self.slopes_
         for batch, gamma, delta in zip(self.batches_, self.gamma_, self.delta_, strict=True):
-            rows = (X[self.batch] == batch).to_numpy()
+            rows = (X[BATCH] == batch).to_numpy()
             standard = (values[rows] - expected[rows]) / self.scale_
             values[rows] = (standard - gamma) / np.sqrt(delta) * self.scale_ + expected[rows]
         harmonised = X.copy()
@@ -107,7 +99,7 @@ class ComBat(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def unharmonised(self, X: pd.DataFrame) -> NDArray[np.bool_]:  # noqa: N803
         """Flag scans (n,) that pass as they are: their batch is unknown, unseen in `fit`, or was too small there."""
         check_is_fitted(self, "batches_")
-        return ~X[self.batch].isin(self.batches_).to_numpy()
+        return ~X[BATCH].isin(self.batches_).to_numpy()
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
         """The columns that `transform` returns: those of its input."""

@@ -142,17 +142,8 @@ def cross_validate(
 def predict_removed(result: CrossValidation, table: pd.DataFrame, removed: pd.DataFrame) -> pd.DataFrame:
     """Predict scans on which nothing was trained, with the elastic-net Cox models that never saw their patients.
 
-    Parameters
-    ----------
-    table
-        The scans that were cross-validated.
-    removed
-        From `feature_sets.join`: scans that quality assurance removed; may be empty.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Schema `PREDICTIONS`, in each repeat by a model that never saw the patient.
+    `table` are the scans that were cross-validated, `removed` (also from `feature_sets.join`; may be empty) those that
+    quality assurance removed. Schema `PREDICTIONS`, in each repeat by a model that never saw the patient.
     """
     # A patient without any scan in training was seen by no fit: the cohort's fold says which of a repeat predicts.
     frames = []

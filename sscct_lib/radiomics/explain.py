@@ -23,19 +23,16 @@ from sscct_lib.radiomics.pipeline import MISSING, DistinctColumns, Fit, design, 
 from sscct_lib.study.folder import Study
 from sscct_lib.study.words import feature_kind
 
-N_BINS = 10
+N_BINS, MOST_FEATURES = 10, 10
 DEATHS_EACH = 5  # fewest patients who died, of a category and for each column of a Cox model
 Floats = NDArray[np.float64]
 
 
 def feature_weights(result: CrossValidation, model: str) -> pd.DataFrame:
-    """List what each fit of an elastic-net Cox model made of each feature.
+    """List what each fit of an elastic-net Cox model made of each feature, a row a feature and fit.
 
-    Returns
-    -------
-    pandas.DataFrame
-        One row a feature and fit: `feature` (a column as the model sees it), `repeat`, `fold`, `coefficient` (log
-        hazard ratio per standard deviation; 0 where the fit did not choose it, or a filter left it out).
+    `feature` (a column as the model sees it), `repeat`, `fold`, `coefficient` (log hazard ratio per standard deviation;
+    0 where the fit did not choose it, or a filter left it out).
     """
     fits = {(repeat, fold): each for (name, repeat, fold), each in result.fits.items() if name == model}
     rows = [
@@ -60,7 +57,6 @@ def accumulated_effects(
     model: str,
     features: list[str],
     horizon_years: float,
-    n_features: int = 10,
 ) -> pd.DataFrame:
     """Follow the risk along each feature, among scans that the models never saw: accumulated local effects.
 
@@ -71,9 +67,7 @@ def accumulated_effects(
     Parameters
     ----------
     features
-        Columns of `table`, in the order of interest; those that are no numbers are left out.
-    n_features
-        Of the features, so many at most.
+        Columns of `table`, in the order of interest: the first ten that are numbers.
 
     Returns
     -------
@@ -92,7 +86,7 @@ def accumulated_effects(
         for name in features
         if name in table and not is_category(name) and table[name].notna().any()
     }
-    edges = dict([(name, values) for name, values in edges.items() if len(values) > 1][:n_features])
+    edges = dict([(name, values) for name, values in edges.items() if len(values) > 1][:MOST_FEATURES])
     tests = [each for each in result.held_out(model) if horizon_years in each[0].horizons_years]
     curves = [_curves(fitted, table[tested], edges, horizon_years) for fitted, tested, _ in tests]
     if not curves or not edges:

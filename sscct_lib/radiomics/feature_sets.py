@@ -32,15 +32,8 @@ class NotEstimableError(ValueError):
 def join(cohort: pd.DataFrame, features: pd.DataFrame) -> pd.DataFrame:
     """Put outcome, clinical values and features of each scan side by side.
 
-    Returns
-    -------
-    pandas.DataFrame
-        The scans of the cohort that have features, in the order of the cohort, with `scanner` and `add_change`.
-
-    Raises
-    ------
-    StudyError
-        If a scan belongs to another patient in the cohort.
+    The scans of the cohort that have features, in its order, with `scanner` and what `add_change` adds. StudyError
+    where a scan belongs to another patient in the cohort.
     """
     patient = cohort.set_index("scan_id")["patient_id"].reindex(features["scan_id"]).to_numpy()
     others = features.loc[pd.notna(patient) & (patient != features["patient_id"].to_numpy()), "scan_id"]

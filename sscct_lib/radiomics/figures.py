@@ -12,15 +12,7 @@ from sscct_lib.study.words import feature_class, feature_name, feature_unit
 
 @styled
 def feature_stability(agreement: pd.DataFrame, min_icc: float) -> Figure:
-    """Draw how well features agree between versions of the same scans, a row a class.
-
-    Parameters
-    ----------
-    agreement
-        From `agreement.feature_agreement`.
-    min_icc
-        Where the line is drawn.
-    """
+    """Draw how well features agree (`agreement.feature_agreement`), a row a class, with a line at `min_icc`."""
     kinds = agreement["feature"].map(feature_class)
     figure, axes = new_figure(1.4 + 0.42 * max(kinds.nunique(), 2))
     axis = axes[0, 0]
@@ -43,15 +35,7 @@ def feature_stability(agreement: pd.DataFrame, min_icc: float) -> Figure:
 
 @styled
 def importance(table: pd.DataFrame, title: str = "") -> Figure:
-    """Draw what a model loses without each kind of feature.
-
-    Parameters
-    ----------
-    table
-        From `explain.held_out_importance`.
-    title
-        Above the figure; the counts of scans and deaths follow it.
-    """
+    """Draw what a model loses without each kind of feature (`explain.held_out_importance`); counts follow the title."""
     figure, axes = new_figure(1.3 + 0.36 * max(len(table), 3))
     axis = axes[0, 0]
     axis.axvline(0, color=GREY, lw=1)
@@ -68,15 +52,7 @@ def importance(table: pd.DataFrame, title: str = "") -> Figure:
 
 @styled
 def feature_weights(weights: pd.DataFrame, features: Sequence[str], title: str = "") -> Figure:
-    """Draw the weight of each feature in each fit, and in how many fits it was chosen.
-
-    Parameters
-    ----------
-    weights
-        From `explain.feature_weights`.
-    features
-        Which to draw, from the top down.
-    """
+    """Draw the weights (`explain.feature_weights`) of some features in each fit, and how many fits chose each."""
     figure, axes = new_figure(1.2 + 0.42 * max(len(features), 3))
     axis = axes[0, 0]
     axis.axvline(0, color=GREY, lw=1)
@@ -96,13 +72,7 @@ def feature_weights(weights: pd.DataFrame, features: Sequence[str], title: str =
 
 @styled
 def feature_effects(effects: pd.DataFrame, title: str = "") -> Figure:
-    """Draw how the risk changes along each feature, a panel each; ticks below the curve are tenths of the scans.
-
-    Parameters
-    ----------
-    effects
-        From `explain.accumulated_effects`.
-    """
+    """Draw how the risk changes along each feature (`explain.accumulated_effects`); ticks are tenths of the scans."""
     features = list(dict.fromkeys(effects["feature"]))
     n_rows = max(1, -(-len(features) // 2))
     figure, axes = new_figure(0.7 + 2.0 * n_rows, n_rows, 2, sharey=True)
@@ -114,7 +84,8 @@ def feature_effects(effects: pd.DataFrame, title: str = "") -> Figure:
         axis.fill_between(rows["value"], 100 * rows["low"], 100 * rows["high"], color=PALETTE[0], alpha=0.25, lw=0)
         axis.plot(rows["value"], 100 * rows["effect"], color=PALETTE[0], lw=2)
         axis.plot(rows["value"], [0.03] * len(rows), "|", color=INK, ms=7, transform=axis.get_xaxis_transform())
-        axis.set_xlabel(f"{_wrapped(feature, 38)}{_unit(feature)}", fontsize=9)
+        unit = feature_unit(feature)
+        axis.set_xlabel(f"{_wrapped(feature, 38)}{f', {unit}' if unit else ''}", fontsize=9)
         axis.tick_params(labelsize=9)
     for axis in axes[:, 0]:
         axis.set_ylabel("risk, points", fontsize=10)
@@ -124,8 +95,3 @@ def feature_effects(effects: pd.DataFrame, title: str = "") -> Figure:
 
 def _wrapped(feature: str, width: int = 34) -> str:
     return "\n".join(textwrap.wrap(feature_name(feature), width))
-
-
-def _unit(feature: str) -> str:
-    unit = feature_unit(feature)
-    return f", {unit}" if unit else ""

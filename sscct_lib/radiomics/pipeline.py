@@ -286,19 +286,9 @@ class Curves(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
 
 def design(table: pd.DataFrame, columns: Sequence[str], harmonised: bool) -> pd.DataFrame:
-    """Take a pipeline's columns in the types that it expects.
+    """Take a pipeline's columns in the types that it expects; `harmonised`: whether it begins with ComBat.
 
-    Parameters
-    ----------
-    table
-        Columns of features; one that is absent counts as missing.
-    harmonised
-        Whether the pipeline begins with ComBat.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Numbers as float, categories as objects with NaN for missing.
+    Numbers as float, categories as objects, NaN where missing; a column that the table has not counts as missing.
     """
     names = list(dict.fromkeys([*columns, *(HARMONISATION_COLUMNS if harmonised else [])]))
     frame = table.reindex(columns=names)

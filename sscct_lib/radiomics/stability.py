@@ -9,6 +9,7 @@ import pandas as pd
 import SimpleITK as sitk
 from scipy import ndimage
 
+from sscct_lib.images.prepare import on_grid_of
 from sscct_lib.lungs.segment import load_lungs
 from sscct_lib.radiomics.extract import extract, resample
 from sscct_lib.study.folder import Study, fingerprint
@@ -23,20 +24,10 @@ Scan = tuple[sitk.Image, sitk.Image]
 
 
 def versions_of_scans(study: Study, rows: pd.DataFrame, n_jobs: int = 1) -> pd.DataFrame:
-    """Compute the features of changed versions of some scans, the first of as many patients.
+    """Compute the features of changed versions of some scans (`scan_id`, `patient_id`), one of as many patients.
 
-    Parameters
-    ----------
-    rows
-        One row a scan: `scan_id`, `patient_id`.
-    n_jobs
-        Processes that share the scans; -1 for all cores.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row a scan and version: `scan_id`, `patient_id`, `version` and features, as `agreement` takes them.
-        Scans of which a version failed are not in it.
+    One row a scan and version: `scan_id`, `patient_id`, `version` and features, as `agreement` takes them. Scans of
+    which a version failed are not in it. `n_jobs` processes share the scans, -1 for all cores.
     """
     first = rows[["scan_id", "patient_id"]].sort_values("scan_id").drop_duplicates("patient_id")
     rng = np.random.default_rng(study.settings.seed)
@@ -79,9 +70,7 @@ def versions(image: sitk.Image, lungs: sitk.Image, seed: int) -> Iterator[tuple[
     turn = sitk.Euler3DTransform(centre, 0.0, 0.0, np.deg2rad(ROTATION_DEGREES))
     yield "rotated", _transformed(image, lungs, turn)
     hu = sitk.GetArrayFromImage(image)
-    noisy = sitk.GetImageFromArray(hu + rng.normal(0, NOISE_HU, hu.shape).astype(hu.dtype))
-    noisy.CopyInformation(image)
-    yield "noisy", (noisy, lungs)
+    yield "noisy", (on_grid_of(image, hu + rng.normal(0, NOISE_HU, hu.shape).astype(hu.dtype)), lungs)
     # Resampled on slices half a voxel further.
     shift = sitk.TranslationTransform(3, [0.0, 0.0, image.GetSpacing()[2] / 2])
     yield "shifted", _transformed(image, lungs, shift)
@@ -100,9 +89,7 @@ def _moved(lungs: sitk.Image, rng: np.random.Generator, outwards: bool) -> sitk.
     share = min(1.0, MASK_SHIFT_MM / lungs.GetSpacing()[0])
     patches = ndimage.gaussian_filter(rng.normal(size=labels.shape), PATCH_VOXELS)
     chosen = shell & (patches >= np.quantile(patches[shell], 1 - share)) if shell.any() else shell
-    moved = sitk.GetImageFromArray(np.where(chosen, new, labels))
-    moved.CopyInformation(lungs)
-    return moved
+    return on_grid_of(lungs, np.where(chosen, new, labels))
 
 
 def _transformed(image: sitk.Image, lungs: sitk.Image, transform: sitk.Transform) -> Scan:

@@ -10,13 +10,10 @@ SHARE = "_share"
 
 
 def quantitative_ct(features: pd.DataFrame) -> pd.DataFrame:
-    """Describe the quantitative CT of a cohort.
+    """Describe the quantitative CT of a cohort, a row a measure in words.
 
-    Returns
-    -------
-    pandas.DataFrame
-        A row a measure, in words; `unit`, the median and the 10th and 90th percentile over scans as text, and how many
-        `scans` have it. Shares of the lung are in per cent.
+    `unit`, the median and the 10th and 90th percentile over scans as text, and how many `scans` have it. Shares of the
+    lung are in per cent.
     """
     measures = features[features["status"] == "ok"].filter(regex="^qct_").astype(float)
     rows = []
@@ -31,18 +28,10 @@ def quantitative_ct(features: pd.DataFrame) -> pd.DataFrame:
 
 
 def saved_models(table: pd.DataFrame) -> pd.DataFrame:
-    """Lay out what the saved models learned from.
+    """Lay out what the saved models (`saved.save_models`) learned from, a row a model.
 
-    Parameters
-    ----------
-    table
-        From `saved.save_models`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        A row a model; a column a horizon, with the deaths among the scans of known state, their patients, and the scans
-        of unknown state; the size of the file, and a note where there is one.
+    A column a horizon, with the deaths among the scans of known state, their patients, and the scans of unknown state;
+    the size of the file, and a note where there is one.
     """
     texts = []
     for row in table.to_dict("records"):
@@ -65,17 +54,9 @@ def saved_models(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def fitting_notes(notes: pd.DataFrame) -> pd.DataFrame:
-    """Gather what could not be fitted: one row for what happened to several models in the same fits.
+    """Gather what could not be fitted (`model`, `horizon_years`, `note`): one row for several models in the same fits.
 
-    Parameters
-    ----------
-    notes
-        `model`, `horizon_years`, `fold`, `note`, and `repeat` where cross-validation is repeated.
-
-    Returns
-    -------
-    pandas.DataFrame
-        `models`, `horizons`, `fits` (how many, of each model and horizon), `what happened`.
+    `models`, `horizons`, `fits` (how many, of each model and horizon), `what happened`.
     """
     keys = ["model", "horizon_years", "note"]
     fits = notes.groupby(keys, sort=False).size().rename("fits").reset_index()

@@ -1,14 +1,14 @@
 """The page on one scan: its risk over time, its place in the cohort, what lies behind it, and the scan itself."""
 
 import textwrap
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sscct_lib.lungs.figures import Overlay, draw_plane
+from sscct_lib.deep.figures import draw_map
+from sscct_lib.lungs.figures import draw_plane
 from sscct_lib.report.evidence import Map
 from sscct_lib.report.page import NEW, STRANGE, WEIGHTS, ScanReport
 from sscct_lib.study.plots import GREY, INK, PALETTE, PERCENT, model_colours, styled
@@ -18,7 +18,6 @@ A4 = (8.27, 11.69)  # inches
 RESEARCH = "Research use, not for care. No risk on this page may guide the treatment of a patient."
 SYNTHETIC = "A synthetic patient of the demo study. "
 OUTSIDE = "Judged by a demo study, whose models learned from synthetic patients. "
-BRIGHTEST = 0.6
 LINES = 94  # letters across the page
 
 # Where the lines of the head begin, as shares of the page's height, and how high a line of warnings is.
@@ -157,29 +156,18 @@ def _pictures(axes: list[Axes], report: ScanReport) -> None:
     for axis in axes:
         axis.axis("off")
     if report.overlay is not None:
-        _scan(axes[:2], report.overlay)
+        for axis, plane in zip(axes[:2], ("axial", "coronal"), strict=True):
+            hu, labels, _ = report.overlay.planes[plane]
+            draw_plane(axis, hu, labels, 0.8)
+            axis.set_title(f"{plane}, lung mask", fontsize=9)
     if report.attribution is not None:
         _map(axes[2:], report.attribution)
 
 
-def _scan(axes: list[Axes], overlay: Overlay) -> None:
-    for axis, plane in zip(axes, ("axial", "coronal"), strict=True):
-        hu, labels, _ = overlay.planes[plane]
-        draw_plane(axis, hu, labels, 0.8)
-        axis.set_title(f"{plane}, lung mask", fontsize=9)
-
-
 def _map(axes: list[Axes], attribution: Map) -> None:
     """Draw the two planes in which the network's strongest voxel lies, and say how to read them."""
-    found = attribution.parts
-    z, y, _ = (int(i) for i in np.unravel_index(np.abs(found).argmax(), found.shape))
-    most = float(np.quantile(np.abs(found[found != 0]), 0.995)) if found.any() else 1.0
     name = attribution.model.partition(" (")[0]
-    planes: dict[str, Any] = {"axial": np.s_[z], "coronal": np.s_[::-1, y]}
-    for axis, (plane, place) in zip(axes, planes.items(), strict=True):
-        axis.imshow(attribution.cube[place].astype(float), cmap="gray", vmin=0, vmax=BRIGHTEST)
-        strength = np.clip(np.abs(found[place]) / most, 0, 1)
-        axis.imshow(found[place], cmap="PuOr_r", vmin=-most, vmax=most, alpha=strength, interpolation="nearest")
+    for axis, plane in zip(axes, draw_map(axes, attribution.cube, attribution.parts), strict=True):
         axis.set_title(f"{plane}, {name}", fontsize=9)
     said = "orange raises the risk, purple lowers it"
     if attribution.caution:

@@ -70,7 +70,7 @@ PATIENT = {"patience": 7, "epochs": 8, "validation_share": 0.25, "batch_size": 2
     ],
 )
 def test_a_training_that_was_killed_at_any_epoch_goes_on_to_the_same_result(tmp_path, monkeypatch, changed, at):
-    monkeypatch.setattr("sscct_lib.deep.schedule.MOST_OF_TIME", float("inf"))
+    monkeypatch.setattr("sscct_lib.deep.fitting.MOST_OF_TIME", float("inf"))
     data = examples(tmp_path, *EIGHT)
     settings, checkpoint = mild(**{"epochs": 6, **changed}), tmp_path / "c" / "unfinished.ckpt"
     undisturbed = network()
@@ -99,7 +99,7 @@ def test_a_training_that_was_killed_at_any_epoch_goes_on_to_the_same_result(tmp_
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "another"])
 def test_a_damaged_checkpoint_is_named_set_aside_and_made_again(tmp_path, monkeypatch, caplog, damage):
-    monkeypatch.setattr("sscct_lib.deep.schedule.MOST_OF_TIME", float("inf"))
+    monkeypatch.setattr("sscct_lib.deep.fitting.MOST_OF_TIME", float("inf"))
     data, checkpoint = examples(tmp_path, *EIGHT), tmp_path / "swin_fold0_0_abc.ckpt"
     undisturbed = network()
     fitting.train(undisturbed, data, mild(epochs=3), 1, "test", unfinished=checkpoint)

@@ -73,9 +73,9 @@ class TestReading:
         assert image[0, 0, :2].tolist() == [-1024, -501]
 
     def test_checksum_is_compared(self, scan):
-        prepare.read_scan(scan, checksum(scan).upper())
+        prepare.compare_checksum(scan, checksum(scan).upper())
         with pytest.raises(ScanError, match=r"scan\.nii\.gz has SHA-256 .* the manifest says 000000000000"):
-            prepare.read_scan(scan, "0" * 64)
+            prepare.compare_checksum(scan, "0" * 64)
 
 
 class TestBadFiles:

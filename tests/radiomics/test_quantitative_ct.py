@@ -5,7 +5,7 @@ import pytest
 import SimpleITK as sitk
 from scipy import stats
 
-from sscct_lib.radiomics.quantitative_ct import lung_regions, quantitative_ct
+from sscct_lib.radiomics.extract import lung_regions, quantitative_ct
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 SPACING = (2.0, 1.0, 1.0)
