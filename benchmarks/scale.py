@@ -27,10 +27,12 @@ import pyarrow.parquet as pq
 from sscct_lib.cli.app import run_shard
 from sscct_lib.study.folder import load_study
 from sscct_lib.study.schemas import COHORT, PREDICTIONS, RADIOMICS
+from sscct_lib.study.settings import Settings
 from sscct_lib.study.tables import read_table, write_table
 
 BOOK = Path(__file__).parents[1] / "book"
 STAGES = ("images", "lungs", "radiomics")
+SHARD = Settings().shard_size
 
 
 def stub_study(folder: Path, n_scans: int) -> Path:
@@ -53,13 +55,13 @@ def planning() -> pd.DataFrame:
     for n_scans in (100, 1_000, 10_000):
         with tempfile.TemporaryDirectory() as scratch:
             study = stub_study(Path(scratch) / "study", n_scans)
-            before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
             command = [sys.executable, "-m", "sscct_lib.cli", "run", str(study), "--dry-run"]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             after = resource.getrusage(resource.RUSAGE_CHILDREN)
             seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-            row = {"scans": n_scans, "jobs": 3 * -(-n_scans // 32) + 6, "CPU seconds": round(seconds, 1)}
-            rows.append(row | {"elapsed s": round(time.monotonic() - start, 1), "peak MB": after.ru_maxrss // 1024})
+            row = {"scans": n_scans, "jobs": 3 * -(-n_scans // SHARD) + 6, "CPU seconds": round(seconds, 1)}
+            rows.append(row | {"peak MB": after.ru_maxrss // 1024})
             print(rows[-1], flush=True)
     return pd.DataFrame(rows)
 
@@ -107,8 +109,8 @@ def stages(folder: Path) -> pd.DataFrame:
         row = {"stage": stage, "s a scan": round(seconds, 2), "MB a scan": round(n_bytes / n_scans / 1e6, 2)}
         row["peak MB of a job"] = round(max(job["max_rss"] for job in jobs))
         for total, cores in ((2_125, 1), (2_125, 16), (2_125, 256), (100_000, 1), (100_000, 16), (100_000, 256)):
-            n_jobs = -(-total // 32)
-            hours = -(-n_jobs // cores) * 32 * seconds / 3600
+            n_jobs = -(-total // SHARD)
+            hours = -(-n_jobs // cores) * SHARD * seconds / 3600
             row[f"h, {total:,} scans, {cores} core{'s' * (cores > 1)}"] = round(hours, 2)
         rows.append(row)
     return pd.DataFrame(rows)

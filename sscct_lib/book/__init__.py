@@ -1,6 +1,6 @@
 """The rendered book of a run: notebooks executed, chapters and generated pages assembled, two editions and a PDF.
 
-- `build.build_book`: the book of a run, rendered; `build.front_page`: where it begins.
+- `build.build_book`: the book of a run, rendered; `chapters.front_page`: where it begins.
 - `chapters.missing_stages`: which notebooks of a run are not there, and why.
 - `editions.without_folders`: settings without the places of a machine.
 - `chapters.run_notebook`: one notebook, executed on a study.

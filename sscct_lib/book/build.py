@@ -23,6 +23,7 @@ import yaml
 from sscct_lib.book import editions
 from sscct_lib.book.chapters import (
     TEMPLATES,
+    front_page,
     has_sweep,
     latest_commit,
     missing_stages,
@@ -80,11 +81,6 @@ def build_book(study: Study) -> Path:
     # Pages for clinicians are those for analysts less their code; `sscct check --privacy` looks into every file.
     _refuse_identifiers(study, tuple(f"book/_build/html/{name}" for name in (editions.ANALYSTS, "_images", "scans")))
     return front_page(study)
-
-
-def front_page(study: Study) -> Path:
-    """Where the rendered book of a run begins."""
-    return study.run / "book" / "_build" / "html" / "index.html"
 
 
 def _assemble(study: Study, source: Path, missing: Mapping[str, str]) -> None:

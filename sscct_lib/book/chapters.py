@@ -212,6 +212,11 @@ def _failure(partial: Path) -> str:
     return "It was stopped before it had finished."
 
 
+def front_page(study: Study) -> Path:
+    """Where the rendered book of a run begins."""
+    return study.run / "book" / "_build" / "html" / "index.html"
+
+
 def has_sweep(study: Study) -> bool:
     """Whether a run is the first of a sweep that was compared."""
     return study.table("sweep").is_file() and study.table("swept_runs").is_file()

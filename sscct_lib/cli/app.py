@@ -175,7 +175,7 @@ def run(
     makes again what depends on it and nothing else. Further options go to Snakemake, for example
     `--profile` or `--dry-run`.
     """
-    from sscct_lib.book.build import front_page
+    from sscct_lib.book.chapters import front_page
     from sscct_lib.study.folder import StudyError
 
     loaded, given = _prepare(study, run, until, parameter or [])

@@ -417,7 +417,7 @@ class Settings(Section):
         "censored_unknown",
         description="a scan followed for less than the horizon, alive, is unknown; as_published counts it as alive",
     )
-    shard_size: Count = Field(32, description="scans that one job handles")
+    shard_size: Count = Field(64, description="scans that one job handles")
     demo: DemoSettings | None = None
     covariates: dict[CovariateName, Covariate] = Field(
         {}, description="further columns of the manifest and the clinical table, by name; nothing else of them is read"

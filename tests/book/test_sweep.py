@@ -1,5 +1,9 @@
 """Runs against the first run, and the page that shows it."""
 
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,9 +15,11 @@ from sscct_lib.horizons.evaluate import evaluate
 from sscct_lib.horizons.evaluation import Evaluation
 from sscct_lib.study.folder import Study
 from sscct_lib.study.schemas import COHORT, PERFORMANCE, PREDICTIONS, SWEEP, SWEPT_RUNS
-from sscct_lib.study.settings import Settings
+from sscct_lib.study.settings import HorizonSettings, Settings
 from sscct_lib.study.tables import write_table
-from tests.horizons.cohorts import FEW, make_cohort, make_predictions
+from tests.horizons.cohorts import make_cohort, make_predictions
+
+FEW = Settings(horizons=HorizonSettings(n_bootstrap=40))
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +42,14 @@ def noisy():
 @pytest.fixture
 def run_of(tmp_path):
     """Return a function that writes the tables of a finished run."""
-    (tmp_path / "study.yaml").write_text("horizons: {n_bootstrap: 200}\n")
+    return writing(tmp_path)
+
+
+def writing(folder: Path):
+    (folder / "study.yaml").write_text("horizons: {n_bootstrap: 40}\n")
 
     def make(name: str, cohort: pd.DataFrame, predictions: pd.DataFrame, settings: Settings = FEW) -> Study:
-        study = Study(tmp_path, settings, name)
+        study = Study(folder, settings, name)
         write_table(cohort, study.table("cohort"), COHORT)
         write_table(evaluate(Evaluation(cohort, predictions, settings)), study.table("performance"), PERFORMANCE)
         write_table(predictions, study.table("predictions/03_radiomics"), PREDICTIONS)
@@ -107,9 +117,10 @@ def test_a_network_is_the_same_kind_whatever_it_started_from(run_of, cohort, noi
     assert found["difference"].notna().all()
 
 
-@pytest.fixture
-def compared(run_of, cohort, noisy):
-    """Return the first run of a compared sweep, of which a third run failed."""
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory, cohort, noisy):
+    """Make a compared sweep of three runs, of which the last failed; gives the others."""
+    run_of = writing(tmp_path_factory.mktemp("swept"))
     first, other = run_of("first", cohort, noisy(0.3)), run_of("other", cohort, noisy(1.5))
     runs = pd.DataFrame(
         {
@@ -123,6 +134,13 @@ def compared(run_of, cohort, noisy):
     write_table(compare(first, [other]), first.table("sweep"), SWEEP)
     write_table(runs, first.table("swept_runs"), SWEPT_RUNS)
     return first, other
+
+
+@pytest.fixture
+def compared(swept, tmp_path):
+    """Copy that sweep for a test that changes it."""
+    shutil.copytree(swept[0].folder, tmp_path, dirs_exist_ok=True)
+    return tuple(replace(study, folder=tmp_path) for study in swept)
 
 
 def test_the_page_warns_counts_and_lists_what_failed(compared, tmp_path):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
-from sscct_lib.book.build import front_page
+from sscct_lib.book.chapters import front_page
 from sscct_lib.book.pdf import BROWSERS
 
 DESKTOP = {"width": 1280, "height": 900}
@@ -82,11 +82,14 @@ class Visit:
         self.faults.clear()
         self.page.goto(address, wait_until="load")
 
-    def check(self, home: str) -> None:
-        """Refuse faults, and requests for anything outside the book."""
+    def wrong(self, home: str) -> list[str]:
+        """List faults, and requests for anything outside the book."""
         outside = [url for url in self.requests if not url.startswith((home, "data:", "blob:"))]
-        assert not outside, outside
-        assert not self.faults, (self.page.url, self.faults)
+        return [*outside, *self.faults]
+
+    def check(self, home: str) -> None:
+        """Refuse what is wrong."""
+        assert not self.wrong(home), (self.page.url, self.wrong(home))
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sscct_lib.book.build import front_page
+from sscct_lib.book.chapters import front_page
 from sscct_lib.cohort.manifest import read_manifest
 from sscct_lib.study.folder import load_study
 from sscct_lib.study.stages import NOTEBOOKS
