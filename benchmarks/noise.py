@@ -4,9 +4,9 @@
     python benchmarks/noise.py        # a minute: median slope and mean AUC of least squares, as the page says
 
 Features of synthetic CTs are given to patients whose follow-up is drawn without regard to them. The right AUC is
-0.5. After each cohort of every size the table so far goes to `book/noise.csv`, which the page on common
-errors shows. Only one cohort in eight is split five times, since that takes five times as long, and the mean over splits
-has the expectation of a single one.
+0.5. After each cohort of every size the table so far goes to `book/noise.csv`, which the page on common errors shows.
+Only one cohort in eight is split five times: that takes five times as long, and the mean over splits is expected to be
+what a single one is.
 """
 
 import sys
