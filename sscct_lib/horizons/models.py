@@ -82,8 +82,8 @@ def headline(performance: pd.DataFrame, settings: Settings) -> pd.DataFrame:
     -------
     pandas.DataFrame
         Text, with 95 % intervals. Two columns a horizon, `AUC` and `died : expected`; the column's head says how many
-        scans and patients were followed by death, and how many are known not to be; a cell that rests on other scans
-        says on which. Index: the model.
+        scans and patients were followed by death, and how many are known not to be; an AUC that rests on other scans
+        says on which. What follows the interval stands on a line of its own. Index: the model.
     """
     models = list(chosen_models(performance))
     columns = {}
@@ -95,7 +95,10 @@ def headline(performance: pd.DataFrame, settings: Settings) -> pd.DataFrame:
         head = f"{years_text(horizon)}: {denominators(most)}"
         for metric, words in (("auc", "AUC"), ("observed_expected", "died : expected")):
             cells = side_by_side(performance[performance["horizon_years"] == horizon], metric)[years_text(horizon)]
-            columns[head, words] = cells.reindex(models).fillna("no prediction").str.replace(" to ", "–")
+            cells = cells.reindex(models).fillna("no prediction").str.replace(" to ", "–").str.replace(" ±", "\n±")
+            # Counts once a row, in lines as short as the intervals, so that the table fits its page.
+            own, shorter = (r" (?=on \d|of \d+ patients|against)", "\n") if metric == "auc" else (r" on \d.*", "")
+            columns[head, words] = cells.str.replace(own, shorter, regex=True)
     return pd.DataFrame(columns, index=models)
 
 

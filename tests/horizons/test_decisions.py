@@ -278,6 +278,7 @@ def test_the_headline_takes_fixed_models_whatever_their_results(small):
     first = table.columns[0][0]
     died = int(((small["followup_years"] <= 1) & small["event_observed"]).sum())
     assert first.startswith(f"1 year: {died} scans of ")
+    assert max(len(line) for cell in table.to_numpy().ravel() for line in cell.split("\n")) <= 20  # fits its page
     assert horizon_models.pictured_model(given) == "Radiomics"
     worse = performance.assign(estimate=performance["estimate"] / 2)
     assert list(horizon_models.headline(worse, FEW).index) == list(table.index)

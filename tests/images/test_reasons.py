@@ -40,6 +40,8 @@ def test_the_page_of_the_book_has_every_code_once_below_its_outcome():
         assert before.rpartition("\n## ")[2].startswith(OUTCOMES[reason.outcome][0] + "\n")
     assert page.startswith("# What intake does with odd exports\n")
     assert page.count("<tr><td>") == len(REASONS)
+    assert len({reason.found for reason in REASONS.values()}) == len(REASONS)  # no two read alike
+    assert "`" not in page.partition("## ")[2]  # cells are plain text
 
 
 @pytest.mark.parametrize("code", REASONS)
