@@ -6,7 +6,7 @@ are made of them. Predictions are checked once, patients are drawn once, and the
 
 from collections.abc import Callable
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -68,6 +68,7 @@ class Judged:
     fits: Fits
     score: Floats | None
     outcome: Outcome
+    _measured_already: dict[str, Floats] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -112,6 +113,11 @@ class Judged:
 
     def measure(self, metric: str) -> Floats:
         """Measure the risks in every sample, shape (n_samples + 1,); NaN where nothing can be estimated."""
+        if metric not in self._measured_already:
+            self._measured_already[metric] = self._measure(metric)
+        return self._measured_already[metric]
+
+    def _measure(self, metric: str) -> Floats:
         of, outcome = METRICS[metric], self.outcome
         if not (self.estimable if of.needs_both else outcome.reaches_horizon and len(self.risk)):
             return np.full(len(outcome.counts), np.nan)
@@ -193,8 +199,12 @@ class Evaluation:
 
     def identity(self, model: str) -> dict[str, str]:
         """`family`, `network` and `variant` of a model, as its predictions say."""
-        first = self.predictions.loc[self.predictions["model"] == model, list(IDENTITY)].iloc[0]
-        return {str(name): str(value) for name, value in first.items()}
+        return self._identities[model]
+
+    @cached_property
+    def _identities(self) -> dict[str, dict[str, str]]:
+        first = self.predictions.drop_duplicates("model").set_index("model")[list(IDENTITY)].astype(str)
+        return {str(model): dict(row) for model, row in first.iterrows()}
 
     @cached_property
     def averaged(self) -> pd.DataFrame:
@@ -286,7 +296,8 @@ class Evaluation:
         other = copy(self)
         other.predictions = check_predictions(predictions, self.cohort)  # outcomes stay: they know no model
         other._rows = {}
-        other.__dict__.pop("averaged", None)
+        for derived in ("averaged", "_identities"):
+            other.__dict__.pop(derived, None)
         return other
 
 

@@ -71,36 +71,66 @@ def calibration_line(
     """
     known = outcome.died | outcome.alive
     names, place = np.unique(np.zeros(len(risk)) if fit is None else fit, return_inverse=True)
-    member = np.eye(len(names))[place[known]]
-    died, weights = outcome.died[known], outcome.weights[:, known]
-    both = (((weights * died) @ member > 0) & ((weights * ~died) @ member > 0)).astype(float)
-    weights = weights * (both @ member.T)
-    centre = member.T @ logit(risk[known]) / np.maximum(member.sum(axis=0), 1)
-    x = logit(risk[known]) - member @ centre
+    place, x = place[known], logit(risk[known])
+    centre = np.bincount(place, x, len(names)) / np.maximum(np.bincount(place, minlength=len(names)), 1)
+    x = x - centre[place]
     spread = max(1.0, float(x.std()) if len(x) else 1.0)
     x = x / spread  # so that a step of 1 moves no scan far, and Newton's method cannot overshoot
-    intercept, slope = np.zeros_like(both), np.full(len(weights), spread * fixed_slope)
-    step = np.full(len(weights), np.inf)
-    for _ in range(_MOST_STEPS):
-        p = 1 / (1 + np.exp(-np.clip(intercept @ member.T + slope[:, None] * x, -30, 30)))
-        score, information = weights * (died - p), weights * p * (1 - p)
-        u0, i00, i01 = score @ member, information @ member, (information * x) @ member
-        inverse = np.divide(1, i00, out=np.zeros_like(i00), where=i00 > 0)
-        d1 = np.zeros_like(slope)
-        if not fixed_slope:  # the intercepts eliminated
-            determinant = information @ x**2 - (i01**2 * inverse).sum(axis=1)
-            u1 = score @ x - (i01 * u0 * inverse).sum(axis=1)
-            d1 = np.divide(u1, determinant, out=np.full_like(u1, np.nan), where=determinant > _FLAT)
-        d0 = (u0 - i01 * d1[:, None]) * inverse
-        longest = np.maximum(np.abs(d0).max(axis=1, initial=0), np.abs(d1))
-        shrink = np.minimum(1, 1 / np.maximum(longest, 1e-300))  # no step is long enough to overshoot
-        intercept, slope, step = intercept + shrink[:, None] * d0, slope + shrink * d1, longest
-        if np.nan_to_num(step).max(initial=0.0) < _CONVERGED:
-            break
-    failed = ~(step < _CONVERGED * 1e4) | (np.abs(slope) > _ABSURD * spread) | ~both.any(axis=1)
+    weights = outcome.weights[:, known]
+    intercept, slope, converged = _newton(x, place, len(names), outcome.died[known], weights, spread, fixed_slope)
+    failed = ~converged | (np.abs(slope) > _ABSURD * spread)
     failed |= np.abs(intercept).max(axis=1, initial=0) > _ABSURD
     slope = np.where(failed, np.nan, slope / spread)
     return intercept - slope[:, None] * centre, slope
+
+
+@njit(cache=True)
+def _newton(
+    x: Floats, place: Fits, n_fits: int, died: Flags, weights: Floats, spread: float, fixed_slope: bool
+) -> tuple[Floats, Floats, Flags]:
+    """Intercepts and slope of each sample, and whether they were found; x is centred within fits and scaled."""
+    n_samples = len(weights)
+    intercept, slope = np.zeros((n_samples, n_fits)), np.full(n_samples, spread if fixed_slope else 0.0)
+    converged = np.zeros(n_samples, dtype=np.bool_)
+    for sample in range(n_samples):
+        w = weights[sample]
+        n_died, n_alive = np.zeros(n_fits), np.zeros(n_fits)
+        for scan in range(len(x)):
+            if died[scan]:
+                n_died[place[scan]] += w[scan]
+            else:
+                n_alive[place[scan]] += w[scan]
+        both = (n_died > 0) & (n_alive > 0)
+        step = np.inf if both.any() else np.nan
+        for _ in range(_MOST_STEPS):
+            if not step >= _CONVERGED:
+                break
+            u0, i00, i01 = np.zeros(n_fits), np.zeros(n_fits), np.zeros(n_fits)
+            u1, i11 = 0.0, 0.0
+            for scan in range(len(x)):
+                one = place[scan]
+                if w[scan] == 0 or not both[one]:
+                    continue
+                eta = min(max(intercept[sample, one] + slope[sample] * x[scan], -30.0), 30.0)
+                p = 1 / (1 + np.exp(-eta))
+                score, information = w[scan] * (died[scan] - p), w[scan] * p * (1 - p)
+                u0[one] += score
+                i00[one] += information
+                i01[one] += information * x[scan]
+                u1 += score * x[scan]
+                i11 += information * x[scan] ** 2
+            inverse = np.where(i00 > 0, 1 / np.where(i00 > 0, i00, 1.0), 0.0)
+            d1 = 0.0
+            if not fixed_slope:  # the intercepts eliminated
+                determinant = i11 - (i01**2 * inverse).sum()
+                d1 = (u1 - (i01 * u0 * inverse).sum()) / determinant if determinant > _FLAT else np.nan
+            d0 = (u0 - i01 * d1) * inverse
+            step = max(np.abs(d0).max(), np.abs(d1))
+            shrink = min(1.0, 1 / max(step, 1e-300))  # no step is long enough to overshoot
+            intercept[sample] += shrink * d0
+            slope[sample] += shrink * d1
+        converged[sample] = step < _CONVERGED * 1e4
+    return intercept, slope, converged
 
 
 def logit(risk: Floats) -> Floats:
