@@ -11,7 +11,8 @@ import pytest
 import SimpleITK as sitk
 from hypothesis import settings
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # threads of tests side by side would keep processors busy with waiting
+if "PYTEST_XDIST_WORKER" in os.environ:  # tests side by side keep the processors busy: none starts more of its own
+    os.environ.setdefault("LOKY_MAX_CPU_COUNT", "1")  # workers, each of which loads all packages
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # in jobs of Snakemake, which sets the number itself
 

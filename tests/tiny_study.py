@@ -16,13 +16,13 @@ NO_NETWORK = PROJECT / "tests" / "no_network"
 TINY = """
 title: Tiny study (synthetic patients)
 seed: 10
-demo: {n_patients: 12, spacing_mm: 5.0}
-images: {spacing_mm: 5.0}
+demo: {n_patients: 12, spacing_mm: 6.0}
+images: {spacing_mm: 6.0}
 cohort: {n_folds: 2}
-radiomics: {spacing_mm: 5.0}
+radiomics: {spacing_mm: 6.0}
 tabular: {n_inner_folds: 2, n_stability_scans: 8, n_repeats: 1, n_trees: 10, compared_on: [Quantitative CT]}
 deep:
-  n_explained: 3
+  n_explained: 2
   resnet18: {size: 32, epochs: 1, dropout: 0.2, longitudinal: true}
   densenet121: {size: 32, epochs: 1, head: classifiers, flag_unusual: false}
   swin: {size: 32, epochs: 1, feature_size: 12, window_size: 4, clinical: true, flag_unusual: false}
@@ -42,19 +42,21 @@ def sscct(*arguments: str):
 
 def run_until(folder: Path, notebook: str) -> None:
     """Run a study up to a notebook."""
-    ran = sscct("run", folder, "--cores", "2", "--until", notebook)
+    ran = sscct("run", folder, "--cores", "1", "--until", notebook)
     assert ran.exit_code == 0, ran.output
 
 
 def finish(folder: Path) -> Study:
     """Make the tiny study in a folder and run all of it.
 
+    One worker does all of it: that two give the same, `test_book_run.py` shows.
     The truth is out of reach for everything between the making of the scans and notebook 05, and the network for
     every process; what is tried all the same is written to `network.log` beside the study.
     """
     folder.mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", f"{NO_NETWORK}{os.pathsep}{PROJECT}")
+        patch.setenv("LOKY_MAX_CPU_COUNT", "1")
         patch.setenv("SSCCT_NETWORK_LOG", str(folder.parent / "network.log"))
         _run_all(folder)
     return load_study(folder)
@@ -70,7 +72,7 @@ def _run_all(folder: Path) -> None:
     run_until(folder, "04_deep_models")
     assert not (folder / "truth").exists()
     (folder.parent / "hidden").rename(folder / "truth")
-    ran = sscct("run", folder, "--cores", "2")
+    ran = sscct("run", folder, "--cores", "1")
     assert ran.exit_code == 0, ran.output
 
 

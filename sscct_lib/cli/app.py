@@ -221,7 +221,7 @@ def _snakemake_command(
     config = {
         "run": json.dumps(study.run_name),
         "sscct": f"{shlex.quote(sys.executable)} -m sscct_lib.cli",
-        "parameters": json.dumps(given),
+        "parameters": json.dumps(given).encode().hex(),  # Snakemake would make text of its numbers
         "last": json.dumps(until or "book"),
     }
     # Snakemake's own lock outlives a killed run; `_run_alone` holds one that does not.

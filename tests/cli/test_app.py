@@ -1,8 +1,12 @@
+import json
+
 import pytest
+from snakemake.cli import parse_config
 from typer.testing import CliRunner
 
-from sscct_lib.cli.app import app
+from sscct_lib.cli.app import _snakemake_command, app, parse_parameters
 from sscct_lib.study.folder import SETTINGS_FILE
+from sscct_lib.study.stages import NOTEBOOKS
 
 
 def sscct(*arguments):
@@ -101,3 +105,12 @@ def test_a_book_needs_executed_notebooks(study_of, manifest_frame):
     refused = sscct("book", study_of(manifest_frame).folder)
     assert refused.exit_code == 1
     assert "01_cohort" in refused.output
+
+
+def test_parameters_reach_the_workflow_as_they_are(study_of, manifest_frame):
+    text = "n_shown: 2, share: 1.5, some: [1, true], none: null, text: '{x} \"2\" $(y) \\ é'"
+    given = parse_parameters([f"02_segmentation_qa.all={{{text}}}"], NOTEBOOKS)
+    assert given["02_segmentation_qa"]["all"]["n_shown"] == 2
+    command = _snakemake_command(study_of(manifest_frame), given, None, 1, [])
+    config = parse_config(command[command.index("--config") + 1 :])
+    assert json.loads(bytes.fromhex(config["parameters"])) == given

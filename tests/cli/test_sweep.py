@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from sscct_lib.book.build import front_page
+from sscct_lib.book.chapters import front_page, has_sweep
 from sscct_lib.cli import sweep as cli_sweep
 from sscct_lib.cli.app import app
 from sscct_lib.study.folder import Study, load_study
@@ -96,13 +96,18 @@ def test_a_signal_ends_the_sweep_and_what_it_runs():
 
 @pytest.mark.slow
 def test_a_sweep_shares_goes_on_after_a_failure_and_is_compared(copied):
-    head = "run,radiomics.bin_width,deep.networks,deep.n_explained,tabular.compared,book.patients,lungs.max_noise_hu\n"
-    good = head + "main,,,,,,\nbins,60,[resnet18],1,[],false,\n"
+    few = {
+        "radiomics.bin_width": "60", "deep.networks": "[resnet18]", "deep.n_explained": "1", "tabular.compared": "[]",
+        "tabular.feature_sets": '"[Clinical, Quantitative CT]"', "tabular.n_stability_scans": "4",
+    }  # fmt: skip
+    nothing = "," * len(few)
+    good = f"run,{','.join(few)},lungs.max_noise_hu\nmain,{nothing}\nbins,{','.join(few.values())},\n"
     bad = copied.folder / "runs" / "bad"
     bad.mkdir()
     (bad / "settings.yaml").write_text("{}\n")
     (bad / "shards").write_text("no folder can be made here")
-    swept = sweep(good + "bad,,,,,,100\n", copied)
+    without_own_books = ("--until", "05_horizons")
+    swept = sweep(f"{good}bad,{nothing}100\n", copied, *without_own_books)
     assert swept.exit_code == 1
     assert "1 of 3 runs failed: bad." in swept.output
     bins = load_study(copied.folder, "bins")
@@ -119,10 +124,10 @@ def test_a_sweep_shares_goes_on_after_a_failure_and_is_compared(copied):
     page = (front_page(copied).parent / "sweep.html").read_text()
     for words in ("Never choose a run by these figures", "radiomics.bin_width: 60", "lungs.max_noise_hu: 100"):
         assert words in page
-    assert not (front_page(bins).parent / "sweep.html").exists()
+    assert not has_sweep(bins)
     notebooks = [path for study in (copied, bins) for path in study.run.glob("notebooks/*.ipynb")]
     before = [path.stat().st_mtime_ns for path in notebooks]
-    assert sweep(good, copied).exit_code == 0  # nothing that is finished is made again
+    assert sweep(good, copied, *without_own_books).exit_code == 0  # nothing that is finished is made again
     assert [path.stat().st_mtime_ns for path in notebooks] == before
 
 

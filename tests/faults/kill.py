@@ -271,7 +271,9 @@ def _copy(folder: Path, target: Path) -> Study:
     return load_study(target)
 
 
-def try_all(scratch: Path, wanted: set[str], attempt_all: Callable[[Path, str, Attempt], object]) -> None:
+def try_all(
+    scratch: Path, wanted: set[str], attempt_all: Callable[[Path, str, Attempt], object], settings: str = STUDY
+) -> None:
     """Go through the stages in their order.
 
     Parameters
@@ -282,12 +284,14 @@ def try_all(scratch: Path, wanted: set[str], attempt_all: Callable[[Path, str, A
         Names of the stages that are tried; others are only done, where a later one needs them.
     attempt_all
         Tries a stage, given the study that it begins with, its name, and what does it.
+    settings
+        Of the study on which stages after `ingest` are tried.
     """
     if wanted & {"demo", "ingest"}:
         for stage, (folder, attempt) in _sources(scratch).items():
             if stage in wanted:
                 attempt_all(folder, stage, attempt)
-    study = make_study(scratch / "study")
+    study = make_study(scratch / "study", settings)
     if "phantom" in wanted:
         empty = _copy(study.folder, scratch / "empty")
         shutil.rmtree(empty.folder / "scans")

@@ -2,16 +2,21 @@
 
 import pytest
 
-from tests.faults.kill import Row, try_all, try_stage
+from tests.faults.kill import STUDY, Row, try_all, try_stage
 
 pytestmark = pytest.mark.slow
 
 TRIES = {"demo": 1, "ingest": 1, "images": 2, "lungs": 2, "workflow": 1}
+TWO_SHARDS = STUDY.replace("n_patients: 12", "n_patients: 12, n_scans: 12")
 
 
 def test_what_was_killed_goes_on_to_the_same_results(tmp_path):
     rows = []
-    try_all(tmp_path, set(TRIES), lambda folder, stage, how: rows.append(try_stage(folder, stage, how, TRIES[stage])))
+
+    def attempt(folder, stage, how):
+        rows.append(try_stage(folder, stage, how, TRIES[stage]))
+
+    try_all(tmp_path, set(TRIES), attempt, TWO_SHARDS)
     assert rows == [Row(stage, tries) for stage, tries in TRIES.items()]
 
 

@@ -102,7 +102,7 @@ def test_a_real_examination_in_dicom_is_judged_and_called_unlike_or_not(finished
 
 def test_other_settings_are_refused_by_name(copied, tmp_path):
     settings = copied.folder / "study.yaml"
-    settings.write_text(settings.read_text().replace("images: {spacing_mm: 5.0}", "images: {spacing_mm: 4.0}"))
+    settings.write_text(settings.read_text().replace("images: {spacing_mm: 6.0}", "images: {spacing_mm: 4.0}"))
     refused = predict(copied, next((copied.folder / "scans").glob("*.nii.gz")), tmp_path)
     assert refused.exit_code == 1
     assert re.search(r"trained with other settings: images", refused.output)
