@@ -29,14 +29,7 @@ def code_files(start: Path) -> tuple[Path, ...]:
 @cache
 def imported_files(path: Path) -> tuple[Path, ...]:
     """List the files of `sscct_lib` that a Python file imports, wherever the import stands, packages among them."""
-    names: set[str] = set()
-    for node in ast.walk(_parsed(path)):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            # `from sscct_lib.lungs import segment` names a module, `from sscct_lib.study import Study` does not.
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-        elif isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-    inside = {name.partition(".")[2] for name in names if name.startswith("sscct_lib.")}
+    inside = {name.partition(".")[2] for name in _read(path)[1] if name.startswith("sscct_lib.")}
     # Importing `lungs.segment` runs the first lines of the package `lungs` too.
     inside |= {name.partition(".")[0] for name in inside}
     return tuple(sorted(source for name in inside if (source := _source(name))))
@@ -70,24 +63,28 @@ def code_hash(module: str | Path) -> str:
     digest = hashlib.sha256()
     for path in code_files(start):
         place = path.relative_to(PACKAGE) if path.is_relative_to(PACKAGE) else path.name
-        digest.update(f"{place} {_meaning(path)}".encode())
+        digest.update(f"{place} {_read(path)[0]}".encode())
     return digest.hexdigest()[:16]
 
 
 @cache
-def _parsed(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
+def _read(path: Path) -> tuple[str, frozenset[str]]:
+    """Give what a Python file means, its code without strings that stand alone, and what it imports; in one walk.
 
-
-@cache
-def _meaning(path: Path) -> str:
-    """Give what a Python file means: its parsed code without strings that stand alone, alike on all Pythons."""
+    Alike on all Pythons. The parsed code is not kept: so many objects would slow down all that follows.
+    """
     parts: list[str] = []
-    _add_meaning(_parsed(path), parts)
-    return " ".join(parts)
+    imported: set[str] = set()
+    _add_meaning(ast.parse(path.read_text(encoding="utf-8")), parts, imported)
+    return " ".join(parts), frozenset(imported)
 
 
-def _add_meaning(node: Any, parts: list[str]) -> None:
+def _add_meaning(node: Any, parts: list[str], imported: set[str]) -> None:
+    if isinstance(node, ast.ImportFrom) and node.module:
+        # `from sscct_lib.lungs import segment` names a module, `from sscct_lib.study import Study` does not.
+        imported |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    elif isinstance(node, ast.Import):
+        imported |= {alias.name for alias in node.names}
     if isinstance(node, ast.AST):
         parts.append(type(node).__name__)
         for name in node._fields:
@@ -95,12 +92,12 @@ def _add_meaning(node: Any, parts: list[str]) -> None:
             # Whether a name is read or written follows from its place; empty fields differ from Python to Python.
             if name != "ctx" and value is not None and value != []:
                 parts.append(name)
-                _add_meaning(value, parts)
+                _add_meaning(value, parts, imported)
     elif isinstance(node, list):
         parts.append("[")
         for item in node:
             if not _is_words(item):
-                _add_meaning(item, parts)
+                _add_meaning(item, parts, imported)
         parts.append("]")
     else:
         parts.append(repr(node))
