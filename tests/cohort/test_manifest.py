@@ -131,7 +131,7 @@ def test_columns_spelt_otherwise_are_suggested(study_of, manifest_frame):
         read_manifest(study_of(manifest_frame.rename(columns={"image": "Image"})))
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     column=st.sampled_from(["scan_id", "patient_id", "scan_date", "image", "event_observed", "age_years"]),
     row=st.integers(0, 3),

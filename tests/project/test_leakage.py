@@ -161,7 +161,7 @@ def test_a_leak_would_be_caught(study: Study, leak: str, model: str) -> None:
     )
     study = replace(study, settings=study.settings.model_copy(update={"tabular": chosen}))
     values = []
-    for seed in range(10):
+    for seed in range(20):
         table = noise_table(study, seed)
         leaky = split_by_scan(table, seed) if leak.startswith("scans") else features_chosen_beforehand(table)
         predictions = cross_validation.cross_validate(leaky, study).predictions
