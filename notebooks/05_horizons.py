@@ -518,7 +518,7 @@ numbers |= decisions.worked_example(evaluation, pictured) | patients.counts_wron
 for name, value in numbers.items():
     glue(name, value, display=False)
 glue("pictured_model", pictured, display=False)
-glue("headline", models.headline(performance, settings), display=False)
+glue("headline", models.headline(performance), display=False)
 glue("headline_figure", figures.kaplan_meier_by_group(thirds, f"Thirds by the risk of {pictured}"), display=False)
 glue("most_wrong", wrong.drop(columns="explained"), display=False)
 act_curves = decisions.decision_curves(evaluation, [pictured])

@@ -4,14 +4,14 @@ No rule here knows a result: a model chosen for its result would look better tha
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from sscct_lib.horizons.metrics import logit
-from sscct_lib.horizons.tables import denominators, side_by_side
+from sscct_lib.horizons.tables import cell_parts, denominators, own_count, side_by_side
 from sscct_lib.study.schemas import PREDICTIONS
-from sscct_lib.study.settings import Settings
 from sscct_lib.study.words import plain_names, years_text
 
 STACKED = "Stacked (equal weights)"
@@ -75,7 +75,7 @@ def chosen_models(performance: pd.DataFrame) -> dict[str, str]:
     return {name: kind for wanted, kind in ROWS.items() for name in plain if plain[name] == wanted}
 
 
-def headline(performance: pd.DataFrame, settings: Settings) -> pd.DataFrame:
+def headline(performance: pd.DataFrame) -> pd.DataFrame:
     """Lay out the front page's table: AUC and calibration of each kind of model, and the deaths behind them.
 
     Returns
@@ -87,19 +87,26 @@ def headline(performance: pd.DataFrame, settings: Settings) -> pd.DataFrame:
     """
     models = list(chosen_models(performance))
     columns = {}
-    for horizon in settings.horizons_years:
-        at = performance[(performance["horizon_years"] == horizon) & (performance["metric"] == "auc")]
-        if at.empty:
+    for horizon, at in performance.groupby("horizon_years"):
+        auc = at[at["metric"] == "auc"]
+        if auc.empty:
             continue
-        most = at.sort_values("n_scans").iloc[-1]
-        head = f"{years_text(horizon)}: {denominators(most)}"
+        n_scans = auc.groupby("horizon_years")["n_scans"].max()
+        head = f"{years_text(horizon)}: {denominators(auc.loc[auc['n_scans'].idxmax()])}"
         for metric, words in (("auc", "AUC"), ("observed_expected", "died : expected")):
-            cells = side_by_side(performance[performance["horizon_years"] == horizon], metric)[years_text(horizon)]
-            cells = cells.reindex(models).fillna("no prediction").str.replace(" to ", "–").str.replace(" ±", "\n±")
-            # Counts once a row, in lines as short as the intervals, so that the table fits its page.
-            own, shorter = (r" (?=on \d|of \d+ patients|against)", "\n") if metric == "auc" else (r" on \d.*", "")
-            columns[head, words] = cells.str.replace(own, shorter, regex=True)
+            rows = at[at["metric"] == metric].set_index("model").rename_axis(None)
+            cells = pd.Series(
+                [_lines(row, own_count(row, n_scans) if metric == "auc" else []) for row in rows.itertuples()],
+                index=rows.index,
+            )
+            columns[head, words] = cells.reindex(models).fillna("no prediction")
     return pd.DataFrame(columns, index=models)
+
+
+def _lines(row: Any, counts: list[str]) -> str:
+    """Write an estimate, its spread and the counts in lines; the interval stays in one piece where lines wrap."""
+    estimate, *spread = cell_parts(row)
+    return "\n".join([estimate.replace(" to ", "–").replace(" (", "\N{NO-BREAK SPACE}("), *spread, *counts])
 
 
 def first_pictured(names: Sequence[str]) -> str:

@@ -87,23 +87,20 @@ def side_by_side(performance: pd.DataFrame, metric: str = "auc", decimals: int =
     most = rows.sort_values("n_scans").drop_duplicates("horizon_years", keep="last").assign(model=DENOMINATORS)
     n_scans = most.set_index("horizon_years")["n_scans"]
 
-    def cell(row: Any) -> str:
-        return _estimate(row, decimals) + between_splits(row, decimals) + own_count(row, n_scans)
-
-    shown = by_horizon(rows, ["model"], cell)
+    shown = by_horizon(rows, ["model"], lambda row: " ".join(cell_parts(row, decimals) + own_count(row, n_scans)))
     counted = by_horizon(most, ["model"], denominators)
     return pd.concat([counted, shown]).reindex([DENOMINATORS, *rows["model"].unique()]).rename_axis("model")
 
 
-def between_splits(row: Any, decimals: int) -> str:
-    """Say how much an estimate differs between splits of the patients, where there are several."""
+def cell_parts(row: Any, decimals: int = 2) -> list[str]:
+    """Write an estimate with its interval and, where there are several splits of the patients, its spread over them."""
     spread = getattr(row, "sd_splits", np.nan)
-    return "" if not np.isfinite(spread) else f" ±{spread:.{decimals}f}"
+    return [_estimate(row, decimals), *([f"±{spread:.{decimals}f}"] if np.isfinite(spread) else [])]
 
 
-def own_count(row: Any, n_scans: "pd.Series[int]") -> str:
+def own_count(row: Any, n_scans: "pd.Series[int]") -> list[str]:
     """Say on which scans a model was judged where the table's head, by horizon, has another number."""
-    return "" if row.n_scans in (0, n_scans[row.horizon_years]) else f" on {against_text(row)}"
+    return [] if row.n_scans in (0, n_scans[row.horizon_years]) else [f"on {against_text(row)}"]
 
 
 def instability(found: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

@@ -272,7 +272,7 @@ def test_the_headline_takes_fixed_models_whatever_their_results(small):
         small, "Zebra", "Radiomics", "Radiomics, boosted trees", "Swin Transformer (from scratch)", "Clinical"
     )
     performance = evaluate.evaluate(Evaluation(small, given, Settings(horizons=HorizonSettings(n_bootstrap=20))))
-    table = horizon_models.headline(performance, FEW)
+    table = horizon_models.headline(performance)
     assert list(table.index) == ["Clinical", "Radiomics", "Swin Transformer (from scratch)"]
     assert table.shape == (3, 6)
     first = table.columns[0][0]
@@ -281,7 +281,7 @@ def test_the_headline_takes_fixed_models_whatever_their_results(small):
     assert max(len(line) for cell in table.to_numpy().ravel() for line in cell.split("\n")) <= 20  # fits its page
     assert horizon_models.pictured_model(given) == "Radiomics"
     worse = performance.assign(estimate=performance["estimate"] / 2)
-    assert list(horizon_models.headline(worse, FEW).index) == list(table.index)
+    assert list(horizon_models.headline(worse).index) == list(table.index)
 
 
 def test_a_model_without_predictions_at_a_horizon_and_a_horizon_without_deaths_are_said(small):
@@ -289,11 +289,11 @@ def test_a_model_without_predictions_at_a_horizon_and_a_horizon_without_deaths_a
     given = models(small, "Clinical", "Radiomics")
     given = given[(given["model"] != "Radiomics") | (given["horizon_years"] == 1)]
     performance = evaluate.evaluate(Evaluation(alive, given, Settings(horizons=HorizonSettings(n_bootstrap=20))))
-    table = horizon_models.headline(performance, FEW)
+    table = horizon_models.headline(performance)
     assert set(table.to_numpy().ravel()) == {"not estimable", "too small"}
     assert set(table.loc["Clinical"]) == {"too small"}
     without = performance[(performance["model"] != "Radiomics") | (performance["horizon_years"] == 1)]
-    assert "no prediction" in set(horizon_models.headline(without, FEW).loc["Radiomics"])
+    assert "no prediction" in set(horizon_models.headline(without).loc["Radiomics"])
 
 
 def test_a_model_that_lacks_a_horizon_is_not_pictured_and_gives_words(small, predictions):

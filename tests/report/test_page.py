@@ -108,7 +108,7 @@ def test_a_study_of_few_patients_gives_words_instead_of_numbers(tmp_path, n_pati
     assert np.isnan(report.likeness.nearer)
     assert "It cannot be told" in words_of(report_figure.scan_page(report))
     performance = evaluate.evaluate(Evaluation(cohort, tables.predictions, FEW))
-    assert len(horizon_models.headline(performance, FEW)) == 2
+    assert len(horizon_models.headline(performance)) == 2
     assert decisions.worked_example(Evaluation(cohort, tables.predictions, FEW), "Radiomics")["example_similar"]
     assert (
         len(horizon_patients.most_wrong(Evaluation(cohort, tables.predictions, FEW), tables.lungs, "Radiomics", 3.0))
