@@ -372,13 +372,13 @@ def notebook() -> pd.DataFrame:
         manifest, truth = make.write_tables(study)
         read = pd.DataFrame({"scan_id": manifest["scan_id"], "status": "ok"})
         cohort = build_cohort(select(read_manifest(study), read)[0], study)
-        write_table(cohort, study.table("cohort"), COHORT)
+        write_table(cohort, study, "cohort", COHORT)
         lungs = cohort[["scan_id", "patient_id"]].assign(status="ok", reason="", verdict="pass")
         lungs = lungs.reindex(columns=list(LUNGS.columns)).assign(high_attenuation_share=0.05 + truth["fibrosis"] / 2)
-        write_table(lungs.assign(volume_l=4.0, mean_hu=-800.0, low_attenuation_share=0.02), study.table("lungs"), LUNGS)
-        write_table(noisy_predictions(cohort, truth), study.table("predictions/03_radiomics"), PREDICTIONS)
+        write_table(lungs.assign(volume_l=4.0, mean_hu=-800.0, low_attenuation_share=0.02), study, "lungs", LUNGS)
+        write_table(noisy_predictions(cohort, truth), study, "predictions/03_radiomics", PREDICTIONS)
         start, cpu = time.perf_counter(), processor_seconds()
-        run_notebook(study, "05_horizons", {})
+        run_notebook(study, "05_horizons")
         seconds = time.perf_counter() - start, processor_seconds() - cpu
     return pd.DataFrame({"what": ["wall clock", "processor"], "seconds": seconds}).set_index("what").round(1)
 

@@ -51,8 +51,8 @@ def write_settings(folder: Path, given: argparse.Namespace) -> None:
 def table(study: Study) -> pd.DataFrame:
     """Put AUC, difference from the reference and share of the oracle side by side, one row a model and horizon."""
     settings = study.settings
-    lungs = usable(read_table(study.table("lungs"), LUNGS, "02_segmentation_qa"))
-    cohort = read_table(study.table("cohort"), COHORT, "01_cohort")
+    lungs = usable(read_table(study, "lungs", LUNGS))
+    cohort = read_table(study, "cohort", COHORT)
     cohort = cohort[cohort["scan_id"].isin(lungs["scan_id"])].reset_index(drop=True)
     predictions, truth = read_predictions(study), true_risks(study, cohort)
     predictions = predictions[predictions["scan_id"].isin(cohort["scan_id"])]

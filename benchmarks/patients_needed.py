@@ -74,8 +74,8 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     arguments = parser.parse_args()
     study = load_study(arguments.study)
-    cohort = read_table(study.table("cohort"), COHORT, "01_cohort")
-    table = feature_sets.join(cohort, read_table(study.table("radiomics"), RADIOMICS, "03_radiomics"))
+    cohort = read_table(study, "cohort", COHORT)
+    table = feature_sets.join(cohort, read_table(study, "radiomics", RADIOMICS))
     found = []
     for size in SIZES:
         for number in range(N_DRAWS):

@@ -18,9 +18,9 @@
 # %% tags=["parameters"]
 study_dir: str = ".."  # the study folder
 run_name: str = "main"  # which run of the study
-n_folds: int = None  # cross-validation folds, split by patient; none: as in study.yaml
-horizons_years: list = None  # years after the scan at which risk is judged; none: as in study.yaml
-labels: str = None  # censored_unknown or as_published; none: as in study.yaml
+n_folds: int = None  # cross-validation folds, split by patient; none: as in the run
+horizons_years: list = None  # years after the scan at which risk is judged; none: as in the run
+labels: str = None  # censored_unknown or as_published; none: as in the run
 
 # %% tags=["hide-input"]
 from IPython.display import Markdown
@@ -34,13 +34,13 @@ from sscct_lib.horizons import tables as horizon_tables
 from sscct_lib.horizons.patients import middle_horizon
 from sscct_lib.images.prepare import prepare_scans
 from sscct_lib.study import results
-from sscct_lib.study.folder import load_study
+from sscct_lib.study.runs import open_run
 from sscct_lib.study.schemas import COHORT, IMAGES
 from sscct_lib.study.tables import write_table
 from sscct_lib.study.words import horizons_text
 
 results.show()
-study = load_study(study_dir, run_name, horizons_years=horizons_years, labels=labels, cohort={"n_folds": n_folds})
+study = open_run(study_dir, run_name, horizons_years=horizons_years, labels=labels, cohort={"n_folds": n_folds})
 
 # %% [markdown]
 # ## Scans that came in, and scans that stayed
@@ -50,9 +50,9 @@ study = load_study(study_dir, run_name, horizons_years=horizons_years, labels=la
 
 # %% tags=["hide-input"]
 manifest = read_manifest(study)
-images = write_table(prepare_scans(study, manifest, n_jobs=-1), study.table("images"), IMAGES)
+images = write_table(prepare_scans(study, manifest, n_jobs=-1), study, "images", IMAGES)
 kept, flow = selection.select(manifest, images)
-cohort = write_table(selection.build_cohort(kept, study), study.table("cohort"), COHORT)
+cohort = write_table(selection.build_cohort(kept, study), study, "cohort", COHORT)
 
 # %% [markdown]
 # Read the diagram from top to bottom; boxes to the right were left out.

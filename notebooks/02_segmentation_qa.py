@@ -18,8 +18,7 @@
 # %% tags=["parameters"]
 study_dir: str = ".."  # the study folder
 run_name: str = "main"  # which run of the study
-method: str = None  # threshold, provided, lungmask or totalsegmentator; none: as in study.yaml
-n_shown: int = 4  # scans that each gallery shows
+method: str = None  # threshold, provided, lungmask or totalsegmentator; none: as in the run
 
 # %% tags=["hide-input"]
 from IPython.display import Markdown
@@ -31,13 +30,13 @@ from sscct_lib.cohort.manifest import read_manifest
 from sscct_lib.lungs import figures, segment
 from sscct_lib.lungs.tables import plausible_ranges, rule_counts, verdict_counts
 from sscct_lib.study import results
-from sscct_lib.study.folder import load_study
+from sscct_lib.study.runs import open_run
 from sscct_lib.study.schemas import COHORT, IMAGES, LUNGS
 from sscct_lib.study.tables import read_table, write_table
 from sscct_lib.study.words import RULE_WORDS
 
 results.show()
-study = load_study(study_dir, run_name, lungs={"method": method})
+study = open_run(study_dir, run_name, lungs={"method": method})
 
 # %% [markdown]
 # ## How the lungs are found
@@ -50,10 +49,10 @@ study = load_study(study_dir, run_name, lungs={"method": method})
 # not.
 
 # %% tags=["hide-input"]
-cohort = read_table(study.table("cohort"), COHORT, "01_cohort")
-images = read_table(study.table("images"), IMAGES, "01_cohort")
+cohort = read_table(study, "cohort", COHORT)
+images = read_table(study, "images", IMAGES)
 rows = read_manifest(study).merge(images.loc[images["status"] == "ok", ["scan_id"]], on="scan_id")
-table = write_table(segment.segment_scans(study, rows, n_jobs=-1), study.table("lungs"), LUNGS)
+table = write_table(segment.segment_scans(study, rows, n_jobs=-1), study, "lungs", LUNGS)
 
 # %% [markdown]
 # ## Verdicts
@@ -75,7 +74,7 @@ verdict_counts(table)
 
 # %% tags=["hide-input"]
 judged = table[table["status"] == "ok"]
-flagged = figures.worst_first(judged).head(n_shown)
+flagged = figures.worst_first(judged).head(4)
 figures.mask_overlay([figures.overlay(study, row) for row in flagged.to_dict("records")], "No scan was flagged.")
 
 # %% tags=["hide-input"]
@@ -129,5 +128,5 @@ figures.qa_distributions(judged, plausible_ranges(study.settings.lungs))
 # whether the dense parts at the bases and below the pleura are inside the line.
 
 # %% tags=["hide-input"]
-passed = figures.spread(judged[judged["verdict"] == "pass"], "high_attenuation_share", n_shown)
+passed = figures.spread(judged[judged["verdict"] == "pass"], "high_attenuation_share", 4)
 figures.mask_overlay([figures.overlay(study, row) for row in passed.to_dict("records")], "No scan passed.")

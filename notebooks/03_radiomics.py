@@ -18,11 +18,11 @@
 # %% tags=["parameters"]
 study_dir: str = ".."  # the study folder
 run_name: str = "main"  # which run of the study
-spacing_mm: float = None  # voxel side at which features are computed, mm; none: as in study.yaml
-bin_width: float = None  # width of a grey-level bin, HU; none: as in study.yaml
-n_inner_folds: int = None  # folds inside the training patients, for tuning; none: as in study.yaml
-n_repeats: int = None  # times that cross-validation is repeated; none: as in study.yaml
-n_stability_scans: int = None  # scans that are perturbed to see which features are stable; none: as in study.yaml
+spacing_mm: float = None  # voxel side at which features are computed, mm; none: as in the run
+bin_width: float = None  # width of a grey-level bin, HU; none: as in the run
+n_inner_folds: int = None  # folds inside the training patients, for tuning; none: as in the run
+n_repeats: int = None  # times that cross-validation is repeated; none: as in the run
+n_stability_scans: int = None  # scans that are perturbed to see which features are stable; none: as in the run
 
 # %% tags=["hide-input"]
 import pandas as pd
@@ -48,20 +48,20 @@ from sscct_lib.radiomics import (
 )
 from sscct_lib.radiomics import figures as radiomic_figures
 from sscct_lib.study import results
-from sscct_lib.study.folder import load_study
+from sscct_lib.study.runs import open_run
 from sscct_lib.study.schemas import COHORT, LUNGS, PREDICTIONS, RADIOMICS
 from sscct_lib.study.tables import read_table, write_table
 from sscct_lib.study.words import years_text
 
 results.show()
-study = load_study(
+study = open_run(
     study_dir,
     run_name,
     radiomics={"spacing_mm": spacing_mm, "bin_width": bin_width},
     tabular={"n_inner_folds": n_inner_folds, "n_repeats": n_repeats, "n_stability_scans": n_stability_scans},
 )
-cohort = read_table(study.table("cohort"), COHORT, "01_cohort")
-lung_table = read_table(study.table("lungs"), LUNGS, "02_segmentation_qa")
+cohort = read_table(study, "cohort", COHORT)
+lung_table = read_table(study, "lungs", LUNGS)
 
 # %% [markdown]
 # ## Features
@@ -72,7 +72,7 @@ lung_table = read_table(study.table("lungs"), LUNGS, "02_segmentation_qa")
 # %% tags=["hide-input"]
 usable = segment.usable(lung_table)
 features = extract.extract_scans(study, usable, n_jobs=-1)
-features = write_table(features, study.table("radiomics"), RADIOMICS)
+features = write_table(features, study, "radiomics", RADIOMICS)
 n_failed = int((features["status"] == "failed").sum())
 glue("n_scans_features", len(features) - n_failed, display=False)
 glue("n_scans_features_failed", n_failed, display=False)
@@ -133,12 +133,12 @@ radiomic_figures.feature_stability(agreed, min_icc)
 # %% tags=["hide-input"]
 table = feature_sets.join(cohort, features)
 result = cross_validation.cross_validate(table, study, n_jobs=-1, versions=versions)
-predictions = write_table(result.predictions, study.table("predictions/03_radiomics"), PREDICTIONS)
+predictions = write_table(result.predictions, study, "predictions/03_radiomics", PREDICTIONS)
 failed_masks = segment.removed(lung_table)
 features_removed = extract.extract_scans(study, failed_masks, n_jobs=-1)
 both = feature_sets.join(cohort, pd.concat([features, features_removed]))
 removed = cross_validation.predict_removed(result, table, both[both["scan_id"].isin(failed_masks["scan_id"])])
-write_table(removed, study.table("removed/03_radiomics"), PREDICTIONS)
+write_table(removed, study, "removed/03_radiomics", PREDICTIONS)
 glue("n_scans_tabular", len(table), display=False)
 glue("n_patients_tabular", table["patient_id"].nunique(), display=False)
 
@@ -176,7 +176,7 @@ horizon_tables.mean_risks(predictions)
 
 # %% tags=["hide-input"]
 known_scores, not_fitted = clinical_scores.predict(table, study)
-known_scores = write_table(known_scores, study.table("predictions/03_baselines"), PREDICTIONS)
+known_scores = write_table(known_scores, study, "predictions/03_baselines", PREDICTIONS)
 horizon_tables.mean_risks(known_scores)
 
 # %% tags=["hide-input"]

@@ -18,8 +18,8 @@
 # %% tags=["parameters"]
 study_dir: str = ".."  # the study folder
 run_name: str = "main"  # which run of the study
-networks: list = None  # which of resnet18, densenet121, swin; none: as in study.yaml
-hu_range: list = None  # densities that the networks see as 0 and 1, HU; none: as in study.yaml
+networks: list = None  # which of resnet18, densenet121, swin; none: as in the run
+hu_range: list = None  # densities that the networks see as 0 and 1, HU; none: as in the run
 
 # %% tags=["hide-input"]
 import numpy as np
@@ -31,17 +31,17 @@ from sscct_lib.deep import cross_validation, cubes, explain, figures, longitudin
 from sscct_lib.horizons import tables as horizon_tables
 from sscct_lib.lungs.segment import usable
 from sscct_lib.study import results
-from sscct_lib.study.folder import load_study
+from sscct_lib.study.runs import open_run
 from sscct_lib.study.schemas import ATTRIBUTIONS, COHORT, LUNGS, PREDICTIONS, UNUSUAL
 from sscct_lib.study.tables import read_table, write_table
 from sscct_lib.study.words import NETWORK_WORDS
 
 pd.set_option("display.max_colwidth", None)
 results.show()
-study = load_study(study_dir, run_name, deep={"networks": networks, "hu_range": hu_range})
+study = open_run(study_dir, run_name, deep={"networks": networks, "hu_range": hu_range})
 deep = study.settings.deep
-cohort = read_table(study.table("cohort"), COHORT, "01_cohort")
-lungs = usable(read_table(study.table("lungs"), LUNGS, "02_segmentation_qa"))
+cohort = read_table(study, "cohort", COHORT)
+lungs = usable(read_table(study, "lungs", LUNGS))
 cohort = cohort[cohort["scan_id"].isin(lungs["scan_id"])].reset_index(drop=True)
 
 # %% [markdown]
@@ -64,7 +64,7 @@ cohort = cohort[cohort["scan_id"].isin(lungs["scan_id"])].reset_index(drop=True)
 predictions = cross_validation.cross_validate(study, cohort, deep.networks, n_jobs=-1)
 over_time = longitudinal.cross_validate_all(study, deep.networks, cohort)
 written = pd.concat([predictions, over_time], ignore_index=True) if len(over_time) else predictions
-write_table(written, study.table("predictions/04_deep_models"), PREDICTIONS)
+write_table(written, study, "predictions/04_deep_models", PREDICTIONS)
 models = tables.model_table(study)
 models = models[models["network"].isin(deep.networks)]
 glue("n_scans_deep", predictions["scan_id"].nunique(), display=False)
@@ -148,7 +148,7 @@ horizon_tables.mean_risks(over_time) if len(over_time) else Markdown("No network
 # density that no lung has is an error of the scanner or of the mask; severe disease may be rare and real.
 
 # %% tags=["hide-input"]
-unusual = write_table(out_of_distribution.flag_all(study, deep.networks, cohort), study.table("unusual"), UNUSUAL)
+unusual = write_table(out_of_distribution.flag_all(study, deep.networks, cohort), study, "unusual", UNUSUAL)
 tables.flag_counts(unusual, deep.unusual_share) if len(unusual) else Markdown("No network of this run flags scans.")
 
 # %% tags=["hide-input"]
@@ -183,7 +183,7 @@ Markdown(tables.flag_sentence(unusual, scan_id))
 # %% tags=["hide-input"]
 explained = explain.most_at_risk(predictions, deep.n_explained)
 checked = explain.attribute_scans(study, deep.networks, explained)
-checked = write_table(checked, study.table("attributions"), ATTRIBUTIONS)
+checked = write_table(checked, study, "attributions", ATTRIBUTIONS)
 scan_id = explained["scan_id"].iloc[0]
 maps = {
     explain.map_title(name, checked): np.load(study.attribution(name, scan_id))

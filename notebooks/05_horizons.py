@@ -25,9 +25,9 @@
 # %% tags=["parameters"]
 study_dir: str = ".."  # the study folder
 run_name: str = "main"  # which run of the study
-n_bootstrap: int = None  # bootstrap samples of patients behind each interval; none: as in study.yaml
-reference: str = None  # model that the others are compared with; none: as in study.yaml
-shown_model: str = None  # model whose calibration and risk groups are drawn; none: that of the front page
+n_bootstrap: int = None  # bootstrap samples of patients behind each interval; none: as in the run
+reference: str = None  # model that the others are compared with; none: as in the run
+shown_model: str = None  # model whose calibration and risk groups are drawn; none: as in the run
 
 # %% tags=["hide-input"]
 import pandas as pd
@@ -54,18 +54,20 @@ from sscct_lib.horizons import (
 from sscct_lib.horizons.evaluation import Evaluation
 from sscct_lib.lungs.verdict import SEVERE
 from sscct_lib.study import results
-from sscct_lib.study.folder import load_study
+from sscct_lib.study.runs import open_run
 from sscct_lib.study.schemas import ATTRIBUTIONS, COHORT, LUNGS, PERFORMANCE, PREDICTIONS
 from sscct_lib.study.tables import read_predictions, read_table, write_table
 from sscct_lib.study.words import RULE_WORDS, years_text
 
 pd.set_option("display.max_colwidth", None)
 results.show()
-study = load_study(study_dir, run_name, horizons={"n_bootstrap": n_bootstrap, "reference": reference})
+study = open_run(
+    study_dir, run_name, horizons={"n_bootstrap": n_bootstrap, "reference": reference, "shown_model": shown_model}
+)
 settings = study.settings
-cohort = read_table(study.table("cohort"), COHORT, "01_cohort")
+cohort = read_table(study, "cohort", COHORT)
 predictions = read_predictions(study)
-stacked = write_table(models.stack(predictions), study.table("stacked"), PREDICTIONS)
+stacked = write_table(models.stack(predictions), study, "stacked", PREDICTIONS)
 predictions = pd.concat([predictions, stacked], ignore_index=True)
 evaluation = Evaluation(cohort, predictions, settings)
 
@@ -84,7 +86,7 @@ evaluation = Evaluation(cohort, predictions, settings)
 
 # %% tags=["hide-input"]
 judged = [rate(evaluation) for rate in (evaluate.evaluate, evaluate.integrated_brier)]
-performance = write_table(pd.concat(judged, ignore_index=True), study.table("performance"), PERFORMANCE)
+performance = write_table(pd.concat(judged, ignore_index=True), study, "performance", PERFORMANCE)
 main = performance[~models.is_variant(performance)]
 tables.side_by_side(main, "auc")
 
@@ -156,7 +158,7 @@ tables.differences_side_by_side(differences, "auc")
 # line, as many died as predicted; below it the model predicts too many deaths, above it too few.
 
 # %% tags=["hide-input"]
-shown = shown_model or models.pictured_model(predictions)
+shown = settings.horizons.shown_model or models.pictured_model(predictions)
 figures.calibration_plot(curves.calibration(evaluation, shown), curves.smooth_calibration(evaluation, shown), shown)
 
 # %% [markdown]
@@ -329,7 +331,7 @@ tables.parts_side_by_side(subgroups.evaluate_parts(subgroups.views(cohort), eval
 # finding.
 
 # %% tags=["hide-input"]
-lungs = read_table(study.table("lungs"), LUNGS, "02_segmentation_qa").set_index("scan_id").reindex(cohort["scan_id"])
+lungs = read_table(study, "lungs", LUNGS).set_index("scan_id").reindex(cohort["scan_id"])
 with_extent = cohort.assign(dense_lung_percent=100 * lungs["high_attenuation_share"].to_numpy())
 by_group = subgroups.fairness(subgroups.groups(with_extent), evaluation, shown)
 for years in by_group["horizon_years"].unique():
@@ -394,10 +396,10 @@ tables.differences_side_by_side(gain[1]) if gain else Markdown("")
 # one to distrust. The model is a Cox model on features, since these also predict removed scans.
 
 # %% tags=["hide-input"]
-removed = read_table(study.table("removed/03_radiomics"), PREDICTIONS, "03_radiomics")
+removed = read_table(study, "removed/03_radiomics", PREDICTIONS)
 of_features = [name for name in settings.tabular.feature_sets if name in set(performance["model"])]
 judged_model = models.first_pictured(of_features) if of_features else None
-lung_table = read_table(study.table("lungs"), LUNGS, "02_segmentation_qa")
+lung_table = read_table(study, "lungs", LUNGS)
 Markdown(f"Model: **{judged_model}**" if judged_model else "No model on features could be fitted.")
 
 # %% tags=["hide-input"]
@@ -502,7 +504,7 @@ tables.side_by_side(beside_truth, "observed_expected") if len(truth) else Markdo
 # same network with random weights is the bar to pass: lesions stand out in any picture, for their density is unusual.
 
 # %% tags=["hide-input"]
-explained = read_table(study.table("attributions"), ATTRIBUTIONS, "04_deep_models")
+explained = read_table(study, "attributions", ATTRIBUTIONS)
 lesions.lesion_table(study, explained) if len(truth) else Markdown("Not known for this study.")
 
 # %% tags=["remove-cell"]

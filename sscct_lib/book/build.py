@@ -9,12 +9,12 @@ that nobody who hands over a study can make one.
 
 import hashlib
 import hmac
+import html
 import os
 import secrets
 import shutil
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,6 +23,8 @@ import yaml
 from sscct_lib.book import editions
 from sscct_lib.book.chapters import (
     TEMPLATES,
+    book_made_of,
+    book_record,
     front_page,
     has_sweep,
     latest_commit,
@@ -30,6 +32,7 @@ from sscct_lib.book.chapters import (
     notice,
     pictures,
     remove_others,
+    states_behind,
     stub,
     without_missing,
 )
@@ -39,10 +42,10 @@ from sscct_lib.study.code import code_hash
 from sscct_lib.study.files import checksum, read_keyed, write_if_changed, write_keyed, write_secret
 from sscct_lib.study.folder import Study, StudyError, fingerprint
 from sscct_lib.study.results import file_state
-from sscct_lib.study.stages import NOTEBOOKS, PROJECT
+from sscct_lib.study.runs import changes_of
+from sscct_lib.study.stages import NOTEBOOKS, PROJECT, executed
 from sscct_lib.study.words import TRANSPLANT_COUNTS
 
-CHECKLISTS = PROJECT / "book" / "checklists"
 BEHIND_EVERY_PAGE = {".ipynb", ".yml", ".bib", ".css"}
 BEFORE_RENDERING = ("tables", "notebooks", "provenance", "book/source")
 JUPYTER_BOOK = "import sscct_lib; from jupyter_book.cli.main import main; main()"
@@ -70,7 +73,7 @@ def build_book(study: Study) -> Path:
         If no notebook was executed, if a table, notebook or page holds what may point to a patient (see
         `intake.privacy.find`), or if the book has a broken link, a missing number or any other warning.
     """
-    missing = missing_stages(study)
+    missing, made_of = missing_stages(study), book_made_of(study)
     if len(missing) == len(NOTEBOOKS):
         raise StudyError(f"{study.run} has no executed notebook, not even 01_cohort. `sscct run` makes them.")
     source = study.run / "book" / "source"
@@ -80,6 +83,7 @@ def build_book(study: Study) -> Path:
     editions.publish(study, study.run / "book" / "sphinx" / "_build" / "html", front_page(study).parent)
     # Pages for clinicians are those for analysts less their code; `sscct check --privacy` looks into every file.
     _refuse_identifiers(study, tuple(f"book/_build/html/{name}" for name in (editions.ANALYSTS, "_images", "scans")))
+    write_if_changed(book_record(study), made_of)
     return front_page(study)
 
 
@@ -99,7 +103,7 @@ def _assemble(study: Study, source: Path, missing: Mapping[str, str]) -> None:
         if name in missing:
             write_if_changed(target, stub(name, missing[name]))
         else:
-            _copy_if_changed(study.run / "notebooks" / f"{name}.ipynb", target)
+            _copy_if_changed(executed(study, name), target)
             pasted |= pictures(target)
     for name, content in pasted.items():
         write_if_changed(source / "pasted" / name, content)
@@ -127,8 +131,10 @@ def this_run(study: Study, missing: Mapping[str, str]) -> str:
 def _config(study: Study) -> str:
     config = yaml.safe_load((PROJECT / "_config.yml").read_text(encoding="utf-8"))
     config["title"] = study.settings.title
+    tried = "; ".join(f"{name}: {editions.without_folders(value)}" for name, value in changes_of(study).items())
     notices = {
         DEMO_NOTICE: study.settings.demo is not None,
+        f"Run {study.run_name} tries other settings: {html.escape(tried)}.": bool(tried),
         TRANSPLANT_COUNTS: study.settings.cohort.transplant == "as_death",
     }
     config["html"]["announcement"] = " ".join(text for text, holds in notices.items() if holds)
@@ -154,25 +160,13 @@ def _at_times(study: Study) -> dict[str, bool]:
 def write_generated(study: Study, source: Path, missing: Mapping[str, str]) -> None:
     """Write the generated pages, and what they show, unless they are there and nothing behind them has changed."""
     book, record = source.parent, source.parent / "generated.json"
-    behind = [[str(path), file_state(path)] for path in _behind(study)]
-    key = fingerprint(code_hash("book.build"), study.settings, dict(missing), behind)
+    key = fingerprint(code_hash("book.build"), study.settings, dict(missing), states_behind(study))
     known = read_keyed(record, key)
     if known and all(file_state(book / name) == state for name, state in known.items()):
         return
     record.unlink(missing_ok=True)
     made = _write(study, source, missing)
     write_keyed(record, key, {path.relative_to(book).as_posix(): file_state(path) for path in made})
-
-
-def _behind(study: Study) -> list[Path]:
-    """Files from which the pages are made: results of the run, what the user wrote, and the installed packages."""
-    run = study.run
-    found = [*run.glob("tables/**/*.parquet"), *run.glob("provenance/*.json"), *run.glob("benchmarks/*.tsv")]
-    if has_sweep(study):
-        found += study.folder.glob("runs/*/tables/**/*.parquet")
-    found += [*study.models.glob("**/*.json"), study.manifest_path, study.folder / "statements.yaml"]
-    found += [*CHECKLISTS.glob("*.yaml"), *TEMPLATES.glob("*.md")]
-    return sorted([*found, *Path(sysconfig.get_paths()["purelib"]).glob("*.dist-info")])
 
 
 def _write(study: Study, source: Path, missing: Mapping[str, str]) -> list[Path]:

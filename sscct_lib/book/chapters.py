@@ -3,7 +3,6 @@
 A book is made of what is there, and says what is not.
 """
 
-import ast
 import base64
 import html
 import json
@@ -24,34 +23,33 @@ import pandas as pd
 import pandera.pandas as pa
 
 from sscct_lib.study import results
-from sscct_lib.study.code import KEYS, code_hash
-from sscct_lib.study.files import write_if_changed
+from sscct_lib.study.code import code_hash
+from sscct_lib.study.files import checksum, write_if_changed
 from sscct_lib.study.folder import Study, StudyError, fingerprint
-from sscct_lib.study.registry import suggested
-from sscct_lib.study.stages import CHAPTERS, NEEDS, NOTEBOOKS, PROJECT
+from sscct_lib.study.keys import fits, out_of_date, provenance
+from sscct_lib.study.results import file_state
+from sscct_lib.study.stages import CHAPTERS, NEEDS, NOTEBOOKS, PROJECT, executed
 from sscct_lib.study.tables import read_table
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 TEMPLATES = PROJECT / "book" / "templates"
+CHECKLISTS = PROJECT / "book" / "checklists"
 NOT_MADE = "*(not made in this run)*"
-OWN_PARAMETERS = {"study_dir", "run_name"}  # given by the run itself
 SHOWN_PACKAGES = (
     "lifelines", "monai", "numpy", "pandas", "pyradiomics", "scikit-learn", "scikit-survival", "simpleitk", "torch",
 )  # fmt: skip
 GLUED = "application/papermill.record/"
 
 
-def run_notebook(study: Study, name: str, parameters: Mapping[str, Any]) -> Path:
-    """Execute a notebook on a study.
+def run_notebook(study: Study, name: str) -> Path:
+    """Execute a notebook on a study, with the settings of its run.
 
     Parameters
     ----------
     name
         One of `NOTEBOOKS`.
-    parameters
-        Values for the notebook's parameters cell, beside those of the run itself.
 
     Returns
     -------
@@ -61,25 +59,23 @@ def run_notebook(study: Study, name: str, parameters: Mapping[str, Any]) -> Path
     Raises
     ------
     StudyError
-        If a parameter is not one of the notebook's, or a cell fails; the message names the notebook, the cell
-        and the partial copy, which is kept beside the log.
+        If a cell fails; the message names the notebook, the cell and the partial copy, which is kept beside the log.
     """
     import jupytext
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
-    executed = study.run / "notebooks" / f"{name}.ipynb"
+    made = executed(study, name)
     partial = study.run / "logs" / f"{name}.partial.ipynb"
     source = study.run / "logs" / f"{name}.source.ipynb"
-    for folder in (executed.parent, partial.parent):
+    for folder in (made.parent, partial.parent):
         folder.mkdir(parents=True, exist_ok=True)
-    refuse_unknown({name: parameters})
     jupytext.write(jupytext.read(PROJECT / "notebooks" / f"{name}.py"), source, fmt="ipynb")
     try:
         papermill.execute_notebook(
             _unfilled(source),
             _unfilled(partial),
-            parameters={**parameters, "study_dir": ".", "run_name": study.run_name},
+            parameters={"study_dir": ".", "run_name": study.run_name},
             cwd=str(study.folder),
             progress_bar=False,
             stderr_file=sys.stderr,
@@ -96,29 +92,13 @@ def run_notebook(study: Study, name: str, parameters: Mapping[str, Any]) -> Path
         source.unlink(missing_ok=True)
         if partial.is_file():
             _forget(partial, study)
-    os.replace(partial, executed)
-    return executed
+    os.replace(partial, made)
+    return made
 
 
 def _unfilled(path: Path) -> str:
     """Give a path as papermill takes it: in braces it would look for a parameter."""
     return str(path.resolve()).replace("{", "{{").replace("}", "}}")
-
-
-def refuse_unknown(given: Mapping[str, Mapping[str, Any]]) -> None:
-    """Hold the parameters of each notebook against its parameters cell; StudyError with those that it has."""
-    import jupytext
-
-    for name, parameters in given.items():
-        cells = jupytext.read(PROJECT / "notebooks" / f"{name}.py").cells
-        (cell,) = (cell for cell in cells if "parameters" in cell.metadata.get("tags", ()))
-        assigned = (node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.Name))
-        known = {node.id for node in assigned if isinstance(node.ctx, ast.Store)} - OWN_PARAMETERS
-        if unknown := sorted(set(parameters) - known):
-            near = suggested(unknown[0], known)
-            meant = f"Is {near} meant? " if near else ""
-            has = ", ".join(sorted(known))
-            raise StudyError(f"Notebook {name} has no parameter {', '.join(unknown)}. {meant}It has {has}.")
 
 
 def _forget(path: Path, study: Study) -> None:
@@ -134,30 +114,18 @@ def _forget(path: Path, study: Study) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def notebook_code_hash(name: str) -> str:
-    """Hash a notebook's source and the library code that it imports, so that an edit makes its results stale."""
-    path = PROJECT / "notebooks" / f"{name}.py"
-    # Its own words count: readers see them.
-    return fingerprint(path.read_text(encoding="utf-8"), code_hash(path))
-
-
-def write_provenance(study: Study, stage: str, code: str, parameters: Mapping[str, Any]) -> None:
+def write_provenance(study: Study, stage: str, made_of: Mapping[str, Any]) -> None:
     """Write what made the result of a stage to `runs/<run>/provenance/<stage>.json`.
 
-    A stage is a notebook, or a shard of a per-scan stage such as `lungs_0003`; `code` is its `code_hash` or
-    `notebook_code_hash`, `parameters` are those given to the notebook, if any.
+    A stage is a notebook, or a shard of a per-scan stage such as `lungs_0003`; `made_of` is what `study.keys` tells of
+    it, as it was before the work began.
     """
     content = {
         "stage": stage,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "git_commit": git_commit(),
-        "code": code,
-        "keys": KEYS,
-        "settings": fingerprint(study.settings),
-        "sections": {name: fingerprint(getattr(study.settings, name)) for name in type(study.settings).model_fields},
-        "seed": study.settings.seed,
-        "parameters": dict(parameters),
         "versions": {name: version(name) for name in SHOWN_PACKAGES},
+        **made_of,
     }
     write_if_changed(study.run / "provenance" / f"{stage}.json", json.dumps(content, indent=1))
 
@@ -172,14 +140,17 @@ def git_commit() -> str:
     return answer.stdout.strip()
 
 
-def provenance(study: Study) -> list[dict[str, Any]]:
-    """What `write_provenance` wrote of each stage of a run."""
-    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted((study.run / "provenance").glob("[!.]*"))]
+def records(study: Study) -> list[dict[str, Any]]:
+    """What `write_provenance` wrote of each stage of a run; what is damaged is left out."""
+    found = [provenance(study, path.stem) for path in sorted((study.run / "provenance").glob("[!.]*"))]
+    return [record for record in found if record]
 
 
 def latest_commit(study: Study) -> str:
     """The commit of the project that made the last finished stage of a run."""
-    latest = max(provenance(study), key=lambda record: str(record["finished"]), default={"git_commit": "unknown"})
+    latest = max(
+        filter(None, records(study)), key=lambda record: str(record["finished"]), default={"git_commit": "unknown"}
+    )
     return str(latest["git_commit"])
 
 
@@ -197,8 +168,10 @@ def missing_stages(study: Study) -> dict[str, str]:
             missing[name] = _failure(failed)
         elif needed:
             missing[name] = f"It needs {' and '.join(needed)}, which {'is' if len(needed) == 1 else 'are'} missing."
-        elif not (study.run / "notebooks" / f"{name}.ipynb").is_file():
+        elif not executed(study, name).is_file():
             missing[name] = "It was not run, or stopped before its notebook began."
+        elif why := out_of_date(study, name):
+            missing[name] = f"What there is was {why}."
     return missing
 
 
@@ -217,15 +190,53 @@ def front_page(study: Study) -> Path:
     return study.run / "book" / "_build" / "html" / "index.html"
 
 
+def is_current(study: Study) -> bool:
+    """Tell whether the book of a run shows what the run has now, by the pages and the code that are there now."""
+    record = book_record(study)
+    was = record.read_text(encoding="utf-8") if record.is_file() else ""
+    return front_page(study).is_file() and was == book_made_of(study)
+
+
+def book_record(study: Study) -> Path:
+    """Where a book says of what it was made."""
+    return study.run / "book" / "made_of.txt"
+
+
+def book_made_of(study: Study) -> str:
+    """Hash what a book shows: its prose and configuration, the executed notebooks, and what its pages are made from."""
+    prose = sorted(path for path in (PROJECT / "book").rglob("*.*") if path.is_file())
+    shown = [executed(study, name) for name in NOTEBOOKS]
+    files = [[path.name, checksum(path)] for path in (*prose, PROJECT / "_config.yml", *shown) if path.is_file()]
+    return fingerprint(code_hash("book.build"), study.settings, files, states_behind(study))
+
+
+def states_behind(study: Study) -> list[list[Any]]:
+    """Tell the state of each file behind the pages, by its place in the study, however that was named, or its name."""
+    return [
+        [str(path.relative_to(study.folder) if path.is_relative_to(study.folder) else path.name), file_state(path)]
+        for path in _behind(study)
+    ]
+
+
+def _behind(study: Study) -> list[Path]:
+    """Files from which the pages are made: results of the run, what the user wrote, and the installed packages."""
+    run = study.run
+    found = [*run.glob("tables/**/*.parquet"), *run.glob("provenance/*.json"), *run.glob("benchmarks/*.tsv")]
+    if has_sweep(study):
+        found += study.folder.glob("runs/*/tables/**/*.parquet")
+    found += [*study.models.glob("**/*.json"), study.manifest_path, study.folder / "statements.yaml"]
+    found += [*CHECKLISTS.glob("*.yaml"), *TEMPLATES.glob("*.md")]
+    return sorted([*found, *Path(sysconfig.get_paths()["purelib"]).glob("*.dist-info")])
+
+
 def has_sweep(study: Study) -> bool:
     """Whether a run is the first of a sweep that was compared."""
     return study.table("sweep").is_file() and study.table("swept_runs").is_file()
 
 
-def table_or_empty(study: Study, name: str, schema: pa.DataFrameSchema, made_by: str) -> pd.DataFrame:
-    """Read a table, or give one without rows where a stage has not made it."""
-    path = study.table(name)
-    return read_table(path, schema, made_by) if path.is_file() else pd.DataFrame(columns=list(schema.columns))
+def table_or_empty(study: Study, name: str, schema: pa.DataFrameSchema) -> pd.DataFrame:
+    """Read a table, or give one without rows where its notebook has not made it, or not as it is asked for now."""
+    return read_table(study, name, schema) if fits(study, name) else pd.DataFrame(columns=list(schema.columns))
 
 
 def remove_others(folder: Path, names: Collection[str]) -> None:

@@ -7,16 +7,15 @@ keyboard, a screen reader and a phone, and asks nothing of the network: scripts 
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote
 
 import yaml
 from bs4 import BeautifulSoup, Tag
 from bs4.element import AttributeValueList
 
-from sscct_lib.book.chapters import provenance, remove_others
+from sscct_lib.book.chapters import remove_others
 from sscct_lib.horizons.evaluation import TOO_SMALL
 from sscct_lib.study.code import code_hash
 from sscct_lib.study.files import copy_folder, write_if_changed
@@ -83,9 +82,8 @@ def publish(study: Study, rendered: Path, html: Path) -> None:
     places = [place for place in places if place.parts[0] != "_static"]
     for old in {*html.rglob("*.html")} - {folder / place for folder in (html, html / ANALYSTS) for place in places}:
         old.unlink()
-    given = {record["stage"]: record["parameters"] for record in provenance(study)}
     for place in places:
-        _edit(study, rendered, html, place, given.get(place.stem, {}))
+        _edit(study, rendered, html, place)
 
 
 def copy_browser_files(html: Path, modules: Path = MODULES) -> None:
@@ -113,20 +111,20 @@ def _remove_unused_images(rendered: Path, html: Path) -> None:
         remove_others(folder, used)
 
 
-def _edit(study: Study, rendered: Path, html: Path, place: Path, given: Mapping[str, Any]) -> None:
+def _edit(study: Study, rendered: Path, html: Path, place: Path) -> None:
     """Write both editions of a page, unless they were made of the same page by the same code and settings."""
     source = (rendered / place).read_text(encoding="utf-8")
     record = study.run / "book" / "edited" / f"{'.'.join(place.parts)}.txt"
-    key = fingerprint(source, study.settings, dict(given), code_hash("book.editions"))
+    key = fingerprint(source, study.settings, code_hash("book.editions"))
     targets = (html / place, html / ANALYSTS / place)
     if record.is_file() and record.read_text(encoding="utf-8") == key and all(path.is_file() for path in targets):
         return
-    for target, text in zip(targets, editions(source, place, study.settings, given), strict=True):
+    for target, text in zip(targets, editions(source, place, study.settings), strict=True):
         write_if_changed(target, text)
     write_if_changed(record, key)
 
 
-def editions(source: str, place: Path, settings: Settings, given: Mapping[str, Any]) -> tuple[str, str]:
+def editions(source: str, place: Path, settings: Settings) -> tuple[str, str]:
     """Make both editions of a page, for clinicians and for analysts, of the HTML that Sphinx wrote."""
     page = BeautifulSoup(source, "html.parser")
     _ask_nothing_of_the_network(page)
@@ -137,7 +135,7 @@ def editions(source: str, place: Path, settings: Settings, given: Mapping[str, A
     _fold_outputs(page)
     _make_accessible(page)
     if place.stem in SECTIONS:
-        _add_settings(page, place.stem, settings, given)
+        _add_settings(page, place.stem, settings)
     up = "../" * (len(place.parts) - 1)
     link = _edition_link(page)
     _point(link, f"{up}../{place.as_posix()}", "Hide code", "The same page for clinicians, without code")
@@ -219,13 +217,11 @@ def _summarise(page: BeautifulSoup, fold: Tag, title: str) -> None:
     summary.append(words)
 
 
-def _add_settings(page: BeautifulSoup, notebook: str, settings: Settings, given: Mapping[str, Any]) -> None:
+def _add_settings(page: BeautifulSoup, notebook: str, settings: Settings) -> None:
     """Put the settings behind a chapter under its title, folded."""
     everything = settings.model_dump(mode="json")
     behind = {name: everything[name] for name in SECTIONS[notebook]}
     text = yaml.safe_dump(without_folders(behind), sort_keys=False)
-    if given:
-        text += f"\n# given to this run instead:\n{yaml.safe_dump(without_folders(dict(given)), sort_keys=False)}"
     fold = page.new_tag("details")
     fold.append(page.new_tag("summary"))
     _summarise(page, fold, "Settings behind this chapter")

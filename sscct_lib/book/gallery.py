@@ -27,7 +27,6 @@ from sscct_lib.study.folder import Study, StudyError, fingerprint
 from sscct_lib.study.results import ScanError, file_state
 from sscct_lib.study.schemas import ATTRIBUTIONS, COHORT, LUNGS, PREDICTIONS
 from sscct_lib.study.settings import Settings
-from sscct_lib.study.tables import read_predictions, read_table
 from sscct_lib.study.words import years_text
 
 RIGHT = "Most confident and right"
@@ -63,9 +62,9 @@ PATIENT_RULES = {
 
 def write_gallery(study: Study, folder: Path) -> str:
     """Choose the scans, write what their viewer loads, and give the page (MyST Markdown) without what a run lacks."""
-    cohort = table_or_empty(study, "cohort", COHORT, "01_cohort")
-    lungs = table_or_empty(study, "lungs", LUNGS, "02_segmentation_qa")
-    explained = table_or_empty(study, "attributions", ATTRIBUTIONS, "04_deep_models")
+    cohort = table_or_empty(study, "cohort", COHORT)
+    lungs = table_or_empty(study, "lungs", LUNGS)
+    explained = table_or_empty(study, "attributions", ATTRIBUTIONS)
     chosen = pd.DataFrame(columns=COLUMNS)
     if len(cohort):
         chosen = choose_scans(_predictions(study), lungs, cohort, study.settings, set(explained["scan_id"]))
@@ -83,9 +82,8 @@ def write_gallery(study: Study, folder: Path) -> str:
 
 def _predictions(study: Study) -> pd.DataFrame:
     """The risks that a run has, one a scan, the stacked ones among them."""
-    found = [read_predictions(study)] if _prediction_files(study) else []
-    if study.table("stacked").is_file():
-        found.append(read_table(study.table("stacked"), PREDICTIONS, "05_horizons"))
+    names = [*(f"predictions/{path.stem}" for path in _prediction_files(study)), "stacked"]
+    found = [table for name in names if len(table := table_or_empty(study, name, PREDICTIONS))]
     return averaged(pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=list(PREDICTIONS.columns)))
 
 

@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from pydantic import BaseModel
 
-from sscct_lib.book.chapters import filled, provenance, table_or_empty
+from sscct_lib.book.chapters import filled, records, table_or_empty
 from sscct_lib.book.editions import without_folders
 from sscct_lib.horizons.tables import denominators
 from sscct_lib.images.reasons import reasons
@@ -58,10 +58,9 @@ TABLES = {
 
 def run_page(study: Study) -> str:
     """The page that tells what made this run, in MyST Markdown."""
-    records = provenance(study)
-    commits = ", ".join(sorted({record["git_commit"] for record in records})) or "unknown"
-    versions = {name: text for record in records for name, text in record["versions"].items()}
-    given = {record["stage"]: record["parameters"] for record in records if record["parameters"]}
+    made = records(study)
+    commits = ", ".join(sorted({record["git_commit"] for record in made})) or "unknown"
+    versions = {name: text for record in made for name, text in record["versions"].items()}
     manifest = checksum(study.folder / MANIFEST_FILE)
     settings = without_folders(study.settings.model_dump(mode="json"))
     facts = {
@@ -71,7 +70,6 @@ def run_page(study: Study) -> str:
         "Seed": str(study.settings.seed),
         f"Changed in {SETTINGS_FILE} for this run": _changes(study),
         "SHA-256 of the manifest": manifest,
-        "Notebook parameters given": json.dumps(without_folders(given)) if given else "none",
     }
     return filled(
         "run.md",
@@ -120,7 +118,7 @@ def stage_costs(study: Study) -> pd.DataFrame:
 
 def model_cards_page(study: Study) -> str:
     """A card for each saved model of a run, in MyST Markdown; the networks of all folds are one model."""
-    performance = table_or_empty(study, "performance", schemas.PERFORMANCE, "05_horizons")
+    performance = table_or_empty(study, "performance", schemas.PERFORMANCE)
     networks: dict[str, list[dict[str, Any]]] = {}
     for card in _cards(study, "deep"):
         networks.setdefault(card["model"], []).append(card)

@@ -76,12 +76,12 @@ class _Finished:
 
 
 def _read(study: Study) -> _Finished:
-    stacked = read_table(study.table("stacked"), PREDICTIONS, "05_horizons")
+    stacked = read_table(study, "stacked", PREDICTIONS)
     return _Finished(
         study,
-        read_table(study.table("cohort"), COHORT, "01_cohort"),
+        read_table(study, "cohort", COHORT),
         pd.concat([read_predictions(study), stacked], ignore_index=True),
-        read_table(study.table("performance"), PERFORMANCE, "05_horizons"),
+        read_table(study, "performance", PERFORMANCE),
     )
 
 
@@ -143,8 +143,8 @@ def sweep_forest(sweep: pd.DataFrame, kind: str) -> Figure:
 
 def write_page(study: Study, folder: Path) -> str:
     """Draw the picture into the folder of the book's sources, and give the page that shows it, in MyST Markdown."""
-    sweep = read_table(study.table("sweep"), SWEEP, MADE_BY)
-    runs = read_table(study.table("swept_runs"), SWEPT_RUNS, MADE_BY)
+    sweep = read_table(study, "sweep", SWEEP)
+    runs = read_table(study, "swept_runs", SWEPT_RUNS)
     kinds = [kind for kind in ROWS if kind in set(sweep["kind"])]
     shown = first_pictured(kinds) if kinds else ""
     if kinds:

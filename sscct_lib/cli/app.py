@@ -12,12 +12,12 @@ import time
 from enum import StrEnum
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sscct_lib.cli.options import Commands, RunOption, StudyFolder
-from sscct_lib.cli.studies import check, predict, pretrain, report, weights
+from sscct_lib.cli.studies import check, predict, pretrain, report, runs, weights
 from sscct_lib.cli.sweep import sweep
 
 if TYPE_CHECKING:
@@ -25,10 +25,7 @@ if TYPE_CHECKING:
 
     from sscct_lib.study.folder import Study
 
-Parameters = dict[str, dict[str, Any]]  # by notebook and name
-
 LOCK_FILE = ".sscct.lock"
-DRY_RUN = {"-n", "--dry-run", "--dryrun"}  # of Snakemake
 # Lines of Snakemake's log that tell a user nothing.
 BOOKKEEPING = re.compile(
     r"Building DAG|Select jobs|Execute \d+ jobs|Assuming unrestricted|Using shell|Provided cores|Rules claiming more"
@@ -57,7 +54,7 @@ and `sscct run my_study`.
 
 FOR_SNAKEMAKE = {"allow_extra_args": True, "ignore_unknown_options": True}  # options that Snakemake is to judge
 app.add_typer(weights, name="weights")
-for command in (check, report, predict, pretrain):
+for command in (check, runs, report, predict, pretrain):
     app.command()(command)
 app.command(context_settings=FOR_SNAKEMAKE)(sweep)
 
@@ -163,7 +160,7 @@ def run(
     until: Annotated[str | None, typer.Option(help="Stop after this notebook, for example 02_segmentation_qa.")] = None,
     parameter: Annotated[
         list[str] | None,
-        typer.Option("--parameter", "-p", help="NOTEBOOK.NAME=VALUE, for example 05_horizons.n_bootstrap=200."),
+        typer.Option("--parameter", "-p", help="SETTING=VALUE, for example horizons.n_bootstrap=200."),
     ] = None,
     keep_going: Annotated[
         bool, typer.Option("--keep-going", help="When a stage fails, still make a book of what is there.")
@@ -172,14 +169,15 @@ def run(
     """Run all stages: read, mask and measure the scans, run the five notebooks, build the book.
 
     Finished work is kept: a stopped run goes on where it was, and a change of a setting, a table or the library
-    makes again what depends on it and nothing else. Further options go to Snakemake, for example
+    makes again what depends on it and nothing else. With `-p` the run is one of its own, beside the one that is named,
+    which stays as it is; both share what rests on the same settings. Further options go to Snakemake, for example
     `--profile` or `--dry-run`.
     """
     from sscct_lib.book.chapters import front_page
     from sscct_lib.study.folder import StudyError
 
-    loaded, given = _prepare(study, run, until, parameter or [])
-    exit_status = _run_alone(loaded, _snakemake_command(loaded, given, until, cores, context.args))
+    loaded, manifest = _prepare(study, run, until, parameter or [])
+    exit_status = _run_alone(loaded, manifest, until, cores, context.args)
     if exit_status != 0:
         if keep_going and until is None:
             _book_of_the_rest(loaded)
@@ -188,75 +186,65 @@ def run(
         typer.echo(f"The book: {front_page(loaded).resolve()}")
 
 
-def _prepare(folder: Path, run: str, until: str | None, parameters: list[str]) -> tuple["Study", Parameters]:
-    """Load a study and refuse what a stage would refuse hours later; gives the parameters of notebooks too."""
-    from sscct_lib.cli.readiness import check_ready
+def _prepare(folder: Path, run: str, until: str | None, parameters: list[str]) -> tuple["Study", "pd.DataFrame"]:
+    """Open the run in which the parameters hold, and the manifest; what would be refused hours later is at once."""
     from sscct_lib.cohort.manifest import read_manifest
     from sscct_lib.study.folder import StudyError, load_study
+    from sscct_lib.study.keys import to_make
+    from sscct_lib.study.runs import beside, changed, parse_changes
     from sscct_lib.study.stages import NOTEBOOKS
 
-    loaded = load_study(folder, run)
     if until is not None and until not in NOTEBOOKS:
         raise StudyError(f"--until {until}: expected one of {', '.join(NOTEBOOKS)}.")
-    given = parse_parameters(parameters, NOTEBOOKS)
-    if given:
-        from sscct_lib.book.chapters import refuse_unknown
+    named, changes = load_study(folder, run), parse_changes(parameters)
+    target, manifest = changed(named, changes), read_manifest(named)
+    if to_make(target, manifest, until):
+        from sscct_lib.cli.readiness import check_ready
 
-        refuse_unknown(given)
-    # What may be a parameter of a notebook is looked for all the same.
-    trained = load_study(
-        folder, run,
-        deep={"networks": given.get("04_deep_models", {}).get("networks")},
-        horizons={"reference": given.get("05_horizons", {}).get("reference")},
-    )  # fmt: skip
-    check_ready(trained, read_manifest(loaded), until)
-    return loaded, given
+        check_ready(target, manifest, until)
+    return beside(named, changes), manifest
 
 
 def _snakemake_command(
-    study: "Study", given: Parameters, until: str | None, cores: int, further: list[str]
+    study: "Study", to_make: list[Path], until: str | None, cores: int, further: list[str]
 ) -> list[str]:
     from sscct_lib.study.stages import PROJECT
 
     config = {
         "run": json.dumps(study.run_name),
         "sscct": f"{shlex.quote(sys.executable)} -m sscct_lib.cli",
-        "parameters": json.dumps(given).encode().hex(),  # Snakemake would make text of its numbers
         "last": json.dumps(until or "book"),
     }
+    # What is to be made is known from the results themselves: the workflow's own memory of times and code has no say.
     # Snakemake's own lock outlives a killed run; `_run_alone` holds one that does not.
     return [
         sys.executable, "-m", "snakemake", "--snakefile", str(PROJECT / "workflow" / "Snakefile"),
         "--directory", str(study.folder), "--cores", str(cores), "--keep-going", "--rerun-incomplete", "--nolock",
+        "--forcerun", *(str(path.relative_to(study.folder)) for path in to_make), "--rerun-triggers", "params",
         "--quiet", "rules", "progress", "host", *further,
         "--config", *(f"{name}={value}" for name, value in config.items()),
     ]  # fmt: skip
 
 
-def _run_alone(study: "Study", command: list[str]) -> int:
-    """Run Snakemake on a study on which no other run works, after what a kill or a clock set back left is mended."""
+def _run_alone(study: "Study", manifest: "pd.DataFrame", until: str | None, cores: int, further: list[str]) -> int:
+    """Make what is to be made, by Snakemake, on a study on which no other run works; first mend what a kill left."""
+    from sscct_lib.book.chapters import front_page, is_current
     from sscct_lib.study.files import remove_partials
     from sscct_lib.study.folder import StudyError
-    from sscct_lib.study.recovery import LockedError, alone, pull_back_times, remember, remembers, set_damaged_aside
+    from sscct_lib.study.keys import to_make
+    from sscct_lib.study.recovery import LockedError, alone, set_damaged_aside
 
     try:
         with alone(study.folder / LOCK_FILE) as lock:
             remove_partials(study.folder)
             for line in set_damaged_aside(study):
                 typer.echo(line)
-            if pull_back_times(study):
-                typer.echo("The clock was set back since the last run: times of results were moved to the past.")
-            if remembers(study):
-                remember(study)
-                return _run_quietly(command, lock)
-            typer.echo(
-                "The workflow's hidden folder .snakemake/ is not the one of this run: every stage is looked at again; "
-                "finished scans and trained networks are kept."
-            )
-            failed = _run_quietly([*command, "--forceall"], lock)
-            if not failed and not DRY_RUN & set(command):
-                remember(study)
-            return failed
+            made_anew = to_make(study, manifest, until)
+            if until is None and not made_anew and not is_current(study):
+                made_anew.append(front_page(study))
+            if not made_anew and not further:
+                return 0
+            return _run_quietly(_snakemake_command(study, made_anew, until, cores, further), lock)
     except LockedError as error:
         raise StudyError(
             f"Another run works on this study ({error}). Wait until it has ended, then run again."
@@ -290,25 +278,6 @@ def _run_quietly(command: list[str], lock: int) -> int:
     return process.returncode
 
 
-def parse_parameters(texts: list[str], notebooks: tuple[str, ...]) -> Parameters:
-    """Turn `NOTEBOOK.NAME=VALUE` to values; numbers, lists and true/false as YAML reads them."""
-    from sscct_lib.study.folder import StudyError, parse_yaml
-
-    given: Parameters = {}
-    for text in texts:
-        place, equals, value = text.partition("=")
-        notebook, dot, name = place.partition(".")
-        if not (equals and dot) or notebook not in notebooks:
-            raise StudyError(
-                f"--parameter {text}: expected NOTEBOOK.NAME=VALUE, NOTEBOOK one of {', '.join(notebooks)}."
-            )
-        try:
-            given.setdefault(notebook, {})[name] = parse_yaml(value)
-        except ValueError as error:
-            raise StudyError(f"--parameter {text}: the value is not plain YAML: {error}") from error
-    return given
-
-
 @app.command()
 def book(
     study: StudyFolder,
@@ -318,10 +287,10 @@ def book(
     """Render the book from the executed notebooks of a run: for clinicians, and for analysts with the code."""
     from sscct_lib.book.build import build_book
     from sscct_lib.study.folder import load_study
-    from sscct_lib.study.recovery import refuse_earlier
+    from sscct_lib.study.keys import refuse_out_of_date
 
     loaded = load_study(study, run)
-    refuse_earlier(loaded)
+    refuse_out_of_date(loaded)
     index = build_book(loaded)
     typer.echo(f"The book: {index.resolve()}")
     if pdf:
@@ -335,8 +304,6 @@ def shard(stage: str, study: Path, index: Annotated[int, typer.Option()], run: R
     """Make the per-scan results of one shard (called by the workflow)."""
     import SimpleITK as sitk
 
-    from sscct_lib.book.chapters import write_provenance
-    from sscct_lib.study.code import code_hash
     from sscct_lib.study.folder import StudyError, load_study
     from sscct_lib.study.stages import PER_SCAN_STAGES
 
@@ -344,10 +311,8 @@ def shard(stage: str, study: Path, index: Annotated[int, typer.Option()], run: R
         raise StudyError(f"{stage}: expected one of {', '.join(PER_SCAN_STAGES)}.")
     # One core a job: the workflow runs as many jobs as there are cores.
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
-    loaded = load_study(study, run)
     start = time.monotonic()
-    result = run_shard(loaded, stage, index)
-    write_provenance(loaded, f"{stage}_{index:04d}", code_hash(PER_SCAN_STAGES[stage][0]), {})
+    result = run_shard(load_study(study, run), stage, index)
     n_failed = int((result["status"] == "failed").sum())
     typer.echo(
         f"{stage}: shard {index + 1}, {len(result)} scans, {n_failed} set aside, {time.monotonic() - start:.0f} s"
@@ -356,32 +321,37 @@ def shard(stage: str, study: Path, index: Annotated[int, typer.Option()], run: R
 
 def run_shard(study: "Study", stage: str, index: int) -> "pd.DataFrame":
     """Make the results of one shard of the manifest: a row a scan, its `status` and `reason` also in `shards/`."""
+    from sscct_lib.book.chapters import write_provenance
     from sscct_lib.cohort.manifest import read_manifest
     from sscct_lib.study import results
+    from sscct_lib.study.keys import shard_ingredients
     from sscct_lib.study.stages import PER_SCAN_STAGES, shard_path
     from sscct_lib.study.tables import write_csv
 
-    module, function = PER_SCAN_STAGES[stage]
     rows = results.shard(read_manifest(study), index, study.settings.shard_size)
+    made_of = {"ingredients": shard_ingredients(study, stage, rows)}
+    module, function = PER_SCAN_STAGES[stage]
     result: pd.DataFrame = getattr(import_module(f"sscct_lib.{module}"), function)(study, rows)
-    write_csv(result[["scan_id", "status", "reason"]], shard_path(study, stage, index))
+    path = shard_path(study, stage, index)
+    write_csv(result[["scan_id", "status", "reason"]], path)
+    write_provenance(study, path.stem, made_of)
     return result
 
 
 @app.command(hidden=True)
-def notebook(
-    name: str, study: Path, run: RunOption = "main", parameters: Annotated[str, typer.Option()] = "{}"
-) -> None:
+def notebook(name: str, study: Path, run: RunOption = "main") -> None:
     """Execute one notebook (called by the workflow)."""
-    from sscct_lib.book.chapters import notebook_code_hash, run_notebook, write_provenance
+    from sscct_lib.book.chapters import run_notebook, write_provenance
+    from sscct_lib.cohort.manifest import read_manifest
     from sscct_lib.study.folder import load_study
+    from sscct_lib.study.keys import notebook_record
     from sscct_lib.study.recovery import alone
 
     loaded = load_study(study, run)
     start = time.monotonic()
-    given = json.loads(parameters)
     # A job whose run was killed may still be at work.
     with alone(loaded.run / "logs" / f".{name}.lock", wait=True):
-        run_notebook(loaded, name, given)
-    write_provenance(loaded, name, notebook_code_hash(name), given)
+        made_of = notebook_record(loaded, name, read_manifest(loaded))
+        run_notebook(loaded, name)
+    write_provenance(loaded, name, made_of)
     typer.echo(f"{name}: done in {time.monotonic() - start:.0f} s")

@@ -1,4 +1,4 @@
-"""Commands on a study and on one scan: check, weights, pretrain, report, predict."""
+"""Commands on a study and on one scan: check, runs, weights, pretrain, report, predict."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -60,6 +60,30 @@ def check(
         typer.echo(f"Nobody died within {years_text(horizon)}: nothing can be estimated at that horizon.")
     if missing and loaded.settings.demo is None:
         raise StudyError(f"{len(missing)} file(s) are missing; `sscct run` would set these scans aside.")
+
+
+def runs(
+    study: StudyFolder,
+    remove: Annotated[
+        str | None, typer.Option(help="Remove this run with all its results; others keep what they share with it.")
+    ] = None,
+) -> None:
+    """List the runs of STUDY: what each changes in study.yaml, and which of its notebooks are up to date."""
+    from sscct_lib.book.chapters import front_page, missing_stages
+    from sscct_lib.study.folder import load_study
+    from sscct_lib.study.runs import changes_of, remove_run, run_names
+    from sscct_lib.study.stages import NOTEBOOKS
+
+    if remove is not None:
+        remove_run(load_study(study, remove))
+        typer.echo(f"Run {remove} is removed.")
+        return
+    for name in run_names(load_study(study)):
+        loaded = load_study(study, name)
+        changes = "; ".join(f"{setting}: {value}" for setting, value in changes_of(loaded).items())
+        made = [notebook for notebook in NOTEBOOKS if notebook not in missing_stages(loaded)]
+        book = ", book" if front_page(loaded).is_file() else ""
+        typer.echo(f"{name}: {changes or 'as study.yaml'}; up to date: {', '.join(made) or 'no notebook'}{book}")
 
 
 def _check_privacy(study: Path, source: Path | None, clinical: Path | None, table: Path | None) -> None:
@@ -153,19 +177,17 @@ def pretrain(
     from sscct_lib.deep.pretraining import pretrain_folds
     from sscct_lib.lungs.segment import usable
     from sscct_lib.study.folder import StudyError, load_study
-    from sscct_lib.study.recovery import refuse_earlier
     from sscct_lib.study.schemas import COHORT, LUNGS
     from sscct_lib.study.tables import read_table
     from sscct_lib.study.words import NETWORK_WORDS
 
     loaded = load_study(study, run)
-    refuse_earlier(loaded)
     chosen = network or list(loaded.settings.deep.networks)
     unknown = sorted(set(chosen) - set(NETWORK_WORDS))
     if unknown:
         raise StudyError(f"--network {', '.join(unknown)}: expected {', '.join(NETWORK_WORDS)}.")
-    cohort = read_table(loaded.table("cohort"), COHORT, "01_cohort")
-    lungs = usable(read_table(loaded.table("lungs"), LUNGS, "02_segmentation_qa"))
+    cohort = read_table(loaded, "cohort", COHORT)
+    lungs = usable(read_table(loaded, "lungs", LUNGS))
     kept = cohort[cohort["scan_id"].isin(lungs["scan_id"])].reset_index(drop=True)
     for name in chosen:
         paths = pretrain_folds(loaded, kept, name, jobs)
@@ -193,10 +215,8 @@ def report(
     """
     from sscct_lib.report.page import of_study
     from sscct_lib.study.folder import load_study
-    from sscct_lib.study.recovery import refuse_earlier
 
     loaded = load_study(study, run)
-    refuse_earlier(loaded)
     found = of_study(loaded, scan_id)
     _write_page(found, out or Path(f"{scan_id}.pdf"))
 
@@ -228,11 +248,9 @@ def predict(
     from sscct_lib.report.predict import predict_scan
     from sscct_lib.study.files import atomic
     from sscct_lib.study.folder import load_study
-    from sscct_lib.study.recovery import refuse_earlier
     from sscct_lib.study.words import percent_text, years_text
 
     loaded = load_study(study, run)
-    refuse_earlier(loaded)
     known = read_values(clinical, loaded.settings.covariates)
     with TemporaryDirectory(prefix="sscct-") as work:
         prediction, page = predict_scan(loaded, source, known, Path(work), mask, anyway)

@@ -14,7 +14,7 @@ from sscct_lib.cli.options import StudyFolder
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sscct_lib.study.sweeps import PlannedRun
+    from sscct_lib.study.runs import PlannedRun
 
 LOCK_FILE = ".sscct-sweep.lock"
 PLAN_ONLY = {"--dry-run", "--dryrun", "-n"}
@@ -58,7 +58,7 @@ def _planned(table: Path, folder: Path) -> "list[PlannedRun]":
     from sscct_lib.cli.readiness import check_ready
     from sscct_lib.cohort.manifest import read_manifest
     from sscct_lib.study.folder import StudyError, load_study
-    from sscct_lib.study.sweeps import read_sweep
+    from sscct_lib.study.runs import read_sweep
 
     planned = read_sweep(table, folder)
     manifest = read_manifest(load_study(folder))
@@ -73,14 +73,14 @@ def _planned(table: Path, folder: Path) -> "list[PlannedRun]":
 def _run_all(planned: "Sequence[PlannedRun]", options: list[str]) -> list[str]:
     """Run one after the other; gives the names of those that failed."""
     from sscct_lib.study.folder import load_study
-    from sscct_lib.study.sweeps import share_results, write_run_settings
+    from sscct_lib.study.runs import share_results, write_run_settings
 
     failed = []
     runs = [run.study for run in planned]
     origins = [*runs, load_study(runs[0].folder)]  # results of the study's main run are shared too
     for number, run in enumerate(planned):
         name = run.study.run_name
-        write_run_settings(run)
+        write_run_settings(run.study, run.written)
         n_shared = share_results([other for other in origins if other.run_name != name], run.study)
         shared = f", with {n_shared:,} results of the others" if n_shared else ""
         typer.secho(f"Run {name}, {number + 1} of {len(planned)}{shared}", bold=True)
@@ -138,6 +138,6 @@ def _compare(planned: "Sequence[PlannedRun]") -> Path:
     first = planned[0].study
     none = pd.DataFrame(columns=list(SWEEP.columns))
     table = compare(first, [study for study in finished if study is not first]) if first in finished else none
-    write_table(pd.DataFrame(rows), first.table("swept_runs"), SWEPT_RUNS)
-    write_table(table, first.table("sweep"), SWEEP)
+    write_table(pd.DataFrame(rows), first, "swept_runs", SWEPT_RUNS)
+    write_table(table, first, "sweep", SWEEP)
     return build_book(first).parent / "sweep.html"

@@ -42,7 +42,7 @@ def explain_scan(study: Study, network_name: str, scan_id: str, fold: int) -> pd
     volume = load_cubes([cube_path(study, scan_id, settings.size, study.settings.deep.hu_range)])
     clinical = None
     if settings.clinical:
-        cohort = read_table(study.table("cohort"), COHORT, "01_cohort")
+        cohort = read_table(study, "cohort", COHORT)
         clinical = clinical_values(cohort[cohort["scan_id"] == scan_id])
     members = [
         zone_occlusion(fold_model(study, network_name, fold, member), volume, clinical)

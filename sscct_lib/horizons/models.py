@@ -87,12 +87,13 @@ def headline(performance: pd.DataFrame) -> pd.DataFrame:
     """
     models = list(chosen_models(performance))
     columns = {}
-    for horizon, at in performance.groupby("horizon_years"):
+    for horizon in sorted(performance["horizon_years"].unique()):
+        at = performance[performance["horizon_years"] == horizon]
         auc = at[at["metric"] == "auc"]
         if auc.empty:
             continue
         n_scans = auc.groupby("horizon_years")["n_scans"].max()
-        head = f"{years_text(horizon)}: {denominators(auc.loc[auc['n_scans'].idxmax()])}"
+        head = f"{years_text(horizon)}: {denominators(auc.sort_values('n_scans').iloc[-1])}"
         for metric, words in (("auc", "AUC"), ("observed_expected", "died : expected")):
             rows = at[at["metric"] == metric].set_index("model").rename_axis(None)
             cells = pd.Series(

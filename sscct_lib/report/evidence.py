@@ -223,6 +223,6 @@ def caution(study: Study, network_name: str) -> str:
 
     if not study.table("attributions").is_file():
         return "not checked against an untrained network"
-    checked: pd.DataFrame = read_table(study.table("attributions"), ATTRIBUTIONS, "04_deep_models")
+    checked: pd.DataFrame = read_table(study, "attributions", ATTRIBUTIONS)
     alike = checked.loc[checked["network"] == network_name, "likeness"].median()
     return "" if alike < MOST_ALIKE else "hardly depends on what the network learned: do not read it"

@@ -100,15 +100,15 @@ def read_tables(study: Study) -> Tables:
     """Read the tables of a run that a page on a scan needs; StudyError names the stage that is missing."""
     predictions = read_predictions(study)
     if study.table("stacked").is_file():
-        stacked = read_table(study.table("stacked"), PREDICTIONS, "05_horizons")
+        stacked = read_table(study, "stacked", PREDICTIONS)
         predictions = pd.concat([predictions, stacked], ignore_index=True)
     unusual = pd.DataFrame(columns=list(UNUSUAL.columns))
     if study.table("unusual").is_file():
-        unusual = read_table(study.table("unusual"), UNUSUAL, "04_deep_models")
+        unusual = read_table(study, "unusual", UNUSUAL)
     return Tables(
-        read_table(study.table("cohort"), COHORT, "01_cohort"),
-        read_table(study.table("lungs"), LUNGS, "02_segmentation_qa"),
-        read_table(study.table("radiomics"), RADIOMICS, "03_radiomics"),
+        read_table(study, "cohort", COHORT),
+        read_table(study, "lungs", LUNGS),
+        read_table(study, "radiomics", RADIOMICS),
         predictions,
         unusual,
     )

@@ -1,6 +1,5 @@
 """A scan that was never in the study, judged by the study's models: read, masked, measured, predicted."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,13 +25,12 @@ from sscct_lib.report.evidence import Map, caution, mean_map
 from sscct_lib.report.page import ANYWAY, NEW, Scan, ScanReport, build, first_row, read_tables, strange
 from sscct_lib.report.prediction_file import Prediction, prediction_of
 from sscct_lib.study.files import checksum
-from sscct_lib.study.folder import SETTINGS_FILE, Study, StudyError, fingerprint
+from sscct_lib.study.folder import SETTINGS_FILE, Study, StudyError
+from sscct_lib.study.keys import refuse_out_of_date
 from sscct_lib.study.schemas import GROUP, IDENTITY, NUMBER, covariates
 from sscct_lib.study.words import NETWORK_WORDS, feature_name, percent_text, plain_names, years_text
 
 # Settings that a model's input or meaning rests on.
-MUST_AGREE = ("images", "lungs", "radiomics", "horizons_years", "labels", "covariates")
-STAGES = ("01_cohort", "02_segmentation_qa", "03_radiomics", "04_deep_models")
 
 
 def predict_scan(
@@ -74,7 +72,7 @@ def predict_scan(
         no scan or more than one; if scan or lungs cannot be used: the reason is given; or if the mask failed its checks
         and `anyway` is not said.
     """
-    check_settings(trained)
+    refuse_out_of_date(trained)
     tables = read_tables(trained)
     study = _study_for_one(trained, work)
     row = _read(study, source) | dict(clinical)
@@ -111,28 +109,6 @@ def predict_scan(
 def _clinical(values: Mapping[str, Any]) -> dict[str, Any]:
     names = covariates()
     return {name: value for name, value in values.items() if name in names or name.startswith((NUMBER, GROUP))}
-
-
-def check_settings(trained: Study) -> None:
-    """Refuse a run whose models were made with other settings than the study has, or with parameters of a notebook."""
-    now = {name: fingerprint(getattr(trained.settings, name)) for name in MUST_AGREE}
-    for stage in STAGES:
-        path = trained.run / "provenance" / f"{stage}.json"
-        if not path.is_file():
-            continue
-        record = json.loads(path.read_text(encoding="utf-8"))
-        differing = [name for name in MUST_AGREE if record.get("sections", now).get(name, now[name]) != now[name]]
-        if differing:
-            raise StudyError(
-                f"The models of run {trained.run_name} were trained with other settings: {', '.join(differing)} in "
-                f"study.yaml changed since `{stage}` ran. Put them back, or run the study again."
-            )
-        given = {name: value for name, value in record["parameters"].items() if value is not None}
-        if given and stage != "04_deep_models":
-            raise StudyError(
-                f"`{stage}` of run {trained.run_name} was run with parameters that study.yaml does not have "
-                f"({', '.join(given)}). Write them into study.yaml and run again, so that a new scan is treated alike."
-            )
 
 
 def _study_for_one(trained: Study, work: Path) -> Study:

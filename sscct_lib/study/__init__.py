@@ -10,8 +10,11 @@
 - `results.show`: what a notebook needs before its first result; `results.told`: how far long work is.
 - `files.atomic`: a file appears whole or not at all; `files.checksum`, `files.write_secret`, `files.copy_folder`.
 - `code.code_hash`: the code that a result rests on.
+- `keys.to_make`: what a run lacks, or has otherwise than it is asked for now; `keys.refuse_out_of_date`: the same for
+  readers; `keys.notebook_record`, `keys.shard_ingredients`: what a result is recorded with.
 - `recovery.alone`: one run at a time; `recovery.set_damaged_aside`: damaged results are made again.
-- `sweeps.read_sweep`: a table of runs with other settings; `sweeps.share_results`: what these runs share.
+- `runs.open_run`: a study in a notebook, in the run in which its parameters hold; `runs.beside`: the same for the
+  command line; `runs.read_sweep`: a table of runs; `runs.share_results`: what runs share.
 - `stages`: the names of notebooks and per-scan stages, and their order.
 - `words`: features, horizons, shares and estimates as readers see them.
 - `plots`: the style of every figure.

@@ -81,16 +81,13 @@ class Study:
         return self.run / "models"
 
 
-def load_study(folder: str | Path, run_name: str = "main", **overrides: Any) -> Study:
+def load_study(folder: str | Path, run_name: str = "main") -> Study:
     """Read a study's settings, with what its run changes in them.
 
     Parameters
     ----------
     run_name
         Letters, digits, `_` and `-`.
-    **overrides
-        Settings that this run changes: `section={"name": value}`, or `name=value` at the top level. A value of None
-        means "as in `study.yaml`".
 
     Raises
     ------
@@ -110,7 +107,7 @@ def load_study(folder: str | Path, run_name: str = "main", **overrides: Any) -> 
         if own.is_file():
             content = lay_over(content, read_settings(own))
             where = f"{path}, with {own.relative_to(folder)}"
-        settings = Settings.model_validate(lay_over(content, _given(overrides)))
+        settings = Settings.model_validate(content)
     except ValidationError as error:
         raise StudyError(f"{where}:\n{_violations(error)}") from error
     if settings.covariates:
@@ -153,12 +150,6 @@ class RunNameHolder(Section):
     """Validates the name of a run, which becomes the name of a folder."""
 
     name: RunName
-
-
-def _given(overrides: dict[str, Any]) -> dict[str, Any]:
-    """Leave out what is None: as in `study.yaml`."""
-    kept = {name: _given(value) if isinstance(value, dict) else value for name, value in overrides.items()}
-    return {name: value for name, value in kept.items() if value is not None}
 
 
 def _violations(error: ValidationError) -> str:

@@ -3,24 +3,19 @@
 import fcntl
 import json
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from uuid import uuid4
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sscct_lib.study.code import KEYS
-from sscct_lib.study.files import atomic, free_name, has_content
-from sscct_lib.study.folder import Study, StudyError
-from sscct_lib.study.stages import NOTEBOOKS, shard_stage
+from sscct_lib.study.files import free_name, has_content
+from sscct_lib.study.folder import Study
+from sscct_lib.study.stages import shard_stage
 
-CLOCK_SLACK_NS = 60 * 10**9  # clocks of a file server and of this machine differ a little
-EARLIER = "made by an earlier version of this project"
 SHARD_COLUMNS = ["scan_id", "status", "reason"]
 
 
@@ -70,7 +65,7 @@ def set_damaged_aside(study: Study) -> list[str]:
     """Move what is damaged among a run's results to `runs/<run>/damaged/`; the workflow then makes it again.
 
     Tables are read whole, with the checksums of their pages; executed notebooks and lists of shards are parsed; and
-    each scan that a shard lists as done must have its file. A notebook of an earlier version of this project goes too.
+    each scan that a shard lists as done must have its file.
 
     Returns
     -------
@@ -78,10 +73,9 @@ def set_damaged_aside(study: Study) -> list[str]:
         What was set aside, in words; empty when all is sound.
     """
     told = []
-    earlier = _made_earlier(study)
     for folder, pattern, why_unsound in (
         ("tables", "**/[!.]*.parquet", _table),
-        ("notebooks", "[!.]*.ipynb", lambda path: EARLIER if path.stem in earlier else _notebook(path)),
+        ("notebooks", "[!.]*.ipynb", _notebook),
         ("shards", "[!.]*.csv", lambda path: _shard(study, path)),
     ):
         for path in sorted((study.run / folder).glob(pattern)):
@@ -92,81 +86,6 @@ def set_damaged_aside(study: Study) -> list[str]:
                 path.rename(target)
                 told.append(f"{path.relative_to(study.folder)}: {reason}. Set aside in {target.parent.name}/.")
     return told
-
-
-def refuse_earlier(study: Study) -> None:
-    """Refuse a run that an earlier version of this project made, even in part: keys meant something else then.
-
-    Raises
-    ------
-    StudyError
-        If so, with what to do.
-    """
-    earlier = _made_earlier(study)
-    if earlier:
-        raise StudyError(
-            f"runs/{study.run_name}: {', '.join(earlier)} {'was' if len(earlier) == 1 else 'were'} {EARLIER}. "
-            "Call `sscct run`, which makes again what is needed; scans and the manifest stay."
-        )
-
-
-def _made_earlier(study: Study) -> list[str]:
-    """Notebooks of a run whose record says that their keys were made otherwise."""
-    records = {name: study.run / "provenance" / f"{name}.json" for name in NOTEBOOKS}
-    return [name for name, path in records.items() if path.is_file() and _keys(path) != KEYS]
-
-
-def _keys(path: Path) -> object:
-    try:
-        return json.loads(path.read_text(encoding="utf-8")).get("keys")
-    except (ValueError, AttributeError):  # a damaged record vouches for nothing
-        return None
-
-
-def pull_back_times(study: Study) -> float:
-    """Bring results that were written in the future to the past: the clock was set back since.
-
-    The workflow tells from times which result is older than what it rests on. All its results move by as much, so that
-    their order stays, and what this run writes is newer than all of them.
-
-    Returns
-    -------
-    float
-        Seconds by which the results were moved; 0 where none lies in the future.
-    """
-    patterns = ("shards/*.csv", "tables/**/*.parquet", "notebooks/*.ipynb", "book/_build/html/index.html")
-    changed = {path: path.stat().st_mtime_ns for pattern in patterns for path in study.run.glob(pattern)}
-    ahead = max(changed.values(), default=0) - time.time_ns()
-    if ahead <= CLOCK_SLACK_NS:
-        return 0.0
-    for path, at in changed.items():
-        os.utime(path, ns=(at - ahead, at - ahead))
-    return ahead / 1e9
-
-
-def remembers(study: Study) -> bool:
-    """Tell whether the workflow's hidden folder is the one that saw this run's results being made.
-
-    It alone knows with which settings, follow-up and code each of them was made. Where it was removed, or is that of
-    another copy, nothing may be believed without a look.
-    """
-    marks = [path.read_bytes() if path.is_file() else b"" for path in _marks(study)]
-    has_results = next(study.run.glob("shards/*.csv"), None) is not None
-    return not has_results or (marks[0] == marks[1] != b"")
-
-
-def remember(study: Study) -> None:
-    """Mark a run and the workflow's hidden folder as belonging together."""
-    if not all(path.is_file() for path in _marks(study)) or not remembers(study):
-        mark = uuid4().hex
-        for path in _marks(study):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic(path) as partial:
-                partial.write_text(mark)
-
-
-def _marks(study: Study) -> tuple[Path, Path]:
-    return study.run / ".workflow", study.folder / ".snakemake" / f"run-{study.run_name}"
 
 
 def _table(path: Path) -> str:

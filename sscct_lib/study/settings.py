@@ -18,7 +18,7 @@ LungRegion = Literal["right", "left", "upper", "middle", "lower", "peel", "core"
 LungMethod = Literal["threshold", "provided", "lungmask", "totalsegmentator"]
 VoxelSide = Annotated[float, Field(ge=SPACING_MM[0], le=SPACING_MM[1])]
 CovariateName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]*(_[a-z0-9]+)*$", max_length=40)]
-RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}(~[0-9a-f]{8})?$")]
 
 FeatureSet = Literal[
     "Clinical", "Quantitative CT", "Clinical + quantitative CT", "Radiomics", "Radiomics + change", "All features"
@@ -381,6 +381,9 @@ class HorizonSettings(Section):
     n_bootstrap: Count = Field(1000, description="bootstrap samples of patients behind each interval")
     n_risk_groups: Annotated[int, Field(ge=2)] = Field(4, description="groups of a calibration plot")
     reference: Words = Field("Clinical", description="model that the others are compared with")
+    shown_model: Words | None = Field(
+        None, description="model whose calibration and risk groups are drawn; none: that of the front page"
+    )
     planned: Annotated[tuple[tuple[Words, Words], ...], Field(min_length=1, max_length=3)] | None = Field(
         None,
         description="comparisons named before results are seen, two models each, as `[[Radiomics, Clinical]]`: the "

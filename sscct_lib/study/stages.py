@@ -15,6 +15,15 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "05_horizons": ("01_cohort", "02_segmentation_qa", "03_radiomics", "04_deep_models"),
 }
 
+TABLES: dict[str, tuple[str, ...]] = {
+    "01_cohort": ("cohort", "images"),
+    "02_segmentation_qa": ("lungs",),
+    "03_radiomics": ("radiomics", "predictions/03_radiomics", "predictions/03_baselines", "removed/03_radiomics"),
+    "04_deep_models": ("predictions/04_deep_models", "attributions", "unusual"),
+    "05_horizons": ("performance", "stacked"),
+}
+"""What each notebook writes."""
+
 CHAPTERS = {
     "01_cohort": "The cohort",
     "02_segmentation_qa": "The lungs",
@@ -40,3 +49,13 @@ def shard_path(study: Study, stage: str, index: int) -> Path:
 def shard_stage(path: Path) -> str:
     """Tell the stage from the name of a shard's list, `<stage>_<index>.csv`."""
     return path.stem.rsplit("_", 1)[0]
+
+
+def executed(study: Study, notebook: str) -> Path:
+    """Where a run keeps a notebook that it has executed."""
+    return study.run / "notebooks" / f"{notebook}.ipynb"
+
+
+def maker(table: str) -> str | None:
+    """Tell which notebook writes a table; None where none does, as for risks that somebody else wrote."""
+    return next((notebook for notebook, tables in TABLES.items() if table in tables), None)

@@ -8,39 +8,44 @@ import pandera.pandas as pa
 
 from sscct_lib.study.files import atomic
 from sscct_lib.study.folder import Study, StudyError
+from sscct_lib.study.keys import difference, ingredients
 from sscct_lib.study.schemas import PREDICTIONS
+from sscct_lib.study.stages import maker
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
-def read_table(path: Path, schema: pa.DataFrameSchema, made_by: str) -> pd.DataFrame:
-    """Read a table that another stage wrote.
+def read_table(study: Study, name: str, schema: pa.DataFrameSchema) -> pd.DataFrame:
+    """Read a table of a run.
 
     Parameters
     ----------
-    made_by
-        The stage that writes it, for the message when it is missing.
+    name
+        As `Study.table` takes it.
 
     Raises
     ------
     StudyError
-        If the file is missing, unreadable, or does not fulfil the schema.
+        If the file is missing, unreadable, does not fulfil the schema, or was made of other settings, data or code than
+        are asked for now (see `keys`).
     """
+    path, made_by = study.table(name), maker(name) or "sscct sweep"
     if not path.is_file():
         raise StudyError(f"{path} is missing. Run `{made_by}` first; it writes this table.")
+    again = f"`sscct run` sets it aside and makes it again by `{made_by}`."
     try:
         frame = pd.read_parquet(path, page_checksum_verification=True)
+        made = frame.attrs.pop("ingredients", None)
         if lacking := missing_columns(frame, schema):
             raise StudyError(
-                f"{path} lacks the column(s) {lacking}: an earlier version of the project wrote it. `sscct run` sets "
-                f"it aside and makes it again by `{made_by}`."
+                f"{path} lacks the column(s) {lacking}: an earlier version of the project wrote it. {again}"
             )
-        return schema.validate(frame, lazy=True)
+        frame = schema.validate(frame, lazy=True)
     except (OSError, ValueError, pa.errors.SchemaErrors) as error:
-        raise StudyError(
-            f"{path} is not a valid {schema.name} table. `sscct run` sets it aside and makes it again "
-            f"by `{made_by}`.\n{error}"
-        ) from error
+        raise StudyError(f"{path} is not a valid {schema.name} table. {again}\n{error}") from error
+    if maker(name) and (why := difference(ingredients(study, made_by), made)):
+        raise StudyError(f"{path} was {why}. Call `sscct run`, or run `{made_by}` first; it writes this table.")
+    return frame
 
 
 def missing_columns(frame: pd.DataFrame, schema: pa.DataFrameSchema) -> str:
@@ -57,11 +62,17 @@ def _has_default(column: pa.Column) -> bool:
     return bool(column.nullable or column.default is not None)
 
 
-def write_table(frame: pd.DataFrame, path: Path, schema: pa.DataFrameSchema) -> pd.DataFrame:
-    """Validate a table and write it as Parquet; returns it as written, with the schema's column types."""
+def write_table(frame: pd.DataFrame, study: Study, name: str, schema: pa.DataFrameSchema) -> pd.DataFrame:
+    """Validate a table of a run and write it as Parquet, with what it is made of (see `keys`).
+
+    Returns it as written, with the schema's column types.
+    """
     valid = schema.validate(frame.reset_index(drop=True), lazy=True)
-    with atomic(path) as partial:
-        valid.to_parquet(partial, index=False, write_page_checksum=True)
+    valid.attrs = {}
+    written, made_by = valid.copy(deep=False), maker(name)
+    written.attrs = {"ingredients": ingredients(study, made_by)} if made_by else {}
+    with atomic(study.table(name)) as partial:
+        written.to_parquet(partial, index=False, write_page_checksum=True)
     return valid
 
 
@@ -73,15 +84,16 @@ def read_predictions(study: Study) -> pd.DataFrame:
     StudyError
         If there is none, or two tables predict with the same model.
     """
-    paths = sorted(study.table("predictions/x").parent.glob("[!.]*.parquet"))
-    if not paths:
+    folder = study.table("predictions/x").parent
+    names = sorted(path.stem for path in folder.glob("[!.]*.parquet"))
+    if not names:
         raise StudyError(f"{study.run} has no predictions yet. Run `03_radiomics` or `04_deep_models` first.")
-    frames = [read_table(path, PREDICTIONS, path.stem) for path in paths]
+    frames = [read_table(study, f"predictions/{name}", PREDICTIONS) for name in names]
     predictions = pd.concat(frames, ignore_index=True)
     repeated = predictions.duplicated(["model", "horizon_years", "scan_id", "repeat"])
     if repeated.any():
-        names = ", ".join(sorted(predictions.loc[repeated, "model"].unique()))
-        raise StudyError(f"Two prediction tables in {paths[0].parent} hold the same model: {names}.")
+        models = ", ".join(sorted(predictions.loc[repeated, "model"].unique()))
+        raise StudyError(f"Two prediction tables in {folder} hold the same model: {models}.")
     return predictions
 
 

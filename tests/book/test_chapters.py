@@ -18,7 +18,7 @@ from papermill.parameterize import parameterize_path
 from sscct_lib.book import chapters
 from sscct_lib.book.build import _config, this_run
 from sscct_lib.intake.privacy_search import search_file
-from sscct_lib.study import stages
+from sscct_lib.study import keys, stages
 from sscct_lib.study.folder import Study
 from sscct_lib.study.settings import Settings
 from sscct_lib.study.stages import NOTEBOOKS, PROJECT
@@ -31,6 +31,7 @@ def study(tmp_path):
     (made.run / "logs").mkdir()
     for name in NOTEBOOKS:
         nbformat.write(new_notebook(), made.run / "notebooks" / f"{name}.ipynb")
+        chapters.write_provenance(made, name, {"ingredients": keys.ingredients(made, name)})
     return made
 
 
@@ -66,6 +67,14 @@ def test_a_failure_is_told_with_its_cell_and_takes_what_rests_on_it(study):
 def test_an_old_notebook_is_not_shown_when_a_later_attempt_failed(study):
     fail(study, "01_cohort")
     assert set(chapters.missing_stages(study)) == set(NOTEBOOKS)
+
+
+def test_a_notebook_of_other_settings_is_not_shown(study):
+    changed = Study(study.folder, Settings(title="A study", tabular={"n_repeats": 1}))
+    missing = chapters.missing_stages(changed)
+    assert missing["03_radiomics"] == "What there is was made before a change of tabular in study.yaml."
+    assert missing["05_horizons"] == "It needs 03_radiomics, which is missing."
+    assert set(missing) == {"03_radiomics", "05_horizons"}
 
 
 def test_what_was_never_run_is_told_apart_from_what_failed(study):
@@ -165,7 +174,7 @@ def test_figures_are_kept_where_the_surroundings_name_a_backend_that_shows_nothi
     monkeypatch.setenv("MPLBACKEND", "agg")
     monkeypatch.setenv("PYTHONPATH", str(PROJECT))
     folder = tmp_path / ODD
-    executed = chapters.run_notebook(Study(folder, Settings()), "06_figure", {})
+    executed = chapters.run_notebook(Study(folder, Settings()), "06_figure")
     assert executed.is_relative_to(folder)
     found = chapters.pictures(executed)
     assert set(found) == {"curve.png", "sharp.svg"}

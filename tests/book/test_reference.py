@@ -69,7 +69,7 @@ def test_each_model_has_a_section_and_networks_of_all_folds_are_one(study):
 def test_performance_stands_on_the_card_with_its_counts(study):
     cohort = make_cohort(60)
     judged = evaluate.evaluate(Evaluation(cohort, make_predictions(cohort, model="Clinical"), study.settings))
-    write_table(judged, study.table("performance"), PERFORMANCE)
+    write_table(judged, study, "performance", PERFORMANCE)
     row = judged[(judged["metric"] == "auc") & (judged["horizon_years"] == 3)].iloc[0]
     text = reference.model_cards_page(study)
     assert f"AUC {row['estimate']:.2f} ({row['ci_low']:.2f} to {row['ci_high']:.2f})" in text
@@ -85,7 +85,7 @@ def test_a_run_without_models_says_so(tmp_path):
 
 
 def test_an_empty_performance_table_is_no_performance(study):
-    write_table(pd.DataFrame(columns=list(PERFORMANCE.columns)), study.table("performance"), PERFORMANCE)
+    write_table(pd.DataFrame(columns=list(PERFORMANCE.columns)), study, "performance", PERFORMANCE)
     assert reference.NOT_JUDGED in reference.model_cards_page(study)
 
 

@@ -50,10 +50,10 @@ def writing(folder: Path):
 
     def make(name: str, cohort: pd.DataFrame, predictions: pd.DataFrame, settings: Settings = FEW) -> Study:
         study = Study(folder, settings, name)
-        write_table(cohort, study.table("cohort"), COHORT)
-        write_table(evaluate(Evaluation(cohort, predictions, settings)), study.table("performance"), PERFORMANCE)
-        write_table(predictions, study.table("predictions/03_radiomics"), PREDICTIONS)
-        write_table(predictions.head(0), study.table("stacked"), PREDICTIONS)
+        write_table(cohort, study, "cohort", COHORT)
+        write_table(evaluate(Evaluation(cohort, predictions, settings)), study, "performance", PERFORMANCE)
+        write_table(predictions, study, "predictions/03_radiomics", PREDICTIONS)
+        write_table(predictions.head(0), study, "stacked", PREDICTIONS)
         return study
 
     return make
@@ -131,8 +131,8 @@ def swept(tmp_path_factory, cohort, noisy):
         }
     )
     assert not has_sweep(first)
-    write_table(compare(first, [other]), first.table("sweep"), SWEEP)
-    write_table(runs, first.table("swept_runs"), SWEPT_RUNS)
+    write_table(compare(first, [other]), first, "sweep", SWEEP)
+    write_table(runs, first, "swept_runs", SWEPT_RUNS)
     return first, other
 
 
@@ -167,7 +167,7 @@ def test_the_page_says_which_run_changed_since(compared, tmp_path):
 
 def test_a_sweep_without_a_finished_first_run_still_lists_its_runs(compared, tmp_path):
     first, _ = compared
-    write_table(pd.DataFrame(columns=list(SWEEP.columns)), first.table("sweep"), SWEEP)
+    write_table(pd.DataFrame(columns=list(SWEEP.columns)), first, "sweep", SWEEP)
     page = write_page(first, tmp_path / "book")
     assert "makes 0 comparisons" in page
     assert "no 01_cohort" in page

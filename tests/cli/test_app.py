@@ -1,12 +1,11 @@
-import json
+import sys
 
 import pytest
-from snakemake.cli import parse_config
+from snakemake.cli import parse_args, parse_config
 from typer.testing import CliRunner
 
-from sscct_lib.cli.app import _snakemake_command, app, parse_parameters
+from sscct_lib.cli.app import _snakemake_command, app
 from sscct_lib.study.folder import SETTINGS_FILE
-from sscct_lib.study.stages import NOTEBOOKS
 
 
 def sscct(*arguments):
@@ -14,7 +13,7 @@ def sscct(*arguments):
 
 
 @pytest.mark.parametrize(
-    "command", ["demo", "ingest", "check", "run", "book", "pretrain", "report", "predict", "sweep"]
+    "command", ["demo", "ingest", "check", "run", "runs", "book", "pretrain", "report", "predict", "sweep"]
 )
 def test_help_teaches(command):
     shown = sscct(command, "--help")
@@ -61,8 +60,11 @@ def test_nobody_died_before_a_horizon_is_said(study_of, manifest_frame, write_im
     ("arguments", "words"),
     [
         (["--until", "06_more"], "expected one of 01_cohort"),
-        (["-p", "n_bootstrap=3"], "expected NOTEBOOK.NAME=VALUE"),
-        (["-p", "06_more.x=3"], "NOTEBOOK one of 01_cohort"),
+        (["-p", "horizons.n_bootstrap"], "--parameter horizons.n_bootstrap: expected SETTING=VALUE"),
+        (["-p", "horizons.n_botstrap=3"], "is horizons.n_bootstrap meant?"),
+        (["-p", "demo.n_patients=3"], "all runs share the scans"),
+        (["-p", "horizons.n_bootstrap=-3"], "horizons.n_bootstrap: Input should be greater than"),
+        (["-p", "horizons.reference=Clinicle"], "Clinicle"),
         (["--run", "../x"], "study.yaml"),
     ],
 )
@@ -107,10 +109,15 @@ def test_a_book_needs_executed_notebooks(study_of, manifest_frame):
     assert "01_cohort" in refused.output
 
 
-def test_parameters_reach_the_workflow_as_they_are(study_of, manifest_frame):
-    text = "n_shown: 2, share: 1.5, some: [1, true], none: null, text: '{x} \"2\" $(y) \\ é'"
-    given = parse_parameters([f"02_segmentation_qa.all={{{text}}}"], NOTEBOOKS)
-    assert given["02_segmentation_qa"]["all"]["n_shown"] == 2
-    command = _snakemake_command(study_of(manifest_frame), given, None, 1, [])
-    config = parse_config(command[command.index("--config") + 1 :])
-    assert json.loads(bytes.fromhex(config["parameters"])) == given
+def test_the_workflow_is_told_what_is_to_be_made(study_of, manifest_frame):
+    study = study_of(manifest_frame)
+    to_make = [study.run / "shards" / "images_0000.csv", study.run / "notebooks" / "01_cohort.ipynb"]
+    command = _snakemake_command(study, to_make, "01_cohort", 1, ["--dry-run"])
+    given = parse_args(command[3:])[1]
+    assert given.forcerun == {"runs/main/shards/images_0000.csv", "runs/main/notebooks/01_cohort.ipynb"}
+    assert given.dryrun
+    assert parse_config(given.config) == {
+        "run": "main",
+        "sscct": f"{sys.executable} -m sscct_lib.cli",
+        "last": "01_cohort",
+    }

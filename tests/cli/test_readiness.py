@@ -64,13 +64,13 @@ def test_networks_that_learn_without_a_file_need_none(study_of, manifest_frame):
 def test_the_command_line_asks_for_the_networks_that_it_names(study_of, manifest_frame):
     study = studied(study_of, manifest_frame, "deep: {networks: [resnet18], swin: {weights: swin.pt}}")
     check_ready(load_study(study.folder), read_manifest(study))
-    refused = sscct("run", study.folder, "-p", "04_deep_models.networks=[swin]")
+    refused = sscct("run", study.folder, "-p", "deep.networks=[swin]")
     assert refused.exit_code == 1
     assert "swin.pt is missing" in "".join(refused.output.split("\n"))
-    refused = sscct("run", study.folder, "-p", "04_deep_models.networks=[vit]")
+    refused = sscct("run", study.folder, "-p", "deep.networks=[vit]")
     assert refused.exit_code == 1
     assert "networks" in refused.output
-    refused = sscct("run", study.folder, "-p", "05_horizons.reference=Clinicl")
+    refused = sscct("run", study.folder, "-p", "horizons.reference=Clinicl")
     assert refused.exit_code == 1
     assert "horizons.reference names the model 'Clinicl'" in " ".join(refused.output.split())
     assert not study.run.exists()

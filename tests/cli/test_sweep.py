@@ -113,13 +113,13 @@ def test_a_sweep_shares_goes_on_after_a_failure_and_is_compared(copied):
     bins = load_study(copied.folder, "bins")
     assert bins.settings.radiomics.bin_width == 60
     _shares(copied, bins)
-    table = read_table(copied.table("sweep"), SWEEP, "sweep")
+    table = read_table(copied, "sweep", SWEEP)
     assert set(table["run"]) == {"main", "bins"}
     # Of twelve patients no AUC is told; differences are checked in `tests/book/test_sweep.py`.
     kinds = set(table.loc[table["run"] == "bins", "kind"])
     assert {"Clinical", "ResNet-18"} <= kinds
     assert not {"DenseNet-121", "Swin Transformer"} & kinds
-    runs = read_table(copied.table("swept_runs"), SWEPT_RUNS, "sweep").set_index("run")
+    runs = read_table(copied, "swept_runs", SWEPT_RUNS).set_index("run")
     assert runs["missing"].ne("").to_dict() == {"main": False, "bins": False, "bad": True}
     page = (front_page(copied).parent / "sweep.html").read_text()
     for words in ("Never choose a run by these figures", "radiomics.bin_width: 60", "lungs.max_noise_hu: 100"):

@@ -16,7 +16,7 @@ from sscct_lib.images import prepare
 from sscct_lib.lungs.segment import load_lungs
 from sscct_lib.study.files import NoRoomError, atomic, remove_partials
 from sscct_lib.study.folder import StudyError
-from sscct_lib.study.recovery import LockedError, alone, pull_back_times, set_damaged_aside
+from sscct_lib.study.recovery import LockedError, alone, set_damaged_aside
 from sscct_lib.study.results import process
 from sscct_lib.study.schemas import IMAGES
 from sscct_lib.study.tables import read_table, write_table
@@ -99,13 +99,13 @@ class TestTables:
     def test_every_flipped_bit_of_a_table_is_found(self, study):
         frame = prepare.prepare_scans(study, pd.read_csv(study.manifest_path))
         path = study.table("images")
-        write_table(frame, path, IMAGES)
+        write_table(frame, study, "images", IMAGES)
         whole = path.read_bytes()
         for place in np.linspace(4, len(whole) - 5, 60).astype(int):
             path.write_bytes(whole)
             flip(path, place)
             try:
-                kept = read_table(path, IMAGES, "01_cohort")
+                kept = read_table(study, "images", IMAGES)
             except StudyError:
                 continue
             pd.testing.assert_frame_equal(kept, frame)  # the bit means nothing
@@ -113,7 +113,7 @@ class TestTables:
     def test_a_damaged_table_is_set_aside_under_a_name_of_its_own(self, study):
         frame = prepare.prepare_scans(study, pd.read_csv(study.manifest_path))
         for _ in range(2):
-            write_table(frame, study.table("images"), IMAGES)
+            write_table(frame, study, "images", IMAGES)
             study.table("images").write_bytes(study.table("images").read_bytes()[:300])
             (line,) = set_damaged_aside(study)
             assert "tables/images.parquet: damaged table" in line
@@ -234,23 +234,6 @@ class TestClockAndPlace:
         table = run_shard(study, "images", 0)
         assert (table["status"] == "ok").all()
         assert study.image("a1").read_bytes() == before
-
-    def test_results_of_the_future_move_to_the_past_in_their_order(self, study):
-        (study.run / "tables").mkdir(exist_ok=True)
-        files = [study.run / "shards" / "images_0000.csv", study.table("cohort"), study.table("lungs")]
-        for days, path in zip((-400, 300, 301), files, strict=True):
-            path.touch()
-            os.utime(path, (time.time() + days * 86400,) * 2)
-        assert pull_back_times(study) == pytest.approx(301 * 86400, abs=60)
-        times = [path.stat().st_mtime for path in files]
-        assert times == sorted(times)
-        assert times[2] - times[0] == pytest.approx(701 * 86400, abs=60)
-        assert times[-1] <= time.time()
-        assert pull_back_times(study) == 0
-        image = study.image("a1")  # what scans rest on keeps its time
-        os.utime(image, (time.time() + 86400,) * 2)
-        pull_back_times(study)
-        assert image.stat().st_mtime > time.time()
 
     def test_a_study_that_was_moved_keeps_its_results(self, study, tmp_path_factory, monkeypatch):
         from sscct_lib.study.folder import load_study

@@ -100,18 +100,17 @@ def _tables(scratch: Path) -> dict[str, Target]:
 
 
 def _settings(scratch: Path) -> dict[str, Target]:
-    from sscct_lib.cli.app import parse_parameters
     from sscct_lib.study.folder import load_study
-    from sscct_lib.study.stages import NOTEBOOKS
+    from sscct_lib.study.runs import parse_changes
 
     def parameters(path: Path) -> object:
         texts = path.read_bytes().decode("utf-8", "surrogateescape").split(" ")
-        return parse_parameters(texts, NOTEBOOKS)
+        return parse_changes(texts)
 
     return {
         "settings": Target(
             {SETTINGS_FILE: SETTINGS.encode()},
-            lambda path: load_study(path.parent, cohort={"n_folds": 2}),
+            lambda path: load_study(path.parent),
             (StudyError,),
             by_scalars,
         ),

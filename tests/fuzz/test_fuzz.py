@@ -49,7 +49,7 @@ def test_damaged_files_are_read_or_refused_in_words(reader):
         ("clinical", "patient_id,last_contact_date,event_observed\na,2018-01-01,1,1,1\n"),
         ("clinical", "patient_id,last_contact_date,event_observed\na,b,2018-01-01,5\n"),
         ("decisions", "scan_id,verdict,who,when,why\na1,pass,AB,2024-01-01,\udc80\n"),
-        ("parameters", "01_cohort.labels={x}; rm -rf"),
+        ("parameters", "labels={x}; rm -rf"),
         ("settings", "horizons_years: 2020-13-45"),
     ],
 )

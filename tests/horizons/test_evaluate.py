@@ -585,12 +585,14 @@ def test_scans_of_a_patient_in_two_folds_and_uneven_repeats_are_refused():
 
 
 def test_a_table_that_does_not_say_which_fit_made_a_risk_is_refused_in_words(tmp_path):
+    study = Study(tmp_path, Settings())
     old = make_predictions(make_cohort(20)).drop(columns="repeat")
     with pytest.raises(StudyError, match=r"lack the column.*repeat, without which it is not known"):
         check_predictions(old, make_cohort(20))
-    old.to_parquet(tmp_path / "03_radiomics.parquet")
+    study.table("predictions/old").parent.mkdir(parents=True)
+    old.to_parquet(study.table("predictions/old"))
     with pytest.raises(StudyError, match=r"lacks the column.*repeat: an earlier version"):
-        read_table(tmp_path / "03_radiomics.parquet", PREDICTIONS, "03_radiomics")
+        read_table(study, "predictions/old", PREDICTIONS)
 
 
 def test_difference_is_the_difference_of_the_estimates(cohort, predictions):

@@ -28,7 +28,7 @@ def predict(study, source, out, *more):
 @pytest.fixture(scope="module")
 def scan(finished):
     """A scan of the cohort with all clinical values."""
-    cohort = read_table(finished.table("cohort"), COHORT, "01_cohort")
+    cohort = read_table(finished, "cohort", COHORT)
     return cohort.dropna(subset=list(KNOWN)).iloc[0]
 
 
@@ -45,7 +45,7 @@ def predicted(finished, scan, tmp_path_factory):
 def test_risks_are_those_of_the_same_models_inside_the_study(finished, scan, predicted):
     found = Prediction.model_validate_json((predicted[0] / "prediction.json").read_text())
     outside = pd.DataFrame([one.model_dump() for one in found.risks]).set_index(["model", "horizon_years"])["risk"]
-    features = read_table(finished.table("radiomics"), RADIOMICS, "03_radiomics")
+    features = read_table(finished, "radiomics", RADIOMICS)
     row = features[features["scan_id"] == scan["scan_id"]]
     known = pd.DataFrame([scan]).drop(columns=["patient_id", "scan_day"])
     inside = [saved.predict_risks(finished.models, row.drop(columns="patient_id").merge(known, on="scan_id"))]
@@ -105,7 +105,7 @@ def test_other_settings_are_refused_by_name(copied, tmp_path):
     settings.write_text(settings.read_text().replace("images: {spacing_mm: 6.0}", "images: {spacing_mm: 4.0}"))
     refused = predict(copied, next((copied.folder / "scans").glob("*.nii.gz")), tmp_path)
     assert refused.exit_code == 1
-    assert re.search(r"trained with other settings: images", refused.output)
+    assert re.search(r"made before a change of .*images in study\.yaml", refused.output)
     assert not (tmp_path / "prediction.json").exists()
 
 

@@ -50,7 +50,7 @@ def test_no_follow_up_is_said_in_the_flow_diagram_not_failed(ingested):
 
 
 def test_lungs_have_the_volume_of_the_reference(ingested):
-    lungs = read_table(ingested.table("lungs"), LUNGS, "02_segmentation_qa")
+    lungs = read_table(ingested, "lungs", LUNGS)
     assert lungs["status"].tolist() == ["ok"]
     assert lungs["volume_l"].item() == pytest.approx(2.9, abs=0.25)
     image, mask = load_lungs(ingested, lungs["scan_id"].item())

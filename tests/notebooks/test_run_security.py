@@ -60,7 +60,7 @@ def test_nothing_in_a_run_points_to_a_patient_or_a_machine(finished):
 
 def test_what_a_user_says_reaches_no_shell(copied):
     value = '"{x} `touch pwned` $(touch pwned) ; touch pwned"'
-    ran = sscct("run", copied.folder, "--until", "01_cohort", "-p", f"01_cohort.labels={value}")
+    ran = sscct("run", copied.folder, "--until", "01_cohort", "-p", f"labels={value}")
     assert ran.exit_code == 1
     assert "labels: Input should be 'censored_unknown' or 'as_published'" in ran.output
     assert not list(copied.folder.parent.rglob("pwned"))

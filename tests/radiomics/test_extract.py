@@ -160,8 +160,8 @@ def rows(*names: str) -> pd.DataFrame:
 
 def test_bad_scans_are_set_aside_with_a_reason_and_the_rest_go_on(study) -> None:
     table = extract_scans(study, rows("ok", "nomask", "empty", "flat"))
-    tables.write_table(table, study.table("radiomics"), schemas.RADIOMICS)
-    table = tables.read_table(study.table("radiomics"), schemas.RADIOMICS, "03_radiomics").set_index("scan_id")
+    tables.write_table(table, study, "radiomics", schemas.RADIOMICS)
+    table = tables.read_table(study, "radiomics", schemas.RADIOMICS).set_index("scan_id")
     assert table["status"].to_dict() == {"ok": "ok", "nomask": "failed", "empty": "failed", "flat": "failed"}
     assert "empty" in table.loc["empty", "reason"]
     assert "grey level" in table.loc["flat", "reason"]
@@ -270,7 +270,7 @@ def test_a_table_with_an_unknown_feature_is_refused_by_name(study, name: str) ->
     study.table("radiomics").parent.mkdir(parents=True, exist_ok=True)
     made.assign(**{name: 1.0}).to_parquet(study.table("radiomics"))
     with pytest.raises(StudyError, match=name):
-        tables.read_table(study.table("radiomics"), schemas.RADIOMICS, "03_radiomics")
+        tables.read_table(study, "radiomics", schemas.RADIOMICS)
 
 
 def test_an_unknown_region_is_refused_by_name(study) -> None:

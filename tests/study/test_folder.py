@@ -13,14 +13,6 @@ def test_defaults_need_no_settings(tmp_path):
     assert load_study(tmp_path).settings == Settings()
 
 
-def test_overrides_change_one_value_and_none_changes_nothing(tmp_path):
-    (tmp_path / "study.yaml").write_text("radiomics: {bin_width: 10}")
-    study = load_study(tmp_path, radiomics={"spacing_mm": 3.0, "bin_width": None}, seed=None)
-    assert study.settings.radiomics.spacing_mm == 3.0
-    assert study.settings.radiomics.bin_width == 10
-    assert study.settings.seed == Settings().seed
-
-
 @pytest.mark.parametrize(
     ("text", "words"),
     [

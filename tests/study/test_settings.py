@@ -2,12 +2,13 @@ import pytest
 from pydantic import ValidationError
 
 from sscct_lib.study.folder import StudyError, load_study
+from sscct_lib.study.runs import open_run
 from sscct_lib.study.settings import PRESETS, DeepSettings, NetworkSettings
 
 
-def study_with(folder, text, **overrides):
+def study_with(folder, text, **parameters):
     (folder / "study.yaml").write_text(text)
-    return load_study(folder, **overrides).settings.deep
+    return open_run(folder, **parameters).settings.deep
 
 
 def test_one_word_fills_what_is_not_given(tmp_path):

@@ -1,14 +1,32 @@
-"""The table of a sweep: what it may say, what is told of its faults, and what its runs share."""
+"""Runs with other settings: one to try something, or a table of them; what is told of faults, and what runs share."""
 
 import os
 import re
 
+import pandas as pd
 import pytest
 import yaml
 
+from sscct_lib.book.chapters import write_provenance
+from sscct_lib.cohort.manifest import read_manifest
 from sscct_lib.study.folder import StudyError, load_study
+from sscct_lib.study.keys import notebook_record, to_make
+from sscct_lib.study.runs import (
+    beside,
+    changes_of,
+    open_run,
+    parse_changes,
+    read_sweep,
+    setting_names,
+    share_results,
+    write_run_settings,
+)
+from sscct_lib.study.schemas import LUNGS
 from sscct_lib.study.settings import Settings
-from sscct_lib.study.sweeps import read_sweep, setting_names, share_results, write_run_settings
+from sscct_lib.study.stages import NOTEBOOKS
+from sscct_lib.study.tables import read_table, write_table
+from tests.study.on_paper import finish_on_paper
+from tests.tiny_study import sscct
 
 
 @pytest.fixture
@@ -45,32 +63,32 @@ def test_rows_change_what_they_name_and_nothing_else(planned_of):
 def test_a_run_finds_its_settings_again(planned_of):
     plain, other = planned_of("run,radiomics.bin_width,deep.swin.patience\nplain,,\nother,10,null\n")
     for run in (plain, other):
-        write_run_settings(run)
+        write_run_settings(run.study, run.written)
         assert load_study(run.study.folder, run.study.run_name).settings == run.study.settings
     assert not plain.study.run.exists()
     before = other.study.run_settings_path.stat().st_mtime_ns
-    write_run_settings(other)
+    write_run_settings(other.study, other.written)
     assert other.study.run_settings_path.stat().st_mtime_ns == before
 
 
 def test_what_is_none_in_a_run_is_none(planned_of):
     text = "run,deep.swin.patience\nother,null\n"
     (run,) = planned_of(text, "deep: {swin: {patience: 3}}\n")
-    write_run_settings(run)
+    write_run_settings(run.study, run.written)
     assert load_study(run.study.folder, "other").settings.deep.swin.patience is None
     assert load_study(run.study.folder).settings.deep.swin.patience == 3
 
 
 def test_a_notebooks_parameter_goes_before_the_runs_settings(planned_of):
     (run,) = planned_of("run,horizons.n_bootstrap\nother,7\n")
-    write_run_settings(run)
-    assert load_study(run.study.folder, "other", horizons={"n_bootstrap": None}).settings.horizons.n_bootstrap == 7
-    assert load_study(run.study.folder, "other", horizons={"n_bootstrap": 9}).settings.horizons.n_bootstrap == 9
+    write_run_settings(run.study, run.written)
+    assert open_run(run.study.folder, "other", horizons={"n_bootstrap": None}).settings.horizons.n_bootstrap == 7
+    assert open_run(run.study.folder, "other", horizons={"n_bootstrap": 9}).settings.horizons.n_bootstrap == 9
 
 
 def test_damaged_settings_of_a_run_are_named(planned_of):
     (run,) = planned_of("run,seed\nother,3\n")
-    write_run_settings(run)
+    write_run_settings(run.study, run.written)
     run.study.run_settings_path.write_text("seed: none of them\n")
     with pytest.raises(StudyError, match=r"study\.yaml, with runs/other/settings\.yaml:\n  seed: "):
         load_study(run.study.folder, "other")
@@ -81,7 +99,7 @@ def test_synthetic_patients_keep_their_seed(planned_of):
     _, other = planned_of("run,seed\nfirst,\nother,6\n", demo)
     assert (other.study.settings.seed, other.study.demo_seed) == (6, 5)
     assert load_study(other.study.folder).demo_seed == 5
-    write_run_settings(other)
+    write_run_settings(other.study, other.written)
     assert load_study(other.study.folder, "other").demo_seed == 5
 
 
@@ -170,6 +188,109 @@ def test_results_are_copied_where_there_are_no_links(planned_of, monkeypatch):
 
 def test_settings_of_a_run_are_plain_yaml(planned_of):
     (run,) = planned_of('run,horizons_years,tabular.feature_sets\na,"[1, 2]","[Clinical, Radiomics]"\n')
-    write_run_settings(run)
+    write_run_settings(run.study, run.written)
     content = yaml.safe_load(run.study.run_settings_path.read_text())
     assert content == {"horizons_years": [1, 2], "tabular": {"feature_sets": ["Clinical", "Radiomics"]}}
+
+
+def test_trying_a_value_is_a_run_of_its_own_and_the_same_value_the_same_run(study_of, manifest_frame, caplog):
+    study = study_of(manifest_frame, "seed: 1\n")
+    write_table(pd.DataFrame(columns=list(LUNGS.columns)), study, "lungs", LUNGS)
+    before = study.table("lungs").read_bytes()
+    assert open_run(study.folder, horizons={"n_bootstrap": None, "reference": None}, labels=None) == study
+    assert open_run(study.folder, horizons={"n_bootstrap": 1000}) == study
+    assert not caplog.records
+    tried = open_run(study.folder, horizons={"n_bootstrap": 20})
+    assert re.fullmatch("main~[0-9a-f]{8}", tried.run_name)
+    assert f"This is run {tried.run_name} (horizons.n_bootstrap: 20). Run main stays as it is." in caplog.text
+    assert tried.settings.horizons.n_bootstrap == 20
+    assert open_run(study.folder, horizons={"n_bootstrap": 20}) == tried == load_study(study.folder, tried.run_name)
+    write_table(pd.DataFrame(columns=list(LUNGS.columns)), tried, "lungs", LUNGS)
+    assert study.table("lungs").read_bytes() == before
+    both = open_run(study.folder, tried.run_name, seed=3)
+    assert re.fullmatch("main~[0-9a-f]{8}", both.run_name)
+    assert both.run_name != tried.run_name
+    assert changes_of(both) == {"horizons.n_bootstrap": 20, "seed": 3}
+
+
+def test_a_run_that_is_not_there_yet_is_made_with_its_parameters(study_of, manifest_frame):
+    study = study_of(manifest_frame, "seed: 1\n")
+    trial = beside(load_study(study.folder, "trial"), parse_changes(["tabular.n_repeats=2", "horizons_years=[1, 2]"]))
+    assert (trial.run_name, trial.settings.horizons_years, trial.settings.tabular.n_repeats) == ("trial", (1.0, 2.0), 2)
+    assert load_study(study.folder, "trial") == trial
+    assert beside(trial, parse_changes(["tabular.n_repeats=2"])) == trial
+    assert beside(trial, parse_changes(["tabular.n_repeats=3"])).run_name.startswith("trial~")
+    assert load_study(study.folder, "trial") == trial
+
+
+def test_synthetic_patients_stay_the_same_when_another_seed_is_tried(study_of, manifest_frame):
+    study = study_of(manifest_frame, "seed: 5\ndemo: {n_patients: 3}\n")
+    tried = open_run(study.folder, seed=6)
+    assert (tried.settings.seed, tried.demo_seed) == (6, 5)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("n_bootstrap=3", "--parameter 'n_bootstrap': no setting of study.yaml has this name; is"),
+        ("seed", "--parameter seed: expected SETTING=VALUE"),
+        ("seed=[", r"--parameter seed: '\[' is not plain YAML"),
+        ("demo.n_patients=3", "--parameter demo.n_patients: all runs share the scans"),
+    ],
+)
+def test_what_is_no_setting_is_refused_with_the_nearest(text, words):
+    with pytest.raises(StudyError, match=words):
+        parse_changes(["seed=1", text])
+
+
+def test_an_impossible_value_is_refused_and_makes_no_run(study_of, manifest_frame):
+    study = study_of(manifest_frame, "seed: 1\n")
+    with pytest.raises(StudyError, match=r"horizons\.n_bootstrap: .*found -1"):
+        open_run(study.folder, horizons={"n_bootstrap": -1})
+    assert not (study.folder / "runs").exists()
+
+
+def test_only_what_rests_on_what_was_changed_is_made_again(study_of, manifest_frame):
+    study = study_of(manifest_frame, "cohort: {n_folds: 2}\n")
+    finish_on_paper(study, read_manifest(study))
+    risks = study.table("predictions/elsewhere")
+    pd.DataFrame({"a": [1]}).to_parquet(risks)
+    write_provenance(study, "05_horizons", notebook_record(study, "05_horizons", read_manifest(study)))
+    made = {}
+    for text in ("horizons.n_bootstrap=20", "deep.n_explained=1", "tabular.n_repeats=1", "lungs.max_noise_hu=50"):
+        tried = beside(study, parse_changes([text]))
+        assert (tried.table("predictions/elsewhere")).samefile(risks)
+        made[text] = {path.stem for path in to_make(tried, read_manifest(tried))}
+    later = {"05_horizons"}
+    assert made["horizons.n_bootstrap=20"] == later
+    assert made["deep.n_explained=1"] == {"04_deep_models", *later}
+    assert made["tabular.n_repeats=1"] == {"03_radiomics", *later}
+    assert made["lungs.max_noise_hu=50"] == {"lungs_0000", "radiomics_0000", *NOTEBOOKS[1:]}
+
+
+def test_runs_are_listed_and_one_is_removed_alone(study_of, manifest_frame):
+    study = study_of(manifest_frame, "seed: 1\n")
+    write_table(pd.DataFrame(columns=list(LUNGS.columns)), study, "lungs", LUNGS)
+    tried = beside(study, parse_changes(["horizons.n_bootstrap=20"]))
+    listed = sscct("runs", study.folder).output.splitlines()
+    assert listed == [
+        "main: as study.yaml; up to date: no notebook",
+        f"{tried.run_name}: horizons.n_bootstrap: 20; up to date: no notebook",
+    ]
+    for name in ("main", "trial"):
+        refused = sscct("runs", study.folder, "--remove", name)
+        assert refused.exit_code == 1
+        assert f"expected one beside main: {tried.run_name}" in refused.output
+    assert sscct("runs", study.folder, "--remove", tried.run_name).exit_code == 0
+    assert not tried.run.exists()
+    assert read_table(study, "lungs", LUNGS).empty
+
+
+def test_a_run_that_is_a_link_leads_to_no_deletion(study_of, manifest_frame, tmp_path):
+    study = study_of(manifest_frame, "seed: 1\n")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "kept").touch()
+    study.run.parent.mkdir()
+    (study.run.parent / "link").symlink_to(tmp_path / "elsewhere")
+    assert sscct("runs", study.folder, "--remove", "link").exit_code == 0
+    assert (tmp_path / "elsewhere" / "kept").exists()

@@ -1,0 +1,33 @@
+"""A run that is finished as far as its files and records tell."""
+
+import pandas as pd
+
+from sscct_lib.book.chapters import write_provenance
+from sscct_lib.study import keys
+from sscct_lib.study.folder import Study
+from sscct_lib.study.stages import NOTEBOOKS, TABLES, executed, maker, shard_path
+
+
+def finish_on_paper(study: Study, manifest: pd.DataFrame) -> None:
+    """Write every list of a shard, table and notebook of a run, of no matter what, with their records."""
+    for stage in ("images", "lungs", "radiomics"):
+        for index, made_of in enumerate(keys.of_shards(study, manifest, stage)):
+            path = shard_path(study, stage, index)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("scan_id,status,reason\n")
+            write_provenance(study, path.stem, {"ingredients": made_of})
+    for name in NOTEBOOKS:
+        made_of = keys.notebook_record(study, name, manifest)
+        for table in TABLES[name]:
+            _touch(study, table)
+        executed(study, name).parent.mkdir(exist_ok=True)
+        executed(study, name).write_text('{"cells": []}')
+        write_provenance(study, name, made_of)
+
+
+def _touch(study: Study, table: str) -> None:
+    """Write a table of no matter what, made of what is asked for now."""
+    frame = pd.DataFrame({"a": [1]})
+    frame.attrs = {"ingredients": keys.ingredients(study, maker(table))}
+    study.table(table).parent.mkdir(parents=True, exist_ok=True)
+    frame.to_parquet(study.table(table))
