@@ -30,8 +30,7 @@ from sscct_lib.images.prepare import (
 from sscct_lib.lungs.quality import measure
 from sscct_lib.lungs.threshold import Anatomy, find_lungs, look
 from sscct_lib.lungs.trained import Found, apply_method, check_method, chosen_methods
-from sscct_lib.lungs.verdict import DECISIONS_FILE, apply_decisions, judge
-from sscct_lib.lungs.visits import chest_shape, compare_visits, write_shape
+from sscct_lib.lungs.verdict import DECISIONS_FILE, apply_decisions, chest_shape, compare_visits, judge, write_shape
 from sscct_lib.study.folder import Study
 from sscct_lib.study.results import Record, ScanError, process
 from sscct_lib.study.schemas import LUNGS
@@ -198,10 +197,9 @@ def _judged(scan: _Scan, lungs: Found, second: sitk.Image | None, settings: Lung
     labels = _labels_on(scan.work, lungs.mask)
     lobes, others = (None if image is None else _labels_on(scan.work, image) for image in (lungs.lobes, second))
     found = measure(scan.hu, labels, scan.anatomy, lobes, others)
-    judgement = judge(found, settings)
-    words = {"verdict": judgement.verdict, "findings": judgement.findings, "flags": judgement.flags}
+    words, place = judge(found, settings)
     shape = write_shape(chest_shape(scan.hu, labels, scan.anatomy.body, scan.anatomy.spacing_mm))
-    return {**found.measures, **words, "place_mm": _in_patient(judgement.place, scan.work), "chest_shape_mm": shape}
+    return {**found.measures, **words, "place_mm": _in_patient(place, scan.work), "chest_shape_mm": shape}
 
 
 def _labels_on(work: sitk.Image, mask: sitk.Image) -> NDArray[np.uint8]:
