@@ -21,12 +21,12 @@ from sscct_lib.images.masks import Mask
 from sscct_lib.lungs.quality import Measured, Place
 from sscct_lib.lungs.threshold import BONE_HU
 from sscct_lib.study.folder import StudyError
+from sscct_lib.study.registry import violations
 from sscct_lib.study.settings import LungSettings
 from sscct_lib.study.tables import read_csv
 
 DECISIONS_FILE = "qa_decisions.csv"
 DECISION_COLUMNS = ("scan_id", "verdict", "who", "when", "why")  # pass or fail, initials, YYYY-MM-DD, the reason
-HEADER_LINES = 2
 
 HEART_SLACK_MM = 2.0
 LEAST_SPINE_SHARE = 0.6
@@ -281,11 +281,7 @@ def _read_decisions(path: Path) -> pd.DataFrame:
         "when": (pd.to_datetime(raw["when"], format="%Y-%m-%d", errors="coerce").isna(), "a date as YYYY-MM-DD"),
         "why": (raw["why"].str.strip() == "", "the reason"),
     }
-    violations = [
-        f"row {int(row) + HEADER_LINES}, column {name}: found {raw[name].loc[row]!r}; expected {expected}"
-        for name, (wrong, expected) in checks.items()
-        for row in raw.index[wrong]
-    ]
-    if violations:
-        raise StudyError(f"{path} has {len(violations)} violation(s):\n  " + "\n  ".join(violations))
+    wrong = [one for name, (rows, words) in checks.items() for one in violations(raw[name], raw.index[rows], words)]
+    if wrong:
+        raise StudyError("\n  ".join([f"{path} has {len(wrong)} violation(s):", *map(str, wrong)]))
     return raw
