@@ -12,7 +12,8 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from sscct_lib.images.dicom import UNREADABLE, quiet_pydicom, refuse_bomb, refuse_other_size
+from sscct_lib.images.dicom import UNREADABLE, quiet_pydicom, refuse_bomb
+from sscct_lib.images.dicom_pixels import refuse_other_size
 from sscct_lib.images.masks import split_sides
 from sscct_lib.images.prepare import on_grid_of, resample_mask
 from sscct_lib.study.results import ScanError

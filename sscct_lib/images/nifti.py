@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import SimpleITK as sitk
@@ -284,17 +284,23 @@ def _check_meta_voxels(path: Path, name: str, start: int, is_compressed: bool, e
         if not is_compressed:
             n_bytes = path.stat().st_size - start
         else:
-            inflate, n_bytes, waiting = zlib.decompressobj(wbits=47), 0, file.read(CHUNK_BYTES)  # zlib or gzip
             try:
-                while waiting and n_bytes <= expected:
-                    n_bytes += len(inflate.decompress(waiting, CHUNK_BYTES))
-                    waiting = inflate.unconsumed_tail or file.read(CHUNK_BYTES)
+                n_bytes = inflated_bytes(file, 47, expected)  # zlib or gzip
             except zlib.error as error:
                 raise UnusableError("truncated_or_damaged", name=name, error="") from error
     if n_bytes < expected:
         raise UnusableError("truncated", name=name, n_bytes=n_bytes, expected=expected)
     if n_bytes > expected:
         raise UnusableError("too_long", name=name, expected=expected)
+
+
+def inflated_bytes(file: BinaryIO, wbits: int, most: int) -> int:
+    """Count to how many bytes the rest of a file inflates, until there are more than `most`."""
+    inflate, n_bytes, waiting = zlib.decompressobj(wbits), 0, file.read(CHUNK_BYTES)
+    while waiting and n_bytes <= most:
+        n_bytes += len(inflate.decompress(waiting, CHUNK_BYTES))
+        waiting = inflate.unconsumed_tail or file.read(CHUNK_BYTES)
+    return n_bytes
 
 
 def _check_sides(name: str, sides_mm: Sequence[float] | NDArray[np.float64]) -> None:

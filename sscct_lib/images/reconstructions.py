@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sscct_lib.images.frames import Frame, commonest, heights, numbered
+from sscct_lib.images.dicom import Frame, commonest, heights, numbered
 from sscct_lib.images.reasons import Told, told
 
 FEWEST_SLICES = 20

@@ -9,12 +9,11 @@ import hmac
 import secrets
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pydicom
 
-from sscct_lib.images.dicom import UNREADABLE, find_series, quiet_pydicom
+from sscct_lib.images.dicom import UNREADABLE, find_series, quiet_pydicom, texts_of
 from sscct_lib.intake.discovery import find_volumes, look
 from sscct_lib.intake.privacy import DATE_FORMS, Identifiers, identifiers, is_identifying_field
 from sscct_lib.study.files import write_if_changed, write_secret
@@ -139,16 +138,11 @@ def _dates(cells: set[str]) -> set[date]:
 def _from_header(path: Path, values: set[str], dates: set[pd.Timestamp]) -> None:
     try:
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[*TEXT_TAGS, *DATE_TAGS], force=True)
-        values |= {text for name in TEXT_TAGS for text in _texts(header.get(name, None))}
+        values |= {text for name in TEXT_TAGS for text in texts_of(header.get(name, None)) if text}
         found = {str(header.get(name, None) or "") for name in DATE_TAGS}
     except UNREADABLE:  # `ingest` lists what cannot be read
         return
     dates |= set(pd.to_datetime(pd.Series(sorted(found)), format="%Y%m%d", errors="coerce").dropna())
-
-
-def _texts(value: Any) -> list[str]:
-    several = value if isinstance(value, pydicom.multival.MultiValue) else [value]
-    return [str(one).strip() for one in several if one]
 
 
 def _from_table(table: pd.DataFrame, values: set[str], dates: set[pd.Timestamp]) -> None:
