@@ -17,7 +17,7 @@ import SimpleITK as sitk
 from sscct_lib.images.density import cuts_lungs
 from sscct_lib.images.dicom_masks import read_dicom_mask
 from sscct_lib.images.dicom_pixels import read_slices
-from sscct_lib.images.placement import check_orientation
+from sscct_lib.images.nifti import check_orientation
 from sscct_lib.images.prepare import read_scan, read_source, to_hounsfield, write_image
 from sscct_lib.images.reasons import Told, told
 from sscct_lib.intake.clinical import attach, empty_clinical, read_clinical

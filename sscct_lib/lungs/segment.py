@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sscct_lib.images.dicom import is_dicom
 from sscct_lib.images.dicom_masks import read_dicom_mask
 from sscct_lib.images.masks import bounding_box
-from sscct_lib.images.nifti import read_volume
+from sscct_lib.images.nifti import by, read_volume
 from sscct_lib.images.prepare import (
     axis_weights,
     interpolate,
@@ -104,7 +104,7 @@ def load_lungs(study: Study, scan_id: str) -> tuple[sitk.Image, sitk.Image]:
     image, mask = read_result(study.image(scan_id)), read_result(study.mask(scan_id))
     if image.GetSize() != mask.GetSize():
         raise ScanError(
-            f"the mask has {_sides(mask)} voxels, the scan {_sides(image)}. Run `02_segmentation_qa` again."
+            f"the mask has {by(mask.GetSize())} voxels, the scan {by(image.GetSize())}. Run `02_segmentation_qa` again."
         )
     if not sitk.GetArrayViewFromImage(mask).any():
         raise ScanError("the lung mask is empty.")
@@ -254,7 +254,7 @@ def _provided(study: Study, row: Mapping[str, Any], image: sitk.Image) -> sitk.I
     mask = sitk.DICOMOrient(read_volume(path), "LPS")
     if mask.GetSize() != scan.GetSize():
         raise ScanError(
-            f"the mask has {_sides(mask)} voxels, its scan has {_sides(scan)} (x, y, z in LPS order): it "
+            f"the mask has {by(mask.GetSize())} voxels, its scan has {by(scan.GetSize())} (x, y, z in LPS order): it "
             "must lie on the grid of the scan."
         )
     if not np.allclose(mask.GetOrigin(), scan.GetOrigin(), atol=SAME_GRID_MM) or not np.allclose(
@@ -266,7 +266,3 @@ def _provided(study: Study, row: Mapping[str, Any], image: sitk.Image) -> sitk.I
         shown = ", ".join(f"{value:g}" for value in values[:10])
         raise ScanError(f"the mask has values {shown}; expected 0 outside, 1 right lung, 2 left lung.")
     return resample_mask(mask, image)
-
-
-def _sides(image: sitk.Image) -> str:
-    return " x ".join(str(side) for side in image.GetSize())
