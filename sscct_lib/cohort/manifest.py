@@ -76,14 +76,10 @@ def unknown_columns(study: Study) -> list[str]:
     Where one is spelt nearly as a column that the file lacks, it is asked whether that is meant.
     """
     raw = _read_csv(study.manifest_path)
-    schema = _schema(study)
-    lacking = [name for name in schema.columns if name not in raw]
-    meant = {name: suggested(name, lacking) for name in _unknown(raw, schema)}
+    known = _schema(study).columns
+    lacking = [name for name in known if name not in raw]
+    meant = {name: suggested(name, lacking) for name in map(str, raw.columns) if name not in known}
     return [f"{name} (is {known} meant?)" if known else name for name, known in meant.items()]
-
-
-def _unknown(raw: pd.DataFrame, schema: pa.DataFrameSchema) -> list[str]:
-    return [str(name) for name in raw.columns if name not in schema.columns]
 
 
 def files_missing(study: Study, manifest: pd.DataFrame) -> list[str]:
@@ -106,7 +102,8 @@ def _read_csv(path: Path) -> pd.DataFrame:
 
 
 def _missing_columns(raw: pd.DataFrame, schema: pa.DataFrameSchema) -> list[Violation]:
-    near = {meant: name for name in _unknown(raw, schema) if (meant := suggested(name, schema.columns))}
+    unknown = [str(name) for name in raw.columns if name not in schema.columns]
+    near = {meant: name for name in unknown if (meant := suggested(name, schema.columns))}
 
     def found(*names: str) -> str:
         return "no such column" + "".join(f", but {near[name]}, which may mean it" for name in names if name in near)

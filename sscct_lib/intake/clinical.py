@@ -19,6 +19,7 @@ from sscct_lib.study.registry import (
     HEADER_LINES,
     LONGEST_FOLLOW_UP_YEARS,
     OLDEST_YEARS,
+    SYNONYMS,
     Violation,
     beyond_a_life,
     fulfil,
@@ -61,13 +62,7 @@ CLINICAL = pa.DataFrameSchema(
 
 Declared = Mapping[str, Covariate]
 
-SHORT = {
-    "age": "age_years",
-    "fvc": "fvc_percent",
-    "dlco": "dlco_percent",
-    "subtype": "ssc_subtype",
-    "thickness": "slice_thickness_mm",
-}
+SHORT = {name: SYNONYMS[name] for name in ("age", "fvc", "dlco", "subtype", "thickness")}
 NOT_TAKEN = ("cause_of_death", "scan_year")
 
 

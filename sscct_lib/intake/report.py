@@ -95,15 +95,7 @@ def again(text: str, codes: str) -> list[str]:
     sentences, known = text.split("; ") if text else [], codes.split()
     if len(sentences) != len(known):  # a sentence of two parts, or of no code
         sentences, known = [text] if text else [], [codes]
-    return [_with_code(sentence, code) for sentence, code in zip(sentences, known, strict=False)]
-
-
-def _with_code(sentence: str, code: str) -> str:
-    if not code:
-        return sentence
-    kept = Told(sentence)
-    kept.code = code
-    return kept
+    return [Told(sentence, code) if code else sentence for sentence, code in zip(sentences, known, strict=False)]
 
 
 def _said(sentences: Sequence[str]) -> dict[str, str]:
