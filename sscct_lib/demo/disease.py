@@ -16,13 +16,8 @@ from scipy.spatial import cKDTree
 from sscct_lib.demo.anatomy import Thorax
 from sscct_lib.demo.geometry import Floats
 
-GROUND_GLASS, RETICULATION, HONEYCOMBING, EMPHYSEMA = 1, 2, 3, 4
-LESIONS = {
-    "ground_glass": GROUND_GLASS,
-    "reticulation": RETICULATION,
-    "honeycombing": HONEYCOMBING,
-    "emphysema": EMPHYSEMA,
-}
+LESIONS = {"ground_glass": 1, "reticulation": 2, "honeycombing": 3, "emphysema": 4}
+GROUND_GLASS, RETICULATION, HONEYCOMBING, EMPHYSEMA = LESIONS.values()
 LOBULE_MM, CYST_MM = 9.0, 6.5
 
 

@@ -39,7 +39,7 @@ class Told(str):
 
     code: str
 
-    def __new__(cls, sentence: str, code: str = "") -> Self:
+    def __new__(cls, sentence: str, code: str = "") -> Self:  # noqa: D102
         kept = super().__new__(cls, sentence)
         kept.code = code
         return kept
