@@ -314,12 +314,6 @@ def numbered(numbers: Iterable[int | None]) -> str:
     return f"image {', '.join(words[:MOST_RANGES])}{rest}"
 
 
-def commonest(frames: Iterable[Frame], name: str) -> list[str]:
-    """Give the values of a header field that most slices have."""
-    counts = Counter(values for frame in frames if (values := tuple(frame.values(name))))
-    return list(counts.most_common(1)[0][0]) if counts else []
-
-
 def heights(frames: list[Frame], normal: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
     """Places of slices along the normal of the first, mm, shape (n,)."""
     return np.array([frame.position @ (frames[0].normal if normal is None else normal) for frame in frames])

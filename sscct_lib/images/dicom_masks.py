@@ -15,7 +15,7 @@ from scipy import ndimage
 from sscct_lib.images.dicom import UNREADABLE, quiet_pydicom, refuse_bomb
 from sscct_lib.images.dicom_pixels import refuse_other_size
 from sscct_lib.images.masks import split_sides
-from sscct_lib.images.nifti import by
+from sscct_lib.images.nifti import by, set_place
 from sscct_lib.images.prepare import on_grid_of, resample_mask
 from sscct_lib.study.results import ScanError
 
@@ -130,11 +130,7 @@ def _from_segments(item: pydicom.Dataset, scan: sitk.Image, frame_uid: str) -> N
     parts: dict[int, NDArray[np.bool_]] = {}
     for index, side in enumerate(chosen.values()):
         image = sitk.GetImageFromArray(array[..., index].astype(np.uint8))
-        steps = affine[:3, [2, 1, 0]]  # along columns, rows and slices
-        sides_mm = np.linalg.norm(steps, axis=0)
-        image.SetSpacing(sides_mm.tolist())
-        image.SetOrigin(affine[:3, 3].tolist())
-        image.SetDirection((steps / sides_mm).ravel().tolist())
+        set_place(image, affine[:3, [2, 1, 0, 3]])  # steps along columns, rows and slices
         placed = sitk.GetArrayFromImage(_on_grid(sitk.DICOMOrient(image, "LPS"), scan)) > 0
         parts[side] = parts[side] | placed if side in parts else placed
     return _labels(parts, scan)

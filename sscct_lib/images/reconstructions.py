@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sscct_lib.images.density import longest_run
-from sscct_lib.images.dicom import Frame, commonest, heights, numbered
+from sscct_lib.images.dicom import Frame, heights, numbered
 from sscct_lib.images.reasons import Told, told
 
 FEWEST_SLICES = 20
@@ -54,7 +54,8 @@ class Volume:
 
     def values(self, name: str) -> list[str]:
         """Give the values of a header field that most slices have."""
-        return commonest(self.frames, name)
+        counts = Counter(values for frame in self.frames if (values := tuple(frame.values(name))))
+        return list(counts.most_common(1)[0][0]) if counts else []
 
     def get(self, name: str) -> str:
         """Give the first value of a header field, as most slices have it; empty when there is none."""
