@@ -30,7 +30,7 @@ from sscct_lib.study.registry import (
     suggested,
     violations,
 )
-from sscct_lib.study.schemas import column, covariates, declared_columns, stored_names
+from sscct_lib.study.schemas import MANIFEST, column, covariates, declared_columns, stored_names
 from sscct_lib.study.settings import Covariate
 from sscct_lib.study.tables import read_csv
 
@@ -44,21 +44,14 @@ MOST_LISTED = 12  # rows or columns that are named by number
 CLINICAL = pa.DataFrameSchema(
     {
         "patient_id": column(str, "the patient, as the images name them"),
-        "scan_date": column(
-            "datetime64[ns]", "visit that the row describes; empty: the first", required=False, nullable=True
-        ),
-        "last_contact_date": column("datetime64[ns]", "last day on which the patient's state is known", nullable=True),
-        "event_observed": column(
-            "Int64",
-            "state on that day: 1 died, 0 alive",
-            checks=pa.Check.isin([0, 1], error="0 (alive) or 1 (died)"),
-            nullable=True,
-        ),
-        "transplant_date": column("datetime64[ns]", "date of a lung transplant", required=False, nullable=True),
+        **{
+            name: MANIFEST.columns[name]
+            for name in ("scan_date", "last_contact_date", "event_observed", "transplant_date")
+        },
         **{name: spec for name, spec in covariates().items() if name not in OF_THE_SCAN},
     },
     name="clinical",
-)
+).update_columns({"last_contact_date": {"required": True}})
 
 Declared = Mapping[str, Covariate]
 

@@ -193,15 +193,14 @@ def _in_days(visits: pd.DataFrame) -> tuple[pd.DataFrame, list[Told]]:
     for candidate in visits.loc[undated, "candidates"].explode():
         candidate.set_aside(told("undated"))
     first = by_patient.transform("min")
-    days = visits.assign(
-        scan_day=(visits["scan_date"] - first).dt.days.where(visits["scan_date"].notna(), 0).astype("Int64"),
-        last_contact_day=(pd.to_datetime(visits["last_contact_date"]) - first).dt.days.astype("Int64"),
-        transplant_day=(pd.to_datetime(visits["transplant_date"]) - first).dt.days.astype("Int64"),
-    )
+    dates = ["scan_date", "last_contact_date", "transplant_date"]
+    days = visits.copy()
+    for name in dates:
+        days[name.replace("_date", "_day")] = (pd.to_datetime(visits[name]) - first).dt.days.astype("Int64")
+    days["scan_day"] = days["scan_day"].fillna(0)
     # Without a scan date nothing can be counted to the last contact.
     dropped = days["last_contact_day"].isna() & days["event_observed"].notna() & ~undated
     days.loc[days["last_contact_day"].isna(), "event_observed"] = pd.NA
-    dates = ["scan_date", "last_contact_date", "transplant_date"]
     remarks = [told("follow_up_dropped", n=int(dropped.sum()))] if dropped.any() else []
     return days[~undated].drop(columns=dates).sort_values(["patient_code", "scan_day"]), remarks
 

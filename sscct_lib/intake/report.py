@@ -49,24 +49,18 @@ def report_of(
 ) -> pd.DataFrame:
     """Say what became of each series, which patients of the clinical table have no scan, and what it told."""
     notes = {row["scan_id"]: row for row in written.to_dict("records")}
-    rows = []
-    for number, one in enumerate(candidates, start=1):
-        scan_id = scan_code(key, one.patient, one.visit)
-        is_used = one.status in ("scan", "lung mask")
-        rows.append(
-            {
-                "source": number,
-                "patient_id": patient_code(key, one.patient) if one.patient else "",
-                "scan_id": scan_id if is_used else "",
-                "kind": one.kind,
-                "n_files": len(one.files),
-                "n_slices": one.n_slices,
-                "step_mm": one.step_mm,
-                "kernel": one.header.get("kernel"),
-                "status": one.status,
-                **_said(_sentences(one, notes.get(scan_id, {}))),
-            }
-        )
+    rows = [
+        {
+            **_ids(number, one, key),
+            "kind": one.kind,
+            "n_files": len(one.files),
+            "n_slices": one.n_slices,
+            "step_mm": one.step_mm,
+            "kernel": one.header.get("kernel"),
+            **_said(_sentences(one, notes.get(scan_code(key, one.patient, one.visit), {}))),
+        }
+        for number, one in enumerate(candidates, start=1)
+    ]
     seen = {one.patient for one in candidates if one.status == "scan"}
     absent = [] if table is None else [patient for patient in table["patient_id"].unique() if patient not in seen]
     rows += [
@@ -75,6 +69,17 @@ def report_of(
     ]
     rows += [{"status": "clinical table", **_said([sentence])} for sentence in of_table]
     return pd.DataFrame(rows, columns=COLUMNS).astype({"source": "Int64", "n_files": "Int64", "n_slices": "Int64"})
+
+
+def _ids(number: int, one: Candidate, key: bytes) -> dict[str, Any]:
+    """What both lists say of a source: its number, what became of it, and its study ids."""
+    is_used = one.status in ("scan", "lung mask")
+    return {
+        "source": number,
+        "status": one.status,
+        "scan_id": scan_code(key, one.patient, one.visit) if is_used else "",
+        "patient_id": patient_code(key, one.patient) if one.patient else "",
+    }
 
 
 def _sentences(one: Candidate, row: Mapping[Any, Any]) -> list[str]:
@@ -209,10 +214,7 @@ def write_source_list(path: Path, candidates: list[Candidate], source: Path, key
     """
     rows = [
         {
-            "source": number,
-            "status": one.status,
-            "scan_id": scan_code(key, one.patient, one.visit) if one.status in ("scan", "lung mask") else "",
-            "patient_id": patient_code(key, one.patient) if one.patient else "",
+            **_ids(number, one, key),
             "patient_of_source": one.patient,
             "date_of_source": "" if one.date is None else f"{one.date:%Y-%m-%d}",
             "series_uid": one.uid,
