@@ -171,7 +171,8 @@ def read_values(given: str | None, declared: Declared | None = None) -> dict[str
 def _across_columns(table: pd.DataFrame, of_patient: list[str]) -> list[Violation]:
     """Find days that cannot be, half a follow-up, and rows of a patient that contradict each other."""
     half = table["last_contact_date"].isna() != table["event_observed"].isna()
-    wrong = violations(table["last_contact_date"], table.index[half], "it and event_observed both, or neither")
+    both = "last_contact_date and event_observed both, or neither"
+    wrong = [Violation(int(row) + HEADER_LINES, None, None, both) for row in table.index[half]]
     for name in DATES:
         expected = f"a day from {EARLIEST.year} to today"
         wrong += violations(table[name], table.index[~possible(table[name])], expected)

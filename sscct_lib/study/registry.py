@@ -81,17 +81,18 @@ def beyond_a_life(days: pd.Series, age_years: pd.Series | None = None) -> "pd.Se
 
 @dataclass(frozen=True)
 class Violation:
-    """A cell that is not as it must be; a whole column where there is no line."""
+    """A cell that is not as it must be; a whole column where there is no line, a row where there is no column."""
 
     line: int | None
-    column: str
+    column: str | None
     found: str | None  # None: not told
     expected: str
 
     def __str__(self) -> str:
-        where = "" if self.line is None else f"row {self.line}, "
+        places = {"row": self.line, "column": self.column}
+        where = ", ".join(f"{name} {place}" for name, place in places.items() if place is not None)
         found = "" if self.found is None else f"found {self.found}; "
-        return f"{where}column {self.column}: {found}expected {self.expected}"
+        return f"{where}: {found}expected {self.expected}"
 
 
 def violations(cells: pd.Series, rows: Iterable[Any], expected: str) -> list[Violation]:
