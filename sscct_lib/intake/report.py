@@ -129,12 +129,14 @@ def summarise(report: pd.DataFrame, study_folder: Path) -> list[str]:
     parts = {status: _lines(report[report["status"] == status], status) for status in HEADINGS}
     heads = {status: _head(report, status) for status in parts}
     shown = [status for status in parts if heads[status] and (parts[status] or status not in ("scan", "lung mask"))]
-    last = [f"One row each: {study_folder / 'ingest' / 'report.csv'}", "Next:", *_commands(study_folder)]
+    study = shlex.quote(str(study_folder))
+    last = [f"One row each: {study_folder / 'ingest' / 'report.csv'}", "Next:", f"  sscct check {study}"]
+    last += [f"  sscct run {study} --until 02_segmentation_qa", f"  sscct run {study}"]
     room = _shared([len(parts[status]) for status in shown], MOST_LINES - 1 - len(last) - len(shown))
     lines = [first + (f", {counted(masks, 'lung mask')}" if masks else "")]
     for status, n in zip(shown, room, strict=True):
         lines += [heads[status], *_listed(parts[status], n)]
-    return [_cut(line) for line in lines] + last
+    return [line if len(line) <= WIDTH else line[: WIDTH - 1].rstrip() + "…" for line in lines] + last
 
 
 def _head(report: pd.DataFrame, status: str) -> str:
@@ -178,15 +180,6 @@ def _shared(wanted: list[int], n_lines: int) -> list[int]:
             if given[index] < most and n_lines > 0:
                 given[index], n_lines = given[index] + 1, n_lines - 1
     return given
-
-
-def _commands(study_folder: Path) -> list[str]:
-    study = shlex.quote(str(study_folder))
-    return [f"  sscct check {study}", f"  sscct run {study} --until 02_segmentation_qa", f"  sscct run {study}"]
-
-
-def _cut(line: str) -> str:
-    return line if len(line) <= WIDTH else line[: WIDTH - 1].rstrip() + "…"
 
 
 def write_for_excel(table: pd.DataFrame, path: Path) -> None:
