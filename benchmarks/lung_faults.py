@@ -21,7 +21,7 @@ from sscct_lib.cohort.manifest import read_manifest
 from sscct_lib.demo.make import make_scans, scan_files, write_tables
 from sscct_lib.images.prepare import load_array, prepare_scans
 from sscct_lib.lungs.segment import examine
-from sscct_lib.lungs.visits import compare_visits
+from sscct_lib.lungs.verdict import compare_visits
 from sscct_lib.study.folder import Study
 from sscct_lib.study.results import ScanError
 from sscct_lib.study.settings import LungSettings, Settings

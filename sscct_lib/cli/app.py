@@ -95,8 +95,7 @@ def demo(
     Writes `study.yaml` when there is none, `data_manifest.csv`, the scans and, kept apart in `truth/`, what is
     true of them. Scans that are already there are kept.
     """
-    from sscct_lib.demo.dicom_export import write_dicom_demo
-    from sscct_lib.demo.make import write_demo
+    from sscct_lib.demo.make import write_demo, write_dicom_demo
     from sscct_lib.study.files import atomic
     from sscct_lib.study.folder import SETTINGS_FILE, StudyError, load_study
     from sscct_lib.study.stages import PROJECT

@@ -49,8 +49,10 @@ def censoring_weights(
     numpy.ndarray
         Weights, shape (n,); their sum is near n.
 
-    References ---------- Graf E, Schmoor C, Sauerbrei W, Schumacher M. Assessment and comparison of prognostic
-    classification schemes for survival data. Stat Med 1999;18:2529-45.
+    References
+    ----------
+    Graf E, Schmoor C, Sauerbrei W, Schumacher M. Assessment and comparison of prognostic classification schemes for
+    survival data. Stat Med 1999;18:2529-45.
     """
     from lifelines import KaplanMeierFitter
 

@@ -16,13 +16,8 @@ from scipy.spatial import cKDTree
 from sscct_lib.demo.anatomy import Thorax
 from sscct_lib.demo.geometry import Floats
 
-GROUND_GLASS, RETICULATION, HONEYCOMBING, EMPHYSEMA = 1, 2, 3, 4
-LESIONS = {
-    "ground_glass": GROUND_GLASS,
-    "reticulation": RETICULATION,
-    "honeycombing": HONEYCOMBING,
-    "emphysema": EMPHYSEMA,
-}
+LESIONS = {"ground_glass": 1, "reticulation": 2, "honeycombing": 3, "emphysema": 4}
+GROUND_GLASS, RETICULATION, HONEYCOMBING, EMPHYSEMA = LESIONS.values()
 LOBULE_MM, CYST_MM = 9.0, 6.5
 
 
@@ -48,15 +43,6 @@ class LungVoxels:
     emphysema: Floats
     texture: Floats  # fine noise of unit variance
     spacing_mm: float  # voxel side; walls thinner than it fade
-
-
-@dataclass(frozen=True)
-class Lesions:
-    """Disease on the n lung voxels."""
-
-    hu: Floats  # parenchyma with disease, HU
-    labels: NDArray[np.uint8]  # 0 none, else the numbers of `LESIONS`
-    fibrosis_score: float  # above it the lung is fibrotic; infinite where there is no fibrosis
 
 
 def map_disease(thorax: Thorax, seed: int, number: int) -> DiseaseMaps:
@@ -108,8 +94,14 @@ def ramp(values: Floats, threshold: float, width: float) -> Floats:
     return np.asarray(np.clip((values - threshold) / width + 0.5, 0, 1))
 
 
-def draw_lesions(lung: LungVoxels, extent: Mapping[str, float], maps: DiseaseMaps) -> Lesions:
-    """Add disease to healthy parenchyma; `extent`: share of the whole lungs that each pattern of `LESIONS` covers."""
+def draw_lesions(
+    lung: LungVoxels, extent: Mapping[str, float], maps: DiseaseMaps
+) -> tuple[Floats, NDArray[np.uint8], float]:
+    """Add disease to healthy parenchyma; `extent`: share of the whole lungs that each pattern of `LESIONS` covers.
+
+    Gives the densities (HU), labels (0 none, else the numbers of `LESIONS`), and the score above which the lung is
+    fibrotic, infinite where there is no fibrosis.
+    """
     score = lung.interstitial
     fibrosis = extent["honeycombing"] + extent["reticulation"]
     nested = (extent["honeycombing"], fibrosis, fibrosis + extent["ground_glass"])
@@ -126,7 +118,7 @@ def draw_lesions(lung: LungVoxels, extent: Mapping[str, float], maps: DiseaseMap
     hu += ramp(score, disease_cut, 0.22) * (185 + 45 * lung.texture) + fibrous * (85 + 35 * lung.texture)
     _septa(hu, lung, fibrous, maps)
     _honeycomb(hu, lung, ramp(score, honey_cut, 0.10), maps.cysts)
-    return Lesions(np.minimum(hu, 40), labels, fibrosis_cut)
+    return np.minimum(hu, 40), labels, fibrosis_cut
 
 
 def _septa(hu: Floats, lung: LungVoxels, share: Floats, maps: DiseaseMaps) -> None:

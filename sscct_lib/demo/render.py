@@ -5,7 +5,7 @@ the other, in place, and the scanner blurs them and adds noise (`acquire`). Volu
 indices of voxels, distances are mm, `size` and `spacing_mm` are the voxel side.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
 from sscct_lib.demo.anatomy import RIBS_PER_HEIGHT, Thorax, lobes, make_thorax, rib_phase
-from sscct_lib.demo.disease import DiseaseMaps, Lesions, LungVoxels, draw_lesions, map_disease
+from sscct_lib.demo.disease import DiseaseMaps, LungVoxels, draw_lesions, map_disease
 from sscct_lib.demo.geometry import Floats, Ints, Tree, cover, draw_tubes, linear_taps, mix, smooth_max, spread, tube
 
 WIDE_FIELD_MM = 356.0  # shows the whole chest
@@ -75,8 +75,8 @@ def render(
     body = grid.onto("body")
     hu = _body(grid, body)
     _organs(grid, hu, state, protocol)
-    draw_bones(hu, thorax, grid.onto, spacing_mm)
-    draw_shoulders(hu, thorax, (grid.z_body, grid.y, grid.x), spacing_mm)
+    _bones(grid, hu)
+    _shoulders(grid, hu)
     airway = grid.onto("central_airway")
     right, left = grid.onto("lung_right"), grid.onto("lung_left")
     outside = airway > 1.0
@@ -139,13 +139,14 @@ class _Grid:
         """Share of each voxel that an organ fills, grown or (negative) shrunk."""
         return cover(self.onto(name) - grown_mm, self.size)
 
+    def voxels_of(self, points: Floats) -> Floats:
+        """Bring points of the patient (n, 3), mm, to voxels; x, y, z."""
+        z = self.height - (self.height - points[:, 2]) * self.inspiration
+        return np.stack([points[:, 0] - self.x[0], points[:, 1] - self.y[0], z - self.z[0]], axis=1) / self.size
+
     def tubes(self, tree: Tree, radius: Floats) -> Floats:
         """Share of each voxel that the branches of a tree fill."""
-        ends = []
-        for at in (tree.start, tree.end):
-            z = self.height - (self.height - at[:, 2]) * self.inspiration
-            ends.append(np.stack([at[:, 0] - self.x[0], at[:, 1] - self.y[0], z - self.z[0]], axis=1) / self.size)
-        return draw_tubes(ends[0], ends[1], radius, self.shape, self.size)
+        return draw_tubes(self.voxels_of(tree.start), self.voxels_of(tree.end), radius, self.shape, self.size)
 
 
 def _body(grid: _Grid, body: Floats) -> Floats:
@@ -153,7 +154,7 @@ def _body(grid: _Grid, body: Floats) -> Floats:
     hu = np.full(grid.shape, -1000.0, dtype=np.float32)
     inside = np.flatnonzero((body < 0).any(axis=(0, 2)))
     if len(inside):
-        draw_table(hu, float(grid.y[inside[-1]]), (grid.y, grid.x), grid.size)
+        _table(grid, hu, float(grid.y[inside[-1]]))
     mix(hu, -20.0, cover(body, grid.size))
     mix(hu, -104.0, cover(body + 2.0, grid.size))
     # Sheets of fat part the muscles.
@@ -218,45 +219,31 @@ def _lungs(
     # Less air for the same tissue: a shallow breath makes lungs denser.
     healthy = -1000 + 118 * maps.tissue / grid.inspiration**2 + 44 * gravity + 23 * fine + 12 * mottled
     interstitial = grid.onto(maps.interstitial)
-    drawn = draw_lesions(
-        LungVoxels(
-            hu=healthy.astype(np.float32),
-            positions=positions,
-            interstitial=interstitial.reshape(-1)[at],
-            emphysema=grid.onto(maps.emphysema).reshape(-1)[at],
-            texture=fine,
-            spacing_mm=size,
-        ),
-        state,
-        maps,
-    )
+    score, emphysema = (field.reshape(-1)[at] for field in (interstitial, grid.onto(maps.emphysema)))
+    voxels = LungVoxels(healthy.astype(np.float32), positions, score, emphysema, fine, size)
+    values, labels, fibrosis_score = draw_lesions(voxels, state, maps)
     lesions = np.zeros(grid.shape, dtype=np.uint8)
-    lesions.reshape(-1)[at] = drawn.labels * (lungs.reshape(-1)[at] > 0)
+    lesions.reshape(-1)[at] = labels * (lungs.reshape(-1)[at] > 0)
     oblique, horizontal = (field.reshape(-1)[at] for field in fissures)
     middle = (grid.x[ix] < 0) & (oblique > 0)
     sheet = np.maximum(cover(np.abs(oblique), size), np.where(middle, cover(np.abs(horizontal), size), 0))
-    values = drawn.hu
     values += sheet * min(1.0, 0.9 / size) * (-250 - values)
     arteries, veins = grid.thorax.arteries, grid.thorax.veins
     wide = 1 + 0.25 * float(state["hypertension"])
     vessels = np.maximum(grid.tubes(arteries, arteries.radius * wide), grid.tubes(veins, veins.radius))
     values += vessels.reshape(-1)[at] * ((170 if protocol.contrast else 38) - values)
-    _airways(grid, values, at, interstitial, drawn)
+    _airways(grid, values, at, interstitial, fibrosis_score)
     return values, lesions
 
 
-def _airways(grid: _Grid, values: Floats, at: Ints, interstitial: Floats, drawn: Lesions) -> None:
+def _airways(grid: _Grid, values: Floats, at: Ints, interstitial: Floats, fibrosis_score: float) -> None:
     """Draw airway walls and lumens; fibrosis pulls those within it wide (traction bronchiectasis)."""
     tree = grid.thorax.airways
-    middle = (tree.start + tree.end) / 2
-    z = grid.height - (grid.height - middle[:, 2]) * grid.inspiration
-    where = tuple(
-        np.clip(np.rint((along - axis[0]) / grid.size), 0, len(axis) - 1).astype(int)
-        for along, axis in ((z, grid.z), (middle[:, 1], grid.y), (middle[:, 0], grid.x))
-    )
+    middle = np.rint(grid.voxels_of((tree.start + tree.end) / 2))[:, ::-1]
+    where = tuple(np.clip(middle, 0, np.array(grid.shape) - 1).astype(int).T)
     pulled = np.zeros(len(middle), dtype=np.float32)
-    if np.isfinite(drawn.fibrosis_score):
-        pulled = np.clip((interstitial[where] - drawn.fibrosis_score) / 0.3 + 0.7, 0, 1)
+    if np.isfinite(fibrosis_score):
+        pulled = np.clip((interstitial[where] - fibrosis_score) / 0.3 + 0.7, 0, 1)
     lumen = tree.radius * (1 + 0.9 * pulled)
     shown = lumen > 0.8
     kept = Tree(tree.start[shown], tree.end[shown], tree.radius[shown])
@@ -265,16 +252,15 @@ def _airways(grid: _Grid, values: Floats, at: Ints, interstitial: Floats, drawn:
     values += grid.tubes(kept, lumen[shown]).reshape(-1)[at] * (-985 - values)
 
 
-def draw_bones(hu: Floats, thorax: Thorax, onto: Callable[[str], Floats], spacing_mm: float) -> None:
-    """Draw ribs, cartilage, sternum, shoulder blades and spine; `onto` brings a map of the patient onto the voxels."""
-    cavity, skin = onto("cavity").reshape(-1), onto("body").reshape(-1)
-    t, angle = onto("height").reshape(-1), onto("angle").reshape(-1)
-    x, spine_y = onto("spine_x").reshape(-1), onto("spine_y").reshape(-1)
+def _bones(grid: _Grid, hu: Floats) -> None:
+    """Draw ribs, cartilage, sternum, shoulder blades and spine."""
+    names = ("cavity", "body", "height", "angle", "spine_x", "spine_y")
+    cavity, skin, t, angle, x, spine_y = (grid.onto(name).reshape(-1) for name in names)
     near = np.flatnonzero((cavity > -2) & (cavity < 40) & (skin < -2) & (t > -0.12) & (t < 1.08))
     flat = hu.reshape(-1)
-    _ribs(flat, near, (t[near], angle[near], cavity[near], np.abs(x[near])), thorax, spacing_mm)
+    _ribs(flat, near, (t[near], angle[near], cavity[near], np.abs(x[near])), grid.thorax, grid.size)
     near = np.flatnonzero((np.abs(x) < 45) & (spine_y > -24) & (spine_y < 75) & (skin < -2))
-    _spine(flat, near, (np.abs(x[near]), spine_y[near], t[near]), thorax, spacing_mm)
+    _spine(flat, near, (np.abs(x[near]), spine_y[near], t[near]), grid.thorax, grid.size)
 
 
 def _bone(flat: Floats, at: Ints, distance: Floats, size: float, marrow: float, cortex: float) -> None:
@@ -327,35 +313,31 @@ def _spine(flat: Floats, at: Ints, maps: tuple[Floats, Floats, Floats], thorax: 
     _bone(flat, at, np.minimum(np.minimum(arch, transverse), spinous), size, 230.0, 440.0)
 
 
-def draw_shoulders(hu: Floats, thorax: Thorax, axes: tuple[Floats, Floats, Floats], spacing_mm: float) -> None:
-    """Draw collar bones and the heads of the raised upper arms; `axes`: z (in the patient), y and x of the voxels."""
-    z, y, x = axes
-    build = thorax.build
+def _shoulders(grid: _Grid, hu: Floats) -> None:
+    """Draw collar bones and the heads of the raised upper arms."""
+    z, build = grid.z_body, grid.thorax.build
     k, h = build.half_width / 125, build.height
     top = int(np.searchsorted(z, 0.86 * h))
     if top >= len(z):
         return
-    grid = np.meshgrid(z[top:], y, x, indexing="ij")
-    zz, yy, xx = grid[0], grid[1], np.abs(grid[2])
+    zz, yy, xx = np.meshgrid(z[top:], grid.y, grid.x, indexing="ij")
     front = -0.30 * build.half_depth
     collar = np.array([[16 * k, front, 0.915 * h], [70 * k, front + 14, 0.985 * h], [135 * k, 14, 1.03 * h]])
     arm = np.array([[150 * k, 14, 0.99 * h], [176 * k, 8, 1.12 * h]])
     flat = hu[top:].reshape(-1)
-    everywhere = np.arange(flat.size, dtype=np.int64)
     for points, radii in ((collar, np.array([7.5, 5.5, 5.5])), (arm, np.array([20.0, 14.0]))):
-        distance: NDArray[np.float32] = tube(xx, yy, zz, points, radii).reshape(-1)
-        inside = np.flatnonzero((distance < spacing_mm) & (flat > -300))
-        _bone(flat, everywhere[inside], distance[inside], spacing_mm, 180.0, 480.0)
+        distance: NDArray[np.float32] = tube(np.abs(xx), yy, zz, points, radii).reshape(-1)
+        inside = np.flatnonzero((distance < grid.size) & (flat > -300))
+        _bone(flat, inside, distance[inside], grid.size, 180.0, 480.0)
     hu[top:] = flat.reshape(hu[top:].shape)
 
 
-def draw_table(hu: Floats, lowest_mm: float, axes: tuple[Floats, Floats], spacing_mm: float) -> None:
-    """Draw the curved table top under the patient, whose back is at y = `lowest_mm`; `axes`: y and x of the voxels."""
-    y, x = axes[0][:, None], axes[1][None, :]
-    depth = y - (lowest_mm + 5.0 - x**2 / 1100)
+def _table(grid: _Grid, hu: Floats, lowest_mm: float) -> None:
+    """Draw the curved table top under the patient, whose back is at y = `lowest_mm`."""
+    depth = grid.y[:, None] - (lowest_mm + 5.0 - grid.x**2 / 1100)
     shell = np.abs(depth - 1.5) - 1.5
-    hu += cover(shell, spacing_mm)[None] * 780
-    hu += cover(np.abs(depth - 16) - 13, spacing_mm)[None] * 45
+    hu += cover(shell, grid.size)[None] * 780
+    hu += cover(np.abs(depth - 16) - 13, grid.size)[None] * 45
 
 
 def acquire(

@@ -4,7 +4,7 @@
 - `prepare.read_scan`, `prepare.to_hounsfield`, `prepare.resample`, `prepare.resample_mask`: the same, step by step.
 - `prepare.read_result`, `prepare.write_image`: volumes that the study keeps.
 - `nifti.read_volume`: any NIfTI, NRRD or MetaImage volume, judged before memory is taken for it, and not read where it
-  is not said how the body lies in it (`placement`).
+  is not said how the body lies in it.
 - `dicom.find_series`, `dicom.read_headers`: the DICOM series of an export; `dicom.is_dicom`.
 - `dicom_pixels.volumes_of`, `dicom_pixels.read_slices`: a series judged as a chest CT, and read as a volume.
 - `dicom_masks.read_dicom_mask`: lungs from DICOM SEG or RTSTRUCT, on the grid of a scan.

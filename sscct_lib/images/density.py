@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from sscct_lib.images.masks import pieces_with
 from sscct_lib.images.reasons import Told, UnusableError, told
 
 AIR_HU = -1024  # outside the scanned field, and the least value that a prepared scan holds
@@ -88,9 +89,9 @@ def _even_corner(volume: NDArray[Any]) -> float | None:
 
 
 def _from_corners(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    labels, _ = ndimage.label(mask)
-    outside = np.unique(labels[[0, 0, -1, -1], [0, -1, 0, -1]])
-    return np.asarray(np.isin(labels, outside[outside > 0]))
+    corners = np.zeros_like(mask)
+    corners[[0, 0, -1, -1], [0, -1, 0, -1]] = True
+    return pieces_with(mask, [corners])
 
 
 @dataclass(frozen=True)
@@ -138,8 +139,12 @@ def takes_turns(volume: NDArray[Any]) -> bool:
     next_one = np.abs(np.diff(some, axis=0)).mean(axis=(1, 2))
     but_one = np.abs(some[2:] - some[:-2]).mean(axis=(1, 2))
     nearest = np.minimum(next_one[1:], next_one[:-1])
-    in_turns = (but_one < IN_TURNS * nearest).tolist()
-    return max((len(list(run)) for turns, run in groupby(in_turns) if turns), default=0) >= FEWEST_IN_TURNS
+    return longest_run(but_one < IN_TURNS * nearest) >= FEWEST_IN_TURNS
+
+
+def longest_run(flags: NDArray[np.bool_]) -> int:
+    """Give the length of the longest run of flags that hold."""
+    return max((len(list(run)) for flag, run in groupby(flags.tolist()) if flag), default=0)
 
 
 def aerated(plane: NDArray[Any]) -> float:

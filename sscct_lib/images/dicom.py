@@ -1,9 +1,8 @@
-"""DICOM series: found in folders of any depth, read from their headers, and not decoded before their pixels are judged.
+"""DICOM series, found in folders of any depth, and their slices, as headers tell them; nothing is decoded here.
 
-Messages about a series never name a file, since file names of an export may hold names of patients.
-
-A decoder takes memory for the size that stands in the compressed data itself, where a few bytes can announce gigabytes,
-whatever the header says. What compressed pixels announce is therefore compared with the header first.
+A file has one slice, or many: of Enhanced and Legacy Converted Enhanced CT each frame has a place of its own; the
+frames of a classic CT file follow each other along the normal. Messages about a series never name a file, since file
+names of an export may hold names of patients.
 """
 
 import logging
@@ -14,40 +13,33 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pydicom
-from pydicom.config import IGNORE
-from pydicom.encaps import generate_frames
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import _read_file_meta_info, read_partial
-from pydicom.uid import (
-    UID,
-    DeflatedExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-    JPEG2000TransferSyntaxes,
-    JPEGLSTransferSyntaxes,
-    JPEGTransferSyntaxes,
-    RLETransferSyntaxes,
-)
+from pydicom.multival import MultiValue
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-MOST_TILES = 1024  # a decoder keeps some kilobytes for each tile of JPEG 2000
-HIGHEST_RLE = 64  # two bytes of PackBits become 128
-CODESTREAM, BOXES = b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  "  # how JPEG 2000 begins: bare, and as a file
-SIZE_2000 = struct.Struct(">4x2x2x8LH")  # image and tiles, each with its offset, and the components
-DEPTH_2000 = 0x7F  # of a component, the bits less one; the eighth bit says that it has a sign
-SIZE_JPEG = struct.Struct(">B2HB")  # after the length: bits, rows, columns, components
-START_OF_FRAME = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
-START_OF_SCAN, END = 0xDA, 0xD9
-LARGER_SIZE = b"\xff\xf8", b"\x04"  # JPEG-LS may give a size that does not fit its frame header
+from sscct_lib.images.nifti import HIGHEST_COMPRESSION, inflated_bytes
+from sscct_lib.images.reasons import Told, told
+
+SIDE_PIXELS = (8, 4096)
+MOST_PIXELS = 1_500_000_000
+LARGEST_NUMBER = 1e6  # millimetres, or a slope
+MOST_RANGES = 6
 
 PREAMBLE_BYTES = 128
 LAST_IDENTITY_TAG = 0x0020000E  # SeriesInstanceUID
 MOST_INFLATED_BYTES = 1 << 30
 SMALL_BYTES, HIGHEST_RATIO = 1 << 26, 100  # beyond the first, no scan is deflated to less than a hundredth
-PIECE_BYTES = 1 << 20
 UNREADABLE = (
     InvalidDicomError, BytesLengthException, OSError, EOFError, ValueError, TypeError, AttributeError, KeyError,
     IndexError, NotImplementedError, OverflowError, RecursionError, struct.error, zlib.error,
@@ -92,25 +84,33 @@ class Series:
 
     def values(self, name: str) -> list[str]:
         """Give all values of a header field of the first file as text."""
-        value = self.headers[0][0].get(name, None) if self.headers else None
-        parts = value if isinstance(value, pydicom.multival.MultiValue) else [] if value is None else [value]
-        return [str(part).strip() for part in parts]
+        return texts_of(self.headers[0][0].get(name, None)) if self.headers else []
 
     def get(self, name: str) -> str:
         """Give the first value of a header field of the first file as text; empty when there is none."""
-        values = self.values(name)
-        return values[0] if values else ""
+        return next(iter(self.values(name)), "")
 
     @property
     def n_slices(self) -> int:
         """Slices, frames of multi-frame files counted."""
-        return sum(int(header.get("NumberOfFrames", None) or 1) for header, _ in self.headers)
+        return sum(n_frames(header) for header, _ in self.headers)
 
     @property
     def kind(self) -> str:
         """What the series is, for lists: `CT` where it has any, else `localizer` or the modality of most files."""
         kinds = Counter(kind_of(header) for header, _ in self.headers)
         return "CT" if "CT" in kinds else next(iter(kinds.most_common(1)), ("unknown modality",))[0]
+
+
+def texts_of(value: Any) -> list[str]:
+    """Give the value of a header field as text, or all of several."""
+    parts = value if isinstance(value, MultiValue) else [] if value in (None, "") else [value]
+    return [str(part).strip() for part in parts]
+
+
+def n_frames(header: Any) -> int:
+    """Give the number of slices in a file."""
+    return int(header.get("NumberOfFrames", None) or 1)
 
 
 def class_of(header: Any) -> str:
@@ -120,9 +120,7 @@ def class_of(header: Any) -> str:
 
 def kind_of(header: Any) -> str:
     """Tell what a file is: `CT`, `localizer`, or another modality."""
-    image_type = header.get("ImageType", None) or ()
-    parts = [image_type] if isinstance(image_type, str) else image_type
-    if "LOCALIZER" in (str(part).strip().upper() for part in parts):
+    if "LOCALIZER" in (part.upper() for part in texts_of(header.get("ImageType", None))):
         return "localizer"
     modality = str(header.get("Modality", None) or "").strip() or ("CT" if class_of(header) in CT_IMAGES else "")
     return modality if re.fullmatch(r"[A-Z]{2,16}", modality) else "unknown modality"
@@ -189,12 +187,8 @@ def refuse_bomb(path: Path) -> None:
         if _read_file_meta_info(file).get("TransferSyntaxUID", "") != DeflatedExplicitVRLittleEndian:
             return
         most = min(MOST_INFLATED_BYTES, max(SMALL_BYTES, HIGHEST_RATIO * path.stat().st_size))
-        inflate, n_bytes, waiting = zlib.decompressobj(-zlib.MAX_WBITS), 0, file.read(PIECE_BYTES)
-        while waiting:
-            n_bytes += len(inflate.decompress(waiting, PIECE_BYTES))
-            if n_bytes > most:
-                raise ValueError("its compressed content is larger than any scan")
-            waiting = inflate.unconsumed_tail or file.read(PIECE_BYTES)
+        if inflated_bytes(file, -zlib.MAX_WBITS, most) > most:
+            raise ValueError("its compressed content is larger than any scan")
 
 
 @quiet_pydicom()
@@ -216,86 +210,186 @@ def read_headers(files: Iterable[Path]) -> Series:
     return series
 
 
-def syntax_of(item: Any) -> UID:
-    """Give a file's transfer syntax; one without preamble has the first that there was."""
-    # Without validation, whose warning would repeat a damaged value.
-    return UID(str(item.file_meta.get("TransferSyntaxUID", ImplicitVRLittleEndian)), IGNORE)
+# The slices of files, one by one.
+
+IN_FRAME = {
+    "AcquisitionNumber": "FrameAcquisitionNumber",
+    "AcquisitionDateTime": "FrameAcquisitionDateTime",
+    "ImageType": "FrameType",
+    "TemporalPositionIdentifier": "TemporalPositionIndex",
+}
+"""What a frame of a multi-frame file calls the fields of a slice."""
 
 
-def refuse_other_size(item: Any) -> None:
-    """Raise ValueError where compressed pixels announce another size, depth or number than their header.
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One slice: where its pixels are, and where it lies in the patient."""
 
-    ITU-T T.81 (JPEG), T.87 (JPEG-LS) and T.800 (JPEG 2000); DICOM PS3.5, annex G (RLE).
-    """
-    syntax = syntax_of(item)
-    if not syntax.is_encapsulated:
-        return
-    n_frames = int(item.get("NumberOfFrames", None) or 1)
-    expected = int(item.Rows), int(item.Columns), int(item.get("SamplesPerPixel", None) or 1)
-    found = 0
-    for frame in generate_frames(item.PixelData, number_of_frames=n_frames):
-        found += 1
-        if syntax in RLETransferSyntaxes:
-            n_bytes = expected[0] * expected[1] * expected[2] * int(item.BitsAllocated) // 8
-            if n_bytes > HIGHEST_RLE * len(frame):
-                raise ValueError("the compressed pixels cannot hold what the header announces")
-            continue
-        announced = _announced(frame, syntax)
-        sizes = {one[:3] for one in announced}
-        if sizes != {expected}:
-            raise ValueError(f"the compressed pixels announce {sizes}, the header {expected}")
-        n_bits = max(one[3] for one in announced)
-        if n_bits > int(item.BitsAllocated):  # a decoder may write beyond the pixels that it made
-            raise ValueError(f"the compressed pixels announce {n_bits} bits, the header {item.BitsAllocated}")
-    if found != n_frames:
-        raise ValueError(f"{found} compressed frames, the header announces {n_frames}")
+    path: Path
+    index: int  # in the file, from 0
+    header: Any  # of the file
+    groups: tuple[Any, ...]  # what a multi-frame file says of this frame, its own before that of all
+    position: NDArray[np.float64]  # centre of the first pixel, LPS mm, shape (3,)
+    axes: NDArray[np.float64]  # directions along a row and along a column, shape (2, 3)
+    pixel_mm: tuple[float, float]  # distance of pixels along a row and along a column
+    rescale: tuple[float, float]  # slope and intercept to Hounsfield units
 
+    @cached_property
+    def normal(self) -> NDArray[np.float64]:
+        """Direction across the slice."""
+        return np.cross(*self.axes)
 
-def _announced(frame: bytes, syntax: UID) -> set[tuple[int, int, int, int]]:
-    """Rows, columns, components and bits that a frame announces; more than one such set where it has several."""
-    if syntax in JPEG2000TransferSyntaxes:
-        return {_announced_2000(frame, place) for place in _headers_2000(frame)}
-    if syntax in JPEGTransferSyntaxes or syntax in JPEGLSTransferSyntaxes:
-        return {_announced_jpeg(frame)}
-    raise ValueError(f"{syntax.name} is not read")
+    def values(self, name: str) -> list[str]:
+        """Give all values of a header field as text: those of the frame, else those of the file."""
+        names = (IN_FRAME.get(name, name), name)
+        found = (one for group in self.groups for key in names if (one := group.get(key, None)) not in (None, ""))
+        return texts_of(next(found, None) or self.header.get(name, None))
 
+    def text(self, name: str) -> str:
+        """Give a header field as one text, values separated by a backslash; empty when there is none."""
+        return "\\".join(self.values(name)).strip("\\")
 
-def _headers_2000(frame: bytes) -> list[int]:
-    if frame.startswith(CODESTREAM):
-        return [0]
-    if not frame.startswith(BOXES):
-        raise ValueError("no JPEG 2000")
-    # A box may hold a second image, before or after the one that is decoded.
-    return [found.start() for found in re.finditer(re.escape(CODESTREAM), frame)]
+    @cached_property
+    def number(self) -> int | None:
+        """InstanceNumber; for a frame that has none of its own, its place in the file from 1."""
+        own = next((group for group in self.groups if group.get("InstanceNumber", None) is not None), None)
+        if own is None and n_frames(self.header) > 1:
+            return self.index + 1
+        return _number_of(own or self.header)
 
 
-def _announced_2000(frame: bytes, place: int) -> tuple[int, int, int, int]:
-    right, bottom, left, top, tile_width, tile_height, _, _, components = SIZE_2000.unpack_from(frame, place)
-    if right <= left or bottom <= top or not tile_width or not tile_height:
-        raise ValueError("JPEG 2000 without pixels")
-    if -(-right // tile_width) * -(-bottom // tile_height) > MOST_TILES:
-        raise ValueError("JPEG 2000 with more tiles than any CT")
-    depths = frame[place + SIZE_2000.size :][: 3 * components : 3]
-    if len(depths) < components or not components:
-        raise ValueError("JPEG 2000 without components")
-    return bottom - top, right - left, components, max(depth & DEPTH_2000 for depth in depths) + 1
+STRAYS = {
+    "localizer": ("localizers_left_out", "localizer"),
+    "no_image": ("captures_left_out", "no_ct_images"),
+    "colour": ("colour_left_out", "in_colour"),
+    "no_place": ("unplaced_left_out", "no_geometry"),
+}
+"""What a file of a CT series may be instead of a slice: the reason told where others are left, and where none is."""
 
 
-def _announced_jpeg(frame: bytes) -> tuple[int, int, int, int]:
-    if not frame.startswith(b"\xff\xd8"):
-        raise ValueError("no JPEG")
-    place = 2
-    while place + 4 <= len(frame) and frame[place] == 0xFF:
-        marker = frame[place + 1]
-        if marker == 0xFF:  # a fill byte
-            place += 1
-            continue
-        (length,) = struct.unpack_from(">H", frame, place + 2)
-        if marker in START_OF_FRAME:
-            bits, rows, columns, components = SIZE_JPEG.unpack_from(frame, place + 4)
-            return rows, columns, components, bits
-        other_size = (frame[place : place + 2], frame[place + 4 : place + 5]) == LARGER_SIZE
-        if marker in (START_OF_SCAN, END) or other_size:
-            break
-        place += 2 + length
-    raise ValueError("JPEG without a size")
+def slices_of(series: Series) -> tuple[list[Frame], dict[str, list[int | None]]]:
+    """List the slices of a series of CT that have a place, and for each kind of `STRAYS` the numbers of its files."""
+    frames: list[Frame] = []
+    strays: dict[str, list[int | None]] = {}
+    for header, path in series.headers:
+        kind = stray_kind(header)
+        found = [] if kind else _frames(header, path)
+        frames += [frame for frame in found if frame is not None]
+        if kind or None in found:
+            strays.setdefault(kind or "no_place", []).append(_number_of(header))
+    return frames, strays
+
+
+def stray_kind(header: Any) -> str:
+    """Tell what a file of a series is when it is no slice of CT; empty when it may be one."""
+    kind, sop_class = kind_of(header), class_of(header)
+    if kind == "localizer":
+        return kind
+    if kind != "CT" or sop_class not in ("", *CT_IMAGES):
+        return "no_image"
+    photometric = str(header.get("PhotometricInterpretation", None) or "MONOCHROME2")
+    one_sample = str(header.get("SamplesPerPixel", None) or 1) == "1"
+    return "" if one_sample and photometric.startswith("MONOCHROME") else "colour"
+
+
+def _number_of(header: Any) -> int | None:
+    value = header.get("InstanceNumber", None)
+    return None if value in (None, "") else int(value)
+
+
+def told_strays(strays: dict[str, list[int | None]]) -> list[Told]:
+    """Say which files were left out because they are no slices."""
+    return [told(STRAYS[kind][0], n=len(which), which=numbered(which)) for kind, which in strays.items()]
+
+
+def numbered(numbers: Iterable[int | None]) -> str:
+    """Name slices by their numbers, for example `image 3, 5 to 9`."""
+    known = sorted({number for number in numbers if number is not None})
+    if not known:
+        return "without a number"
+    starts = [0, *(i + 1 for i, (one, other) in enumerate(pairwise(known)) if other > one + 1), len(known)]
+    runs = [(known[begin], known[end - 1]) for begin, end in pairwise(starts)]
+    words = [f"{first}" if first == last else f"{first} to {last}" for first, last in runs]
+    rest = f" and {len(words) - MOST_RANGES} more" if len(words) > MOST_RANGES else ""
+    return f"image {', '.join(words[:MOST_RANGES])}{rest}"
+
+
+def heights(frames: list[Frame], normal: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+    """Places of slices along the normal of the first, mm, shape (n,)."""
+    return np.array([frame.position @ (frames[0].normal if normal is None else normal) for frame in frames])
+
+
+def too_large(headers: list[tuple[Any, Path]]) -> Told | None:
+    """Say where files announce more pixels than any chest CT has; nothing is decoded for them then."""
+    n_slices = sum(n_frames(header) for header, _ in headers)
+    sides = [int(header.get(name, None) or 0) for header, _ in headers for name in ("Rows", "Columns")]
+    n_pixels = max(sides[::2]) * max(sides[1::2]) * n_slices
+    if min(sides) < SIDE_PIXELS[0] or max(sides) > SIDE_PIXELS[1] or n_pixels > MOST_PIXELS:
+        return told("too_large", side=max(sides), n=n_slices)
+    n_bytes = sum(path.stat().st_size for _, path in headers)
+    if n_pixels > HIGHEST_COMPRESSION * n_bytes:
+        return told("too_much_announced", n=n_pixels, n_bytes=n_bytes)
+    return None
+
+
+def rescale_of_decoder(header: Any) -> tuple[float, float]:
+    """Give the rescale that GDCM applies to all frames of a file: of a classic one its own, else that of the first."""
+    groups = [] if class_of(header) == CT_IMAGES[0] else _groups(header)
+    return _rescale(groups[0] if groups else (), header)
+
+
+def _frames(header: Any, path: Path) -> list[Frame | None]:
+    """List the slices of a file; None for one without a place."""
+    try:
+        groups = _groups(header)
+    except UNREADABLE:
+        return [None]
+    if groups:
+        return [_frame(path, index, header, group) for index, group in enumerate(groups)]
+    if header.get("PerFrameFunctionalGroupsSequence", None) is not None:
+        return []
+    first = _frame(path, 0, header, ())
+    n = n_frames(header)
+    if n == 1 or first is None:
+        return [first]
+    spacing = header.get("SpacingBetweenSlices", None)
+    if spacing in (None, "", 0) or too_large([(header, path)]):
+        return [None]
+    # One behind the other along the normal (DICOM PS3.3, C.8.4.15).
+    places = (first.position + index * float(spacing) * first.normal for index in range(n))
+    return [replace(first, index=index, position=place) for index, place in enumerate(places)]
+
+
+def _groups(header: Any) -> list[tuple[Any, ...]]:
+    """Give for each frame of a multi-frame file what it says of the frame, its own before that of all frames."""
+    shared = _items(next(iter(header.get("SharedFunctionalGroupsSequence", None) or ()), Dataset()))
+    return [(*_items(one), *shared) for one in header.get("PerFrameFunctionalGroupsSequence", None) or ()]
+
+
+def _items(groups: Dataset) -> tuple[Any, ...]:
+    return tuple(element.value[0] for element in groups if element.VR == "SQ" and element.value)
+
+
+def _rescale(groups: tuple[Any, ...], header: Any) -> tuple[float, float]:
+    source = next((group for group in groups if "RescaleSlope" in group), header)
+    return float(source.get("RescaleSlope", None) or 1), float(source.get("RescaleIntercept", None) or 0)
+
+
+def _frame(path: Path, index: int, header: Any, groups: tuple[Any, ...]) -> Frame | None:
+    def find(name: str) -> Any:
+        return next(value for one in (*groups, header) if (value := one.get(name, None)) is not None)
+
+    try:
+        axes = np.array(find("ImageOrientationPatient"), dtype=float).reshape(2, 3)
+        axes = axes / np.linalg.norm(axes, axis=1, keepdims=True)
+        between_rows, between_columns = (float(side) for side in find("PixelSpacing"))
+        place = np.array(find("ImagePositionPatient"), dtype=float).reshape(3)
+        rescale = _rescale(groups, header)
+        sides = int(header.Rows), int(header.Columns)
+    except (StopIteration, *UNREADABLE):
+        return None
+    numbers = [*place, *axes.ravel(), between_rows, between_columns, *rescale]
+    is_sound = np.isfinite(numbers).all() and np.abs(numbers).max() <= LARGEST_NUMBER
+    if not is_sound or min(between_rows, between_columns, *sides) <= 0:
+        return None
+    return Frame(path, index, header, groups, place, axes, (between_columns, between_rows), rescale)

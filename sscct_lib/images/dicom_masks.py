@@ -12,8 +12,10 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from sscct_lib.images.dicom import UNREADABLE, quiet_pydicom, refuse_bomb, refuse_other_size
+from sscct_lib.images.dicom import UNREADABLE, quiet_pydicom, refuse_bomb
+from sscct_lib.images.dicom_pixels import refuse_other_size
 from sscct_lib.images.masks import split_sides
+from sscct_lib.images.nifti import by, set_place
 from sscct_lib.images.prepare import on_grid_of, resample_mask
 from sscct_lib.study.results import ScanError
 
@@ -128,11 +130,7 @@ def _from_segments(item: pydicom.Dataset, scan: sitk.Image, frame_uid: str) -> N
     parts: dict[int, NDArray[np.bool_]] = {}
     for index, side in enumerate(chosen.values()):
         image = sitk.GetImageFromArray(array[..., index].astype(np.uint8))
-        steps = affine[:3, [2, 1, 0]]  # along columns, rows and slices
-        sides_mm = np.linalg.norm(steps, axis=0)
-        image.SetSpacing(sides_mm.tolist())
-        image.SetOrigin(affine[:3, 3].tolist())
-        image.SetDirection((steps / sides_mm).ravel().tolist())
+        set_place(image, affine[:3, [2, 1, 0, 3]])  # steps along columns, rows and slices
         placed = sitk.GetArrayFromImage(_on_grid(sitk.DICOMOrient(image, "LPS"), scan)) > 0
         parts[side] = parts[side] | placed if side in parts else placed
     return _labels(parts, scan)
@@ -151,7 +149,7 @@ def _on_grid(mask: sitk.Image, scan: sitk.Image) -> sitk.Image:
         raise ScanError("the segmentation is turned against the scan.")
     ratio = own / spacing
     if not np.allclose(ratio, [1, 1, max(1, round(ratio[2]))], rtol=1e-3):
-        raise ScanError(f"the segmentation has voxels of {_numbers(own)} mm, the scan of {_numbers(spacing)} mm.")
+        raise ScanError(f"the segmentation has voxels of {by(own, '.4g')} mm, the scan of {by(spacing, '.4g')} mm.")
     offset = np.array(scan.TransformPhysicalPointToContinuousIndex(mask.GetOrigin()))
     if np.abs((offset - np.rint(offset)) * spacing).max() > SAME_PLACE_MM:
         raise ScanError("the voxels of the segmentation lie between those of the scan: it was drawn on other images.")
@@ -159,10 +157,6 @@ def _on_grid(mask: sitk.Image, scan: sitk.Image) -> sitk.Image:
     if first.min() < 0 or (last >= scan.GetSize()).any():
         raise ScanError("the segmentation reaches beyond the scan: it was drawn on other images.")
     return resample_mask(mask, scan)
-
-
-def _numbers(values: NDArray[np.float64]) -> str:
-    return " x ".join(f"{value:.4g}" for value in values)
 
 
 def _from_contours(item: pydicom.Dataset, scan: sitk.Image, frame_uid: str) -> NDArray[np.uint8]:

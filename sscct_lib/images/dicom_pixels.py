@@ -1,10 +1,12 @@
 """A DICOM series as a volume: whether it is a chest CT, and Hounsfield units on an even grid.
 
-Pixels are decoded with SimpleITK (GDCM). Messages never name a file, since file names of an export may hold names of
-patients.
+Pixels are decoded with SimpleITK (GDCM). A decoder takes memory for the size that stands in the compressed data itself,
+where a few bytes can announce gigabytes, whatever the header says: what compressed pixels announce is compared with the
+header first. Messages never name a file, since file names of an export may hold names of patients.
 """
 
 import math
+import re
 import struct
 from collections.abc import Iterable
 from functools import lru_cache
@@ -16,8 +18,18 @@ import numpy as np
 import pydicom
 import SimpleITK as sitk
 from numpy.typing import NDArray
+from pydicom.config import IGNORE
+from pydicom.encaps import generate_frames
 from pydicom.pixels.utils import get_expected_length
-from pydicom.uid import AllTransferSyntaxes
+from pydicom.uid import (
+    UID,
+    AllTransferSyntaxes,
+    ImplicitVRLittleEndian,
+    JPEG2000TransferSyntaxes,
+    JPEGLSTransferSyntaxes,
+    JPEGTransferSyntaxes,
+    RLETransferSyntaxes,
+)
 from scipy import ndimage
 
 from sscct_lib.images.density import (
@@ -30,16 +42,20 @@ from sscct_lib.images.density import (
     without_padding,
 )
 from sscct_lib.images.dicom import (
-    CT_IMAGES,
+    STRAYS,
     UNREADABLE,
+    Frame,
     Series,
-    class_of,
+    heights,
+    n_frames,
+    numbered,
     quiet_pydicom,
     read_headers,
-    refuse_other_size,
-    syntax_of,
+    rescale_of_decoder,
+    slices_of,
+    told_strays,
+    too_large,
 )
-from sscct_lib.images.frames import STRAYS, Frame, first_rescale, heights, numbered, slices_of, told_strays, too_large
 from sscct_lib.images.reasons import Told, UnusableError, told
 from sscct_lib.images.reconstructions import FEWEST_SLICES, MOST_MISSING_SHARE, Volume, split, step_mm
 
@@ -51,6 +67,16 @@ ONE_MISSING = 2.1  # steps: one slice never costs a scan
 SAME_STEP_MM = 0.05
 ITEM_HEADER = struct.Struct("<4sL")  # tag and length of a piece of compressed pixels
 TILT_MM = 0.1  # drift of the slices across their normal that is still called straight
+
+MOST_TILES = 1024  # a decoder keeps some kilobytes for each tile of JPEG 2000
+HIGHEST_RLE = 64  # two bytes of PackBits become 128
+CODESTREAM, BOXES = b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  "  # how JPEG 2000 begins: bare, and as a file
+SIZE_2000 = struct.Struct(">4x2x2x8LH")  # image and tiles, each with its offset, and the components
+DEPTH_2000 = 0x7F  # of a component, the bits less one; the eighth bit says that it has a sign
+SIZE_JPEG = struct.Struct(">B2HB")  # after the length: bits, rows, columns, components
+START_OF_FRAME = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
+START_OF_SCAN, END = 0xDA, 0xD9
+LARGER_SIZE = b"\xff\xf8", b"\x04"  # JPEG-LS may give a size that does not fit its frame header
 
 
 def volumes_of(series: Series) -> list[Volume]:
@@ -254,20 +280,13 @@ def plane_of(frame: Frame) -> NDArray[np.int16] | None:
     size = int(frame.header.Rows), int(frame.header.Columns)
     if values is None or values.shape[1:] != size or frame.index >= len(values):
         return None
-    return _without_padding(_rescaled(values[frame.index], _applied(frame.header), frame.rescale), frame)
+    return _without_padding(_rescaled(values[frame.index], rescale_of_decoder(frame.header), frame.rescale), frame)
 
 
 @lru_cache(maxsize=1)
 def _decode_once(path: Path) -> NDArray[Any] | None:
     """Decode a file; a multi-frame file is asked for once for each of its frames."""
     return _decode(path)
-
-
-def _applied(header: Any) -> tuple[float, float]:
-    """Give the rescale that GDCM applies: of a classic file its own, else that of the first frame."""
-    if class_of(header) != CT_IMAGES[0]:
-        return first_rescale(header)
-    return float(header.get("RescaleSlope", None) or 1), float(header.get("RescaleIntercept", None) or 0)
 
 
 def _is_whole(item: pydicom.Dataset) -> bool:
@@ -350,3 +369,90 @@ def _even_steps(volume: NDArray[np.int16], along: NDArray[np.float64], step: flo
         for above, weight in zip(upper, share, strict=True)
     ]
     return np.stack(planes), len(wanted) - len(along)
+
+
+# What compressed pixels announce.
+
+
+def syntax_of(item: Any) -> UID:
+    """Give a file's transfer syntax; one without preamble has the first that there was."""
+    # Without validation, whose warning would repeat a damaged value.
+    return UID(str(item.file_meta.get("TransferSyntaxUID", ImplicitVRLittleEndian)), IGNORE)
+
+
+def refuse_other_size(item: Any) -> None:
+    """Raise ValueError where compressed pixels announce another size, depth or number than their header.
+
+    ITU-T T.81 (JPEG), T.87 (JPEG-LS) and T.800 (JPEG 2000); DICOM PS3.5, annex G (RLE).
+    """
+    syntax = syntax_of(item)
+    if not syntax.is_encapsulated:
+        return
+    expected = int(item.Rows), int(item.Columns), int(item.get("SamplesPerPixel", None) or 1)
+    found = 0
+    for frame in generate_frames(item.PixelData, number_of_frames=n_frames(item)):
+        found += 1
+        if syntax in RLETransferSyntaxes:
+            n_bytes = expected[0] * expected[1] * expected[2] * int(item.BitsAllocated) // 8
+            if n_bytes > HIGHEST_RLE * len(frame):
+                raise ValueError("the compressed pixels cannot hold what the header announces")
+            continue
+        announced = _announced(frame, syntax)
+        sizes = {one[:3] for one in announced}
+        if sizes != {expected}:
+            raise ValueError(f"the compressed pixels announce {sizes}, the header {expected}")
+        n_bits = max(one[3] for one in announced)
+        if n_bits > int(item.BitsAllocated):  # a decoder may write beyond the pixels that it made
+            raise ValueError(f"the compressed pixels announce {n_bits} bits, the header {item.BitsAllocated}")
+    if found != n_frames(item):
+        raise ValueError(f"{found} compressed frames, the header announces {n_frames(item)}")
+
+
+def _announced(frame: bytes, syntax: UID) -> set[tuple[int, int, int, int]]:
+    """Rows, columns, components and bits that a frame announces; more than one such set where it has several."""
+    if syntax in JPEG2000TransferSyntaxes:
+        return {_announced_2000(frame, place) for place in _headers_2000(frame)}
+    if syntax in JPEGTransferSyntaxes or syntax in JPEGLSTransferSyntaxes:
+        return {_announced_jpeg(frame)}
+    raise ValueError(f"{syntax.name} is not read")
+
+
+def _headers_2000(frame: bytes) -> list[int]:
+    if frame.startswith(CODESTREAM):
+        return [0]
+    if not frame.startswith(BOXES):
+        raise ValueError("no JPEG 2000")
+    # A box may hold a second image, before or after the one that is decoded.
+    return [found.start() for found in re.finditer(re.escape(CODESTREAM), frame)]
+
+
+def _announced_2000(frame: bytes, place: int) -> tuple[int, int, int, int]:
+    right, bottom, left, top, tile_width, tile_height, _, _, components = SIZE_2000.unpack_from(frame, place)
+    if right <= left or bottom <= top or not tile_width or not tile_height:
+        raise ValueError("JPEG 2000 without pixels")
+    if -(-right // tile_width) * -(-bottom // tile_height) > MOST_TILES:
+        raise ValueError("JPEG 2000 with more tiles than any CT")
+    depths = frame[place + SIZE_2000.size :][: 3 * components : 3]
+    if len(depths) < components or not components:
+        raise ValueError("JPEG 2000 without components")
+    return bottom - top, right - left, components, max(depth & DEPTH_2000 for depth in depths) + 1
+
+
+def _announced_jpeg(frame: bytes) -> tuple[int, int, int, int]:
+    if not frame.startswith(b"\xff\xd8"):
+        raise ValueError("no JPEG")
+    place = 2
+    while place + 4 <= len(frame) and frame[place] == 0xFF:
+        marker = frame[place + 1]
+        if marker == 0xFF:  # a fill byte
+            place += 1
+            continue
+        (length,) = struct.unpack_from(">H", frame, place + 2)
+        if marker in START_OF_FRAME:
+            bits, rows, columns, components = SIZE_JPEG.unpack_from(frame, place + 4)
+            return rows, columns, components, bits
+        other_size = (frame[place : place + 2], frame[place + 4 : place + 5]) == LARGER_SIZE
+        if marker in (START_OF_SCAN, END) or other_size:
+            break
+        place += 2 + length
+    raise ValueError("JPEG without a size")

@@ -1,40 +1,40 @@
-"""Volumes from files that nobody vouches for: what a header announces is judged before memory is taken for it.
+"""Volumes from files that nobody vouches for: NIfTI, NRRD and MetaImage.
 
-The text headers of NRRD and MetaImage may name any file of the machine for their voxels. Only one beside them is
-accepted, by the name that it must have.
+What a header announces is judged before memory is taken for it. The text headers of NRRD and MetaImage may name any
+file of the machine for their voxels: only one beside them is accepted, by the name that it must have.
+
+How a volume lies in the body is told by the header's own words, which are judged, and never guessed. A volume is placed
+by axes at right angles. Affines here are (3, 4): three axes in mm for a step of one voxel, and the centre of the first
+voxel, in LPS.
+
+References
+----------
+NIfTI-1 (https://nifti.nimh.nih.gov), section "Orientation and location in space": qform (method 2), sform (method 3).
+Nearest rotation: Schönemann, Psychometrika 1966;31:1-10.
 """
 
 import math
 import os
 import tempfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import SimpleITK as sitk
 from isal import igzip
 from isal.igzip_lib import IsalError
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 
-from sscct_lib.images.placement import (
-    FORMS,
-    Affine,
-    affine_of,
-    nifti_affines,
-    place_of,
-    placed_by_letters,
-    set_place,
-)
 from sscct_lib.images.reasons import Told, UnusableError, told
 from sscct_lib.study.settings import SPACING_MM
 
 READERS = {".nii": "NiftiImageIO", ".nii.gz": "NiftiImageIO", ".nrrd": "NrrdImageIO", ".mha": "MetaImageIO"}
 """Readers of ITK by the end of a name: files that hold their voxels themselves."""
 PAIRS = {".hdr": "NiftiImageIO", ".nhdr": "NrrdImageIO", ".mhd": "MetaImageIO"}
-DETACHED = tuple(PAIRS)
 """Headers whose voxels lie in a second file beside them; `sscct ingest` alone takes these."""
 VOXELS = {".hdr": (".img", ".img.gz"), ".nhdr": (".raw", ".raw.gz"), ".mhd": (".raw", ".zraw")}
 SIDE_VOXELS = (8, 4096)
@@ -64,6 +64,18 @@ META_LAST = "elementdatafile"
 LOCAL = "LOCAL"
 LENIENT = "ITK_NIFTI_SFORM_PERMISSIVE"
 LEAST_ANGLE = 0.1  # least determinant of the axes: 1 where they are at right angles, 0 in a plane
+
+Affine = NDArray[np.float64]
+
+ROUNDING_DEGREES = 0.02  # of four-byte numbers: a quaternion near half a turn is this far off
+MOST_SHEAR_DEGREES = 1.0
+MOST_TURN_DEGREES = 0.1  # between qform and sform: 0.6 mm at the edge of a chest
+MOST_SHIFT_MM = 0.5
+MOST_SCALE = 1e-3
+TO_LPS = np.array([[-1.0], [-1.0], [1.0]])  # from the RAS of NIfTI
+LETTERS = {"L": (0, 1), "R": (0, -1), "P": (1, 1), "A": (1, -1), "S": (2, 1), "I": (2, -1)}
+FORMS = ("sform", "qform")
+UNIT_MM = {1: 1000.0, 3: 0.001}  # metres and micrometres; millimetres else
 
 
 def is_volume(path: Path, pairs: bool = True) -> bool:
@@ -104,7 +116,7 @@ def read_placed(
 ) -> tuple[sitk.Image, list[Told]]:
     """Read a volume as `read_volume` does, and say what was done to its place; messages call the file `name`.
 
-    `orientation` (see `placement.check_orientation`) is what a user says where the header does not, or contradicts
+    `orientation` (see `check_orientation`) is what a user says where the header does not, or contradicts
     itself; with `pairs`, voxels may lie in a second file beside the header, under the same name.
     """
     if not path.is_file():
@@ -124,14 +136,14 @@ def read_placed(
 def _read(
     path: Path, plain: Path, name: str, orientation: str | None, voxels: Path | None
 ) -> tuple[sitk.Image, list[Told]]:
-    suffix = _suffix(path.name)
+    kind = (READERS | PAIRS)[_suffix(path.name)]
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(plain))
-    reader.SetImageIO((READERS | PAIRS)[suffix])
+    reader.SetImageIO(kind)
     try:
-        if suffix in (".nrrd", ".nhdr"):
+        if kind == "NrrdImageIO":
             says_place = _check_nrrd(path, name, voxels)
-        elif suffix in (".mha", ".mhd"):
+        elif kind == "MetaImageIO":
             says_place, start, is_compressed = _check_meta(path, name, voxels)
         else:
             header = _nifti_header(path, name)
@@ -139,8 +151,8 @@ def _read(
     except (RuntimeError, OverflowError) as error:
         raise UnusableError("damaged", name=name) from error
     _check_header(reader, voxels or path, name)
-    if suffix in (".nrrd", ".nhdr", ".mha", ".mhd"):
-        if suffix in (".mha", ".mhd"):
+    if kind != "NiftiImageIO":
+        if kind == "MetaImageIO":
             expected = math.prod(reader.GetSize()) * sitk.Image(1, 1, 1, reader.GetPixelID()).GetSizeOfPixelComponent()
             _check_meta_voxels(voxels or path, name, start, is_compressed, expected)
         found = {"header": affine_of(reader)} if says_place else {}
@@ -221,9 +233,7 @@ def _nifti_header(path: Path, name: str) -> Any:
         header["qform_code"] = header["sform_code"] = 0
     elif header["magic"] != magic:
         raise UnusableError("damaged", name=name)
-    numbers = [*(header["sform"].flat if header["sform_code"] > 0 else ())]
-    numbers += [*(header["qform"] if header["qform_code"] > 0 else ())]
-    if not np.isfinite(numbers).all():
+    if not all(np.isfinite(header[form]).all() for form in FORMS if header[f"{form}_code"] > 0):
         raise UnusableError("nowhere_forms", name=name)
     if header["sform_code"] > 0:
         axes = header["sform"][:, :3].astype(float)
@@ -284,11 +294,8 @@ def _check_meta_voxels(path: Path, name: str, start: int, is_compressed: bool, e
         if not is_compressed:
             n_bytes = path.stat().st_size - start
         else:
-            inflate, n_bytes, waiting = zlib.decompressobj(wbits=47), 0, file.read(CHUNK_BYTES)  # zlib or gzip
             try:
-                while waiting and n_bytes <= expected:
-                    n_bytes += len(inflate.decompress(waiting, CHUNK_BYTES))
-                    waiting = inflate.unconsumed_tail or file.read(CHUNK_BYTES)
+                n_bytes = inflated_bytes(file, 47, expected)  # zlib or gzip
             except zlib.error as error:
                 raise UnusableError("truncated_or_damaged", name=name, error="") from error
     if n_bytes < expected:
@@ -297,11 +304,24 @@ def _check_meta_voxels(path: Path, name: str, start: int, is_compressed: bool, e
         raise UnusableError("too_long", name=name, expected=expected)
 
 
-def _check_sides(name: str, sides_mm: Sequence[float] | NDArray[np.float64]) -> None:
+def inflated_bytes(file: BinaryIO, wbits: int, most: int) -> int:
+    """Count to how many bytes the rest of a file inflates, until there are more than `most`."""
+    inflate, n_bytes, waiting = zlib.decompressobj(wbits), 0, file.read(CHUNK_BYTES)
+    while waiting and n_bytes <= most:
+        n_bytes += len(inflate.decompress(waiting, CHUNK_BYTES))
+        waiting = inflate.unconsumed_tail or file.read(CHUNK_BYTES)
+    return n_bytes
+
+
+def _check_sides(name: str, sides_mm: Iterable[float]) -> None:
     low, high = SPACING_MM
     if not all(low <= side <= high for side in sides_mm):
-        sides = " x ".join(f"{side:g}" for side in sides_mm)
-        raise UnusableError("voxel_sides", name=name, sides=sides, low=low, high=high)
+        raise UnusableError("voxel_sides", name=name, sides=by(sides_mm, "g"), low=low, high=high)
+
+
+def by(sides: Iterable[float], form: str = "") -> str:
+    """Write the sides of a volume, such as `512 x 512 x 60`."""
+    return " x ".join(f"{side:{form}}" for side in sides)
 
 
 def _check_axes(name: str, axes: NDArray[np.float64]) -> None:
@@ -311,7 +331,7 @@ def _check_axes(name: str, axes: NDArray[np.float64]) -> None:
 
 def _check_header(reader: sitk.ImageFileReader, voxels: Path, name: str) -> None:
     size, spacing = reader.GetSize(), reader.GetSpacing()
-    found = " x ".join(str(side) for side in size)
+    found = by(size)
     if len(size) != 3:
         raise UnusableError("dimensions", name=name, n=len(size), found=found)
     if reader.GetNumberOfComponents() != 1:
@@ -362,9 +382,118 @@ def _pieces(path: Path, name: str) -> Iterator[bytes]:
             while piece := content.read(CHUNK_BYTES):
                 yield piece
     except (EOFError, OSError, IsalError) as error:  # type: ignore[misc]
-        raise UnusableError("truncated_or_damaged", name=name, error=f" ({_words(error)})") from error
+        words = getattr(error, "strerror", None) or str(error)  # without the path that errors of the system hold
+        raise UnusableError("truncated_or_damaged", name=name, error=f" ({words})") from error
 
 
-def _words(error: Exception) -> str:
-    """Say what happened without the path that errors of the system hold."""
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+# How a volume lies in the body.
+
+
+def check_orientation(text: str) -> str:
+    """Give what a user says of an orientation as `sform`, `qform` or three letters; ValueError for anything else."""
+    given = text.strip()
+    if given.lower() in FORMS:
+        return given.lower()
+    if sorted(LETTERS.get(letter, (9, 0))[0] for letter in given.upper()) != [0, 1, 2]:
+        raise ValueError(
+            f"{text}: expected sform or qform, or three letters that say to which side of the patient the voxel axes "
+            "run, such as LPS (left, posterior, superior) or RAS."
+        )
+    return given.upper()
+
+
+def nifti_affines(header: Mapping[str, Any]) -> dict[str, Affine]:
+    """Give the places that a NIfTI-1 header states, by `sform` and `qform`; without those whose code is 0."""
+    unit = UNIT_MM.get(int(header["units"]) & 7, 1.0)
+    found = {}
+    if header["sform_code"] > 0:
+        found["sform"] = header["sform"].astype(float) * TO_LPS * unit
+    if header["qform_code"] > 0:
+        *vector, x, y, z = header["qform"].astype(float)
+        scalar = np.sqrt(max(0.0, 1 - np.square(vector).sum()))
+        turn = Rotation.from_quat([*vector, scalar]).as_matrix()
+        sides = np.abs(header["pixdim"][1:4].astype(float)) * [1, 1, -1 if header["pixdim"][0] < 0 else 1]
+        found["qform"] = np.column_stack([turn * sides, (x, y, z)]) * TO_LPS * unit
+    return found
+
+
+def place_of(found: Mapping[str, Affine], orientation: str | None, name: str) -> tuple[Affine, list[Told]]:
+    """Choose between the places that a header says (not empty), by what the user says where they differ; straighten it.
+
+    UnusableError where qform and sform differ and nothing was said, or the axes are far from right angles.
+    """
+    remarks: list[Told] = []
+    if len(found) > 1 and (differs := _difference(found["qform"], found["sform"])):
+        if orientation not in FORMS:
+            raise UnusableError("forms_disagree", name=name, differs=differs)
+        remarks.append(told("form_said", form=orientation, differs=differs))
+    straight, degrees = nearest_rotation(found.get(orientation or "", next(iter(found.values()))))
+    if degrees > MOST_SHEAR_DEGREES:
+        raise UnusableError("sheared", name=name, degrees=degrees)
+    if degrees > ROUNDING_DEGREES:
+        remarks.append(told("shear_straightened", degrees=degrees))
+    return straight, remarks
+
+
+def placed_by_letters(letters: str, size: tuple[int, ...], sides_mm: NDArray[np.float64]) -> Affine:
+    """Place a volume of unknown orientation: its voxel axes run to the sides that are said, its centre is at 0."""
+    axes = np.zeros((3, 3))
+    for column, letter in enumerate(letters):
+        row, sign = LETTERS[letter]
+        axes[row, column] = sign * sides_mm[column]
+    return np.column_stack([axes, -axes @ (np.array(size) - 1) / 2])
+
+
+def nearest_rotation(affine: Affine) -> tuple[Affine, float]:
+    """Turn axes to the nearest ones at right angles, each of its length; also gives the largest angle, degrees."""
+    sides = np.linalg.norm(affine[:, :3], axis=0)
+    axes = affine[:, :3] / sides
+    left, _, right = np.linalg.svd(axes)
+    turned = left @ right
+    # By the sine, which is exact for small angles.
+    degrees = np.degrees(np.arcsin(np.clip(np.linalg.norm(np.cross(axes.T, turned.T), axis=1).max(), 0, 1)))
+    return np.column_stack([turned * sides, affine[:, 3]]), float(degrees)
+
+
+def set_place(image: sitk.Image, affine: Affine) -> None:
+    """Give an image a place, unless it is there already but for rounding."""
+    sides = np.linalg.norm(affine[:, :3], axis=0)
+    directions = affine[:, :3] / sides
+    is_there = (
+        np.allclose(image.GetSpacing(), sides, rtol=1e-5)
+        and np.allclose(image.GetOrigin(), affine[:, 3], atol=1e-2)
+        and np.allclose(np.reshape(image.GetDirection(), (3, 3)), directions, atol=2e-4)
+    )
+    if not is_there:
+        image.SetSpacing(sides.tolist())
+        image.SetDirection(directions.ravel().tolist())
+        image.SetOrigin(affine[:, 3].tolist())
+
+
+def affine_of(image: Any) -> Affine:
+    """Give the place of an image, or of the header that was read of one."""
+    axes = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+    return np.column_stack([axes, image.GetOrigin()])
+
+
+def sides_of(affine: Affine) -> str:
+    """Name the sides to which the voxel axes run, such as LPS."""
+    letters = {place: letter for letter, place in LETTERS.items()}
+    rows = np.abs(affine[:, :3]).argmax(axis=0)
+    return "".join(letters[int(row), int(np.sign(affine[row, column])) or 1] for column, row in enumerate(rows))
+
+
+def _difference(qform: Affine, sform: Affine) -> str:
+    """Say in what two places differ beyond rounding; empty where they do not."""
+    (one, _), (other, _) = nearest_rotation(qform), nearest_rotation(sform)
+    sides, others = (np.linalg.norm(affine[:, :3], axis=0) for affine in (one, other))
+    turn = (one[:, :3] / sides).T @ (other[:, :3] / others)
+    degrees = np.degrees(np.arccos(np.clip((np.trace(turn) - 1) / 2, -1, 1)))
+    if (np.linalg.det(turn) < 0 or degrees > MOST_TURN_DEGREES) and sides_of(one) != sides_of(other):
+        return f"by the qform the voxel axes run to {sides_of(one)}, by the sform to {sides_of(other)}"
+    if np.linalg.det(turn) < 0 or degrees > MOST_TURN_DEGREES:
+        return f"they are turned against each other by {degrees:.1f} degrees"
+    if not np.allclose(sides, others, rtol=MOST_SCALE):
+        return "their voxels have different sides"
+    shift = np.linalg.norm(one[:, 3] - other[:, 3])
+    return f"they lie {shift:.1f} mm apart" if shift > MOST_SHIFT_MM else ""

@@ -18,7 +18,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from sscct_lib.images.density import AIR_HU, check, without_padding
-from sscct_lib.images.nifti import MOST_VOXELS, read_placed, read_volume
+from sscct_lib.images.nifti import MOST_VOXELS, by, read_placed, read_volume
 from sscct_lib.images.reasons import Told, UnusableError
 from sscct_lib.study.files import atomic, checksum
 from sscct_lib.study.folder import Study, StudyError
@@ -94,7 +94,7 @@ def read_source(path: Path, orientation: str | None = None) -> tuple[sitk.Image,
     """Read a CT volume of an export as `read_scan` does, also one whose voxels lie in a second file beside its header.
 
     `orientation` is what the user says of files that do not say how the body lies in them; see
-    `placement.check_orientation`. What was done to its place is told. Neither this nor an error names the file, which
+    `nifti.check_orientation`. What was done to its place is told. Neither this nor an error names the file, which
     may be named after a patient.
     """
     return _in_lps(*read_placed(path, "the file", orientation, pairs=True), "the file")
@@ -158,8 +158,7 @@ def resample(image: sitk.Image, spacing_mm: float) -> sitk.Image:
 
 def _refuse_too_large(size: NDArray[Any]) -> None:
     if math.prod(int(side) for side in size) > MOST_VOXELS:
-        sides = " x ".join(str(side) for side in size)
-        raise ScanError(f"it would have {sides} voxels in the study's spacing: no chest CT is so large.")
+        raise ScanError(f"it would have {by(size)} voxels in the study's spacing: no chest CT is so large.")
 
 
 def _along_axes(image: sitk.Image) -> sitk.Image:

@@ -7,7 +7,7 @@ holds.
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import yaml
 
@@ -39,12 +39,15 @@ class Told(str):
 
     code: str
 
+    def __new__(cls, sentence: str, code: str = "") -> Self:  # noqa: D102
+        kept = super().__new__(cls, sentence)
+        kept.code = code
+        return kept
+
 
 def told(code: str, **values: Any) -> Told:
     """Say a reason in words."""
-    sentence = Told(reasons()[code].words.format(**values))
-    sentence.code = code
-    return sentence
+    return Told(reasons()[code].words.format(**values), code)
 
 
 class UnusableError(ScanError):

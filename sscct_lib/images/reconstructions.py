@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sscct_lib.images.frames import Frame, commonest, heights, numbered
+from sscct_lib.images.density import longest_run
+from sscct_lib.images.dicom import Frame, heights, numbered
 from sscct_lib.images.reasons import Told, told
 
 FEWEST_SLICES = 20
@@ -53,7 +54,8 @@ class Volume:
 
     def values(self, name: str) -> list[str]:
         """Give the values of a header field that most slices have."""
-        return commonest(self.frames, name)
+        counts = Counter(values for frame in self.frames if (values := tuple(frame.values(name))))
+        return list(counts.most_common(1)[0][0]) if counts else []
 
     def get(self, name: str) -> str:
         """Give the first value of a header field, as most slices have it; empty when there is none."""
@@ -346,7 +348,7 @@ def _by_grid(volume: Volume) -> list[Volume]:
     if chains := _grids(along):
         return _of_chains(volume, chains, steps)
     units = steps / np.median(steps)
-    if (np.abs(units - np.rint(units)) >= ON_GRID).mean() > MOST_MISSING_SHARE or _longest_run(units > 1 + ON_GRID) > 1:
+    if (np.abs(units - np.rint(units)) >= ON_GRID).mean() > MOST_MISSING_SHARE or longest_run(units > 1 + ON_GRID) > 1:
         volume.fault = told("variable_steps", low=float(steps.min()), high=float(steps.max()))
     return [volume]
 
@@ -357,11 +359,7 @@ def _has_one_step(steps: NDArray[np.float64]) -> bool:
     on_grid = np.abs(units - np.rint(units)) < ON_GRID
     wide = units > 1 + ON_GRID
     few_off = (~on_grid).sum() <= 0.5 * MOST_MISSING_SHARE * len(units)
-    return bool(few_off and units.sum() < 2 * len(units) and _longest_run(wide) < FEWEST_IN_GRID)
-
-
-def _longest_run(flags: NDArray[np.bool_]) -> int:
-    return max((len(list(run)) for flag, run in groupby(flags.tolist()) if flag), default=0)
+    return bool(few_off and units.sum() < 2 * len(units) and longest_run(wide) < FEWEST_IN_GRID)
 
 
 def _grids(along: NDArray[np.float64]) -> list[list[int]] | None:

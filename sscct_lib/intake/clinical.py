@@ -4,6 +4,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,21 @@ from sscct_lib.study.folder import StudyError
 from sscct_lib.study.registry import (
     DAYS_PER_YEAR,
     EARLIEST,
+    HEADER_LINES,
     LONGEST_FOLLOW_UP_YEARS,
     OLDEST_YEARS,
+    SYNONYMS,
+    Violation,
     beyond_a_life,
+    fulfil,
+    give_types,
     plain,
     possible,
+    stripped,
     suggested,
+    violations,
 )
-from sscct_lib.study.schemas import column, covariates, declared_columns, stored_names
+from sscct_lib.study.schemas import MANIFEST, column, covariates, declared_columns, stored_names
 from sscct_lib.study.settings import Covariate
 from sscct_lib.study.tables import read_csv
 
@@ -31,37 +39,23 @@ OF_THE_SCAN = ("scan_year", "manufacturer", "kernel", "slice_thickness_mm")  # n
 VISIT = ("age_years", "fvc_percent", "dlco_percent", "dlco_impossible")
 PATIENT = ("last_contact_date", "event_observed", "transplant_date", "sex", "ssc_subtype", "cause_of_death")
 NEAR_DAYS = 90
-HEADER_LINES = 2
 MOST_LISTED = 12  # rows or columns that are named by number
 
 CLINICAL = pa.DataFrameSchema(
     {
         "patient_id": column(str, "the patient, as the images name them"),
-        "scan_date": column(
-            "datetime64[ns]", "visit that the row describes; empty: the first", required=False, nullable=True
-        ),
-        "last_contact_date": column("datetime64[ns]", "last day on which the patient's state is known", nullable=True),
-        "event_observed": column(
-            "Int64",
-            "state on that day: 1 died, 0 alive",
-            checks=pa.Check.isin([0, 1], error="0 (alive) or 1 (died)"),
-            nullable=True,
-        ),
-        "transplant_date": column("datetime64[ns]", "date of a lung transplant", required=False, nullable=True),
+        **{
+            name: MANIFEST.columns[name]
+            for name in ("scan_date", "last_contact_date", "event_observed", "transplant_date")
+        },
         **{name: spec for name, spec in covariates().items() if name not in OF_THE_SCAN},
     },
     name="clinical",
-)
+).update_columns({"last_contact_date": {"required": True}})
 
 Declared = Mapping[str, Covariate]
 
-SHORT = {
-    "age": "age_years",
-    "fvc": "fvc_percent",
-    "dlco": "dlco_percent",
-    "subtype": "ssc_subtype",
-    "thickness": "slice_thickness_mm",
-}
+SHORT = {name: SYNONYMS[name] for name in ("age", "fvc", "dlco", "subtype", "thickness")}
 NOT_TAKEN = ("cause_of_death", "scan_year")
 
 
@@ -73,21 +67,24 @@ def read_clinical(path: Path, declared: Declared | None = None) -> tuple[pd.Data
     file is missing, is no CSV table, or has violations: all of them, each with row and column.
     """
     schema = CLINICAL.add_columns(declared_columns(declared or {}))
-    raw = read_csv(path)
-    raw = raw.apply(lambda cells: cells.str.strip())
-    raw = raw.mask(raw == "")
-    raw, remarks = _known_columns(raw, path, schema)
+    raw, remarks = _known_columns(stripped(path), path, schema)
     missing = [name for name, spec in schema.columns.items() if spec.required and name not in raw]
     if missing:
         said = "".join(f"; {one}" for one in remarks)
         raise StudyError(f"{path} has no column {', '.join(missing)}; found {', '.join(raw.columns)}{said}.")
     table: pd.DataFrame = raw.reindex(columns=list(schema.columns))
     table["patient_id"] = table["patient_id"].map(lambda text: unicodedata.normalize("NFC", text), na_action="ignore")
-    violations = _give_types(table, schema)
-    if not violations:
-        table, violations = _checked(table, schema, declared)
-    if violations:
-        raise StudyError(f"{path} has {len(violations)} violation(s); nothing was read:\n  " + "\n  ".join(violations))
+    table, wrong = give_types(table, schema)
+    contradictions = []
+    if not wrong:
+        contradictions = _contradictions(table, columns_of("visit", declared))
+        of_rows = _across_columns(table, columns_of("patient", declared))
+        table, wrong = fulfil(table, schema)
+        wrong += of_rows
+    # What was found is a patient's, and is not told.
+    lines = [str(replace(one, found=None)) for one in wrong] + contradictions
+    if lines:
+        raise StudyError(f"{path} has {len(lines)} violation(s); nothing was read:\n  " + "\n  ".join(lines))
     return table, remarks
 
 
@@ -163,76 +160,40 @@ def read_values(given: str | None, declared: Declared | None = None) -> dict[str
     strangers = sorted(set(named) - set(known))
     if strangers:
         raise StudyError(f"--clinical: {', '.join(strangers)} not known; expected {', '.join([*SHORT, *known])}.")
-    schema = pa.DataFrameSchema({name: known[name] for name in named})
-    try:
-        checked = schema.validate(pd.DataFrame([named]), lazy=True)
-    except pa.errors.SchemaErrors as errors:
-        said = [f"{case['column']}: expected {case['check']}" for case in errors.failure_cases.to_dict("records")]
-        raise StudyError("--clinical: " + "; ".join(dict.fromkeys(said))) from errors
+    checked, wrong = fulfil(pd.DataFrame([named]), pa.DataFrameSchema({name: known[name] for name in named}))
+    if wrong:
+        said = dict.fromkeys(f"{one.column}: expected {one.expected}" for one in wrong)
+        raise StudyError("--clinical: " + "; ".join(said))
     stored = stored_names(declared or {})
     return {stored.get(str(name), str(name)): value for name, value in checked.iloc[0].to_dict().items()}
 
 
-def _give_types(table: pd.DataFrame, schema: pa.DataFrameSchema) -> list[str]:
-    """Turn text into dates and numbers in place, and say where that fails."""
-    violations = []
-    for name, spec in schema.columns.items():
-        text, dtype = table[name], str(spec.dtype)
-        if dtype.startswith("datetime"):
-            table[name], expected = pd.to_datetime(text, format="%Y-%m-%d", errors="coerce"), "a date as YYYY-MM-DD"
-        elif dtype in ("float64", "Int64"):
-            table[name], expected = pd.to_numeric(text, errors="coerce"), "a number"
-        else:
-            continue
-        wrong = text.index[table[name].isna() & text.notna()]
-        violations += [f"row {int(row) + HEADER_LINES}, column {name}: expected {expected}" for row in wrong]
-    return violations
-
-
-def _checked(
-    table: pd.DataFrame, schema: pa.DataFrameSchema, declared: Declared | None
-) -> tuple[pd.DataFrame, list[str]]:
-    """Find cells out of range and rows that contradict each other; also gives the table with its columns' types."""
-    violations = []
-    valid: pd.DataFrame = table
-    try:
-        valid = schema.validate(table, lazy=True)
-    except pa.errors.SchemaErrors as errors:
-        for case in errors.failure_cases.to_dict("records"):
-            row = "" if pd.isna(case["index"]) else f"row {int(case['index']) + HEADER_LINES}, "
-            expected = "a value" if case["check"] == "not_nullable" else case["check"]
-            violations.append(f"{row}column {case['column']}: expected {expected}")
-    for name in DATES:
-        violations += [
-            f"row {int(row) + HEADER_LINES}, column {name}: expected a day from {EARLIEST.year} to today"
-            for row in table.index[~possible(table[name])]
-        ]
+def _across_columns(table: pd.DataFrame, of_patient: list[str]) -> list[Violation]:
+    """Find days that cannot be, half a follow-up, and rows of a patient that contradict each other."""
     half = table["last_contact_date"].isna() != table["event_observed"].isna()
-    violations += [
-        f"row {int(row) + HEADER_LINES}: expected last_contact_date and event_observed both, or neither"
-        for row in table.index[half]
-    ]
-    for name in columns_of("patient", declared):
+    both = "last_contact_date and event_observed both, or neither"
+    wrong = [Violation(int(row) + HEADER_LINES, None, None, both) for row in table.index[half]]
+    for name in DATES:
+        expected = f"a day from {EARLIEST.year} to today"
+        wrong += violations(table[name], table.index[~possible(table[name])], expected)
+    for name in of_patient:
         differing = table.groupby("patient_id")[name].transform("nunique") > 1
-        violations += [
-            f"row {int(row) + HEADER_LINES}, column {name}: expected the same in all rows of a patient"
-            for row in table.index[differing]
-        ]
-    return valid, violations + _contradictions(table, columns_of("visit", declared))
+        wrong += violations(table[name], table.index[differing], "the same in all rows of a patient")
+    return wrong
 
 
 def _contradictions(table: pd.DataFrame, of_visit: list[str]) -> list[str]:
     """Find rows about one visit of a patient with different values: neither can be believed."""
-    violations = []
+    said = []
     visit = table.groupby(["patient_id", "scan_date"], dropna=False)
     for name in of_visit:
         differing = visit[name].transform("nunique") > 1
         several = table[differing & table[name].notna()].groupby(["patient_id", "scan_date"], dropna=False)
-        violations += [
+        said += [
             f"rows {_rows(rows.index)}, column {name}: expected one value for one visit of a patient, found several"
             for _, rows in several
         ]
-    return violations
+    return said
 
 
 def _known_columns(raw: pd.DataFrame, path: Path, schema: pa.DataFrameSchema) -> tuple[pd.DataFrame, list[Told]]:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from sscct_lib.images.dicom import PREAMBLE_BYTES
-from sscct_lib.images.nifti import DETACHED, MAGIC_HDR, is_volume, voxels_of, without_suffix
+from sscct_lib.images.nifti import MAGIC_HDR, PAIRS, is_volume, voxels_of, without_suffix
 from sscct_lib.images.reasons import Told, told
 from sscct_lib.intake.dates import Written, dates_in, digits_not_taken, numbers_not_dates, place_of_eight
 from sscct_lib.study.folder import SETTINGS_FILE
@@ -181,7 +181,7 @@ def _belongs_to_a_header(name: str, beside: set[str]) -> bool:
     """Tell whether a file holds the voxels of a header beside it, with which it is counted."""
     suffix = next((one for one in (".raw.gz", ".img.gz", ".raw", ".zraw", ".img") if name.lower().endswith(one)), None)
     bare = name[: -len(suffix)] if suffix else ""
-    return suffix is not None and any({bare + one, bare + one.upper()} & beside for one in DETACHED)
+    return suffix is not None and any({bare + one, bare + one.upper()} & beside for one in PAIRS)
 
 
 def _sort_by_content(path: Path, tree: Tree) -> None:

@@ -6,7 +6,7 @@ kept. Lung masks that came with a series are brought onto the grid of the scan t
 """
 
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import SimpleITK as sitk
 from sscct_lib.images.density import cuts_lungs
 from sscct_lib.images.dicom_masks import read_dicom_mask
 from sscct_lib.images.dicom_pixels import read_slices
-from sscct_lib.images.placement import check_orientation
+from sscct_lib.images.nifti import check_orientation
 from sscct_lib.images.prepare import read_scan, read_source, to_hounsfield, write_image
 from sscct_lib.images.reasons import Told, told
 from sscct_lib.intake.clinical import attach, empty_clinical, read_clinical
@@ -134,7 +134,7 @@ def ingest(
     visits, of_rows = attach(_visits(candidates, key), table, declared)
     scans, of_days = _in_days(visits)
     _refuse_to_drop(study, scans)
-    written = write_masks(study, _write_scans(study, scans, n_jobs, said), candidates, n_jobs)
+    written = _write_masks(study, _write_scans(study, scans, n_jobs, said), candidates, n_jobs)
     report = report_of(candidates, written, None if clinical is None else table, key, remarks + of_rows + of_days)
     if source_list is not None:
         write_source_list(source_list, candidates, source, key)
@@ -193,15 +193,14 @@ def _in_days(visits: pd.DataFrame) -> tuple[pd.DataFrame, list[Told]]:
     for candidate in visits.loc[undated, "candidates"].explode():
         candidate.set_aside(told("undated"))
     first = by_patient.transform("min")
-    days = visits.assign(
-        scan_day=(visits["scan_date"] - first).dt.days.where(visits["scan_date"].notna(), 0).astype("Int64"),
-        last_contact_day=(pd.to_datetime(visits["last_contact_date"]) - first).dt.days.astype("Int64"),
-        transplant_day=(pd.to_datetime(visits["transplant_date"]) - first).dt.days.astype("Int64"),
-    )
+    dates = ["scan_date", "last_contact_date", "transplant_date"]
+    days = visits.copy()
+    for name in dates:
+        days[name.replace("_date", "_day")] = (pd.to_datetime(visits[name]) - first).dt.days.astype("Int64")
+    days["scan_day"] = days["scan_day"].fillna(0)
     # Without a scan date nothing can be counted to the last contact.
     dropped = days["last_contact_day"].isna() & days["event_observed"].notna() & ~undated
     days.loc[days["last_contact_day"].isna(), "event_observed"] = pd.NA
-    dates = ["scan_date", "last_contact_date", "transplant_date"]
     remarks = [told("follow_up_dropped", n=int(dropped.sum()))] if dropped.any() else []
     return days[~undated].drop(columns=dates).sort_values(["patient_code", "scan_day"]), remarks
 
@@ -220,34 +219,58 @@ def _refuse_to_drop(study: Study, scans: pd.DataFrame) -> None:
 
 def _write_scans(study: Study, scans: pd.DataFrame, n_jobs: int, orientation: str | None = None) -> pd.DataFrame:
     """Read the best series of each examination, and the next best where that fails; returns the scans written."""
-    waiting, written = scans, []
-    for attempt in range(int(scans["candidates"].map(len).max()) if len(scans) else 0):
-        waiting = waiting[waiting["candidates"].map(len) > attempt]
-        chosen = [group[attempt] for group in waiting["candidates"]]
-        done = _write_choice(study, waiting, chosen, attempt + 1, n_jobs, orientation)
-        done = done.reindex(columns=["status", "reason", "sha256", "notes", "codes"]).fillna("")
-        for candidate, row in zip(chosen, done.to_dict("records"), strict=True):
-            candidate.status = "scan" if row["status"] == "ok" else "set aside"
-            candidate.told = [*again(row["reason"], row["codes"]), *candidate.told]
-        ok = (done["status"] == "ok").to_numpy()
-        kept = ["sha256", "notes", "codes"]
-        written.append(waiting[ok].assign(**{name: done.loc[ok, name].to_numpy() for name in kept}))
-        waiting = waiting[~ok]
-    return pd.concat(written, ignore_index=True) if written else scans
+    offers = {
+        row["scan_id"]: [
+            (one, {**_ids(row), "files": one.files, "orientation": orientation, "slices": one.slices})
+            for one in row["candidates"]
+        ]
+        for row in scans.to_dict("records")
+    }
+    records = _write_first(study, "scans", _write_scan, offers, n_jobs)
+    written = scans.set_index("scan_id").loc[list(records)].reset_index()
+    kept = ("sha256", "notes", "codes")
+    return written.assign(**{name: [record[name] for record in records.values()] for name in kept})
 
 
-def _write_choice(
-    study: Study, waiting: pd.DataFrame, chosen: list[Candidate], attempt: int, n_jobs: int, orientation: str | None
-) -> pd.DataFrame:
-    records = study.folder / "ingest" / "records" / f"choice_{attempt}"
-    rows = pd.DataFrame({"scan_id": waiting["scan_id"].to_list(), "patient_id": waiting["patient_code"].to_list()})
-    rows["files"], rows["orientation"] = [candidate.files for candidate in chosen], orientation
-    rows["slices"] = pd.Series([candidate.slices for candidate in chosen], dtype=object)
-    sources = {row["scan_id"]: [Path(file) for file in row["files"]] for row in rows.to_dict("records")}
-    return process(
-        study, "ingest", _write_scan, rows, None, lambda row: sources[row["scan_id"]], n_jobs, records,
-        outputs=lambda row: [_scan_path(study, row["scan_id"])],
-    )  # fmt: skip
+Offers = dict[str, list[tuple[Candidate, dict[str, Any]]]]
+"""By scan, best first: a series, and the row of which its file is made; it names the files that are read."""
+
+
+def _write_first(
+    study: Study, folder: str, write: Callable[[Study, Mapping[str, Any]], Record], offers: Offers, n_jobs: int
+) -> dict[str, dict[Any, Any]]:
+    """Write `<folder>/<scan_id>.nii.gz` from the first offer that can be read, and tell of the others why not.
+
+    Gives by scan the record of what was written.
+    """
+    written: dict[str, dict[Any, Any]] = {}
+    for attempt in range(max(map(len, offers.values()), default=0)):
+        tried = [some[attempt] for scan, some in offers.items() if scan not in written and len(some) > attempt]
+        if not tried:
+            break
+        done = process(
+            study, f"ingest_{folder}", write, pd.DataFrame([row for _, row in tried]), None,
+            lambda row: [*map(Path, row["files"])], n_jobs,
+            study.folder / "ingest" / "records" / f"{folder}_{attempt + 1}",
+            outputs=lambda row: [_path(study, folder, row)],
+        )  # fmt: skip
+        done = done.reindex(columns=["scan_id", "status", "reason", "sha256", "notes", "codes"]).fillna("")
+        for (one, _), record in zip(tried, done.to_dict("records"), strict=True):
+            is_ok, is_mask = record["status"] == "ok", one.kind in MASK_KINDS
+            one.status = "set aside" if not is_ok else "lung mask" if is_mask else "scan"
+            why = [] if is_ok else again(record["reason"], record["codes"])
+            one.told = why if is_mask else [*why, *one.told]
+            if is_ok:
+                written[record["scan_id"]] = record
+    return written
+
+
+def _ids(row: Mapping[Any, Any]) -> dict[str, str]:
+    return {"scan_id": row["scan_id"], "patient_id": row["patient_code"]}
+
+
+def _path(study: Study, folder: str, row: Mapping[Any, Any]) -> Path:
+    return study.folder / folder / f"{row['scan_id']}.nii.gz"
 
 
 def _write_scan(study: Study, row: Mapping[str, Any]) -> Record:
@@ -255,7 +278,7 @@ def _write_scan(study: Study, row: Mapping[str, Any]) -> Record:
         image, notes = _read(row)
     if cuts_lungs(sitk.GetArrayViewFromImage(image)):
         notes.append(told("cuts_lungs"))
-    path = _scan_path(study, row["scan_id"])
+    path = _path(study, "scans", row)
     write_image(image, path)
     return {"sha256": checksum(path), "notes": "; ".join(notes), "codes": " ".join(one.code for one in notes)}
 
@@ -271,38 +294,24 @@ def _read(row: Mapping[str, Any]) -> tuple[sitk.Image, list[Told]]:
     return image, notes
 
 
-def _scan_path(study: Study, scan_id: str) -> Path:
-    return study.folder / "scans" / f"{scan_id}.nii.gz"
-
-
-def write_masks(study: Study, scans: pd.DataFrame, candidates: list[Candidate], n_jobs: int = 1) -> pd.DataFrame:
+def _write_masks(study: Study, scans: pd.DataFrame, candidates: list[Candidate], n_jobs: int) -> pd.DataFrame:
     """Write `masks/<scan_id>.nii.gz` where the source has one of the scan: column `lung_mask`; tells of each mask."""
     masks = [one for one in candidates if one.kind in MASK_KINDS]
     for mask in masks:
         mask.told = [told("mask_of_another")]
-    offers: dict[str, list[tuple[Candidate, str]]] = {}
-    rows = []
+    offers: Offers = {}
     for scan in scans.to_dict("records"):
         taken = next(one for one in scan["candidates"] if one.status == "scan")
         offered = [(mask, file) for mask in masks if _belongs(mask, taken) for file in mask.files]
         for mask, _ in offered:
             mask.told, mask.visit = [told("mask_not_best")], taken.visit
-        if offered:
-            offers[scan["scan_id"]] = sorted(offered, key=lambda one: (MASK_KINDS.index(one[0].kind), one[1]))
-            rows.append([scan["scan_id"], scan["patient_code"], taken.frame_uid])
-    waiting = pd.DataFrame(rows, columns=["scan_id", "patient_id", "frame_uid"])
-    written: dict[str, str] = {}
-    for attempt in range(max(map(len, offers.values()), default=0)):
-        waiting = waiting[[len(offers[scan]) > attempt and scan not in written for scan in waiting["scan_id"]]]
-        tried = [offers[scan][attempt] for scan in waiting["scan_id"]]
-        done = _write(study, waiting.assign(file=[file for _, file in tried]), attempt + 1, n_jobs)
-        for (mask, _), row in zip(tried, done.to_dict("records"), strict=True):
-            is_ok, codes = row["status"] == "ok", row.get("codes")
-            why = [] if is_ok else again(row["reason"], codes if isinstance(codes, str) else "")
-            mask.status, mask.told = ("lung mask" if is_ok else "set aside"), why
-            if row["status"] == "ok":
-                written[row["scan_id"]] = f"masks/{row['scan_id']}.nii.gz"
-    return scans.assign(lung_mask=scans["scan_id"].map(written))
+        offered.sort(key=lambda one: (MASK_KINDS.index(one[0].kind), one[1]))
+        image = str(_path(study, "scans", scan))
+        offers[scan["scan_id"]] = [
+            (mask, {**_ids(scan), "frame_uid": taken.frame_uid, "files": [file, image]}) for mask, file in offered
+        ]
+    written = _write_first(study, "masks", _write_mask, offers, n_jobs)
+    return scans.assign(lung_mask=scans["scan_id"].map({scan: f"masks/{scan}.nii.gz" for scan in written}))
 
 
 def _belongs(mask: Candidate, scan: Candidate) -> bool:
@@ -312,23 +321,10 @@ def _belongs(mask: Candidate, scan: Candidate) -> bool:
     return scan.uid in mask.refers_to if mask.refers_to else mask.frame_uid == scan.frame_uid != ""
 
 
-def _write(study: Study, rows: pd.DataFrame, attempt: int, n_jobs: int) -> pd.DataFrame:
-    files = dict(zip(rows["scan_id"], rows["file"], strict=True))
-    return process(
-        study, "ingest_masks", _write_mask, rows, None,
-        lambda row: [Path(files[row["scan_id"]]), _scan_path(study, row["scan_id"])], n_jobs,
-        study.folder / "ingest" / "records" / f"mask_{attempt}",
-        outputs=lambda row: [_mask_path(study, row["scan_id"])],
-    )  # fmt: skip
-
-
 def _write_mask(study: Study, row: Mapping[str, Any]) -> Record:
-    scan = read_scan(_scan_path(study, row["scan_id"]))
+    file, image = map(Path, row["files"])
+    scan = read_scan(image)
     with wordless():
-        mask = read_dicom_mask(Path(row["file"]), scan, row["frame_uid"])
-    write_image(mask, _mask_path(study, row["scan_id"]))
+        mask = read_dicom_mask(file, scan, row["frame_uid"])
+    write_image(mask, _path(study, "masks", row))
     return {}
-
-
-def _mask_path(study: Study, scan_id: str) -> Path:
-    return study.folder / "masks" / f"{scan_id}.nii.gz"

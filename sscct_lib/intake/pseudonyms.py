@@ -7,14 +7,14 @@ import csv
 import hashlib
 import hmac
 import secrets
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pydicom
 
-from sscct_lib.images.dicom import UNREADABLE, find_series, quiet_pydicom
+from sscct_lib.images.dicom import UNREADABLE, find_series, quiet_pydicom, texts_of
 from sscct_lib.intake.discovery import find_volumes, look
 from sscct_lib.intake.privacy import DATE_FORMS, Identifiers, identifiers, is_identifying_field
 from sscct_lib.study.files import write_if_changed, write_secret
@@ -86,7 +86,7 @@ def read_identifiers(source: Path | None, clinical: Path | None = None) -> Ident
         If `source` is no folder, `clinical` is missing, or neither holds an identifier.
     """
     values: set[str] = set()
-    dates: set[pd.Timestamp] = set()
+    dates: set[date] = set()
     if source is not None:
         if not source.is_dir():
             raise StudyError(f"{source} is no folder: expected the one that was ingested.")
@@ -95,12 +95,12 @@ def read_identifiers(source: Path | None, clinical: Path | None = None) -> Ident
             _from_header(files[0], values, dates)
         volumes = find_volumes(source, tree.volumes)
         values |= {volume.patient for volume in volumes}
-        dates |= {volume.date for volume in volumes if volume.date is not None}
+        dates |= {volume.date.date() for volume in volumes if volume.date is not None}
     if clinical is not None:
         if not clinical.is_file():
             raise StudyError(f"{clinical} is missing: expected the table that was ingested.")
         _from_table(read_csv(clinical), values, dates)
-    known = identifiers(values, [date.date() for date in dates])
+    known = identifiers(values, dates)
     if not known.words:
         raise StudyError("the source holds no identifier of at least 4 characters: there is nothing to search for.")
     return known
@@ -129,32 +129,25 @@ def read_identifier_table(path: Path) -> Identifiers:
     return known
 
 
-def _dates(cells: set[str]) -> set[date]:
-    """The days among cells, however they are written."""
+def _dates(cells: set[str], forms: Sequence[str] = DATE_FORMS) -> set[date]:
+    """The days among cells, in the forms in which they may be written."""
     texts = pd.Series(sorted(cells), dtype=str)
-    read = [pd.to_datetime(texts, format=form, errors="coerce").dropna() for form in DATE_FORMS]
+    read = [pd.to_datetime(texts, format=form, errors="coerce").dropna() for form in forms]
     return {day.date() for days in read for day in days}
 
 
-def _from_header(path: Path, values: set[str], dates: set[pd.Timestamp]) -> None:
+def _from_header(path: Path, values: set[str], dates: set[date]) -> None:
     try:
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[*TEXT_TAGS, *DATE_TAGS], force=True)
-        values |= {text for name in TEXT_TAGS for text in _texts(header.get(name, None))}
-        found = {str(header.get(name, None) or "") for name in DATE_TAGS}
+        values |= {text for name in TEXT_TAGS for text in texts_of(header.get(name, None)) if text}
+        dates |= _dates({str(header.get(name, None) or "") for name in DATE_TAGS}, ("%Y%m%d",))
     except UNREADABLE:  # `ingest` lists what cannot be read
         return
-    dates |= set(pd.to_datetime(pd.Series(sorted(found)), format="%Y%m%d", errors="coerce").dropna())
 
 
-def _texts(value: Any) -> list[str]:
-    several = value if isinstance(value, pydicom.multival.MultiValue) else [value]
-    return [str(one).strip() for one in several if one]
-
-
-def _from_table(table: pd.DataFrame, values: set[str], dates: set[pd.Timestamp]) -> None:
+def _from_table(table: pd.DataFrame, values: set[str], dates: set[date]) -> None:
     for name in table.columns:
         cells = set(table[name].str.strip()) - {""}
         if name == "patient_id" or is_identifying_field(name):
             values |= cells
-        read = pd.to_datetime(pd.Series(sorted(cells), dtype=str), format="%Y-%m-%d", errors="coerce")
-        dates |= set(read.dropna())
+        dates |= _dates(cells, ("%Y-%m-%d",))

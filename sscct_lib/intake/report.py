@@ -49,24 +49,18 @@ def report_of(
 ) -> pd.DataFrame:
     """Say what became of each series, which patients of the clinical table have no scan, and what it told."""
     notes = {row["scan_id"]: row for row in written.to_dict("records")}
-    rows = []
-    for number, one in enumerate(candidates, start=1):
-        scan_id = scan_code(key, one.patient, one.visit)
-        is_used = one.status in ("scan", "lung mask")
-        rows.append(
-            {
-                "source": number,
-                "patient_id": patient_code(key, one.patient) if one.patient else "",
-                "scan_id": scan_id if is_used else "",
-                "kind": one.kind,
-                "n_files": len(one.files),
-                "n_slices": one.n_slices,
-                "step_mm": one.step_mm,
-                "kernel": one.header.get("kernel"),
-                "status": one.status,
-                **_said(_sentences(one, notes.get(scan_id, {}))),
-            }
-        )
+    rows = [
+        {
+            **_ids(number, one, key),
+            "kind": one.kind,
+            "n_files": len(one.files),
+            "n_slices": one.n_slices,
+            "step_mm": one.step_mm,
+            "kernel": one.header.get("kernel"),
+            **_said(_sentences(one, notes.get(scan_code(key, one.patient, one.visit), {}))),
+        }
+        for number, one in enumerate(candidates, start=1)
+    ]
     seen = {one.patient for one in candidates if one.status == "scan"}
     absent = [] if table is None else [patient for patient in table["patient_id"].unique() if patient not in seen]
     rows += [
@@ -75,6 +69,17 @@ def report_of(
     ]
     rows += [{"status": "clinical table", **_said([sentence])} for sentence in of_table]
     return pd.DataFrame(rows, columns=COLUMNS).astype({"source": "Int64", "n_files": "Int64", "n_slices": "Int64"})
+
+
+def _ids(number: int, one: Candidate, key: bytes) -> dict[str, Any]:
+    """What both lists say of a source: its number, what became of it, and its study ids."""
+    is_used = one.status in ("scan", "lung mask")
+    return {
+        "source": number,
+        "status": one.status,
+        "scan_id": scan_code(key, one.patient, one.visit) if is_used else "",
+        "patient_id": patient_code(key, one.patient) if one.patient else "",
+    }
 
 
 def _sentences(one: Candidate, row: Mapping[Any, Any]) -> list[str]:
@@ -95,15 +100,7 @@ def again(text: str, codes: str) -> list[str]:
     sentences, known = text.split("; ") if text else [], codes.split()
     if len(sentences) != len(known):  # a sentence of two parts, or of no code
         sentences, known = [text] if text else [], [codes]
-    return [_with_code(sentence, code) for sentence, code in zip(sentences, known, strict=False)]
-
-
-def _with_code(sentence: str, code: str) -> str:
-    if not code:
-        return sentence
-    kept = Told(sentence)
-    kept.code = code
-    return kept
+    return [Told(sentence, code) if code else sentence for sentence, code in zip(sentences, known, strict=False)]
 
 
 def _said(sentences: Sequence[str]) -> dict[str, str]:
@@ -132,12 +129,14 @@ def summarise(report: pd.DataFrame, study_folder: Path) -> list[str]:
     parts = {status: _lines(report[report["status"] == status], status) for status in HEADINGS}
     heads = {status: _head(report, status) for status in parts}
     shown = [status for status in parts if heads[status] and (parts[status] or status not in ("scan", "lung mask"))]
-    last = [f"One row each: {study_folder / 'ingest' / 'report.csv'}", "Next:", *_commands(study_folder)]
+    study = shlex.quote(str(study_folder))
+    last = [f"One row each: {study_folder / 'ingest' / 'report.csv'}", "Next:", f"  sscct check {study}"]
+    last += [f"  sscct run {study} --until 02_segmentation_qa", f"  sscct run {study}"]
     room = _shared([len(parts[status]) for status in shown], MOST_LINES - 1 - len(last) - len(shown))
     lines = [first + (f", {counted(masks, 'lung mask')}" if masks else "")]
     for status, n in zip(shown, room, strict=True):
         lines += [heads[status], *_listed(parts[status], n)]
-    return [_cut(line) for line in lines] + last
+    return [line if len(line) <= WIDTH else line[: WIDTH - 1].rstrip() + "…" for line in lines] + last
 
 
 def _head(report: pd.DataFrame, status: str) -> str:
@@ -183,15 +182,6 @@ def _shared(wanted: list[int], n_lines: int) -> list[int]:
     return given
 
 
-def _commands(study_folder: Path) -> list[str]:
-    study = shlex.quote(str(study_folder))
-    return [f"  sscct check {study}", f"  sscct run {study} --until 02_segmentation_qa", f"  sscct run {study}"]
-
-
-def _cut(line: str) -> str:
-    return line if len(line) <= WIDTH else line[: WIDTH - 1].rstrip() + "…"
-
-
 def write_for_excel(table: pd.DataFrame, path: Path) -> None:
     """Write a table so that Excel opens it rightly, by a double click.
 
@@ -217,10 +207,7 @@ def write_source_list(path: Path, candidates: list[Candidate], source: Path, key
     """
     rows = [
         {
-            "source": number,
-            "status": one.status,
-            "scan_id": scan_code(key, one.patient, one.visit) if one.status in ("scan", "lung mask") else "",
-            "patient_id": patient_code(key, one.patient) if one.patient else "",
+            **_ids(number, one, key),
             "patient_of_source": one.patient,
             "date_of_source": "" if one.date is None else f"{one.date:%Y-%m-%d}",
             "series_uid": one.uid,

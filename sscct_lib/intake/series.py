@@ -21,7 +21,7 @@ from sscct_lib.images.reasons import Told, told
 from sscct_lib.images.reconstructions import Volume, step_mm
 from sscct_lib.images.scanners import is_sharp, known_kernel, known_manufacturer
 from sscct_lib.intake.dates import OF_THE_SCAN, age_years, scan_date
-from sscct_lib.intake.discovery import VolumeFile, find_volumes, look
+from sscct_lib.intake.discovery import find_volumes, look
 from sscct_lib.study.folder import StudyError
 
 THIN_MM = 1.5
@@ -117,24 +117,20 @@ def find_candidates(source: Path, kernel: str, n_jobs: int = 1) -> list[Candidat
     judged: list[list[Candidate]] = Parallel(n_jobs=n_jobs)(delayed(_from_files)(files, kernel) for files in series)
     candidates = [one for several in judged for one in several]
     _judge_breath(candidates, n_jobs)
-    candidates += map(_from_file, find_volumes(source, found.volumes))
+    for one in find_volumes(source, found.volumes):
+        files = [str(path) for path in one.files]
+        candidates.append(Candidate(one.patient, one.visit, one.date, "NIfTI", files, told=[*one.told]))
     if all(candidate.status == "set aside" for candidate in candidates):
         others = [words for _, _, words in found.told()]
         shown = ", ".join(filter(None, (_count_kinds(candidates), *others))) or "no files"
         reasons = sorted({candidate.reason for candidate in candidates if candidate.kind == "CT"})
         because = f" The CT series cannot be used: {'; '.join(reasons)}." if reasons else ""
         raise StudyError(f"{source} has no chest CT series; found {shown}.{because}")
-    return candidates + [_passed_over(*one) for one in found.told()]
-
-
-def _from_file(volume: VolumeFile) -> Candidate:
-    files = [str(path) for path in volume.files]
-    return Candidate(volume.patient, volume.visit, volume.date, "NIfTI", files, told=[*volume.told])
-
-
-def _passed_over(kind: str, files: list[Path], words: Told) -> Candidate:
-    """List what is no scan, so that the report counts it."""
-    return Candidate("", "", None, kind, [*map(str, files)], status="passed over", told=[words])
+    # What is no scan is listed, so that the report counts it.
+    return candidates + [
+        Candidate("", "", None, kind, [*map(str, paths)], status="passed over", told=[words])
+        for kind, paths, words in found.told()
+    ]
 
 
 def is_lossy(volume: Series | Volume) -> bool:

@@ -71,14 +71,17 @@ def _mask_measures(found: Measured, hu: NDArray[Any], labels: NDArray[np.uint8],
     cut[1:-1, 1:-1, 1:-1] = False
     solid = lungs & (hu > 0)
     outside = lungs & ~anatomy.body
-    missed = _largest_missed(hu, lungs, anatomy)
+    low, high = AERATED_RANGE_HU
+    aerated = anatomy.body & ~anatomy.airway & (hu > low) & (hu < high)
+    n_aerated = np.count_nonzero(aerated)
+    missed = _largest_piece(erode(aerated & ~lungs, spacing_mm / 2, spacing_mm))
     solid_core = _solid_core(hu, lungs, spacing_mm)
     rows, columns = (np.flatnonzero(lungs.any(axis=axes)) for axes in ((0, 2), (0, 1)))
     found.measures |= {
         "left_share": float(np.count_nonzero(labels == 2) / n_voxels),
         "n_components": int((pieces * spacing_mm**3 / 1000 >= SMALLEST_PIECE_ML).sum()),
         **_sides(labels, anatomy),
-        "aerated_share": _share_of_aerated(hu, lungs, anatomy),
+        "aerated_share": float(np.count_nonzero(aerated & lungs) / n_aerated) if n_aerated else None,
         "mean_hu": float(values.mean()),
         "high_attenuation_share": float(((values >= -600) & (values <= -250)).mean()),
         "low_attenuation_share": float((values < -950).mean()),
@@ -90,8 +93,8 @@ def _mask_measures(found: Measured, hu: NDArray[Any], labels: NDArray[np.uint8],
         "chest_width_mm": float((np.ptp(columns) + 1) * spacing_mm),
         "chest_depth_mm": float((np.ptp(rows) + 1) * spacing_mm),
     }
-    suspects = {"cut_area_cm2": cut, "solid_share": solid, "solid_core_ml": solid_core, "outside_share": outside}
-    suspects["missed_air_l"] = missed
+    suspects = {"cut_area_cm2": cut, "solid_share": solid, "solid_core_ml": solid_core, "outside_share": outside,
+                "missed_air_l": missed}  # fmt: skip
     found.places |= {name: _middle_voxel(mask) for name, mask in suspects.items() if mask.any()}
 
 
@@ -107,18 +110,6 @@ def _sides(labels: NDArray[np.uint8], anatomy: Anatomy) -> dict[str, float | Non
     return {"lefts_side_mm": None, "other_side_share": float((right + left)[lacking].sum() / (right + left).sum())}
 
 
-def _share_of_aerated(hu: NDArray[Any], lungs: Mask, anatomy: Anatomy) -> float | None:
-    """How much of the lung that holds air the mask has; None where there is none."""
-    aerated = _aerated(hu, anatomy)
-    n = np.count_nonzero(aerated)
-    return float(np.count_nonzero(aerated & lungs) / n) if n else None
-
-
-def _aerated(hu: NDArray[Any], anatomy: Anatomy) -> Mask:
-    low, high = AERATED_RANGE_HU
-    return anatomy.body & ~anatomy.airway & (hu > low) & (hu < high)
-
-
 def _solid_core(hu: NDArray[Any], lungs: Mask, spacing_mm: float) -> Mask:
     """The middle of thick solid parts: a leak into heart, liver or chest wall, or consolidated lung."""
     # Vessels, septa and honeycombing are too thin to have a voxel left.
@@ -127,12 +118,6 @@ def _solid_core(hu: NDArray[Any], lungs: Mask, spacing_mm: float) -> Mask:
     core = np.zeros_like(lungs)
     core[box] = erode(lungs[box] & (smooth > THICK_HU), THICK_MM, spacing_mm)
     return core
-
-
-def _largest_missed(hu: NDArray[Any], lungs: Mask, anatomy: Anatomy) -> Mask:
-    """The largest piece of aerated lung inside the body that the mask leaves out."""
-    left_out = _aerated(hu, anatomy) & ~lungs
-    return _largest_piece(erode(left_out, anatomy.spacing_mm / 2, anatomy.spacing_mm))
 
 
 def _largest_piece(mask: Mask) -> Mask:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sscct_lib.images.dicom import is_dicom
 from sscct_lib.images.dicom_masks import read_dicom_mask
 from sscct_lib.images.masks import bounding_box
-from sscct_lib.images.nifti import read_volume
+from sscct_lib.images.nifti import by, read_volume
 from sscct_lib.images.prepare import (
     axis_weights,
     interpolate,
@@ -30,8 +30,7 @@ from sscct_lib.images.prepare import (
 from sscct_lib.lungs.quality import measure
 from sscct_lib.lungs.threshold import Anatomy, find_lungs, look
 from sscct_lib.lungs.trained import Found, apply_method, check_method, chosen_methods
-from sscct_lib.lungs.verdict import DECISIONS_FILE, apply_decisions, judge
-from sscct_lib.lungs.visits import chest_shape, compare_visits, write_shape
+from sscct_lib.lungs.verdict import DECISIONS_FILE, apply_decisions, chest_shape, compare_visits, judge, write_shape
 from sscct_lib.study.folder import Study
 from sscct_lib.study.results import Record, ScanError, process
 from sscct_lib.study.schemas import LUNGS
@@ -105,7 +104,7 @@ def load_lungs(study: Study, scan_id: str) -> tuple[sitk.Image, sitk.Image]:
     image, mask = read_result(study.image(scan_id)), read_result(study.mask(scan_id))
     if image.GetSize() != mask.GetSize():
         raise ScanError(
-            f"the mask has {_sides(mask)} voxels, the scan {_sides(image)}. Run `02_segmentation_qa` again."
+            f"the mask has {by(mask.GetSize())} voxels, the scan {by(image.GetSize())}. Run `02_segmentation_qa` again."
         )
     if not sitk.GetArrayViewFromImage(mask).any():
         raise ScanError("the lung mask is empty.")
@@ -198,10 +197,9 @@ def _judged(scan: _Scan, lungs: Found, second: sitk.Image | None, settings: Lung
     labels = _labels_on(scan.work, lungs.mask)
     lobes, others = (None if image is None else _labels_on(scan.work, image) for image in (lungs.lobes, second))
     found = measure(scan.hu, labels, scan.anatomy, lobes, others)
-    judgement = judge(found, settings)
-    words = {"verdict": judgement.verdict, "findings": judgement.findings, "flags": judgement.flags}
+    words, place = judge(found, settings)
     shape = write_shape(chest_shape(scan.hu, labels, scan.anatomy.body, scan.anatomy.spacing_mm))
-    return {**found.measures, **words, "place_mm": _in_patient(judgement.place, scan.work), "chest_shape_mm": shape}
+    return {**found.measures, **words, "place_mm": _in_patient(place, scan.work), "chest_shape_mm": shape}
 
 
 def _labels_on(work: sitk.Image, mask: sitk.Image) -> NDArray[np.uint8]:
@@ -256,7 +254,7 @@ def _provided(study: Study, row: Mapping[str, Any], image: sitk.Image) -> sitk.I
     mask = sitk.DICOMOrient(read_volume(path), "LPS")
     if mask.GetSize() != scan.GetSize():
         raise ScanError(
-            f"the mask has {_sides(mask)} voxels, its scan has {_sides(scan)} (x, y, z in LPS order): it "
+            f"the mask has {by(mask.GetSize())} voxels, its scan has {by(scan.GetSize())} (x, y, z in LPS order): it "
             "must lie on the grid of the scan."
         )
     if not np.allclose(mask.GetOrigin(), scan.GetOrigin(), atol=SAME_GRID_MM) or not np.allclose(
@@ -268,7 +266,3 @@ def _provided(study: Study, row: Mapping[str, Any], image: sitk.Image) -> sitk.I
         shown = ", ".join(f"{value:g}" for value in values[:10])
         raise ScanError(f"the mask has values {shown}; expected 0 outside, 1 right lung, 2 left lung.")
     return resample_mask(mask, image)
-
-
-def _sides(image: sitk.Image) -> str:
-    return " x ".join(str(side) for side in image.GetSize())

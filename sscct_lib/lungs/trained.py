@@ -144,8 +144,10 @@ def _lungmask_network(weights: Path) -> Any:
 
 
 def _totalsegmentator(image: sitk.Image, weights: Path) -> Found:
-    os.environ["TOTALSEG_WEIGHTS_PATH"] = str(weights)
-    _send_nothing(weights)
+    # By default TotalSegmentator reports its use to its authors.
+    os.environ["TOTALSEG_WEIGHTS_PATH"] = os.environ["TOTALSEG_HOME_DIR"] = str(weights)
+    quiet = {"totalseg_id": "none", "send_usage_stats": False, "prediction_counter": 0}
+    write_if_changed(weights / "config.json", json.dumps(quiet))
     from totalsegmentator.python_api import totalsegmentator
 
     with TemporaryDirectory() as folder:
@@ -154,13 +156,6 @@ def _totalsegmentator(image: sitk.Image, weights: Path) -> Found:
         totalsegmentator(scan, None, ml=True, roi_subset=TOTALSEGMENTATOR_NAMES, quiet=True).to_filename(result)
         lobes = resample_mask(read_volume(result), image)
     return _from_lobes(on_grid_of(image, renamed(sitk.GetArrayViewFromImage(lobes), TOTALSEGMENTATOR_LOBES)))
-
-
-def _send_nothing(weights: Path) -> None:
-    """Keep TotalSegmentator from reporting its use to its authors, as it does by default."""
-    os.environ["TOTALSEG_HOME_DIR"] = str(weights)
-    quiet = {"totalseg_id": "none", "send_usage_stats": False, "prediction_counter": 0}
-    write_if_changed(weights / "config.json", json.dumps(quiet))
 
 
 def renamed(labels: NDArray[Any], names: Mapping[int, int]) -> NDArray[np.uint8]:

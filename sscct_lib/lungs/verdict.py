@@ -1,24 +1,32 @@
-"""From measures to a verdict on each mask, and what a person decided about it.
+"""From measures to a verdict on each mask, from a patient's other scans to another, and what a person decided.
 
 A verdict is `fail` when the mask or the scan cannot be used: lungs that no patient has, right and left swapped, a mask
 beside the lungs, the patient lying otherwise than the header says, or densities that are no Hounsfield units. It is
 `review` when a measure is unusual and a person should look, and `pass` otherwise.
+
+Scans of a patient are compared by the shape of the chest, which a breath changes little, and which tells one patient
+from another: below the apex of the lungs, level by level, how wide and how deep the lungs lie in the rib cage, and
+where the spine stands in it. Two scans of one patient differ by a millimetre or two; scans of two patients seldom agree
+at all levels.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from sscct_lib.images.masks import Mask
 from sscct_lib.lungs.quality import Measured, Place
+from sscct_lib.lungs.threshold import BONE_HU
 from sscct_lib.study.folder import StudyError
+from sscct_lib.study.registry import violations
 from sscct_lib.study.settings import LungSettings
 from sscct_lib.study.tables import read_csv
 
 DECISIONS_FILE = "qa_decisions.csv"
 DECISION_COLUMNS = ("scan_id", "verdict", "who", "when", "why")  # pass or fail, initials, YYYY-MM-DD, the reason
-HEADER_LINES = 2
 
 HEART_SLACK_MM = 2.0
 LEAST_SPINE_SHARE = 0.6
@@ -53,141 +61,198 @@ SEVERE = frozenset(
 )  # fmt: skip
 """Measures for which a scan can fail; the others send it to a person."""
 
-Finding = tuple[str, str]  # the measure, and what it says in words
+LEVELS_MM = np.arange(10.0, 190.0, 10.0)  # below the apex
+COMPARED_MM = 150.0  # further down, the diaphragm decides how wide the lungs are
+STRETCHES = np.arange(0.85, 1.16, 0.05)
+SMALLEST_SECTION_CM2 = 2.0
+SPINE_MM = 30.0
+LEAST_LEVELS = 8
+
+Shape = NDArray[np.float64]
+"""Width, depth, spine from the front, and spine from the middle of the lungs, mm; shape (4, n_levels)."""
+
+PERCENT = {"left_share", "solid_share", "outside_share"}  # measures that are told so
+
+Rule = tuple[str, float | None, float | None, str]
+"""Measure, the range in which it is plausible (None: open), and what is said of a value beyond it.
+
+Open at both ends: the measure must have been taken.
+"""
 
 
-@dataclass(frozen=True)
-class Judgement:
-    """What is thought of a mask."""
+def judge(found: Measured, settings: LungSettings) -> tuple[dict[str, str], Place | None]:
+    """Turn measures into a verdict; the plausible ranges are settings.
 
-    verdict: str
-    findings: str  # the reasons in words, separated by "; "; empty for `pass`
-    flags: str  # the measures behind them, separated by spaces
-    place: Place | None  # voxel [z, y, x] of the first finding that has one
-
-
-def judge(found: Measured, settings: LungSettings) -> Judgement:
-    """Turn measures into a verdict; the plausible ranges are settings."""
+    Gives `verdict`, `findings` (in words, separated by "; "; empty for `pass`) and `flags` (the measures behind them,
+    separated by spaces), and the voxel [z, y, x] of the first finding that has a place.
+    """
     measures = found.measures
     if measures["volume_l"] < LEAST_LUNG_L:
         words = f"hardly any lung in the mask ({measures['volume_l']:.2f} L)"
-        return Judgement("fail", words, "volume_l", None)
-    severe = [*_impossible(measures), *_wrong_posture(measures), *_wrong_density(measures, settings)]
-    known = {name for name, _ in severe}
-    unusual = [*_unusual_lungs(measures, settings), *_wrong_extent(measures, settings)]
-    findings = [*severe, *(finding for finding in unusual if finding[0] not in known)]
-    return Judgement(
-        "fail" if severe else "review" if findings else "pass",
-        "; ".join(words for _, words in findings),
-        " ".join(dict.fromkeys(name for name, _ in findings)),
-        next((found.places[name] for name, _ in findings if name in found.places), None),
-    )
+        return {"verdict": "fail", "findings": words, "flags": "volume_l"}, None
+    severe, unusual = _findings(measures, _severe(measures, settings)), _findings(measures, _unusual(settings))
+    findings = severe | {name: words for name, words in unusual.items() if name not in severe}
+    verdict = "fail" if severe else "review" if findings else "pass"
+    place = next((found.places[name] for name in findings if name in found.places), None)
+    return {"verdict": verdict, "findings": "; ".join(findings.values()), "flags": " ".join(findings)}, place
 
 
-def _impossible(measures: dict[str, Any]) -> list[Finding]:
-    """Find a mask of which no patient can be the reason."""
-    findings = [
-        *_outside(measures, "volume_l", POSSIBLE_VOLUME_L, "lung volume {:.1f} L, which no patient has"),
-        *_outside(measures, "mean_hu", POSSIBLE_MEAN_HU, "mean density {:.0f} HU, which no lung has"),
+def _findings(measures: dict[str, Any], rules: list[Rule]) -> dict[str, str]:
+    """Say by measure which rules do not hold."""
+    found = {}
+    for name, low, high, words in rules:
+        value, factor = measures.get(name), 100 if name in PERCENT else 1
+        if value is None:
+            holds = (low, high) != (None, None)
+        else:
+            holds = (low is None or low <= value) and (high is None or value <= high)
+        if not holds:
+            expected = "" if high is None else f", expected {_range(low, high, factor)}"
+            found[name] = words.format(None if value is None else factor * value) + expected
+    return found
+
+
+def _range(low: float | None, high: float, factor: int) -> str:
+    return f"at most {factor * high:g}" if low is None else f"{factor * low:g} to {factor * high:g}"
+
+
+def _severe(measures: dict[str, Any], settings: LungSettings) -> list[Rule]:
+    """List what no patient explains: impossible lungs, axes swapped or turned, values that are no Hounsfield units."""
+    # A lung that the mask hardly has is in the scan: left out, or named for the other one.
+    on_other_side = (measures["other_side_share"] or 0) > MOST_ON_OTHER_SIDE
+    swapped = (measures["lefts_side_mm"] or 0) < 0
+    lacks_a_lung = not swapped and (on_other_side or measures["missed_air_l"] > LEAST_LUNG_L)
+    possible_share = POSSIBLE_LEFT_SHARE if lacks_a_lung else (None, None)
+    # A single lung is deeper than wide.
+    least_width = None if measures["lefts_side_mm"] is None else measures["chest_depth_mm"]
+    beside = f"the mask holds {{:.0%}} of the aerated lung, expected {LEAST_AERATED_SHARE:.0%} or more"
+    rules: list[Rule] = [
+        ("volume_l", *POSSIBLE_VOLUME_L, "lung volume {:.1f} L, which no patient has"),
+        ("mean_hu", *POSSIBLE_MEAN_HU, "mean density {:.0f} HU, which no lung has"),
+        ("lefts_side_mm", 0, None, "label 1 (right lung) lies left of label 2: right and left are swapped"),
+        ("left_share", *possible_share, "left lung {:.0f} % of the volume, though both are in the scan"),
+        ("aerated_share", LEAST_AERATED_SHARE, None, f"{beside}: does it lie beside the lungs?"),
+        ("trachea_height", 0.5, None, "the trachea lies below the lungs: head and feet swapped?"),
+        ("spine_behind_mm", 0, None, "the spine lies in front of the lungs: front and back swapped?"),
+        ("spine_share", LEAST_SPINE_SHARE, None, "the spine shows in {:.0%} of slices: axes swapped?"),
+        ("chest_width_mm", least_width, None, "the chest is deeper than wide: axes swapped?"),
     ]
-    if _below(measures["lefts_side_mm"], 0):
-        findings.append(("lefts_side_mm", "label 1 (right lung) lies left of label 2: right and left are swapped"))
-    elif _lacks_a_lung(measures):
-        words = "left lung {:.0f} % of the volume, though both are in the scan"
-        findings += _outside(measures, "left_share", POSSIBLE_LEFT_SHARE, words, 100)
-    if _below(measures["aerated_share"], LEAST_AERATED_SHARE):
-        share = measures["aerated_share"]
-        words = f"the mask holds {share:.0%} of the aerated lung, expected {LEAST_AERATED_SHARE:.0%} or more"
-        findings.append(("aerated_share", f"{words}: does it lie beside the lungs?"))
-    return findings
-
-
-def _lacks_a_lung(measures: dict[str, Any]) -> bool:
-    """Whether a lung that the mask hardly has is in the scan: left out, or named for the other one."""
-    on_other_side = measures["other_side_share"] or 0
-    return bool(measures["missed_air_l"] > LEAST_LUNG_L or on_other_side > MOST_ON_OTHER_SIDE)
-
-
-def _wrong_posture(measures: dict[str, Any]) -> list[Finding]:
-    """Find a scan whose axes are swapped or turned."""
-    findings = []
-    if _below(measures["trachea_height"], 0.5):
-        findings.append(("trachea_height", "the trachea lies below the lungs: head and feet swapped?"))
-    if _below(measures["spine_behind_mm"], 0):
-        findings.append(("spine_behind_mm", "the spine lies in front of the lungs: front and back swapped?"))
-    if measures["spine_share"] < LEAST_SPINE_SHARE:
-        findings.append(("spine_share", f"the spine shows in {measures['spine_share']:.0%} of slices: axes swapped?"))
-    has_both = measures["lefts_side_mm"] is not None  # a single lung is deeper than wide
-    if has_both and measures["chest_width_mm"] < measures["chest_depth_mm"]:
-        findings.append(("chest_width_mm", "the chest is deeper than wide: axes swapped?"))
-    return findings
-
-
-def _wrong_density(measures: dict[str, Any], settings: LungSettings) -> list[Finding]:
     if measures["heart_hu"] is None:
-        return [("heart_hu", "no soft tissue between the lungs: are these Hounsfield units?")]
+        return [*rules, ("heart_hu", None, None, "no soft tissue between the lungs: are these Hounsfield units?")]
+    air: Rule = ("trachea_hu", *settings.trachea_hu, "air in the trachea {:.0f} HU")
+    return [*rules, air, ("heart_hu", *settings.heart_hu, "heart {:.0f} HU")]
+
+
+def _unusual(settings: LungSettings) -> list[Rule]:
+    """List what a person should look at: unusual lungs, a mask with too much or too little, scans that end or skip."""
+    lobe = "a lobe with {:.1%} of the lungs: removed, or not found?"
+    agreement = f"Dice {{:.2f}} between two methods, expected {settings.min_agreement:g} or more"
     return [
-        *_outside(measures, "trachea_hu", settings.trachea_hu, "air in the trachea {:.0f} HU"),
-        *_outside(measures, "heart_hu", settings.heart_hu, "heart {:.0f} HU"),
+        ("volume_l", *settings.volume_l, "lung volume {:.1f} L"),
+        ("left_share", *settings.left_share, "left lung {:.0f} % of the volume"),
+        ("mean_hu", *settings.mean_hu, "mean density {:.0f} HU"),
+        ("trachea_height", None, None, "no trachea was found"),
+        ("heart_left_mm", -HEART_SLACK_MM, None, "the heart lies to the right of the spine: mirrored, or displaced?"),
+        ("smallest_lobe_share", settings.min_lobe_share, None, lobe),
+        ("agreement_dice", settings.min_agreement, None, agreement),
+        ("cut_area_cm2", None, settings.max_cut_area_cm2, "the edge of the scan cuts {:.0f} cm² of lung"),
+        ("missed_air_l", None, settings.max_missed_air_l, "{:.2f} L of aerated lung left out of the mask"),
+        ("solid_share", None, settings.max_solid_share, "{:.1f} % of the mask is solid tissue"),
+        ("solid_core_ml", None, settings.max_solid_core_ml, "{:.1f} mL inside thick solid tissue: leak, consolidation"),
+        ("outside_share", None, settings.max_outside_share, "{:.1f} % of the mask lies outside the body"),
+        ("step_ratio", None, settings.max_step_ratio, "a jump between slices ({:.1f} times the usual change)"),
+        ("noise_hu", None, settings.max_noise_hu, "noise of {:.0f} HU"),
     ]
 
 
-def _unusual_lungs(measures: dict[str, Any], settings: LungSettings) -> list[Finding]:
-    findings = [
-        *_outside(measures, "volume_l", settings.volume_l, "lung volume {:.1f} L"),
-        *_outside(measures, "left_share", settings.left_share, "left lung {:.0f} % of the volume", 100),
-        *_outside(measures, "mean_hu", settings.mean_hu, "mean density {:.0f} HU"),
-    ]
-    if measures["trachea_height"] is None:
-        findings.append(("trachea_height", "no trachea was found"))
-    if _below(measures["heart_left_mm"], -HEART_SLACK_MM):
-        findings.append(("heart_left_mm", "the heart lies to the right of the spine: mirrored, or displaced?"))
-    return findings + _unlike(measures, settings)
+def compare_visits(table: pd.DataFrame, settings: LungSettings) -> pd.DataFrame:
+    """The table with `shape_change_mm` and `volume_change`; a scan unlike the patient's others is to be reviewed."""
+    # A chest keeps its shape: a scan unlike all others may be another patient's. Volume seldom changes by a third.
+    judged = table[table["verdict"].isin(["pass", "review"])]
+    changes = {"shape_change_mm": shape_change(judged), "volume_change": volume_change(judged)}
+    table = table.assign(**{name: change.reindex(table.index) for name, change in changes.items()})
+    for name, most, words in (
+        ("shape_change_mm", settings.max_shape_change_mm, "the chest differs by {:.1f} mm: another patient's scan?"),
+        ("volume_change", settings.max_visit_change, "lung volume {:+.0%} against the patient's other scans"),
+    ):
+        for index in table.index[table[name].abs() > most]:
+            findings, flags = table.loc[index, ["findings", "flags"]]
+            said = "; ".join(filter(None, (findings, words.format(table[name][index]))))
+            table.loc[index, ["verdict", "findings", "flags"]] = "review", said, " ".join(filter(None, (flags, name)))
+    return table
 
 
-def _unlike(measures: dict[str, Any], settings: LungSettings) -> list[Finding]:
-    """Find lobes that are hardly there, and masks on which two methods do not agree."""
-    findings = []
-    if _below(measures.get("smallest_lobe_share"), settings.min_lobe_share):
-        share = measures["smallest_lobe_share"]
-        findings.append(("smallest_lobe_share", f"a lobe with {share:.1%} of the lungs: removed, or not found?"))
-    if _below(measures.get("agreement_dice"), settings.min_agreement):
-        dice = measures["agreement_dice"]
-        findings.append(
-            ("agreement_dice", f"Dice {dice:.2f} between two methods, expected {settings.min_agreement:g} or more")
-        )
-    return findings
+def shape_change(table: pd.DataFrame) -> "pd.Series[float]":
+    """Distance (mm) to the patient's most similar other scan; none for a single scan, or where too little is seen."""
+    changes: dict[Any, float] = {}
+    for _, own in table.groupby("patient_id")["chest_shape_mm"]:
+        shapes = {index: read_shape(text) for index, text in own.dropna().items()}
+        for index, shape in shapes.items():
+            distances = [shape_distance(shape, other) for place, other in shapes.items() if place != index]
+            if known := [distance for distance in distances if np.isfinite(distance)]:
+                changes[index] = min(known)
+    return pd.Series(changes, dtype=float)
 
 
-def _wrong_extent(measures: dict[str, Any], settings: LungSettings) -> list[Finding]:
-    """Find masks that hold too much or too little, and scans that end or skip within the lungs."""
-    checks = (
-        ("cut_area_cm2", settings.max_cut_area_cm2, 1, "the edge of the scan cuts {:.0f} cm² of lung"),
-        ("missed_air_l", settings.max_missed_air_l, 1, "{:.2f} L of aerated lung left out of the mask"),
-        ("solid_share", settings.max_solid_share, 100, "{:.1f} % of the mask is solid tissue"),
-        ("solid_core_ml", settings.max_solid_core_ml, 1, "{:.1f} mL inside thick solid tissue: leak, consolidation"),
-        ("outside_share", settings.max_outside_share, 100, "{:.1f} % of the mask lies outside the body"),
-        ("step_ratio", settings.max_step_ratio, 1, "a jump between slices ({:.1f} times the usual change)"),
-        ("noise_hu", settings.max_noise_hu, 1, "noise of {:.0f} HU"),
-    )
-    return [
-        (name, f"{words.format(factor * measures[name])}, expected at most {factor * most:g}")
-        for name, most, factor, words in checks
-        if measures[name] is not None and measures[name] > most
-    ]
+def volume_change(table: pd.DataFrame) -> "pd.Series[float]":
+    """Relative difference of lung volume from the median of the patient's other scans; none for a single scan."""
+    changes: dict[Any, float] = {}
+    for _, own in table.groupby("patient_id")["volume_l"]:
+        for index in own.index if len(own) > 1 else []:
+            changes[index] = float(own[index] / own.drop(index).median() - 1)
+    return pd.Series(changes, dtype=float)
 
 
-def _below(value: float | None, least: float) -> bool:
-    return value is not None and value < least
+def shape_distance(one: Shape, other: Shape) -> float:
+    """Mean absolute difference of two shapes, mm; not a number where less than 8 levels compare."""
+    # A deeper breath lowers the lungs and moves every level: one chest is stretched, and the best match counts.
+    differences = [np.abs(one - _stretched(other, stretch))[:, LEVELS_MM <= COMPARED_MM] for stretch in STRETCHES]
+    kept = [part[np.isfinite(part)] for part in differences]
+    means = [values.mean() for values in kept if len(values) >= LEAST_LEVELS * len(one)]
+    return float(min(means)) if means else float("nan")
 
 
-def _outside(
-    measures: dict[str, Any], name: str, limits: tuple[float, float], words: str, factor: float = 1
-) -> list[Finding]:
-    value, (low, high) = measures[name], limits
-    if value is None or low <= value <= high:
-        return []
-    return [(name, f"{words.format(factor * value)}, expected {factor * low:g} to {factor * high:g}")]
+def chest_shape(hu: NDArray[np.float32], labels: NDArray[np.uint8], body: Mask, spacing_mm: float) -> Shape:
+    """Shape of the chest at each of `LEVELS_MM` below the apex, (4, n_levels); not a number where there is no lung."""
+    lungs = labels > 0
+    area_cm2 = np.count_nonzero(lungs, axis=(1, 2)) * spacing_mm**2 / 100
+    heights = np.flatnonzero(area_cm2 >= SMALLEST_SECTION_CM2)[::-1]
+    if len(heights) < 2:
+        return np.full((4, len(LEVELS_MM)), np.nan)
+    measured = np.array([_section(hu[z], lungs[z], body[z], spacing_mm) for z in heights]).T * spacing_mm
+    below = (heights[0] - heights) * spacing_mm
+    return np.array([_at_levels(below, values) for values in measured])
+
+
+def _section(hu: NDArray[np.float32], lungs: Mask, body: Mask, spacing_mm: float) -> tuple[float, ...]:
+    rows, columns = (np.flatnonzero(lungs.any(axis=axis)) for axis in (1, 0))
+    front, right = rows[0], columns[0]
+    behind, middle = (front + rows[-1]) // 2, (right + columns[-1]) / 2
+    near = slice(max(0, round(middle - SPINE_MM / spacing_mm)), round(middle + SPINE_MM / spacing_mm) + 1)
+    y, x = np.nonzero((hu[behind:, near] > BONE_HU) & body[behind:, near])
+    depth, aside = (y.mean() + behind - front, x.mean() + near.start - middle) if len(y) else (np.nan, np.nan)
+    return float(np.ptp(columns) + 1), float(np.ptp(rows) + 1), float(depth), float(aside)
+
+
+def _at_levels(below: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
+    known = np.isfinite(values)
+    if not known.any():
+        return np.full(len(LEVELS_MM), np.nan)
+    return np.asarray(np.interp(LEVELS_MM, below[known], values[known], right=np.nan))
+
+
+def _stretched(shape: Shape, stretch: float) -> Shape:
+    return np.array([np.interp(LEVELS_MM / stretch, LEVELS_MM, row, left=np.nan, right=np.nan) for row in shape])
+
+
+def write_shape(shape: Shape) -> str:
+    """A shape as text, for a table: millimetres separated by spaces, row after row."""
+    return " ".join(f"{value:.1f}" for value in shape.ravel())
+
+
+def read_shape(text: str) -> Shape:
+    """A shape that `write_shape` wrote."""
+    return np.array(text.split(), dtype=float).reshape(4, len(LEVELS_MM))
 
 
 def apply_decisions(table: pd.DataFrame, path: Path) -> pd.DataFrame:
@@ -216,11 +281,7 @@ def _read_decisions(path: Path) -> pd.DataFrame:
         "when": (pd.to_datetime(raw["when"], format="%Y-%m-%d", errors="coerce").isna(), "a date as YYYY-MM-DD"),
         "why": (raw["why"].str.strip() == "", "the reason"),
     }
-    violations = [
-        f"row {int(row) + HEADER_LINES}, column {name}: found {raw[name].loc[row]!r}; expected {expected}"
-        for name, (wrong, expected) in checks.items()
-        for row in raw.index[wrong]
-    ]
-    if violations:
-        raise StudyError(f"{path} has {len(violations)} violation(s):\n  " + "\n  ".join(violations))
+    wrong = [one for name, (rows, words) in checks.items() for one in violations(raw[name], raw.index[rows], words)]
+    if wrong:
+        raise StudyError("\n  ".join([f"{path} has {len(wrong)} violation(s):", *map(str, wrong)]))
     return raw

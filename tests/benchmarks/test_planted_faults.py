@@ -7,7 +7,7 @@ import pytest
 from benchmarks import planted_faults
 from benchmarks.planted_faults import MASK_FAULTS, SCAN_FAULTS, as_image
 from sscct_lib.lungs.segment import examine
-from sscct_lib.lungs.visits import compare_visits
+from sscct_lib.lungs.verdict import compare_visits
 from sscct_lib.study.results import ScanError
 from sscct_lib.study.settings import LungSettings
 from tests.lungs.test_segment import draw_chest

@@ -8,7 +8,7 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 
-from sscct_lib.demo import dicom_export, make
+from sscct_lib.demo import make
 from sscct_lib.intake.ingest import ingest
 from sscct_lib.study.folder import Study, StudyError
 from sscct_lib.study.settings import DemoSettings, Settings
@@ -25,7 +25,7 @@ def study(tmp_path_factory) -> Study:
 @pytest.fixture(scope="module")
 def hospital(study, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("export") / "hospital"
-    dicom_export.write_dicom_demo(study, folder)
+    make.write_dicom_demo(study, folder)
     return folder
 
 
@@ -56,7 +56,7 @@ def test_dciodvfy_finds_no_error(hospital):
 def test_identifiers_are_unique_and_the_same_again(study, hospital, tmp_path):
     uids = [pydicom.dcmread(path, stop_before_pixels=True).SOPInstanceUID for path in hospital.rglob("*.dcm")]
     assert len(set(uids)) == len(uids)
-    dicom_export.write_dicom_demo(study, tmp_path / "again")
+    make.write_dicom_demo(study, tmp_path / "again")
     for path in sorted(hospital.rglob("*.dcm"))[::25]:
         assert path.read_bytes() == (tmp_path / "again" / path.relative_to(hospital)).read_bytes()
 
@@ -67,7 +67,7 @@ def test_stopped_export_resumes(study, hospital, tmp_path):
     series = sorted(path for path in folder.glob("*/*"))
     shutil.rmtree(series[0])
     kept = {path: path.stat().st_mtime_ns for path in series[1].iterdir()}
-    dicom_export.write_dicom_demo(study, folder)
+    make.write_dicom_demo(study, folder)
     assert len(list(folder.rglob("*.dcm"))) == len(list(hospital.rglob("*.dcm")))
     assert {path: path.stat().st_mtime_ns for path in series[1].iterdir()} == kept
     assert not list(folder.rglob(".partial-*"))
@@ -76,12 +76,12 @@ def test_stopped_export_resumes(study, hospital, tmp_path):
 def test_missing_scans_are_named(tmp_path):
     study = Study(tmp_path, Settings(demo=DemoSettings(n_patients=1)))
     with pytest.raises(StudyError, match="the first is S001-1"):
-        dicom_export.write_dicom_demo(study, tmp_path / "hospital")
+        make.write_dicom_demo(study, tmp_path / "hospital")
 
 
 def test_values_beyond_twelve_bits_are_refused(tmp_path):
     image = sitk.GetImageFromArray(np.full((3, 4, 4), 5000, dtype=np.int16))
     row = {"scan_id": "S001-1"}
     with pytest.raises(StudyError, match="5000"):
-        dicom_export.write_dicom_series(image, tmp_path / "series", row)
+        make.write_dicom_series(image, tmp_path / "series", row)
     assert not (tmp_path / "series").exists()

@@ -23,8 +23,8 @@ from pydicom.uid import (
 
 from sscct_lib.deep.pretrained import load_weights
 from sscct_lib.images import dicom, dicom_pixels, nifti
-from sscct_lib.images.dicom import refuse_other_size
 from sscct_lib.images.dicom_masks import read_dicom_mask
+from sscct_lib.images.dicom_pixels import refuse_other_size
 from sscct_lib.study.files import checksum
 from sscct_lib.study.folder import StudyError
 from sscct_lib.study.results import ScanError

@@ -18,7 +18,7 @@ from pydicom.sr.coding import Code
 from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage, generate_uid
 
 from sscct_lib.cohort.manifest import read_manifest
-from sscct_lib.demo import dicom_export, make
+from sscct_lib.demo import make
 from sscct_lib.images.dicom_masks import fill_polygons, read_dicom_mask, referred_series, side_of_name
 from sscct_lib.images.prepare import prepare_scans, read_scan
 from sscct_lib.intake.ingest import ingest
@@ -37,7 +37,7 @@ class Sample:
     def __init__(self, folder: Path) -> None:
         study = Study(folder / "demo", Settings(demo=DemoSettings(n_patients=1, n_scans=1, spacing_mm=5.0)))
         make.write_demo(study)
-        dicom_export.write_dicom_demo(study, folder / "export")
+        make.write_dicom_demo(study, folder / "export")
         row = pd.read_csv(study.manifest_path).iloc[0]
         self.folder, self.scan_id = folder / "export", row["scan_id"]
         self.scan = read_scan(study.folder / row["image"])

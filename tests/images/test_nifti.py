@@ -13,8 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sscct_lib.images import prepare
-from sscct_lib.images.nifti import is_volume, read_placed, read_volume
-from sscct_lib.images.placement import check_orientation
+from sscct_lib.images.nifti import check_orientation, is_volume, read_placed, read_volume
 from sscct_lib.images.reasons import UnusableError
 from sscct_lib.study.folder import Study
 from sscct_lib.study.results import ScanError

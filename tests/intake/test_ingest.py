@@ -326,7 +326,7 @@ class TestClinical:
         ("old", "new", "expected"),
         [
             ("2018-03-04,1,63", "4.3.2018,1,63", "row 2, column last_contact_date: expected a date as YYYY-MM-DD"),
-            ("2018-03-04,1,63", "2018-03-04,dead,63", "row 2, column event_observed: expected a number"),
+            ("2018-03-04,1,63", "2018-03-04,dead,63", "row 2, column event_observed: expected a whole number"),
             ("2018-03-04,1,63", "2018-03-04,2,63", r"row 2, column event_observed: expected 0 \(alive\) or 1"),
             ("1,63,female", "1,63,f", "row 2, column sex: expected female or male"),
             ("2018-03-04,1,,", "2019-03-04,1,,", "row 3, column last_contact_date: expected the same in all rows"),

@@ -16,13 +16,15 @@ from sscct_lib.lungs import figures, threshold
 from sscct_lib.lungs.segment import examine, load_lungs, segment_scans, threshold_mask
 from sscct_lib.lungs.tables import rule_counts, verdict_counts
 from sscct_lib.lungs.verdict import (
+    LEVELS_MM,
     POSSIBLE_LEFT_SHARE,
     POSSIBLE_MEAN_HU,
     POSSIBLE_VOLUME_L,
     SEVERE,
     apply_decisions,
+    compare_visits,
+    write_shape,
 )
-from sscct_lib.lungs.visits import LEVELS_MM, compare_visits, write_shape
 from sscct_lib.study.folder import Study, StudyError
 from sscct_lib.study.results import ScanError
 from sscct_lib.study.schemas import LUNGS

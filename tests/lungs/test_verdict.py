@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sscct_lib.lungs.threshold import look
-from sscct_lib.lungs.visits import LEVELS_MM, chest_shape, read_shape, shape_distance, write_shape
+from sscct_lib.lungs.verdict import LEVELS_MM, chest_shape, read_shape, shape_distance, write_shape
 from tests.lungs.test_segment import draw_chest
 
 
