@@ -36,6 +36,7 @@ def test_every_scan_is_predicted_once_by_each_model_and_horizon(study: Study, va
     assert (fold["fold_x"] == fold["fold_y"]).all()
 
 
+@pytest.mark.slow
 def test_signal_is_found_and_risk_is_calibrated_in_the_large(study: Study) -> None:
     table = make_table(study, n_patients=200)
     result = cross_validation.cross_validate(table, study)
@@ -100,6 +101,7 @@ def test_an_unknown_estimator_or_feature_set_is_refused_by_name(tmp_path, settin
         load_study(tmp_path)
 
 
+@pytest.mark.slow
 def test_every_estimator_predicts_every_scan_and_its_risks_never_cross(tmp_path) -> None:
     study = make_study(
         tmp_path,
