@@ -21,11 +21,13 @@ book: $(VENV)/.installed
 	@$(BIN)/sscct demo .
 	@$(BIN)/sscct run .
 
-test: $(VENV)/.installed-test lint test-quick
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m slow
+# Each file in one process, since its tests share what is long to make, in the order that `tests/conftest.py` gives.
+BY_FILE := --dist loadfile --no-loadscope-reorder
+test: $(VENV)/.installed-test lint
+	@$(BIN)/python -m pytest -n 2 $(BY_FILE)
 
 test-quick: $(VENV)/.installed-test
-	@$(BIN)/python -m pytest -n auto -m "not slow"
+	@$(BIN)/python -m pytest -n auto $(BY_FILE) -m "not slow"
 
 # What needs neither networks nor the rendered book, since torch's default build for Linux brings gigabytes of CUDA, and
 # fits few models, to be done in a few minutes.
@@ -45,7 +47,7 @@ test-logic-there:
 	@$(PIP) install --no-compile -c constraints.txt $(LOGIC_PACKAGES)
 	@$(BUILD_PYRADIOMICS)
 	@$(PIP) install --no-deps --no-build-isolation --editable .
-	@$(BIN)/python -m pytest -n auto -m "not slow" $(LOGIC)
+	@$(BIN)/python -m pytest -n auto $(BY_FILE) -m "not slow" $(LOGIC)
 	@$(BIN)/python -m pytest "tests/radiomics/test_equality.py::test_a_scan_of_the_demo_cohort[0]"
 
 lint: $(VENV)/.installed-test

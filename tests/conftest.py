@@ -5,16 +5,15 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
+# Tests side by side keep the processors busy: none starts more workers or threads of its own, which would wait for each
+# other. Said before numpy is imported, whose algebra asks but once; jobs of Snakemake set the number of theirs.
+os.environ |= {"LOKY_MAX_CPU_COUNT": "1", "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"} | os.environ
+
 import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk
 from hypothesis import settings
-
-if "PYTEST_XDIST_WORKER" in os.environ:  # tests side by side keep the processors busy: none starts more of its own
-    os.environ.setdefault("LOKY_MAX_CPU_COUNT", "1")  # workers, each of which loads all packages
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # in jobs of Snakemake, which sets the number itself
 
 from sscct_lib.study.folder import Study, load_study
 from sscct_lib.study.recovery import alone
@@ -27,15 +26,17 @@ settings.load_profile("sscct")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the largest file that needs the finished study; other processes do what needs none meanwhile.
+    """Begin with the largest file that needs the finished study; other processes do slow ones that need none meanwhile.
 
-    The others that need it follow, few long tests before many short ones, so that the processes end together.
+    The others that need it follow, few long tests before many short ones. Files of quick tests alone come last, so that
+    the processes end together.
     """
     needing = Counter(item.path for item in items if "finished" in getattr(item, "fixturenames", ()))
     first = needing.most_common(1)[0][0] if needing else None
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
     # Before all, what watches the peak of memory: not every kernel forgets the higher one that other tests had.
     watching = {item for item in items if "little_memory" in getattr(item, "fixturenames", ())}
-    items.sort(key=lambda item: (item not in watching, item.path != first, needing[item.path]))
+    items.sort(key=lambda item: (item not in watching, item.path != first, item.path not in slow, needing[item.path]))
 
 
 @pytest.fixture

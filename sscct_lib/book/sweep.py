@@ -1,7 +1,8 @@
 """Runs with other settings beside the first, on the scans that both judged alike: the numbers, a plot and a page."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,8 @@ def compare(first: Study, others: Sequence[Study]) -> pd.DataFrame:
     reference = _read(first)
     rows = _rows(reference)
     for other in map(_read, others):
-        rows += [row | _difference(reference, other, row) for row in _rows(other)]
+        held = cache(partial(_held, reference, other))
+        rows += [row | _difference(reference, other, held, row) for row in _rows(other)]
     return SWEEP.validate(pd.DataFrame(rows, columns=list(SWEEP.columns)))
 
 
@@ -95,15 +97,22 @@ def _rows(run: _Finished) -> list[dict[str, Any]]:
     return rows
 
 
-def _difference(first: _Finished, other: _Finished, row: dict[str, Any]) -> dict[str, Any]:
+def _held(first: _Finished, other: _Finished) -> tuple[Evaluation, Evaluation]:
+    """Hold the risks of both runs against the scans that both know alike."""
+    scans = first.cohort[AGREED].merge(other.cohort[AGREED], on=AGREED)[["scan_id"]]
+    return _judging(first, scans, first), _judging(other, scans, first)
+
+
+def _difference(
+    first: _Finished, other: _Finished, held: Callable[[], tuple[Evaluation, Evaluation]], row: dict[str, Any]
+) -> dict[str, Any]:
     """Compare one model at one horizon; nothing where there is nothing to compare."""
     name, horizon = first.models.get(row["kind"]), float(row["horizon_years"])
     if row["metric"] != "auc" or name is None or first.study.settings.labels != other.study.settings.labels:
         return {}
-    scans = first.cohort[AGREED].merge(other.cohort[AGREED], on=AGREED)[["scan_id"]]
-    held = [(name, _judging(first, scans, first)), (row["model"], _judging(other, scans, first))]
-    both = np.all([np.isfinite(evaluation.risk(model, horizon)) for model, evaluation in held], axis=0)
-    reference, own = (evaluation.at(model, horizon, both) for model, evaluation in held)
+    named = list(zip((name, row["model"]), held(), strict=True))
+    both = np.all([np.isfinite(evaluation.risk(model, horizon)) for model, evaluation in named], axis=0)
+    reference, own = (evaluation.at(model, horizon, both) for model, evaluation in named)
     counted = {"n_paired": int(both.sum())}
     if not own.estimable:
         return counted

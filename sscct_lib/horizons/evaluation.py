@@ -185,7 +185,8 @@ class Evaluation:
         self.predictions = check_predictions(predictions, cohort)
         self.settings = settings
         self._outcomes: dict[tuple[float, bytes], Outcome] = {}
-        self._rows: dict[tuple[str, float], pd.DataFrame] = {}
+        self._wide: dict[tuple[str, float], dict[str, pd.DataFrame]] = {}
+        self._risks: dict[tuple[str, float], Floats] = {}
 
     @cached_property
     def resamples(self) -> Resamples:
@@ -213,7 +214,11 @@ class Evaluation:
 
     def risk(self, model: str, horizon_years: float) -> Floats:
         """One risk of each scan of the cohort, the mean over repeats, shape (n_cohort,); NaN where there is none."""
-        return aligned(self.averaged, self.cohort, model, horizon_years)
+        key = (model, float(horizon_years))
+        if key not in self._risks:
+            self._risks[key] = aligned(self.averaged, self.cohort, model, horizon_years)
+            self._risks[key].flags.writeable = False
+        return self._risks[key]
 
     def outcome(self, horizon_years: float, inside: Flags | None = None) -> Outcome:
         """What happened to some scans of the cohort, shape (n_cohort,), or to all."""
@@ -243,10 +248,11 @@ class Evaluation:
     def _repeats(self, model: str, horizon_years: float, column: str) -> Floats:
         """A column of each repeat in the order of the cohort, shape (n_repeats, n_cohort); one row of NaN for none."""
         key = (model, float(horizon_years))
-        if key not in self._rows:
+        if key not in self._wide:
             rows = self.predictions[self.predictions["model"] == model]
-            self._rows[key] = rows[np.isclose(rows["horizon_years"], horizon_years)].set_index(["repeat", "scan_id"])
-        wide = self._rows[key][column].unstack("scan_id").reindex(columns=self.cohort["scan_id"])
+            rows = rows[np.isclose(rows["horizon_years"], horizon_years)].set_index(["repeat", "scan_id"])
+            self._wide[key] = {name: rows[name].unstack("scan_id") for name in ("risk", "fold", "score")}
+        wide = self._wide[key][column].reindex(columns=self.cohort["scan_id"])
         return wide.to_numpy(dtype=float) if len(wide) else np.full((1, len(self.cohort)), np.nan)
 
     def horizons_of(self, model: str) -> list[Judged]:
@@ -275,7 +281,7 @@ class Evaluation:
             How much each scan of the cohort counts where not as one, shape (n_cohort,).
         """
         part = copy(self)  # the predictions are checked already
-        part._outcomes = {}
+        part._outcomes, part._risks = {}, {}
         part.cohort = self.cohort[scans]
         part.resamples = self.resamples.of(scans)
         if followup_years is not None:
@@ -295,7 +301,7 @@ class Evaluation:
         """Judge other predictions on the same cohort, in the same samples of patients."""
         other = copy(self)
         other.predictions = check_predictions(predictions, self.cohort)  # outcomes stay: they know no model
-        other._rows = {}
+        other._wide, other._risks = {}, {}
         for derived in ("averaged", "_identities"):
             other.__dict__.pop(derived, None)
         return other

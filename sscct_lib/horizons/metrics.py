@@ -76,7 +76,7 @@ def calibration_line(
     x = x - centre[place]
     spread = max(1.0, float(x.std()) if len(x) else 1.0)
     x = x / spread  # so that a step of 1 moves no scan far, and Newton's method cannot overshoot
-    weights = outcome.weights[:, known]
+    weights = np.ascontiguousarray(outcome.weights[:, known])  # one layout in memory: it is compiled for each
     intercept, slope, converged = _newton(x, place, len(names), outcome.died[known], weights, spread, fixed_slope)
     failed = ~converged | (np.abs(slope) > _ABSURD * spread)
     failed |= np.abs(intercept).max(axis=1, initial=0) > _ABSURD
@@ -274,7 +274,7 @@ def _pairs_at_horizon(risk: Floats, outcome: Outcome) -> tuple[Floats, Floats]:
     known = np.flatnonzero(outcome.died | outcome.alive)
     order = known[np.argsort(risk[known], kind="stable")]
     is_last = np.append(np.diff(risk[order]) > 0, True)  # of those with the same risk
-    return _pairs_by_rank(order, is_last, outcome.died[order], outcome.weights)
+    return _pairs_by_rank(order, is_last, outcome.died[order], np.ascontiguousarray(outcome.weights))
 
 
 @njit(cache=True)

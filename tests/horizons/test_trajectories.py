@@ -72,6 +72,7 @@ def test_noise_is_the_one_that_was_put_in(rows):
     assert table.loc["sd_logit", "n_pairs"] == rows["change"].notna().sum()
 
 
+@pytest.mark.slow
 def test_the_interval_of_the_noise_holds_it_in_most_studies():
     settings = Settings(horizons=HorizonSettings(n_bootstrap=100))
     held = []

@@ -195,11 +195,11 @@ class TestFaults:
 
 class TestChoice:
     def test_thin_soft_axial_series_wins(self, source, study_folder):
-        thin = hounsfield(160)
-        spec = {"SeriesInstanceUID": "1.2.3.100.2", "SliceThickness": 1.25}
-        save([slice_of(p, i, 1.25 * i, **spec) for i, p in enumerate(thin)], source / "soft")
-        spec = {"SeriesInstanceUID": "1.2.3.100.3", "SliceThickness": 1.25, "ConvolutionKernel": "B70f"}
-        save([slice_of(p, i, 1.25 * i, **spec) for i, p in enumerate(thin)], source / "sharp")
+        thin = hounsfield(80)
+        spec = {"SeriesInstanceUID": "1.2.3.100.2", "SliceThickness": 2.5}
+        save([slice_of(p, i, 2.5 * i, **spec) for i, p in enumerate(thin)], source / "soft")
+        spec = {"SeriesInstanceUID": "1.2.3.100.3", "SliceThickness": 2.5, "ConvolutionKernel": "B70f"}
+        save([slice_of(p, i, 2.5 * i, **spec) for i, p in enumerate(thin)], source / "sharp")
         save(series(hounsfield()), source / "thick")
         coronal = {"SeriesInstanceUID": "1.2.3.100.4", "ImageOrientationPatient": [1, 0, 0, 0, 0, -1]}
         save(
@@ -217,8 +217,8 @@ class TestChoice:
             (row["n_slices"], row["kernel"], row["kind"]): (row["status"], row["reason"])
             for row in report.to_dict("records")
         }
-        assert told[160, "B30f", "CT"][0] == "scan"
-        assert told[160, "B70f", "CT"] == ("not chosen", "another kernel than configured")
+        assert told[80, "B30f", "CT"][0] == "scan"
+        assert told[80, "B70f", "CT"] == ("not chosen", "another kernel than configured")
         assert told[40, "B30f", "CT"] == ("not chosen", "thicker slices")
         assert told[2, "B30f", "localizer"] == ("set aside", "localizer, not a CT volume")
         assert told[10, "B30f", "CT"] == ("set aside", "10 slices, expected at least 20")
@@ -227,7 +227,7 @@ class TestChoice:
         assert (sitk.GetArrayFromImage(only_scan(study_folder)) == thin).all()
 
     def test_next_best_is_taken_when_the_best_cannot_be_read(self, source, study_folder):
-        best = series(hounsfield(160), SeriesInstanceUID="1.2.3.100.2")
+        best = series(hounsfield(80), SeriesInstanceUID="1.2.3.100.2")
         for item in best:
             item.PixelData = item.PixelData[:-100]
         save(best, source / "best")

@@ -147,7 +147,7 @@ def test_goh_stage(extent, fvc, extensive):
     np.testing.assert_array_equal(clinical_scores.goh_extensive(table), [extensive])
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def table():
     cohort = make_cohort(120)
     rng = np.random.default_rng(0)
@@ -163,13 +163,20 @@ def table():
     )
 
 
-@pytest.fixture
-def study(tmp_path):
-    return Study(tmp_path, Settings(horizons_years=HORIZONS, cohort=CohortSettings(n_folds=3)))
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    return Study(folder, Settings(horizons_years=HORIZONS, cohort=CohortSettings(n_folds=3)))
 
 
-def test_fitted_baselines_predict_every_scan_and_the_index_only_those_that_have_it(table, study):
-    predictions, notes = clinical_scores.predict(table, study)
+@pytest.fixture(scope="module")
+def predicted(table, study):
+    """Predictions of all scores for the table, and notes; no test may change them or the table."""
+    return clinical_scores.predict(table, study)
+
+
+def test_fitted_baselines_predict_every_scan_and_the_index_only_those_that_have_it(table, predicted):
+    predictions, notes = predicted
     assert notes.empty
     counts = predictions.groupby(["model", "horizon_years"])["scan_id"].nunique().unstack()
     assert (counts.loc[["Age and sex", "FVC and DLCO"]] == len(table)).all(axis=None)
@@ -191,8 +198,8 @@ def test_sadl_is_ranked_by_itself_where_smoking_is_known(table, study):
     assert (found["score"] == points[found.index]).all()
 
 
-def test_a_stage_has_the_weighted_share_of_deaths_of_the_training_folds(table, study):
-    predictions, _ = clinical_scores.predict(table, study)
+def test_a_stage_has_the_weighted_share_of_deaths_of_the_training_folds(table, predicted):
+    predictions, _ = predicted
     staged = clinical_scores.with_scores(table)
     training, tested = staged[staged["fold"] != 1], staged[staged["fold"] == 1]
     died, weight = known_outcomes(outcome_of(training), 1.0, "censored_unknown")
@@ -204,8 +211,8 @@ def test_a_stage_has_the_weighted_share_of_deaths_of_the_training_folds(table, s
         assert found == pytest.approx(expected, abs=0.01)
 
 
-def test_risk_of_age_and_sex_is_that_of_a_plain_weighted_logistic_regression(table, study):
-    predictions, _ = clinical_scores.predict(table, study)
+def test_risk_of_age_and_sex_is_that_of_a_plain_weighted_logistic_regression(table, predicted):
+    predictions, _ = predicted
     training, tested = table[table["fold"] != 0], table[table["fold"] == 0]
     died, weight = known_outcomes(outcome_of(training), 1.0, "censored_unknown")
     values = [
@@ -220,9 +227,9 @@ def test_risk_of_age_and_sex_is_that_of_a_plain_weighted_logistic_regression(tab
     np.testing.assert_allclose(risk.loc[tested["scan_id"]], plain.predict_proba(new)[:, 1], atol=0.01)
 
 
-def test_a_score_ranks_by_itself_and_every_comparison_is_on_the_scans_that_have_it(table, study):
+def test_a_score_ranks_by_itself_and_every_comparison_is_on_the_scans_that_have_it(table, study, predicted):
     """The AUC of the points, of all scans in one order, as scikit-survival gives it."""
-    predictions, _ = clinical_scores.predict(table, study)
+    predictions, _ = predicted
     settings = study.settings.model_copy(update={"horizons": FEW.horizons})
     evaluation = Evaluation(table.drop(columns=["marker"]), predictions, settings)
     points = clinical_scores.ild_gap_points(table)
@@ -241,8 +248,8 @@ def test_a_score_ranks_by_itself_and_every_comparison_is_on_the_scans_that_have_
     assert " on " not in shown.loc["Age and sex", "3 years"]
 
 
-def test_the_size_of_a_risk_learned_from_a_score_is_that_of_the_fits(table, study):
-    predictions, _ = clinical_scores.predict(table, study)
+def test_the_size_of_a_risk_learned_from_a_score_is_that_of_the_fits(table, study, predicted):
+    predictions, _ = predicted
     settings = study.settings.model_copy(update={"horizons": FEW.horizons})
     judged = Evaluation(table.drop(columns=["marker"]), predictions, settings).at("ILD-GAP", 3.0)
     np.testing.assert_allclose(
@@ -251,8 +258,8 @@ def test_the_size_of_a_risk_learned_from_a_score_is_that_of_the_fits(table, stud
     assert judged.measure("observed_expected")[0] == pytest.approx(1, abs=0.1)
 
 
-def test_nothing_of_a_patient_reaches_the_risk_of_that_patient(table, study):
-    predictions, _ = clinical_scores.predict(table, study)
+def test_nothing_of_a_patient_reaches_the_risk_of_that_patient(table, study, predicted):
+    predictions, _ = predicted
     changed = table.copy()
     changed.loc[changed["fold"] == 2, list(map(label_name, HORIZONS))] = 1
     changed.loc[changed["fold"] == 2, "event_observed"] = True

@@ -14,17 +14,21 @@ from sscct_lib.study.settings import Covariate
 from tests.radiomics.tabular_cohort import HORIZONS, auc, lost_before, make_study, make_table
 
 
-@pytest.fixture
-def study(tmp_path) -> Study:
-    sets = ("Radiomics", "All features")
-    return make_study(
-        tmp_path, feature_sets=sets, compared=("imputed",), compared_on=("All features",), n_imputations=2
-    )
+@pytest.fixture(scope="module")
+def study(tmp_path_factory) -> Study:
+    sets, folder = ("Radiomics", "All features"), tmp_path_factory.mktemp("study")
+    return make_study(folder, feature_sets=sets, compared=("imputed",), compared_on=("All features",), n_imputations=2)
 
 
-def test_every_scan_is_predicted_once_by_each_model_and_horizon(study: Study) -> None:
+@pytest.fixture(scope="module")
+def validated(study: Study) -> tuple[pd.DataFrame, cross_validation.CrossValidation]:
+    """A table and its cross-validation; no test may change them."""
     table = make_table(study)
-    result = cross_validation.cross_validate(table, study)
+    return table, cross_validation.cross_validate(table, study)
+
+
+def test_every_scan_is_predicted_once_by_each_model_and_horizon(study: Study, validated) -> None:
+    table, result = validated
     assert len(result.predictions) == len(cross_validation.models_of(study)) * len(HORIZONS) * len(table)
     PREDICTIONS.validate(result.predictions)
     assert result.notes.empty
@@ -32,6 +36,7 @@ def test_every_scan_is_predicted_once_by_each_model_and_horizon(study: Study) ->
     assert (fold["fold_x"] == fold["fold_y"]).all()
 
 
+@pytest.mark.slow
 def test_signal_is_found_and_risk_is_calibrated_in_the_large(study: Study) -> None:
     table = make_table(study, n_patients=200)
     result = cross_validation.cross_validate(table, study)
@@ -41,11 +46,10 @@ def test_signal_is_found_and_risk_is_calibrated_in_the_large(study: Study) -> No
     assert chosen["risk"].mean() == pytest.approx(1 - observed, abs=0.04)
 
 
-def test_a_prediction_does_not_depend_on_the_tested_patients_outcome(study: Study) -> None:
+def test_a_prediction_does_not_depend_on_the_tested_patients_outcome(study: Study, validated) -> None:
     """The sharpest leak test: change all that is known of the tested fold's outcome, and nothing may change."""
-    table = make_table(study)
+    table, before = validated[0], validated[1].predictions
     tested = table["fold"] == 0
-    before = cross_validation.cross_validate(table, study).predictions
     spoilt = table.copy()
     spoilt.loc[tested, "event_observed"] = ~spoilt.loc[tested, "event_observed"]
     spoilt.loc[tested, "followup_years"] = 0.01
@@ -57,14 +61,14 @@ def test_a_prediction_does_not_depend_on_the_tested_patients_outcome(study: Stud
     assert not before[~of_fold].equals(after[~of_fold])
 
 
-def test_a_prediction_does_not_depend_on_other_tested_scans(study: Study) -> None:
+def test_a_prediction_does_not_depend_on_other_tested_scans(study: Study, validated) -> None:
     """Imputation and scaling come from the training scans, not from the fold that is tested."""
-    table = make_table(study)
+    table, before = validated[0], validated[1].predictions
     other = table.copy()
     first = other.index[other["fold"] == 0][0]
     rest = (other["fold"] == 0) & (other.index != first)
     other.loc[rest, ["qct_high_attenuation_share", "age_years"]] = 1e3
-    before, after = (cross_validation.cross_validate(each, study).predictions for each in (table, other))
+    after = cross_validation.cross_validate(other, study).predictions
     chosen = before["scan_id"] == table.loc[first, "scan_id"]
     pd.testing.assert_frame_equal(before[chosen], after[chosen])
 
@@ -97,6 +101,7 @@ def test_an_unknown_estimator_or_feature_set_is_refused_by_name(tmp_path, settin
         load_study(tmp_path)
 
 
+@pytest.mark.slow
 def test_every_estimator_predicts_every_scan_and_its_risks_never_cross(tmp_path) -> None:
     study = make_study(
         tmp_path,
@@ -218,7 +223,6 @@ def test_removed_scans_are_predicted_by_models_that_never_saw_their_patients(stu
         assert rows["risk"].iloc[0] == pytest.approx(risk)
 
 
-def test_no_scan_was_removed(study: Study) -> None:
-    table = make_table(study)
-    result = cross_validation.cross_validate(table, study)
+def test_no_scan_was_removed(validated) -> None:
+    table, result = validated
     assert cross_validation.predict_removed(result, table, table[:0]).empty
