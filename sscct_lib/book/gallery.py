@@ -27,7 +27,7 @@ from sscct_lib.study.folder import Study, StudyError, fingerprint
 from sscct_lib.study.results import ScanError, file_state
 from sscct_lib.study.schemas import ATTRIBUTIONS, COHORT, LUNGS, PREDICTIONS
 from sscct_lib.study.settings import Settings
-from sscct_lib.study.tables import read_predictions, read_table
+from sscct_lib.study.tables import read_predictions
 from sscct_lib.study.words import years_text
 
 RIGHT = "Most confident and right"
@@ -83,10 +83,8 @@ def write_gallery(study: Study, folder: Path) -> str:
 
 def _predictions(study: Study) -> pd.DataFrame:
     """The risks that a run has, one a scan, the stacked ones among them."""
-    found = [read_predictions(study)] if _prediction_files(study) else []
-    if study.table("stacked").is_file():
-        found.append(read_table(study.table("stacked"), PREDICTIONS, "05_horizons"))
-    return averaged(pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=list(PREDICTIONS.columns)))
+    empty = pd.DataFrame(columns=list(PREDICTIONS.columns))
+    return averaged(read_predictions(study, stacked=True) if _prediction_files(study) else empty)
 
 
 def _prediction_files(study: Study) -> list[Path]:

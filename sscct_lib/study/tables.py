@@ -65,8 +65,10 @@ def write_table(frame: pd.DataFrame, path: Path, schema: pa.DataFrameSchema) -> 
     return valid
 
 
-def read_predictions(study: Study) -> pd.DataFrame:
+def read_predictions(study: Study, stacked: bool = False) -> pd.DataFrame:
     """Read the out-of-fold predictions of every model of a run, one table under the other (schema `PREDICTIONS`).
+
+    With `stacked`, also the stacked risks where notebook 05 made them.
 
     Raises
     ------
@@ -82,6 +84,9 @@ def read_predictions(study: Study) -> pd.DataFrame:
     if repeated.any():
         names = ", ".join(sorted(predictions.loc[repeated, "model"].unique()))
         raise StudyError(f"Two prediction tables in {paths[0].parent} hold the same model: {names}.")
+    if stacked and study.table("stacked").is_file():
+        others = read_table(study.table("stacked"), PREDICTIONS, "05_horizons")
+        return pd.concat([predictions, others], ignore_index=True)
     return predictions
 
 
