@@ -31,9 +31,9 @@ from sscct_lib.demo.make import draw_scan
 from sscct_lib.demo.patients import SCANNERS, demo_cohort
 from sscct_lib.demo.render import Protocol, Volume, render
 from sscct_lib.images.scanners import scanner
-from sscct_lib.radiomics.agreement import feature_agreement
 from sscct_lib.radiomics.combat import ComBat
 from sscct_lib.radiomics.extract import extract
+from sscct_lib.radiomics.pipeline import feature_agreement
 from sscct_lib.study.settings import DemoSettings, RadiomicsSettings
 from sscct_lib.study.words import feature_class, feature_name
 

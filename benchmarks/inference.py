@@ -16,7 +16,7 @@ import pandas as pd
 from joblib import cpu_count
 from safetensors.torch import load_file, save_file
 
-from sscct_lib.deep.cubes import cube_path, make_cubes
+from sscct_lib.deep.cubes import View, cube_path, make_cubes
 from sscct_lib.deep.networks import build
 from sscct_lib.deep.prediction import predict
 from sscct_lib.images.prepare import prepare_scans
@@ -56,14 +56,14 @@ def main() -> None:
         found = segment_scans(study, row)
         assert found["status"].eq("ok").all(), found["reason"].tolist()
         done("find and judge the lungs")
-        hu_range = study.settings.deep.hu_range
-        make_cubes(study, row, given.size, hu_range)
+        view = View(given.size, study.settings.deep.hu_range)
+        make_cubes(study, row, view)
         done("make the cube")
         for network in NETWORK_WORDS:
             for _ in range(given.folds):
                 model = build(network, settings, 3)
                 model.load_state_dict(load_file(folder / f"{network}.safetensors"))
-                risk = predict(model.eval(), [cube_path(study, "s", given.size, hu_range)])
+                risk = predict(model.eval(), [cube_path(study, "s", view)])
                 assert np.isfinite(risk).all()
             done(f"{NETWORK_WORDS[network]}, {given.folds} fold(s)")
     seconds["all"] = sum(seconds.values())

@@ -44,7 +44,7 @@ from torch import nn
 
 from sscct_lib.deep import fitting
 from sscct_lib.deep.batches import Examples
-from sscct_lib.deep.heads import hazard_losses, hazard_targets
+from sscct_lib.deep.heads import HazardHead, hazard_targets
 from sscct_lib.deep.networks import Convolution, PiecewiseAttention, build, kept_memory
 from sscct_lib.study.settings import AugmentationSettings, DeepSettings, NetworkSettings
 from sscct_lib.study.words import NETWORK_WORDS
@@ -120,7 +120,7 @@ def plain(name: str, settings: NetworkSettings, deep: DeepSettings, examples: Ex
         began = time.perf_counter() if epoch == 1 else began
         for batch in batches:
             optimiser.zero_grad()
-            loss = hazard_losses(network(batch["volume"].as_tensor()), batch["died"], batch["survived"]).mean()
+            loss = HazardHead.losses(network(batch["volume"].as_tensor()), batch["died"], batch["survived"]).mean()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimiser.step()

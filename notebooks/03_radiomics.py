@@ -36,12 +36,12 @@ from sscct_lib.horizons import sample_size
 from sscct_lib.horizons import tables as horizon_tables
 from sscct_lib.lungs import segment
 from sscct_lib.radiomics import (
-    agreement,
     clinical_scores,
     cross_validation,
     explain,
     extract,
     feature_sets,
+    pipeline,
     saved,
     stability,
     tables,
@@ -109,7 +109,7 @@ tables.quantitative_ct(features)
 
 # %% tags=["hide-input"]
 versions = stability.versions_of_scans(study, usable, n_jobs=-1)
-agreed = agreement.feature_agreement(versions)
+agreed = pipeline.feature_agreement(versions)
 min_icc = study.settings.tabular.min_icc
 glue("n_features_stable", int((agreed["icc"] >= min_icc).sum()), display=False)
 glue("n_features", len(agreed), display=False)

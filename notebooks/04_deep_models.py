@@ -79,10 +79,10 @@ glue("n_patients_deep", predictions["patient_id"].nunique(), display=False)
 
 # %% tags=["hide-input"]
 network = deep.networks[0]
-size = deep.network(network).size
+view = cubes.view_of(study, network)
 scan_id = cohort["scan_id"].iloc[0]
-cube = np.load(cubes.cube_path(study, scan_id, size, deep.hu_range))
-figures.network_input(cube, f"Scan {scan_id} as {NETWORK_WORDS[network]} sees it, {size} voxels a side")
+cube = np.load(cubes.cube_path(study, scan_id, view))
+figures.network_input(cube, f"Scan {scan_id} as {NETWORK_WORDS[network]} sees it, {view.size} voxels a side")
 
 # %% [markdown]
 # ## The models
@@ -188,9 +188,9 @@ scan_id = explained["scan_id"].iloc[0]
 maps = {
     explain.map_title(name, checked): np.load(study.attribution(name, scan_id))
     for name in deep.networks
-    if deep.network(name).size == size
+    if deep.network(name).size == view.size
 }
-cube = np.load(cubes.cube_path(study, scan_id, size, deep.hu_range))
+cube = np.load(cubes.cube_path(study, scan_id, view))
 figures.attributions(cube, maps, f"Scan {scan_id}: what raises (orange) and lowers (purple) its risk")
 
 # %% [markdown]

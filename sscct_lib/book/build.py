@@ -20,22 +20,7 @@ from pathlib import Path
 
 import yaml
 
-from sscct_lib.book import editions
-from sscct_lib.book.chapters import (
-    TEMPLATES,
-    book_made_of,
-    book_record,
-    front_page,
-    has_sweep,
-    latest_commit,
-    missing_stages,
-    notice,
-    pictures,
-    remove_others,
-    states_behind,
-    stub,
-    without_missing,
-)
+from sscct_lib.book import chapters, editions
 from sscct_lib.intake.privacy import FOLDERS
 from sscct_lib.intake.privacy_search import search_study
 from sscct_lib.study.code import code_hash
@@ -65,7 +50,7 @@ def build_book(study: Study) -> Path:
     Returns
     -------
     Path
-        The front page, see `front_page`.
+        The front page, see `chapters.front_page`.
 
     Raises
     ------
@@ -73,59 +58,51 @@ def build_book(study: Study) -> Path:
         If no notebook was executed, if a table, notebook or page holds what may point to a patient (see
         `intake.privacy.find`), or if the book has a broken link, a missing number or any other warning.
     """
-    missing, made_of = missing_stages(study), book_made_of(study)
+    missing, made_of = chapters.missing_stages(study), chapters.book_made_of(study)
     if len(missing) == len(NOTEBOOKS):
         raise StudyError(f"{study.run} has no executed notebook, not even 01_cohort. `sscct run` makes them.")
     source = study.run / "book" / "source"
     _assemble(study, source, missing)
     _refuse_identifiers(study, BEFORE_RENDERING)
     _render(study, source)
-    editions.publish(study, study.run / "book" / "sphinx" / "_build" / "html", front_page(study).parent)
+    editions.publish(study, study.run / "book" / "sphinx" / "_build" / "html", chapters.front_page(study).parent)
     # Pages for clinicians are those for analysts less their code; `sscct check --privacy` looks into every file.
     _refuse_identifiers(study, tuple(f"book/_build/html/{name}" for name in (editions.ANALYSTS, "_images", "scans")))
-    write_if_changed(book_record(study), made_of)
-    return front_page(study)
+    write_if_changed(chapters.book_record(study), made_of)
+    return chapters.front_page(study)
 
 
 def _assemble(study: Study, source: Path, missing: Mapping[str, str]) -> None:
     """Bring chapters, executed notebooks and generated pages together; unchanged files keep their times."""
     for path in sorted((PROJECT / "book").rglob("*")):
         place = path.relative_to(PROJECT / "book")
-        if place.parts[0] == TEMPLATES.name or path.name == "_toc.yml" or not path.is_file():
+        if place.parts[0] == chapters.TEMPLATES.name or path.name == "_toc.yml" or not path.is_file():
             continue
         if path.suffix == ".md" and missing:
-            write_if_changed(source / place, without_missing(path.read_text(encoding="utf-8"), list(missing)))
+            write_if_changed(source / place, chapters.without_missing(path.read_text(encoding="utf-8"), list(missing)))
         else:
-            _copy_if_changed(path, source / place)
+            write_if_changed(source / place, path.read_bytes())
     pasted: dict[str, bytes] = {}
     for name in NOTEBOOKS:
         target = source / "notebooks" / f"{name}.ipynb"
         if name in missing:
-            write_if_changed(target, stub(name, missing[name]))
+            write_if_changed(target, chapters.stub(name, missing[name]))
         else:
-            _copy_if_changed(executed(study, name), target)
-            pasted |= pictures(target)
+            write_if_changed(target, executed(study, name).read_bytes())
+            pasted |= chapters.pictures(target)
     for name, content in pasted.items():
         write_if_changed(source / "pasted" / name, content)
-    remove_others(source / "pasted", pasted)
+    chapters.remove_others(source / "pasted", pasted)
     write_if_changed(source / "this_run.txt", this_run(study, missing))
     write_if_changed(source / "_config.yml", _config(study))
     write_if_changed(source / "_toc.yml", _contents(study))
     write_generated(study, source, missing)
 
 
-def _copy_if_changed(origin: Path, target: Path) -> None:
-    if target.is_file() and target.read_bytes() == origin.read_bytes():
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(origin, target)  # its times, but not who may read it
-    os.utime(target, ns=(origin.stat().st_atime_ns, origin.stat().st_mtime_ns))
-
-
 def this_run(study: Study, missing: Mapping[str, str]) -> str:
     """Lines of the front page: which study and run it shows, and what the run lacks."""
-    made = f"commit {latest_commit(study)} ([how it was made](run.md))"
-    return f"{notice(missing)}\n**{study.settings.title}**, run {study.run_name}, {made}.\n"
+    made = f"commit {chapters.latest_commit(study)} ([how it was made](run.md))"
+    return f"{chapters.notice(missing)}\n**{study.settings.title}**, run {study.run_name}, {made}.\n"
 
 
 def _config(study: Study) -> str:
@@ -154,13 +131,13 @@ def _contents(study: Study) -> str:
 
 def _at_times(study: Study) -> dict[str, bool]:
     """Chapters that not every book has, and whether this one has them."""
-    return {"demo_cohort": study.settings.demo is not None, "sweep": has_sweep(study)}
+    return {"demo_cohort": study.settings.demo is not None, "sweep": chapters.has_sweep(study)}
 
 
 def write_generated(study: Study, source: Path, missing: Mapping[str, str]) -> None:
     """Write the generated pages, and what they show, unless they are there and nothing behind them has changed."""
     book, record = source.parent, source.parent / "generated.json"
-    key = fingerprint(code_hash("book.build"), study.settings, dict(missing), states_behind(study))
+    key = fingerprint(code_hash("book.build"), study.settings, dict(missing), chapters.states_behind(study))
     known = read_keyed(record, key)
     if known and all(file_state(book / name) == state for name, state in known.items()):
         return
@@ -186,7 +163,7 @@ def _write(study: Study, source: Path, missing: Mapping[str, str]) -> list[Path]
         **{f"checklist_{name}": checklists.page(name, study, missing) for name in checklists.NAMES},
     }
     shown = [*pages_of_patients.glob("*"), *scans.glob("*")]
-    if has_sweep(study):
+    if chapters.has_sweep(study):
         pages["sweep"] = sweep.write_page(study, source)
         shown.append(source / sweep.PICTURE)
     for name, text in pages.items():

@@ -18,12 +18,12 @@ from sscct_lib.book.editions import without_folders
 from sscct_lib.horizons.tables import denominators
 from sscct_lib.images.reasons import reasons
 from sscct_lib.radiomics.saved import FOLDER, JUDGED, LIMITS, USE
-from sscct_lib.report.prediction_file import fields_described
+from sscct_lib.report.page import fields_described
 from sscct_lib.study import schemas
 from sscct_lib.study.files import checksum
 from sscct_lib.study.folder import MANIFEST_FILE, SETTINGS_FILE, Study, read_settings
 from sscct_lib.study.settings import Covariate, Settings
-from sscct_lib.study.words import counted, estimate_text, feature_name, scans_text, years_text
+from sscct_lib.study.words import counted, estimate_text, feature_name, scans_text, span_text, years_text
 
 NOT_JUDGED = "not judged in this run"
 LEFT_OUT = ("weights", "weights_sha256")
@@ -161,9 +161,9 @@ def _network(name: str, cards: list[dict[str, Any]], performance: pd.DataFrame) 
         "models, one for each fold and member",
         "Judged, and predicts": f"the mean over {counted(n_members, 'member')} of one fold: each on patients of its "
         f"own fold, and fold {first['fold']}, chosen beforehand, on new scans",
-        "Learned from": f"{_span([card['n_scans'] for card in cards])} scans of "
-        f"{_span([card['n_patients'] for card in cards])} patients a model; followed by death up to the longest "
-        f"horizon: {_span([sum(each) for each in deaths])} scans",
+        "Learned from": f"{span_text([card['n_scans'] for card in cards])} scans of "
+        f"{span_text([card['n_patients'] for card in cards])} patients a model; followed by death up to the longest "
+        f"horizon: {span_text([sum(each) for each in deaths])} scans",
         "Weights at the start": first["weights"],
         "Sees": f"the lungs from {first['hu_range'][0]:g} to {first['hu_range'][1]:g} HU",
         "Settings": ", ".join(f"{key} {value:g}" for key, value in settings.items() if _is_number(value)),
@@ -195,10 +195,6 @@ def _performance(model: str, performance: pd.DataFrame) -> dict[str, str]:
 def _few(names: list[str]) -> str:
     shown = "; ".join(feature_name(name) for name in names[:MOST_COLUMNS])
     return shown + (f"; and {len(names) - MOST_COLUMNS} more" if len(names) > MOST_COLUMNS else "")
-
-
-def _span(counts: list[int]) -> str:
-    return f"{min(counts):,}" if min(counts) == max(counts) else f"{min(counts):,} to {max(counts):,}"
 
 
 def _is_number(value: Any) -> bool:

@@ -18,7 +18,7 @@ from sscct_lib.horizons.tables import DENOMINATORS, denominators
 from sscct_lib.study.files import checksum, write_if_changed
 from sscct_lib.study.folder import Study, load_study
 from sscct_lib.study.plots import GREY, INK, draw, new_figure, styled
-from sscct_lib.study.schemas import COHORT, PERFORMANCE, PREDICTIONS, SWEEP, SWEPT_RUNS
+from sscct_lib.study.schemas import COHORT, PERFORMANCE, SWEEP, SWEPT_RUNS
 from sscct_lib.study.tables import read_predictions, read_table
 from sscct_lib.study.words import estimate_text, plain_names, years_text
 
@@ -78,11 +78,10 @@ class _Finished:
 
 
 def _read(study: Study) -> _Finished:
-    stacked = read_table(study, "stacked", PREDICTIONS)
     return _Finished(
         study,
         read_table(study, "cohort", COHORT),
-        pd.concat([read_predictions(study), stacked], ignore_index=True),
+        read_predictions(study, stacked=True),
         read_table(study, "performance", PERFORMANCE),
     )
 

@@ -141,8 +141,7 @@ def fetch_weights(
 def verify_weights(study: StudyFolder) -> None:
     """Load the weights that `study.yaml` names as training will, and say what they fill."""
     from sscct_lib.deep.networks import build
-    from sscct_lib.deep.pretrained import load_weights
-    from sscct_lib.deep.weights import is_self_supervised, located
+    from sscct_lib.deep.weights import is_self_supervised, load_weights, located
     from sscct_lib.study.folder import load_study
     from sscct_lib.study.words import NETWORK_WORDS
 

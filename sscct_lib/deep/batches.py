@@ -103,12 +103,10 @@ def _balancing(examples: Examples) -> NDArray[np.float64]:
 
 
 class OneScanEach(Sampler[list[Drawn]]):
-    """Batches of an epoch, as even as they can be: one scan of each patient, so that many scans do not dominate.
+    """Batches of an epoch, as even as they can be: one scan of each patient, so that many scans do not dominate."""
 
-    With `balance` "sampling", patients who die and patients who do not are drawn equally often: some come more than
-    once and others wait for another epoch. `n_ranks` processes share an epoch, each with its own batches.
-    """
-
+    # With `balance` "sampling", patients who die and patients who do not are drawn equally often: some come more than
+    # once and others wait for another epoch. `n_ranks` processes share an epoch, each with its own batches.
     def __init__(
         self, examples: Examples, batch_size: int, seed: int, balance: Balance = "none", n_ranks: int = 1
     ) -> None:
@@ -198,12 +196,7 @@ def _one_thread(worker: int) -> None:
 
 
 class Augmentation:
-    """Displace, turn and scale a volume a little, change kernel, density and noise, and cut out a box.
-
-    References
-    ----------
-    MONAI's transforms (Cardoso MJ et al., arXiv 2211.02701). Cutout: DeVries T, Taylor GW, arXiv 1708.04552.
-    """
+    """Displace, turn and scale a volume a little, change kernel, density, noise, cut a box out (arXiv 1708.04552)."""
 
     def __init__(self, settings: AugmentationSettings, side: int, hu_range: tuple[float, float]) -> None:
         window = hu_range[1] - hu_range[0]

@@ -7,7 +7,6 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from multiprocessing import get_context, parent_process
-from pathlib import Path
 from threading import Thread
 from typing import Any
 
@@ -16,36 +15,24 @@ import pandas as pd
 import torch
 from joblib import cpu_count, effective_n_jobs
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 
+from sscct_lib.deep import prediction
 from sscct_lib.deep.batches import Examples
-from sscct_lib.deep.cubes import cube_path, lung_density, make_cubes
+from sscct_lib.deep.cubes import View, lung_density, view_of, with_cubes
 from sscct_lib.deep.fitting import train
 from sscct_lib.deep.heads import base_hazards, clinical_values, hazard_targets
 from sscct_lib.deep.networks import FAMILY, HazardNetwork, build, check_size, display_name, kept_memory
-from sscct_lib.deep.prediction import (
-    dropout_spread,
-    encode,
-    hazards_seen,
-    mean_loss,
-    predict,
-    risk_without_image,
-    risks_of,
-)
-from sscct_lib.deep.pretrained import Weights, load_weights
-from sscct_lib.deep.pretraining import pretrained_encoder, read_card, save_tensors, write_card
-from sscct_lib.deep.weights import PUBLISHED, is_self_supervised, located
+from sscct_lib.deep.pretraining import pretrained_encoder
+from sscct_lib.deep.weights import PUBLISHED, Weights, is_self_supervised, load_weights, located
+from sscct_lib.horizons.evaluation import risk_table
 from sscct_lib.study.code import code_hash
-from sscct_lib.study.files import checksum
 from sscct_lib.study.folder import Study, StudyError, fingerprint
 from sscct_lib.study.schemas import PREDICTIONS
-from sscct_lib.study.settings import NetworkSettings
 from sscct_lib.study.words import NETWORK_WORDS, years_text
 
 log = logging.getLogger(__name__)
 
 NOT_OF_TRAINING = {"longitudinal", "flag_unusual"}  # settings of what is built on a trained network
-ON_CARD = {"key", "sha256", "fold", "member"}
 
 
 @dataclass(frozen=True)
@@ -154,15 +141,13 @@ def _end_with_parent() -> None:
 
 def _examples(study: Study, cohort: pd.DataFrame, network_name: str, n_jobs: int) -> tuple[Examples, str]:
     """Make the cubes of a network, and a key that changes with all that its training depends on."""
-    settings, hu_range = study.settings.deep.network(network_name), study.settings.deep.hu_range
-    cubes = make_cubes(study, cohort, settings.size, hu_range, n_jobs)
-    kept = _made(cubes, network_name)
-    table = cohort[kept].reset_index(drop=True)
+    settings, view = study.settings.deep.network(network_name), view_of(study, network_name)
+    table = with_cubes(study, cohort, view, n_jobs, told_as=network_name)
     if table.empty:
         raise StudyError(f"No scan of the cohort has usable lungs for {NETWORK_WORDS[network_name]}; see the log.")
     died, survived = targets(study, table)
-    paths = [cube_path(study, scan_id, settings.size, hu_range) for scan_id in table["scan_id"]]
     clinical = clinical_values(table)
+    identity = table[["scan_id", "patient_id", "fold"]]
     key = fingerprint(
         code_hash("deep.cross_validation"),
         [version("torch"), version("monai")],
@@ -170,16 +155,15 @@ def _examples(study: Study, cohort: pd.DataFrame, network_name: str, n_jobs: int
         settings.model_dump(mode="json", exclude=NOT_OF_TRAINING),
         study.settings.deep.pretraining if is_self_supervised(settings) else None,
         [study.settings.deep.augmentation, study.settings.deep.precision],
-        hu_range,
+        view.hu_range,
         horizons(study),
         study.settings.seed,
-        table[["scan_id", "patient_id", "fold"]].to_dict("list"),
-        cubes.loc[kept, "cube_sha256"].tolist(),
+        identity.to_dict("list"),
+        table["cube_sha256"].tolist(),
         [died.tolist(), survived.tolist()],
         np.nan_to_num(clinical, nan=-1).tolist() if settings.clinical else None,
     )
-    identity = table[["scan_id", "patient_id", "fold"]]
-    return Examples(identity, paths, died, survived, clinical), key
+    return Examples(identity, list(table["cube"]), died, survived, clinical), key
 
 
 def horizons(study: Study) -> list[float]:
@@ -194,13 +178,6 @@ def targets(study: Study, table: pd.DataFrame) -> tuple[NDArray[np.float32], NDA
     if study.settings.labels == "as_published":
         followup = np.where(event, followup, np.inf)
     return hazard_targets(followup, event, horizons(study))
-
-
-def _made(cubes: pd.DataFrame, network_name: str) -> NDArray[np.bool_]:
-    """Which scans have a cube; the log names the others."""
-    for row in cubes[cubes["status"] != "ok"].itertuples():
-        log.warning("%s: scan %s has no prediction: %s", network_name, row.scan_id, row.reason)
-    return cubes["status"].eq("ok").to_numpy()
 
 
 def _check_folds(examples: Examples, folds: list[int]) -> None:
@@ -236,9 +213,9 @@ def horizons_told(study: Study, died: NDArray[np.float32], fold: "pd.Series[int]
 
 def _forget_others(study: Study, network_name: str, folds: list[int], members: range) -> None:
     """Remove models that the settings no longer ask for, so that they do not join the predictions of new scans."""
-    for found in cards(study, network_name):
+    for found in prediction.cards(study, network_name):
         if found["fold"] not in folds or found["member"] not in members:
-            path = _model_path(study, network_name, found["fold"], found["member"])
+            path = prediction.model_path(study, network_name, found["fold"], found["member"])
             path.with_suffix(".json").unlink()
             path.unlink(missing_ok=True)
 
@@ -246,18 +223,18 @@ def _forget_others(study: Study, network_name: str, folds: list[int], members: r
 def _one_model(study: Study, task: Task, threads: int) -> pd.DataFrame:
     """Train a model of a fold, or find it, and predict the fold's scans."""
     torch.set_num_threads(threads)
-    path, tested = _model_path(study, task.network, task.fold, task.member), task.tested
-    card = read_card(path, ON_CARD)
-    if card is None or card["key"] != task.key or not path.is_file() or checksum(path) != card["sha256"]:
-        card = _train_and_save(study, task)
-    else:
+    path, tested = prediction.model_path(study, task.network, task.fold, task.member), task.tested
+    card = prediction.current_card(path, task.key, prediction.ON_CARD)
+    if card:
         log.info("%s: found trained", task.words)
-    network = fold_model(study, task.network, task.fold, task.member)
-    features = encode(network, tested.paths)
-    risk = risks_of(network, features, tested.clinical)
+    else:
+        card = _train_and_save(study, task)
+    network = prediction.fold_model(study, task.network, task.fold, task.member)
+    features = prediction.encode(network, tested.paths)
+    risk = prediction.risks_of(network, features, tested.clinical)
     drawn = np.full_like(risk, np.nan)
     if study.settings.deep.network(task.network).dropout > 0:
-        drawn = dropout_spread(network, features, tested.clinical, card["seed"])
+        drawn = prediction.dropout_spread(network, features, tested.clinical, card["seed"])
     return risk_table(tested.table, card["model"], card["horizons_years"], risk=risk, dropout_sd=drawn)
 
 
@@ -268,17 +245,19 @@ def _train_and_save(study: Study, task: Task) -> dict[str, Any]:
     seed = int(fingerprint(study.settings.seed, task.network, task.fold, task.member), 16) % 2**32
     torch.manual_seed(seed)
     network, weights = _untrained(study, task.network, training, task.fold)
-    path = _model_path(study, task.network, task.fold, task.member)
+    path = prediction.model_path(study, task.network, task.fold, task.member)
     unfinished = study.models / "unfinished" / f"{path.stem}_{task.key}.ckpt"
     for other in unfinished.parent.glob(f"{path.stem}_*.ckpt"):
         if other != unfinished:  # of other settings, code or scans
             other.unlink()
     logs = study.run / "logs" / "training" / path.stem
     told = train(network, training, settings, seed, task.words, study.settings.deep, unfinished, logs)
-    network.head.correct_prior(hazards_seen(training, settings.balance), base_hazards(training.died, training.survived))
-    sha256 = save_tensors(path, network.state_dict())
-    made = model_card(study, task, network, weights, told, seed, sha256)
-    made = write_card(path, made, "Research only. Not validated outside the study it was trained on.")
+    network.head.correct_prior(
+        prediction.hazards_seen(training, settings.balance), base_hazards(training.died, training.survived)
+    )
+    told |= {"seed": seed, "sha256": prediction.save_tensors(path, network.state_dict())}
+    made = model_card(study, task, network, weights, told)
+    made = prediction.write_card(path, made, "Research only. Not validated outside the study it was trained on.")
     unfinished.unlink(missing_ok=True)
     return made
 
@@ -298,21 +277,20 @@ def _untrained(study: Study, network_name: str, training: Examples, fold: int) -
     if network.clinical is not None:
         network.clinical.fit(training.clinical_inputs, training.table["patient_id"])
     # Training then begins at the cohort's own risk instead of at a hazard of one half in each interval.
-    network.head.start_at(hazards_seen(training, settings.balance))
+    network.head.start_at(prediction.hazards_seen(training, settings.balance))
     return network, weights
 
 
 def model_card(
-    study: Study,
-    task: Task,
-    network: HazardNetwork,
-    weights: Weights | None,
-    told: Mapping[str, Any],
-    seed: int,
-    sha256: str,
+    study: Study, task: Task, network: HazardNetwork, weights: Weights | None, told: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Say of a trained network what it is, what it learned from, how its training went and how well it predicts."""
     settings, training, tested = study.settings.deep.network(task.network), task.training, task.tested
+    risks = (
+        prediction.predict(network, tested.paths, tested.clinical),
+        prediction.risk_without_image(training, len(tested.paths)),
+    )
+    loss, loss_without_image = (prediction.mean_loss(tested, risk, settings.head) for risk in risks)
     licence = getattr(PUBLISHED.get(str(settings.weights)), "licence", "")
     return {
         "model": display_name(task.network, settings),
@@ -320,12 +298,10 @@ def model_card(
         "fold": task.fold,
         "member": task.member,
         "key": task.key,
-        "sha256": sha256,
         "settings": settings.model_dump(mode="json"),
         "hu_range": list(study.settings.deep.hu_range),
         "horizons_years": horizons(study),
         "labels": study.settings.labels,
-        "seed": seed,
         "weights": weights.words if weights else "none (from scratch)",
         "weights_loaded": asdict(weights) if weights else None,
         "weights_licence": licence if weights else "",
@@ -334,61 +310,9 @@ def model_card(
         "n_patients": int(training.table["patient_id"].nunique()),
         "n_deaths": [int(n) for n in training.died.sum(axis=0)],
         **told,
-        "loss_tested": mean_loss(tested, predict(network, tested.paths, tested.clinical), settings.head),
-        "loss_tested_without_image": mean_loss(tested, risk_without_image(training, len(tested.paths)), settings.head),
+        "loss_tested": loss,
+        "loss_tested_without_image": loss_without_image,
     }
-
-
-def risk_table(
-    scans: pd.DataFrame, model: str, horizons_years: Sequence[float], **values: NDArray[np.float64]
-) -> pd.DataFrame:
-    """Repeat the rows of scans for each horizon, with the model's name and its values there, each of shape (n, K)."""
-    rows = [
-        scans.assign(model=model, horizon_years=years, **{name: found[:, k] for name, found in values.items()})
-        for k, years in enumerate(horizons_years)
-    ]
-    return pd.concat(rows, ignore_index=True)
-
-
-def _model_path(study: Study, network_name: str, fold: int, member: int) -> Path:
-    return study.models / "deep" / f"{network_name}_fold{fold}_{member}.safetensors"
-
-
-def cards(study: Study, network_name: str) -> list[dict[str, Any]]:
-    """Read the cards of a network's trained models, by fold and member."""
-    paths = sorted((study.models / "deep").glob(f"{network_name}_fold*.json"))
-    found = [card for path in paths if (card := read_card(path, ON_CARD))]
-    return sorted(found, key=lambda card: (card["fold"], card["member"]))
-
-
-def shipped(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of a network's `cards`, those that judge new scans: all members of one fold, which is what was judged.
-
-    The mean over the folds would be another model, never tested. The fold is the first: chosen for its result, it would
-    be worth less than it seems.
-    """
-    return [card for card in found if card["fold"] == found[0]["fold"]]
-
-
-def fold_model(study: Study, network_name: str, fold: int, member: int = 0) -> HazardNetwork:
-    """Load a trained network that tests a fold; StudyError when there is none."""
-    path = _model_path(study, network_name, fold, member)
-    card = read_card(path, ON_CARD)
-    if card is None:
-        raise StudyError(f"{study.models} has no model of {network_name}, fold {fold}. Run `04_deep_models` first.")
-    return _load_model(path, card)
-
-
-def _load_model(path: Path, card: Mapping[str, Any]) -> HazardNetwork:
-    if not path.is_file() or checksum(path) != card["sha256"]:
-        raise StudyError(f"{path.name} is missing or not the file of its card. Run `04_deep_models` again.")
-    settings = NetworkSettings.model_validate(card["settings"])
-    network = build(card["network"], settings, len(card["horizons_years"]))
-    tensors = load_file(path)
-    if tensors.keys() != network.state_dict().keys():
-        raise StudyError(f"{path.name} is of a network that this version no longer builds. Run `04_deep_models` again.")
-    network.load_state_dict(tensors)
-    return network.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def predict_risks(trained: Study, network_name: str, study: Study, scans: pd.DataFrame) -> pd.DataFrame:
@@ -415,16 +339,14 @@ def predict_risks(trained: Study, network_name: str, study: Study, scans: pd.Dat
     StudyError
         If there are no models, or models of different trainings.
     """
-    found = cards(trained, network_name)
+    found = prediction.cards(trained, network_name)
     if not found or len({card["key"] for card in found}) > 1:
         state = "has no" if not found else "holds differently trained"
         raise StudyError(f"{trained.models} {state} models of {network_name}. Run `04_deep_models` to its end.")
-    size, hu_range = int(found[0]["settings"]["size"]), tuple(found[0]["hu_range"])
-    cubes = make_cubes(study, scans, size, hu_range)
-    kept = _made(cubes, network_name)
-    table, clinical = cubes.loc[kept, ["scan_id", "patient_id"]].reset_index(drop=True), clinical_values(scans[kept])
-    paths = [cube_path(study, scan_id, size, hu_range) for scan_id in table["scan_id"]]
-    models = [_load_model(_model_path(trained, network_name, card["fold"], card["member"]), card) for card in found]
-    members = np.stack([predict(model, paths, clinical) for model in models])
-    mean, spread = members[: len(shipped(found))].mean(axis=0), members.std(axis=0, ddof=1)
-    return risk_table(table, found[0]["model"], found[0]["horizons_years"], risk=mean, risk_sd=spread)
+    view = View(int(found[0]["settings"]["size"]), tuple(found[0]["hu_range"]))
+    table = with_cubes(study, scans, view, told_as=network_name)
+    models = [prediction.fold_model(trained, network_name, card["fold"], card["member"]) for card in found]
+    members = np.stack([prediction.predict(model, list(table["cube"]), clinical_values(table)) for model in models])
+    mean, spread = members[: len(prediction.shipped(found))].mean(axis=0), members.std(axis=0, ddof=1)
+    identity = table[["scan_id", "patient_id"]]
+    return risk_table(identity, found[0]["model"], found[0]["horizons_years"], risk=mean, risk_sd=spread)

@@ -4,11 +4,12 @@ Each axis is scaled on its own, so that the lungs fill the cube; `hu_range` beco
 """
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from functools import partial
 from itertools import pairwise, product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,18 +24,30 @@ from sscct_lib.study.files import atomic
 from sscct_lib.study.folder import Study, StudyError
 from sscct_lib.study.results import Record, process
 
+log = logging.getLogger(__name__)
+
 HEIGHTS = ("lower", "middle", "upper")  # z grows to the head
 SIDES = ("right", "left")  # x grows to the patient's left
 
 
-def lung_cube(
-    image: NDArray[np.int16], mask: NDArray[np.uint8], size: int, hu_range: tuple[float, float]
-) -> NDArray[np.float16]:
+class View(NamedTuple):
+    """How a network takes scans."""
+
+    size: int  # voxels along a side of a cube
+    hu_range: tuple[float, float]  # densities that become 0 and 1
+
+
+def view_of(study: Study, network_name: str) -> View:
+    """How a network of a study takes scans."""
+    return View(study.settings.deep.network(network_name).size, study.settings.deep.hu_range)
+
+
+def lung_cube(image: NDArray[np.int16], mask: NDArray[np.uint8], view: View) -> NDArray[np.float16]:
     """Cut the lungs out of a scan (HU, [z, y, x]) by their mask, and bring them to a cube, shape (size, size, size)."""
     box = bounding_box(mask > 0)
-    low, high = hu_range
+    low, high = view.hu_range
     scaled = np.clip((image[box].astype(np.float32) - low) / (high - low), 0, 1)
-    return resize(np.where(mask[box] > 0, scaled, np.float32(0)), size).astype(np.float16)
+    return resize(np.where(mask[box] > 0, scaled, np.float32(0)), view.size).astype(np.float16)
 
 
 def resize(volume: NDArray[np.float32], size: int) -> NDArray[np.float32]:
@@ -45,37 +58,48 @@ def resize(volume: NDArray[np.float32], size: int) -> NDArray[np.float32]:
     return np.asarray(cube[0].contiguous().numpy())
 
 
-def cube_path(study: Study, scan_id: str, size: int, hu_range: tuple[float, float]) -> Path:
+def cube_path(study: Study, scan_id: str, view: View) -> Path:
     """Where the cube of a scan lies: an array file, float16, shape (size, size, size)."""
-    return study.run / "tensors" / _kind(size, hu_range) / f"{scan_id}.npy"
+    return study.run / "tensors" / _folder(view) / f"{scan_id}.npy"
 
 
-def _kind(size: int, hu_range: tuple[float, float]) -> str:
-    return f"{size}_{hu_range[0]:g}_{hu_range[1]:g}"
+def _folder(view: View) -> str:
+    return f"{view.size}_{view.hu_range[0]:g}_{view.hu_range[1]:g}"
 
 
-def make_cubes(
-    study: Study, scans: pd.DataFrame, size: int, hu_range: tuple[float, float], n_jobs: int = 1
-) -> pd.DataFrame:
+def make_cubes(study: Study, scans: pd.DataFrame, view: View, n_jobs: int = 1) -> pd.DataFrame:
     """Make the cubes of scans, once: `scan_id`, `patient_id`, `status`, `reason`, `cube_sha256`, one row a scan."""
-    folder = study.run / "records" / "tensors" / _kind(size, hu_range)
     return process(
         study,
         "tensors",
-        partial(_make_cube, size=size, hu_range=hu_range),
+        partial(_make_cube, view=view),
         scans[["scan_id", "patient_id"]],
-        [size, hu_range],
+        list(view),
         lambda row: [study.image(row["scan_id"]), study.mask(row["scan_id"])],
         n_jobs,
-        folder,
-        outputs=lambda row: [cube_path(study, row["scan_id"], size, hu_range)],
+        study.run / "records" / "tensors" / _folder(view),
+        outputs=lambda row: [cube_path(study, row["scan_id"], view)],
     )
 
 
-def _make_cube(study: Study, row: Mapping[str, Any], size: int, hu_range: tuple[float, float]) -> Record:
+def with_cubes(study: Study, scans: pd.DataFrame, view: View, n_jobs: int = 1, told_as: str = "") -> pd.DataFrame:
+    """Keep the scans whose cubes can be made, numbered anew, with `cube`, the file, and `cube_sha256`.
+
+    Where it is said for which network, the log names the others.
+    """
+    made = make_cubes(study, scans, view, n_jobs)
+    for row in made[made["status"] != "ok"].itertuples():
+        if told_as:
+            log.warning("%s: scan %s has no prediction: %s", told_as, row.scan_id, row.reason)
+    paths = made["scan_id"].map(lambda scan_id: cube_path(study, scan_id, view))
+    found = scans.assign(cube=paths.to_numpy(), cube_sha256=made.reindex(columns=["cube_sha256"]).to_numpy()[:, 0])
+    return found[made["status"].eq("ok").to_numpy()].reset_index(drop=True)
+
+
+def _make_cube(study: Study, row: Mapping[str, Any], view: View) -> Record:
     image, mask = load_lungs(study, row["scan_id"])
-    cube = lung_cube(sitk.GetArrayViewFromImage(image), sitk.GetArrayViewFromImage(mask), size, hu_range)
-    with atomic(cube_path(study, row["scan_id"], size, hu_range)) as unfinished, unfinished.open("wb") as file:
+    cube = lung_cube(sitk.GetArrayViewFromImage(image), sitk.GetArrayViewFromImage(mask), view)
+    with atomic(cube_path(study, row["scan_id"], view)) as unfinished, unfinished.open("wb") as file:
         np.save(file, cube)
     return {"cube_sha256": hashlib.sha256(cube.tobytes()).hexdigest()}
 

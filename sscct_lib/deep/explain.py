@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from torch import nn
 
-from sscct_lib.deep.cross_validation import fold_model, horizons
-from sscct_lib.deep.cubes import cube_path, load_cubes, zones
+from sscct_lib.deep.cross_validation import horizons
+from sscct_lib.deep.cubes import cube_path, load_cubes, view_of, zones
 from sscct_lib.deep.heads import clinical_values
 from sscct_lib.deep.networks import HazardNetwork, display_name
+from sscct_lib.deep.prediction import fold_model
 from sscct_lib.study.files import atomic
 from sscct_lib.study.folder import Study
 from sscct_lib.study.schemas import ATTRIBUTIONS, COHORT
@@ -39,7 +40,7 @@ def explain_scan(study: Study, network_name: str, scan_id: str, fold: int) -> pd
         with the zone made average lung), `model`, `scan_id`, `horizon_years`; means over the members of the fold.
     """
     settings = study.settings.deep.network(network_name)
-    volume = load_cubes([cube_path(study, scan_id, settings.size, study.settings.deep.hu_range)])
+    volume = load_cubes([cube_path(study, scan_id, view_of(study, network_name))])
     clinical = None
     if settings.clinical:
         cohort = read_table(study, "cohort", COHORT)
@@ -100,8 +101,6 @@ def attribute_scans(study: Study, networks: Sequence[str], scans: pd.DataFrame) 
 
     Scans are `scan_id`, `patient_id`, `fold`; the table has schema `ATTRIBUTIONS`, a row a network and scan.
 
-    References
-    ----------
     Adebayo J et al. Sanity checks for saliency maps. NeurIPS 2018 (comparison with random weights).
     """
     tasks = []
@@ -129,7 +128,7 @@ def _attribute(
     settings = study.settings.deep.network(name)
     rows: list[dict[str, object]] = []
     for scan_id, patient_id in zip(tested["scan_id"], tested["patient_id"], strict=True):
-        volume = load_cubes([cube_path(study, scan_id, settings.size, study.settings.deep.hu_range)])
+        volume = load_cubes([cube_path(study, scan_id, view_of(study, name))])
         maps = [integrated_gradients(network, volume) for network in pair]
         for found, is_trained in zip(maps, (True, False), strict=True):
             with atomic(study.attribution(name, scan_id, is_trained)) as partial, partial.open("wb") as file:
@@ -162,8 +161,6 @@ def integrated_gradients(network: HazardNetwork, volume: torch.Tensor, n_steps: 
         Parts of the score (of which the logit of every hazard is the sum with its baseline), shape (S, S, S); 0 outside
         the lungs.
 
-    References
-    ----------
     Sundararajan M, Taly A, Yan Q. Axiomatic attribution for deep networks. ICML 2017.
     """
     device = network.centre.device

@@ -9,7 +9,7 @@ import sys
 import time
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing import parent_process
 from pathlib import Path
@@ -47,10 +47,8 @@ MEETING_PORTS = range(20_000, 32_000)  # below those that systems hand out by th
 class DensityTask(nn.Module):
     """A second task that every scan teaches, whatever became of its patient: the density of each lung zone.
 
-    A few dozen deaths cannot teach an untrained encoder to see. The answers come from the scans themselves, so nothing
-    is needed but the training patients' scans; after training the task is thrown away.
-
-    Caruana R. Multitask learning. Machine Learning 1997;28:41-75.
+    A few dozen deaths cannot teach an untrained encoder to see; the answers come from the scans themselves. After
+    training the task is thrown away (Caruana R. Multitask learning. Machine Learning 1997;28:41-75).
     """
 
     def __init__(self, n_features: int, paths: list[Path], generator: torch.Generator) -> None:
@@ -71,11 +69,7 @@ class DensityTask(nn.Module):
 
 
 class Fit(pl.LightningModule):
-    """One training, of `n_batches` an epoch: the loss of a batch, its second task, the rates, and the best epoch.
-
-    Validation scans are of patients set apart; without any the last epoch is the best. `seed` is set anew in each
-    epoch.
-    """
+    """One training: the loss of a batch, its second task, the rates, and the epoch that is best on validation scans."""
 
     def __init__(
         self,
@@ -106,14 +100,8 @@ class Fit(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW with rates by layer, that rise and fall over the training."""
-        adam = optimiser(
-            self.network.encoder,
-            [part for part in (self.network.head, self.network.clinical, self.density) if part is not None],
-            self.settings,
-            fused=self.trainer.precision != "16-mixed",
-        )
-        steps = schedule(adam, self.settings.epochs * self.n_batches)
-        return {"optimizer": adam, "lr_scheduler": {"scheduler": steps, "interval": "step"}}
+        others = [part for part in (self.network.head, self.network.clinical, self.density) if part is not None]
+        return rates(self, self.network.encoder, others, self.settings, self.settings.epochs * self.n_batches)
 
     def on_train_epoch_start(self) -> None:
         """Freeze the encoder while its head alone learns; a frozen one keeps its running averages too."""
@@ -207,17 +195,13 @@ def train(
     unfinished: Path | None = None,
     logs: Path | None = None,
 ) -> dict[str, Any]:
-    """Train a network on the CPU or on GPUs; on the CPU the same call gives the same weights.
+    """Train a network in place, on the CPU or on GPUs; on the CPU the same call gives the same weights.
 
-    The network is changed in place, and left on its device in evaluation mode. Some patients are set apart from
-    learning where `settings.patience` is given. `where` names the training in the log and in errors; `unfinished` is a
-    checkpoint to go on from and to write, `logs` a folder for Lightning's `metrics.csv`, each left out where it is
-    None.
-
-    Told are `loss` and `validation_loss`, lists with a mean loss per scan for each epoch; `n_validation_patients`;
-    `seconds` and `waiting_share`, the share of these in which the training waited for its next batch. StudyError where
-    the loss is no longer a finite number (the scans are named) or memory runs out; the last checkpoint stays. Also
-    where too few patients are left to set some apart.
+    With `settings.patience` some patients are set apart from learning. `where` names the training in the log and in
+    errors; `unfinished` is a checkpoint to go on from and to write, `logs` a folder for Lightning's `metrics.csv`. Told
+    are `loss` and `validation_loss`, mean losses per scan of each epoch; `n_validation_patients`; `seconds`, and
+    `waiting_share`, the share of these spent waiting for a batch. StudyError where the loss is no longer finite (the
+    scans are named), memory runs out, or too few patients are left; the last checkpoint stays.
     """
     deep = deep or DeepSettings()
     share = settings.validation_share if settings.patience else 0.0
@@ -326,10 +310,8 @@ def precision(deep: DeepSettings) -> Any:
 
 @contextmanager
 def meeting_port(trainer: pl.Trainer) -> Iterator[None]:
-    """Name a port at which a trainer's processes meet, in `MASTER_PORT`, inside the block; StudyError if none is free.
-
-    Nothing is named for a trainer of one process, or whose processes a cluster starts, or where `MASTER_PORT` is set.
-    """
+    """Name a port at which a trainer's processes meet, in `MASTER_PORT`, inside; StudyError if none is free."""
+    # Not for a trainer of one process, or whose processes a cluster starts, or where `MASTER_PORT` is set.
     cluster = getattr(trainer.strategy, "cluster_environment", None)
     if cluster is None or cluster.creates_processes_externally or "MASTER_PORT" in os.environ:
         yield
@@ -352,7 +334,15 @@ def _free_port() -> int:
     )
 
 
-def optimiser(encoder: nn.Module, others: list[nn.Module], settings: NetworkSettings, fused: bool) -> AdamW:
+def rates(
+    task: pl.LightningModule, encoder: nn.Module, others: Sequence[nn.Module], settings: NetworkSettings, n_steps: int
+) -> Any:
+    """Tell Lightning how a task learns: by AdamW with rates by layer, which rise and fall over its steps."""
+    adam = optimiser(encoder, others, settings, fused=task.trainer.precision != "16-mixed")
+    return {"optimizer": adam, "lr_scheduler": {"scheduler": schedule(adam, n_steps), "interval": "step"}}
+
+
+def optimiser(encoder: nn.Module, others: Sequence[nn.Module], settings: NetworkSettings, fused: bool) -> AdamW:
     """Make AdamW with a group a layer, the first at `early_rate`, the last at the whole rate, and one for `others`."""
     # Howard J, Ruder S. Universal language model fine-tuning for text classification. ACL 2018 (rates by layer).
     early = settings.early_rate or (EARLY_RATE if settings.weights is not None else 1.0)
@@ -370,7 +360,7 @@ def optimiser(encoder: nn.Module, others: list[nn.Module], settings: NetworkSett
 
 def layers(encoder: nn.Module) -> list[nn.Module]:
     """List the parts of an encoder in the order in which a volume passes them, those with parameters."""
-    parts = [part for part in encoder.children() if any(True for _ in part.parameters())]
+    parts = [encoder]
     while len(parts) == 1 and list(parts[0].children()):
         parts = [part for part in parts[0].children() if any(True for _ in part.parameters())]
     return parts
@@ -392,10 +382,7 @@ def head_epochs(settings: NetworkSettings) -> int:
 
 
 class EpochCheckpoint(Checkpoint):
-    """Write a checkpoint after the first epoch, and after others as often as a twentieth of the time allows.
-
-    What it holds ends with the epoch, so a training that goes on from it begins with a whole one.
-    """
+    """Write a checkpoint at the end of the first epoch, and of others as often as a twentieth of the time allows."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -27,13 +27,8 @@ def hazard_targets(
     """In which interval each scan was followed by death (1, else 0), and the fraction of each it survived, both (n, K).
 
     Follow-up and the increasing horizons are in years. With no scan specific hazards the maximum of this likelihood is
-    the actuarial (life-table) estimate.
-
-    References
-    ----------
-    Gensheimer MF, Narasimhan B. A scalable discrete-time survival model for neural networks. PeerJ 2019;7:e6257
-    (likelihood). Kvamme H, Borgan Ø. Continuous and discrete-time survival prediction with neural networks. Lifetime
-    Data Anal 2021;27:710-36 (censoring inside an interval under a constant hazard).
+    the actuarial (life-table) estimate. Gensheimer MF, Narasimhan B. PeerJ 2019;7:e6257 (likelihood). Kvamme H, Borgan
+    Ø. Lifetime Data Anal 2021;27:710-36 (censoring inside an interval under a constant hazard).
     """
     ends = np.asarray(horizons_years, dtype=float)
     starts = np.concatenate([[0.0], ends[:-1]])
@@ -52,30 +47,6 @@ def base_hazards(
     weights = np.ones(len(died)) if weights is None else weights
     n_died = weights @ died + 0.5  # half a death, and half a survival below: no interval starts at a hazard of 0 or 1
     return np.asarray(n_died / (n_died + weights @ survived + 0.5))
-
-
-def hazard_losses(logits: Tensor, died: Tensor, survived: Tensor) -> Tensor:
-    """Minus the sum over k of died_k log h_k + survived_k log(1 - h_k), shape (B,), of logits of hazard h (B, K).
-
-    References
-    ----------
-    Gensheimer and Narasimhan 2019, equation 1, with fractions of intervals survived.
-    """
-    log_likelihood = died * functional.logsigmoid(logits) + survived * functional.logsigmoid(-logits)
-    return -log_likelihood.sum(dim=1)
-
-
-def risks(logits: Tensor) -> Tensor:
-    """Turn logits of hazard (B, K) to risks of death within each horizon (B, K), non-decreasing over horizons."""
-    log_survival = functional.logsigmoid(-logits).cumsum(dim=1)
-    return -torch.expm1(log_survival)
-
-
-def classifier_losses(logits: Tensor, died: Tensor, survived: Tensor) -> Tensor:
-    """Binary cross-entropy of each scan (B,), over the horizons at which its state is known; logits of risk (B, K)."""
-    dead = died.cumsum(dim=1)
-    alive = (survived >= 1).to(logits.dtype).cumprod(dim=1)
-    return (functional.binary_cross_entropy_with_logits(logits, dead, reduction="none") * (dead + alive)).sum(dim=1)
 
 
 class Head(nn.Module):
@@ -101,14 +72,9 @@ class Head(nn.Module):
             self.baseline.copy_(self.cohort_logits(hazards))
 
     def correct_prior(self, seen: NDArray[np.float64], cohort: NDArray[np.float64]) -> None:
-        """Move the logits from the hazards of the scans as they counted in training to those of all, both (K,).
-
-        Training draws one scan of each patient, and may draw those who die more often: the risks that it learns are
-        true of such a draw, and too high for a scan of the cohort. Scans keep their order.
-
-        King G, Zeng L. Logistic regression in rare events data. Polit Anal 2001;9:137-63, section 4.1 (prior
-        correction).
-        """
+        """Move the logits from the hazards of the scans as they counted in training to those of all, both (K,)."""
+        # Training draws one scan of each patient, and may draw those who die more often: its risks are too high for a
+        # scan of the cohort. King G, Zeng L. Polit Anal 2001;9:137-63, section 4.1 (prior correction).
         self.shift.copy_(self.cohort_logits(cohort) - self.cohort_logits(seen))
 
     def cohort_logits(self, hazards: NDArray[np.float64]) -> Tensor:
@@ -120,24 +86,23 @@ class HazardHead(Head):
     """One score a scan, and the cohort's logit of hazard in each interval between horizons.
 
     The logits of hazard are score + baseline, so scans keep their order over the horizons (proportional odds of
-    hazards). Free logits in each interval would learn the first year from its few deaths alone; here every death
-    teaches the score.
-
-    Cox DR. Regression models and life-tables. J R Stat Soc B 1972;34:187-220, section 6 (discrete time).
-    Gensheimer MF, Narasimhan B. A scalable discrete-time survival model for neural networks. PeerJ 2019;7:e6257
-    (both variants, proportional and free).
+    hazards; Cox DR. J R Stat Soc B 1972;34:187-220, section 6). Free logits in each interval would learn the first year
+    from its few deaths alone; here every death teaches the score.
     """
 
     def __init__(self, n_features: int, n_intervals: int) -> None:
         super().__init__(n_features, 1, n_intervals)
 
-    def losses(self, logits: Tensor, died: Tensor, survived: Tensor) -> Tensor:
-        """Negative log-likelihood of each scan, shape (B,)."""
-        return hazard_losses(logits, died, survived)
+    @staticmethod
+    def losses(logits: Tensor, died: Tensor, survived: Tensor) -> Tensor:
+        """Minus the sum over k of died_k log h_k + survived_k log(1 - h_k), shape (B,); Gensheimer 2019, equation 1."""
+        log_likelihood = died * functional.logsigmoid(logits) + survived * functional.logsigmoid(-logits)
+        return -log_likelihood.sum(dim=1)
 
-    def risks(self, logits: Tensor) -> Tensor:
-        """Turn logits to risks of death within each horizon, shape (B, n_intervals)."""
-        return risks(logits)
+    @staticmethod
+    def risks(logits: Tensor) -> Tensor:
+        """Turn logits of hazard (B, K) to risks of death within each horizon (B, K), non-decreasing over horizons."""
+        return -torch.expm1(functional.logsigmoid(-logits).cumsum(dim=1))
 
     def cohort_logits(self, hazards: NDArray[np.float64]) -> Tensor:
         """Give the logits of these hazards, shape (n_intervals,)."""
@@ -145,22 +110,21 @@ class HazardHead(Head):
 
 
 class ClassifierHead(Head):
-    """A classifier for each horizon that knows nothing of the others: died within it, or not.
-
-    A scan censored before a horizon teaches nothing about it: its state is unknown. Where the study counts such scans
-    as alive (`labels: as_published`), the targets say so. Risks can cross: nothing makes that of a later horizon the
-    higher.
-    """
+    """A classifier for each horizon that knows nothing of the others: died within it, or not; their risks can cross."""
 
     def __init__(self, n_features: int, n_intervals: int) -> None:
         super().__init__(n_features, n_intervals, n_intervals)
 
-    def losses(self, logits: Tensor, died: Tensor, survived: Tensor) -> Tensor:
-        """Cross-entropy of each scan, shape (B,)."""
-        return classifier_losses(logits, died, survived)
+    @staticmethod
+    def losses(logits: Tensor, died: Tensor, survived: Tensor) -> Tensor:
+        """Binary cross-entropy of each scan, shape (B,), over the horizons at which its state is known."""
+        dead = died.cumsum(dim=1)
+        alive = (survived >= 1).to(logits.dtype).cumprod(dim=1)
+        return (functional.binary_cross_entropy_with_logits(logits, dead, reduction="none") * (dead + alive)).sum(dim=1)
 
-    def risks(self, logits: Tensor) -> Tensor:
-        """Turn logits to risks of death within each horizon, shape (B, n_intervals), which can cross."""
+    @staticmethod
+    def risks(logits: Tensor) -> Tensor:
+        """Turn logits to risks of death within each horizon, shape (B, K), which can cross."""
         return logits.sigmoid()
 
     def cohort_logits(self, hazards: NDArray[np.float64]) -> Tensor:

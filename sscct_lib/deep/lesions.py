@@ -31,10 +31,8 @@ def score_map(
 ) -> dict[str, float]:
     """Hold a map (parts of the score) against lesions and lungs on its grid, all (S, S, S).
 
-    `in_lesions` is the share of what raises the risk that lies in lesions; `expected` their share of the lungs, which a
-    blind map attains on average; `hit` whether the strongest voxel lies in a lesion (the pointing game).
-
-    Zhang J et al. Top-down neural attention by excitation backprop. Int J Comput Vis 2018;126:1084-102.
+    `in_lesions`: share of what raises the risk that lies there; `expected`: that of a blind map; `hit`: whether the
+    strongest voxel does (the pointing game; Zhang J et al. Int J Comput Vis 2018;126:1084-102).
     """
     raises = np.clip(attribution, 0, None) * lungs
     total = float(raises.sum())

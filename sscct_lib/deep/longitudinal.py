@@ -1,31 +1,25 @@
 """A risk from all scans of a patient up to the current one: a recurrent network on what a trained network saw of each.
 
-The encoder stays as it was trained on single scans; only a small recurrent network learns, from the same training
-patients. It reads a patient's scans in the order of time and never one that is later than the scan it speaks about.
-
-References
-----------
-Cho K et al. Learning phrase representations using RNN encoder-decoder for statistical machine translation. EMNLP 2014
-(gated recurrent unit).
+The encoder stays as it was trained on single scans; only a small gated recurrent unit (Cho K et al. EMNLP 2014) learns,
+from the same training patients. It reads a patient's scans in the order of time, none later than the one it judges.
 """
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sscct_lib.cohort.outcomes import DAYS_PER_YEAR, patient_weights
-from sscct_lib.deep.cross_validation import fold_model, horizons, horizons_told, risk_table, targets
-from sscct_lib.deep.embeddings import Projection, embed, fit_projection, fold_file, with_cubes
+from sscct_lib.deep.cross_validation import horizons, horizons_told, targets
+from sscct_lib.deep.cubes import view_of, with_cubes
 from sscct_lib.deep.heads import ClassifierHead, HazardHead, clinical_values
 from sscct_lib.deep.networks import FAMILY, HazardNetwork, display_name
-from sscct_lib.study.files import atomic
+from sscct_lib.deep.prediction import embed, fit_projection, fold_file, fold_model, save_tensors
+from sscct_lib.horizons.evaluation import risk_table
 from sscct_lib.study.folder import Study, fingerprint
 from sscct_lib.study.schemas import PREDICTIONS
 
@@ -52,11 +46,8 @@ class LongitudinalNetwork(nn.Module):
         nn.init.zeros_(self.correction.bias)
 
     def forward(self, scans: Tensor, years: Tensor, logits: Tensor) -> Tensor:
-        """Give logits (patients, scans, K) after each scan: entry i rests on scans 0 to i, in the order of time.
-
-        `scans` (patients, scans, n_inputs) may hold anything after a patient's last; `years` (patients, scans) since
-        the one before, 0 for the first; `logits` (patients, scans, K) of each scan by itself.
-        """
+        """Give logits (patients, scans, K) after each scan: entry i rests on scans 0 to i, in the order of time."""
+        # `scans` (patients, scans, n_inputs) may hold anything after a patient's last; `years` are since the last one.
         seen, _ = self.memory(torch.cat([scans, years.unsqueeze(-1)], dim=-1))
         corrected: Tensor = logits + self.correction(seen)
         return corrected
@@ -81,7 +72,7 @@ def cross_validate_all(study: Study, networks: Sequence[str], cohort: pd.DataFra
 
 def cross_validate(study: Study, network_name: str, cohort: pd.DataFrame) -> pd.DataFrame:
     """Predict each scan (schema `PREDICTIONS`) from its patient's scans up to it; the models of all folds are saved."""
-    table = with_cubes(study, network_name, study, cohort)
+    table = with_cubes(study, cohort, view_of(study, network_name))
     died, survived = targets(study, table)
     name = f"{display_name(network_name, study.settings.deep.network(network_name))}, {VARIANT}"
     parts = []
@@ -95,11 +86,15 @@ def cross_validate(study: Study, network_name: str, cohort: pd.DataFrame) -> pd.
         score = logits[~tested].mean(axis=1)
         centre = float(np.average(score, weights=weights))
         scale = float(np.sqrt(np.average((score - centre) ** 2, weights=weights))) or 1.0
-        seen = _seen(table, embedded, logits, projection, centre, scale)
+        inputs = np.column_stack([(logits.mean(axis=1) - centre) / scale, projection.scores(embedded)])
+        seen = Seen(table[["scan_id", "patient_id", "scan_day"]], inputs.astype(np.float32), logits)
         seed = int(fingerprint(study.settings.seed, network_name, fold, "longitudinal"), 16) % 2**32
         training = _take(seen, ~tested)
         model = train(training, died[~tested], survived[~tested], network.head, seed)
-        _save(model, projection, centre, scale, fold_file(study.models / FOLDER, network_name, fold))
+        tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+        tensors |= {f"projection.{name}": torch.from_numpy(values) for name, values in asdict(projection).items()}
+        tensors["score"] = torch.tensor([centre, scale], dtype=torch.float64)
+        save_tensors(fold_file(study.models / FOLDER, network_name, fold), tensors)
         own = _take(seen, tested)
         risk = network.risks(torch.from_numpy(predict(model, own)).double()).numpy()
         rows = risk_table(own.scans[["scan_id", "patient_id"]], name, horizons(study), risk=risk)
@@ -117,28 +112,8 @@ def _logits(network: HazardNetwork, embedded: NDArray[np.float32], table: pd.Dat
         return np.asarray(network.logits(torch.from_numpy(embedded).to(device), clinical).cpu().numpy())
 
 
-def _seen(
-    table: pd.DataFrame,
-    embedded: NDArray[np.float32],
-    logits: NDArray[np.float32],
-    projection: Projection,
-    centre: float,
-    scale: float,
-) -> Seen:
-    inputs = np.column_stack([(logits.mean(axis=1) - centre) / scale, projection.scores(embedded)])
-    return Seen(table[["scan_id", "patient_id", "scan_day"]], inputs.astype(np.float32), logits)
-
-
 def _take(seen: Seen, chosen: NDArray[np.bool_]) -> Seen:
     return Seen(seen.scans[chosen].reset_index(drop=True), seen.inputs[chosen], seen.logits[chosen])
-
-
-def _save(model: LongitudinalNetwork, projection: Projection, centre: float, scale: float, path: Path) -> None:
-    learned = asdict(projection).items()
-    tensors = {f"projection.{name}": torch.from_numpy(np.ascontiguousarray(values)) for name, values in learned}
-    tensors["score"] = torch.tensor([centre, scale], dtype=torch.float64)
-    with atomic(path) as partial:
-        save_file(tensors | {f"model.{name}": value for name, value in model.state_dict().items()}, partial)
 
 
 def train(
@@ -180,10 +155,7 @@ def _tensors(scans: pd.DataFrame) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def sequences(scans: pd.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Put each patient's scans in the order of time: row numbers, -1 after the last, and years since the scan before.
-
-    Both have shape (patients, most scans); `scans` has `scan_id`, `patient_id`, `scan_day`, in any order.
-    """
+    """Each patient's scans in the order of time: row numbers (-1 after the last) and years since the scan before."""
     table = scans.reset_index(drop=True).sort_values(["scan_day", "scan_id"])
     days = table["scan_day"].to_numpy(dtype=float)
     patients = list(table.assign(days=days).groupby("patient_id", sort=True))

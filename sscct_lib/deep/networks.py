@@ -97,7 +97,7 @@ def build(network_name: str, settings: NetworkSettings, n_intervals: int) -> Haz
     """
     check_size(network_name, settings)
     encoder, n_features = KINDS[network_name].build(settings)
-    convolve_rightly(encoder)
+    suit_processor(encoder)
     return HazardNetwork(encoder, n_features, n_intervals, settings.head, settings.clinical, settings.dropout)
 
 
@@ -133,11 +133,7 @@ def display_name(network_name: str, settings: NetworkSettings) -> str:
 
 
 def build_resnet18() -> tuple[nn.Module, int]:
-    """Build a 3D ResNet-18 in MedicalNet's shape (stem of stride 2, type-A shortcuts with gradient), and n_features.
-
-    He K et al. Deep residual learning for image recognition. CVPR 2016. Chen S, Ma K, Zheng Y. Med3D: transfer learning
-    for 3D medical image analysis. arXiv 1904.00625.
-    """
+    """Build a 3D ResNet-18 in MedicalNet's shape (stem of stride 2, type-A shortcuts; arXiv 1904.00625)."""
     encoder: nn.Module = resnet18(
         spatial_dims=3, n_input_channels=1, conv1_t_stride=2, shortcut_type="A", feed_forward=False
     )
@@ -148,12 +144,10 @@ def build_resnet18() -> tuple[nn.Module, int]:
 
 
 class ZeroPadShortcut(nn.Module):
-    """The parameter-free shortcut of a residual block that halves the volume (type A of He et al., 2016).
+    """The parameter-free shortcut of a residual block that halves the volume (type A of He et al., CVPR 2016)."""
 
-    MONAI's own copies its input without gradient (`out.data`), which cuts the path that residual learning rests on.
-    This one has the same values and, like MONAI's, no entry in the state dict, so MedicalNet weights fit.
-    """
-
+    # MONAI's own copies its input without gradient (`out.data`), which cuts the path that residual learning rests on.
+    # This one has the same values and, like MONAI's, no entry in the state dict, so MedicalNet weights fit.
     def __init__(self, channels: int, stride: int) -> None:
         super().__init__()
         self.channels, self.stride = channels, stride
@@ -173,11 +167,7 @@ def build_densenet121() -> tuple[nn.Module, int]:
 
 
 def build_swin(feature_size: int = 48, window_size: int = 7) -> tuple[nn.Module, int]:
-    """Build the Swin Transformer encoder of SwinUNETR, and n_features; published weights: width 48, windows of 7.
-
-    Hatamizadeh A et al. Swin UNETR. BrainLes 2021, arXiv 2201.01266. Tang Y et al. Self-supervised pre-training of Swin
-    transformers for 3D medical image analysis. CVPR 2022.
-    """
+    """Build the encoder of SwinUNETR (arXiv 2201.01266), and n_features; published weights: width 48, windows of 7."""
     return SwinEncoder(feature_size, window_size), 16 * feature_size
 
 
@@ -210,7 +200,6 @@ class SwinEncoder(nn.Module):
             num_heads=(3, 6, 12, 24),
             spatial_dims=3,
         )
-        attend_piecewise(self.vit)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, 1, D, H, W) to (B, 16 * feature_size)."""
@@ -220,13 +209,12 @@ class SwinEncoder(nn.Module):
         return deepest.mean(dim=(2, 3, 4))
 
 
-def convolve_rightly(encoder: nn.Module) -> None:
-    """Let every 3D convolution of an encoder know its small inputs; its parameters and their names stay."""
+def suit_processor(encoder: nn.Module) -> None:
+    """Let every 3D convolution and window attention be one of ours; parameters and their names stay."""
     for module in encoder.modules():
-        if type(module) is nn.Conv3d:
-            # MONAI builds its layers itself and takes none from outside. Another class on the same object keeps
-            # weights, hooks and names; a new module in its place would have to be put into each parent.
-            module.__class__ = Convolution
+        # MONAI builds its layers itself and takes none from outside. Another class on the same object keeps weights,
+        # hooks and names; a new module in its place would have to be put into each parent.
+        module.__class__ = {nn.Conv3d: Convolution, WindowAttention: PiecewiseAttention}.get(type(module), type(module))
 
 
 class Convolution(nn.Conv3d):
@@ -243,13 +231,6 @@ class Convolution(nn.Conv3d):
             return super().forward(input)
         with processor_at_32_bits():
             return super().forward(input.float() if input.device.type == "cpu" else input)
-
-
-def attend_piecewise(encoder: nn.Module) -> None:
-    """Let every window attention of an encoder work piecewise; its parameters and their names stay."""
-    for module in encoder.modules():
-        if type(module) is WindowAttention:
-            module.__class__ = PiecewiseAttention  # as in `convolve_rightly`
 
 
 class PiecewiseAttention(WindowAttention):

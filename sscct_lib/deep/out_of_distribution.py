@@ -1,13 +1,8 @@
 """Scans out of the distribution that a network learned from: flagged, with what is unusual about them in words.
 
-A network answers whatever it is shown. How far a scan lies from the training scans, in the network's own terms, says
-when its answer rests on nothing that it knows.
-
-References
-----------
-Lee K et al. A simple unified framework for detecting out-of-distribution samples and adversarial attacks. NeurIPS 2018
-(Mahalanobis distance of features). Ledoit O, Wolf M. J Multivar Anal 2004;88:365-411 (shrinkage). Barber RF et al.
-Predictive inference with the jackknife+. Ann Stat 2021;49:486-507 (thresholds from held-out folds).
+How far a scan lies from the training scans in the network's own terms (Mahalanobis distance of features: Lee K et al.
+NeurIPS 2018) says when its answer rests on nothing that it knows. Thresholds come from held-out folds (Barber RF et al.
+Ann Stat 2021;49:486-507).
 """
 
 import json
@@ -17,14 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 from sklearn.covariance import LedoitWolf
 
 from sscct_lib.cohort.outcomes import patient_weights
-from sscct_lib.deep.cubes import cube_path
-from sscct_lib.deep.embeddings import Floats, Projection, embed, fit_projection, fold_file, fold_files, with_cubes
-from sscct_lib.study.files import atomic, write_if_changed
+from sscct_lib.deep.cubes import view_of, with_cubes
+from sscct_lib.deep.prediction import Floats, Projection, embed, fit_projection, fold_file, save_tensors
+from sscct_lib.study.files import write_if_changed
 from sscct_lib.study.folder import Study, StudyError
 from sscct_lib.study.schemas import UNUSUAL
 from sscct_lib.study.words import NETWORK_WORDS
@@ -75,8 +71,8 @@ def flag_unusual(study: Study, network_name: str, cohort: pd.DataFrame) -> pd.Da
     distances from there say how far an ordinary patient who was never seen lies. What new scans are held against is
     saved in the study's models.
     """
-    table = with_cubes(study, network_name, study, cohort)
-    measures = _measures(study, network_name, study, table)
+    table = with_cubes(study, cohort, view_of(study, network_name))
+    measures = _measures(study, table)
     fold, patients = table["fold"].to_numpy(), table["patient_id"]
     distance, texts = np.empty(len(table)), np.empty(len(table), dtype=object)
     limit = np.empty(len(table))
@@ -84,7 +80,10 @@ def flag_unusual(study: Study, network_name: str, cohort: pd.DataFrame) -> pd.Da
         tested = fold == one
         embedded = embed(study, network_name, int(one), study, table)
         reference = fit_reference(embedded[~tested], measures[~tested], patients[~tested])
-        _save(reference, fold_file(study.models / FOLDER, network_name, int(one)))
+        tensors = asdict(reference)
+        tensors |= tensors.pop("projection")
+        path = fold_file(study.models / FOLDER, network_name, int(one))
+        save_tensors(path, {name: torch.from_numpy(values) for name, values in tensors.items()})
         distance[tested] = reference.distances(embedded[tested])
         texts[tested] = reasons(measures[tested], reference.ordinary)
     share = study.settings.deep.unusual_share
@@ -125,20 +124,20 @@ def flag_new(trained: Study, network_name: str, study: Study, scans: pd.DataFram
     StudyError
         If there is nothing to hold the scans against.
     """
-    paths = fold_files(trained.models / FOLDER, network_name)
+    paths = list((trained.models / FOLDER).glob(f"{network_name}_fold*.safetensors"))
     if not paths or not _limit_path(trained, network_name).is_file():
         raise StudyError(
             f"{trained.models} does not say which scans are unusual to {NETWORK_WORDS[network_name]}. Run "
             f"`04_deep_models` with deep.{network_name}.flag_unusual: true."
         )
-    table = with_cubes(trained, network_name, study, scans)[["scan_id", "patient_id"]]
-    references = {fold: _load(path) for fold, path in paths.items()}
+    table = with_cubes(study, scans, view_of(trained, network_name))
+    references = dict(sorted((int(path.stem.rpartition("_fold")[2]), _load(path)) for path in paths))
     distance = np.mean(
         [one.distances(embed(trained, network_name, fold, study, table)) for fold, one in references.items()], axis=0
     )
     ordinary = np.mean([one.ordinary for one in references.values()], axis=0)
     limit = float(json.loads(_limit_path(trained, network_name).read_text(encoding="utf-8"))["threshold"])
-    texts = reasons(_measures(trained, network_name, study, table), ordinary)
+    texts = reasons(_measures(trained, table), ordinary)
     return table[["scan_id"]].assign(
         distance=distance, threshold=limit, unusual=distance > limit, reasons=np.where(distance > limit, texts, "")
     )
@@ -148,10 +147,8 @@ def _limit_path(study: Study, network_name: str) -> Path:
     return study.models / FOLDER / f"{network_name}.json"
 
 
-def _measures(trained: Study, network_name: str, holder: Study, table: pd.DataFrame) -> pd.DataFrame:
-    size, hu_range = trained.settings.deep.network(network_name).size, trained.settings.deep.hu_range
-    cubes = (np.load(cube_path(holder, scan_id, size, hu_range)) for scan_id in table["scan_id"])
-    return pd.DataFrame([measure(cube, hu_range) for cube in cubes])
+def _measures(trained: Study, table: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame([measure(np.load(path), trained.settings.deep.hu_range) for path in table["cube"]])
 
 
 def measure(cube: NDArray[np.float16], hu_range: tuple[float, float]) -> dict[str, float]:
@@ -202,13 +199,6 @@ def fit_reference(embedded: NDArray[np.float32], measures: pd.DataFrame, patient
     location = np.average(scores, axis=0, weights=weights)
     shrunk = LedoitWolf(assume_centered=True).fit((scores - location) * np.sqrt(weights)[:, None])
     return Reference(projection, location, shrunk.precision_, np.quantile(measures.to_numpy(), ORDINARY, axis=0))
-
-
-def _save(reference: Reference, path: Path) -> None:
-    tensors = asdict(reference)
-    tensors |= tensors.pop("projection")
-    with atomic(path) as partial:
-        save_file({name: np.ascontiguousarray(values) for name, values in tensors.items()}, partial)
 
 
 def _load(path: Path) -> Reference:

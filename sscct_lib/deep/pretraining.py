@@ -1,17 +1,11 @@
 """Self-supervised pretraining: an encoder learns to see from the scans of training patients, without any outcome.
 
 Half of a volume is hidden in boxes, and from what the encoder makes of the rest two things are asked: how dense every
-part of the whole volume is, and which two masked volumes are of the same scan. The patients on whom a model is tested
-are kept out: each fold has an encoder of its own.
-
-References
-----------
-He K et al. Masked autoencoders are scalable vision learners. CVPR 2022. Chen T et al. A simple framework for
-contrastive learning of visual representations. ICML 2020. Tang Y et al. Self-supervised pre-training of Swin
-transformers for 3D medical image analysis. CVPR 2022 (both tasks, on CT).
+part of the whole volume is (He K et al. CVPR 2022), and which two masked volumes are of the same scan (Chen T et al.
+ICML 2020; both on CT: Tang Y et al. CVPR 2022). The patients on whom a model is tested are kept out: each fold has an
+encoder of its own.
 """
 
-import json
 import logging
 from importlib.metadata import version
 from pathlib import Path
@@ -22,17 +16,17 @@ import pandas as pd
 import pytorch_lightning as pl
 import torch
 from monai.losses.contrastive import ContrastiveLoss
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 
 from sscct_lib.deep.batches import Cubes, Examples, OneScanEach, loader
-from sscct_lib.deep.cubes import cube_path, load_cubes, lung_density, make_cubes
-from sscct_lib.deep.fitting import LARGEST_GRADIENT, optimiser, quiet_trainer, schedule
+from sscct_lib.deep.cubes import load_cubes, lung_density, view_of, with_cubes
+from sscct_lib.deep.fitting import LARGEST_GRADIENT, quiet_trainer, rates
 from sscct_lib.deep.networks import HazardNetwork, build
+from sscct_lib.deep.prediction import current_card, save_tensors, write_card
 from sscct_lib.study.code import code_hash
-from sscct_lib.study.files import atomic, checksum, write_if_changed
+from sscct_lib.study.files import checksum
 from sscct_lib.study.folder import Study, StudyError, fingerprint
 from sscct_lib.study.settings import NetworkSettings, PretrainingSettings
 from sscct_lib.study.words import NETWORK_WORDS
@@ -50,13 +44,9 @@ def pretrain_folds(study: Study, cohort: pd.DataFrame, network_name: str, n_jobs
 
     The cohort (`scan_id`, `patient_id`, `fold`) has usable lungs; `n_jobs` processes make the cubes.
     """
-    settings = study.settings.deep.network(network_name)
-    hu_range = study.settings.deep.hu_range
-    made = make_cubes(study, cohort, settings.size, hu_range, n_jobs)["status"].eq("ok").to_numpy()
-    table = cohort.loc[made, ["scan_id", "patient_id", "fold"]].reset_index(drop=True)
-    paths = [cube_path(study, scan_id, settings.size, hu_range) for scan_id in table["scan_id"]]
+    table = with_cubes(study, cohort, view_of(study, network_name), n_jobs)
     nothing = np.zeros((len(table), 1), dtype=np.float32)  # outcomes are not looked at
-    examples = Examples(table, paths, nothing, nothing)
+    examples = Examples(table[["scan_id", "patient_id", "fold"]], list(table["cube"]), nothing, nothing)
     return [
         pretrained_encoder(study, network_name, examples.take(np.flatnonzero(table["fold"] != fold)), fold)[0]
         for fold in sorted(set(table["fold"]))
@@ -77,8 +67,8 @@ def pretrained_encoder(study: Study, network_name: str, training: Examples, fold
         training.table[["scan_id", "patient_id"]].to_dict("list"),
         [checksum(scan) for scan in training.paths],
     )
-    card = read_card(path, {"key", "sha256"})
-    if card is not None and card["key"] == key and path.is_file() and checksum(path) == card["sha256"]:
+    card = current_card(path, key)
+    if card:
         return path, str(card["sha256"])
     seed = int(fingerprint(study.settings.seed, network_name, fold, "pretraining"), 16) % 2**32
     torch.manual_seed(seed)
@@ -109,11 +99,7 @@ def pretrained_encoder(study: Study, network_name: str, training: Examples, fold
 def pretrain(
     network: HazardNetwork, examples: Examples, settings: NetworkSettings, study: Study, seed: int, where: str
 ) -> list[float]:
-    """Let an encoder learn from scans alone, in place; on the CPU the same call gives the same weights.
-
-    Gives the mean loss of each epoch, in variances of the densities: guessing means gives 1 for the first task.
-    StudyError if weights are not finite.
-    """
+    """Let an encoder learn from scans alone, in place; gives the mean loss of each epoch, in variances."""
     deep = study.settings.deep
     sampler = OneScanEach(examples, settings.batch_size, seed)
     task = Pretraining(network, examples, settings, deep.pretraining, seed, len(sampler))
@@ -160,9 +146,7 @@ class Pretraining(pl.LightningModule):
         """AdamW with one rate, that rises and falls over the pretraining."""
         plain = self.settings.model_copy(update={"learning_rate": self.pretraining.learning_rate, "early_rate": 1.0})
         others = [self.density, self.projection]
-        adam = optimiser(self.network.encoder, others, plain, fused=self.trainer.precision != "16-mixed")
-        steps = schedule(adam, self.pretraining.epochs * self.n_batches)
-        return {"optimizer": adam, "lr_scheduler": {"scheduler": steps, "interval": "step"}}
+        return rates(self, self.network.encoder, others, plain, self.pretraining.epochs * self.n_batches)
 
     def configure_gradient_clipping(
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
@@ -199,27 +183,3 @@ def hide(volumes: Tensor, share: float, generator: torch.Generator) -> Tensor:
 def coarse(volumes: Tensor) -> Tensor:
     """Give the mean of each of `GRID`³ parts of volumes (B, 1, S, S, S), outside the lungs counted as 0: (B, GRID³)."""
     return functional.adaptive_avg_pool3d(volumes, GRID).flatten(1)
-
-
-def save_tensors(path: Path, tensors: dict[str, Tensor]) -> str:
-    """Write tensors, whole or not at all, and give the SHA-256 of the file."""
-    with atomic(path) as partial:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial)
-    return checksum(path)
-
-
-def write_card(path: Path, card: dict[str, Any], limits: str) -> dict[str, Any]:
-    """Write the card of a model file beside it, with the versions it was made by and the limits of its use."""
-    versions = {name: version(name) for name in ("sscct", "torch", "monai", "pytorch-lightning")}
-    card = card | {"versions": versions, "limits": limits}
-    write_if_changed(path.with_suffix(".json"), json.dumps(card, indent=1) + "\n")
-    return card
-
-
-def read_card(path: Path, needed: set[str]) -> dict[str, Any] | None:
-    """Read the card beside a model file; None where there is none, or it lacks what is needed."""
-    try:
-        card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return card if isinstance(card, dict) and needed <= card.keys() else None

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sscct_lib.deep.cross_validation import cards
+from sscct_lib.deep.prediction import cards
 from sscct_lib.study.folder import Study
-from sscct_lib.study.words import NETWORK_WORDS, percent_text, years_text
+from sscct_lib.study.words import NETWORK_WORDS, percent_text, span_text, years_text
 
 MODEL_COLUMNS = ["model", "network", "weights", "fold", "member", "size", "n_parameters", "n_patients", "n_scans"]
 MODEL_COLUMNS += ["n_deaths", "not_estimable", "loss_tested", "loss_tested_without_image", "seconds", "waiting_share"]
@@ -40,11 +40,6 @@ def _horizons_without_deaths(card: dict[str, Any]) -> str:
 
 def summary(models: pd.DataFrame) -> pd.DataFrame:
     """Put the folds of each deep model (`model_table`) in one row, for readers; a range where folds differ."""
-
-    def told(values: "pd.Series[int]") -> str:
-        low, high = values.min(), values.max()
-        return f"{low:,}" if low == high else f"{low:,} to {high:,}"
-
     titles = {
         "weights": "Weights",
         "n_parameters": "Parameters",
@@ -54,7 +49,7 @@ def summary(models: pd.DataFrame) -> pd.DataFrame:
         "n_deaths": "Scans followed by death",
     }
     folds = models.groupby("model", sort=False)
-    table = folds[list(titles)[1:]].agg(told)
+    table = folds[list(titles)[1:]].agg(span_text)
     table.insert(0, "weights", folds["weights"].first())
     table["Seconds a fold"] = folds["seconds"].mean().map("{:,.0f}".format)
     waiting = folds["waiting_share"].mean() * 100

@@ -1,27 +1,29 @@
-"""Published weights that an encoder can start from: what they are, where they come from, and how to get them.
+"""Weights that an encoder can start from: published ones and how to get them; files verified, matched and loaded.
 
 Nothing is downloaded while a study runs: `fetch` is the only function that opens the network, and a person calls it.
-
-References
-----------
-Chen S, Ma K, Zheng Y. Med3D: transfer learning for 3D medical image analysis. arXiv 1904.00625 (MedicalNet).
-Huang G et al. Densely connected convolutional networks. CVPR 2017; Deng J et al. ImageNet. CVPR 2009.
-Tang Y et al. Self-supervised pre-training of Swin transformers for 3D medical image analysis. CVPR 2022.
+MedicalNet: Chen S, Ma K, Zheng Y. arXiv 1904.00625. ImageNet: Deng J et al. CVPR 2009; DenseNet: Huang G et al. CVPR
+2017. Swin Transformer on CT: Tang Y et al. CVPR 2022. Inflation of 2D kernels: Carreira J, Zisserman A. CVPR 2017.
 """
 
 import http.client
+import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from urllib.request import urlopen
 
 import pandas as pd
 
-from sscct_lib.study.files import atomic, checksum
+from sscct_lib.study.files import atomic, checksum, grows
 from sscct_lib.study.folder import Study, StudyError
 from sscct_lib.study.settings import SELF_SUPERVISED, NetworkSettings
 
+if TYPE_CHECKING:
+    from torch import Size, Tensor, nn
+
 FOLDER = "weights"
+LEAST_SHARE = 0.9  # of an encoder's tensors, that a file must fill
 TIMEOUT_SECONDS = 60
 CHUNK = 1 << 20
 
@@ -117,19 +119,9 @@ def table(study: Study) -> pd.DataFrame:
         path = study.folder / FOLDER / weights.file
         digest = checksum(path) if path.is_file() else ""
         state = "absent" if not digest else "here" if digest.startswith(weights.sha256_start) else "damaged"
-        rows.append(
-            {
-                "name": name,
-                "network": weights.network,
-                "file": weights.file,
-                "learned_from": weights.learned_from,
-                "licence": weights.licence,
-                "source": weights.source,
-                "sha256": digest or (f"{weights.sha256_start}…" if weights.sha256_start else "not published"),
-                "state": state,
-            }
-        )
-    return pd.DataFrame(rows)
+        said = digest or (f"{weights.sha256_start}…" if weights.sha256_start else "not published")
+        rows.append({"name": name, **asdict(weights), "sha256": said, "state": state})
+    return pd.DataFrame(rows).drop(columns="sha256_start")
 
 
 def fetch(folder: Path, name: str, sha256: str | None = None) -> tuple[Path, str]:
@@ -197,3 +189,111 @@ def _check_start(weights: Published, digest: str) -> None:
 def is_self_supervised(settings: NetworkSettings) -> bool:
     """Tell whether a network starts from weights learned on the study's own scans."""
     return str(settings.weights) == SELF_SUPERVISED
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where the weights of an encoder come from, and how many tensors they filled."""
+
+    file: str
+    sha256: str
+    n_matched: int  # tensors of the encoder that the file filled
+    n_expected: int  # tensors that the encoder has
+    n_unexpected: int  # tensors of the file that the encoder has no place for
+
+    @property
+    def words(self) -> str:
+        """The provenance in words, for tables."""
+        missing = self.n_expected - self.n_matched  # they keep their random start
+        return (
+            f"{self.file}, {self.n_matched} of {self.n_expected} tensors matched, {missing} missing, "
+            f"{self.n_unexpected} unexpected, SHA-256 {self.sha256[:12]}…"
+        )
+
+
+def load_weights(encoder: "nn.Module", path: Path, sha256: str | None) -> Weights:
+    """Fill an encoder, in place, with pretrained weights.
+
+    Understood are files whose tensors lie bare, under `state_dict` or under `model`; names with `module.`, `encoder.`,
+    `backbone.` or `swinViT.` before them; `mlp.fc1`/`mlp.fc2`; torchvision's names of dense layers; and 2D kernels,
+    which are inflated: repeated along depth and divided by it, colours summed.
+
+    Parameters
+    ----------
+    path
+        A `.safetensors` file, or one that `torch.load(weights_only=True)` reads.
+    sha256
+        SHA-256 that the file must have.
+
+    Raises
+    ------
+    StudyError
+        If the file is missing or unreadable, has another SHA-256 or none is given, or fills less than 90 % of the
+        encoder's tensors.
+    """
+    digest = verify(path, sha256)
+    source = {_our_name(name): tensor for name, tensor in _read_tensors(path).items()}
+    target = {name: tensor for name, tensor in encoder.state_dict().items() if tensor.is_floating_point()}
+    fitted = {name: _inflate(source[name], tensor.shape) for name, tensor in target.items() if name in source}
+    matched = {name: tensor for name, tensor in fitted.items() if tensor.shape == target[name].shape}
+    n_floating = sum(tensor.is_floating_point() for tensor in source.values())
+    weights = Weights(path.name, digest, len(matched), len(target), n_floating - len(matched))
+    if len(matched) < LEAST_SHARE * len(target):
+        missing = [name for name in target if name not in matched][:3]
+        raise StudyError(
+            f"{path.name} fills {len(matched)} of the {len(target)} tensors of the encoder; at least "
+            f"{LEAST_SHARE:.0%} are needed to call it pretrained. Missing, for example: {', '.join(missing)}. "
+            f"The file holds, for example: {', '.join(list(source)[:3])}."
+        )
+    encoder.load_state_dict(matched, strict=False)
+    return weights
+
+
+def _read_tensors(path: Path) -> "dict[str, Tensor]":
+    import torch
+    from safetensors.torch import load_file
+
+    if grows(path, path.stat().st_size):
+        raise StudyError(f"{path.name} is an archive that grows when it is read; expected weights stored as they are.")
+    try:
+        if path.suffix == ".safetensors":
+            content: Any = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged bytes make the restricted unpickler raise anything
+        raise StudyError(f"{path.name} is not a file of weights only: {error}") from error
+    for wrapper in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+    found = content.items() if isinstance(content, dict) else ()
+    tensors = {name: value for name, value in found if isinstance(name, str) and _is_plain(value)}
+    if not tensors:
+        raise StudyError(f"{path.name} holds no named tensors, at the top nor under `state_dict` or `model`.")
+    return tensors
+
+
+def _is_plain(value: Any) -> bool:
+    """Tell whether a value is a tensor with its numbers in memory, one after the other."""
+    import torch
+
+    if not isinstance(value, torch.Tensor) or value.layout != torch.strided or value.device.type != "cpu":
+        return False
+    # A few numbers can be spread out to a tensor of any size, which copies would fill memory with.
+    return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+
+
+def _our_name(name: str) -> str:
+    """Translate a published tensor name to MONAI's."""
+    name = re.sub(r"^((module|encoder|backbone|swinViT)\.)+", "", name)
+    name = name.replace(".mlp.fc1.", ".mlp.linear1.").replace(".mlp.fc2.", ".mlp.linear2.")
+    name = re.sub(r"(denselayer\d+)\.(norm|conv)\.?([12])\.", r"\1.layers.\2\3.", name)
+    return re.sub(r"^(patch_embed|layers[1-4])\.", r"vit.\1.", name)
+
+
+def _inflate(tensor: "Tensor", shape: "Size") -> "Tensor":
+    """Make a 3D kernel (O, I, D, H, W) of a 2D one (O, I, H, W); leave any other tensor as it is."""
+    if tensor.dim() == 4 and len(shape) == 5:
+        if shape[1] == 1:
+            tensor = tensor.sum(dim=1, keepdim=True)
+        tensor = tensor.unsqueeze(2).repeat(1, 1, shape[2], 1, 1) / shape[2]
+    return tensor

@@ -4,7 +4,7 @@ Only here is it known on which scans a model is judged, in which samples of pati
 are made of them. Predictions are checked once, patients are drawn once, and the outcomes of a horizon are kept.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -330,6 +330,15 @@ def never_falling(predictions: pd.DataFrame) -> pd.DataFrame:
     # One risk curve rises by itself; horizons fitted apart, or known in different repeats, need not.
     ordered = predictions.sort_values(["model", "horizon_years", "scan_id"], ignore_index=True)
     return ordered.assign(risk=ordered.groupby(["model", "scan_id"])["risk"].cummax())
+
+
+def risk_table(scans: pd.DataFrame, model: str, horizons_years: Sequence[float], **values: Floats) -> pd.DataFrame:
+    """Repeat the rows of scans for each horizon, with the model's name and its values there, each of shape (n, K)."""
+    rows = [
+        scans.assign(model=model, horizon_years=years, **{name: found[:, k] for name, found in values.items()})
+        for k, years in enumerate(horizons_years)
+    ]
+    return pd.concat(rows, ignore_index=True)
 
 
 def aligned(

@@ -3,7 +3,7 @@
 Features
 - `extract.extract_scans`: PyRadiomics' features and quantitative CT of every scan.
 - `stability.versions_of_scans`: the same of slightly changed scans.
-- `agreement.feature_agreement`: how well each feature agrees between such versions (ICC).
+- `pipeline.feature_agreement`: how well each feature agrees between such versions (ICC).
 
 Models
 - `feature_sets.join`: outcome, clinical values and features of each scan side by side.

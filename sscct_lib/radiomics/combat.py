@@ -146,10 +146,7 @@ def _least_squares(design: Floats, values: Floats, weights: Floats) -> Floats:
 
 
 def _shrunken(standard: Floats, weights: Floats) -> tuple[Floats, Floats]:
-    """Shift and squared scale of one batch, each (n_features,), drawn towards its mean over features.
-
-    The posterior means of Johnson's equations 3 to 5, found by turns.
-    """
+    """Shift and squared scale of one batch, each (n_features,): posterior means, Johnson's equations 3 to 5."""
     known = np.isfinite(standard) & (weights > 0)[:, None]
     weights = known * weights[:, None]
     n = weights.sum(axis=0)

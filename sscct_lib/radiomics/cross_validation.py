@@ -9,17 +9,16 @@ from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
 from sscct_lib.cohort.selection import assign_folds
-from sscct_lib.radiomics.agreement import training_agreement
-from sscct_lib.radiomics.estimators import ESTIMATORS
+from sscct_lib.horizons.evaluation import risk_table
+from sscct_lib.radiomics.estimators import ESTIMATORS, MAIN
 from sscct_lib.radiomics.feature_sets import FEATURE_SETS, NotEstimableError, feature_columns
-from sscct_lib.radiomics.pipeline import Fit, fit
+from sscct_lib.radiomics.pipeline import Fit, fit, training_agreement
 from sscct_lib.study.folder import Study, StudyError
 from sscct_lib.study.results import told
 from sscct_lib.study.schemas import IDENTITY, PREDICTIONS
 
-MAIN = "cox"
-# The main estimator, with ComBat before it, with several imputations of what is missing, or with curves for clinical
-# numbers: what is set, and the words.
+# The main estimator with ComBat before it, with several imputations of what is missing (a check of the median, which
+# is not shipped), or with curves for age and lung function: what is set, and the words.
 VARIANTS = {"harmonised": "harmonised", "imputed": "multiple imputation", "splines": "splines"}
 
 
@@ -28,19 +27,17 @@ class Model:
     """A tabular model: what it sees and how it learns."""
 
     feature_set: str
-    estimator: str = MAIN  # see `estimators.make_estimator`
-    harmonised: bool = False  # whether ComBat comes first
-    variant: str = ""  # what is changed in it, in words
+    kind: str = MAIN  # one of `ESTIMATORS`, or of `VARIANTS`
 
     @property
-    def imputed(self) -> bool:
-        """Whether missing numbers are imputed several times: a check of the median, which is not shipped."""
-        return self.variant == VARIANTS["imputed"]
+    def estimator(self) -> str:
+        """Its name in `ESTIMATORS`."""
+        return MAIN if self.kind in VARIANTS else self.kind
 
     @property
-    def splines(self) -> bool:
-        """Whether age and lung function may have curves."""
-        return self.variant == VARIANTS["splines"]
+    def variant(self) -> str:
+        """What is changed in it, in words."""
+        return VARIANTS.get(self.kind, ESTIMATORS[self.estimator].variant)
 
     @property
     def name(self) -> str:
@@ -51,17 +48,13 @@ class Model:
 def models_of(study: Study) -> list[Model]:
     """A study's models: an elastic-net Cox regression for each feature set, then those compared with it."""
     settings = study.settings.tabular
-    main = [Model(name) for name in settings.feature_sets]
-    others = [
-        Model(name, MAIN, kind == "harmonised", VARIANTS[kind])
-        if kind in VARIANTS
-        else Model(name, kind, False, ESTIMATORS[kind].variant)
+    return [Model(name) for name in settings.feature_sets] + [
+        Model(name, kind)
         for name in settings.compared_on
         for kind in settings.compared
         if (kind != "harmonised" or FEATURE_SETS[name] != ("clinical",))  # which have nothing to harmonise
         and (kind != "splines" or "clinical" in FEATURE_SETS[name])
     ]
-    return main + others
 
 
 @dataclass(frozen=True)
@@ -151,15 +144,13 @@ def predict_removed(result: CrossValidation, table: pd.DataFrame, removed: pd.Da
         of_patient = dict(zip(table["patient_id"], result.folds[repeat], strict=True))
         unseen = removed[removed["patient_id"].map(of_patient).fillna(removed["fold"]) == fold]
         if len(unseen):
-            risks = pd.DataFrame(fitted.risks(unseen), columns=list(fitted.horizons_years), index=unseen["scan_id"])
-            long = risks.melt(ignore_index=False, var_name="horizon_years", value_name="risk").reset_index()
-            long = long.merge(unseen[["scan_id", "patient_id"]], on="scan_id")
-            frames.append(long.assign(model=model, repeat=repeat, fold=fold))
+            identity = unseen[["scan_id", "patient_id"]].assign(repeat=repeat, fold=fold)
+            frames.append(risk_table(identity, model, fitted.horizons_years, risk=fitted.risks(unseen)))
     if not frames:
         return PREDICTIONS.validate(result.predictions[:0])
     of_model = ["model", "horizon_years", "repeat"]
     judged = result.predictions[[*of_model, *IDENTITY]].drop_duplicates(of_model)
-    return PREDICTIONS.validate(pd.concat(frames).astype({"horizon_years": float}).merge(judged, on=of_model))
+    return PREDICTIONS.validate(pd.concat(frames).merge(judged, on=of_model))
 
 
 def repeated_folds(table: pd.DataFrame, study: Study) -> NDArray[np.int64]:
@@ -173,12 +164,14 @@ def repeated_folds(table: pd.DataFrame, study: Study) -> NDArray[np.int64]:
     return np.array(rows)
 
 
-def train(table: pd.DataFrame, model: Model, study: Study, versions: pd.DataFrame | None) -> Fit:
-    """Tune and fit one model on training scans; NotEstimableError where that cannot be."""
+def train(table: pd.DataFrame, model: Model, study: Study, versions: pd.DataFrame | None) -> Fit | str:
+    """Tune and fit one model on training scans; where that cannot be, why."""
     agreement = training_agreement(versions, table["patient_id"])
-    columns = feature_columns(model.feature_set, table, study.settings.covariates)
-    n_imputations = study.settings.tabular.n_imputations if model.imputed else 0
-    return fit(table, columns, model.estimator, study, agreement, model.harmonised, n_imputations, model.splines)
+    try:
+        columns = feature_columns(model.feature_set, table, study.settings.covariates)
+        return fit(table, columns, model.kind, study, agreement)
+    except NotEstimableError as error:
+        return str(error)
 
 
 def _train_and_test(
@@ -187,10 +180,9 @@ def _train_and_test(
     """Risks of the tested scans, what is to be noted at each horizon, and the fit if it is to be explained."""
     horizons = study.settings.horizons_years
     risks = np.full((int(tested.sum()), len(horizons)), np.nan)
-    try:
-        fitted = train(table[~tested], model, study, versions)
-    except NotEstimableError as error:
-        return risks, dict.fromkeys(horizons, str(error)), None
+    fitted = train(table[~tested], model, study, versions)
+    if isinstance(fitted, str):
+        return risks, dict.fromkeys(horizons, fitted), None
     risks[:, [horizons.index(horizon) for horizon in fitted.horizons_years]] = fitted.risks(table[tested])
     notes = {horizon: note for horizon, note in fitted.notes.items() if note}
     return risks, notes, fitted if model.estimator == MAIN else None

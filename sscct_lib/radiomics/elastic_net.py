@@ -30,11 +30,8 @@ Loss = Callable[[Floats], tuple[float, Floats, Floats]]
 def logistic_path(
     columns: Floats, died: Floats, weight: Floats, penalties: Sequence[float], l1_ratio: float
 ) -> Iterator[tuple[float, Floats]]:
-    """Yield intercept and log odds ratios (p,) for each penalty; deaths and survivals both occur.
-
-    Friedman J, Hastie T, Tibshirani R. Regularization paths for generalized linear models via coordinate descent.
-    J Stat Softw 2010;33(1):1-22.
-    """
+    """Yield intercept and log odds ratios (p,) for each penalty; deaths and survivals both occur."""
+    # Friedman J, et al. Regularization paths for generalized linear models. J Stat Softw 2010;33(1):1-22.
     design = np.column_stack([columns, np.ones(len(columns))])
     weight = weight / weight.sum()
 
@@ -60,11 +57,8 @@ def cox_path(
     penalties: Sequence[float],
     l1_ratio: float,
 ) -> Iterator[Floats]:
-    """Yield log hazard ratios (p,) for each penalty; at least one death; ties by Breslow's method.
-
-    Simon N, Friedman J, Hastie T, Tibshirani R. Regularization paths for Cox's proportional hazards model via
-    coordinate descent. J Stat Softw 2011;39(5):1-13.
-    """
+    """Yield log hazard ratios (p,) for each penalty; at least one death; ties by Breslow's method."""
+    # Simon N, et al. Regularization paths for Cox's proportional hazards model. J Stat Softw 2011;39(5):1-13.
     order = np.argsort(-years, kind="stable")  # the longest followed first: a risk set is then a beginning
     design, weight, sets = columns[order], weight[order] / weight.sum(), _risk_sets(years[order], event[order])
     deaths = np.bincount(sets.of_death, weight[sets.is_death], minlength=len(sets.end))
@@ -88,10 +82,7 @@ def cox_path(
 
 
 def breslow(years: Floats, event: NDArray[np.bool_], weight: Floats, predictor: Floats, horizons: Floats) -> Floats:
-    """Cumulative hazard (h,) by each horizon (years) where the log hazard ratio `predictor` is 0.
-
-    Breslow NE. Discussion of Cox's regression models and life-tables. J R Stat Soc B 1972;34:216-7.
-    """
+    """Cumulative hazard (h,) by each horizon (years) where the log hazard ratio `predictor` is 0 (Breslow NE, 1972)."""
     order = np.argsort(-years, kind="stable")
     sets = _risk_sets(years[order], event[order])
     weight = weight[order]

@@ -8,6 +8,7 @@ where fitting each anew would repeat it. The default settings are the plainest t
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -34,15 +35,15 @@ Outcome = NDArray[np.void]  # from `survival_outcome`
 Tried = Iterator[tuple[dict[str, Any], Floats]]
 
 
+@dataclass(eq=False, repr=False)
 class RiskModel(BaseEstimator):  # type: ignore[misc]
-    """What the four estimators share; `horizons_years` are the years after the scan at which risks are wanted."""
+    """What the four estimators share; their fields are the parameters that scikit-learn knows."""
+
+    horizons_years: tuple[float, ...] = (1.0, 3.0, 5.0)  # after the scan, at which risks are wanted
 
     per_horizon = False  # whether each horizon is tuned by itself
     kind = ""  # what a model card calls it
     variant = ""  # what follows the comma in the name of a model that is compared with the Cox model
-
-    def __init__(self, horizons_years: tuple[float, ...] = (1.0, 3.0, 5.0)) -> None:
-        self.horizons_years = horizons_years
 
     @property
     def horizons(self) -> Floats:
@@ -54,20 +55,13 @@ class RiskModel(BaseEstimator):  # type: ignore[misc]
         return any(name.endswith("_") and not name.startswith("_") for name in vars(self))
 
 
+@dataclass(eq=False, repr=False)
 class CoxNet(RiskModel):
     """Elastic-net Cox regression: one risk curve a scan, from all of the follow-up. See `elastic_net`."""
 
     kind = "elastic-net Cox regression"
-
-    def __init__(
-        self,
-        horizons_years: tuple[float, ...] = (1.0, 3.0, 5.0),
-        penalty: float = PENALTIES[0],
-        l1_ratio: float = L1_RATIOS[0],
-    ) -> None:
-        super().__init__(horizons_years)
-        self.penalty = penalty
-        self.l1_ratio = l1_ratio
+    penalty: float = PENALTIES[0]
+    l1_ratio: float = L1_RATIOS[0]
 
     def fit(self, columns: Floats, outcome: Outcome, sample_weight: Floats) -> Self:
         """Fit coefficients and the baseline hazard; at least one scan is followed by death."""
@@ -91,31 +85,20 @@ class CoxNet(RiskModel):
                 yield {"penalty": penalty, "l1_ratio": l1_ratio}, hazard_risks(held_out @ coefficients, hazard)
 
 
+@dataclass(eq=False, repr=False)
 class LogisticNet(RiskModel):
     """Elastic-net logistic regression at each horizon apart, scans weighted for censoring.
 
-    Zou H, Hastie T. Regularization and variable selection via the elastic net. J R Stat Soc B 2005;67:301-20. Weights:
-    Vock DM, et al. Adapting machine learning techniques to censored time-to-event health record data. J Biomed Inform
-    2016;61:119-31. Intercept: van den Goorbergh R, et al. The harm of class imbalance corrections for risk prediction
-    models. J Am Med Inform Assoc 2022;29:1525-34.
+    Zou H, Hastie T. J R Stat Soc B 2005;67:301-20. Weights: Vock DM, et al. J Biomed Inform 2016;61:119-31. Intercept:
+    van den Goorbergh R, et al. J Am Med Inform Assoc 2022;29:1525-34.
     """
 
     kind = "elastic-net logistic regression of death within each horizon, scans weighted for censoring"
     variant = "logistic"
-
     per_horizon = True
-
-    def __init__(
-        self,
-        horizons_years: tuple[float, ...] = (1.0, 3.0, 5.0),
-        labels: str = "censored_unknown",
-        penalties: float | tuple[float, ...] = PENALTIES[0],
-        l1_ratios: float | tuple[float, ...] = L1_RATIOS[0],
-    ) -> None:
-        super().__init__(horizons_years)
-        self.labels = labels
-        self.penalties = penalties  # of all horizons, or of each
-        self.l1_ratios = l1_ratios
+    labels: str = "censored_unknown"
+    penalties: float | tuple[float, ...] = PENALTIES[0]  # of all horizons, or of each
+    l1_ratios: float | tuple[float, ...] = L1_RATIOS[0]
 
     def fit(self, columns: Floats, outcome: Outcome, sample_weight: Floats) -> Self:
         """Fit each horizon on the scans whose state is known; all risks are 0 where none died, 1 where all did."""
@@ -168,26 +151,15 @@ class LogisticNet(RiskModel):
                 yield {"penalties": penalty, "l1_ratios": l1_ratio}, np.column_stack(risks)
 
 
+@dataclass(eq=False, repr=False)
 class Forest(RiskModel):
-    """Random survival forest: trees whose splits part survival most by the log-rank test.
-
-    Ishwaran H, et al. Random survival forests. Ann Appl Stat 2008;2:841-60.
-    """
+    """Trees whose splits part survival most by the log-rank test (Ishwaran H, et al. Ann Appl Stat 2008;2:841-60)."""
 
     kind = "random survival forest"
     variant = "survival forest"
-
-    def __init__(
-        self,
-        horizons_years: tuple[float, ...] = (1.0, 3.0, 5.0),
-        leaf_share: float = LEAF_SHARES[0],
-        n_trees: int = 100,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(horizons_years)
-        self.leaf_share = leaf_share
-        self.n_trees = n_trees
-        self.seed = seed
+    leaf_share: float = LEAF_SHARES[0]
+    n_trees: int = 100
+    seed: int = 0
 
     def fit(self, columns: Floats, outcome: Outcome, sample_weight: Floats) -> Self:
         """Grow the trees; at least one scan is followed by death within the longest horizon."""
@@ -238,27 +210,15 @@ class Forest(RiskModel):
             yield {"leaf_share": leaf_share}, forest.fit(columns, outcome, sample_weight).predict(held_out)
 
 
+@dataclass(eq=False, repr=False)
 class Boosting(RiskModel):
-    """Gradient boosting of Cox's partial likelihood: small trees, each correcting those before.
-
-    Friedman JH. Stochastic gradient boosting. Comput Stat Data Anal 2002;38:367-78. Ridgeway G. The state of boosting.
-    Comput Sci Stat 1999;31:172-81.
-    """
+    """Small trees, each correcting those before in Cox's partial likelihood (Ridgeway G. Comput Sci Stat 1999)."""
 
     kind = "gradient boosting of Cox's partial likelihood"
     variant = "boosted trees"
-
-    def __init__(
-        self,
-        horizons_years: tuple[float, ...] = (1.0, 3.0, 5.0),
-        depth: int = DEPTHS[0],
-        n_stages: int = N_STAGES[0],
-        seed: int = 0,
-    ) -> None:
-        super().__init__(horizons_years)
-        self.depth = depth
-        self.n_stages = n_stages
-        self.seed = seed
+    depth: int = DEPTHS[0]
+    n_stages: int = N_STAGES[0]
+    seed: int = 0
 
     def fit(self, columns: Floats, outcome: Outcome, sample_weight: Floats) -> Self:
         """Grow the trees and estimate the baseline hazard; at least one scan is followed by death."""
@@ -318,6 +278,9 @@ ESTIMATORS: dict[str, type[RiskModel]] = {
     "forest": Forest,
     "boosting": Boosting,
 }
+
+
+MAIN = "cox"
 
 
 def make_estimator(name: str, horizons_years: tuple[float, ...], settings: Settings) -> RiskModel:

@@ -76,8 +76,6 @@ def accumulated_effects(
         on the risk (mean over the fits of all folds and repeats), `low` and `high`, between which 95 % of the fits
         lie, and `n_fits`. Empty where no fit has this horizon.
 
-    References
-    ----------
     Apley DW, Zhu J. Visualizing the effects of predictor variables in black box supervised learning models. J R Stat
     Soc B 2020;82:1059-86.
     """
@@ -121,8 +119,6 @@ def held_out_importance(
         by bootstrap of patients), `n_scans`, `n_events`. Empty where the AUC cannot be estimated, or no repeat gives
         every scan a risk.
 
-    References
-    ----------
     Breiman L. Random forests. Mach Learn 2001;45:5-32. Gregorutti B, Michel B, Saint-Pierre P. Grouped variable
     importance with random forests. Comput Stat Data Anal 2015;90:15-35.
     """
@@ -182,8 +178,6 @@ def proportional_hazards(table: pd.DataFrame, columns: Sequence[str]) -> pd.Data
         `grows` (whether its effect grows with time; else it fades), `n_patients`, `n_events`. No rows with fewer than
         five patients who died for each.
 
-    References
-    ----------
     Grambsch PM, Therneau TM. Proportional hazards tests and diagnostics based on weighted residuals. Biometrika
     1994;81:515-26.
     """

@@ -46,14 +46,13 @@ def extract_scans(study: Study, rows: pd.DataFrame, n_jobs: int = 1) -> pd.DataF
         Schema `RADIOMICS`, one row a scan. A scan that cannot be used has `status` "failed", a reason, and empty
         features.
     """
-    rows = rows[["scan_id", "patient_id"]]
 
     def inputs(row: Mapping[str, Any]) -> list[Path]:
         return [path(row["scan_id"]) for path in (study.image, study.mask, study.lobes)]
 
     write_if_changed(study.table("radiomics").with_suffix(".json"), json.dumps(provenance(study), indent=1) + "\n")
     settings = [study.settings.radiomics, study.settings.images]
-    done = process(study, "radiomics", _extract_one, rows, settings, inputs, n_jobs)
+    done = process(study, "radiomics", _extract_one, rows[["scan_id", "patient_id"]], settings, inputs, n_jobs)
     done = done.drop(columns="codes", errors="ignore")  # of reasons; every other column is a feature
     return RADIOMICS.validate(done if "settings_hash" in done else done.assign(settings_hash=None))
 

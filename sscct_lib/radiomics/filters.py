@@ -43,10 +43,7 @@ def image_types(hu: Hu, spacing: tuple[float, ...], settings: RadiomicsSettings)
 
 
 def log_images(hu: Hu, spacing: tuple[float, ...], sigmas_mm: tuple[float, ...]) -> Iterator[Named]:
-    """Yield the Laplacian of Gaussian (float32) for each width; spacing x, y, z in mm.
-
-    Deriche R. Recursively implementing the Gaussian and its derivatives. INRIA research report 1893, 1993.
-    """
+    """Yield the Laplacian of Gaussian (float32; Deriche R. INRIA report 1893, 1993) for each width; spacing x, y, z."""
     image = sitk.GetImageFromArray(hu)
     image.SetSpacing(spacing)
     for sigma in sigmas_mm:
@@ -120,10 +117,8 @@ def _numerator(sigma: float, a1: float, b1: float, a2: float, b2: float) -> tupl
 
 
 def _recursion(sigma: float, order: int, sigma_mm: float) -> Doubles:
-    """Coefficients of a recursive Gaussian or of its second derivative, in the order of operations of ITK.
-
-    Rows: forward weights N, backward weights M, feedback D, and the feedback of what lies beyond either end.
-    """
+    """Coefficients of a recursive Gaussian or of its second derivative, in the order of operations of ITK."""
+    # Rows: forward weights N, backward weights M, feedback D, and the feedback of what lies beyond either end.
     cos1, cos2 = math.cos(W1 / sigma), math.cos(W2 / sigma)
     exp1, exp2 = math.exp(L1 / sigma), math.exp(L2 / sigma)
     d4 = exp1 * exp1 * exp2 * exp2
@@ -243,9 +238,7 @@ def _bands(hu: Hu) -> Iterator[Named]:
 
 def _split(volume: Doubles, axis: int) -> list[tuple[str, Doubles]]:
     wavelet = pywt.Wavelet("coif1")
-    n = volume.shape[axis]
-    shape = (*volume.shape[:axis], n, int(np.prod(volume.shape[axis + 1 :])))
-    flat = volume.reshape(int(np.prod(shape[:axis])), n, shape[-1])
+    flat = volume.reshape(math.prod(volume.shape[:axis]), volume.shape[axis], -1)
     low, high = np.empty_like(flat), np.empty_like(flat)
     _convolve(flat, np.array(wavelet.dec_lo), np.array(wavelet.dec_hi), low, high)
     return [("L", low.reshape(volume.shape)), ("H", high.reshape(volume.shape))]

@@ -11,6 +11,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy import stats
 from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.compose import ColumnTransformer
 from sklearn.experimental import enable_iterative_imputer  # noqa: F401
@@ -21,7 +22,7 @@ from sklearn.preprocessing import MinMaxScaler, OneHotEncoder, StandardScaler
 
 from sscct_lib.cohort.outcomes import Floats, known_outcomes, patient_weights, survival_outcome
 from sscct_lib.radiomics.combat import ComBat
-from sscct_lib.radiomics.estimators import RiskModel, make_estimator
+from sscct_lib.radiomics.estimators import ESTIMATORS, MAIN, RiskModel, make_estimator
 from sscct_lib.radiomics.feature_sets import (
     CLINICAL_CATEGORIES,
     CLINICAL_NUMBERS,
@@ -41,6 +42,8 @@ BEND = "_bend"
 MISSING = "missing"  # a category that is not known, as a category of its own
 
 LEAST_RISK = 1e-4  # a risk of 0 or 1 would make one surprise count without limit
+MIN_PATIENTS = 10  # with versions of a scan; the agreement of features over fewer would be a guess
+UPPER = 0.975  # where a 95 % interval ends
 FEWEST_PATIENTS = 2  # who died, and who lived, behind a horizon; a model of one patient is that patient's portrait
 
 
@@ -66,26 +69,13 @@ class Fit:
 
 
 def fit(
-    table: pd.DataFrame,
-    columns: Sequence[str],
-    estimator: str,
-    study: Study,
-    agreement: "pd.Series[float] | None" = None,
-    harmonised: bool = False,
-    n_imputations: int = 0,
-    splines: bool = False,
+    table: pd.DataFrame, columns: Sequence[str], kind: str, study: Study, agreement: "pd.Series[float] | None" = None
 ) -> Fit:
-    """Tune and fit a model on training scans: the settings with the least log loss on held-out training patients.
+    """Tune and fit a model of a kind (see `Model`) on training scans, by log loss on held-out training patients.
 
-    With `n_imputations`, missing numbers are drawn so many times from what the others say of them; the model is tuned
-    on the first draw, fitted to each, and the risks are averaged (Rubin's rule for a mean; Wood AM, et al. The
-    estimation and use of predictions for the assessment of model performance using large samples with multiply imputed
-    data. Biom J 2015;57:614-32). No outcome enters: that of a new scan is not known.
-
-    NotEstimableError where no horizon has enough patients who died within it and enough known to live beyond it, or no
-    feature is usable.
+    NotEstimableError where no horizon has enough patients of either outcome, or no feature is usable.
     """
-    settings = study.settings
+    settings, harmonised = study.settings, kind == "harmonised"
     outcome = survival_outcome(table["followup_years"].to_numpy(float), table["event_observed"].to_numpy(bool))
     states = {horizon: known_outcomes(outcome, horizon, settings.labels) for horizon in settings.horizons_years}
     patients = table["patient_id"]
@@ -93,9 +83,16 @@ def fit(
     horizons = tuple(horizon for horizon in states if not notes[horizon])
     if not horizons:
         raise NotEstimableError("; ".join(notes.values()))
+    # Missing numbers are drawn several times from what the others say of them; the model is tuned on the first draw,
+    # fitted to each, and the risks are averaged (Rubin's rule for a mean; Wood AM, et al. Biom J 2015;57:614-32). No
+    # outcome enters: that of a new scan is not known.
+    draws: Sequence[int | None] = range(settings.tabular.n_imputations) if kind == "imputed" else [None]
+    estimator = kind if kind in ESTIMATORS else MAIN
     pipeline, *others = (
-        build_pipeline(columns, make_estimator(estimator, horizons, settings), settings, harmonised, draw, splines)
-        for draw in (range(n_imputations) if n_imputations else [None])
+        build_pipeline(
+            columns, make_estimator(estimator, horizons, settings), settings, harmonised, draw, kind == "splines"
+        )
+        for draw in draws
     )
     data, weight = design(table, columns, harmonised), patient_weights(patients)
     chosen, note = _tune(
@@ -196,11 +193,8 @@ def build_pipeline(
 
 
 def imputation(columns: Sequence[str], draw: int | None = None, splines: bool = False) -> ColumnTransformer:
-    """The step that fills in missing values, clips numbers to the training range and encodes categories.
-
-    With the number of a draw, clinical numbers and quantitative CT are drawn from a regression on each other. With
-    `splines`, age and lung function get a curve beside their line.
-    """
+    """The step that fills in missing values, clips numbers to the training range and encodes categories."""
+    # With the number of a draw, clinical numbers and quantitative CT are drawn from a regression on each other.
     # Rates of change are missing together, where there is no earlier scan; `change_years` says so for all.
     rates = [name for name in columns if name.startswith("change_") and name != "change_years"]
     curved = [name for name in columns if splines and name in CLINICAL_NUMBERS]
@@ -310,10 +304,8 @@ def unseen(data: pd.DataFrame, name: str, shares: Mapping[str, Mapping[str, floa
 
 
 def averaged_risks(pipeline: Pipeline, data: pd.DataFrame, shares: Mapping[str, Mapping[str, float]]) -> Floats:
-    """Risks (n, n_horizons) of what `design` gives; a category that no training scan had is averaged over theirs.
-
-    Encoded as none of them it would be judged as one, whichever the encoding left out: an unknown sex as that of a man.
-    """
+    """Risks (n, n_horizons) of what `design` gives; a category that no training scan had is averaged over theirs."""
+    # Encoded as none it would be judged as one, whichever the encoding left out: an unknown sex as that of a man.
     risks = np.asarray(pipeline.predict(data), dtype=float)
     for name, of_value in shares.items():
         rows = unseen(data, name, shares)
@@ -381,3 +373,53 @@ class DistinctColumns(_Selection):
                 kept.append(column)
         self.kept_ = [str(X.columns[column]) for column in kept]
         return self
+
+
+def feature_agreement(versions: pd.DataFrame) -> pd.DataFrame:
+    """Estimate how well each feature agrees between versions of the same scans.
+
+    Versions are from `stability.versions_of_scans`; every scan has each. One row a feature that no scan lacks:
+    `feature`, `icc`, `ci_low`, `ci_high`, `n_scans`.
+    """
+    features = versions.drop(columns=["scan_id", "patient_id", "version"]).dropna(axis=1).columns
+    ordered = versions.sort_values(["scan_id", "version"])
+    n_scans = ordered["scan_id"].nunique()
+    values = ordered[features].to_numpy(dtype=float).reshape(n_scans, -1, len(features))
+    icc, low, high = intraclass_correlation(values)
+    return pd.DataFrame({"feature": features, "icc": icc, "ci_low": low, "ci_high": high, "n_scans": n_scans})
+
+
+def training_agreement(versions: pd.DataFrame | None, patients: "pd.Series[str]") -> "pd.Series[float] | None":
+    """ICC by feature over versions of the training patients' scans; NaN where some scan lacks the feature."""
+    if versions is None or versions.empty:
+        return None
+    known = versions[versions["patient_id"].isin(set(patients))]
+    if known["patient_id"].nunique() < MIN_PATIENTS:
+        return None
+    icc = feature_agreement(known).set_index("feature")["icc"]
+    return icc.reindex(known.columns.drop(["scan_id", "patient_id", "version"]))
+
+
+def intraclass_correlation(values: Floats) -> tuple[Floats, Floats, Floats]:
+    """ICC(2,1) of values (n_subjects, n_measurements, n_features): estimate, low and high, each (n_features,)."""
+    # Two-way random effects, absolute agreement, single measurement (Shrout PE, Fleiss JL. Psychol Bull 1979;86:420-8)
+    # with the interval of McGraw KO, Wong SP. Psychol Methods 1996;1:30-46. NaN for a feature that never changes.
+    n, k, _ = values.shape
+    grand = values.mean(axis=(0, 1))
+    by_subject, by_measurement = values.mean(axis=1), values.mean(axis=0)
+    between = k * ((by_subject - grand) ** 2).sum(axis=0) / (n - 1)
+    raters = n * ((by_measurement - grand) ** 2).sum(axis=0) / (k - 1)
+    residual = values - by_subject[:, None] - by_measurement[None] + grand
+    error = (residual**2).sum(axis=(0, 1)) / ((n - 1) * (k - 1))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        icc = (between - error) / (between + (k - 1) * error + k * (raters - error) / n)
+        ratio = raters / error
+        spread = n * (1 + (k - 1) * icc) - k * icc
+        freedom = (k - 1) * (n - 1) * (k * icc * ratio + spread) ** 2
+        freedom /= (n - 1) * k**2 * icc**2 * ratio**2 + spread**2
+        upper_f, lower_f = stats.f.ppf(UPPER, n - 1, freedom), stats.f.ppf(UPPER, freedom, n - 1)
+        rest = k * raters + (k * n - k - n) * error
+        low = n * (between - upper_f * error) / (upper_f * rest + n * between)
+        high = n * (lower_f * between - error) / (rest + n * lower_f * between)
+    perfect = (error == 0) & (icc == 1)
+    return icc, np.where(perfect, 1.0, low), np.where(perfect, 1.0, high)

@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Iterator
 from hashlib import sha256
 from importlib.metadata import version
 from io import BytesIO
@@ -14,11 +13,11 @@ from zipfile import ZipFile, ZipInfo
 import pandas as pd
 from joblib import Parallel, delayed
 
-from sscct_lib.horizons.evaluation import never_falling
+from sscct_lib.horizons.evaluation import never_falling, risk_table
 from sscct_lib.images.scanners import scanner
 from sscct_lib.radiomics.cross_validation import Model, models_of, one_settings_hash, train
 from sscct_lib.radiomics.estimators import ESTIMATORS
-from sscct_lib.radiomics.feature_sets import NotEstimableError, add_change
+from sscct_lib.radiomics.feature_sets import add_change
 from sscct_lib.radiomics.pipeline import Fit, averaged_risks, design
 from sscct_lib.study.files import atomic, grows
 from sscct_lib.study.folder import Study, StudyError
@@ -31,6 +30,7 @@ LIMITS = (
     "in the performance table of the same run; scans of other scanners, kernels or patients may differ."
 )
 
+PREDICTED = ["model", "horizon_years", "scan_id", "risk", "n_missing"]
 SCHEMA = "schema.json"  # the member of a model file that describes the others
 # What a model file may hold beside scikit-learn's and numpy's own types, which skops trusts.
 TRUSTED_TYPES = [
@@ -76,8 +76,8 @@ def save_models(
     import skops.io  # walks through all of scikit-learn: seconds, which processes that share the fits need not spend
 
     settings_hash = one_settings_hash(table)
-    models = [model for model in models_of(study) if not model.imputed]
-    done = Parallel(n_jobs=n_jobs)(delayed(_train_or_say)(table, model, study, versions) for model in models)
+    models = [model for model in models_of(study) if model.kind != "imputed"]
+    done = Parallel(n_jobs=n_jobs)(delayed(train)(table, model, study, versions) for model in models)
     folder = study.models / FOLDER
     wanted = {_slug(model.name) for model, fitted in zip(models, done, strict=True) if isinstance(fitted, Fit)}
     for path in [*folder.glob("*.json"), *folder.glob("*.skops")]:
@@ -130,9 +130,8 @@ def predict_risks(models: Path, features: pd.DataFrame) -> pd.DataFrame:
         usable = add_change(usable)
     if not cards:
         raise StudyError(f"{models} holds no trained model. Run `03_radiomics` first; it trains and saves them.")
-    results = [frame for card in cards for frame in _predict_with(card, usable)]
-    columns = ["model", "horizon_years", "scan_id", "risk", "n_missing"]
-    return never_falling(pd.concat(results)[columns] if results else pd.DataFrame(columns=columns))
+    results = [found for card in cards if len(found := _predict_with(card, usable))]
+    return never_falling(pd.concat(results or [pd.DataFrame(columns=PREDICTED)]))
 
 
 def load_model(card_path: Path) -> tuple[dict[str, Any], Any]:
@@ -176,13 +175,6 @@ def load_model(card_path: Path) -> tuple[dict[str, Any], Any]:
     return card, skops.io.loads(content, trusted=TRUSTED_TYPES)
 
 
-def _train_or_say(table: pd.DataFrame, model: Model, study: Study, versions: pd.DataFrame | None) -> Fit | str:
-    try:
-        return train(table, model, study, versions)
-    except NotEstimableError as error:
-        return str(error)
-
-
 def _slug(model: str) -> str:
     return re.sub(r"\W+", "_", model.lower())
 
@@ -192,8 +184,8 @@ def _card(model: Model, fitted: Fit, table: pd.DataFrame, study: Study, settings
     return {
         "model": model.name,
         "kind": ESTIMATORS[model.estimator].kind
-        + (", after ComBat over scanners" if model.harmonised else "")
-        + (", with splines for age and lung function" if model.splines else ""),
+        + (", after ComBat over scanners" if model.kind == "harmonised" else "")
+        + (", with splines for age and lung function" if model.kind == "splines" else ""),
         "intended_use": USE,
         "limits": LIMITS,
         "study": settings.title,
@@ -237,7 +229,7 @@ def _without_addresses(content: bytes) -> bytes:
     return written.getvalue()
 
 
-def _predict_with(path: Path, features: pd.DataFrame) -> Iterator[pd.DataFrame]:
+def _predict_with(path: Path, features: pd.DataFrame) -> pd.DataFrame:
     card, pipeline = load_model(path)
     other = set(features["settings_hash"]) - {card["settings_hash"]}
     if other:
@@ -246,14 +238,10 @@ def _predict_with(path: Path, features: pd.DataFrame) -> Iterator[pd.DataFrame]:
             f"({', '.join(map(str, other))}, expected {card['settings_hash']}). Make them again with the sections "
             "`images` and `radiomics` of the study.yaml with which the model was trained."
         )
-    n_missing = design(features, card["columns"], harmonised=False).isna().sum(axis=1)
-    some = n_missing < len(card["columns"])
-    if not some.any():
-        return
-    risks = averaged_risks(
-        pipeline, design(features[some], card["columns"], card["harmonised"]), card["category_shares"]
-    )
-    for horizon, risk in zip(card["horizons_years"], risks.T, strict=True):
-        yield features.loc[some, ["scan_id"]].assign(
-            model=card["model"], horizon_years=float(horizon), risk=risk, n_missing=n_missing[some]
-        )
+    columns = card["columns"]
+    n_missing = design(features, columns, harmonised=False).isna().sum(axis=1)
+    judged = features.assign(n_missing=n_missing)[n_missing < len(columns)]
+    if judged.empty:
+        return pd.DataFrame(columns=PREDICTED)
+    risks = averaged_risks(pipeline, design(judged, columns, card["harmonised"]), card["category_shares"])
+    return risk_table(judged[["scan_id", "n_missing"]], card["model"], card["horizons_years"], risk=risks)[PREDICTED]

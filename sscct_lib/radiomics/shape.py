@@ -23,11 +23,7 @@ Spacing = tuple[float, float, float]
 
 
 def area_and_volume(region: Region, spacing_zyx: Spacing) -> tuple[float, float]:
-    """Area (mm²) and volume (mm³) of the triangle mesh of a region.
-
-    Lorensen WE, Cline HE. Marching cubes: a high resolution 3D surface construction algorithm. Comput Graph
-    1987;21:163-9.
-    """
+    """Area (mm²) and volume (mm³) of the mesh of a region (Lorensen WE, Cline HE. Comput Graph 1987;21:163-9)."""
     count, place = _cubes(region)
     area, volume, slope = _cube_parts(spacing_zyx)
     return float(count @ area), float(count @ volume + (place * slope).sum())

@@ -26,8 +26,8 @@ Scan = tuple[sitk.Image, sitk.Image]
 def versions_of_scans(study: Study, rows: pd.DataFrame, n_jobs: int = 1) -> pd.DataFrame:
     """Compute the features of changed versions of some scans (`scan_id`, `patient_id`), one of as many patients.
 
-    One row a scan and version: `scan_id`, `patient_id`, `version` and features, as `agreement` takes them. Scans of
-    which a version failed are not in it. `n_jobs` processes share the scans, -1 for all cores.
+    One row a scan and version: `scan_id`, `patient_id`, `version` and features. Scans of which a version failed are not
+    in it. `n_jobs` processes share the scans, -1 for all cores.
     """
     first = rows[["scan_id", "patient_id"]].sort_values("scan_id").drop_duplicates("patient_id")
     rng = np.random.default_rng(study.settings.seed)
@@ -56,10 +56,8 @@ def _versions_of_scan(study: Study, row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def versions(image: sitk.Image, lungs: sitk.Image, seed: int) -> Iterator[tuple[str, Scan]]:
-    """Yield a scan and its mask as they are, and changed in five ways that leave the patient the same.
-
-    Zwanenburg A, et al. Assessing robustness of radiomic features by image perturbation. Sci Rep 2019;9:614.
-    """
+    """Yield a scan and its mask as they are, and changed in five ways that leave the patient the same."""
+    # Zwanenburg A, et al. Assessing robustness of radiomic features by image perturbation. Sci Rep 2019;9:614.
     yield "original", (image, lungs)
     rng = np.random.default_rng(seed)
     # One voxel in patches of the surface: a millimetre on average, as one good lung mask differs from another.

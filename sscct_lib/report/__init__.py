@@ -4,5 +4,5 @@
 - `page.ScanReport`, `page.Tables`, `page.WEIGHTS`: the page's content, the tables, and the heading of the weights.
 - `figure.scan_page`: the page drawn.
 - `predict.predict_scan`: a scan from outside, judged by the models of a study.
-- `prediction_file.fields_described`: the fields of `prediction.json`, for the data dictionary.
+- `page.Prediction`, `page.fields_described`: `prediction.json` and its fields, for the data dictionary.
 """

@@ -8,11 +8,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
 from sklearn.covariance import LedoitWolf
 
 from sscct_lib.radiomics.feature_sets import CLINICAL_CATEGORIES, CLINICAL_NUMBERS, is_category
@@ -33,18 +34,24 @@ FAR = 0.99  # share of training scans that must lie nearer before a scan counts 
 MARGIN = 0.1  # how far outside the training range a value may lie, as a share of that range
 FEWEST_SCANS = 30  # with fewer, nothing is said
 MOST_NAMED = 3
+Share = Annotated[float, Field(ge=0, le=1)]
 PLAIN = {"age_years": "age", "fvc_percent": "FVC", "dlco_percent": "DLCO", "slice_thickness_mm": "slice thickness"}
 UNITS = {"slice_thickness_mm": "mm"}
 CATEGORIES = {"manufacturer": "scanners by", "kernel": "the kernel", "sex": "sex", "ssc_subtype": "the subtype"}
 
 
-@dataclass(frozen=True)
-class Likeness:
-    """How like the training scans a scan is."""
+class Part(BaseModel):
+    """A part of `prediction.json`: no other fields, and plain numbers."""
 
-    nearer: float  # share of training scans that lie nearer to the others; NaN: cannot be told
-    n_scans: int  # training scans that were compared
-    findings: tuple[str, ...]  # what is unlike, in words; empty when nothing is
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class Likeness(Part):
+    """Whether the scan is like those that the models learned from."""
+
+    nearer: Share | None = Field(description="share of training scans that lie nearer to the others; null: cannot tell")
+    n_scans: int = Field(description="training scans that were compared")
+    findings: list[str] = Field(description="what is unlike, in words; empty when nothing is")
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,7 @@ def likeness(scan: Mapping[str, Any], training: pd.DataFrame) -> Likeness:
     """
     measures = [name for name in map(str, training) if name.startswith("qct_") and training[name].notna().all()]
     findings = [*_unseen(scan, training), *_outside(scan, training, [*PLAIN, *measures])]
-    nearer = np.nan
+    nearer = None
     known = all(pd.notna(scan.get(name)) for name in measures)
     if measures and known and len(training) >= FEWEST_SCANS:
         values = training[measures].to_numpy(dtype=float)
@@ -77,7 +84,7 @@ def likeness(scan: Mapping[str, Any], training: pd.DataFrame) -> Likeness:
         nearer = float(np.mean(among < _distances(values, own)[0]))
         if nearer >= FAR:
             findings.insert(0, f"its measures together lie farther out than those of {nearer:.0%} of the scans")
-    return Likeness(nearer, len(training), tuple(findings))
+    return Likeness(nearer=nearer, n_scans=len(training), findings=findings)
 
 
 def _distances(training: NDArray[np.float64], scans: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -193,18 +200,17 @@ def feature_words(name: str, scan: Mapping[str, Any], cohort: pd.DataFrame) -> s
 
 def map_of_study(study: Study, scan_id: str, fold: int) -> Map | None:
     """Explain a scan's out-of-fold risk by the run's first network; None where there is none or no cube of the scan."""
-    from sscct_lib.deep.cross_validation import cards, fold_model
-    from sscct_lib.deep.cubes import cube_path
+    from sscct_lib.deep.cubes import cube_path, view_of
     from sscct_lib.deep.networks import display_name
+    from sscct_lib.deep.prediction import cards, fold_model
 
     name = study.settings.deep.networks[0]
-    settings = study.settings.deep.network(name)
-    cube = cube_path(study, scan_id, settings.size, study.settings.deep.hu_range)
+    cube = cube_path(study, scan_id, view_of(study, name))
     if not cards(study, name) or not cube.is_file():
         return None
     done = study.attribution(name, scan_id)
     parts = np.load(done) if done.is_file() else mean_map([fold_model(study, name, fold)], cube)
-    return Map(display_name(name, settings), np.load(cube), parts, caution(study, name))
+    return Map(display_name(name, study.settings.deep.network(name)), np.load(cube), parts, caution(study, name))
 
 
 def mean_map(networks: "Sequence[HazardNetwork]", cube: Path) -> NDArray[np.float32]:

@@ -144,7 +144,7 @@ def _words(axis: Axes, report: ScanReport) -> None:
 def _alike(report: ScanReport) -> str:
     if report.likeness.findings or any(STRANGE in words for words in report.warnings):
         return "No: the box at the top says in what."
-    if np.isnan(report.likeness.nearer):
+    if report.likeness.nearer is None:
         return "It cannot be told: its measures, or enough training scans, are missing."
     return (
         f"Yes: {report.likeness.nearer:.0%} of the {report.likeness.n_scans} training scans lie nearer to the others, "

@@ -1,12 +1,14 @@
-"""Everything that the page on one scan shows, gathered from a run."""
+"""Everything that the page on one scan shows, gathered from a run, and `prediction.json`, which says the same."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pydantic import BaseModel, Field
 
 from sscct_lib.horizons.evaluation import Evaluation, averaged
 from sscct_lib.horizons.models import chosen_models, pictured_for
@@ -14,17 +16,10 @@ from sscct_lib.horizons.patients import in_words, middle_horizon, outcomes, simi
 from sscct_lib.lungs.figures import Overlay, overlay
 from sscct_lib.lungs.segment import usable
 from sscct_lib.radiomics.feature_sets import predictors
-from sscct_lib.report.evidence import (
-    Likeness,
-    Map,
-    assumed,
-    explained_model,
-    likeness,
-    map_of_study,
-    weightiest_features,
-)
+from sscct_lib.report import evidence
+from sscct_lib.report.evidence import Likeness, Map, Part, Share, map_of_study
 from sscct_lib.study.folder import Study, StudyError
-from sscct_lib.study.schemas import COHORT, LUNGS, PREDICTIONS, RADIOMICS, UNUSUAL
+from sscct_lib.study.schemas import COHORT, LUNGS, RADIOMICS, UNUSUAL
 from sscct_lib.study.tables import read_predictions, read_table
 from sscct_lib.study.words import NETWORK_WORDS, TRANSPLANT_COUNTS, feature_name
 
@@ -35,6 +30,7 @@ FAILED = "The lung mask failed its checks"
 ANYWAY = "Judged because of --anyway: no risk is given of a scan whose lung mask failed its checks."
 # Heading of the reasons: they are those of one model, and not of the one whose risk is drawn.
 WEIGHTS = "What weighs most in a model that can be read"
+USE = "Research use, not for care. No risk in this file may guide the treatment of a patient."
 FACTS = {
     "age_years": ("age", "{:.0f}"),
     "sex": ("sex", "{}"),
@@ -98,10 +94,7 @@ class ScanReport:
 
 def read_tables(study: Study) -> Tables:
     """Read the tables of a run that a page on a scan needs; StudyError names the stage that is missing."""
-    predictions = read_predictions(study)
-    if study.table("stacked").is_file():
-        stacked = read_table(study, "stacked", PREDICTIONS)
-        predictions = pd.concat([predictions, stacked], ignore_index=True)
+    predictions = read_predictions(study, stacked=True)
     unusual = pd.DataFrame(columns=list(UNUSUAL.columns))
     if study.table("unusual").is_file():
         unusual = read_table(study, "unusual", UNUSUAL)
@@ -185,7 +178,7 @@ def build(
     found = outcomes(near, settings)
     training = tables.training()
     others = training[training["patient_id"] != scan.patient_id].reset_index(drop=True)
-    alike = likeness(scan.known, others)
+    alike = evidence.likeness(scan.known, others)
     explained, weights = _weights(study, scan, training)
     own = predictors(study.settings.covariates)
     forms = FACTS | {name: (feature_name(name), "{}" if one.levels else "{:g}") for name, one in own.items()}
@@ -216,12 +209,14 @@ def build(
 
 def _weights(study: Study, scan: Scan, training: pd.DataFrame) -> tuple[str, pd.DataFrame]:
     """The model that is explained, and what weighs most in it; no rows where the scan has no features."""
-    loaded = explained_model(study.models)
+    loaded = evidence.explained_model(study.models)
     none = pd.DataFrame(columns=["feature", "words", "hazard_ratio"])
     if loaded is None:
         return "", none
     has_features = pd.notna(scan.known.get("settings_hash"))
-    return str(loaded[0]["model"]), weightiest_features(scan.known, training, *loaded) if has_features else none
+    return str(loaded[0]["model"]), evidence.weightiest_features(
+        scan.known, training, *loaded
+    ) if has_features else none
 
 
 def _fact(value: Any, form: str) -> str:
@@ -246,6 +241,98 @@ def _warnings(
         said.append(f"The scan is unlike those that the models learned from: {'; '.join(alike.findings)}.")
     missing = [name for name, words in facts.items() if words == "not known"]
     if missing:
-        taken = "; ".join(assumed(scan.known, training, own))
+        taken = "; ".join(evidence.assumed(scan.known, training, own))
         said.append(f"Not known: {', '.join(missing)}." + (f" Models that need them take {taken}." if taken else ""))
     return said
+
+
+class Risk(Part):
+    """The risk that a model gives at a horizon."""
+
+    model: str = Field(description="name of the model")
+    horizon_years: float = Field(description="years after the scan")
+    risk: Share = Field(description="probability of death within the horizon")
+    risk_sd: float | None = Field(description="standard deviation over the networks of all folds; null for one model")
+    n_missing: int | None = Field(description="columns of the model that were missing and filled in; null for networks")
+
+
+class Similar(Part):
+    """What became of the patients of the study with the nearest risk."""
+
+    horizon_years: float = Field(description="years after the scan")
+    died: int = Field(description="patients who had died by then")
+    alive: int = Field(description="patients known to be alive then")
+    unknown: int = Field(description="patients not followed that long")
+    observed: Share | None = Field(description="Kaplan-Meier risk of death; null where nobody is followed that long")
+    ci_low: Share | None = Field(description="lower end of its 95 % interval")
+    ci_high: Share | None = Field(description="upper end of its 95 % interval")
+
+
+class Lungs(Part):
+    """The lung mask and its checks."""
+
+    verdict: Literal["pass", "review", "fail"] = Field(description="whether the mask can be trusted")
+    findings: str = Field(description="what the verdict rests on, in words")
+    volume_l: float | None = Field(description="volume of both lungs, litres")
+    mean_hu: float | None = Field(description="mean density of the lungs, HU")
+
+
+class Prediction(Part):
+    """The whole file."""
+
+    format: Literal["sscct-prediction-1"] = Field("sscct-prediction-1", description="version of this format")
+    intended_use: str = Field(USE, description="what the risks are for")
+    study: str = Field(description="title of the study whose models judged the scan")
+    run: str = Field(description="run of that study")
+    synthetic: bool = Field(description="whether those models learned from synthetic patients")
+    shown_model: str = Field(description="model whose risk is drawn on the page")
+    risks: list[Risk] = Field(description="every model at every horizon")
+    lower_share: Share | None = Field(description="share of the study's scans with a lower risk, at the middle horizon")
+    similar: list[Similar] = Field(description="the patients of the study with the nearest risk")
+    lungs: Lungs = Field(description="the lung mask")
+    likeness: Likeness = Field(description="likeness to the training scans")
+    clinical: dict[str, str | float] = Field(description="clinical and scanner values that were known")
+    missing: list[str] = Field(description="clinical values that were not known")
+    warnings: list[str] = Field(description="what speaks against trusting the risks, in words")
+    models: dict[str, str] = Field(description="SHA-256 of every model file that was used, by its name")
+
+
+def prediction_of(report: ScanReport, scan: Scan, clinical: Mapping[str, Any], models: Mapping[str, str]) -> Prediction:
+    """The content of the file; `clinical`: what was known, `models`: SHA-256 of each model file by its name."""
+    return Prediction(
+        study=report.study_title,
+        run=report.run_name,
+        synthetic=report.is_demo,
+        shown_model=report.model,
+        risks=[Risk(**_plain(row, Risk)) for row in scan.risks.to_dict("records")],
+        lower_share=None if math.isnan(report.lower) else report.lower,
+        similar=[Similar(**_plain(row, Similar)) for row in report.similar.to_dict("records")],
+        lungs=Lungs(**_plain(scan.lungs, Lungs)),
+        likeness=report.likeness,
+        clinical={name: value if isinstance(value, str) else float(value) for name, value in clinical.items()},
+        missing=[name for name, words in report.facts.items() if words == "not known"],
+        warnings=list(report.warnings),
+        models=dict(models),
+    )
+
+
+def _plain(row: Mapping[Any, Any], part: type[Part]) -> dict[str, Any]:
+    """Take the fields of a part from a row; what is missing becomes null."""
+    return {name: None if pd.isna(row.get(name)) else row[name] for name in part.model_fields}
+
+
+def fields_described() -> pd.DataFrame:
+    """List the fields of the file, for the data dictionary: `field` (`[]`: a list) and `meaning`."""
+    rows: list[dict[str, str]] = []
+
+    def add(part: type[BaseModel], prefix: str) -> None:
+        for name, field in part.model_fields.items():
+            kinds = get_args(field.annotation) or (field.annotation,)
+            parts = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Part)]
+            is_list = get_origin(field.annotation) is list
+            rows.append({"field": prefix + name + "[]" * is_list, "meaning": field.description or ""})
+            for each in parts:
+                add(each, f"{prefix}{name}{'[]' * is_list}.")
+
+    add(Prediction, "")
+    return pd.DataFrame(rows)

@@ -9,8 +9,9 @@ import pandas as pd
 import yaml
 
 from sscct_lib.deep import cross_validation
-from sscct_lib.deep.cubes import cube_path
+from sscct_lib.deep.cubes import View, cube_path
 from sscct_lib.deep.out_of_distribution import flag_new
+from sscct_lib.deep.prediction import cards, fold_model, shipped
 from sscct_lib.horizons.models import SOURCES, STACKED, stack
 from sscct_lib.horizons.patients import middle_horizon
 from sscct_lib.images.nifti import READERS, is_volume
@@ -21,9 +22,8 @@ from sscct_lib.lungs.segment import segment_scans
 from sscct_lib.radiomics.extract import extract_scans
 from sscct_lib.radiomics.feature_sets import CLINICAL_CATEGORIES, predictors
 from sscct_lib.radiomics.saved import FOLDER, predict_risks
+from sscct_lib.report import page
 from sscct_lib.report.evidence import Map, caution, mean_map
-from sscct_lib.report.page import ANYWAY, NEW, Scan, ScanReport, build, first_row, read_tables, strange
-from sscct_lib.report.prediction_file import Prediction, prediction_of
 from sscct_lib.study.files import checksum
 from sscct_lib.study.folder import SETTINGS_FILE, Study, StudyError
 from sscct_lib.study.keys import refuse_out_of_date
@@ -40,7 +40,7 @@ def predict_scan(
     work: Path,
     lung_mask: Path | None = None,
     anyway: bool = False,
-) -> tuple[Prediction, ScanReport]:
+) -> tuple[page.Prediction, page.ScanReport]:
     """Judge a scan that was never in the study.
 
     Parameters
@@ -73,7 +73,7 @@ def predict_scan(
         and `anyway` is not said.
     """
     refuse_out_of_date(trained)
-    tables = read_tables(trained)
+    tables = page.read_tables(trained)
     study = _study_for_one(trained, work)
     row = _read(study, source) | dict(clinical)
     if trained.settings.lungs.method == "provided":
@@ -81,18 +81,18 @@ def predict_scan(
             raise StudyError("The lungs of this study were provided (`lungs.method`): give the scan's by --mask.")
         row["lung_mask"] = str(lung_mask.resolve())
     rows = pd.DataFrame([row])
-    _stop_if_failed(first_row(prepare_scans(study, rows)), "The scan cannot be used")
-    lungs = first_row(segment_scans(study, rows))
+    _stop_if_failed(page.first_row(prepare_scans(study, rows)), "The scan cannot be used")
+    lungs = page.first_row(segment_scans(study, rows))
     _stop_if_failed(lungs, "No lungs could be found")
     if lungs["verdict"] == "fail" and not anyway:
         raise StudyError(
             f"No risk: the lung mask failed its checks: {lungs['findings']}. A risk from it would be of something else "
             "than these lungs. Give a better scan or mask, or say --anyway to see what the models would make of it."
         )
-    features = first_row(extract_scans(study, rows))
+    features = page.first_row(extract_scans(study, rows))
     known = {name: value for name, value in _clinical(row).items() if pd.notna(value)}
     scan_values = features | known
-    warnings = [ANYWAY] if lungs["verdict"] == "fail" else []
+    warnings = [page.ANYWAY] if lungs["verdict"] == "fail" else []
     warnings += [] if features["status"] == "ok" else [f"No features: {features['reason']}"]
     risks = _risks(trained, study, scan_values)
     if risks.empty:
@@ -100,10 +100,10 @@ def predict_scan(
     identity = tables.predictions[["model", *IDENTITY]].drop_duplicates("model")
     with_identity = risks.merge(identity, on="model", how="left").fillna(dict.fromkeys(IDENTITY, ""))
     with_stacked, said = _stacked(with_identity, tables.predictions, trained)
-    scan = Scan(NEW, None, scan_values, lungs, with_stacked)
+    scan = page.Scan(page.NEW, None, scan_values, lungs, with_stacked)
     said += _unusual(trained, study) + _each_value(trained, scan_values)
-    report = build(trained, tables, scan, overlay(study, lungs), _map(trained, study), (*warnings, *said))
-    return prediction_of(report, scan, known, _hashes(trained)), report
+    report = page.build(trained, tables, scan, overlay(study, lungs), _map(trained, study), (*warnings, *said))
+    return page.prediction_of(report, scan, known, _hashes(trained)), report
 
 
 def _clinical(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -129,7 +129,7 @@ def _study_for_one(trained: Study, work: Path) -> Study:
 
 def _read(study: Study, source: Path) -> dict[str, Any]:
     """Find the scan in the source: a row of a manifest."""
-    row: dict[str, Any] = {"scan_id": NEW, "patient_id": NEW}
+    row: dict[str, Any] = {"scan_id": page.NEW, "patient_id": page.NEW}
     if source.is_file():
         if not is_volume(source, pairs=False):
             raise StudyError(
@@ -156,11 +156,9 @@ def _risks(trained: Study, study: Study, scan_values: Mapping[str, Any]) -> pd.D
     frames = []
     if any((trained.models / FOLDER).glob("[!.]*.json")):
         frames.append(predict_risks(trained.models, pd.DataFrame([dict(scan_values)])))
-    row = pd.DataFrame([{"scan_id": NEW, "patient_id": NEW, **_clinical(scan_values)}])
+    row = pd.DataFrame([{"scan_id": page.NEW, "patient_id": page.NEW, **_clinical(scan_values)}])
     frames += [
-        cross_validation.predict_risks(trained, name, study, row)
-        for name in NETWORK_WORDS
-        if cross_validation.cards(trained, name)
+        cross_validation.predict_risks(trained, name, study, row) for name in NETWORK_WORDS if cards(trained, name)
     ]
     if not frames:
         raise StudyError(f"{trained.models} holds no trained model. Run `sscct run` first; it trains and saves them.")
@@ -180,7 +178,7 @@ def _stacked(risks: pd.DataFrame, of_study: pd.DataFrame, trained: Study) -> tup
         return risks, [f"No stacked risk: it needs {' and '.join(sorted(lacking))} risks, which are missing."]
     if STACKED not in set(of_study["model"]):
         return risks, []
-    one_fit = risks.assign(patient_id=NEW, repeat=0, fold=0)
+    one_fit = risks.assign(patient_id=page.NEW, repeat=0, fold=0)
     return pd.concat([risks, stack(one_fit)], ignore_index=True), []
 
 
@@ -206,26 +204,25 @@ def _each_value(trained: Study, scan_values: Mapping[str, Any]) -> list[str]:
 
 def _map(trained: Study, study: Study) -> Map | None:
     """Explain the risk of the first network, as the mean over the models that gave it."""
-    name = next((name for name in trained.settings.deep.networks if cross_validation.cards(trained, name)), None)
+    name = next((name for name in trained.settings.deep.networks if cards(trained, name)), None)
     if name is None:
         return None
-    found = cross_validation.shipped(cross_validation.cards(trained, name))
-    cube = cube_path(study, NEW, int(found[0]["settings"]["size"]), tuple(found[0]["hu_range"]))
+    found = shipped(cards(trained, name))
+    cube = cube_path(study, page.NEW, View(int(found[0]["settings"]["size"]), tuple(found[0]["hu_range"])))
     if not cube.is_file():
         return None
-
-    networks = [cross_validation.fold_model(trained, name, card["fold"], card["member"]) for card in found]
+    networks = [fold_model(trained, name, card["fold"], card["member"]) for card in found]
     return Map(found[0]["model"], np.load(cube), mean_map(networks, cube), caution(trained, name))
 
 
 def _unusual(trained: Study, study: Study) -> list[str]:
     """Ask the networks that can tell whether the scan is unlike those that they learned from."""
-    row = pd.DataFrame({"scan_id": [NEW], "patient_id": [NEW]})
+    row = pd.DataFrame({"scan_id": [page.NEW], "patient_id": [page.NEW]})
     said = []
     for name in NETWORK_WORDS:
         if (trained.models / "unusual" / f"{name}.json").is_file():
             found = flag_new(trained, name, study, row)
-            said += [strange(name, why) for why in found.loc[found["unusual"], "reasons"]]
+            said += [page.strange(name, why) for why in found.loc[found["unusual"], "reasons"]]
     return said
 
 

@@ -76,8 +76,10 @@ def write_table(frame: pd.DataFrame, study: Study, name: str, schema: pa.DataFra
     return valid
 
 
-def read_predictions(study: Study) -> pd.DataFrame:
+def read_predictions(study: Study, stacked: bool = False) -> pd.DataFrame:
     """Read the out-of-fold predictions of every model of a run, one table under the other (schema `PREDICTIONS`).
+
+    With `stacked`, also the stacked risks where notebook 05 made them.
 
     Raises
     ------
@@ -94,6 +96,8 @@ def read_predictions(study: Study) -> pd.DataFrame:
     if repeated.any():
         models = ", ".join(sorted(predictions.loc[repeated, "model"].unique()))
         raise StudyError(f"Two prediction tables in {folder} hold the same model: {models}.")
+    if stacked and study.table("stacked").is_file():
+        return pd.concat([predictions, read_table(study, "stacked", PREDICTIONS)], ignore_index=True)
     return predictions
 
 

@@ -1,7 +1,7 @@
 """Features, models, horizons, counts and estimates, written as readers see them."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import pandas as pd
@@ -220,6 +220,12 @@ def percent_text(share: float, decimals: int = 0) -> str:
 def counted(n: int, noun: str) -> str:
     """Write a count with its noun, for example `1 scan` and `2,125 scans`."""
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
+def span_text(counts: Collection[int]) -> str:
+    """Write one count that several share, or the least and the greatest: `12 to 15`."""
+    low, high = min(counts), max(counts)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def scans_text(n_scans: int, n_patients: int) -> str:

@@ -62,7 +62,8 @@ def small(network_name, settings, n_intervals):
 @pytest.fixture(autouse=True, scope="module")
 def _quick():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cross_validation, "build", small)
+        for module in (cross_validation, prediction):
+            patch.setattr(module, "build", small)
         yield
 
 
@@ -205,10 +206,10 @@ def test_new_scans_are_judged_by_one_fold_as_the_folds_were_and_get_the_spread_o
     assert (risks["risk_sd"] > 0).all()
     members = [
         prediction.predict(
-            cross_validation._load_model(cross_validation._model_path(study, "swin", fold, 0), card),
-            [deep_cubes.cube_path(new, "new", 32, study.settings.deep.hu_range)],
+            prediction.fold_model(study, "swin", fold),
+            [deep_cubes.cube_path(new, "new", deep_cubes.view_of(new, "swin"))],
         )[0]
-        for fold, card in enumerate(cross_validation.cards(study, "swin"))
+        for fold in range(2)
     ]
     rows = risks[risks["scan_id"] == "new"]
     np.testing.assert_allclose(rows["risk"], members[0])
@@ -237,7 +238,7 @@ def test_a_model_of_another_version_says_what_to_run(trained, tmp_path):
     card = json.loads(path.with_suffix(".json").read_text())
     path.with_suffix(".json").write_text(json.dumps(card | {"sha256": checksum(path)}))
     with pytest.raises(StudyError, match=r"no longer builds\. Run `04_deep_models` again"):
-        cross_validation.fold_model(older, "swin", 0)
+        prediction.fold_model(older, "swin", 0)
 
 
 def test_models_of_folds_that_no_longer_exist_are_removed(tmp_path, monkeypatch):
@@ -257,8 +258,8 @@ def test_members_of_an_ensemble_give_the_mean_and_the_spread(trained, tmp_path):
     predictions = cross_validation.cross_validate(study, cohort, ["swin"])
     assert len(tables.model_table(study)) == 2 * 3
     fold = cohort[cohort["fold"] == 1]
-    paths = [deep_cubes.cube_path(study, scan, 32, study.settings.deep.hu_range) for scan in fold["scan_id"]]
-    members = [prediction.predict(cross_validation.fold_model(study, "swin", 1, member), paths) for member in range(3)]
+    paths = [deep_cubes.cube_path(study, scan, deep_cubes.view_of(study, "swin")) for scan in fold["scan_id"]]
+    members = [prediction.predict(prediction.fold_model(study, "swin", 1, member), paths) for member in range(3)]
     rows = predictions[(predictions["fold"] == 1) & (predictions["horizon_years"] == 3)].set_index("scan_id")
     np.testing.assert_allclose(rows.loc[fold["scan_id"], "risk"], np.mean(members, axis=0)[:, 1])
     np.testing.assert_allclose(rows.loc[fold["scan_id"], "risk_sd"], np.std(members, axis=0, ddof=1)[:, 1])
@@ -302,7 +303,8 @@ def test_cards_tables_and_curves(trained):
 
 
 def test_pretrained_weights_are_loaded_and_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(cross_validation, "build", networks.build)
+    for module in (cross_validation, prediction):
+        monkeypatch.setattr(module, "build", networks.build)
     torch.manual_seed(9)
     encoder, _ = networks.build_swin(12, 4)
     torch.save({"state_dict": encoder.state_dict()}, tmp_path / "w.pt")
@@ -311,9 +313,9 @@ def test_pretrained_weights_are_loaded_and_named(tmp_path, monkeypatch):
     study = study_in(tmp_path, swin=NetworkSettings.model_validate(tuned.model_dump()))
     predictions = cross_validation.cross_validate(study, make_cohort(study), ["swin"])
     assert set(predictions["model"]) == {"Swin Transformer"}
-    card = cross_validation.cards(study, "swin")[0]
+    card = prediction.cards(study, "swin")[0]
     assert card["weights"].startswith("w.pt, ")
-    loaded = cross_validation._load_model(cross_validation._model_path(study, "swin", 0, 0), card).encoder.state_dict()
+    loaded = prediction.fold_model(study, "swin", 0).encoder.state_dict()
     torch.testing.assert_close(loaded, encoder.state_dict(), rtol=0, atol=1e-6)
 
 
@@ -381,7 +383,8 @@ def test_no_usable_lungs_and_impossible_size(trained, tmp_path):
 
 @pytest.mark.slow
 def test_three_networks_in_two_processes(trained, monkeypatch):
-    monkeypatch.setattr(cross_validation, "build", networks.build)
+    for module in (cross_validation, prediction):
+        monkeypatch.setattr(module, "build", networks.build)
     study, cohort, _ = trained
     cubes = NetworkSettings(size=32, epochs=1, batch_size=4)
     deep = DeepSettings(resnet18=cubes.model_copy(update={"size": 16}), densenet121=cubes, swin=TINY)
@@ -410,7 +413,8 @@ def standing_in(folder, network_name, build):
     ("preset", "changed", "stays"), [("published", {}, True), ("best", {"n_members": 2, "head_epochs": 0}, False)]
 )
 def test_presets_train_every_network_from_its_weights(tmp_path, monkeypatch, preset, changed, stays):
-    monkeypatch.setattr(cross_validation, "build", networks.build)
+    for module in (cross_validation, prediction):
+        monkeypatch.setattr(module, "build", networks.build)
     builders = (networks.build_resnet18, networks.build_densenet121, networks.build_swin)
     made = {name: standing_in(tmp_path, name, build) for name, build in zip(NETWORK_WORDS, builders, strict=True)}
     given = {name: {**settings, **changed} for name, (settings, _) in made.items()}
@@ -424,7 +428,7 @@ def test_presets_train_every_network_from_its_weights(tmp_path, monkeypatch, pre
     named = " (classifiers)" if preset == "published" else ""
     assert set(predictions["model"]) == {f"{title}{named}" for title in NETWORK_WORDS.values()}
     for name, (_, tensors) in made.items():
-        trained = cross_validation.fold_model(study, name, 0).encoder.state_dict()
+        trained = prediction.fold_model(study, name, 0).encoder.state_dict()
         kernels = [key for key, tensor in tensors.items() if tensor.dim() == 5]
         assert kernels
         assert all(torch.equal(trained[key], tensors[key]) for key in kernels) == stays, name
@@ -432,7 +436,8 @@ def test_presets_train_every_network_from_its_weights(tmp_path, monkeypatch, pre
 
 @pytest.mark.slow
 def test_two_processes_give_the_folds_and_risks_of_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(cross_validation, "build", networks.build)  # of layers that normalise each scan by itself
+    for module in (cross_validation, prediction):
+        monkeypatch.setattr(module, "build", networks.build)  # of layers that normalise each scan by itself
     predicted = []
     for devices, batch_size in ((1, 4), (2, 2)):  # as many scans a step
         swin = TINY.model_copy(update={"batch_size": batch_size, "epochs": 3})

@@ -12,6 +12,7 @@ from sscct_lib.study.folder import Study, StudyError
 from sscct_lib.study.settings import Settings
 
 HU_RANGE = (-1024.0, 600.0)
+VIEW = deep_cubes.View(8, HU_RANGE)
 
 
 def box(shape=(12, 14, 16)):
@@ -25,13 +26,13 @@ def test_outside_is_the_lower_bound_and_the_window_is_linear():
     mask = box()
     image = np.where(mask == 1, -212, 500).astype(np.int16)
     image[mask == 2] = 900
-    cube = deep_cubes.lung_cube(image, mask, 8, HU_RANGE)
+    cube = deep_cubes.lung_cube(image, mask, VIEW)
     assert cube.shape == (8, 8, 8)
     assert cube.dtype == np.float16
     np.testing.assert_array_equal(cube[:, :, :4], 0.5)  # -212 HU is the middle of the window
     np.testing.assert_array_equal(cube[:, :, 4:6], 0)  # between the lungs, whatever is there
     np.testing.assert_array_equal(cube[:, :, 6:], 1)  # above the window
-    assert deep_cubes.lung_cube(np.full_like(image, -2000), mask, 8, HU_RANGE).max() == 0
+    assert deep_cubes.lung_cube(np.full_like(image, -2000), mask, VIEW).max() == 0
 
 
 def test_body_outside_the_box_of_the_lungs_changes_nothing():
@@ -40,8 +41,9 @@ def test_body_outside_the_box_of_the_lungs_changes_nothing():
     image = rng.integers(-1000, 0, mask.shape).astype(np.int16)
     other = np.where(mask > 0, image, 400).astype(np.int16)
     padded, padded_mask = (np.pad(a, 3) for a in (other, mask))
+    fine = deep_cubes.View(16, HU_RANGE)
     np.testing.assert_array_equal(
-        deep_cubes.lung_cube(image, mask, 16, HU_RANGE), deep_cubes.lung_cube(padded, padded_mask, 16, HU_RANGE)
+        deep_cubes.lung_cube(image, mask, fine), deep_cubes.lung_cube(padded, padded_mask, fine)
     )
 
 
@@ -83,18 +85,18 @@ def test_cubes_are_made_once_and_again_when_lost_or_changed(study):
     write_scan(study, "a", image, mask)
     write_scan(study, "empty", image, np.zeros_like(mask))
     scans = pd.DataFrame({"scan_id": ["a", "empty", "gone"], "patient_id": ["p", "p", "q"]})
-    made = deep_cubes.make_cubes(study, scans, 8, HU_RANGE).set_index("scan_id")
+    made = deep_cubes.make_cubes(study, scans, VIEW).set_index("scan_id")
     assert made["status"].to_dict() == {"a": "ok", "empty": "failed", "gone": "failed"}
     assert "mask is empty" in made.loc["empty", "reason"]
     assert "missing" in made.loc["gone", "reason"]
-    path = deep_cubes.cube_path(study, "a", 8, HU_RANGE)
+    path = deep_cubes.cube_path(study, "a", VIEW)
     first = path.stat().st_mtime_ns
-    deep_cubes.make_cubes(study, scans, 8, HU_RANGE)
+    deep_cubes.make_cubes(study, scans, VIEW)
     assert path.stat().st_mtime_ns == first
-    other = deep_cubes.make_cubes(study, scans[:1], 8, (-1000.0, 200.0))
+    other = deep_cubes.make_cubes(study, scans[:1], deep_cubes.View(8, (-1000.0, 200.0)))
     assert other["cube_sha256"][0] != made.loc["a", "cube_sha256"]
     path.unlink()
-    again = deep_cubes.make_cubes(study, scans, 8, HU_RANGE)
+    again = deep_cubes.make_cubes(study, scans, VIEW)
     assert path.is_file()
     assert again["cube_sha256"][0] == made.loc["a", "cube_sha256"]
     batch = deep_cubes.load_cubes([path, path])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from sscct_lib.deep import cross_validation, cubes, explain, heads, networks
+from sscct_lib.deep import cubes, explain, heads, networks, prediction
 from sscct_lib.deep.explain import integrated_gradients, likeness, sanity, untrained_copy
 from sscct_lib.study.folder import Study, StudyError
 from sscct_lib.study.settings import DeepSettings, NetworkSettings, Settings
@@ -44,7 +44,7 @@ def test_only_the_zone_that_the_network_looks_at_changes_its_risk(network):
     # By hand: five sixths of the zone are lung at 0.6, made 0.2; standardised with centre 0.2.
     logits = torch.tensor([-3.0, -2.0, -2.0])
     scores = torch.tensor([5 * (5 * 0.4 - 0.2) / 6, 5 * (5 * 0.0 - 0.2) / 6])
-    full, without = heads.risks(scores[:, None] + logits).numpy()
+    full, without = heads.HazardHead.risks(scores[:, None] + logits).numpy()
     np.testing.assert_allclose(zones.loc[seen, "risk"], full, rtol=1e-5)
     np.testing.assert_allclose(zones.loc[seen, "change"], full - without, rtol=1e-5)
     assert (zones.loc[seen, "change"] > 0).all()
@@ -57,7 +57,7 @@ def test_average_lung_explains_nothing_and_less_than_average_lowers(network):
 
 def test_a_scan_is_explained_by_the_model_of_its_fold(network, tmp_path, monkeypatch):
     study = Study(tmp_path, Settings(deep=DeepSettings(swin=NetworkSettings(size=32))))
-    path = cubes.cube_path(study, "s", 32, study.settings.deep.hu_range)
+    path = cubes.cube_path(study, "s", cubes.view_of(study, "swin"))
     path.parent.mkdir(parents=True)
     np.save(path, np.full((32, 32, 32), 0.3, dtype=np.float16))
     asked = []
@@ -71,7 +71,7 @@ def test_a_scan_is_explained_by_the_model_of_its_fold(network, tmp_path, monkeyp
 
 def test_without_a_model_the_stage_to_run_is_named(tmp_path):
     with pytest.raises(StudyError, match=r"no model of swin, fold 1\. Run `04_deep_models`"):
-        cross_validation.fold_model(Study(tmp_path, Settings()), "swin", 1)
+        prediction.fold_model(Study(tmp_path, Settings()), "swin", 1)
 
 
 class Linear(nn.Module):
@@ -156,7 +156,7 @@ def test_maps_are_saved_for_every_network_and_scan(tmp_path, monkeypatch):
     study = Study(tmp_path, Settings(deep=DeepSettings(resnet18=NetworkSettings(size=32))))
     scans = pd.DataFrame({"scan_id": ["a", "b"], "patient_id": ["p", "q"], "fold": [0, 1]})
     for scan_id in scans["scan_id"]:
-        path = cubes.cube_path(study, scan_id, 32, study.settings.deep.hu_range)
+        path = cubes.cube_path(study, scan_id, cubes.view_of(study, "resnet18"))
         path.parent.mkdir(parents=True, exist_ok=True)
         np.save(path, cube(size=32)[0, 0].numpy().astype(np.float16))
     torch.manual_seed(0)

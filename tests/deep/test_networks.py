@@ -24,11 +24,10 @@ from sscct_lib.deep.networks import (
     KEPT,
     Convolution,
     PiecewiseAttention,
-    attend_piecewise,
     build,
-    convolve_rightly,
     kept_memory,
     multiplies_bf16,
+    suit_processor,
 )
 from sscct_lib.study.folder import StudyError
 from sscct_lib.study.settings import NetworkSettings
@@ -132,7 +131,7 @@ def test_targets_by_hand():
 def test_loss_by_hand():
     hazards = torch.tensor([[0.1, 0.2, 0.3]])
     logits = torch.logit(hazards).expand(3, 3)
-    losses = heads.hazard_losses(logits, *targets([2.0, 2.0, 4.5], [1, 0, 0]))
+    losses = heads.HazardHead.losses(logits, *targets([2.0, 2.0, 4.5], [1, 0, 0]))
     expected = -torch.log(torch.tensor([0.9 * 0.2, 0.9 * 0.8**0.5, 0.9 * 0.8 * 0.7**0.75]))
     torch.testing.assert_close(losses, expected)
 
@@ -145,12 +144,12 @@ def fitted_risks(followup, event):
 
     def closure():
         optimiser.zero_grad()
-        loss = heads.hazard_losses(logits.expand(len(died), 3), died, survived).mean()
+        loss = heads.HazardHead.losses(logits.expand(len(died), 3), died, survived).mean()
         loss.backward()
         return loss
 
     optimiser.step(closure)
-    return heads.risks(logits.detach())[0].numpy()
+    return heads.HazardHead.risks(logits.detach())[0].numpy()
 
 
 def test_without_censoring_inside_intervals_the_likelihood_gives_kaplan_meier():
@@ -181,13 +180,13 @@ def test_base_hazards_are_the_actuarial_ones_and_never_zero():
     network = networks.HazardNetwork(torch.nn.Flatten(), 8, 3)
     network.head.start_at(heads.base_hazards(died, survived))
     logits = network(torch.zeros(1, 1, 2, 2, 2))
-    np.testing.assert_allclose(heads.risks(logits)[0, 0].item(), 1.5 / 4, rtol=1e-6)
+    np.testing.assert_allclose(heads.HazardHead.risks(logits)[0, 0].item(), 1.5 / 4, rtol=1e-6)
 
 
 @settings(max_examples=50)
 @given(st.lists(st.floats(-60, 60), min_size=3, max_size=3))
 def test_risks_are_probabilities_in_order(logits):
-    risks = heads.risks(torch.tensor([logits]))[0]
+    risks = heads.HazardHead.risks(torch.tensor([logits]))[0]
     assert (risks >= 0).all()
     assert (risks <= 1).all()
     assert (risks.diff() >= 0).all()
@@ -195,19 +194,19 @@ def test_risks_are_probabilities_in_order(logits):
 
 def test_risks_of_known_hazards():
     logits = torch.logit(torch.tensor([[0.1, 0.2, 0.5]], dtype=torch.float64))
-    np.testing.assert_allclose(heads.risks(logits)[0], [0.1, 0.28, 0.64])
+    np.testing.assert_allclose(heads.HazardHead.risks(logits)[0], [0.1, 0.28, 0.64])
 
 
 def test_followup_after_the_censoring_time_changes_the_loss():
     logits = torch.zeros(2, 3)
-    earlier, later = heads.hazard_losses(logits, *targets([1.5, 2.5], [0, 0])).tolist()
+    earlier, later = heads.HazardHead.losses(logits, *targets([1.5, 2.5], [0, 0])).tolist()
     assert later - earlier == pytest.approx(0.5 * np.log(2))
 
 
 def test_one_score_orders_scans_alike_at_every_horizon():
     torch.manual_seed(0)
     network = networks.HazardNetwork(torch.nn.Flatten(), 8, 3)
-    risk = heads.risks(network(torch.rand(20, 1, 2, 2, 2)).detach())
+    risk = heads.HazardHead.risks(network(torch.rand(20, 1, 2, 2, 2)).detach())
     orders = risk.argsort(dim=0)
     assert (orders == orders[:, :1]).all()
     # A scan's odds of hazard stand in the same ratio to another's in each interval.
@@ -251,7 +250,7 @@ def test_gradients_of_convolutions_are_right_at_every_side(sides, kernel, stride
         return  # no network here has it: patches fit, and the first convolution sees 16 voxels or more
     torch.manual_seed(sum(sides))
     layer = nn.Conv3d(*channels, kernel, stride, 0 if kernel == 2 else kernel // 2)
-    convolve_rightly(layer)
+    suit_processor(layer)
     nn.init.uniform_(layer.weight)  # nothing below zero, so that no sum cancels and hides an error
     x = torch.rand(batch, channels[0], *sides)
     with torch.backends.mkldnn.flags(enabled=False):
@@ -277,7 +276,7 @@ def test_the_first_gradients_of_each_network_point_where_those_of_32_bits_do(nam
 def test_names_of_parameters_stay_for_published_weights():
     layer = nn.Conv3d(1, 2, 3)
     before = list(layer.state_dict())
-    convolve_rightly(layer)
+    suit_processor(layer)
     assert type(layer) is Convolution
     assert list(layer.state_dict()) == before
 
@@ -298,7 +297,7 @@ def test_started_processes_keep_memory_and_ours_is_as_before(monkeypatch):
 def both(module, *inputs):
     """Run MONAI's and ours on the same inputs; give output and gradients of both."""
     ours = copy.deepcopy(module)
-    attend_piecewise(ours)
+    suit_processor(ours)
     found = []
     for one in (module, ours):
         given = [x.clone().requires_grad_() if x is not None and k == 0 else x for k, x in enumerate(inputs)]
@@ -343,6 +342,6 @@ def test_a_whole_encoder_of_any_shape_is_that_of_monai():
 def test_names_of_parameters_stay_for_published_weights_of_window_attention():
     module = WindowAttention(12, 3, (3, 3, 3))
     before = list(module.state_dict())
-    attend_piecewise(module)
+    suit_processor(module)
     assert type(module) is PiecewiseAttention
     assert list(module.state_dict()) == before

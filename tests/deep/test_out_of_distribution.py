@@ -10,8 +10,8 @@ from sklearn.covariance import LedoitWolf
 from sklearn.decomposition import PCA
 
 from sscct_lib.cohort.outcomes import patient_weights
-from sscct_lib.deep import cross_validation, cubes, embeddings, longitudinal, out_of_distribution, prediction, tables
-from sscct_lib.deep.embeddings import fit_projection
+from sscct_lib.deep import cross_validation, cubes, longitudinal, out_of_distribution, prediction, tables
+from sscct_lib.deep.prediction import fit_projection
 from sscct_lib.images.prepare import write_image
 from sscct_lib.study.folder import StudyError
 from tests.deep.test_cross_validation import TINY, small, study_in
@@ -133,7 +133,8 @@ def write_scan(study, scan_id, lungs, seed=0):
 @pytest.fixture(autouse=True, scope="module")
 def _quick():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cross_validation, "build", small)
+        for module in (cross_validation, prediction):
+            patch.setattr(module, "build", small)
         yield
 
 
@@ -199,20 +200,21 @@ def test_planted_odd_scans_are_flagged_and_ordinary_new_ones_hardly(trained, tmp
 
 def test_embeddings_are_read_again_and_made_anew_for_another_model(trained):
     study, cohort, _ = trained
+    scans = cubes.with_cubes(study, cohort, cubes.view_of(study, "swin"))
     path = study.run / "embeddings" / "swin_fold0.safetensors"
     before = path.stat().st_mtime_ns
-    first = embeddings.embed(study, "swin", 0, study, cohort)
+    first = prediction.embed(study, "swin", 0, study, scans)
     assert path.stat().st_mtime_ns == before
     features = prediction.encode(
-        cross_validation.fold_model(study, "swin", 0),
-        [cubes.cube_path(study, scan, 32, study.settings.deep.hu_range) for scan in cohort["scan_id"]],
+        prediction.fold_model(study, "swin", 0),
+        [cubes.cube_path(study, scan, cubes.view_of(study, "swin")) for scan in cohort["scan_id"]],
     )
     np.testing.assert_allclose(first, features.numpy(), atol=1e-5)
-    assert not np.allclose(embeddings.embed(study, "swin", 1, study, cohort), first)
-    assert embeddings.embed(study, "swin", 0, study, cohort[:3]).shape == (3, 8)
+    assert not np.allclose(prediction.embed(study, "swin", 1, study, scans), first)
+    assert prediction.embed(study, "swin", 0, study, scans[:3]).shape == (3, 8)
     assert path.stat().st_mtime_ns != before
     path.write_bytes(b"damaged")
-    np.testing.assert_array_equal(embeddings.embed(study, "swin", 0, study, cohort), first)
+    np.testing.assert_array_equal(prediction.embed(study, "swin", 0, study, scans), first)
 
 
 def test_longitudinal_risks_are_out_of_fold_saved_and_never_of_later_scans(trained):

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import torch
 from monai.losses.contrastive import ContrastiveLoss
+from safetensors.torch import load_file
 
 from sscct_lib.deep import batches, cross_validation, cubes, heads, networks, pretraining
 from sscct_lib.study.files import checksum
@@ -126,7 +127,7 @@ def test_fine_tuning_starts_from_the_encoder_of_its_fold_and_says_so(tmp_path, o
     assert set(opened) == set(data.table["scan_id"].iloc[rows])
     path, _ = pretraining.pretrained_encoder(study, "resnet18", data.take(rows), 1)
     state = network.encoder.state_dict()
-    for name, tensor in cross_validation.load_file(path).items():
+    for name, tensor in load_file(path).items():
         if tensor.is_floating_point():  # not the counts of batches
             torch.testing.assert_close(state[name], tensor)
     assert networks.display_name("resnet18", study.settings.deep.resnet18) == "ResNet-18 (self-supervised)"

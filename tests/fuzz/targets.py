@@ -230,7 +230,7 @@ def _weights(scratch: Path) -> dict[str, Target]:
     import torch
     from safetensors.torch import save
 
-    from sscct_lib.deep.pretrained import load_weights
+    from sscct_lib.deep.weights import load_weights
 
     encoder = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Conv3d(1, 2, 3))
     buffer = io.BytesIO()

@@ -21,7 +21,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from sscct_lib.deep.pretrained import load_weights
+from sscct_lib.deep.weights import load_weights
 from sscct_lib.images import dicom, dicom_pixels, nifti
 from sscct_lib.images.dicom_masks import read_dicom_mask
 from sscct_lib.images.dicom_pixels import refuse_other_size

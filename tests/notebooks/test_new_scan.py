@@ -11,7 +11,7 @@ import pytest
 from sscct_lib.deep import cross_validation
 from sscct_lib.horizons.models import pictured_model
 from sscct_lib.radiomics import saved
-from sscct_lib.report.prediction_file import Prediction
+from sscct_lib.report.page import Prediction
 from sscct_lib.study.schemas import COHORT, RADIOMICS
 from sscct_lib.study.tables import read_predictions, read_table
 from tests.notebooks.test_real_scan import ARCHIVE

@@ -80,7 +80,7 @@ def test_models_are_named_by_features_and_by_what_they_differ_in(tmp_path) -> No
         compared=("forest", "harmonised", "imputed"),
         compared_on=("Clinical", "Radiomics"),
     )
-    models = {model.name: (model.estimator, model.harmonised) for model in cross_validation.models_of(study)}
+    models = {model.name: (model.estimator, model.kind == "harmonised") for model in cross_validation.models_of(study)}
     assert models == {
         "Clinical": ("cox", False),
         "Radiomics": ("cox", False),

@@ -191,7 +191,7 @@ def test_a_model_with_splines_is_loaded_as_it_was(tmp_path) -> None:
     table = make_table(study, n_patients=60).assign(status="ok")
     radiomic_saved.save_models(table, study)
     risks = radiomic_saved.predict_risks(study.models, table).query("model == 'Clinical, splines'")
-    model = next(each for each in cross_validation.models_of(study) if each.splines)
+    model = next(each for each in cross_validation.models_of(study) if each.kind == "splines")
     expected = cross_validation.train(table, model, study, None).risks(table)
     loaded = risks.pivot(index="scan_id", columns="horizon_years", values="risk").loc[table["scan_id"]]
     np.testing.assert_allclose(loaded.to_numpy(), expected, rtol=1e-9)

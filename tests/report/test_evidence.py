@@ -49,6 +49,6 @@ def test_values_out_of_range_and_unseen_scanners_are_named(training):
 
 def test_missing_measures_and_few_training_scans_are_no_verdict(training):
     missing = training.iloc[0].to_dict() | {"qct_p10_hu": np.nan}
-    assert np.isnan(likeness(missing, training).nearer)
-    assert np.isnan(likeness(training.iloc[0].to_dict(), training.head(10)).nearer)
-    assert likeness({}, training).findings == ()
+    assert likeness(missing, training).nearer is None
+    assert likeness(training.iloc[0].to_dict(), training.head(10)).nearer is None
+    assert likeness({}, training).findings == []

@@ -15,7 +15,7 @@ from sscct_lib.horizons.evaluation import Evaluation
 from sscct_lib.report import evidence, page
 from sscct_lib.report import figure as report_figure
 from sscct_lib.report.evidence import Likeness
-from sscct_lib.report.prediction_file import Prediction, fields_described, prediction_of
+from sscct_lib.report.page import Prediction, fields_described, prediction_of
 from sscct_lib.study.folder import Study
 from sscct_lib.study.schemas import UNUSUAL
 from sscct_lib.study.settings import HorizonSettings, Settings
@@ -105,7 +105,7 @@ def test_a_study_of_few_patients_gives_words_instead_of_numbers(tmp_path, n_pati
     cohort = make_cohort(n_patients, seed=4)
     tables = tables_of(cohort)
     report, _ = report_of(tables, tmp_path)
-    assert np.isnan(report.likeness.nearer)
+    assert report.likeness.nearer is None
     assert "It cannot be told" in words_of(report_figure.scan_page(report))
     performance = evaluate.evaluate(Evaluation(cohort, tables.predictions, FEW))
     assert len(horizon_models.headline(performance)) == 2
@@ -204,7 +204,7 @@ def test_the_file_holds_what_the_page_shows_and_reads_back(tmp_path):
 
 def test_likeness_of_nothing_is_no_claim(tmp_path):
     report, _ = report_of(tables_of(make_cohort(60)), tmp_path)
-    plain = replace(report, likeness=Likeness(0.5, 60, ()))
+    plain = replace(report, likeness=Likeness(nearer=0.5, n_scans=60, findings=[]))
     assert "Yes: 50% of the 60 training scans" in words_of(report_figure.scan_page(plain))
 
 

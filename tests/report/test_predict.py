@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 from sscct_lib.cli import studies
 from sscct_lib.cli.app import app
 from sscct_lib.report import predict
-from sscct_lib.report.prediction_file import Prediction
+from sscct_lib.report.page import Prediction
 from sscct_lib.study.folder import Study, StudyError
 from sscct_lib.study.settings import Settings
 
@@ -45,7 +45,7 @@ class TestFailedMask:
             raise ReachedError
 
         record = {"status": "ok", "verdict": "fail", "findings": "lung volume 0.5 L"}
-        monkeypatch.setattr(predict, "read_tables", lambda trained: None)
+        monkeypatch.setattr(predict.page, "read_tables", lambda trained: None)
         monkeypatch.setattr(predict, "prepare_scans", lambda study, rows: pd.DataFrame([{"status": "ok"}]))
         monkeypatch.setattr(predict, "segment_scans", lambda study, rows: pd.DataFrame([record]))
         monkeypatch.setattr(predict, "extract_scans", ask)
