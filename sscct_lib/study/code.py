@@ -89,8 +89,6 @@ def _add_meaning(node: Any, parts: list[str], imported: set[str]) -> None:
         parts.append(type(node).__name__)
         for name in node._fields:
             value = getattr(node, name, None)
-            if isinstance(node, ast.JoinedStr):  # Python 3.12 ends some of them with an empty text
-                value = [part for part in node.values if getattr(part, "value", None) != ""]
             # Whether a name is read or written follows from its place; empty fields differ from Python to Python.
             if name != "ctx" and value is not None and value != []:
                 parts.append(name)

@@ -2,12 +2,15 @@
 
 import os
 import re
+import shutil
 import subprocess
 import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
+from jupyter_server.services.contents.largefilemanager import LargeFileManager
+from jupytext.sync_contentsmanager import build_sync_jupytext_contents_manager_class
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
@@ -168,3 +171,20 @@ def test_no_chapter_rests_on_the_one_that_only_a_demo_has():
     chapters = [*(PROJECT / "book").glob("*.md"), *(PROJECT / "notebooks").glob("*.py")]
     for chapter in chapters:
         assert "(demo_cohort" not in chapter.read_text(), chapter.name
+
+
+@pytest.mark.parametrize("source", sorted((PROJECT / "notebooks").glob("*.py")), ids=lambda path: path.stem)
+def test_saving_a_notebook_in_jupyterlab_changes_no_line(source, tmp_path):
+    shutil.copy(PROJECT / "pyproject.toml", tmp_path)  # has the settings of jupytext
+    copy = Path(shutil.copy(source, tmp_path))
+    manager = build_sync_jupytext_contents_manager_class(LargeFileManager)(root_dir=str(tmp_path))
+    notebook = manager.get(copy.name)["content"]
+    # As JupyterLab does, by the kernel that runs.
+    notebook["metadata"]["kernelspec"] = {
+        "display_name": "Python 3 (ipykernel)",
+        "language": "python",
+        "name": "python3",
+    }
+    notebook["metadata"]["language_info"] = {"name": "python", "version": "3.13.0", "file_extension": ".py"}
+    manager.save({"type": "notebook", "content": notebook, "format": "json"}, copy.name)
+    assert copy.read_text() == source.read_text()
