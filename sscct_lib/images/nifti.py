@@ -321,7 +321,7 @@ def _check_sides(name: str, sides_mm: Iterable[float]) -> None:
 
 def by(sides: Iterable[float], form: str = "") -> str:
     """Write the sides of a volume, such as `512 x 512 x 60`."""
-    return " x ".join(f"{side:{form}}" for side in sides)
+    return " x ".join(format(side, form) for side in sides)
 
 
 def _check_axes(name: str, axes: NDArray[np.float64]) -> None:
