@@ -43,7 +43,7 @@ cohort:
 radiomics: {regions: [upper, peel], log_sigma_mm: [1.0, 2.0]}
 deep: {networks: [swin], swin: {size: 32, weights: w.pt, weights_sha256: abc}}
 """
-PARAMETERS = "01_cohort.n_folds=3 05_horizons.thresholds=[0.1,0.2] 04_deep_models.size={a:1}"
+PARAMETERS = "cohort.n_folds=3 horizons.thresholds=[0.1,0.2] deep.swin.size={a:1}"
 SYNTAXES = {
     "plain": None, "runs": RLELossless, "jpeg": JPEGLosslessSV1, "jpeg_ls": JPEGLSLossless,
     "jpeg_2000": JPEG2000Lossless,

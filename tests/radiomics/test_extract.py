@@ -11,12 +11,18 @@ from sscct_lib.radiomics import tables as radiomic_tables
 from sscct_lib.radiomics.extract import extract, extract_scans, resample, settings_hash
 from sscct_lib.radiomics.filters import image_types
 from sscct_lib.study import schemas, tables
-from sscct_lib.study.folder import StudyError, load_study
+from sscct_lib.study.folder import Study, StudyError, load_study
 from sscct_lib.study.results import ScanError
+from sscct_lib.study.runs import changed
 from sscct_lib.study.settings import RadiomicsSettings
 from sscct_lib.study.words import feature_name
 
 SETTINGS = RadiomicsSettings(spacing_mm=4.0)
+
+
+def with_settings(study: Study, **sections: object) -> Study:
+    """Give the run with other settings, as if study.yaml had been edited."""
+    return Study(study.folder, changed(study, sections).settings)
 
 
 def volume(array: np.ndarray, spacing: float = 4.0) -> sitk.Image:
@@ -181,14 +187,14 @@ def test_finished_scans_are_not_done_again_until_settings_change(study, monkeypa
     monkeypatch.setattr(radiomic_extract, "extract", lambda *given: calls.append(given) or {})
     pd.testing.assert_frame_equal(extract_scans(study, rows("ok")), first)
     assert not calls
-    extract_scans(load_study(study.folder, radiomics={"bin_width": 30.0}), rows("ok"))
+    extract_scans(with_settings(study, radiomics={"bin_width": 30.0}), rows("ok"))
     assert len(calls) == 1
 
 
 def test_the_settings_hash_tells_settings_apart(study) -> None:
-    assert settings_hash(study) == settings_hash(load_study(study.folder, "other", seed=1))
-    assert settings_hash(study) != settings_hash(load_study(study.folder, radiomics={"bin_width": 30.0}))
-    assert settings_hash(study) != settings_hash(load_study(study.folder, images={"spacing_mm": 2.0}))
+    assert settings_hash(study) == settings_hash(with_settings(study, seed=1))
+    assert settings_hash(study) != settings_hash(with_settings(study, radiomics={"bin_width": 30.0}))
+    assert settings_hash(study) != settings_hash(with_settings(study, images={"spacing_mm": 2.0}))
 
 
 def test_the_description_is_in_words_and_leaves_failed_scans_out(study) -> None:
@@ -247,7 +253,7 @@ def test_lobes_are_regions_where_the_masks_have_them(scan) -> None:
 
 
 def test_lobes_are_resampled_and_a_new_lobe_mask_makes_features_anew(study, scan) -> None:
-    study = load_study(study.folder, radiomics={"spacing_mm": 5.0, "regions": ["lul"]})
+    study = with_settings(study, radiomics={"spacing_mm": 5.0, "regions": ["lul"]})
     assert "original_firstorder_Mean_lul" not in extract_scans(study, rows("ok"))
     study.lobes("ok").parent.mkdir(parents=True)
     sitk.WriteImage(volume(np.where(scan[1] == 2, 4, 0).astype(np.uint8)), str(study.lobes("ok")))
@@ -275,7 +281,7 @@ def test_a_table_with_an_unknown_feature_is_refused_by_name(study, name: str) ->
 
 def test_an_unknown_region_is_refused_by_name(study) -> None:
     with pytest.raises(StudyError, match="lingula"):
-        load_study(study.folder, radiomics={"regions": ["lingula"]})
+        with_settings(study, radiomics={"regions": ["lingula"]})
 
 
 def test_models_see_the_features_of_every_image_that_filters_make():
