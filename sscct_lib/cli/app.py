@@ -219,7 +219,8 @@ def _snakemake_command(
     return [
         sys.executable, "-m", "snakemake", "--snakefile", str(PROJECT / "workflow" / "Snakefile"),
         "--directory", str(study.folder), "--cores", str(cores), "--keep-going", "--rerun-incomplete", "--nolock",
-        "--forcerun", *(str(path.relative_to(study.folder)) for path in to_make), "--rerun-triggers", "params",
+        *(["--forcerun", *(str(path.relative_to(study.folder)) for path in to_make)] if to_make else []),
+        "--rerun-triggers", "params",
         "--quiet", "rules", "progress", "host", *further,
         "--config", *(f"{name}={value}" for name, value in config.items()),
     ]  # fmt: skip

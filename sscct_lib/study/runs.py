@@ -25,7 +25,7 @@ from sscct_lib.study.folder import (
     parse_yaml,
     read_settings,
 )
-from sscct_lib.study.keys import given_predictions, ingredients, out_of_date
+from sscct_lib.study.keys import fits, given_predictions, ingredients, out_of_date
 from sscct_lib.study.settings import Section, Settings
 from sscct_lib.study.stages import NOTEBOOKS, TABLES, executed
 from sscct_lib.study.tables import read_csv
@@ -308,7 +308,10 @@ def share_results(origins: Sequence[Study], target: Study) -> int:
 
 
 def _of_stages(origin: Study, target: Study) -> Iterator[Path]:
-    """List what shards and notebooks of a run made of the same as they would in the other."""
+    """List what shards and notebooks of a run made of the same as they would in the other.
+
+    What the other has of such a notebook is removed where it is of an earlier state.
+    """
     for stage, sections in STAGE_SECTIONS.items():
         if all(getattr(origin.settings, name) == getattr(target.settings, name) for name in sections):
             for folder in ("shards", "provenance", "benchmarks"):
@@ -316,10 +319,13 @@ def _of_stages(origin: Study, target: Study) -> Iterator[Path]:
     for name in NOTEBOOKS:
         if out_of_date(origin, name) or ingredients(origin, name) != ingredients(target, name):
             continue
-        yield executed(origin, name)
-        yield from (origin.table(table) for table in TABLES[name])
+        written = [executed(origin, name), *(origin.table(table) for table in TABLES[name])]
         for pattern in (f"provenance/{name}.json", f"benchmarks/{name}.tsv", *BESIDE_TABLES.get(name, ())):
-            yield from origin.run.glob(pattern)
+            written += origin.run.glob(pattern)
+        if out_of_date(target, name) or not all(fits(target, table) for table in TABLES[name]):
+            for path in written:
+                (target.run / path.relative_to(origin.run)).unlink(missing_ok=True)
+        yield from written
 
 
 def _link_files(origin: Study, target: Study, files: Iterable[Path]) -> int:

@@ -268,6 +268,22 @@ def test_only_what_rests_on_what_was_changed_is_made_again(study_of, manifest_fr
     assert made["lungs.max_noise_hu=50"] == {"lungs_0000", "radiomics_0000", *NOTEBOOKS[1:]}
 
 
+def test_what_a_tried_run_has_of_an_earlier_state_gives_way_to_what_the_run_has_now(study_of, manifest_frame):
+    study = study_of(manifest_frame, "cohort: {n_folds: 2}\n")
+    finish_on_paper(study, read_manifest(study))
+    changes = parse_changes(["horizons.n_bootstrap=20"])
+    tried = beside(study, changes)
+    assert {path.stem for path in to_make(tried, read_manifest(study))} == {"05_horizons"}
+    (study.folder / "study.yaml").write_text("cohort: {n_folds: 2}\nseed: 7\n")
+    study = load_study(study.folder)
+    assert {path.stem for path in to_make(load_study(study.folder, tried.run_name), read_manifest(study))} >= set(
+        NOTEBOOKS
+    )
+    finish_on_paper(study, read_manifest(study))
+    assert {path.stem for path in to_make(beside(study, changes), read_manifest(study))} == {"05_horizons"}
+    assert beside(study, changes).run_name == tried.run_name
+
+
 def test_runs_are_listed_and_one_is_removed_alone(study_of, manifest_frame):
     study = study_of(manifest_frame, "seed: 1\n")
     write_table(pd.DataFrame(columns=list(LUNGS.columns)), study, "lungs", LUNGS)
