@@ -19,6 +19,7 @@ import pandas as pd
 import pytest
 
 from sscct_lib.cohort.outcomes import label_name
+from sscct_lib.deep import cross_validation as networks
 from sscct_lib.horizons.evaluate import evaluate
 from sscct_lib.horizons.evaluation import Evaluation, averaged
 from sscct_lib.horizons.metrics import METRICS
@@ -26,7 +27,8 @@ from sscct_lib.horizons.models import STACKED, stack
 from sscct_lib.radiomics import cross_validation, estimators
 from sscct_lib.radiomics.feature_sets import feature_columns
 from sscct_lib.study.folder import Study
-from sscct_lib.study.settings import CohortSettings, Settings, TabularSettings
+from sscct_lib.study.settings import CohortSettings, DeepSettings, NetworkSettings, Settings, TabularSettings
+from tests.deep.test_cross_validation import write_scan
 from tests.radiomics.tabular_cohort import labelled
 
 FEATURES = Path(__file__).parents[1] / "data" / "phantom_features.parquet"
@@ -167,3 +169,36 @@ def test_a_leak_would_be_caught(study: Study, leak: str, model: str) -> None:
         predictions = cross_validation.cross_validate(leaky, study).predictions
         values.append(printed(leaky, predictions, study)[f"All features, {model}"])
     assert np.mean(values) > 0.55, f"{leak}: {np.mean(values):.4f}"
+
+
+def test_a_network_predicts_nothing_of_noise_in_what_the_book_prints(tmp_path) -> None:
+    """Four studies, by turning round the outcomes of either half: the mean is 0.5 exactly, as above."""
+    network = NetworkSettings(size=32, epochs=2, batch_size=4)
+    study = Study(
+        tmp_path,
+        Settings(
+            horizons_years=(HORIZON,),
+            cohort=CohortSettings(n_folds=2),
+            deep=DeepSettings(networks=("resnet18",), resnet18=network),
+        ),
+    )
+    rng, patients = np.random.default_rng(0), np.arange(16)
+    died, years, density = rng.permutation(16) % 2 == 0, rng.uniform(0, HORIZON, 16), rng.uniform(-900, -400, 16)
+    of_scan = np.repeat(patients, 2)
+    for number, patient in enumerate(of_scan):  # scans of a patient are nearly alike
+        write_scan(study, f"s{number}", density[patient])
+    found = []
+    for turned in product((False, True), repeat=2):
+        dead = (died ^ np.array(turned)[patients % 2])[of_scan]
+        cohort = pd.DataFrame(
+            {
+                "scan_id": [f"s{number}" for number in range(len(of_scan))],
+                "patient_id": [f"p{patient}" for patient in of_scan],
+                "followup_years": np.where(dead, years[of_scan], HORIZON + 0.1),
+                "event_observed": dead,
+                "fold": of_scan % 2,
+            }
+        )
+        found.append(printed(cohort, networks.cross_validate(study, cohort, ["resnet18"]), study).iloc[0])
+    assert np.std(found) > 0.01  # the risks tell scans apart
+    assert np.mean(found) == pytest.approx(0.5, abs=1e-6), found
