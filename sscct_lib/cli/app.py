@@ -344,7 +344,7 @@ def notebook(name: str, study: Path, run: RunOption = "main") -> None:
     from sscct_lib.book.chapters import run_notebook, write_provenance
     from sscct_lib.cohort.manifest import read_manifest
     from sscct_lib.study.folder import load_study
-    from sscct_lib.study.keys import notebook_record
+    from sscct_lib.study.keys import notebook_record, written
     from sscct_lib.study.recovery import alone
 
     loaded = load_study(study, run)
@@ -353,5 +353,5 @@ def notebook(name: str, study: Path, run: RunOption = "main") -> None:
     with alone(loaded.run / "logs" / f".{name}.lock", wait=True):
         made_of = notebook_record(loaded, name, read_manifest(loaded))
         run_notebook(loaded, name)
-    write_provenance(loaded, name, made_of)
+        write_provenance(loaded, name, made_of | {"written": written(loaded, name)})
     typer.echo(f"{name}: done in {time.monotonic() - start:.0f} s")

@@ -7,7 +7,7 @@ else vouches for a result: what the workflow remembers is a cache.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +114,22 @@ def provenance(study: Study, stage: str) -> dict[str, Any]:
 
 def out_of_date(study: Study, notebook: str) -> str:
     """Say why an executed notebook of a run is not the one asked for now; empty where it is."""
-    return difference(ingredients(study, notebook), provenance(study, notebook).get("ingredients"))
+    record = provenance(study, notebook)
+    why = difference(ingredients(study, notebook), record.get("ingredients"))
+    # Whoever runs a notebook by hand, perhaps with other code in a cell, leaves tables that its chapter does not show.
+    return why or (
+        "" if record.get("written") == written(study, notebook) else "made before its tables were written anew"
+    )
+
+
+def written(study: Study, notebook: str) -> str:
+    """Hash the tables of a notebook as they are."""
+    return _hash_tables(study, TABLES[notebook])
+
+
+def _hash_tables(study: Study, names: Iterable[str]) -> str:
+    paths = [study.table(name) for name in names]
+    return fingerprint([checksum(path) if path.is_file() else "" for path in paths])
 
 
 def refuse_out_of_date(study: Study) -> None:
@@ -160,10 +175,9 @@ def notebook_record(study: Study, notebook: str, manifest: pd.DataFrame) -> dict
     """Tell what an executed notebook is recorded with: its ingredients, the tables it read, its words, its shards."""
     source = PROJECT / "notebooks" / f"{notebook}.py"
     stage = SHARDS_OF.get(notebook)
-    read = [study.table(table) for other in NEEDS[notebook] for table in TABLES[other]]
     return {
         "ingredients": ingredients(study, notebook),
-        "read": fingerprint([checksum(path) if path.is_file() else "" for path in read]),
+        "read": _hash_tables(study, (table for other in NEEDS[notebook] for table in TABLES[other])),
         "words": fingerprint(source.read_text(encoding="utf-8"), study.settings.title),
         "shards": fingerprint(of_shards(study, manifest, stage) if stage else []),
     }
@@ -189,7 +203,8 @@ def to_make(study: Study, manifest: pd.DataFrame, last: str | None = None) -> li
     for name in notebooks:
         now, record = notebook_record(study, name, manifest), provenance(study, name)
         made_so = all(record.get(part) == value for part, value in now.items())
-        if not (made_so and executed(study, name).is_file() and all(fits(study, table) for table in TABLES[name])):
+        whole = executed(study, name).is_file() and all(fits(study, table) for table in TABLES[name])
+        if not (made_so and whole and record.get("written") == written(study, name)):
             found.append(executed(study, name))
     return found
 

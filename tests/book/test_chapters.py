@@ -31,7 +31,8 @@ def study(tmp_path):
     (made.run / "logs").mkdir()
     for name in NOTEBOOKS:
         nbformat.write(new_notebook(), made.run / "notebooks" / f"{name}.ipynb")
-        chapters.write_provenance(made, name, {"ingredients": keys.ingredients(made, name)})
+        made_of = {"ingredients": keys.ingredients(made, name), "written": keys.written(made, name)}
+        chapters.write_provenance(made, name, made_of)
     return made
 
 

@@ -22,7 +22,7 @@ def finish_on_paper(study: Study, manifest: pd.DataFrame) -> None:
             _touch(study, table)
         executed(study, name).parent.mkdir(exist_ok=True)
         executed(study, name).write_text('{"cells": []}')
-        write_provenance(study, name, made_of)
+        write_provenance(study, name, made_of | {"written": keys.written(study, name)})
 
 
 def _touch(study: Study, table: str) -> None:

@@ -10,7 +10,7 @@ import yaml
 from sscct_lib.book.chapters import write_provenance
 from sscct_lib.cohort.manifest import read_manifest
 from sscct_lib.study.folder import StudyError, load_study
-from sscct_lib.study.keys import notebook_record, to_make
+from sscct_lib.study.keys import notebook_record, to_make, written
 from sscct_lib.study.runs import (
     beside,
     changes_of,
@@ -255,7 +255,11 @@ def test_only_what_rests_on_what_was_changed_is_made_again(study_of, manifest_fr
     finish_on_paper(study, read_manifest(study))
     risks = study.table("predictions/elsewhere")
     pd.DataFrame({"a": [1]}).to_parquet(risks)
-    write_provenance(study, "05_horizons", notebook_record(study, "05_horizons", read_manifest(study)))
+    write_provenance(
+        study,
+        "05_horizons",
+        notebook_record(study, "05_horizons", read_manifest(study)) | {"written": written(study, "05_horizons")},
+    )
     made = {}
     for text in ("horizons.n_bootstrap=20", "deep.n_explained=1", "tabular.n_repeats=1", "lungs.max_noise_hu=50"):
         tried = beside(study, parse_changes([text]))
