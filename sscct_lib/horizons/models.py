@@ -83,7 +83,7 @@ def headline(performance: pd.DataFrame) -> pd.DataFrame:
     pandas.DataFrame
         Text, with 95 % intervals. Two columns a horizon, `AUC` and `died : expected`; the column's head says how many
         scans and patients were followed by death, and how many are known not to be; an AUC that rests on other scans
-        says on which. What follows the interval stands on a line of its own. Index: the model.
+        says on which. Index: the model.
     """
     models = list(chosen_models(performance))
     columns = {}
@@ -97,17 +97,17 @@ def headline(performance: pd.DataFrame) -> pd.DataFrame:
         for metric, words in (("auc", "AUC"), ("observed_expected", "died : expected")):
             rows = at[at["metric"] == metric].set_index("model").rename_axis(None)
             cells = pd.Series(
-                [_lines(row, own_count(row, n_scans) if metric == "auc" else []) for row in rows.itertuples()],
+                [_cell(row, own_count(row, n_scans) if metric == "auc" else []) for row in rows.itertuples()],
                 index=rows.index,
             )
             columns[head, words] = cells.reindex(models).fillna("no prediction")
     return pd.DataFrame(columns, index=models)
 
 
-def _lines(row: Any, counts: list[str]) -> str:
-    """Write an estimate, its spread and the counts in lines; the interval stays in one piece where lines wrap."""
+def _cell(row: Any, counts: list[str]) -> str:
+    """Write an estimate, its spread and the counts; the interval stays in one piece where the cell wraps."""
     estimate, *spread = cell_parts(row)
-    return "\n".join([estimate.replace(" to ", "–").replace(" (", "\N{NO-BREAK SPACE}("), *spread, *counts])
+    return " ".join([estimate.replace(" to ", "–").replace(" (", "\N{NO-BREAK SPACE}("), *spread, *counts])
 
 
 def first_pictured(names: Sequence[str]) -> str:
