@@ -212,10 +212,11 @@ def book_made_of(study: Study) -> str:
 
 def states_behind(study: Study) -> list[list[Any]]:
     """Tell the state of each file behind the pages, by its place in the study, however that was named, or its name."""
-    return [
+    states = [
         [str(path.relative_to(study.folder) if path.is_relative_to(study.folder) else path.name), file_state(path)]
         for path in _behind(study)
     ]
+    return sorted(states, key=lambda state: str(state[0]))
 
 
 def _behind(study: Study) -> list[Path]:
@@ -226,7 +227,7 @@ def _behind(study: Study) -> list[Path]:
         found += study.folder.glob("runs/*/tables/**/*.parquet")
     found += [*study.models.glob("**/*.json"), study.manifest_path, study.folder / "statements.yaml"]
     found += [*CHECKLISTS.glob("*.yaml"), *TEMPLATES.glob("*.md")]
-    return sorted([*found, *Path(sysconfig.get_paths()["purelib"]).glob("*.dist-info")])
+    return [*found, *Path(sysconfig.get_paths()["purelib"]).glob("*.dist-info")]
 
 
 def has_sweep(study: Study) -> bool:

@@ -192,3 +192,17 @@ def test_every_page_says_where_a_transplant_counts_as_death(study_of, manifest_f
         configured = yaml.safe_load(_config(study))["html"].get("announcement", "")
         assert ("death or lung transplant" in configured) == told
         assert "Synthetic" not in configured
+
+
+def test_a_book_is_current_however_the_study_is_named(study, monkeypatch):
+    (study.folder / "data_manifest.csv").write_text("scan_id\n")
+    (study.run / "tables").mkdir()
+    (study.run / "tables" / "a.parquet").touch()
+    monkeypatch.chdir(study.folder)
+    assert chapters.book_made_of(study) == chapters.book_made_of(Study(Path("."), study.settings))
+    chapters.front_page(study).parent.mkdir(parents=True)
+    chapters.front_page(study).touch()
+    chapters.book_record(study).write_text(chapters.book_made_of(study))
+    assert chapters.is_current(study)
+    (study.run / "tables" / "a.parquet").write_text("changed")
+    assert not chapters.is_current(study)

@@ -91,9 +91,10 @@ def test_run_page_tells_what_made_it(finished):
 
 
 def test_a_second_run_makes_nothing_again(copied):
-    before = times(copied)
+    before, of_book = times(copied), (copied.run / "book" / "written_with.txt").stat().st_mtime_ns
     assert sscct("run", copied.folder).exit_code == 0
     assert remade(copied, before) == set()
+    assert (copied.run / "book" / "written_with.txt").stat().st_mtime_ns == of_book
 
 
 def test_a_parameter_is_tried_beside_the_run_and_costs_what_rests_on_it(copied):
