@@ -240,7 +240,7 @@ def _run_alone(study: "Study", manifest: "pd.DataFrame", until: str | None, core
             for line in set_damaged_aside(study):
                 typer.echo(line)
             made_anew = to_make(study, manifest, until)
-            if until is None and not made_anew and not is_current(study):
+            if until is None and (made_anew or not is_current(study)):
                 made_anew.append(front_page(study))
             if not made_anew and not further:
                 return 0

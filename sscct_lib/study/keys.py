@@ -18,7 +18,17 @@ from sscct_lib.study.code import KEYS, code_hash
 from sscct_lib.study.files import checksum
 from sscct_lib.study.folder import Study, StudyError, fingerprint
 from sscct_lib.study.results import file_state, shard
-from sscct_lib.study.stages import NEEDS, NOTEBOOKS, PER_SCAN_STAGES, PROJECT, TABLES, executed, maker, shard_path
+from sscct_lib.study.stages import (
+    NEEDS,
+    NOTEBOOKS,
+    PER_SCAN_STAGES,
+    PROJECT,
+    TABLES,
+    executed,
+    maker,
+    shard_path,
+    shard_stage,
+)
 
 Ingredients = dict[str, Any]
 
@@ -184,7 +194,9 @@ def notebook_record(study: Study, notebook: str, manifest: pd.DataFrame) -> dict
 
 
 def to_make(study: Study, manifest: pd.DataFrame, last: str | None = None) -> list[Path]:
-    """List the results of a run that are not there, or not what is asked for now: a file of each stage.
+    """List the results of a run that are not there, or not what is asked for now, and what rests on them.
+
+    Of each stage it is one file.
 
     Parameters
     ----------
@@ -192,21 +204,28 @@ def to_make(study: Study, manifest: pd.DataFrame, last: str | None = None) -> li
         Notebook after which the run stops; None: it goes on to the end.
     """
     notebooks = NOTEBOOKS if last is None else NOTEBOOKS[: NOTEBOOKS.index(last) + 1]
-    stages = {SHARDS_OF[name] for name in notebooks if name in SHARDS_OF}
-    stages |= {"phantom"} if study.settings.demo is not None else set()
-    found = []
-    for stage in stages:
+    stages = [stage for stage in PER_SCAN_STAGES if stage in {SHARDS_OF.get(name) for name in notebooks}]
+    found: dict[str, Path] = {}
+    for stage in [*(["phantom"] if study.settings.demo is not None else []), *stages]:
         for index, now in enumerate(of_shards(study, manifest, stage)):
             path = shard_path(study, stage, index)
-            if not path.is_file() or provenance(study, path.stem).get("ingredients") != now:
-                found.append(path)
+            before = shard_path(study, BEFORE.get(stage, ""), index).stem
+            is_so = path.is_file() and provenance(study, path.stem).get("ingredients") == now
+            if before in found or not is_so:
+                found[path.stem] = path
     for name in notebooks:
-        now, record = notebook_record(study, name, manifest), provenance(study, name)
-        made_so = all(record.get(part) == value for part, value in now.items())
-        whole = executed(study, name).is_file() and all(fits(study, table) for table in TABLES[name])
-        if not (made_so and whole and record.get("written") == written(study, name)):
-            found.append(executed(study, name))
-    return found
+        of_stage = any(shard_stage(path) == SHARDS_OF.get(name) for path in found.values())
+        if of_stage or any(other in found for other in NEEDS[name]) or not _is_whole(study, name, manifest):
+            found[name] = executed(study, name)
+    return list(found.values())
+
+
+def _is_whole(study: Study, notebook: str, manifest: pd.DataFrame) -> bool:
+    """Tell whether a notebook was executed, its tables are there, and all of it is what is asked for now."""
+    record = provenance(study, notebook)
+    made_so = all(record.get(part) == value for part, value in notebook_record(study, notebook, manifest).items())
+    there = executed(study, notebook).is_file() and all(fits(study, table) for table in TABLES[notebook])
+    return made_so and there and record.get("written") == written(study, notebook)
 
 
 def fits(study: Study, table: str) -> bool:

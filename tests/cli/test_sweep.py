@@ -105,7 +105,7 @@ def test_a_sweep_shares_goes_on_after_a_failure_and_is_compared(copied):
     bad = copied.folder / "runs" / "bad"
     bad.mkdir()
     (bad / "settings.yaml").write_text("{}\n")
-    (bad / "shards").write_text("no folder can be made here")
+    (bad / "logs").write_text("no folder can be made here")
     without_own_books = ("--until", "05_horizons")
     swept = sweep(f"{good}bad,{nothing}100\n", copied, *without_own_books)
     assert swept.exit_code == 1

@@ -14,6 +14,7 @@ from bs4 import BeautifulSoup
 
 from sscct_lib.book.chapters import front_page
 from sscct_lib.study.folder import load_study
+from sscct_lib.study.runs import beside
 from sscct_lib.study.schemas import COHORT, LUNGS, PERFORMANCE, RADIOMICS, UNUSUAL
 from sscct_lib.study.stages import NOTEBOOKS, PROJECT, executed
 from sscct_lib.study.tables import read_predictions, read_table
@@ -220,7 +221,7 @@ def test_a_failing_notebook_names_the_cell_and_leaves_its_partial_copy(half_made
     # The book is made of the rest, and says on the front page what is missing and why.
     front = front_page(copied).read_text()
     assert "This run is not complete" in front
-    assert "in several folds of one repeat" in front
+    assert "Predictions have another fold than the cohort" in front
     assert "(not made in this run)" in front
     assert "This chapter was not made" in (front_page(copied).parent / "notebooks" / "05_horizons.html").read_text()
     assert "Verdicts" in (front_page(copied).parent / "notebooks" / "02_segmentation_qa.html").read_text()
@@ -235,6 +236,7 @@ def test_a_damaged_scan_is_set_aside_counted_and_the_rest_go_on(copied, tmp_path
     missing.unlink()
     ran = sscct("run", copied.folder, "--until", "01_cohort")
     assert ran.exit_code == 0, ran.output
+    copied = load_study(copied.folder)
     images = pd.read_parquet(copied.table("images")).set_index("scan_id")
     failed = images[images["status"] == "failed"]
     assert sorted(failed.index) == sorted(manifest.loc[:1, "scan_id"])
@@ -292,11 +294,11 @@ def test_deep_models_and_horizons_are_the_same_with_two_workers(copied, finished
         assert copied.table(name).read_bytes() == finished.table(name).read_bytes(), name
     assert len(pictures(finished, "05_horizons")) > 5
     assert pictures(copied, "05_horizons") == pictures(finished, "05_horizons")
-    for path in (copied.models / "deep").glob("resnet18*"):
+    one = beside(copied, {"deep": {"networks": ["resnet18"]}})
+    for path in (one.models / "deep").glob("resnet18*"):
         path.unlink()
-    only = ("--parameters", '{"networks": ["resnet18"]}')
-    assert sscct("notebook", "04_deep_models", copied.folder, *only).exit_code == 0
-    again, before = (pd.read_parquet(study.table("predictions/04_deep_models")) for study in (copied, finished))
+    assert sscct("notebook", "04_deep_models", one.folder, "--run", one.run_name).exit_code == 0
+    again, before = (pd.read_parquet(study.table("predictions/04_deep_models")) for study in (one, finished))
     before = before[before["network"] == "resnet18"].reset_index(drop=True)
     assert before["model"].nunique() == 2
     pd.testing.assert_frame_equal(again, before, check_exact=False, rtol=0, atol=1e-5)
