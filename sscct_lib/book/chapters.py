@@ -27,7 +27,6 @@ from sscct_lib.study.code import code_hash
 from sscct_lib.study.files import checksum, write_if_changed
 from sscct_lib.study.folder import Study, StudyError, fingerprint
 from sscct_lib.study.keys import fits, out_of_date, provenance
-from sscct_lib.study.results import file_state
 from sscct_lib.study.stages import CHAPTERS, NEEDS, NOTEBOOKS, PROJECT, executed
 from sscct_lib.study.tables import read_table
 
@@ -210,13 +209,14 @@ def book_made_of(study: Study) -> str:
     return fingerprint(code_hash("book.build"), study.settings, files, states_behind(study))
 
 
-def states_behind(study: Study) -> list[list[Any]]:
-    """Tell the state of each file behind the pages, by its place in the study, however that was named, or its name."""
-    states = [
-        [str(path.relative_to(study.folder) if path.is_relative_to(study.folder) else path.name), file_state(path)]
-        for path in _behind(study)
-    ]
-    return sorted(states, key=lambda state: str(state[0]))
+def states_behind(study: Study) -> dict[str, str]:
+    """Hash each file behind the pages, by its place in the study, however that was named, or its name."""
+    inside = {path: path.is_relative_to(study.folder) for path in _behind(study)}
+    states = {
+        str(path.relative_to(study.folder) if of_study else path.name): checksum(path) if path.is_file() else ""
+        for path, of_study in inside.items()
+    }
+    return dict(sorted(states.items()))
 
 
 def _behind(study: Study) -> list[Path]:

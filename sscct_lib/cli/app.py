@@ -232,7 +232,7 @@ def _run_alone(study: "Study", manifest: "pd.DataFrame", until: str | None, core
     from sscct_lib.study.files import remove_partials
     from sscct_lib.study.folder import StudyError
     from sscct_lib.study.keys import to_make
-    from sscct_lib.study.recovery import LockedError, alone, set_damaged_aside
+    from sscct_lib.study.recovery import LockedError, alone, level_times, set_damaged_aside
 
     try:
         with alone(study.folder / LOCK_FILE) as lock:
@@ -244,6 +244,7 @@ def _run_alone(study: "Study", manifest: "pd.DataFrame", until: str | None, core
                 made_anew.append(front_page(study))
             if not made_anew and not further:
                 return 0
+            level_times(study)
             return _run_quietly(_snakemake_command(study, made_anew, until, cores, further), lock)
     except LockedError as error:
         raise StudyError(
