@@ -96,7 +96,13 @@ def level_times(study: Study) -> None:
     to it. A clock that was set back, and a study that was copied without its times, change nothing.
     """
     now = time.time_ns()
-    for pattern in ("shards/*.csv", "tables/**/*.parquet", "notebooks/*.ipynb", "book/_build/html/index.html"):
+    for pattern in (
+        "shards/*.csv",
+        "tables/**/*.parquet",
+        "notebooks/*.ipynb",
+        "benchmarks/*.tsv",
+        "book/_build/html/index.html",
+    ):
         for path in study.run.glob(pattern):
             os.utime(path, ns=(now, now))
 

@@ -16,7 +16,7 @@ from sscct_lib.images import prepare
 from sscct_lib.lungs.segment import load_lungs
 from sscct_lib.study.files import NoRoomError, atomic, remove_partials
 from sscct_lib.study.folder import StudyError
-from sscct_lib.study.recovery import LockedError, alone, set_damaged_aside
+from sscct_lib.study.recovery import LockedError, alone, level_times, set_damaged_aside
 from sscct_lib.study.results import process
 from sscct_lib.study.schemas import IMAGES
 from sscct_lib.study.tables import read_table, write_table
@@ -234,6 +234,18 @@ class TestClockAndPlace:
         table = run_shard(study, "images", 0)
         assert (table["status"] == "ok").all()
         assert study.image("a1").read_bytes() == before
+
+    def test_all_that_the_workflow_compares_by_time_gets_one_time(self, study):
+        names = ("tables/cohort.parquet", "tables/predictions/a.parquet", "notebooks/a.ipynb", "benchmarks/a.tsv")
+        for number, name in enumerate((*names, "book/_build/html/index.html")):
+            (study.run / name).parent.mkdir(parents=True, exist_ok=True)
+            (study.run / name).touch()
+            os.utime(study.run / name, (number * 1e6,) * 2)
+        before = study.image("a1").stat().st_mtime_ns
+        level_times(study)
+        leveled = [*(study.run / name for name in names), study.run / "shards" / "images_0000.csv"]
+        assert len({path.stat().st_mtime_ns for path in leveled}) == 1
+        assert study.image("a1").stat().st_mtime_ns == before  # part of the key of what rests on it
 
     def test_a_study_that_was_moved_keeps_its_results(self, study, tmp_path_factory, monkeypatch):
         from sscct_lib.study.folder import load_study
