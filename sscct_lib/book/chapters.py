@@ -147,9 +147,7 @@ def records(study: Study) -> list[dict[str, Any]]:
 
 def latest_commit(study: Study) -> str:
     """The commit of the project that made the last finished stage of a run."""
-    latest = max(
-        filter(None, records(study)), key=lambda record: str(record["finished"]), default={"git_commit": "unknown"}
-    )
+    latest = max(records(study), key=lambda record: str(record["finished"]), default={"git_commit": "unknown"})
     return str(latest["git_commit"])
 
 

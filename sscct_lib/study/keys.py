@@ -70,6 +70,12 @@ def _settings(study: Study, stage: str) -> dict[str, str]:
     return settings
 
 
+def same_settings(one: Study, other: Study, stage: str) -> bool:
+    """Tell whether a per-scan stage, and those before it, have the same settings in two runs."""
+    before = BEFORE.get(stage)
+    return _settings(one, stage) == _settings(other, stage) and (before is None or same_settings(one, other, before))
+
+
 def _data(study: Study, notebook: str) -> dict[str, Path]:
     """Files that people wrote, by the names that messages give them."""
     if notebook == "01_cohort":

@@ -25,9 +25,9 @@ from sscct_lib.study.folder import (
     parse_yaml,
     read_settings,
 )
-from sscct_lib.study.keys import fits, given_predictions, ingredients, out_of_date
+from sscct_lib.study.keys import fits, given_predictions, ingredients, out_of_date, same_settings
 from sscct_lib.study.settings import Section, Settings
-from sscct_lib.study.stages import NOTEBOOKS, TABLES, executed
+from sscct_lib.study.stages import NOTEBOOKS, PER_SCAN_STAGES, TABLES, executed
 from sscct_lib.study.tables import read_csv
 
 RUN_COLUMN = "run"
@@ -43,13 +43,6 @@ SHARED: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     # A network whose own settings are the same may be found among others.
     (("models/deep", "models/pretrained"), ("images", "lungs", "cohort", "horizons_years", "labels", "seed")),
 )
-STAGE_SECTIONS = {
-    "phantom": (),
-    "images": ("images",),
-    "lungs": ("images", "lungs"),
-    "radiomics": ("images", "lungs", "radiomics"),
-}
-"""The settings on which lists of shards rest."""
 WHOLE = ("covariates",)  # a setting whose value has names of its own
 BESIDE_TABLES: dict[str, tuple[str, ...]] = {
     "03_radiomics": ("tables/radiomics.json", "models/tabular/*"),
@@ -245,8 +238,7 @@ def read_sweep(table: Path, folder: Path) -> list[PlannedRun]:
     for row, line in enumerate(cells.drop(columns=RUN_COLUMN).to_dict("records"), start=2):
         name = names[row - 2]
         changes, found = _values({str(column): str(cell) for column, cell in line.items()})
-        written = _nested(changes)
-        written = _with_seed_of_patients(written, base)
+        written = _with_seed_of_patients(_nested(changes), base)
         settings, wrong = _judged(name, lay_over(content, written), list(changes))
         if settings is not None:
             run = PlannedRun(row, Study(folder, settings, name), changes, written)
@@ -312,8 +304,8 @@ def _of_stages(origin: Study, target: Study) -> Iterator[Path]:
 
     What the other has of such a notebook is removed where it is of an earlier state.
     """
-    for stage, sections in STAGE_SECTIONS.items():
-        if all(getattr(origin.settings, name) == getattr(target.settings, name) for name in sections):
+    for stage in PER_SCAN_STAGES:
+        if same_settings(origin, target, stage):
             for folder in ("shards", "provenance", "benchmarks"):
                 yield from (origin.run / folder).glob(f"{stage}_[0-9]*")
     for name in NOTEBOOKS:
