@@ -30,8 +30,8 @@ from sscct_lib.images.prepare import (
 from sscct_lib.lungs.quality import measure
 from sscct_lib.lungs.threshold import Anatomy, find_lungs, look
 from sscct_lib.lungs.trained import Found, apply_method, check_method, chosen_methods
-from sscct_lib.lungs.verdict import DECISIONS_FILE, apply_decisions, chest_shape, compare_visits, judge, write_shape
-from sscct_lib.study.folder import Study
+from sscct_lib.lungs.verdict import apply_decisions, chest_shape, compare_visits, judge, write_shape
+from sscct_lib.study.folder import DECISIONS_FILE, Study
 from sscct_lib.study.results import Record, ScanError, process
 from sscct_lib.study.schemas import LUNGS
 from sscct_lib.study.settings import LungSettings

@@ -25,7 +25,6 @@ from sscct_lib.study.registry import violations
 from sscct_lib.study.settings import LungSettings
 from sscct_lib.study.tables import read_csv
 
-DECISIONS_FILE = "qa_decisions.csv"
 DECISION_COLUMNS = ("scan_id", "verdict", "who", "when", "why")  # pass or fail, initials, YYYY-MM-DD, the reason
 
 HEART_SLACK_MM = 2.0

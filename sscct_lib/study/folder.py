@@ -19,6 +19,7 @@ from sscct_lib.study.settings import RunName, Section, Settings
 SETTINGS_FILE = "study.yaml"
 RUN_SETTINGS_FILE = "settings.yaml"
 MANIFEST_FILE = "data_manifest.csv"
+DECISIONS_FILE = "qa_decisions.csv"
 MOST_SHOWN = 200  # characters of a wrong value
 
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from sscct_lib.study.code import KEYS, code_hash
 from sscct_lib.study.files import checksum
-from sscct_lib.study.folder import Study, StudyError, fingerprint
+from sscct_lib.study.folder import DECISIONS_FILE, Study, StudyError, fingerprint
 from sscct_lib.study.results import file_state, shard
 from sscct_lib.study.stages import (
     NEEDS,
@@ -48,7 +48,6 @@ SHARDS_OF = {"01_cohort": "images", "02_segmentation_qa": "lungs", "03_radiomics
 BEFORE = {"images": "phantom", "lungs": "images", "radiomics": "lungs"}
 COLUMNS_OF: dict[str, tuple[str, ...]] = {"phantom": ("image",), "images": ("image", "sha256"), "lungs": ("lung_mask",)}
 FILES_OF = {"images": "image", "lungs": "lung_mask"}
-DECISIONS_FILE = "qa_decisions.csv"
 
 
 def ingredients(study: Study, notebook: str) -> Ingredients:
