@@ -1,7 +1,6 @@
 """Small studies on disk for the tests."""
 
 import os
-import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -97,9 +96,7 @@ def finished(tmp_path_factory, worker_id: str) -> Study:
 @pytest.fixture
 def copied(finished: Study, tmp_path: Path) -> Study:
     """Copy the finished study, with file times, for tests that change it."""
-    folder = tmp_path / "copy"
-    shutil.copytree(finished.folder, folder, copy_function=shutil.copy2)
-    return load_study(folder)
+    return tiny_study.copy(finished, tmp_path / "copy")
 
 
 @pytest.fixture

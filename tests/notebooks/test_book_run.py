@@ -18,6 +18,7 @@ from sscct_lib.study.runs import beside
 from sscct_lib.study.schemas import COHORT, LUNGS, PERFORMANCE, RADIOMICS, UNUSUAL
 from sscct_lib.study.stages import NOTEBOOKS, PROJECT, executed
 from sscct_lib.study.tables import read_predictions, read_table
+from tests import tiny_study
 from tests.tiny_study import sscct
 
 pytestmark = pytest.mark.slow
@@ -189,7 +190,7 @@ def half_made(finished, tmp_path_factory):
 
     Pictures of scans and patients are to be left out.
     """
-    copied = load_study(shutil.copytree(finished.folder, tmp_path_factory.mktemp("half") / "copy"))
+    copied = tiny_study.copy(finished, tmp_path_factory.mktemp("half") / "copy")
     settings = copied.folder / "study.yaml"
     settings.write_text(settings.read_text() + "book: {viewer: false, patients: false}\n")
     # What a build leaves that is killed while it writes a figure, without a record of its end.
