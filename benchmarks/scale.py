@@ -25,7 +25,9 @@ import pandera.pandas as pa
 import pyarrow.parquet as pq
 
 from sscct_lib.cli.app import run_shard
+from sscct_lib.cohort.manifest import read_manifest
 from sscct_lib.study.folder import load_study
+from sscct_lib.study.keys import provenance
 from sscct_lib.study.schemas import COHORT, PREDICTIONS, RADIOMICS
 from sscct_lib.study.settings import Settings
 from sscct_lib.study.tables import read_table, write_table
@@ -60,7 +62,7 @@ def planning() -> pd.DataFrame:
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             after = resource.getrusage(resource.RUSAGE_CHILDREN)
             seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-            row = {"scans": n_scans, "jobs": 3 * -(-n_scans // SHARD) + 6, "CPU seconds": round(seconds, 1)}
+            row = {"scans": n_scans, "jobs": -(-n_scans // SHARD) + 6, "CPU seconds": round(seconds, 1)}
             rows.append(row | {"peak MB": after.ru_maxrss // 1024})
             print(rows[-1], flush=True)
     return pd.DataFrame(rows)
@@ -91,7 +93,8 @@ def memory() -> pd.DataFrame:
 
 
 def _run_stage(folder: Path, stage: str) -> None:
-    table = run_shard(load_study(folder), stage, 0)
+    study = load_study(folder)
+    table = run_shard(study, read_manifest(study), stage, 0)
     assert (table["status"] == "ok").all(), table["reason"].tolist()
 
 
@@ -101,13 +104,13 @@ def stages(folder: Path) -> pd.DataFrame:
     n_scans = len(pd.read_csv(study.manifest_path))
     rows = []
     for stage in STAGES:
-        jobs = [pd.read_csv(path, sep="\t", na_values="-").iloc[-1] for path in study.run.glob(f"benchmarks/{stage}_*")]
-        seconds = sum(job["s"] for job in jobs) / n_scans  # the start of a job is shared among its scans
+        jobs = [provenance(study, path.stem) for path in study.run.glob(f"shards/{stage}_*.csv")]
+        seconds = sum(job["seconds"] for job in jobs) / n_scans
         places = {"images": [study.run / "images"], "lungs": [study.run / "masks"], "radiomics": []}[stage]
         places.append(study.run / "records" / stage)
         n_bytes = sum(path.stat().st_size for place in places for path in place.rglob("*") if path.is_file())
         row = {"stage": stage, "s a scan": round(seconds, 2), "MB a scan": round(n_bytes / n_scans / 1e6, 2)}
-        row["peak MB of a job"] = round(max(job["max_rss"] for job in jobs))
+        row["peak MB of a job"] = round(max(job["peak_mb"] for job in jobs))
         for total, cores in ((2_125, 1), (2_125, 16), (2_125, 256), (100_000, 1), (100_000, 16), (100_000, 256)):
             n_jobs = -(-total // SHARD)
             hours = -(-n_jobs // cores) * SHARD * seconds / 3600

@@ -220,7 +220,7 @@ def states_behind(study: Study) -> dict[str, str]:
 def _behind(study: Study) -> list[Path]:
     """Files from which the pages are made: results of the run, what the user wrote, and the installed packages."""
     run = study.run
-    found = [*run.glob("tables/**/*.parquet"), *run.glob("provenance/*.json"), *run.glob("benchmarks/*.tsv")]
+    found = [*run.glob("tables/**/*.parquet"), *run.glob("provenance/*.json")]
     if has_sweep(study):
         found += study.folder.glob("runs/*/tables/**/*.parquet")
     found += [*study.models.glob("**/*.json"), study.manifest_path, study.folder / "statements.yaml"]

@@ -96,24 +96,16 @@ def _fenced(text: str) -> str:
 
 
 def stage_costs(study: Study) -> pd.DataFrame:
-    """What the workflow measured: jobs, seconds, seconds of the longest job and peak memory (MB) of each stage."""
-    rows = []
-    for path in sorted((study.run / "benchmarks").glob("*.tsv")):
-        measured = pd.read_csv(path, sep="\t", na_values="-").iloc[-1]
-        stage = path.stem.rsplit("_", 1)[0] if path.stem[-4:].isdigit() else path.stem
-        rows.append({"Stage": stage, "s": float(measured["s"]), "mb": float(measured["max_rss"])})
-    if not rows:
-        return pd.DataFrame(columns=["Stage", "Jobs", "Seconds", "Longest job, s", "Peak, MB"])
-    stages = pd.DataFrame(rows).groupby("Stage", sort=True)
+    """What each stage took: shards or notebooks, seconds, the longest, and the peak memory (MB) of one process."""
     costs = pd.DataFrame(
-        {
-            "Jobs": stages.size(),
-            "Seconds": stages["s"].sum().round(1),
-            "Longest job, s": stages["s"].max().round(1),
-            "Peak, MB": stages["mb"].max().round().astype("Int64"),
-        }
-    )
-    return costs.reset_index()
+        [
+            {"Stage": re.sub(r"_\d{4,}$", "", record["stage"]), "s": record.get("seconds"), "mb": record.get("peak_mb")}
+            for record in records(study)
+        ],
+        columns=["Stage", "s", "mb"],
+    ).groupby("Stage", sort=True)
+    named = {"Jobs": costs.size(), "Seconds": costs["s"].sum().round(1), "Longest job, s": costs["s"].max()}
+    return pd.DataFrame(named | {"Peak, MB": costs["mb"].max()}).reset_index()
 
 
 def model_cards_page(study: Study) -> str:

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import resource
 import shlex
 import signal
 import subprocess
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from sscct_lib.study.folder import Study
+    from sscct_lib.study.keys import ToMake
 
 LOCK_FILE = ".sscct.lock"
 # Lines of Snakemake's log that tell a user nothing.
@@ -205,34 +207,36 @@ def _prepare(folder: Path, run: str, until: str | None, parameters: list[str]) -
 
 
 def _snakemake_command(
-    study: "Study", to_make: list[Path], until: str | None, cores: int, further: list[str]
+    study: "Study", to_make: "ToMake", until: str | None, with_book: bool, cores: int, further: list[str]
 ) -> list[str]:
-    from sscct_lib.study.stages import PROJECT
+    from sscct_lib.study.stages import PROJECT, per_scan_stages
 
     config = {
-        "run": json.dumps(study.run_name),
+        "run": study.run_name,
         "sscct": f"{shlex.quote(sys.executable)} -m sscct_lib.cli",
-        "last": json.dumps(until or "book"),
+        "until": until or "",
+        "last_stage": per_scan_stages(study, until)[-1],
+        "shards": [f"{index:04d}" for index in to_make.shards],
+        "notebooks": to_make.notebooks,
+        "book": "yes" if with_book else "",
     }
-    # What is to be made is known from the results themselves: the workflow's own memory of times and code has no say.
-    # Snakemake's own lock outlives a killed run; `_run_alone` holds one that does not.
+    # All of it is made: the workflow's own memory, of times, of code and of what was cut off, has no say. Snakemake's
+    # own lock outlives a killed run; `_run_alone` holds one that does not.
     return [
         sys.executable, "-m", "snakemake", "--snakefile", str(PROJECT / "workflow" / "Snakefile"),
-        "--directory", str(study.folder), "--cores", str(cores), "--keep-going", "--rerun-incomplete", "--nolock",
-        *(["--forcerun", *(str(path.relative_to(study.folder)) for path in to_make)] if to_make else []),
-        "--rerun-triggers", "params",
-        "--quiet", "rules", "progress", "host", *further,
-        "--config", *(f"{name}={value}" for name, value in config.items()),
+        "--directory", str(study.folder), "--cores", str(cores), "--keep-going", "--forceall", "--ignore-incomplete",
+        "--nolock", "--quiet", "rules", "progress", "host", *further,
+        "--config", *(f"{name}={json.dumps(value)}" for name, value in config.items()),
     ]  # fmt: skip
 
 
 def _run_alone(study: "Study", manifest: "pd.DataFrame", until: str | None, cores: int, further: list[str]) -> int:
     """Make what is to be made, by Snakemake, on a study on which no other run works; first mend what a kill left."""
-    from sscct_lib.book.chapters import front_page, is_current
+    from sscct_lib.book.chapters import is_current
     from sscct_lib.study.files import remove_partials
     from sscct_lib.study.folder import StudyError
     from sscct_lib.study.keys import to_make
-    from sscct_lib.study.recovery import LockedError, alone, level_times, set_damaged_aside
+    from sscct_lib.study.recovery import LockedError, alone, set_damaged_aside
 
     try:
         with alone(study.folder / LOCK_FILE) as lock:
@@ -240,12 +244,10 @@ def _run_alone(study: "Study", manifest: "pd.DataFrame", until: str | None, core
             for line in set_damaged_aside(study):
                 typer.echo(line)
             made_anew = to_make(study, manifest, until)
-            if until is None and (made_anew or not is_current(study)):
-                made_anew.append(front_page(study))
-            if not made_anew and not further:
+            with_book = until is None and bool(made_anew or not is_current(study))
+            if not (made_anew or with_book or further):
                 return 0
-            level_times(study)
-            return _run_quietly(_snakemake_command(study, made_anew, until, cores, further), lock)
+            return _run_quietly(_snakemake_command(study, made_anew, until, with_book, cores, further), lock)
     except LockedError as error:
         raise StudyError(
             f"Another run works on this study ({error}). Wait until it has ended, then run again."
@@ -301,42 +303,52 @@ def book(
 
 
 @app.command(hidden=True)
-def shard(stage: str, study: Path, index: Annotated[int, typer.Option()], run: RunOption = "main") -> None:
-    """Make the per-scan results of one shard (called by the workflow)."""
+def shard(
+    study: Path, index: Annotated[int, typer.Option()], run: RunOption = "main", until: str | None = None
+) -> None:
+    """Make the per-scan results of one shard that are not current, stage by stage (called by the workflow)."""
     import SimpleITK as sitk
 
-    from sscct_lib.study.folder import StudyError, load_study
-    from sscct_lib.study.stages import PER_SCAN_STAGES
+    from sscct_lib.cohort.manifest import read_manifest
+    from sscct_lib.study.folder import load_study
+    from sscct_lib.study.keys import stages_to_make
 
-    if stage not in PER_SCAN_STAGES:
-        raise StudyError(f"{stage}: expected one of {', '.join(PER_SCAN_STAGES)}.")
     # One core a job: the workflow runs as many jobs as there are cores.
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
-    start = time.monotonic()
-    result = run_shard(load_study(study, run), stage, index)
-    n_failed = int((result["status"] == "failed").sum())
-    typer.echo(
-        f"{stage}: shard {index + 1}, {len(result)} scans, {n_failed} set aside, {time.monotonic() - start:.0f} s"
-    )
+    loaded = load_study(study, run)
+    manifest = read_manifest(loaded)
+    for stage in stages_to_make(loaded, manifest, index, until):
+        start = time.monotonic()
+        result = run_shard(loaded, manifest, stage, index)
+        n_failed = int((result["status"] == "failed").sum())
+        seconds = time.monotonic() - start
+        typer.echo(f"{stage}: shard {index + 1}, {len(result)} scans, {n_failed} set aside, {seconds:.0f} s")
 
 
-def run_shard(study: "Study", stage: str, index: int) -> "pd.DataFrame":
-    """Make the results of one shard of the manifest: a row a scan, its `status` and `reason` also in `shards/`."""
+def run_shard(study: "Study", manifest: "pd.DataFrame", stage: str, index: int) -> "pd.DataFrame":
+    """Make the results of a stage for a shard of the manifest: a row a scan, `status` and `reason` in `shards/` too."""
     from sscct_lib.book.chapters import write_provenance
-    from sscct_lib.cohort.manifest import read_manifest
     from sscct_lib.study import results
-    from sscct_lib.study.keys import shard_ingredients
+    from sscct_lib.study.keys import scans_ingredients
     from sscct_lib.study.stages import PER_SCAN_STAGES, shard_path
     from sscct_lib.study.tables import write_csv
 
-    rows = results.shard(read_manifest(study), index, study.settings.shard_size)
-    made_of = {"ingredients": shard_ingredients(study, stage, rows)}
+    start = time.monotonic()
+    rows = results.shard(manifest, index, study.settings.shard_size)
+    made_of = {"ingredients": scans_ingredients(study, rows)[stage]}
     module, function = PER_SCAN_STAGES[stage]
     result: pd.DataFrame = getattr(import_module(f"sscct_lib.{module}"), function)(study, rows)
     path = shard_path(study, stage, index)
     write_csv(result[["scan_id", "status", "reason"]], path)
-    write_provenance(study, path.stem, made_of)
+    write_provenance(study, path.stem, made_of | _cost(start))
     return result
+
+
+def _cost(start: float) -> dict[str, float]:
+    """Tell what a stage took, and the largest memory that a process of its job has had up to now."""
+    peaks = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes elsewhere
+    return {"seconds": round(time.monotonic() - start, 1), "peak_mb": round(max(peaks) * unit / 1e6)}
 
 
 @app.command(hidden=True)
@@ -345,14 +357,14 @@ def notebook(name: str, study: Path, run: RunOption = "main") -> None:
     from sscct_lib.book.chapters import run_notebook, write_provenance
     from sscct_lib.cohort.manifest import read_manifest
     from sscct_lib.study.folder import load_study
-    from sscct_lib.study.keys import notebook_record, written
+    from sscct_lib.study.keys import notebook_record, of_shards, written
     from sscct_lib.study.recovery import alone
 
     loaded = load_study(study, run)
     start = time.monotonic()
     # A job whose run was killed may still be at work.
     with alone(loaded.run / "logs" / f".{name}.lock", wait=True):
-        made_of = notebook_record(loaded, name, read_manifest(loaded))
+        made_of = notebook_record(loaded, name, of_shards(loaded, read_manifest(loaded)))
         run_notebook(loaded, name)
-        write_provenance(loaded, name, made_of | {"written": written(loaded, name)})
+        write_provenance(loaded, name, made_of | {"written": written(loaded, name)} | _cost(start))
     typer.echo(f"{name}: done in {time.monotonic() - start:.0f} s")

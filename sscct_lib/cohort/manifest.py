@@ -1,6 +1,9 @@
 """The manifest: one row a scan. Reading it finds every violation and names each with file, row and column."""
 
 import os
+import stat
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -132,7 +135,7 @@ def _across_columns(valid: pd.DataFrame, raw: pd.DataFrame, folder: Path) -> lis
     add(valid.duplicated("scan_id", keep="first"), "scan_id", "a scan_id that no other row has")
     for name in ("image", "lung_mask"):
         if name in valid:
-            add(valid[name].map(lambda text: _leaves(root, text)), name, "a path inside the study folder")
+            add(valid[name].map(_leaving(root)), name, "a path inside the study folder")
     for name in ("scan_date", "last_contact_date", "transplant_date"):
         if name in valid:
             add(~possible(valid[name]), name, f"a day from {EARLIEST.year} to today")
@@ -172,15 +175,29 @@ def _across_scans(days: pd.DataFrame, raw: pd.DataFrame, of_patient: list[str]) 
     return wrong
 
 
-def _leaves(root: Path, text: object) -> bool:
-    if not isinstance(text, str):
-        return False
-    try:
-        place = (root / text).resolve()
-    except (OSError, ValueError, RuntimeError):  # links in a circle, or text that no file is called
-        return True
-    # From Python 3.13 on, links in a circle are no error and stay in the path.
-    return not place.is_relative_to(root) or any(map(os.path.islink, (place, *place.parents)))
+def _leaving(root: Path) -> Callable[[object], bool]:
+    """Give what tells whether a name leads out of a folder; each folder on the way is followed once."""
+
+    @cache
+    def leads_out(text: str) -> bool:
+        try:
+            place = (root / text).resolve()
+        except (OSError, ValueError, RuntimeError):  # links in a circle, or text that no file is called
+            return True
+        # From Python 3.13 on, links in a circle are no error and stay in the path.
+        return not place.is_relative_to(root) or any(map(os.path.islink, (place, *place.parents)))
+
+    def leaves(text: object) -> bool:
+        if not isinstance(text, str):
+            return False
+        folder, name = os.path.split(text)
+        try:
+            is_plain = not stat.S_ISLNK(os.lstat(root / text).st_mode) and name not in ("", os.curdir, os.pardir)
+        except (OSError, ValueError):  # not there, or no name of a file
+            is_plain = False
+        return leads_out(folder if is_plain else text)
+
+    return leaves
 
 
 def _in_days(valid: pd.DataFrame, kept: list[str]) -> pd.DataFrame:

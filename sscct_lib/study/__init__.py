@@ -11,7 +11,7 @@
 - `files.atomic`: a file appears whole or not at all; `files.checksum`, `files.write_secret`, `files.copy_folder`.
 - `code.code_hash`: the code that a result rests on.
 - `keys.to_make`: what a run lacks, or has otherwise than it is asked for now; `keys.refuse_out_of_date`: the same for
-  readers; `keys.notebook_record`, `keys.shard_ingredients`: what a result is recorded with.
+  readers; `keys.notebook_record`, `keys.scans_ingredients`: what a result is recorded with.
 - `recovery.alone`: one run at a time; `recovery.set_damaged_aside`: damaged results are made again.
 - `runs.open_run`: a study in a notebook, in the run in which its parameters hold; `runs.beside`: the same for the
   command line; `runs.read_sweep`: a table of runs; `runs.share_results`: what runs share.

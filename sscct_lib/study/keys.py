@@ -8,6 +8,7 @@ else vouches for a result: what the workflow remembers is a cache.
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,13 @@ from sscct_lib.study.stages import (
     NOTEBOOKS,
     PER_SCAN_STAGES,
     PROJECT,
+    SHARDS_OF,
     TABLES,
     executed,
     maker,
+    notebooks_until,
+    per_scan_stages,
     shard_path,
-    shard_stage,
 )
 
 Ingredients = dict[str, Any]
@@ -44,8 +47,6 @@ SETTINGS_OF = {
     "05_horizons": ("horizons", "seed"),
 }
 """Sections of the settings that each stage reads; those of stages on which it rests come with these."""
-SHARDS_OF = {"01_cohort": "images", "02_segmentation_qa": "lungs", "03_radiomics": "radiomics"}
-BEFORE = {"images": "phantom", "lungs": "images", "radiomics": "lungs"}
 COLUMNS_OF: dict[str, tuple[str, ...]] = {"phantom": ("image",), "images": ("image", "sha256"), "lungs": ("lung_mask",)}
 FILES_OF = {"images": "image", "lungs": "lung_mask"}
 
@@ -71,8 +72,8 @@ def _settings(study: Study, stage: str) -> dict[str, str]:
 
 def same_settings(one: Study, other: Study, stage: str) -> bool:
     """Tell whether a per-scan stage, and those before it, have the same settings in two runs."""
-    before = BEFORE.get(stage)
-    return _settings(one, stage) == _settings(other, stage) and (before is None or same_settings(one, other, before))
+    stages = [*PER_SCAN_STAGES]
+    return all(_settings(one, name) == _settings(other, name) for name in stages[: stages.index(stage) + 1])
 
 
 def _data(study: Study, notebook: str) -> dict[str, Path]:
@@ -164,71 +165,89 @@ def refuse_out_of_date(study: Study) -> None:
         )
 
 
-def shard_ingredients(study: Study, stage: str, rows: pd.DataFrame) -> Ingredients:
-    """Tell of what the results of some scans would be made now by a per-scan stage, and those before it."""
-    before = BEFORE.get(stage)
-    is_demo = study.settings.demo is not None
-    rests_on = {} if before is None or (before == "phantom" and not is_demo) else {
-        before: fingerprint(shard_ingredients(study, before, rows))
-    }  # fmt: skip
-    columns = ["scan_id", "patient_id", *COLUMNS_OF.get(stage, ())]
-    data = {"rows": fingerprint(rows[columns].astype(str).to_dict("records"))}
-    if stage in FILES_OF and not is_demo:  # the demo's own scans follow from its settings
-        names = rows[FILES_OF[stage]].dropna()
-        data["files"] = fingerprint([[name, file_state(study.folder / name)] for name in names])
-    code = code_hash(PER_SCAN_STAGES[stage][0])
-    return {"keys": KEYS, "code": code, "settings": _settings(study, stage), "data": data, "rests_on": rests_on}
+def scans_ingredients(study: Study, rows: pd.DataFrame) -> dict[str, Ingredients]:
+    """Tell of what the results of some scans would be made now, by per-scan stage, in their order."""
+    found: dict[str, Ingredients] = {}
+    rests_on: dict[str, str] = {}
+    for stage in per_scan_stages(study):
+        columns = ["scan_id", "patient_id", *COLUMNS_OF.get(stage, ())]
+        data = {"rows": fingerprint([rows[name].astype(str).tolist() for name in columns])}
+        if stage in FILES_OF and study.settings.demo is None:  # the demo's own scans follow from its settings
+            names = rows[FILES_OF[stage]].dropna().tolist()
+            data["files"] = fingerprint([[name, file_state(study.folder / name)] for name in names])
+        code = code_hash(PER_SCAN_STAGES[stage][0])
+        settings = _settings(study, stage)
+        found[stage] = {"keys": KEYS, "code": code, "settings": settings, "data": data, "rests_on": rests_on}
+        rests_on = {stage: fingerprint(found[stage])}
+    return found
 
 
-def of_shards(study: Study, manifest: pd.DataFrame, stage: str) -> list[Ingredients]:
-    """Tell of what each shard of a per-scan stage would be made now."""
+def of_shards(study: Study, manifest: pd.DataFrame) -> list[dict[str, Ingredients]]:
+    """Tell of what each shard would be made now, by per-scan stage."""
     size = study.settings.shard_size
-    return [shard_ingredients(study, stage, shard(manifest, n, size)) for n in range(-(-len(manifest) // size))]
+    return [scans_ingredients(study, shard(manifest, n, size)) for n in range(-(-len(manifest) // size))]
 
 
-def notebook_record(study: Study, notebook: str, manifest: pd.DataFrame) -> dict[str, Any]:
+def stages_to_make(study: Study, manifest: pd.DataFrame, index: int, last: str | None = None) -> list[str]:
+    """Name the per-scan stages of a shard that are to be made, in a run that goes until a notebook, in their order."""
+    rows = shard(manifest, index, study.settings.shard_size)
+    return _not_so(study, index, scans_ingredients(study, rows), last)
+
+
+def _not_so(study: Study, index: int, now: dict[str, Ingredients], last: str | None) -> list[str]:
+    """Name the first stage of a shard that was not made of what it would be made of now, and all after it."""
+    stages = per_scan_stages(study, last)
+    paths = [shard_path(study, stage, index) for stage in stages]
+    made = (
+        path.is_file() and provenance(study, path.stem).get("ingredients") == now[stage]
+        for stage, path in zip(stages, paths, strict=True)
+    )
+    return stages[next((n for n, is_so in enumerate(made) if not is_so), len(stages)) :]
+
+
+def notebook_record(study: Study, notebook: str, shards: list[dict[str, Ingredients]]) -> dict[str, Any]:
     """Tell what an executed notebook is recorded with: its ingredients, the tables it read, its words, its shards."""
     source = PROJECT / "notebooks" / f"{notebook}.py"
-    stage = SHARDS_OF.get(notebook)
     return {
         "ingredients": ingredients(study, notebook),
         "read": _hash_tables(study, (table for other in NEEDS[notebook] for table in TABLES[other])),
         "words": fingerprint(source.read_text(encoding="utf-8"), study.settings.title),
-        "shards": fingerprint(of_shards(study, manifest, stage) if stage else []),
+        "shards": fingerprint([made[SHARDS_OF[notebook]] for made in shards] if notebook in SHARDS_OF else []),
     }
 
 
-def to_make(study: Study, manifest: pd.DataFrame, last: str | None = None) -> list[Path]:
-    """List the results of a run that are not there, or not what is asked for now, and what rests on them.
+@dataclass(frozen=True)
+class ToMake:
+    """What of a run is to be made: per-scan stages by number of the shard, and notebooks, both in their order."""
 
-    Of each stage it is one file.
+    shards: dict[int, list[str]]
+    notebooks: list[str]
+
+    def __bool__(self) -> bool:
+        return bool(self.shards or self.notebooks)
+
+
+def to_make(study: Study, manifest: pd.DataFrame, last: str | None = None) -> ToMake:
+    """Tell which results of a run are not there, or not what is asked for now, and what rests on them.
 
     Parameters
     ----------
     last
         Notebook after which the run stops; None: it goes on to the end.
     """
-    notebooks = NOTEBOOKS if last is None else NOTEBOOKS[: NOTEBOOKS.index(last) + 1]
-    stages = [stage for stage in PER_SCAN_STAGES if stage in {SHARDS_OF.get(name) for name in notebooks}]
-    found: dict[str, Path] = {}
-    for stage in [*(["phantom"] if study.settings.demo is not None else []), *stages]:
-        for index, now in enumerate(of_shards(study, manifest, stage)):
-            path = shard_path(study, stage, index)
-            before = shard_path(study, BEFORE.get(stage, ""), index).stem
-            is_so = path.is_file() and provenance(study, path.stem).get("ingredients") == now
-            if before in found or not is_so:
-                found[path.stem] = path
-    for name in notebooks:
-        of_stage = any(shard_stage(path) == SHARDS_OF.get(name) for path in found.values())
-        if of_stage or any(other in found for other in NEEDS[name]) or not _is_whole(study, name, manifest):
-            found[name] = executed(study, name)
-    return list(found.values())
+    shards = of_shards(study, manifest)
+    of_scans = {index: stages for index, now in enumerate(shards) if (stages := _not_so(study, index, now, last))}
+    found = {stage for stages in of_scans.values() for stage in stages}
+    for name in notebooks_until(last):
+        if found & {SHARDS_OF.get(name), *NEEDS[name]} or not _is_whole(study, name, shards):
+            found.add(name)
+    return ToMake(of_scans, [name for name in NOTEBOOKS if name in found])
 
 
-def _is_whole(study: Study, notebook: str, manifest: pd.DataFrame) -> bool:
+def _is_whole(study: Study, notebook: str, shards: list[dict[str, Ingredients]]) -> bool:
     """Tell whether a notebook was executed, its tables are there, and all of it is what is asked for now."""
     record = provenance(study, notebook)
-    made_so = all(record.get(part) == value for part, value in notebook_record(study, notebook, manifest).items())
+    made_so = all(record.get(part) == value for part, value in notebook_record(study, notebook, shards).items())
     there = executed(study, notebook).is_file() and all(fits(study, table) for table in TABLES[notebook])
     return made_so and there and record.get("written") == written(study, notebook)
 

@@ -3,7 +3,6 @@
 import fcntl
 import json
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -87,24 +86,6 @@ def set_damaged_aside(study: Study) -> list[str]:
                 path.rename(target)
                 told.append(f"{path.relative_to(study.folder)}: {reason}. Set aside in {target.parent.name}/.")
     return told
-
-
-def level_times(study: Study) -> None:
-    """Give all results of a run one time: whether one is to be made again, their times do not tell.
-
-    Snakemake, which takes a result for stale when something before it is newer, then looks at nothing but what is named
-    to it. A clock that was set back, and a study that was copied without its times, change nothing.
-    """
-    now = time.time_ns()
-    for pattern in (
-        "shards/*.csv",
-        "tables/**/*.parquet",
-        "notebooks/*.ipynb",
-        "benchmarks/*.tsv",
-        "book/_build/html/index.html",
-    ):
-        for path in study.run.glob(pattern):
-            os.utime(path, ns=(now, now))
 
 
 def _table(path: Path) -> str:

@@ -6,6 +6,7 @@ How far long work is stands in lines under a notebook's cell and in the terminal
 import json
 import logging
 import re
+import stat
 import sys
 import time
 import traceback
@@ -164,10 +165,11 @@ def _file_of(function: ScanFunction) -> Path:
 
 def file_state(path: Path) -> list[Any]:
     """Tell a file's size and time of change (ns), cheaply, or that it is missing."""
-    if not path.is_file():
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
         return ["missing"]
-    stat = path.stat()
-    return [stat.st_size, stat.st_mtime_ns]
+    return [found.st_size, found.st_mtime_ns] if stat.S_ISREG(found.st_mode) else ["missing"]
 
 
 def without_names(text: str, files: Iterable[Path]) -> str:

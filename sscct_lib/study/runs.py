@@ -306,13 +306,13 @@ def _of_stages(origin: Study, target: Study) -> Iterator[Path]:
     """
     for stage in PER_SCAN_STAGES:
         if same_settings(origin, target, stage):
-            for folder in ("shards", "provenance", "benchmarks"):
+            for folder in ("shards", "provenance"):
                 yield from (origin.run / folder).glob(f"{stage}_[0-9]*")
     for name in NOTEBOOKS:
         if out_of_date(origin, name) or ingredients(origin, name) != ingredients(target, name):
             continue
         written = [executed(origin, name), *(origin.table(table) for table in TABLES[name])]
-        for pattern in (f"provenance/{name}.json", f"benchmarks/{name}.tsv", *BESIDE_TABLES.get(name, ())):
+        for pattern in (f"provenance/{name}.json", *BESIDE_TABLES.get(name, ())):
             written += origin.run.glob(pattern)
         if out_of_date(target, name) or not all(fits(target, table) for table in TABLES[name]):
             for path in written:

@@ -41,6 +41,22 @@ PER_SCAN_STAGES = {
 }
 
 
+# Which per-scan stage is the last that a notebook gathers.
+SHARDS_OF = {"01_cohort": "images", "02_segmentation_qa": "lungs", "03_radiomics": "radiomics"}
+
+
+def per_scan_stages(study: Study, last: str | None = None) -> list[str]:
+    """Name the per-scan stages of a run that goes until a notebook, or to the end, in their order."""
+    gathered = [SHARDS_OF[name] for name in notebooks_until(last) if name in SHARDS_OF]
+    stages = list(PER_SCAN_STAGES)
+    return stages[int(study.settings.demo is None) : stages.index(gathered[-1]) + 1]
+
+
+def notebooks_until(last: str | None) -> tuple[str, ...]:
+    """Name the notebooks of a run that stops after one of them; None: it goes on to the end."""
+    return NOTEBOOKS if last is None else NOTEBOOKS[: NOTEBOOKS.index(last) + 1]
+
+
 def shard_path(study: Study, stage: str, index: int) -> Path:
     """Where a shard lists its scans, with what became of each."""
     return study.run / "shards" / f"{stage}_{index:04d}.csv"

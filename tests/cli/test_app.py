@@ -6,6 +6,7 @@ from typer.testing import CliRunner
 
 from sscct_lib.cli.app import _snakemake_command, app
 from sscct_lib.study.folder import SETTINGS_FILE
+from sscct_lib.study.keys import ToMake
 
 
 def sscct(*arguments):
@@ -111,13 +112,17 @@ def test_a_book_needs_executed_notebooks(study_of, manifest_frame):
 
 def test_the_workflow_is_told_what_is_to_be_made(study_of, manifest_frame):
     study = study_of(manifest_frame)
-    to_make = [study.run / "shards" / "images_0000.csv", study.run / "notebooks" / "01_cohort.ipynb"]
-    command = _snakemake_command(study, to_make, "01_cohort", 1, ["--dry-run"])
+    to_make = ToMake({2: ["images"]}, ["01_cohort"])
+    command = _snakemake_command(study, to_make, "01_cohort", False, 1, ["--dry-run"])
     given = parse_args(command[3:])[1]
-    assert given.forcerun == {"runs/main/shards/images_0000.csv", "runs/main/notebooks/01_cohort.ipynb"}
+    assert given.forceall
     assert given.dryrun
     assert parse_config(given.config) == {
         "run": "main",
         "sscct": f"{sys.executable} -m sscct_lib.cli",
-        "last": "01_cohort",
+        "until": "01_cohort",
+        "last_stage": "images",
+        "shards": ["0002"],
+        "notebooks": ["01_cohort"],
+        "book": None,
     }

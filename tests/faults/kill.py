@@ -26,6 +26,7 @@ import pandas as pd
 import psutil
 
 from sscct_lib.cli.app import run_shard
+from sscct_lib.cohort.manifest import read_manifest
 from sscct_lib.study.files import checksum
 from sscct_lib.study.folder import Study, load_study
 from sscct_lib.study.stages import NOTEBOOKS, PER_SCAN_STAGES
@@ -46,7 +47,7 @@ horizons: {n_bootstrap: 20, reference: Quantitative CT}
 SMALLER = "demo: {n_patients: 3, n_scans: 4, spacing_mm: 8.0}\n"
 MOST_IN_A_ROW = 5
 MARK = "SSCCT_KILL_TEST"
-NO_RESULTS = {"logs", "benchmarks", "provenance", ".snakemake", "sphinx", "damaged", "key"} | {
+NO_RESULTS = {"logs", "provenance", ".snakemake", "sphinx", "damaged", "key"} | {
     "generated.json", "searched.json",
 }  # fmt: skip
 """Folders that hold when and how long something ran, or what Sphinx remembers; and what a book knows of the times of
@@ -202,7 +203,7 @@ def as_command(*arguments: object) -> Attempt:
 
 def a_shard(stage: str) -> Attempt:
     """Make the first shard of a per-scan stage."""
-    return lambda study, seconds: forked(lambda: run_shard(study, stage, 0), seconds)
+    return lambda study, seconds: forked(lambda: run_shard(study, read_manifest(study), stage, 0), seconds)
 
 
 def try_stage(
@@ -301,7 +302,7 @@ def try_all(
         if stage in wanted:
             attempt_all(study.folder, stage, a_shard(stage))
         if wanted & set(STAGES[STAGES.index(stage) + 1 :]) - {"workflow"}:
-            run_shard(study, stage, 0)
+            run_shard(study, read_manifest(study), stage, 0)
     if "workflow" in wanted:
         attempt_all(study.folder, "workflow", as_command("run", Study, "--until", "01_cohort", "--cores", 1))
     last = {name: as_command("notebook", name, Study) for name in NOTEBOOKS} | {"book": in_process("book", Study)}

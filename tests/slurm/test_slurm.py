@@ -103,7 +103,7 @@ def test_a_whole_study_on_the_cluster_gives_the_tables_of_this_machine(local, tm
     assert front_page(study).is_file()
     assert {path.stem for path in study.run.glob("notebooks/*.ipynb")} == set(NOTEBOOKS)
     assert tables(study) == tables(local)
-    n_jobs = len(list(study.run.glob("benchmarks/*.tsv"))) + 1  # that of the book is not measured
+    n_jobs = len(list(study.run.glob("shards/radiomics_*.csv"))) + len(NOTEBOOKS) + 1
     print(f"\n{len(read_manifest(study))} scans, {n_jobs} jobs, {time.monotonic() - began:.0f} s")
 
 
@@ -118,7 +118,7 @@ def test_a_cancelled_job_is_named_and_the_run_goes_on(local, tmp_path):
 def test_a_job_that_runs_out_of_time_is_named_and_the_run_goes_on(local, tmp_path):
     folder = again(local, tmp_path / "study")
     until = ("--until", "01_cohort")
-    short = ("--set-resources", "images:runtime=1", "phantom:runtime=1")
+    short = ("--set-resources", "scans:runtime=1")
     stopped: list[str] = []
 
     def hang(job: str) -> None:
