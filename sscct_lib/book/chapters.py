@@ -42,6 +42,27 @@ SHOWN_PACKAGES = (
 GLUED = "application/papermill.record/"
 
 
+class Scripts:
+    """How papermill, called by hand, reads `notebooks/NAME.py`; entry point `papermill.io` of this package."""
+
+    @staticmethod
+    def read(path: str) -> str:
+        """Read a notebook, also one that is kept as a script of percent cells."""
+        import jupytext
+
+        return str(jupytext.writes(jupytext.read(path), fmt="ipynb"))
+
+    @staticmethod
+    def pretty_path(path: str) -> str:
+        """Give the path as it is."""
+        return path
+
+    @staticmethod
+    def write(content: str, path: str) -> None:
+        """Refuse, since what is executed goes elsewhere."""
+        raise StudyError(f"{path} lies among the sources of the notebooks. Name a file elsewhere for the executed one.")
+
+
 def run_notebook(study: Study, name: str) -> Path:
     """Execute a notebook on a study, with the settings of its run.
 

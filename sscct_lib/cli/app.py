@@ -218,6 +218,7 @@ def _snakemake_command(
         "last_stage": per_scan_stages(study, until)[-1],
         "shards": [f"{index:04d}" for index in to_make.shards],
         "notebooks": to_make.notebooks,
+        "trainings": _trainings(study, further) if "04_deep_models" in to_make.notebooks else [],
         "book": "yes" if with_book else "",
     }
     # All of it is made: the workflow's own memory, of times, of code and of what was cut off, has no say. Snakemake's
@@ -228,6 +229,15 @@ def _snakemake_command(
         "--nolock", "--quiet", "rules", "progress", "host", *further,
         "--config", *(f"{name}={json.dumps(value)}" for name, value in config.items()),
     ]  # fmt: skip
+
+
+def _trainings(study: "Study", further: list[str]) -> list[str]:
+    """Name the trainings that are jobs of their own: on a cluster, all; on one machine its cores share them better."""
+    if not any(option.startswith(("--profile", "--executor")) for option in further):
+        return []
+    from sscct_lib.deep.cross_validation import training_names
+
+    return training_names(study)
 
 
 def _run_alone(study: "Study", manifest: "pd.DataFrame", until: str | None, cores: int, further: list[str]) -> int:
@@ -349,6 +359,26 @@ def _cost(start: float) -> dict[str, float]:
     peaks = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes elsewhere
     return {"seconds": round(time.monotonic() - start, 1), "peak_mb": round(max(peaks) * unit / 1e6)}
+
+
+@app.command(hidden=True)
+def train(study: Path, name: Annotated[str | None, typer.Option()] = None, run: RunOption = "main") -> None:
+    """Train one network of a fold, or without a name make the cubes for all (called by the workflow on a cluster)."""
+    from sscct_lib.deep.cross_validation import train_one
+    from sscct_lib.deep.cubes import make_cubes, view_of
+    from sscct_lib.lungs.segment import usable
+    from sscct_lib.study.folder import load_study
+    from sscct_lib.study.schemas import COHORT, LUNGS
+    from sscct_lib.study.tables import read_table
+
+    loaded = load_study(study, run)
+    cohort, lungs = read_table(loaded, "cohort", COHORT), usable(read_table(loaded, "lungs", LUNGS))
+    cohort = cohort[cohort["scan_id"].isin(lungs["scan_id"])].reset_index(drop=True)
+    if name is not None:
+        train_one(loaded, cohort, name)
+    else:
+        for view in {view_of(loaded, network) for network in loaded.settings.deep.networks}:
+            make_cubes(loaded, cohort, view, n_jobs=-1)
 
 
 @app.command(hidden=True)

@@ -7,6 +7,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from multiprocessing import get_context, parent_process
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
@@ -90,16 +91,8 @@ def cross_validate(study: Study, cohort: pd.DataFrame, networks: Sequence[str], 
     """
     for name in networks:
         check_size(name, study.settings.deep.network(name))
-    tasks: list[Task] = []
-    told: list[float] = []
-    for name in networks:
-        examples, key = _examples(study, cohort, name, n_jobs)
-        folds = sorted(set(examples.table["fold"]))
-        _check_folds(examples, folds)
-        told = horizons_told(study, examples.died, examples.table["fold"])
-        members = range(study.settings.deep.network(name).n_members)
-        _forget_others(study, name, folds, members)
-        tasks += [Task(name, examples, fold, member, key) for fold in folds for member in members]
+    tasks = [task for name in networks for task in _tasks(study, cohort, name, n_jobs)]
+    told = horizons_told(study, tasks[-1].examples.died, tasks[-1].examples.table["fold"])
     predictions = pd.concat(_run(study, tasks, n_jobs), ignore_index=True)
     scans = predictions.groupby(["model", "horizon_years", "scan_id", "patient_id", "fold"])
     spread = scans.agg(risk=("risk", "mean"), risk_sd=("risk", "std"), dropout_sd=("dropout_sd", "mean")).reset_index()
@@ -109,6 +102,55 @@ def cross_validate(study: Study, cohort: pd.DataFrame, networks: Sequence[str], 
     # Members learned from the same patients: together they are one fit.
     named = spread.assign(repeat=0, family=FAMILY, network=spread["model"].map(of_name))
     return PREDICTIONS.validate(named.drop(columns="dropout_sd"))
+
+
+def train_one(study: Study, cohort: pd.DataFrame, name: str, n_jobs: int = 1) -> None:
+    """Train one model of a cross-validation, unless it is there; `cross_validate` then finds it.
+
+    So the trainings of a study spread over the machines of a cluster.
+
+    Parameters
+    ----------
+    name
+        As `training_names` gives it. Of a fold that has no patients there is nothing to train.
+    cohort, n_jobs
+        As for `cross_validate`.
+
+    Raises
+    ------
+    StudyError
+        As `cross_validate`.
+    """
+    network = name.partition("_fold")[0]
+    check_size(network, study.settings.deep.network(network))
+    for task in _tasks(study, cohort, network, n_jobs):
+        if _path(study, task).stem == name:
+            torch.set_num_threads(cpu_count())
+            _trained(study, task)
+
+
+def training_names(study: Study) -> list[str]:
+    """Name the trainings of a study, one for each network, fold and member."""
+    return [
+        prediction.model_path(study, network, fold, member).stem
+        for network in study.settings.deep.networks
+        for fold in range(study.settings.cohort.n_folds)
+        for member in range(study.settings.deep.network(network).n_members)
+    ]
+
+
+def _tasks(study: Study, cohort: pd.DataFrame, network: str, n_jobs: int) -> list[Task]:
+    """List the models of a network, and remove those that the settings no longer ask for."""
+    examples, key = _examples(study, cohort, network, n_jobs)
+    folds = sorted(set(examples.table["fold"]))
+    _check_folds(examples, folds)
+    members = range(study.settings.deep.network(network).n_members)
+    _forget_others(study, network, folds, members)
+    return [Task(network, examples, fold, member, key) for fold in folds for member in members]
+
+
+def _path(study: Study, task: Task) -> Path:
+    return prediction.model_path(study, task.network, task.fold, task.member)
 
 
 def _run(study: Study, tasks: list[Task], n_jobs: int) -> list[pd.DataFrame]:
@@ -223,12 +265,7 @@ def _forget_others(study: Study, network_name: str, folds: list[int], members: r
 def _one_model(study: Study, task: Task, threads: int) -> pd.DataFrame:
     """Train a model of a fold, or find it, and predict the fold's scans."""
     torch.set_num_threads(threads)
-    path, tested = prediction.model_path(study, task.network, task.fold, task.member), task.tested
-    card = prediction.current_card(path, task.key, prediction.ON_CARD)
-    if card:
-        log.info("%s: found trained", task.words)
-    else:
-        card = _train_and_save(study, task)
+    card, tested = _trained(study, task), task.tested
     network = prediction.fold_model(study, task.network, task.fold, task.member)
     features = prediction.encode(network, tested.paths)
     risk = prediction.risks_of(network, features, tested.clinical)
@@ -238,6 +275,14 @@ def _one_model(study: Study, task: Task, threads: int) -> pd.DataFrame:
     return risk_table(tested.table, card["model"], card["horizons_years"], risk=risk, dropout_sd=drawn)
 
 
+def _trained(study: Study, task: Task) -> dict[str, Any]:
+    """Give the card of a model; train it where it is not there."""
+    card = prediction.current_card(_path(study, task), task.key, prediction.ON_CARD)
+    if card:
+        log.info("%s: found trained", task.words)
+    return card or _train_and_save(study, task)
+
+
 def _train_and_save(study: Study, task: Task) -> dict[str, Any]:
     """Train a model, save it with its card, and give the card."""
     settings = study.settings.deep.network(task.network)
@@ -245,7 +290,7 @@ def _train_and_save(study: Study, task: Task) -> dict[str, Any]:
     seed = int(fingerprint(study.settings.seed, task.network, task.fold, task.member), 16) % 2**32
     torch.manual_seed(seed)
     network, weights = _untrained(study, task.network, training, task.fold)
-    path = prediction.model_path(study, task.network, task.fold, task.member)
+    path = _path(study, task)
     unfinished = study.models / "unfinished" / f"{path.stem}_{task.key}.ckpt"
     for other in unfinished.parent.glob(f"{path.stem}_*.ckpt"):
         if other != unfinished:  # of other settings, code or scans

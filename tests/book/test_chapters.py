@@ -7,19 +7,22 @@ import sysconfig
 from pathlib import Path
 from tempfile import gettempdir
 
+import jupytext
 import nbformat
 import pytest
 import yaml
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_notebook, new_output
+from papermill.iorw import load_notebook_node, write_ipynb
 from papermill.parameterize import parameterize_path
+from papermill.utils import find_first_tagged_cell_index
 
 from sscct_lib.book import chapters
 from sscct_lib.book.build import _config, this_run
 from sscct_lib.intake.privacy_search import search_file
 from sscct_lib.study import keys, stages
-from sscct_lib.study.folder import Study
+from sscct_lib.study.folder import Study, StudyError
 from sscct_lib.study.settings import Settings
 from sscct_lib.study.stages import NOTEBOOKS, PROJECT
 
@@ -117,6 +120,16 @@ VISIBLE = st.characters(categories=["L", "N", "P", "S", "Zs"], exclude_character
 def test_papermill_takes_every_path_as_it_is(path):
     assume(path == os.path.normpath(path))
     assert parameterize_path(chapters._unfilled(Path(path)), {}) == path
+
+
+@pytest.mark.filterwarnings("ignore:The specified file")  # ends in another way than papermill's own do
+def test_papermill_reads_a_notebook_that_is_a_script(monkeypatch):
+    monkeypatch.chdir(PROJECT)
+    read, script = load_notebook_node("notebooks/05_horizons.py"), jupytext.read("notebooks/05_horizons.py")
+    assert [cell.source for cell in read.cells] == [cell.source for cell in script.cells]
+    assert find_first_tagged_cell_index(read, "parameters") > 0
+    with pytest.raises(StudyError, match="Name a file elsewhere"):
+        write_ipynb(read, "notebooks/tried.ipynb")
 
 
 @pytest.mark.parametrize("name", ["study", ODD], ids=["plain", "odd"])

@@ -1,4 +1,7 @@
+import re
+import subprocess
 import sys
+from collections import Counter
 
 import pytest
 from snakemake.cli import parse_args, parse_config
@@ -124,5 +127,21 @@ def test_the_workflow_is_told_what_is_to_be_made(study_of, manifest_frame):
         "last_stage": "images",
         "shards": ["0002"],
         "notebooks": ["01_cohort"],
+        "trainings": None,
         "book": None,
     }
+
+
+def test_on_a_cluster_each_training_is_a_job(study_of, manifest_frame):
+    """The jobs that Snakemake plans, each with what it waits for."""
+    study = study_of(manifest_frame, "cohort: {n_folds: 2}\ndeep: {networks: [swin], swin: {n_members: 2}}\n")
+    to_make = ToMake({0: ["radiomics"]}, ["03_radiomics", "04_deep_models", "05_horizons"])
+    command = _snakemake_command(study, to_make, None, True, 2, ["--executor", "local", "--dag"])
+    planned = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    names = dict(re.findall(r'(\d+)\[label = "(\w+)', planned))
+    before = {(names[one], names[other]) for one, other in re.findall(r"(\d+) -> (\d+)", planned)}
+    assert Counter(names.values()) == dict.fromkeys(
+        ("all", "scans", "radiomics", "cubes", "deep_models", "horizons", "book"), 1
+    ) | {"training": 4}
+    assert {("cubes", "training"), ("training", "deep_models"), ("deep_models", "horizons")} <= before
+    assert {one for one, other in before if other == "radiomics"} == {"scans"}

@@ -89,6 +89,22 @@ def test_every_scan_is_predicted_once_at_each_horizon(trained):
     assert folds.to_dict() == cohort.set_index("scan_id")["fold"].to_dict()
 
 
+def test_trainings_that_were_jobs_of_their_own_are_found_and_give_the_same(trained, tmp_path, monkeypatch):
+    together, cohort, expected = trained
+    study = study_in(tmp_path, **together.settings.model_dump(include={"cohort"}))
+    make_cohort(study)
+    names = [name for name in cross_validation.training_names(study) if name[-3] in "01"]
+    assert names == ["swin_fold0_0", "swin_fold1_0"]
+    for name in reversed(names):
+        cross_validation.train_one(study, cohort, name)
+    cross_validation.train_one(study, cohort, "swin_fold4_0")  # of which nobody is
+    monkeypatch.setattr(cross_validation, "train", lambda *_: pytest.fail("trained again"))
+    pd.testing.assert_frame_equal(cross_validation.cross_validate(study, cohort, ["swin"]), expected)
+    for name in names:
+        ours, theirs = (load_file(one.models / "deep" / f"{name}.safetensors") for one in (study, together))
+        assert all(torch.equal(ours[part], theirs[part]) for part in ours.keys() | theirs.keys())
+
+
 def test_a_model_never_sees_its_fold(tmp_path, monkeypatch):
     study = study_in(tmp_path)
     cohort = make_cohort(study)
