@@ -68,8 +68,8 @@ class Examples:
     @property
     def followed_by_death(self) -> NDArray[np.bool_]:
         """Whether a patient of the scan is known to die within the longest horizon, shape (n,)."""
-        by_scan = pd.Series(self.died.any(axis=1))
-        return by_scan.groupby(self.table["patient_id"].to_numpy()).transform("any").to_numpy()
+        patients = self.table["patient_id"]
+        return patients.isin(patients.to_numpy()[self.died.any(axis=1)]).to_numpy()
 
 
 def set_apart(examples: Examples, share: float, seed: int) -> tuple[Examples, Examples]:

@@ -60,7 +60,7 @@ def cox_path(
     """Yield log hazard ratios (p,) for each penalty; at least one death; ties by Breslow's method."""
     # Simon N, et al. Regularization paths for Cox's proportional hazards model. J Stat Softw 2011;39(5):1-13.
     order = np.argsort(-years, kind="stable")  # the longest followed first: a risk set is then a beginning
-    design, weight, sets = columns[order], weight[order] / weight.sum(), _risk_sets(years[order], event[order])
+    design, weight, sets = columns[order], weight[order] / weight.sum(), risk_sets(years[order], event[order])
     deaths = np.bincount(sets.of_death, weight[sets.is_death], minlength=len(sets.end))
     summed = design[sets.is_death].T @ weight[sets.is_death]
 
@@ -84,7 +84,7 @@ def cox_path(
 def breslow(years: Floats, event: NDArray[np.bool_], weight: Floats, predictor: Floats, horizons: Floats) -> Floats:
     """Cumulative hazard (h,) by each horizon (years) where the log hazard ratio `predictor` is 0 (Breslow NE, 1972)."""
     order = np.argsort(-years, kind="stable")
-    sets = _risk_sets(years[order], event[order])
+    sets = risk_sets(years[order], event[order])
     weight = weight[order]
     at_risk = np.cumsum(weight * np.exp(predictor[order]))[sets.end]
     deaths = np.bincount(sets.of_death, weight[sets.is_death], minlength=len(sets.end))
@@ -93,7 +93,7 @@ def breslow(years: Floats, event: NDArray[np.bool_], weight: Floats, predictor: 
 
 
 @dataclass(frozen=True)
-class _RiskSets:
+class RiskSets:
     """Who is at risk at each time of death, for scans in the order of falling follow-up."""
 
     end: NDArray[np.int64]  # of each time of death, the latest first: the last scan at risk
@@ -102,11 +102,12 @@ class _RiskSets:
     of_death: NDArray[np.int64]  # of each death: at which of the times
 
 
-def _risk_sets(falling_years: Floats, event: NDArray[np.bool_]) -> _RiskSets:
+def risk_sets(falling_years: Floats, event: NDArray[np.bool_]) -> RiskSets:
+    """Find who is at risk at each time of death, for scans from the longest followed to the shortest."""
     times = np.unique(falling_years[event])[::-1]
     end = np.searchsorted(-falling_years, -times, side="right") - 1
     first = np.searchsorted(-times, -falling_years, side="left")
-    return _RiskSets(end, first, event, first[event])
+    return RiskSets(end, first, event, first[event])
 
 
 def _path(

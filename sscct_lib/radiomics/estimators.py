@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sksurv.ensemble import GradientBoostingSurvivalAnalysis, RandomSurvivalForest
+from sksurv.ensemble.survival_loss import CoxPH
 
 from sscct_lib.cohort.outcomes import Floats, known_outcomes, survival_outcome
-from sscct_lib.radiomics.elastic_net import breslow, cox_path, logistic_path
+from sscct_lib.radiomics.elastic_net import RiskSets, breslow, cox_path, logistic_path, risk_sets
 from sscct_lib.study.settings import Settings
 
 # What tuning tries, the plainest first.
@@ -210,6 +211,34 @@ class Forest(RiskModel):
             yield {"leaf_share": leaf_share}, forest.fit(columns, outcome, sample_weight).predict(held_out)
 
 
+class CoxInOrder(CoxPH):  # type: ignore[misc]
+    """scikit-survival's loss by sums over scans in the order of follow-up; there all pairs of scans are compared."""
+
+    def __call__(self, y_true: Outcome, raw_prediction: Floats, sample_weight: Floats | None = None) -> float:
+        """Minus the partial log likelihood."""
+        order, sets = _by_follow_up(y_true)
+        predictor = raw_prediction.ravel()[order]
+        at_risk = np.log(np.cumsum(np.exp(predictor))[sets.end])[sets.of_death]
+        return float((at_risk - predictor[sets.is_death]).sum())
+
+    def gradient(
+        self, y_true: Outcome, raw_prediction: Floats, sample_weight: Floats | None = None, **_: object
+    ) -> Floats:
+        """Deaths less those expected of each scan, times its weight."""
+        order, sets = _by_follow_up(y_true)
+        hazard = np.exp(raw_prediction.ravel()[order])
+        rate = np.bincount(sets.of_death, minlength=len(sets.end)) / np.cumsum(hazard)[sets.end]
+        residuals = np.empty(len(order))
+        residuals[order] = sets.is_death - hazard * np.append(np.cumsum(rate[::-1])[::-1], 0.0)[sets.first]
+        return residuals if sample_weight is None else residuals * sample_weight
+
+
+def _by_follow_up(outcome: Outcome) -> tuple[NDArray[np.int64], RiskSets]:
+    """Scans from the longest followed to the shortest, and who is at risk among them."""
+    order = np.argsort(-outcome["time"], kind="stable")
+    return order, risk_sets(outcome["time"][order], outcome["event"][order])
+
+
 @dataclass(eq=False, repr=False)
 class Boosting(RiskModel):
     """Small trees, each correcting those before in Cox's partial likelihood (Ridgeway G. Comput Sci Stat 1999)."""
@@ -229,7 +258,11 @@ class Boosting(RiskModel):
             max_features="sqrt",
             min_samples_leaf=max(1, len(columns) // 100),
             random_state=self.seed,
-        ).fit(columns, outcome, sample_weight=sample_weight)
+        )
+        self.trees_._get_loss = lambda sample_weight: CoxInOrder()
+        self.trees_.fit(columns, outcome, sample_weight=sample_weight)
+        del self.trees_._get_loss
+        self.trees_._loss = CoxPH()  # predicts the same, and models on disk hold scikit-survival's types alone
         self.hazard_ = baseline_hazard(outcome, self.trees_.predict(columns), self.horizons)
         return self
 

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 from lifelines import KaplanMeierFitter
+from sksurv.ensemble.survival_loss import CoxPH
 
 from sscct_lib.cohort.outcomes import known_outcomes, survival_outcome
-from sscct_lib.radiomics.estimators import CoxNet, Forest, LogisticNet, make_estimator
+from sscct_lib.radiomics.estimators import Boosting, CoxInOrder, CoxNet, Forest, LogisticNet, make_estimator
 from sscct_lib.study.settings import Settings, TabularSettings
 
 HORIZONS = (1.0, 3.0, 5.0)
@@ -109,3 +110,28 @@ def test_the_forest_reads_its_curves_at_the_horizons(data):
     forest = Forest(horizons, leaf_share=0.6, n_trees=200).fit(columns, outcome, np.ones(500))
     observed = 1 - KaplanMeierFitter().fit(outcome["years"], outcome["event"]).predict(horizons).to_numpy()
     assert forest.predict(columns)[0] == pytest.approx(observed, abs=0.02)
+
+
+@pytest.mark.parametrize("decimals", [6, 0])  # without and with deaths and losses on the same day
+def test_the_loss_of_boosted_trees_is_that_of_scikit_survival(decimals):
+    columns, outcome = simulated(300)
+    tied = np.array(
+        [*zip(outcome["event"], outcome["years"].round(decimals), strict=True)], [("event", "?"), ("time", "f8")]
+    )
+    predictor, weight = 2 * columns[:, :1], np.random.default_rng(1).uniform(0.1, 3, 300)
+    ours, theirs = CoxInOrder(), CoxPH()
+    assert ours(tied, predictor) == pytest.approx(theirs(tied, predictor), rel=1e-12)
+    for weights in (None, weight):
+        expected = theirs.gradient(tied, predictor, sample_weight=weights)
+        assert ours.gradient(tied, predictor, sample_weight=weights) == pytest.approx(expected, rel=1e-12, abs=1e-12)
+    alive = tied[~tied["event"]]
+    assert ours(alive, predictor[~tied["event"]]) == 0
+
+
+def test_boosted_trees_are_those_of_scikit_survival(data, monkeypatch):
+    columns, outcome = data
+    ours = Boosting(HORIZONS, 2, 40).fit(columns, outcome, np.ones(500))
+    monkeypatch.setattr(CoxInOrder, "gradient", CoxPH.gradient)
+    theirs = Boosting(HORIZONS, 2, 40).fit(columns, outcome, np.ones(500))
+    assert ours.predict(columns) == pytest.approx(theirs.predict(columns), abs=1e-12)
+    assert type(ours.trees_._loss) is CoxPH
