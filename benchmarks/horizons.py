@@ -93,6 +93,7 @@ def simulate(n_patients: int, rng: np.random.Generator, censoring_hazard: float 
 def measure(scans: Scans, outcome: Outcome) -> dict[str, np.ndarray]:
     """Every metric of the better model, and its differences from the weaker one."""
     values = {name: METRICS[name].measure(scans.risk, outcome) for name in MEASURED}
+    values = {name: found if found.ndim == 1 else found[:, METRICS[name].column] for name, found in values.items()}
     for name in ("auc", "brier"):
         values[f"difference in {name}"] = values[name] - METRICS[name].measure(scans.weaker_risk, outcome)
     return values

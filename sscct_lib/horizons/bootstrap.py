@@ -1,7 +1,8 @@
 """Resampling whole patients, and what every resample needs: survival curves, censoring weights and intervals.
 
-All samples are worked on at once. An array of counts has one row a sample and one column a scan, shape
+Many samples are worked on at once. An array of counts has one row a sample and one column a scan, shape
 (n_samples + 1, n); its first row is all ones, so that the estimate and its resamples come from the same lines of code.
+It alone is kept for all samples, in 8 bits; what is made of it in 64 bits is made for some of the samples (`blocks`).
 Functions on `samples` take an estimate in the same order: the study's own value first, then the resamples. Every
 interval is a 95 % interval, NaN where there is none.
 """
@@ -9,9 +10,10 @@ interval is a 95 % interval, NaN where there is none.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from numba import njit
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import t as student_t
 
@@ -32,21 +34,35 @@ class Resamples:
     ----------
     patient
         Number of the patient of each scan, shape (n,).
-    counts
+    drawn
         How often each scan is in each sample, shape (n_samples + 1, n); whole numbers in 8 bits, which a patient drawn
         256 times or more would need, or shares.
+    share
+        How much each scan counts where not as one, shape (n,).
     """
 
     patient: NDArray[np.int64]
-    counts: Counts
+    drawn: Counts
+    share: Floats | None = None
+
+    @property
+    def counts(self) -> Counts:
+        """How much each scan counts in each sample, shape (n_samples + 1, n)."""
+        return self.drawn if self.share is None else self.drawn * self.share
 
     def of(self, scans: Flags) -> "Resamples":
         """Keep some scans, in the same samples."""
-        return Resamples(self.patient[scans], self.counts[:, scans])
+        share = None if self.share is None else self.share[scans]
+        return Resamples(self.patient[scans], _columns(self.drawn, scans), share)
 
     def samples(self, some: slice) -> "Resamples":
         """Keep some of the samples; the first alone for an estimate without interval."""
-        return Resamples(self.patient, self.counts[some])
+        return replace(self, drawn=self.drawn[some])
+
+
+def _columns(rows: Any, scans: Flags) -> Any:
+    """Some columns, each row in one piece, as it is read."""
+    return np.compress(scans, rows, axis=1)
 
 
 def resample_patients(patient_id: ArrayLike, n_samples: int, seed: int) -> Resamples:
@@ -64,7 +80,7 @@ def resample_patients(patient_id: ArrayLike, n_samples: int, seed: int) -> Resam
     return Resamples(position.astype(np.int64), counts)
 
 
-_MOST_AT_ONCE = 2_000_000
+_MOST_AT_ONCE = 2_500_000
 
 
 def blocks(n_samples: int, n_scans: int) -> Iterator[slice]:
@@ -81,15 +97,40 @@ def kaplan_meier(
     With the relative hazards of a Cox model, of the same shape as the weights: of one whose relative hazard is 1.
     """
     order = np.argsort(time, kind="stable")
-    sorted_weights = weights[:, order]
     unique, starts = np.unique(time[order], return_index=True)
-    exposed = sorted_weights if relative_hazard is None else sorted_weights * relative_hazard[:, order]
-    at_risk = exposed[:, ::-1].cumsum(axis=1)[:, ::-1][:, starts]
-    events = np.add.reduceat(sorted_weights * event[order], starts, axis=1)
-    hazard = np.divide(events, at_risk, out=np.zeros(events.shape), where=at_risk > 0)
-    survival = np.cumprod(1 - np.minimum(hazard, 1), axis=1)
-    survival = np.concatenate([np.ones((len(survival), 1)), survival], axis=1)
-    return survival[:, np.searchsorted(unique, np.asarray(at, dtype=float), side="right")]
+    place = np.searchsorted(unique, np.asarray(at, dtype=float), side="right")
+    relative = np.ones((1, 1)) if relative_hazard is None else np.ascontiguousarray(relative_hazard)
+    rows: Any = np.ascontiguousarray(weights)  # one layout in memory: it is compiled for each
+    return _survival(rows, relative, order, np.append(starts, len(time)), event, place)
+
+
+@njit(cache=True)
+def _survival(
+    weights: Counts, relative: Floats, order: NDArray[np.int64], bounds: NDArray[np.int64], event: Flags, place: Any
+) -> Floats:
+    """Walk from the last time to the first for those at risk, then back; scans of one time lie between two bounds."""
+    n_samples, n_times = len(weights), len(bounds) - 1
+    found, curve = np.empty((n_samples, len(place))), np.ones(n_times + 1)
+    for sample in range(n_samples):
+        at_risk = 0.0
+        for now in range(n_times - 1, -1, -1):
+            events = 0.0
+            for scan in order[bounds[now] : bounds[now + 1]][::-1]:
+                weight = float(weights[sample, scan])
+                at_risk += weight * (relative[sample, scan] if relative.size > 1 else 1.0)
+                if event[scan]:
+                    events += weight
+            curve[now + 1] = 1 - min(events / at_risk, 1.0) if at_risk > 0 else 1.0
+        for now in range(n_times):
+            curve[now + 1] *= curve[now]
+        for k in range(len(place)):
+            found[sample, k] = curve[place[k]]
+    return found
+
+
+def n_at_risk(time: Floats, at: Floats) -> NDArray[np.int64]:
+    """Scans followed to each of k times, shape (k,)."""
+    return len(time) - np.searchsorted(np.sort(time), at, side="left")
 
 
 @dataclass(frozen=True)
@@ -105,11 +146,10 @@ class Outcome:
         Neither: unknown.
     resamples
         The bootstrap samples of the same scans.
-    weights
-        Counts of the resamples times the inverse probability of remaining uncensored; 0 for an unknown scan,
-        shape (n_samples + 1, n).
     presumed
         Whether unknown scans were counted as alive.
+    given_weights
+        Other weights than those of `weights`, of the same shape.
     """
 
     followup_years: Floats
@@ -118,13 +158,36 @@ class Outcome:
     died: Flags
     alive: Flags
     resamples: Resamples
-    weights: Floats
     presumed: bool = False
+    given_weights: Floats | None = None
 
     @property
     def counts(self) -> Counts:
         """How often each scan is in each sample, shape (n_samples + 1, n)."""
         return self.resamples.counts
+
+    @cached_property
+    def weights(self) -> Floats:
+        """Counts times the inverse probability of remaining uncensored; 0 for an unknown scan, (n_samples + 1, n).
+
+        In 64 bits: of many scans, ask for it in `blocks` of samples.
+        """
+        if self.given_weights is not None:
+            return self.given_weights
+        counts = self.counts
+        if self.presumed:
+            return counts.astype(float)
+        # A censored scan leaves just after the deaths of its day, so it is still at risk for them.
+        leaves = np.where(self.event_observed, self.followup_years, np.nextafter(self.followup_years, np.inf))
+        until = np.minimum(self.followup_years, self.horizon_years)
+        uncensored = kaplan_meier(leaves, ~self.event_observed, counts, until)
+        weights = np.zeros(counts.shape)
+        return np.divide(counts, uncensored, out=weights, where=(uncensored > 0) & ~self.unknown)
+
+    def in_blocks(self) -> "Iterator[Outcome]":
+        """Give some of the samples after others, so many at once that their weights are small in memory."""
+        shape = self.resamples.drawn.shape
+        return (self.samples(some) for some in blocks(*shape)) if shape[0] * shape[1] > _MOST_AT_ONCE else iter([self])
 
     @property
     def unknown(self) -> Flags:
@@ -153,7 +216,7 @@ class Outcome:
             died=self.died[scans],
             alive=self.alive[scans],
             resamples=self.resamples.of(scans),
-            weights=self.weights[:, scans],
+            given_weights=_columns(self.weights, scans),
         )
 
     def of(self, scans: Flags) -> "Outcome":
@@ -163,7 +226,8 @@ class Outcome:
 
     def samples(self, some: slice) -> "Outcome":
         """Keep some of the samples."""
-        return replace(self, resamples=self.resamples.samples(some), weights=self.weights[some])
+        given = None if self.given_weights is None else self.given_weights[some]
+        return replace(self, resamples=self.resamples.samples(some), given_weights=given)
 
     @property
     def reaches_horizon(self) -> bool:
@@ -200,22 +264,10 @@ def horizon_outcome(
     Satten GA, Datta S. The Kaplan-Meier estimator as an inverse-probability-of-censoring weighted average.
     Am Stat 2001;55:207-10.
     """
-    counts = resamples.counts
     died = event_observed & (followup_years <= horizon_years)
-    if presumed:
-        return Outcome(
-            followup_years, event_observed, horizon_years, died, ~died, resamples, counts.astype(float), True
-        )
     alive = (followup_years > horizon_years) | (~event_observed & (followup_years == horizon_years))
-    # A censored scan leaves just after the deaths of its day, so it is still at risk for them.
-    leaves = np.where(event_observed, followup_years, np.nextafter(followup_years, np.inf))
-    needed = died | alive
-    times = np.minimum(followup_years[needed], horizon_years)
-    weights = np.zeros(counts.shape)
-    for some in blocks(*counts.shape):
-        uncensored = kaplan_meier(leaves, ~event_observed, counts[some], times)
-        weights[some, needed] = counts[some, needed] / np.where(uncensored > 0, uncensored, np.inf)
-    return Outcome(followup_years, event_observed, horizon_years, died, alive, resamples, weights)
+    alive = ~died if presumed else alive
+    return Outcome(followup_years, event_observed, horizon_years, died, alive, resamples, presumed)
 
 
 class Interval(NamedTuple):

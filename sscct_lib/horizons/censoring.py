@@ -133,7 +133,7 @@ def weighed_by(covariate: Floats, outcome: Outcome) -> tuple[Outcome, Floats]:
     weights[:, known] = np.divide(counts[:, known], stays, out=np.zeros_like(stays), where=stays > 0)
     total = weights.sum(axis=1, keepdims=True)
     scale = np.divide(counts.sum(axis=1, keepdims=True), total, out=np.zeros_like(total), where=total > 0)
-    return replace(outcome, weights=weights * scale), log_ratio
+    return replace(outcome, given_weights=weights * scale), log_ratio
 
 
 def shared_by_fate(outcome: Outcome, group: Any, times: float) -> tuple[Any, Outcome]:
@@ -171,7 +171,7 @@ def shared_by_fate(outcome: Outcome, group: Any, times: float) -> tuple[Any, Out
     dead = np.concatenate([outcome.died[known], np.ones(len(unknown), bool), np.zeros(len(unknown), bool)])
     resamples = Resamples(outcome.resamples.patient[rows], shared)
     return rows, Outcome(
-        outcome.followup_years[rows], dead, outcome.horizon_years, dead, ~dead, resamples, shared, outcome.presumed
+        outcome.followup_years[rows], dead, outcome.horizon_years, dead, ~dead, resamples, outcome.presumed, shared
     )
 
 
@@ -204,20 +204,34 @@ def other_ways(evaluation: Evaluation, model: str) -> pd.DataFrame:
         if not judged.estimable or not judged.outcome.unknown.any():
             continue
         lost = len(np.unique(judged.outcome.resamples.patient[judged.outcome.unknown]))
-        by_risk, log_ratio = weighed_by(logit(judged.risk), judged.outcome)
-        ratio = np.exp(log_ratio)
+        ratio, samples, weights = _in_blocks(judged)
         loss = dict(zip(("loss_low", "loss_high"), interval(ratio, lost - 1, "log")[:2], strict=True))
-        for way, other in _ways(judged, by_risk):
-            weights = other.outcome.weights[0]
-            common = {
-                "horizon_years": judged.horizon_years, "way": way, **judged.counts, "loss_ratio": float(ratio[0]),
-                **loss, "n_effective": weights.sum() ** 2 / (weights**2).sum(), "largest": weights.max(),
-            }  # fmt: skip
-            for metric in WEIGHED:
-                samples = other.measure(metric)
-                low, high, _ = interval(samples, judged.outcome.degrees_of_freedom, METRICS[metric].scale)
-                rows.append({**common, "metric": metric, "estimate": samples[0], "ci_low": low, "ci_high": high})
+        for (way, metric), found in samples.items():
+            of_way = weights[way]
+            low, high, _ = interval(found, judged.outcome.degrees_of_freedom, METRICS[metric].scale)
+            rows.append(
+                {
+                    "horizon_years": judged.horizon_years, "way": way, **judged.counts, "loss_ratio": float(ratio[0]),
+                    **loss, "n_effective": of_way.sum() ** 2 / (of_way**2).sum(), "largest": of_way.max(),
+                    "metric": metric, "estimate": found[0], "ci_low": low, "ci_high": high,
+                }
+            )  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def _in_blocks(judged: Judged) -> tuple[Floats, dict[tuple[str, str], Floats], dict[str, Floats]]:
+    """Hazard ratio of loss, each metric of each way, and the weights of each way in the study's own sample."""
+    ratios: list[Floats] = []
+    samples: dict[tuple[str, str], list[Floats]] = {}
+    weights: dict[str, Floats] = {}
+    for block in judged.outcome.in_blocks():
+        by_risk, log_ratio = weighed_by(logit(judged.risk), block)
+        ratios.append(np.exp(log_ratio))
+        for way, other in _ways(replace(judged, outcome=block), by_risk):
+            weights.setdefault(way, other.outcome.weights[0])
+            for metric in WEIGHED:
+                samples.setdefault((way, metric), []).append(other.measure(metric))
+    return np.concatenate(ratios), {key: np.concatenate(parts) for key, parts in samples.items()}, weights
 
 
 def side_by_side(table: pd.DataFrame) -> pd.DataFrame:

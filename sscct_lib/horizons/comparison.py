@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from sscct_lib.horizons.bootstrap import interval, percentile_interval
-from sscct_lib.horizons.evaluation import COUNTS, Evaluation, Judged
+from sscct_lib.horizons.evaluation import COUNTS, Evaluation, Judged, measure_together
 from sscct_lib.study.folder import Study, StudyError
 from sscct_lib.study.schemas import PREDICTIONS
 from sscct_lib.study.settings import Settings
@@ -39,6 +39,7 @@ def differences(evaluation: Evaluation, reference: str, metrics: tuple[str, ...]
         raise StudyError(f"No model named {reference!r} to compare with; there are {', '.join(evaluation.models)}.")
     rows = []
     for judged, known in _paired(evaluation, reference):
+        measure_together([judged, known], metrics)
         for metric in metrics:
             # In the same samples: what both models find hard cancels out, so the interval is that of the difference.
             samples = judged.measure(metric) - known.measure(metric)

@@ -4,6 +4,7 @@ Bands and intervals are 95 %, by bootstrap of patients.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from sscct_lib.horizons.bootstrap import (
     Resamples,
     curve_interval,
     kaplan_meier,
+    n_at_risk,
     proportion_interval,
 )
 from sscct_lib.horizons.evaluate import best
@@ -36,7 +38,8 @@ def roc_curve(judged: Judged, n_points: int = 101) -> pd.DataFrame:
     2010;38:8-26. Fawcett T. An introduction to ROC analysis. Pattern Recognit Lett 2006;27:861-74 (vertical averaging).
     """
     grid = np.linspace(0, 1, n_points)
-    samples = judged.over_fits(lambda risk, outcome: _roc(risk, outcome, grid))
+    parts = [replace(judged, outcome=block) for block in judged.outcome.in_blocks()]
+    samples = np.concatenate([part.over_fits(lambda risk, outcome: _roc(risk, outcome, grid)) for part in parts])
     low, high = curve_interval(samples)
     return pd.DataFrame({"false_positive": grid, "sensitivity": samples[0], "ci_low": low, "ci_high": high})
 
@@ -122,7 +125,7 @@ def survival_by_group(
         event = rows["event_observed"].to_numpy(dtype=bool)
         died = event & (followup <= until_years)
         at = _curve_times(followup, event, until_years)
-        samples = kaplan_meier(followup, event, resamples.counts[:, inside], at)
+        samples = kaplan_meier(followup, event, resamples.of(inside).counts, at)
         samples[:, at > followup.max()] = np.nan  # Kaplan-Meier would go on as if nobody died any more
         low, high = _survival_band(samples, at, followup, rows["patient_id"])
         frames.append(
@@ -133,7 +136,7 @@ def survival_by_group(
                     "survival": samples[0],
                     "ci_low": low,
                     "ci_high": high,
-                    "at_risk": [int((followup >= years).sum()) for years in at],
+                    "at_risk": n_at_risk(followup, at),
                     "n_scans": len(rows),
                     "n_patients": rows["patient_id"].nunique(),
                     "n_events": int(died.sum()),
@@ -146,11 +149,11 @@ def survival_by_group(
 
 def _survival_band(samples: Floats, at: Floats, followup: Floats, patient_id: pd.Series) -> tuple[Floats, Floats]:
     """Pointwise intervals; where nobody died, as wide as the patients still followed allow."""
-    bounds = []
+    bounds, everyone = [], patient_id.nunique()
     for column, years in zip(samples.T, at, strict=True):
         resamples_agree = np.ptp(column) == 0
-        behind = patient_id[followup >= years] if resamples_agree else patient_id
-        bounds.append(proportion_interval(column, behind.nunique()))
+        behind = patient_id[followup >= years].nunique() if resamples_agree else everyone
+        bounds.append(proportion_interval(column, behind))
     low, high = np.array(bounds).T
     return low, high
 
@@ -202,7 +205,7 @@ def smooth_calibration(evaluation: Evaluation, model: str) -> pd.DataFrame:
         at = np.linspace(lowest, highest, 40)
         if not judged.estimable or at[0] == at[-1]:
             continue
-        samples = smooth_observed(judged.risk, judged.outcome, at)
+        samples = np.concatenate([smooth_observed(judged.risk, block, at) for block in judged.outcome.in_blocks()])
         low, high = curve_interval(samples)
         columns = {"predicted": at, "observed": samples[0], "ci_low": low, "ci_high": high}
         frames.append(pd.DataFrame({"horizon_years": judged.horizon_years, **columns}))

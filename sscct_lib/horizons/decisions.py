@@ -31,8 +31,8 @@ NAMES = (
 
 def flagged(chosen: Flags, outcome: Outcome) -> tuple[Floats, Floats]:
     """Share of scans flagged, and Kaplan-Meier risk among them; NaN where none is followed to the horizon."""
-    share = outcome.counts[:, chosen].sum(axis=1) / outcome.counts.sum(axis=1)
     among = outcome.of(chosen)
+    share = among.counts.sum(axis=1) / outcome.counts.sum(axis=1)
     if not chosen.any() or not among.reaches_horizon:
         return share, np.full(len(share), np.nan)
     return share, observed_risk(among)
@@ -168,7 +168,7 @@ def flag_measures(risk: Floats, outcome: Outcome, threshold: float) -> dict[str,
             "specificity": (others - missed) / (1 - found - missed),
             "ppv": ppv,
             "npv": 1 - risk_of_others,
-            "net_benefit": net_benefit(risk, outcome, threshold),
+            "net_benefit": _benefit(share, ppv, threshold),
         }
 
 

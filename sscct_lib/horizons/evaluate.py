@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from sscct_lib.horizons.bootstrap import interval
-from sscct_lib.horizons.evaluation import Evaluation, not_estimable
+from sscct_lib.horizons.evaluation import Evaluation, measure_together, not_estimable
 from sscct_lib.horizons.metrics import METRICS
 from sscct_lib.study.schemas import PERFORMANCE
 
@@ -21,8 +21,9 @@ def evaluate(evaluation: Evaluation, metrics: Sequence[str] = tuple(METRICS)) ->
     """
     rows = []
     for horizon in evaluation.settings.horizons_years:  # outside, since models share its outcome, which is large
-        for model in evaluation.models:
-            judged = evaluation.at(model, horizon)
+        at_horizon = [evaluation.at(model, horizon) for model in evaluation.models]
+        measure_together(at_horizon, metrics)
+        for model, judged in zip(evaluation.models, at_horizon, strict=True):
             n, n_all = len(judged.risk), len(evaluation.cohort)
             coverage = f"judged on {n} of {n_all} scans" if 0 < n < n_all else ""
             for metric in metrics:

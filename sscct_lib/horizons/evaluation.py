@@ -19,12 +19,11 @@ from sscct_lib.horizons.bootstrap import (
     Floats,
     Outcome,
     Resamples,
-    blocks,
     horizon_outcome,
     interval,
     resample_patients,
 )
-from sscct_lib.horizons.metrics import METRICS, Fits, Metric, logit, within_fits
+from sscct_lib.horizons.metrics import METRICS, Fits, logit, within_fits
 from sscct_lib.study.folder import StudyError
 from sscct_lib.study.schemas import IDENTITY, PREDICTIONS
 from sscct_lib.study.settings import Settings
@@ -114,23 +113,25 @@ class Judged:
     def measure(self, metric: str) -> Floats:
         """Measure the risks in every sample, shape (n_samples + 1,); NaN where nothing can be estimated."""
         if metric not in self._measured_already:
-            self._measured_already[metric] = self._measure(metric)
+            measure_together([self], [metric])
         return self._measured_already[metric]
 
-    def _measure(self, metric: str) -> Floats:
-        of, outcome = METRICS[metric], self.outcome
-        if not (self.estimable if of.needs_both else outcome.reaches_horizon and len(self.risk)):
-            return np.full(len(outcome.counts), np.nan)
-        if of.scale == "draws":
-            return self._measured(of, outcome)
-        return np.concatenate([self._measured(of, outcome.samples(some)) for some in blocks(*outcome.counts.shape)])
+    def _keep(self, metric: str, samples: Floats) -> None:
+        """Remember a measure, under the names of all metrics that it gives."""
+        for name, of in METRICS.items():
+            if of.measure is METRICS[metric].measure:
+                self._measured_already[name] = samples if of.column is None else samples[:, of.column]
 
-    def _measured(self, of: Metric, outcome: Outcome) -> Floats:
+    def _in(self, block: Outcome, metric: str) -> Floats:
+        """Measure the risks in some of the samples."""
+        of = METRICS[metric]
+        if not (self.estimable if of.needs_both else block.reaches_horizon and len(self.risk)):
+            return np.full((len(block.counts), 3)[: 1 + (of.column is not None)], np.nan)
         if of.kind == "size":
-            return self.over_repeats(lambda risk, _: of.measure(risk, outcome))
+            return self.over_repeats(lambda risk, _: of.measure(risk, block))
         if of.kind == "rank" and self.score is not None:
-            return np.asarray(of.measure(self.score, outcome))
-        return self.over_repeats(lambda risk, fit: of.measure(risk, outcome, fit))
+            return np.asarray(of.measure(self.score, block))
+        return self.over_repeats(lambda risk, fit: of.measure(risk, block, fit))
 
     def sd_between_repeats(self, metric: str) -> float:
         """Standard deviation of a measure between the repeats, by chance of the split alone; NaN without repeats."""
@@ -158,6 +159,24 @@ class Judged:
             note = why if why.startswith(TOO_SMALL) else f"not estimable: {why}"
         spread = self.sd_between_repeats(metric)
         return {"estimate": float(samples[0]), "ci_low": low, "ci_high": high, "sd_splits": spread, "note": note}
+
+
+def measure_together(judged: Sequence[Judged], metrics: Sequence[str]) -> None:
+    """Measure models in the same blocks of samples, each weighed once; `Judged.measure` then gives the values."""
+    once = {METRICS[metric].measure: metric for metric in metrics}.values()  # one measure may give several metrics
+    for outcome in {id(each.outcome): each.outcome for each in judged}.values():
+        tasks: list[tuple[Judged, str, list[Floats]]] = [
+            (each, metric, [])
+            for each in judged
+            for metric in once
+            if each.outcome is outcome and metric not in each._measured_already
+        ]
+        for number, block in enumerate(outcome.in_blocks()):
+            for each, metric, parts in tasks:
+                if number == 0 or METRICS[metric].scale != "draws":
+                    parts.append(each._in(block, metric))
+        for each, metric, parts in tasks:
+            each._keep(metric, np.concatenate(parts))
 
 
 class Evaluation:
@@ -223,11 +242,13 @@ class Evaluation:
     def outcome(self, horizon_years: float, inside: Flags | None = None) -> Outcome:
         """What happened to some scans of the cohort, shape (n_cohort,), or to all."""
         inside = np.ones(len(self.cohort), dtype=bool) if inside is None else inside
-        # Weighing for censoring costs more than any measure, and most models predict the same scans.
+        # Weighing for censoring is dear, and most models predict the same scans.
         key = (horizon_years, inside.tobytes())
         if key not in self._outcomes:
-            new = int(inside.sum()) * len(self.resamples.counts)
-            while self._outcomes and new + sum(kept.weights.size for kept in self._outcomes.values()) > _MOST_KEPT:
+            new = int(inside.sum()) * len(self.resamples.drawn)
+            while (
+                self._outcomes and new + sum(kept.resamples.drawn.size for kept in self._outcomes.values()) > _MOST_KEPT
+            ):
                 self._outcomes.pop(next(iter(self._outcomes)))
             drawn = self.resamples if inside.all() else self.resamples.of(inside)
             self._outcomes[key] = cohort_outcome(self.cohort[inside], horizon_years, drawn, self.settings.labels)
@@ -287,7 +308,7 @@ class Evaluation:
         if followup_years is not None:
             part.cohort = part.cohort.assign(followup_years=followup_years[scans])
         if share is not None:
-            part.resamples = Resamples(part.resamples.patient, part.resamples.counts * share[scans])
+            part.resamples = replace(part.resamples, share=share[scans])
         return part
 
     def without_resamples(self) -> "Evaluation":

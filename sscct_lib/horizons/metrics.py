@@ -17,7 +17,6 @@ estimating the area under the ROC curve. Comput Stat Data Anal 2011;55:1828-44.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -25,7 +24,7 @@ from numba import njit
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from sscct_lib.horizons.bootstrap import Counts, Flags, Floats, Outcome, Scale, blocks
+from sscct_lib.horizons.bootstrap import Counts, Flags, Floats, Outcome, Scale, blocks, kaplan_meier
 
 Fits = NDArray[np.int64]
 
@@ -196,42 +195,38 @@ def error_if_right(risk: Floats, outcome: Outcome) -> Floats:
     The risks are first put right by the line of this very cohort. Outcomes are then drawn from them for the scans whose
     state is known, with the weights that they have; one draw a patient, since the scans of a patient share a fate.
     """
-    intercept, slope = calibration_line(risk, outcome.samples(slice(1)))
+    outcome = outcome.samples(slice(1))
+    intercept, slope = calibration_line(risk, outcome)
     right = 1 / (1 + np.exp(-(intercept[0, 0] + slope[0] * logit(risk))))
     if not np.isfinite(right).all() or slope[0] <= 0:
         return np.full(N_DRAWS + 1, np.nan)
     patient = outcome.resamples.patient
-    fate = np.random.default_rng(0).random((N_DRAWS, patient.max() + 1))
-    width, weights = _width(right, outcome), outcome.weights[:1]
+    rng, n_patients = np.random.default_rng(0), patient.max() + 1
+    width, weights = _width(right, outcome), outcome.weights
     errors = np.concatenate(
         [
-            _errors(right, width, weights, weights * (fate[some][:, patient] < right)).mean(axis=1)
-            for some in blocks(N_DRAWS, len(risk))
+            _errors(right, width, weights, weights * (fate[:, patient] < right)).mean(axis=1)
+            for fate in (rng.random((len(range(N_DRAWS)[some]), n_patients)) for some in blocks(N_DRAWS, len(risk)))
         ]
     )
     return np.append(errors.mean(), errors)
 
 
-def integrated_calibration_index(risk: Floats, outcome: Outcome) -> Floats:
-    """Mean distance between predicted and smooth observed risk (ICI); 0 is right.
+def calibration_error(risk: Floats, outcome: Outcome) -> Floats:
+    """Distance between predicted and smooth observed risk, shape (n_samples + 1, 3): mean (ICI), median, 90th centile.
 
     References
     ----------
     Austin PC, Steyerberg EW. The integrated calibration index (ICI) and related metrics for quantifying the
     calibration of logistic regression models. Stat Med 2019;38:4051-65.
     """
-    errors = calibration_errors(risk, outcome)
-    return np.asarray((errors * outcome.counts).sum(axis=1) / outcome.counts.sum(axis=1), dtype=float)
-
-
-def calibration_error_quantile(risk: Floats, outcome: Outcome, quantile: float) -> Floats:
-    """Quantile of the distance between predicted and smooth observed risk (0.5 for E50, 0.9 for E90); 0 is right."""
-    errors = calibration_errors(risk, outcome)
+    errors, counts = calibration_errors(risk, outcome), outcome.counts
+    mean = (errors * counts).sum(axis=1) / counts.sum(axis=1)
     order = np.argsort(errors, axis=1)
-    below = np.take_along_axis(outcome.counts, order, axis=1).cumsum(axis=1)
-    first = (below >= quantile * below[:, -1:]).argmax(axis=1)
+    below = np.take_along_axis(counts, order, axis=1).cumsum(axis=1)
     rows = np.arange(len(errors))
-    return np.asarray(errors[rows, order[rows, first]], dtype=float)
+    firsts = [(below >= quantile * below[:, -1:]).argmax(axis=1) for quantile in (0.5, 0.9)]
+    return np.column_stack([mean, *(errors[rows, order[rows, first]] for first in firsts)])
 
 
 def within_fits(
@@ -322,6 +317,11 @@ def scaled_brier_score(risk: Floats, outcome: Outcome) -> Floats:
 
 def observed_risk(outcome: Outcome) -> Floats:
     """Kaplan-Meier estimate of death within the horizon, in each sample."""
+    if outcome.given_weights is None and not outcome.presumed:  # the same as by the weights, which need not be made
+        survival = kaplan_meier(
+            outcome.followup_years, outcome.event_observed, outcome.counts, [outcome.horizon_years]
+        )[:, 0]
+        return np.where(outcome.counts.any(axis=1), 1 - survival, np.nan)
     return _ratio(outcome.weights[:, outcome.died].sum(axis=1), outcome.counts.sum(axis=1))
 
 
@@ -340,12 +340,12 @@ def _ratio(numerator: Floats, denominator: Counts) -> Floats:
 
 def complete_case_auc(risk: Floats, outcome: Outcome, fit: Fits | None = None) -> Floats:
     """AUC of the scans whose state at the horizon is known, unweighted: biased, shown for comparison."""
-    return horizon_auc(risk, replace(outcome, weights=outcome.counts.astype(float)), fit)
+    return horizon_auc(risk, replace(outcome, given_weights=outcome.counts.astype(float)), fit)
 
 
 def presumed_alive_auc(risk: Floats, outcome: Outcome, fit: Fits | None = None) -> Floats:
     """AUC when every unknown scan counts as alive, as presumably in the published study: biased, for comparison."""
-    return horizon_auc(risk, replace(outcome, alive=~outcome.died, weights=outcome.counts.astype(float)), fit)
+    return horizon_auc(risk, replace(outcome, alive=~outcome.died, given_weights=outcome.counts.astype(float)), fit)
 
 
 def average_precision(risk: Floats, outcome: Outcome, fit: Fits | None = None) -> Floats:
@@ -452,6 +452,7 @@ class Metric:
     meaning: str
     kind: Literal["size", "rank", "slope"] = "size"
     needs_both: bool = True  # whether it needs deaths and survivors, and enough of both
+    column: int | None = None  # of what `measure` gives, where that is several metrics, shape (n_samples + 1, k)
 
 
 METRICS: dict[str, Metric] = {
@@ -475,9 +476,9 @@ METRICS: dict[str, Metric] = {
     "calibration_slope": Metric(
         calibration_slope, "plain", "slope of the logit; 1 right, below 1 too extreme", "slope"
     ),
-    "ici": Metric(integrated_calibration_index, "error", "mean distance of risk and smooth observed risk; 0 right"),
+    "ici": Metric(calibration_error, "error", "mean distance of risk and smooth observed risk; 0 right", column=0),
     "ici_if_right": Metric(error_if_right, "draws", "the same of a right model in this cohort, and 95 % of its values"),
-    "e50": Metric(partial(calibration_error_quantile, quantile=0.5), "error", "median of that distance; 0 right"),
-    "e90": Metric(partial(calibration_error_quantile, quantile=0.9), "error", "90th percentile of it; 0 right"),
+    "e50": Metric(calibration_error, "error", "median of that distance; 0 right", column=1),
+    "e90": Metric(calibration_error, "error", "90th percentile of it; 0 right", column=2),
 }
 """Every metric of the performance table."""

@@ -1,7 +1,7 @@
 """Survival of scans when a patient has several: follow-up, log-rank test, hazard ratios, competing causes."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,8 +14,10 @@ from sscct_lib.horizons.bootstrap import (
     Counts,
     Flags,
     Floats,
+    blocks,
     curve_interval,
     kaplan_meier,
+    n_at_risk,
     resample_patients,
 )
 from sscct_lib.horizons.evaluation import COUNTS, FEWEST_PATIENTS, Evaluation, study_resamples
@@ -56,7 +58,7 @@ def followup_curve(cohort: pd.DataFrame, n_bootstrap: int = 1000, seed: int = 20
             "still_followed": samples[0],
             "ci_low": low,
             "ci_high": high,
-            "at_risk": [int((followup >= year).sum()) for year in years],
+            "at_risk": n_at_risk(followup, years),
             "n_scans": len(cohort),
             "n_patients": cohort["patient_id"].nunique(),
             "n_events": int(cohort["event_observed"].sum()),
@@ -105,12 +107,17 @@ def score_residuals(time: Floats, event: Flags, covariates: Floats, relative_haz
     ----------
     Lin DY, Wei LJ. J Am Stat Assoc 1989;84:1074-8, eq. 2.3.
     """
+    order = np.argsort(-time, kind="stable")  # the longest followed first: who is at risk is then a beginning
     death_times, position = np.unique(time[event], return_inverse=True)
-    at_risk = (time[:, None] >= death_times) * relative_hazard[:, None]
-    n_at_risk = at_risk.sum(axis=0)
-    mean = (covariates.T @ at_risk / n_at_risk).T
-    hazard = np.bincount(position) / n_at_risk
-    parts = -(covariates * (at_risk @ hazard)[:, None] - at_risk @ (mean * hazard[:, None]))
+    ends = np.searchsorted(-time[order], -death_times, side="right") - 1
+    at_risk = relative_hazard[order]
+    n_at_risk = np.cumsum(at_risk)[ends]
+    mean = np.cumsum(covariates[order] * at_risk[:, None], axis=0)[ends] / n_at_risk[:, None]
+    hazard = np.bincount(position, minlength=len(death_times)) / n_at_risk
+    # What a scan passes of the hazard until its own end, and of the hazard times the mean.
+    passed = np.concatenate([np.zeros((1, 1 + mean.shape[1])), np.column_stack([hazard, mean * hazard[:, None]])])
+    sums = np.cumsum(passed, axis=0)[np.searchsorted(death_times, time, side="right")] * relative_hazard[:, None]
+    parts = sums[:, 1:] - covariates * sums[:, :1]
     parts[event] += covariates[event] - mean[position]
     return np.asarray(parts)
 
@@ -169,15 +176,27 @@ def aalen_johansen(time: Floats, event: Flags, of_cause: Flags, counts: Counts, 
     observations. Scand J Stat 1978;5:141-50.
     """
     order = np.argsort(time, kind="stable")
-    sorted_counts = counts[:, order]
     unique, starts = np.unique(time[order], return_index=True)
+    place = np.searchsorted(unique, np.asarray(at, dtype=float), side="right")
+    return np.concatenate(
+        [
+            _incidence(counts[some], time, event, (event & of_cause)[order], order, unique, starts)[:, place]
+            for some in blocks(*counts.shape)
+        ]
+    )
+
+
+def _incidence(
+    counts: Counts, time: Floats, event: Flags, of_cause: Flags, order: Any, unique: Floats, starts: Any
+) -> Floats:
+    """Cumulative incidence before the first time and at each, in some samples; `of_cause` in the order of time."""
+    sorted_counts = counts[:, order]
     at_risk = sorted_counts[:, ::-1].cumsum(axis=1)[:, ::-1][:, starts]
-    deaths = np.add.reduceat(sorted_counts * (event & of_cause)[order], starts, axis=1)
+    deaths = np.add.reduceat(sorted_counts * of_cause, starts, axis=1)
     hazard = np.divide(deaths, at_risk, out=np.zeros(deaths.shape), where=at_risk > 0)
     # Who dies at a time was alive until then, of whatever cause.
     just_before = kaplan_meier(time, event, counts, np.nextafter(unique, -np.inf))
-    incidence = np.concatenate([np.zeros((len(counts), 1)), np.cumsum(just_before * hazard, axis=1)], axis=1)
-    return incidence[:, np.searchsorted(unique, np.asarray(at, dtype=float), side="right")]
+    return np.concatenate([np.zeros((len(counts), 1)), np.cumsum(just_before * hazard, axis=1)], axis=1)
 
 
 def event_causes(cohort: pd.DataFrame) -> NDArray[np.str_]:
@@ -224,7 +243,7 @@ def cumulative_incidence(cohort: pd.DataFrame, settings: Settings) -> pd.DataFra
         frames.append(
             frame.assign(
                 group=name,
-                at_risk=[int((time >= years).sum()) for years in at],
+                at_risk=n_at_risk(time, at),
                 n_scans=len(cohort),
                 n_patients=cohort["patient_id"].nunique(),
                 n_events=int(of_cause.sum()),

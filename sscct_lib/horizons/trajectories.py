@@ -5,7 +5,7 @@ import pandas as pd
 from scipy.special import expit
 
 from sscct_lib.cohort.outcomes import DAYS_PER_YEAR
-from sscct_lib.horizons.bootstrap import interval, percentile_interval, resample_patients
+from sscct_lib.horizons.bootstrap import Flags, Floats, blocks, interval, percentile_interval, resample_patients
 from sscct_lib.horizons.comparison import differences
 from sscct_lib.horizons.evaluate import evaluate
 from sscct_lib.horizons.evaluation import FEWEST_PATIENTS, Evaluation
@@ -73,12 +73,9 @@ def noise(rows: pd.DataFrame, settings: Settings) -> pd.DataFrame:
     behind = {"sd_logit": of_close, "factor_of_odds": of_close, "share_beyond": of_all}
     if close.sum() < FEWEST_PAIRS:
         return pd.DataFrame([{"measure": name, **counts} for name, counts in behind.items()]).reindex(columns=columns)
-    counts = resample_patients(pairs["patient_id"], settings.horizons.n_bootstrap, settings.seed).counts.astype(float)
-    change = pairs["change"].to_numpy()
-    with np.errstate(divide="ignore", invalid="ignore"):
-        sd = np.sqrt((counts * close) @ change**2 / (2 * (counts @ close)))
-        limit = 1.96 * np.sqrt(2) * sd
-        share = (counts * (np.abs(change) > limit[:, None])).sum(axis=1) / counts.sum(axis=1)
+    drawn = resample_patients(pairs["patient_id"], settings.horizons.n_bootstrap, settings.seed).counts
+    parts = [_noise(drawn[some].astype(float), pairs["change"].to_numpy(), close) for some in blocks(*drawn.shape)]
+    sd, limit, share = (np.concatenate(each) for each in zip(*parts, strict=True))
     degrees_of_freedom = of_close["n_patients"] - 1
     found = {
         "sd_logit": (sd[0], *interval(sd, degrees_of_freedom, "log")[:2]),
@@ -90,6 +87,14 @@ def noise(rows: pd.DataFrame, settings: Settings) -> pd.DataFrame:
         for name, (estimate, low, high) in found.items()
     ]
     return pd.DataFrame(table, columns=columns)
+
+
+def _noise(counts: Floats, change: Floats, close: Flags) -> tuple[Floats, Floats, Floats]:
+    """The deviation of one measurement, the limit of noise, and the share of changes beyond it, in some samples."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        sd = np.sqrt((counts * close) @ change**2 / (2 * (counts @ close)))
+        limit = 1.96 * np.sqrt(2) * sd
+        return sd, limit, (counts * (np.abs(change) > limit[:, None])).sum(axis=1) / counts.sum(axis=1)
 
 
 def noise_in_words(table: pd.DataFrame, risks: tuple[float, ...] = (0.05, 0.1, 0.2, 0.4)) -> pd.DataFrame:

@@ -5,10 +5,9 @@ import pytest
 
 from sscct_lib.horizons.bootstrap import horizon_outcome, kaplan_meier, resample_patients
 from sscct_lib.horizons.metrics import (
-    calibration_error_quantile,
+    calibration_error,
     calibration_intercept,
     calibration_slope,
-    integrated_calibration_index,
     logit,
     smooth_observed,
 )
@@ -42,13 +41,12 @@ def test_true_risks_are_calibrated_and_distorted_ones_as_distorted():
     outcome = outcome_with_risk(risk)
     assert calibration_slope(risk, outcome)[0] == pytest.approx(1, abs=0.05)
     assert calibration_intercept(risk, outcome)[0] == pytest.approx(0, abs=0.05)
-    assert integrated_calibration_index(risk, outcome)[0] < 0.02
+    assert calibration_error(risk, outcome)[0, 0] < 0.02
     extreme = 1 / (1 + np.exp(-(0.5 + 2 * logit(risk))))
     assert calibration_slope(extreme, outcome)[0] == pytest.approx(0.5, abs=0.03)
     truly = np.abs(extreme - risk)
-    assert integrated_calibration_index(extreme, outcome)[0] == pytest.approx(truly.mean(), abs=0.015)
-    for quantile in (0.5, 0.9):
-        found = calibration_error_quantile(extreme, outcome, quantile)[0]
+    assert calibration_error(extreme, outcome)[0, 0] == pytest.approx(truly.mean(), abs=0.015)
+    for quantile, found in zip((0.5, 0.9), calibration_error(extreme, outcome)[0, 1:], strict=True):
         assert found == pytest.approx(np.quantile(truly, quantile), abs=0.02)
 
 
@@ -56,7 +54,7 @@ def test_one_risk_for_all_has_the_distance_to_the_observed_share():
     risk = np.full(500, 0.5)
     outcome = outcome_with_risk(np.full(500, 0.2))
     share = outcome.died.mean()
-    assert integrated_calibration_index(risk, outcome)[0] == pytest.approx(abs(0.5 - share))
+    assert calibration_error(risk, outcome)[0, 0] == pytest.approx(abs(0.5 - share))
     assert np.isnan(calibration_slope(risk, outcome)[0])
 
 
@@ -68,7 +66,7 @@ def test_risks_of_zero_and_one_are_allowed():
         (outcome.counts[i] * outcome.died)[risk < 1].sum() == 0 for i in range(len(slopes))
     ]  # then no finite slope exists
     np.testing.assert_array_equal(np.isnan(slopes), separated)
-    assert np.isfinite(integrated_calibration_index(risk, outcome)).all()
+    assert np.isfinite(calibration_error(risk, outcome)).all()
 
 
 def test_smooth_curve_agrees_with_one_through_pseudo_values():
