@@ -302,7 +302,8 @@ tables.parts_side_by_side(either) if len(either) else Markdown("No patient of th
 
 # %% tags=["hide-input"]
 beside = list(dict.fromkeys([shown, compared_with]))
-figures.decision_curves(decisions.decision_curves(evaluation, beside))
+benefits = decisions.decision_curves(evaluation, beside)
+figures.decision_curves(benefits)
 
 # %% [markdown]
 # The same at thresholds that were fixed before any result was seen (`horizons.thresholds` in `study.yaml`).
@@ -521,5 +522,7 @@ glue("pictured_model", pictured, display=False)
 glue("headline", models.headline(performance), display=False)
 glue("headline_figure", figures.kaplan_meier_by_group(thirds, f"Thirds by the risk of {pictured}"), display=False)
 glue("most_wrong", wrong.drop(columns="explained"), display=False)
-act_curves = decisions.decision_curves(evaluation, [pictured])
+if pictured != shown:
+    benefits = decisions.decision_curves(evaluation, [pictured])
+act_curves = benefits[benefits["model"].isin([pictured, decisions.EVERYBODY, decisions.NOBODY])]
 glue("decision_figure", figures.decision_curves(act_curves), display=False)

@@ -360,13 +360,27 @@ def average_precision(risk: Floats, outcome: Outcome, fit: Fits | None = None) -
     """
     place = places(risk, fit)
     order = np.argsort(-place, kind="stable")
-    died = (outcome.weights * outcome.died)[:, order]
-    above = outcome.weights[:, order].cumsum(axis=1)
-    ends = np.append(np.flatnonzero(np.diff(place[order])), len(place) - 1)
-    found = died.cumsum(axis=1)[:, ends]
-    precision = np.divide(found, above[:, ends], out=np.zeros_like(found), where=above[:, ends] > 0)
-    newly = np.diff(found, axis=1, prepend=0)
-    return _ratio((precision * newly).sum(axis=1), found[:, -1])
+    is_last = np.append(np.diff(place[order]) != 0, True)
+    return _ratio(*_precision_by_rank(order, is_last, outcome.died[order], np.ascontiguousarray(outcome.weights)))
+
+
+@njit(cache=True)
+def _precision_by_rank(order: Fits, is_last: Flags, died: Flags, weights: Floats) -> tuple[Floats, Floats]:
+    """Sum precision over deaths in one walk from the highest risk to the lowest, for one sample after another."""
+    precision, deaths = np.zeros(len(weights)), np.zeros(len(weights))
+    for sample in range(len(weights)):
+        above, newly = 0.0, 0.0
+        for place in range(len(order)):
+            weight = weights[sample, order[place]]
+            above += weight
+            if died[place]:
+                newly += weight
+            if is_last[place]:
+                deaths[sample] += newly
+                if above > 0:
+                    precision[sample] += deaths[sample] / above * newly
+                newly = 0.0
+    return precision, deaths
 
 
 def uno_c(risk: Floats, outcome: Outcome, fit: Fits | None = None) -> Floats:
