@@ -223,6 +223,6 @@ def _judged(
     counted |= {f"n_patients_{state}": patients[inside].nunique() for state, inside in of_state.items()}
     if not_estimable(outcome) or not np.isfinite(risk).all():
         return {**dict.fromkeys(("auc", "ci_low", "ci_high", "width"), np.nan), **counted}
-    samples = METRICS["auc"].measure(risk, outcome, fit)
+    samples = np.concatenate([METRICS["auc"].measure(risk, block, fit) for block in outcome.in_blocks()])
     low, high, _ = interval(samples, outcome.degrees_of_freedom, METRICS["auc"].scale)
     return {"auc": float(samples[0]), "ci_low": low, "ci_high": high, "width": high - low, **counted}

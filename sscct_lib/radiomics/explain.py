@@ -249,5 +249,5 @@ def _auc(repeats: list[list[HeldOut]], kind: str, rng: np.random.Generator, outc
             shuffled = test.columns.copy()
             shuffled[:, chosen] = test.columns[rng.permutation(len(shuffled))][:, chosen]
             risk[test.scans], fit[test.scans] = test.model.predict(shuffled)[:, test.place], number
-        found.append(horizon_auc(risk, outcome, fit))
+        found.append(np.concatenate([horizon_auc(risk, block, fit) for block in outcome.in_blocks()]))
     return np.asarray(np.mean(found, axis=0))
