@@ -88,19 +88,23 @@ def _newton(
     x: Floats, place: Fits, n_fits: int, died: Flags, weights: Floats, spread: float, fixed_slope: bool
 ) -> tuple[Floats, Floats, Flags]:
     """Intercepts and slope of each sample, and whether they were found; x is centred within fits and scaled."""
+    # Loops over numbers alone: operations of whole arrays take numba four times as long to compile.
     n_samples = len(weights)
-    intercept, slope = np.zeros((n_samples, n_fits)), np.full(n_samples, spread if fixed_slope else 0.0)
+    intercept, slope = np.zeros((n_samples, n_fits)), np.zeros(n_samples)
     converged = np.zeros(n_samples, dtype=np.bool_)
     for sample in range(n_samples):
         w = weights[sample]
+        slope[sample] = spread if fixed_slope else 0.0
         n_died, n_alive = np.zeros(n_fits), np.zeros(n_fits)
         for scan in range(len(x)):
             if died[scan]:
                 n_died[place[scan]] += w[scan]
             else:
                 n_alive[place[scan]] += w[scan]
-        both = (n_died > 0) & (n_alive > 0)
-        step = np.inf if both.any() else np.nan
+        step = np.nan
+        for one in range(n_fits):
+            if n_died[one] > 0 and n_alive[one] > 0:
+                step = np.inf
         for _ in range(_MOST_STEPS):
             if not step >= _CONVERGED:
                 break
@@ -108,7 +112,7 @@ def _newton(
             u1, i11 = 0.0, 0.0
             for scan in range(len(x)):
                 one = place[scan]
-                if w[scan] == 0 or not both[one]:
+                if w[scan] == 0 or not (n_died[one] > 0 and n_alive[one] > 0):
                     continue
                 eta = min(max(intercept[sample, one] + slope[sample] * x[scan], -30.0), 30.0)
                 p = 1 / (1 + np.exp(-eta))
@@ -118,15 +122,21 @@ def _newton(
                 i01[one] += information * x[scan]
                 u1 += score * x[scan]
                 i11 += information * x[scan] ** 2
-            inverse = np.where(i00 > 0, 1 / np.where(i00 > 0, i00, 1.0), 0.0)
-            d1 = 0.0
+            d1, shared_i, shared_u = 0.0, 0.0, 0.0
             if not fixed_slope:  # the intercepts eliminated
-                determinant = i11 - (i01**2 * inverse).sum()
-                d1 = (u1 - (i01 * u0 * inverse).sum()) / determinant if determinant > _FLAT else np.nan
-            d0 = (u0 - i01 * d1) * inverse
-            step = max(np.abs(d0).max(), np.abs(d1))
+                for one in range(n_fits):
+                    if i00[one] > 0:
+                        shared_i += i01[one] ** 2 / i00[one]
+                        shared_u += i01[one] * u0[one] / i00[one]
+                d1 = (u1 - shared_u) / (i11 - shared_i) if i11 - shared_i > _FLAT else np.nan
+            step = abs(d1)
+            for one in range(n_fits):
+                u0[one] = (u0[one] - i01[one] * d1) / i00[one] if i00[one] > 0 else 0.0
+                if abs(u0[one]) > step:
+                    step = abs(u0[one])
             shrink = min(1.0, 1 / max(step, 1e-300))  # no step is long enough to overshoot
-            intercept[sample] += shrink * d0
+            for one in range(n_fits):
+                intercept[sample, one] += shrink * u0[one]
             slope[sample] += shrink * d1
         converged[sample] = step < _CONVERGED * 1e4
     return intercept, slope, converged
@@ -434,23 +444,31 @@ def _pairs_of_deaths(place: Fits, n_later: Fits, died: Flags, counts: Floats, we
     Fenwick PM. A new data structure for cumulative frequency tables. Softw Pract Exp 1994;24:327-36.
     """
     n_scans, n_samples = counts.shape
-    n_places = place.max() if n_scans else 0
+    n_places = 0
+    for scan in range(n_scans):
+        n_places = max(n_places, place[scan])
     tree = np.zeros((n_places + 1, n_samples))
     concordant, pairs, alive = np.zeros(n_samples), np.zeros(n_samples), np.zeros(n_samples)
     added = 0
-    for death in np.flatnonzero(died):
+    for death in range(n_scans):
+        if not died[death]:
+            continue
         while added < n_later[death]:
-            alive += counts[added]
+            for i in range(n_samples):
+                alive[i] += counts[added, i]
             node = place[added]
             while node <= n_places:
-                tree[node] += counts[added]
+                for i in range(n_samples):
+                    tree[node, i] += counts[added, i]
                 node += node & -node
             added += 1
         for last in (place[death] - 1, place[death]):  # those with a lower risk, and those with at most the same
             while last > 0:
-                concordant += 0.5 * weights[death] * tree[last]
+                for i in range(n_samples):
+                    concordant[i] += 0.5 * weights[death, i] * tree[last, i]
                 last -= last & -last
-        pairs += weights[death] * alive
+        for i in range(n_samples):
+            pairs[i] += weights[death, i] * alive[i]
     return concordant, pairs
 
 

@@ -189,22 +189,22 @@ def _filter(volume: Singles, coefficients: Doubles, out: Singles) -> None:
 
 @njit(cache=True)
 def _advance(data: Doubles, forward: Doubles, backward: Doubles, coefficients: Doubles) -> None:
-    """Filter all lanes forwards and backwards."""
+    """Filter all lanes forwards and backwards; numba compiles copies of whole rows four times as long."""
     ahead, behind, feedback = coefficients[0], coefficients[1], coefficients[2]
     before, after = coefficients[3], coefficients[4]
     n = len(data) - 8
     for i in range(4):
-        data[i] = forward[i] = data[4]
-        data[n + 4 + i] = backward[n + 4 + i] = data[n + 3]
-    fed = before.copy()
+        for lane in range(LANES):
+            data[i, lane] = forward[i, lane] = data[4, lane]
+            data[n + 4 + i, lane] = backward[n + 4 + i, lane] = data[n + 3, lane]
+    fed = np.zeros(4)
     for i in range(n):
-        if 0 < i <= 4:
-            fed[i - 1] = feedback[i - 1]
+        for k in range(4):
+            fed[k] = feedback[k] if k < i else before[k]
         _step(forward, i + 4, data, i + 4, -1, ahead, fed)
-    fed = after.copy()
     for i in range(n):
-        if 0 < i <= 4:
-            fed[i - 1] = feedback[i - 1]
+        for k in range(4):
+            fed[k] = feedback[k] if k < i else after[k]
         _step(backward, n + 3 - i, data, n + 4 - i, 1, behind, fed)
 
 
