@@ -109,7 +109,7 @@ def _newton(
             if not step >= _CONVERGED:
                 break
             u0, i00, i01 = np.zeros(n_fits), np.zeros(n_fits), np.zeros(n_fits)
-            u1, i11 = 0.0, 0.0
+            u1, i11, d1, shared_i, shared_u = 0.0, 0.0, 0.0, 0.0, 0.0
             for scan in range(len(x)):
                 one = place[scan]
                 if w[scan] == 0 or not (n_died[one] > 0 and n_alive[one] > 0):
@@ -122,7 +122,6 @@ def _newton(
                 i01[one] += information * x[scan]
                 u1 += score * x[scan]
                 i11 += information * x[scan] ** 2
-            d1, shared_i, shared_u = 0.0, 0.0, 0.0
             if not fixed_slope:  # the intercepts eliminated
                 for one in range(n_fits):
                     if i00[one] > 0:
