@@ -425,6 +425,7 @@ def standing_in(folder, network_name, build):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("narrow_resnet")
 @pytest.mark.parametrize(
     ("preset", "changed", "stays"), [("published", {}, True), ("best", {"n_members": 2, "head_epochs": 0}, False)]
 )

@@ -11,6 +11,8 @@ from sscct_lib.deep.explain import integrated_gradients, likeness, sanity, untra
 from sscct_lib.study.folder import Study, StudyError
 from sscct_lib.study.settings import DeepSettings, NetworkSettings, Settings
 
+pytestmark = pytest.mark.usefixtures("narrow_resnet")
+
 
 class OneZone(nn.Module):
     """Looks at the lower zone of the right lung alone."""
@@ -104,9 +106,10 @@ def test_of_a_linear_network_each_voxel_gets_its_weight_times_its_distance_from_
 @pytest.mark.parametrize("name", ["resnet18", "swin"])
 def test_parts_sum_to_the_score_less_that_of_average_lung(name):
     torch.manual_seed(0)
-    network = networks.build(name, NetworkSettings(size=32, feature_size=12, window_size=4), 3).eval()
+    size = {"resnet18": 16, "swin": 32}[name]
+    network = networks.build(name, NetworkSettings(size=size, feature_size=12, window_size=4), 3).eval()
     network.standardise(0.3, 0.15)
-    volume = cube(size=32)
+    volume = cube(size=size)
     average = torch.where(volume > 0, network.centre, volume)
     with torch.inference_mode():
         scores = network.head.score(network.features(torch.cat([volume, average])))[:, 0]
@@ -153,18 +156,18 @@ def test_the_scans_of_the_highest_risks_are_chosen_one_a_patient():
 
 
 def test_maps_are_saved_for_every_network_and_scan(tmp_path, monkeypatch):
-    study = Study(tmp_path, Settings(deep=DeepSettings(resnet18=NetworkSettings(size=32))))
+    study = Study(tmp_path, Settings(deep=DeepSettings(resnet18=NetworkSettings(size=16))))
     scans = pd.DataFrame({"scan_id": ["a", "b"], "patient_id": ["p", "q"], "fold": [0, 1]})
     for scan_id in scans["scan_id"]:
         path = cubes.cube_path(study, scan_id, cubes.view_of(study, "resnet18"))
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(path, cube(size=32)[0, 0].numpy().astype(np.float16))
+        np.save(path, cube(size=16)[0, 0].numpy().astype(np.float16))
     torch.manual_seed(0)
-    network = networks.build("resnet18", NetworkSettings(size=32), 3).eval()
+    network = networks.build("resnet18", NetworkSettings(size=16), 3).eval()
     asked = []
     monkeypatch.setattr(explain, "fold_model", lambda *arguments: asked.append(arguments[2]) or network)
     checked = explain.attribute_scans(study, ["resnet18"], scans)
     assert asked == [0, 1]
     assert checked["model"].unique().tolist() == ["ResNet-18 (from scratch)"]
     for scan_id in scans["scan_id"]:
-        assert np.load(study.attribution("resnet18", scan_id)).shape == (32, 32, 32)
+        assert np.load(study.attribution("resnet18", scan_id)).shape == (16, 16, 16)

@@ -13,6 +13,8 @@ from sscct_lib.study.folder import Study
 from sscct_lib.study.settings import DeepSettings, NetworkSettings, PretrainingSettings, Settings
 from tests.deep.deep_cubes import network
 
+pytestmark = pytest.mark.usefixtures("narrow_resnet")
+
 SIZE = 16
 SETTINGS = NetworkSettings(size=SIZE, batch_size=4, epochs=1, weights="self-supervised")
 

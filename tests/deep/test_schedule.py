@@ -43,6 +43,7 @@ def test_the_learning_rate_rises_and_falls_whatever_the_number_of_steps(n_steps)
 FIRST = {"resnet18": "conv1.weight", "densenet121": "features.conv0.weight", "swin": "vit.patch_embed.proj.weight"}
 
 
+@pytest.mark.usefixtures("narrow_resnet")
 @pytest.mark.parametrize("name", NETWORK_WORDS)
 def test_early_layers_learn_slowly_and_every_parameter_learns(name):
     settings = NetworkSettings(size=32, feature_size=12, window_size=4, early_rate=0.1, learning_rate=1e-3)

@@ -15,6 +15,8 @@ from sscct_lib.deep import networks, weights
 from sscct_lib.study.folder import StudyError, load_study
 from sscct_lib.study.settings import NetworkSettings
 
+pytestmark = pytest.mark.usefixtures("narrow_resnet")
+
 CONTENT = b"weights" * 1000
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
 
@@ -166,7 +168,7 @@ def written(path, content):
 
 
 @pytest.fixture(scope="module")
-def resnet():
+def resnet(narrow_resnet):
     torch.manual_seed(1)
     return networks.build_resnet18()[0].state_dict()
 

@@ -213,7 +213,7 @@ def _masks(scratch: Path) -> dict[str, Target]:
         series="1.2.3.100.1",
     )
     write_seg(sample, scratch / "seg.dcm", both_sides(sample))
-    sides = {name: contours_of(truth == side, scan, 2) for name, side in (("Lung_R", 1), ("Lung_L", 2))}
+    sides = {name: contours_of(truth == side, scan) for name, side in (("Lung_R", 1), ("Lung_L", 2))}
     write_rtstruct(sample, scratch / "contours.dcm", sides)
     valid = {name: _bytes_of(pydicom.dcmread(scratch / name)) for name in ("seg.dcm", "contours.dcm")}
     for name in valid:

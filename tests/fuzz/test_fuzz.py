@@ -31,10 +31,11 @@ def test_a_valid_file_is_read(reader):
         (folder / file).unlink()
 
 
-def test_damaged_files_are_read_or_refused_in_words(reader):
+@pytest.mark.parametrize("share", [0.1, pytest.param(1, marks=pytest.mark.slow)])
+def test_damaged_files_are_read_or_refused_in_words(reader, share):
     name, target, folder = reader
 
-    @settings(max_examples=N_INPUTS.get(name, 300), deadline=None, database=None, derandomize=True,
+    @settings(max_examples=int(share * N_INPUTS.get(name, 300)), deadline=None, database=None, derandomize=True,
               suppress_health_check=list(HealthCheck))  # fmt: skip
     @given(seed=st.integers(0, 2**32))
     def damaged(seed):

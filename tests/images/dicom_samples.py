@@ -26,11 +26,11 @@ from sscct_lib.study.results import ScanError
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2.1"
-STEP_MM = 5.0
+STEP_MM = 7.0
 SECRET = "Müller^Erika"
 
 
-def hounsfield(n: int = 40, seed: int = 0) -> np.ndarray:
+def hounsfield(n: int = 24, seed: int = 0) -> np.ndarray:
     """Values that all differ from slice to slice, air among them, shape (n, 24, 32)."""
     return np.random.default_rng(seed).integers(-1000, 600, (n, 24, 32)).astype(np.int16)
 

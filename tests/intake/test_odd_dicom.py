@@ -1,6 +1,6 @@
 """Odd exports of DICOM: each a kind that people have reported, and what must become of it, voxel by voxel."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,6 +67,11 @@ def numbered(slices: list[Dataset]) -> list[Dataset]:
     return one_by_one(slices, "InstanceNumber", lambda index: index + 1)
 
 
+def one_in_five(kinds: Iterable) -> list:
+    """Leave every fifth kind among the quick tests: each is a whole export."""
+    return [kind if i % 5 == 0 else pytest.param(kind, marks=pytest.mark.slow) for i, kind in enumerate(kinds)]
+
+
 LOCALIZER = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
 STRAYS: dict[str, tuple[Callable[[], list[Dataset]], str]] = {
     "scout that sorts first": (lambda: [scout(1, ImageType=LOCALIZER), *chest.chest(first=2)], "localizers_left_out"),
@@ -122,7 +127,7 @@ STRAYS: dict[str, tuple[Callable[[], list[Dataset]], str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", STRAYS)
+@pytest.mark.parametrize("kind", one_in_five(STRAYS))
 def test_a_file_that_is_no_slice_costs_nothing(tmp_path, kind):
     make, code = STRAYS[kind]
     result = ingested(make(), tmp_path)
@@ -189,7 +194,7 @@ HARMLESS: dict[str, Callable[[], list[Dataset]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", HARMLESS)
+@pytest.mark.parametrize("kind", one_in_five(HARMLESS))
 def test_what_a_sound_series_may_bring(tmp_path, kind):
     result = ingested(HARMLESS[kind](), tmp_path)
     assert result.image.GetSize() == (chest.COLUMNS, chest.ROWS, N)
@@ -218,7 +223,7 @@ LOST: dict[str, tuple[Callable[[], list[Dataset]], int, set[str]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", LOST)
+@pytest.mark.parametrize("kind", one_in_five(LOST))
 def test_a_slice_that_cannot_be_used_is_named_and_filled(tmp_path, kind):
     make, index, codes = LOST[kind]
     result = ingested(make(), tmp_path)
@@ -275,7 +280,7 @@ BREATHS: dict[str, Callable[[], list[Dataset]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", BREATHS)
+@pytest.mark.parametrize("kind", one_in_five(BREATHS))
 def test_two_breaths_are_never_one_volume(tmp_path, kind):
     """The one with more air is taken, whole and alone; the other is named, or the halves of the series are told."""
     result = ingested(BREATHS[kind](), tmp_path)
@@ -327,7 +332,9 @@ def test_two_patients_under_one_number_are_two_scans(tmp_path):
 
 
 class TestDensity:
-    @pytest.mark.parametrize("which", [[17], range(5, 9), range(0, N, 2), range(12), [0], [N - 1]], ids=str)
+    @pytest.mark.parametrize(
+        "which", one_in_five([[17], range(5, 9), range(0, N, 2), range(12), [0], [N - 1]]), ids=str
+    )
     @pytest.mark.parametrize("value", [None, 0])
     def test_rescale_lost_in_some_slices_is_that_of_the_others(self, tmp_path, which, value):
         result = ingested(changed(chest.chest(), which, RescaleIntercept=value, RescaleSlope=value and 1), tmp_path)

@@ -66,7 +66,7 @@ def volume(hu: np.ndarray, spacing_mm: float) -> sitk.Image:
 
 @cache
 def draw_chest(spacing_mm: float = 4.0, disease: bool = False, seed: int = 0) -> Chest:
-    """Draw a chest, which no test may change: x from -176 (right) to 176 mm, y from -130 (front) to 150 mm, z from 0 to 320 mm."""
+    """Draw a chest, for all tests: x from -176 (right) to 176 mm, y from -130 (front) to 150 mm, z from 0 to 320 mm."""
     z, y, x = np.meshgrid(
         np.arange(0, 320, spacing_mm), np.arange(-130, 150, spacing_mm), np.arange(-176, 176, spacing_mm), indexing="ij"
     )

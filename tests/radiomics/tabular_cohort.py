@@ -14,7 +14,7 @@ from sscct_lib.study.folder import Study
 from sscct_lib.study.settings import CohortSettings, Settings, TabularSettings
 
 HORIZONS = (1.0, 3.0)
-SMALL: dict[str, Any] = {"n_repeats": 1, "n_trees": 12, "compared": ()}
+SMALL: dict[str, Any] = {"n_repeats": 1, "n_inner_folds": 2, "n_trees": 12, "compared": ()}
 
 
 def make_study(folder: Path, **tabular: Any) -> Study:

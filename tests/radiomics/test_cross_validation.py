@@ -16,8 +16,8 @@ from tests.radiomics.tabular_cohort import HORIZONS, auc, lost_before, make_stud
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory) -> Study:
-    sets, folder = ("Radiomics", "All features"), tmp_path_factory.mktemp("study")
-    return make_study(folder, feature_sets=sets, compared=("imputed",), compared_on=("All features",), n_imputations=2)
+    sets, folder = ("All features",), tmp_path_factory.mktemp("study")
+    return make_study(folder, feature_sets=sets, compared=("imputed",), compared_on=sets, n_imputations=2)
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +40,9 @@ def test_every_scan_is_predicted_once_by_each_model_and_horizon(study: Study, va
 def test_signal_is_found_and_risk_is_calibrated_in_the_large(study: Study) -> None:
     table = make_table(study, n_patients=200)
     result = cross_validation.cross_validate(table, study)
-    assert auc(result.predictions, table, "Radiomics", 3.0) > 0.8
+    assert auc(result.predictions, table, "All features", 3.0) > 0.8
     observed = KaplanMeierFitter().fit(table["followup_years"], table["event_observed"]).predict(3.0)
-    chosen = result.predictions.query("model == 'Radiomics' and horizon_years == 3")
+    chosen = result.predictions.query("model == 'All features' and horizon_years == 3")
     assert chosen["risk"].mean() == pytest.approx(1 - observed, abs=0.04)
 
 
@@ -184,7 +184,7 @@ def test_a_fold_without_deaths_in_training_is_named_and_left_out(study: Study) -
     assert set(left.loc[left["horizon_years"] == 3, "fold"]) == {0, 1, 2}
     assert left["risk"].notna().all()
     named = result.notes[result.notes["fold"] == 0]
-    assert set(named["model"]) == {"Radiomics", "All features", "All features, multiple imputation"}
+    assert set(named["model"]) == {"All features", "All features, multiple imputation"}
     assert named["note"].str.contains("no training patient died within 1 year").all()
 
 
@@ -214,12 +214,12 @@ def test_removed_scans_are_predicted_by_models_that_never_saw_their_patients(stu
     predicted = cross_validation.predict_removed(result, left, removed)
     PREDICTIONS.validate(predicted)
     assert set(predicted["scan_id"]) == set(removed["scan_id"])
-    assert set(predicted["model"]) == {"Radiomics", "All features", "All features, multiple imputation"}
+    assert set(predicted["model"]) == {"All features", "All features, multiple imputation"}
     for scan in removed.itertuples():
-        rows = predicted.query("model == 'Radiomics' and scan_id == @scan.scan_id").sort_values("horizon_years")
+        rows = predicted.query("model == 'All features' and scan_id == @scan.scan_id").sort_values("horizon_years")
         fold = int(rows["fold"].iloc[0])
         assert scan.patient_id not in set(left.loc[result.folds[0] != fold, "patient_id"])
-        risk = result.fits["Radiomics", 0, fold].risks(removed.loc[[scan.Index]])[0, 0]
+        risk = result.fits["All features", 0, fold].risks(removed.loc[[scan.Index]])[0, 0]
         assert rows["risk"].iloc[0] == pytest.approx(risk)
 
 
