@@ -20,10 +20,8 @@ from numpy.typing import NDArray
 from sscct_lib.deep import prediction
 from sscct_lib.deep.batches import Examples
 from sscct_lib.deep.cubes import View, lung_density, view_of, with_cubes
-from sscct_lib.deep.fitting import train
 from sscct_lib.deep.heads import base_hazards, clinical_values, hazard_targets
 from sscct_lib.deep.networks import FAMILY, HazardNetwork, build, check_size, display_name, kept_memory
-from sscct_lib.deep.pretraining import pretrained_encoder
 from sscct_lib.deep.weights import PUBLISHED, Weights, is_self_supervised, load_weights, located
 from sscct_lib.horizons.evaluation import risk_table
 from sscct_lib.study.code import code_hash
@@ -285,6 +283,8 @@ def _trained(study: Study, task: Task) -> dict[str, Any]:
 
 def _train_and_save(study: Study, task: Task) -> dict[str, Any]:
     """Train a model, save it with its card, and give the card."""
+    from sscct_lib.deep.fitting import train  # loads Lightning: 3 s, for which only training is to wait
+
     settings = study.settings.deep.network(task.network)
     training = task.training
     seed = int(fingerprint(study.settings.seed, task.network, task.fold, task.member), 16) % 2**32
@@ -313,6 +313,8 @@ def _untrained(study: Study, network_name: str, training: Examples, fold: int) -
     network = build(network_name, settings, len(horizons(study)))
     weights = None
     if is_self_supervised(settings):
+        from sscct_lib.deep.pretraining import pretrained_encoder  # loads Lightning too
+
         weights = load_weights(network.encoder, *pretrained_encoder(study, network_name, training, fold))
     elif settings.weights is not None:
         weights = load_weights(network.encoder, located(study, network_name, settings), settings.weights_sha256)

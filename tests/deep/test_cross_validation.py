@@ -114,7 +114,7 @@ def test_a_model_never_sees_its_fold(tmp_path, monkeypatch):
         seen.append((where, set(examples.table["patient_id"])))
         return {"loss": [0.0]}
 
-    monkeypatch.setattr(cross_validation, "train", noting)
+    monkeypatch.setattr(fitting, "train", noting)
     cross_validation.cross_validate(study, cohort, ["swin"])
     patients = {fold: set(rows["patient_id"]) for fold, rows in cohort.groupby("fold")}
     assert seen == [
@@ -260,7 +260,7 @@ def test_a_model_of_another_version_says_what_to_run(trained, tmp_path):
 def test_models_of_folds_that_no_longer_exist_are_removed(tmp_path, monkeypatch):
     study = study_in(tmp_path)
     cohort = make_cohort(study)
-    monkeypatch.setattr(cross_validation, "train", lambda *arguments: {"loss": [0.0]})
+    monkeypatch.setattr(fitting, "train", lambda *arguments: {"loss": [0.0]})
     cross_validation.cross_validate(study, cohort.assign(fold=np.arange(N) // 2 % 3), ["swin"])
     assert len(states(study)) == 6
     cross_validation.cross_validate(study, cohort, ["swin"])
