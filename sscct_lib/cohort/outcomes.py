@@ -54,15 +54,14 @@ def censoring_weights(
     Graf E, Schmoor C, Sauerbrei W, Schumacher M. Assessment and comparison of prognostic classification schemes for
     survival data. Stat Med 1999;18:2529-45.
     """
-    from lifelines import KaplanMeierFitter
+    from sksurv.nonparametric import kaplan_meier_estimator
 
     # On a day with a death and a censoring the death comes first, so that weighted deaths equal Kaplan-Meier's.
-    times = np.where(event_observed, followup_years, np.nextafter(followup_years, np.inf))
-    censoring = KaplanMeierFitter().fit(times, event_observed=~event_observed)
+    days, share = kaplan_meier_estimator(np.asarray(event_observed, dtype=bool), followup_years, reverse=True)
     died = event_observed & (followup_years <= horizon_years)
     beyond = (followup_years >= horizon_years) & ~died  # alive on the very day counts as alive, as in judging
     times = np.where(died, followup_years, horizon_years)
-    uncensored = censoring.survival_function_at_times(times).to_numpy(dtype=float)
+    uncensored = np.append(1.0, share)[np.searchsorted(days, times)]  # before that day's censorings
     weights = np.zeros(len(times))
     np.divide(1.0, uncensored, out=weights, where=(died | beyond) & (uncensored > 0))
     return weights

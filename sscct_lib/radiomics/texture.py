@@ -194,7 +194,7 @@ class _GLRLM(_OnRegion, RadiomicsGLRLM):  # type: ignore[misc]
     def _calculateMatrix(self, voxelCoordinates: None = None) -> Floats:  # noqa: N802, N803
         region = self.region
         longest = max(region.ranks.shape) - 2
-        counts = runs(region.ranks.ravel(), region.voxels, region.steps, len(region.grey), longest)
+        counts = runs(region.ranks.ravel(), region.voxels, region.steps, len(region.grey), longest).transpose(1, 2, 0)
         counts = counts[:, :, [_shares_lines(region, direction) for direction in range(len(region.steps))]]
         self.coefficients["Nr"] = counts.sum(axis=(0, 1))[None].astype(float)
         return counts[None].astype(float)
@@ -309,7 +309,7 @@ def neighbours(ranks: Ranks, voxels: Counts, steps: Counts, grey: Floats) -> tup
 
 @njit(cache=True)
 def runs(ranks: Ranks, voxels: Counts, steps: Counts, n_ranks: int, longest: int) -> Counts:
-    """Count runs (GLRLM) along each direction, shape (L, longest, 13): of rank i with length k + 1."""
+    """Count runs (GLRLM) along each direction, shape (13, L, longest): of rank i with length k + 1."""
     # Each voxel takes its place in a run from the voxel behind, which the ascending order has met before; a run counts
     # where the voxel ahead has another rank. No step depends on a guess of what comes next: processors need not wait.
     counts = np.zeros((len(steps), n_ranks, longest), np.int64)
@@ -321,7 +321,7 @@ def runs(ranks: Ranks, voxels: Counts, steps: Counts, n_ranks: int, longest: int
             length = place[here - step] * (ranks[here - step] == rank)
             place[here] = length + 1
             table[rank - 1, length] += ranks[here + step] != rank
-    return counts.transpose(1, 2, 0)
+    return counts
 
 
 @njit(cache=True)

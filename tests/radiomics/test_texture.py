@@ -74,7 +74,7 @@ def test_directions_are_one_of_each_opposite_pair() -> None:
 
 def test_runs_along_x() -> None:
     ranks, voxels, steps = flat(IMAGE)
-    counts = texture.runs(ranks, voxels, steps, 5, 5)[:, :, direction(0, 0, 1)]
+    counts = texture.runs(ranks, voxels, steps, 5, 5)[direction(0, 0, 1)]
     assert counts.tolist() == [[1, 0, 1, 0, 0], [3, 0, 1, 0, 0], [4, 1, 1, 0, 0], [1, 1, 0, 0, 0], [3, 0, 0, 0, 0]]
 
 
@@ -112,7 +112,7 @@ def test_a_lone_voxel_has_no_pair_and_one_run_in_each_direction() -> None:
     assert not pairs.any()
     assert dependence[0, 0] == dependence.sum() == 1
     assert difference.tolist() == [0]
-    assert texture.runs(ranks, voxels, steps, 1, 1).tolist() == [[[1] * 13]]
+    assert texture.runs(ranks, voxels, steps, 1, 1).tolist() == [[[1]]] * 13
 
 
 @given(

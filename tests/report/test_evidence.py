@@ -24,6 +24,7 @@ def training():
     return scans(240, 0)
 
 
+@pytest.mark.slow
 def test_scans_like_the_training_scans_are_rarely_called_far(training):
     found = [likeness(row, training).nearer for row in scans(300, 1).to_dict("records")]
     assert np.mean(np.array(found) >= FAR) < 0.04
