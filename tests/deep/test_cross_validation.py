@@ -398,13 +398,13 @@ def test_no_usable_lungs_and_impossible_size(trained, tmp_path):
 
 
 @pytest.mark.slow
-def test_three_networks_in_two_processes(trained, monkeypatch):
+def test_three_networks_in_two_processes(trained, tmp_path, monkeypatch):
     for module in (cross_validation, prediction):
         monkeypatch.setattr(module, "build", networks.build)
     study, cohort, _ = trained
     cubes = NetworkSettings(size=32, epochs=1, batch_size=4)
     deep = DeepSettings(resnet18=cubes.model_copy(update={"size": 16}), densenet121=cubes, swin=TINY)
-    both = Study(study.folder, Settings(deep=deep), "both")
+    both = Study(tmp_path, Settings(deep=deep))
     for scan_id in cohort["scan_id"]:
         for old, new in ((study.image, both.image), (study.mask, both.mask)):
             new(scan_id).parent.mkdir(parents=True, exist_ok=True)

@@ -6,8 +6,6 @@ import logging
 import os
 import stat
 import struct
-import subprocess
-import sys
 import zlib
 from pathlib import Path
 
@@ -338,12 +336,12 @@ class TestFiles:
             assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
 
     @pytest.mark.parametrize(("options", "expected"), [(["--group"], "0o27 1"), ([], "0o77 0")])
-    def test_a_group_may_read_when_asked(self, tmp_path, options, expected):
-        program = (
-            "import os, sys\nfrom sscct_lib.cli.app import app\n"
-            "try:\n    app(sys.argv[1:])\n"
-            "except SystemExit:\n    print(oct(os.umask(0)), os.environ['SSCCT_GROUP'])\n"
-        )
-        command = [sys.executable, "-c", program, *options, "check", str(tmp_path)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        assert done.stdout.strip() == expected
+    def test_a_group_may_read_when_asked(self, tmp_path, monkeypatch, options, expected):
+        monkeypatch.setenv("SSCCT_GROUP", "")  # so that it is as before in the end
+        monkeypatch.delenv("SSCCT_GROUP")
+        before = os.umask(0o022)
+        try:
+            CliRunner().invoke(app, [*options, "check", str(tmp_path)])
+        finally:
+            made = os.umask(before)
+        assert f"{oct(made)} {os.environ['SSCCT_GROUP']}" == expected
