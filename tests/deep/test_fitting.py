@@ -65,7 +65,7 @@ PATIENT = {"patience": 7, "epochs": 8, "validation_share": 0.25, "batch_size": 2
     [
         *(pytest.param({}, epoch, marks=[] if epoch == 5 else pytest.mark.slow) for epoch in range(1, 6)),
         pytest.param(PATIENT, 3, marks=pytest.mark.slow),
-        (PATIENT, 7),
+        pytest.param(PATIENT, 7, marks=pytest.mark.slow),
         ({"head_epochs": 2}, 3),
     ],
 )

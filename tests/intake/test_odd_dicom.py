@@ -69,7 +69,8 @@ def numbered(slices: list[Dataset]) -> list[Dataset]:
 
 def one_in_five(kinds: Iterable) -> list:
     """Leave every fifth kind among the quick tests: each is a whole export."""
-    return [kind if i % 5 == 0 else pytest.param(kind, marks=pytest.mark.slow) for i, kind in enumerate(kinds)]
+    each = (kind if isinstance(kind, tuple) else (kind,) for kind in kinds)
+    return [pytest.param(*values, marks=[pytest.mark.slow] if i % 5 else []) for i, values in enumerate(each)]
 
 
 LOCALIZER = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
@@ -349,7 +350,7 @@ class TestDensity:
         assert not np.delete(wrong(result.image), [12, 20], axis=0).any()
         assert set(result.codes) == {"density_left_out", "uneven"}
 
-    @pytest.mark.parametrize("padding", [None, -2000, -1024])
+    @pytest.mark.parametrize("padding", one_in_five([None, -2000, -1024]))
     def test_rescale_lost_in_all_slices_is_refused(self, tmp_path, padding):
         slices = chest.chest(RescaleIntercept=None, RescaleSlope=None, PixelRepresentation=1)
         for item in slices:
@@ -364,13 +365,13 @@ class TestDensity:
             ingested(slices, tmp_path)
 
     @pytest.mark.parametrize("tag", [{}, {"PixelPaddingValue": 63536}])
-    @pytest.mark.parametrize("padding", [63536, 32768 + 1100, 65535])
+    @pytest.mark.parametrize("padding", one_in_five([63536, 32768 + 1100, 65535]))
     def test_padding_that_wrapped_is_air(self, tmp_path, padding, tag):
         result = ingested(alter(chest.chest(**tag), range(N), lambda v: np.where(RING, padding, v)), tmp_path)
         assert not wrong(result.image).any()
         assert sitk.GetArrayFromImage(result.image)[:, RING].max() <= -1000
 
-    @pytest.mark.parametrize("padding", [1024, 2096, 4095])
+    @pytest.mark.parametrize("padding", one_in_five([1024, 2096, 4095]))
     def test_an_even_ring_is_air(self, tmp_path, padding):
         """Padding of 0 HU, of -2000 in twelve bits, and at the upper end."""
         result = ingested(alter(chest.chest(), range(N), lambda v: np.where(RING, padding, v)), tmp_path)
@@ -397,7 +398,7 @@ class TestDensity:
 
 
 class TestPlaces:
-    @pytest.mark.parametrize("degrees", [20, -20, 5])
+    @pytest.mark.parametrize("degrees", one_in_five([20, -20, 5]))
     def test_a_tilted_gantry_cuts_nothing_off(self, tmp_path, degrees):
         angle = np.radians(degrees)
         axes = ((1.0, 0.0, 0.0), (0.0, float(np.cos(angle)), float(np.sin(angle))))
@@ -460,7 +461,7 @@ class TestPlaces:
 class TestTheCauseIsTheCause:
     @pytest.mark.parametrize(
         ("make", "words"),
-        [
+        one_in_five([
             (lambda: [capture(i) for i in range(30)], "slices without position, orientation or pixel spacing"),
             (lambda: [scout(i, ImageType=LOCALIZER) for i in range(3)], "found 1 localizer"),
             (lambda: [capture(i, SOPClassUID="1.2.840.10008.5.1.4.1.1.7") for i in range(30)], "but no CT images"),
@@ -469,7 +470,7 @@ class TestTheCauseIsTheCause:
             (lambda: [slice_at(3.0 * i, i, axes=CORONAL) for i in range(60)], "29[0-9] mm|not axial"),
             (lambda: chest.chest(HEIGHTS[:12]), "12 slices, expected at least 20"),
             (lambda: chest.chest([2.0 * i for i in range(30)], SliceThickness=2), "58 mm long, expected at least 150"),
-        ],
+        ]),
     )  # fmt: skip
     def test_when_nothing_is_left(self, tmp_path, make, words):
         with pytest.raises(StudyError, match=words):
@@ -527,7 +528,9 @@ def test_what_descriptions_say(function, yes, no):
 
 @pytest.mark.parametrize(
     ("text", "criterion"),
-    [("Exspiration", "expiratory"), ("MIP 8/2", "projection of slabs"), ("links", "only a part of the chest")],
+    one_in_five(
+        [("Exspiration", "expiratory"), ("MIP 8/2", "projection of slabs"), ("links", "only a part of the chest")]
+    ),
 )
 def test_what_the_description_says_comes_behind(tmp_path, text, criterion):
     """The two series are equal, and the number of the worse one is smaller."""
@@ -538,14 +541,16 @@ def test_what_the_description_says_comes_behind(tmp_path, text, criterion):
 
 @pytest.mark.parametrize(
     ("header", "code"),
-    [
-        ({"SeriesDescription": "Exspiration"}, "expiratory"),
-        ({"ProtocolName": "Thorax exp"}, "expiratory"),
-        ({"ImageComments": "espiratoria"}, "expiratory"),
-        ({"ImageType": ["DERIVED", "SECONDARY", "AXIAL", "MIP"]}, "projection"),
-        ({"ImageType": ["DERIVED", "SECONDARY", "AXIAL"]}, "derived"),
-        ({"PatientPosition": "HFP"}, "prone"),
-    ],
+    one_in_five(
+        [
+            ({"SeriesDescription": "Exspiration"}, "expiratory"),
+            ({"ProtocolName": "Thorax exp"}, "expiratory"),
+            ({"ImageComments": "espiratoria"}, "expiratory"),
+            ({"ImageType": ["DERIVED", "SECONDARY", "AXIAL", "MIP"]}, "projection"),
+            ({"ImageType": ["DERIVED", "SECONDARY", "AXIAL"]}, "derived"),
+            ({"PatientPosition": "HFP"}, "prone"),
+        ]
+    ),
 )
 def test_it_is_taken_and_told_where_nothing_better_is_there(tmp_path, header, code):
     result = ingested(chest.chest(**header), tmp_path)
