@@ -17,6 +17,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import yaml
 
@@ -197,9 +198,13 @@ def _render(study: Study, source: Path) -> None:
     # What Sphinx remembers of the pages are pickles: only those that this user's own build wrote are read.
     memory = place / "_build" / ".doctrees"
     remove_unless_sealed(memory)
-    command = [sys.executable, "-c", JUPYTER_BOOK, "build", str(source), "--path-output", str(place)]
+    paths = [str(source.resolve()), "--path-output", str(place.resolve())]
+    command = [sys.executable, "-P", "-c", JUPYTER_BOOK, "build", *paths]
     command += ["-n", "-W", "--keep-going", "-q", *([] if current else ["--all"])]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    with TemporaryDirectory() as elsewhere:  # where no stranger's file is taken for a program or a configuration
+        done = subprocess.run(
+            command, cwd=elsewhere, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        )
     seal(memory)
     said = done.stdout.replace(str(study.folder.resolve()), "STUDY")  # logs name no place of this machine
     write_if_changed(study.run / "logs" / "book.log", said)

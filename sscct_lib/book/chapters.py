@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import gettempdir
+from tempfile import TemporaryDirectory, gettempdir
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -39,6 +39,7 @@ NOT_MADE = "*(not made in this run)*"
 SHOWN_PACKAGES = (
     "lifelines", "monai", "numpy", "pandas", "pyradiomics", "scikit-learn", "scikit-survival", "simpleitk", "torch",
 )  # fmt: skip
+LONGEST_OF_SOCKET = 60  # letters of its folder; its whole path may have about a hundred
 GLUED = "application/papermill.record/"
 
 
@@ -82,8 +83,6 @@ def run_notebook(study: Study, name: str) -> Path:
         If a cell fails; the message names the notebook, the cell and the partial copy, which is kept beside the log.
     """
     import jupytext
-    import papermill
-    from papermill.exceptions import PapermillExecutionError
 
     made = executed(study, name)
     partial = study.run / "logs" / f"{name}.partial.ipynb"
@@ -91,12 +90,33 @@ def run_notebook(study: Study, name: str) -> Path:
     for folder in (made.parent, partial.parent):
         folder.mkdir(parents=True, exist_ok=True)
     jupytext.write(jupytext.read(PROJECT / "notebooks" / f"{name}.py"), source, fmt="ipynb")
+    with TemporaryDirectory(prefix="sscct-", dir=_short()) as place:
+        # A kernel's place of work has nothing in it but the way to the study, and its sockets, which are its user's.
+        Path(place, "study").symlink_to(study.folder.resolve())
+        _execute(study, source, partial, Path(place))
+    os.replace(partial, made)
+    return made
+
+
+def _short() -> str | None:
+    """Where a socket may lie, whose path has at most some hundred letters."""
+    return "/tmp" if len(gettempdir()) > LONGEST_OF_SOCKET else None
+
+
+def _execute(study: Study, source: Path, partial: Path, place: Path) -> None:
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+    from traitlets.config import Config
+
+    name = partial.name.partition(".")[0]
+    private = {"transport": "ipc", "connection_file": str(place / "kernel.json")}
     try:
         papermill.execute_notebook(
             _unfilled(source),
             _unfilled(partial),
-            parameters={"study_dir": ".", "run_name": study.run_name},
-            cwd=str(study.folder),
+            parameters={"study_dir": "study", "run_name": study.run_name},
+            cwd=str(place),
+            config=Config({"KernelManager": private}),
             progress_bar=False,
             stderr_file=sys.stderr,
             # The kernel's warnings about its own transport are not the user's concern. Figures are part of the
@@ -111,9 +131,7 @@ def run_notebook(study: Study, name: str) -> Path:
     finally:
         source.unlink(missing_ok=True)
         if partial.is_file():
-            _forget(partial, study)
-    os.replace(partial, made)
-    return made
+            _forget(partial, study, place)
 
 
 def _unfilled(path: Path) -> str:
@@ -121,14 +139,14 @@ def _unfilled(path: Path) -> str:
     return str(path.resolve()).replace("{", "{{").replace("}", "}}")
 
 
-def _forget(path: Path, study: Study) -> None:
+def _forget(path: Path, study: Study, place: Path) -> None:
     """Take progress out of a notebook, and shorten the paths that papermill, warnings and tracebacks leave there."""
     content = json.loads(path.read_text(encoding="utf-8"))
     results.forget(content)
     text, python = json.dumps(content, indent=1, ensure_ascii=False) + "\n", sysconfig.get_paths()
-    installed = (Path(python["purelib"]), Path(python["stdlib"]))
+    installed: list[str | Path] = [python["purelib"], python["stdlib"], PROJECT, sys.prefix, sys.base_prefix]
     # A cell's own code lies in a temporary folder of the kernel.
-    for folder in (study.folder, *installed, PROJECT, Path(sys.prefix), Path(sys.base_prefix), Path(gettempdir())):
+    for folder in map(Path, (study.folder, place / "study", *installed, gettempdir())):
         for form in {str(folder.absolute()), str(folder.resolve())}:
             text = text.replace(json.dumps(form, ensure_ascii=False)[1:-1] + "/", "")
     path.write_text(text, encoding="utf-8")

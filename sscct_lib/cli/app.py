@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sscct_lib.cli.options import Commands, RunOption, StudyFolder
+from sscct_lib.cli.options import Commands, RunOption, StudyFolder, take_nothing_from_here
 from sscct_lib.cli.studies import check, predict, pretrain, report, runs, weights
 from sscct_lib.cli.sweep import sweep
 
@@ -28,11 +28,12 @@ if TYPE_CHECKING:
     from sscct_lib.study.keys import ToMake
 
 LOCK_FILE = ".sscct.lock"
+WORK_FOLDER = ".snakemake"  # of a study, in which the workflow and its jobs are at work
 # Lines of Snakemake's log that tell a user nothing.
 BOOKKEEPING = re.compile(
     r"Building DAG|Select jobs|Execute \d+ jobs|Assuming unrestricted|Using shell|Provided cores|Rules claiming more"
-    r"|Complete log|Elapsed time|\[.*\d{4}\]$|Exiting because|Nothing to be done|Removing output files|    runs/"
-    r"|RuleException|CalledProcessError|Command 'set -euo|WorkflowError|At least one job|runs/\S+$"
+    r"|Complete log|Elapsed time|\[.*\d{4}\]$|Exiting because|Nothing to be done|Removing output files|    \.\./runs/"
+    r"|RuleException|CalledProcessError|Command 'set -euo|WorkflowError|At least one job|\.\./runs/\S+$"
 )
 
 app = typer.Typer(
@@ -72,6 +73,7 @@ def _configure(
     os.environ["SSCCT_GROUP"] = str(int(group))
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("sscct_lib").setLevel(logging.INFO)
+    take_nothing_from_here()
 
 
 class DemoSize(StrEnum):
@@ -213,7 +215,7 @@ def _snakemake_command(
 
     config = {
         "run": study.run_name,
-        "sscct": f"{shlex.quote(sys.executable)} -m sscct_lib.cli",
+        "sscct": f"{shlex.quote(sys.executable)} -P -m sscct_lib.cli",
         "until": until or "",
         "last_stage": per_scan_stages(study, until)[-1],
         "shards": [f"{index:04d}" for index in to_make.shards],
@@ -224,9 +226,9 @@ def _snakemake_command(
     # All of it is made: the workflow's own memory, of times, of code and of what was cut off, has no say. Snakemake's
     # own lock outlives a killed run; `_run_alone` holds one that does not.
     return [
-        sys.executable, "-m", "snakemake", "--snakefile", str(PROJECT / "workflow" / "Snakefile"),
-        "--directory", str(study.folder), "--cores", str(cores), "--keep-going", "--forceall", "--ignore-incomplete",
-        "--nolock", "--quiet", "rules", "progress", "host", *further,
+        sys.executable, "-P", "-m", "snakemake", "--snakefile", str(PROJECT / "workflow" / "Snakefile"),
+        "--directory", str(study.folder / WORK_FOLDER), "--workflow-profile", "none", "--cores", str(cores),
+        "--keep-going", "--forceall", "--ignore-incomplete", "--nolock", "--quiet", "rules", "progress", "host", *further,
         "--config", *(f"{name}={json.dumps(value)}" for name, value in config.items()),
     ]  # fmt: skip
 
@@ -243,7 +245,7 @@ def _trainings(study: "Study", further: list[str]) -> list[str]:
 def _run_alone(study: "Study", manifest: "pd.DataFrame", until: str | None, cores: int, further: list[str]) -> int:
     """Make what is to be made, by Snakemake, on a study on which no other run works; first mend what a kill left."""
     from sscct_lib.book.chapters import is_current
-    from sscct_lib.study.files import remove_partials
+    from sscct_lib.study.files import emptied, remove_partials
     from sscct_lib.study.folder import StudyError
     from sscct_lib.study.keys import to_make
     from sscct_lib.study.recovery import LockedError, alone, set_damaged_aside
@@ -257,6 +259,7 @@ def _run_alone(study: "Study", manifest: "pd.DataFrame", until: str | None, core
             with_book = until is None and bool(made_anew or not is_current(study))
             if not (made_anew or with_book or further):
                 return 0
+            emptied(study.folder / WORK_FOLDER)
             return _run_quietly(_snakemake_command(study, made_anew, until, with_book, cores, further), lock)
     except LockedError as error:
         raise StudyError(
@@ -285,7 +288,7 @@ def _run_quietly(command: list[str], lock: int) -> int:
         before = [signal.signal(number, lambda *_: os.killpg(process.pid, signal.SIGINT)) for number in numbers]
         for line in process.stdout or ():
             if line.strip() and not BOOKKEEPING.match(line):
-                typer.echo(line, nl=False)
+                typer.echo(line.replace("../runs/", "runs/"), nl=False)
     for number, handler in zip(numbers, before, strict=True):
         signal.signal(number, handler)
     return process.returncode

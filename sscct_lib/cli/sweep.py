@@ -85,7 +85,7 @@ def _run_all(planned: "Sequence[PlannedRun]", options: list[str]) -> list[str]:
         shared = f", with {n_shared:,} results of the others" if n_shared else ""
         typer.secho(f"Run {name}, {number + 1} of {len(planned)}{shared}", bold=True)
         arguments = ["run", str(run.study.folder), "--run", name, *options]
-        if _call([sys.executable, "-m", "sscct_lib.cli", *arguments]) != 0:
+        if _call([sys.executable, "-P", "-m", "sscct_lib.cli", *arguments]) != 0:
             typer.secho(f"Run {name} failed; the sweep goes on with the others.", fg="red", err=True)
             failed.append(name)
     return failed

@@ -104,6 +104,17 @@ def remove_partials(folder: Path) -> None:
                     path.unlink()
 
 
+def emptied(folder: Path) -> Path:
+    """Make a folder, or remove what it holds; of a link to one, the link alone is removed."""
+    if folder.is_symlink() or folder.is_file():
+        folder.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            (shutil.rmtree if entry.is_dir(follow_symlinks=False) else os.unlink)(entry.path)
+    return folder
+
+
 def has_content(path: Path) -> bool:
     """Tell whether a file is there and not empty."""
     return path.is_file() and path.stat().st_size > 0

@@ -150,7 +150,7 @@ def test_paths_of_warnings_tracebacks_and_papermill_are_shortened(tmp_path, name
     path = tmp_path / "01.ipynb"
     path.write_text(json.dumps({"cells": [cell], "metadata": {"papermill": own}}, ensure_ascii=False))
     assert len(search_file(path)) >= len(said)  # one more: the input; one less where Python is the system's
-    chapters._forget(path, study)
+    chapters._forget(path, study, tmp_path / "place")
     assert search_file(path) == []
     content = json.loads(path.read_text())
     assert content["cells"][0]["outputs"][0]["text"][0] == "joblib/parallel.py:44: UserWarning: slow\n"

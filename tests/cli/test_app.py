@@ -117,12 +117,12 @@ def test_the_workflow_is_told_what_is_to_be_made(study_of, manifest_frame):
     study = study_of(manifest_frame)
     to_make = ToMake({2: ["images"]}, ["01_cohort"])
     command = _snakemake_command(study, to_make, "01_cohort", False, 1, ["--dry-run"])
-    given = parse_args(command[3:])[1]
+    given = parse_args(command[4:])[1]
     assert given.forceall
     assert given.dryrun
     assert parse_config(given.config) == {
         "run": "main",
-        "sscct": f"{sys.executable} -m sscct_lib.cli",
+        "sscct": f"{sys.executable} -P -m sscct_lib.cli",
         "until": "01_cohort",
         "last_stage": "images",
         "shards": ["0002"],
