@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
-import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -13,6 +12,7 @@ from sscct_lib.cohort.outcomes import label_name
 from sscct_lib.study.folder import Study, StudyError
 from sscct_lib.study.schemas import IMAGE_TYPES
 from sscct_lib.study.stages import PROJECT
+from sscct_lib.study.tables import read_parquet
 from sscct_lib.study.words import NETWORK_WORDS, horizons_text, percent_text, years_text
 
 FOLDER = PROJECT / "book" / "checklists"
@@ -156,7 +156,7 @@ def facts(study: Study) -> dict[str, str]:
 def _counts(study: Study) -> dict[str, str]:
     counts = dict.fromkeys(("n_scans", "n_patients", "deaths", "n_features"), NOT_MADE)
     if study.table("cohort").is_file():
-        cohort = pd.read_parquet(study.table("cohort"))
+        cohort = read_parquet(study.table("cohort"))
         died = [
             f"{int(cohort[label_name(horizon)].eq(1).sum())} within {years_text(horizon)}"
             for horizon in study.settings.horizons_years
@@ -168,6 +168,6 @@ def _counts(study: Study) -> dict[str, str]:
             "deaths": f"scans followed by death: {', '.join(died)}",
         }
     if study.table("radiomics").is_file():
-        columns = pd.read_parquet(study.table("radiomics")).columns
+        columns = read_parquet(study.table("radiomics")).columns
         counts["n_features"] = str(sum(name.startswith((*IMAGE_TYPES, "qct_")) for name in columns))
     return counts

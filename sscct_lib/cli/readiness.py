@@ -39,12 +39,13 @@ def models_made(study: Study) -> set[str]:
     from sscct_lib.radiomics.clinical_scores import PUBLISHED, baselines
     from sscct_lib.radiomics.cross_validation import models_of
     from sscct_lib.study.schemas import stored_names
+    from sscct_lib.study.tables import read_parquet
     from sscct_lib.study.words import NETWORK_WORDS, plain_names
 
     deep = study.settings.deep
     networks = {NETWORK_WORDS[name] for name in deep.networks}
     histories = {f"{NETWORK_WORDS[name]}, longitudinal" for name in deep.networks if deep.network(name).longitudinal}
     given = study.table("predictions/x").parent.glob("[!.]*.parquet")
-    read = {name for path in given for name in plain_names(pd.read_parquet(path)).values()}
+    read = {name for path in given for name in plain_names(read_parquet(path)).values()}
     made = {model.name for model in models_of(study)} | {*baselines(stored_names(study.settings.covariates).values())}
     return made | {*PUBLISHED, STACKED} | networks | histories | read

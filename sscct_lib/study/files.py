@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
@@ -16,6 +16,10 @@ from uuid import uuid4
 
 PARTIAL = ".partial-"  # begins the name of a file that is not whole yet
 STALE_SECONDS = 3600  # no file takes that long to write
+LARGEST_BYTES = {
+    "yaml": 1 << 20, "json": 1 << 26, "txt": 1 << 26, "tsv": 1 << 26, "md": 1 << 26, "csv": 1 << 29, "ipynb": 1 << 29,
+}  # fmt: skip
+"""Files that are read whole, as text, by the end of their names: one that is larger was made to fill memory."""
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
@@ -113,6 +117,56 @@ def emptied(folder: Path) -> Path:
         for entry in entries:
             (shutil.rmtree if entry.is_dir(follow_symlinks=False) else os.unlink)(entry.path)
     return folder
+
+
+def strange_file(root: Path, shallow: Iterable[str], deep: Iterable[str]) -> str:
+    """Look at what lies in some folders of a folder before any of it is opened.
+
+    Parameters
+    ----------
+    shallow, deep
+        Names of folders below `root`: of which the entries are looked at, and of which all that is below.
+
+    Returns
+    -------
+    str
+        What is no plain file or folder inside `root`, or larger than a file of its kind is, in words; empty where
+        there is nothing of the kind. A link that stays inside `root` is followed.
+    """
+    real = root.resolve()
+    waiting = [
+        *((os.path.join(root, name), False) for name in shallow),
+        *((os.path.join(root, name), True) for name in deep),
+    ]
+    seen: set[str] = set()
+    while waiting:
+        place, is_deep = waiting.pop()
+        if place in seen:
+            continue
+        seen.add(place)
+        # Another process may be at work there.
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(place) as entries:
+            for entry in entries:
+                if why := _why_strange(entry, real):
+                    return f"{entry.name!r} in {place} {why}"
+                if is_deep and entry.is_dir():
+                    waiting.append((os.path.realpath(entry.path) if entry.is_symlink() else entry.path, True))
+    return ""
+
+
+def _why_strange(entry: "os.DirEntry[str]", root: Path) -> str:
+    if entry.is_symlink():
+        target = os.path.realpath(entry.path)
+        if not Path(target).is_relative_to(root):
+            return "is a link that leads out of the study. Put the data itself there, or mount it there."
+        if not os.path.lexists(target):
+            return ""
+    if not (entry.is_file() or entry.is_dir()):
+        return "is a pipe, a socket or a device. Remove it."
+    limit = LARGEST_BYTES.get(entry.name.rpartition(".")[2])
+    if limit is not None and (size := entry.stat().st_size) > limit:
+        return f"has {size:,} bytes, more than any such file has (up to {limit:,}). Put a smaller one there."
+    return ""
 
 
 def has_content(path: Path) -> bool:

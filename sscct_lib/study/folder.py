@@ -14,12 +14,14 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from sscct_lib.study.files import strange_file
 from sscct_lib.study.settings import RunName, Section, Settings
 
 SETTINGS_FILE = "study.yaml"
 RUN_SETTINGS_FILE = "settings.yaml"
 MANIFEST_FILE = "data_manifest.csv"
 DECISIONS_FILE = "qa_decisions.csv"
+OUR_FOLDERS = ("scans", "masks", "truth", "ingest", "weights")  # of a study, which commands write to
 MOST_SHOWN = 200  # characters of a wrong value
 
 
@@ -94,26 +96,35 @@ def load_study(folder: str | Path, run_name: str = "main") -> Study:
     ------
     StudyError
         If `study.yaml` is missing, is not YAML, or has an unknown or impossible value; each is named. If the path of
-        the folder has a line break.
+        the folder has a line break. If something in the study leads out of it, is no plain file, or is far too large
+        (see `files.strange_file`).
     """
-    path = Path(folder) / SETTINGS_FILE
     refuse_control_characters(Path(folder))
-    if not path.is_file():
-        raise StudyError(f"{path} is missing. A study folder needs one; `sscct demo FOLDER` makes an example.")
-    content = read_settings(path)
-    where = str(path)
     try:
         RunNameHolder(name=run_name)
-        own = Path(folder) / "runs" / run_name / RUN_SETTINGS_FILE
-        if own.is_file():
-            content = lay_over(content, read_settings(own))
-            where = f"{path}, with {own.relative_to(folder)}"
+    except ValidationError as error:
+        raise StudyError(f"{Path(folder) / SETTINGS_FILE}, --run:\n{_violations(error)}") from error
+    if strange := strange_file(Path(folder), ("", "runs"), (*OUR_FOLDERS, f"runs/{run_name}")):
+        raise StudyError(strange)
+    return Study(Path(folder), settings_of(Path(folder), run_name), run_name)
+
+
+def settings_of(folder: Path, run_name: str = "main") -> Settings:
+    """Read the settings of a run; StudyError as `load_study`, which looks at the study's files first."""
+    path, own = folder / SETTINGS_FILE, folder / "runs" / run_name / RUN_SETTINGS_FILE
+    if not path.is_file():
+        raise StudyError(f"{path} is missing. A study folder needs one; `sscct demo FOLDER` makes an example.")
+    content, where = read_settings(path), str(path)
+    if own.is_file():
+        content = lay_over(content, read_settings(own))
+        where = f"{path}, with {own.relative_to(folder)}"
+    try:
         settings = Settings.model_validate(content)
     except ValidationError as error:
         raise StudyError(f"{where}:\n{_violations(error)}") from error
     if settings.covariates:
         _refuse_taken(settings, where)
-    return Study(Path(folder), settings, run_name)
+    return settings
 
 
 def _refuse_taken(settings: Settings, where: str) -> None:

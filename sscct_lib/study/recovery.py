@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from sscct_lib.study.files import free_name, has_content
 from sscct_lib.study.folder import Study
 from sscct_lib.study.stages import shard_stage
+from sscct_lib.study.tables import read_parquet
 
 SHARD_COLUMNS = ["scan_id", "status", "reason"]
 
@@ -90,8 +90,8 @@ def set_damaged_aside(study: Study) -> list[str]:
 
 def _table(path: Path) -> str:
     try:
-        pq.read_table(path, page_checksum_verification=True)
-    except (OSError, pa.ArrowException) as error:
+        read_parquet(path)
+    except (OSError, ValueError, pa.ArrowException) as error:
         return f"damaged table ({str(error).splitlines()[0][:100] if str(error) else type(error).__name__})"
     return ""
 

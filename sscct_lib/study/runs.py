@@ -24,6 +24,7 @@ from sscct_lib.study.folder import (
     load_study,
     parse_yaml,
     read_settings,
+    settings_of,
 )
 from sscct_lib.study.keys import fits, given_predictions, ingredients, out_of_date, same_settings
 from sscct_lib.study.settings import Section, Settings
@@ -143,7 +144,7 @@ def _written(study: Study, changes: dict[str, Any]) -> dict[str, Any]:
     """Lay changes over what a run changes already."""
     path = study.run_settings_path
     written = lay_over(read_settings(path) if path.is_file() else {}, changes)
-    return _with_seed_of_patients(written, load_study(study.folder).settings)
+    return _with_seed_of_patients(written, settings_of(study.folder))
 
 
 def _with_seed_of_patients(written: dict[str, Any], base: Settings) -> dict[str, Any]:

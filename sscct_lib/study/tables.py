@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pandera.pandas as pa
+import pyarrow.parquet as pq
 
 from sscct_lib.study.files import atomic
 from sscct_lib.study.folder import Study, StudyError
@@ -12,6 +13,8 @@ from sscct_lib.study.keys import difference, ingredients
 from sscct_lib.study.schemas import PREDICTIONS
 from sscct_lib.study.stages import maker
 
+MOST_CELLS, MOST_INFLATED = 32, 100  # that a byte of a file may hold: cells, and bytes once it is unpacked
+FREE_BYTES = 1 << 16  # small files may hold more
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -34,7 +37,7 @@ def read_table(study: Study, name: str, schema: pa.DataFrameSchema) -> pd.DataFr
         raise StudyError(f"{path} is missing. Run `{made_by}` first; it writes this table.")
     again = f"`sscct run` sets it aside and makes it again by `{made_by}`."
     try:
-        frame = pd.read_parquet(path, page_checksum_verification=True)
+        frame = read_parquet(path)
         made = frame.attrs.pop("ingredients", None)
         if lacking := missing_columns(frame, schema):
             raise StudyError(
@@ -46,6 +49,25 @@ def read_table(study: Study, name: str, schema: pa.DataFrameSchema) -> pd.DataFr
     if maker(name) and (why := difference(ingredients(study, made_by), made)):
         raise StudyError(f"{path} was {why}. Call `sscct run`, or run `{made_by}` first; it writes this table.")
     return frame
+
+
+def read_parquet(path: Path) -> pd.DataFrame:
+    """Read a Parquet file, with the checksums of its pages, if its footer promises no more than such a file can hold.
+
+    Raises
+    ------
+    ValueError
+        If it promises more, has columns of lists or the like, or is damaged.
+    """
+    footer, n_bytes = pq.read_metadata(path), path.stat().st_size
+    columns = [footer.schema.column(number) for number in range(footer.num_columns)]
+    n_cells = footer.num_rows * footer.num_columns
+    promised = sum(footer.row_group(number).total_byte_size for number in range(footer.num_row_groups))
+    if any(column.max_repetition_level or column.max_definition_level > 1 for column in columns):
+        raise ValueError("It has columns of lists or records; expected numbers and text.")
+    if max(n_cells / MOST_CELLS, promised / MOST_INFLATED) > n_bytes + FREE_BYTES:
+        raise ValueError(f"It promises {n_cells:,} cells in {n_bytes:,} bytes: more than a table can hold.")
+    return pd.read_parquet(path, page_checksum_verification=True)
 
 
 def missing_columns(frame: pd.DataFrame, schema: pa.DataFrameSchema) -> str:
