@@ -10,6 +10,7 @@ that nobody who hands over a study can make one.
 import hashlib
 import hmac
 import html
+import json
 import os
 import secrets
 import shutil
@@ -22,10 +23,11 @@ from tempfile import TemporaryDirectory
 import yaml
 
 from sscct_lib.book import chapters, editions
+from sscct_lib.book.shown import shown
 from sscct_lib.intake.privacy import FOLDERS
 from sscct_lib.intake.privacy_search import search_study
 from sscct_lib.study.code import code_hash
-from sscct_lib.study.files import checksum, read_keyed, write_if_changed, write_keyed, write_secret
+from sscct_lib.study.files import checksum, emptied, read_keyed, write_if_changed, write_keyed, write_secret
 from sscct_lib.study.folder import Study, StudyError, fingerprint
 from sscct_lib.study.results import file_state
 from sscct_lib.study.runs import changes_of
@@ -62,11 +64,19 @@ def build_book(study: Study) -> Path:
     missing, made_of = chapters.missing_stages(study), chapters.book_made_of(study)
     if len(missing) == len(NOTEBOOKS):
         raise StudyError(f"{study.run} has no executed notebook, not even 01_cohort. `sscct run` makes them.")
-    source = study.run / "book" / "source"
+    book = study.run / "book"
+    source, place = book / "source", book / "sphinx"
+    # What Sphinx remembers of the pages are pickles, and pages that are there are not made again: only those that this
+    # user's own build wrote are believed, else nothing of the book is taken over.
+    sealed = (_memory(place), source, book / "scans")
+    if any(remove_unless_sealed(folder) for folder in sealed) or not _memory(place).is_dir():
+        emptied(book)
     _assemble(study, source, missing)
     _refuse_identifiers(study, BEFORE_RENDERING)
-    _render(study, source)
-    editions.publish(study, study.run / "book" / "sphinx" / "_build" / "html", chapters.front_page(study).parent)
+    _render(study, source, place)
+    editions.publish(study, place / "_build" / "html", chapters.front_page(study).parent)
+    for folder in sealed:
+        seal(folder)
     # Pages for clinicians are those for analysts less their code; `sscct check --privacy` looks into every file.
     _refuse_identifiers(study, tuple(f"book/_build/html/{name}" for name in (editions.ANALYSTS, "_images", "scans")))
     write_if_changed(chapters.book_record(study), made_of)
@@ -89,7 +99,7 @@ def _assemble(study: Study, source: Path, missing: Mapping[str, str]) -> None:
         if name in missing:
             write_if_changed(target, chapters.stub(name, missing[name]))
         else:
-            write_if_changed(target, executed(study, name).read_bytes())
+            write_if_changed(target, shown(name, json.loads(executed(study, name).read_text(encoding="utf-8"))))
             pasted |= chapters.pictures(target)
     for name, content in pasted.items():
         write_if_changed(source / "pasted" / name, content)
@@ -184,9 +194,13 @@ def _refuse_identifiers(study: Study, parts: tuple[str, ...]) -> None:
         raise StudyError(f"{len(search.findings)} place(s) may point to a patient; no book was made:\n  {listed}")
 
 
-def _render(study: Study, source: Path) -> None:
+def _memory(place: Path) -> Path:
+    return place / "_build" / ".doctrees"
+
+
+def _render(study: Study, source: Path, place: Path) -> None:
     """Let Jupyter Book make pages of the sources; a build that did not come to its end counts for nothing."""
-    place, record = study.run / "book" / "sphinx", study.run / "book" / "written_with.txt"
+    record = study.run / "book" / "written_with.txt"
     if not record.is_file() and place.is_dir():  # a figure that is there, if only by half, would not be written again
         shutil.rmtree(place)
     # Sphinx writes a page again when its own source changes. Numbers that it takes from a notebook, and the titles of
@@ -195,9 +209,6 @@ def _render(study: Study, source: Path) -> None:
     state = fingerprint([(path.name, checksum(path)) for path in shared], _titles(source))
     current = record.is_file() and record.read_text(encoding="utf-8") == state
     record.unlink(missing_ok=True)
-    # What Sphinx remembers of the pages are pickles: only those that this user's own build wrote are read.
-    memory = place / "_build" / ".doctrees"
-    remove_unless_sealed(memory)
     paths = [str(source.resolve()), "--path-output", str(place.resolve())]
     command = [sys.executable, "-P", "-c", JUPYTER_BOOK, "build", *paths]
     command += ["-n", "-W", "--keep-going", "-q", *([] if current else ["--all"])]
@@ -205,7 +216,6 @@ def _render(study: Study, source: Path) -> None:
         done = subprocess.run(
             command, cwd=elsewhere, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
         )
-    seal(memory)
     said = done.stdout.replace(str(study.folder.resolve()), "STUDY")  # logs name no place of this machine
     write_if_changed(study.run / "logs" / "book.log", said)
     if done.returncode != 0:

@@ -40,7 +40,7 @@ SHOWN_PACKAGES = (
     "lifelines", "monai", "numpy", "pandas", "pyradiomics", "scikit-learn", "scikit-survival", "simpleitk", "torch",
 )  # fmt: skip
 LONGEST_OF_SOCKET = 60  # letters of its folder; its whole path may have about a hundred
-GLUED = "application/papermill.record/"
+GLUED = "application/papermill.record/"  # begins the kind of what a notebook hands to prose pages
 
 
 class Scripts:
