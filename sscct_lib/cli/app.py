@@ -228,7 +228,8 @@ def _snakemake_command(
     return [
         sys.executable, "-P", "-m", "snakemake", "--snakefile", str(PROJECT / "workflow" / "Snakefile"),
         "--directory", str(study.folder / WORK_FOLDER), "--workflow-profile", "none", "--cores", str(cores),
-        "--keep-going", "--forceall", "--ignore-incomplete", "--nolock", "--quiet", "rules", "progress", "host", *further,
+        "--keep-going", "--forceall", "--ignore-incomplete", "--nolock",
+        "--quiet", "rules", "progress", "host", *further,
         "--config", *(f"{name}={json.dumps(value)}" for name, value in config.items()),
     ]  # fmt: skip
 

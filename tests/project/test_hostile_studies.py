@@ -20,6 +20,7 @@ from sscct_lib.images.prepare import prepare_scans
 from sscct_lib.study import recovery
 from sscct_lib.study.files import LARGEST_BYTES, emptied
 from sscct_lib.study.folder import StudyError, load_study
+from sscct_lib.study.keys import ToMake
 from sscct_lib.study.tables import read_parquet
 
 PROGRAM = "from pathlib import Path; Path({marker!r}).touch(); raise SystemExit('a stranger program ran')\n"
@@ -61,7 +62,7 @@ class TestNoProgramOfAStudyRuns:
 
     def test_no_command_line_looks_for_programs_where_it_is_called(self, study_of, manifest_frame):
         study = study_of(manifest_frame)
-        command = _snakemake_command(study, [], None, 1, [])
+        command = _snakemake_command(study, ToMake({}, []), None, True, 1, [])
         assert command[:4] == [sys.executable, "-P", "-m", "snakemake"]
         assert any(f"{sys.executable} -P -m sscct_lib.cli" in part for part in command)
         assert command[command.index("--directory") + 1] == str(study.folder / WORK_FOLDER)
