@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sscct_lib.cli.options import Commands, RunOption, StudyFolder, take_nothing_from_here
+from sscct_lib.cli.options import Commands, Lines, RunOption, StudyFolder, say, take_nothing_from_here
 from sscct_lib.cli.studies import check, predict, pretrain, report, runs, weights
 from sscct_lib.cli.sweep import sweep
 
@@ -71,7 +71,9 @@ def _configure(
     # Passed on to all processes that the command starts.
     os.umask(0o027 if group else 0o077)
     os.environ["SSCCT_GROUP"] = str(int(group))
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler()
+    handler.setFormatter(Lines("%(message)s"))
+    logging.basicConfig(handlers=[handler])
     logging.getLogger("sscct_lib").setLevel(logging.INFO)
     take_nothing_from_here()
 
@@ -114,7 +116,7 @@ def demo(
     write_demo(loaded, n_jobs=jobs)
     if dicom is not None:
         write_dicom_demo(loaded, dicom, n_jobs=jobs)
-    typer.echo(f"The demo study is ready. Next: sscct run {study}")
+    say(f"The demo study is ready. Next: sscct run {study}")
 
 
 @app.command()
@@ -151,7 +153,7 @@ def ingest(
     from sscct_lib.intake.report import summarise
 
     outcome = ingest_folder(source, clinical, study, key, jobs, orientation, source_list)
-    typer.echo("\n".join(summarise(outcome, study)))
+    say("\n".join(summarise(outcome, study)))
 
 
 @app.command(context_settings=FOR_SNAKEMAKE)
@@ -186,7 +188,7 @@ def run(
             _book_of_the_rest(loaded)
         raise StudyError("The run is not complete. What is finished is kept; mend the cause above and run again.")
     if until is None:
-        typer.echo(f"The book: {front_page(loaded).resolve()}")
+        say(f"The book: {front_page(loaded).resolve()}")
 
 
 def _prepare(folder: Path, run: str, until: str | None, parameters: list[str]) -> tuple["Study", "pd.DataFrame"]:
@@ -255,7 +257,7 @@ def _run_alone(study: "Study", manifest: "pd.DataFrame", until: str | None, core
         with alone(study.folder / LOCK_FILE) as lock:
             remove_partials(study.folder)
             for line in set_damaged_aside(study):
-                typer.echo(line)
+                say(line)
             made_anew = to_make(study, manifest, until)
             with_book = until is None and bool(made_anew or not is_current(study))
             if not (made_anew or with_book or further):
@@ -274,23 +276,31 @@ def _book_of_the_rest(study: "Study") -> None:
     from sscct_lib.study.folder import StudyError
 
     try:
-        typer.echo(f"The book, without what failed: {build_book(study).resolve()}")
+        say(f"The book, without what failed: {build_book(study).resolve()}")
     except StudyError as error:
-        typer.secho(f"No book: {error}", fg="red", err=True)
+        say(f"No book: {error}", fg="red", err=True)
 
 
 def _run_quietly(command: list[str], lock: int) -> int:
     """Run Snakemake; pass on what its jobs say and its errors, leave out its bookkeeping; it holds our lock too."""
+    group: list[int] = []
+
+    def stop(*_: object) -> None:
+        if not group:
+            raise KeyboardInterrupt
+        os.killpg(group[0], signal.SIGINT)
+
+    # Before it starts: what is called in the background of a script ignores SIGINT, and so would all that it starts.
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     # A session of its own, so that a signal reaches Snakemake once, whether it was meant for this process or its group.
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, pass_fds=[lock]
     ) as process:
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        before = [signal.signal(number, lambda *_: os.killpg(process.pid, signal.SIGINT)) for number in numbers]
+        group.append(process.pid)
         for line in process.stdout or ():
             if line.strip() and not BOOKKEEPING.match(line):
-                typer.echo(line.replace("../runs/", "runs/"), nl=False)
-    for number, handler in zip(numbers, before, strict=True):
+                say(line.replace("../runs/", "runs/"), nl=False)
+    for number, handler in before.items():
         signal.signal(number, handler)
     return process.returncode
 
@@ -309,11 +319,11 @@ def book(
     loaded = load_study(study, run)
     refuse_out_of_date(loaded)
     index = build_book(loaded)
-    typer.echo(f"The book: {index.resolve()}")
+    say(f"The book: {index.resolve()}")
     if pdf:
         from sscct_lib.book.pdf import print_book
 
-        typer.echo(f"As PDF: {print_book(loaded, index.parent).resolve()}")
+        say(f"As PDF: {print_book(loaded, index.parent).resolve()}")
 
 
 @app.command(hidden=True)
@@ -336,7 +346,7 @@ def shard(
         result = run_shard(loaded, manifest, stage, index)
         n_failed = int((result["status"] == "failed").sum())
         seconds = time.monotonic() - start
-        typer.echo(f"{stage}: shard {index + 1}, {len(result)} scans, {n_failed} set aside, {seconds:.0f} s")
+        say(f"{stage}: shard {index + 1}, {len(result)} scans, {n_failed} set aside, {seconds:.0f} s")
 
 
 def run_shard(study: "Study", manifest: "pd.DataFrame", stage: str, index: int) -> "pd.DataFrame":
@@ -401,4 +411,4 @@ def notebook(name: str, study: Path, run: RunOption = "main") -> None:
         made_of = notebook_record(loaded, name, of_shards(loaded, read_manifest(loaded)))
         run_notebook(loaded, name)
         write_provenance(loaded, name, made_of | {"written": written(loaded, name)} | _cost(start))
-    typer.echo(f"{name}: done in {time.monotonic() - start:.0f} s")
+    say(f"{name}: done in {time.monotonic() - start:.0f} s")

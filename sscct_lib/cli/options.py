@@ -1,7 +1,9 @@
 """What all commands share: their common arguments, and errors told in one line."""
 
 import atexit
+import logging
 import os
+import re
 import shutil
 from pathlib import Path
 from tempfile import TemporaryFile, mkdtemp
@@ -14,6 +16,28 @@ StudyFolder = Annotated[Path, typer.Argument(help="The study folder.", metavar="
 RunOption = Annotated[
     str, typer.Option("--run", help="Name of the run; its results lie in runs/NAME/.", metavar="NAME")
 ]
+
+
+# All but tabs and ends of lines: what moves a terminal's cursor, colours it or turns the direction of text.
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """Replace letters that a terminal would act upon: text of users, files and other programs is only shown."""
+    return CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def say(text: str, **style: Any) -> None:
+    """Print a line, with nothing in it that a terminal would act upon; `style` as `typer.secho` takes it."""
+    typer.secho(printable(text), **style)
+
+
+class Lines(logging.Formatter):
+    """The library's messages as the terminal shows them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Give a message."""
+        return printable(super().format(record))
 
 
 def take_nothing_from_here() -> None:
@@ -45,7 +69,7 @@ def _place_for_compiled_code() -> Path:
     except (OSError, RuntimeError):  # no home, or none that may be written to
         place = Path(mkdtemp(prefix="sscct-"))
         atexit.register(shutil.rmtree, place, ignore_errors=True)
-        typer.echo("HOME cannot be written to: code is compiled anew for this command. NUMBA_CACHE_DIR names a place.")
+        say("HOME cannot be written to: code is compiled anew for this command. NUMBA_CACHE_DIR names a place.")
         return place
 
 
@@ -61,5 +85,5 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except (StudyError, ScanError, NoRoomError) as error:
-            typer.secho(f"Error: {error.strerror if isinstance(error, NoRoomError) else error}", fg="red", err=True)
+            say(f"Error: {error.strerror if isinstance(error, NoRoomError) else error}", fg="red", err=True)
             raise typer.Exit(1) from error

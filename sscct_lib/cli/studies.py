@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sscct_lib.cli.options import RunOption, StudyFolder
+from sscct_lib.cli.options import RunOption, StudyFolder, say
 
 weights = typer.Typer(no_args_is_help=True, help="Published weights that a network can start from.")
 
@@ -48,16 +48,16 @@ def check(
 
     loaded = load_study(study, run)
     manifest = read_manifest(loaded)
-    typer.echo(f"{len(manifest)} scans of {manifest['patient_id'].nunique()} patients; the manifest is valid.")
+    say(f"{len(manifest)} scans of {manifest['patient_id'].nunique()} patients; the manifest is valid.")
     for name in unknown_columns(loaded):
-        typer.echo(f"Column {name} is not one of the manifest's; it is ignored.")
+        say(f"Column {name} is not one of the manifest's; it is ignored.")
     missing = files_missing(loaded, manifest)
     if loaded.settings.demo is None:
         for line in missing:
-            typer.echo(line)
+            say(line)
     check_ready(loaded, manifest)
     for horizon in horizons_without_deaths(followed(manifest), loaded):
-        typer.echo(f"Nobody died within {years_text(horizon)}: nothing can be estimated at that horizon.")
+        say(f"Nobody died within {years_text(horizon)}: nothing can be estimated at that horizon.")
     if missing and loaded.settings.demo is None:
         raise StudyError(f"{len(missing)} file(s) are missing; `sscct run` would set these scans aside.")
 
@@ -76,14 +76,14 @@ def runs(
 
     if remove is not None:
         remove_run(load_study(study, remove))
-        typer.echo(f"Run {remove} is removed.")
+        say(f"Run {remove} is removed.")
         return
     for name in run_names(load_study(study)):
         loaded = load_study(study, name)
         changes = "; ".join(f"{setting}: {value}" for setting, value in changes_of(loaded).items())
         made = [notebook for notebook in NOTEBOOKS if notebook not in missing_stages(loaded)]
         book = ", book" if front_page(loaded).is_file() else ""
-        typer.echo(f"{name}: {changes or 'as study.yaml'}; up to date: {', '.join(made) or 'no notebook'}{book}")
+        say(f"{name}: {changes or 'as study.yaml'}; up to date: {', '.join(made) or 'no notebook'}{book}")
 
 
 def _check_privacy(study: Path, source: Path | None, clinical: Path | None, table: Path | None) -> None:
@@ -96,14 +96,14 @@ def _check_privacy(study: Path, source: Path | None, clinical: Path | None, tabl
     known = together([*of_export, *([] if table is None else [read_identifier_table(table)])])
     search = search_study(load_study(study).folder, known)
     for line in search.lines():
-        typer.echo(line)
+        say(line)
     if known is None:
-        typer.echo("Searched for patterns; with --source, --clinical or --identifiers, for the hospital's own too.")
+        say("Searched for patterns; with --source, --clinical or --identifiers, for the hospital's own too.")
     elif known.n_short:
-        typer.echo(f"{known.n_short} identifier(s) are too short to be searched for: they stand in any text.")
+        say(f"{known.n_short} identifier(s) are too short to be searched for: they stand in any text.")
     if search.findings:
         raise StudyError(f"{len(search.findings)} place(s) in {search.n_files} files may point to a patient.")
-    typer.echo(f"{search.n_files} files; nothing in them points to a patient.")
+    say(f"{search.n_files} files; nothing in them points to a patient.")
 
 
 @weights.command("list")
@@ -114,9 +114,9 @@ def list_weights(study: StudyFolder = Path(".")) -> None:
 
     shown = table(load_study(study))
     for row in shown.itertuples():
-        typer.echo(f"{row.name}: for {row.network}, {row.state}")
+        say(f"{row.name}: for {row.network}, {row.state}")
         for name in ("learned_from", "licence", "source", "file", "sha256"):
-            typer.echo(f"  {name.replace('_', ' ')}: {getattr(row, name)}")
+            say(f"  {name.replace('_', ' ')}: {getattr(row, name)}")
 
 
 @weights.command("fetch")
@@ -130,11 +130,11 @@ def fetch_weights(
     from sscct_lib.study.folder import load_study
 
     path, digest = fetch(load_study(study).folder, name, sha256)
-    typer.echo(f"{path}\nSHA-256 {digest}")
+    say(f"{path}\nSHA-256 {digest}")
     if sha256 is None:
-        typer.echo("Compare it with what its authors or a colleague give; a file that somebody changed has another.")
+        say("Compare it with what its authors or a colleague give; a file that somebody changed has another.")
     network = PUBLISHED[name].network
-    typer.echo(f"In study.yaml, under deep.{network}: weights: {name}, weights_sha256: {digest}")
+    say(f"In study.yaml, under deep.{network}: weights: {name}, weights_sha256: {digest}")
 
 
 @weights.command("verify")
@@ -150,13 +150,13 @@ def verify_weights(study: StudyFolder) -> None:
     for network in loaded.settings.deep.networks:
         settings = loaded.settings.deep.network(network)
         if settings.weights is None or is_self_supervised(settings):
-            typer.echo(f"{NETWORK_WORDS[network]}: {settings.weights or 'from scratch'}")
+            say(f"{NETWORK_WORDS[network]}: {settings.weights or 'from scratch'}")
             continue
         encoder = build(network, settings, len(loaded.settings.horizons_years)).encoder
         found = load_weights(encoder, located(loaded, network, settings), settings.weights_sha256)
-        typer.echo(f"{NETWORK_WORDS[network]}: {found.words}")
+        say(f"{NETWORK_WORDS[network]}: {found.words}")
         named += 1
-    typer.echo(f"{named} file(s) of weights are whole and fit.")
+    say(f"{named} file(s) of weights are whole and fit.")
 
 
 def pretrain(
@@ -190,9 +190,9 @@ def pretrain(
     kept = cohort[cohort["scan_id"].isin(lungs["scan_id"])].reset_index(drop=True)
     for name in chosen:
         paths = pretrain_folds(loaded, kept, name, jobs)
-        typer.echo(f"{NETWORK_WORDS[name]}: {len(paths)} encoders in {paths[0].parent}")
+        say(f"{NETWORK_WORDS[name]}: {len(paths)} encoders in {paths[0].parent}")
         if loaded.settings.deep.network(name).weights is None:
-            typer.echo(f"  To use them, in study.yaml under deep.{name}: weights: self-supervised")
+            say(f"  To use them, in study.yaml under deep.{name}: weights: self-supervised")
 
 
 if TYPE_CHECKING:
@@ -256,11 +256,11 @@ def predict(
     with atomic(out / "prediction.json") as partial:
         partial.write_text(prediction.model_dump_json(indent=1) + "\n", encoding="utf-8")
     for words in prediction.warnings:
-        typer.secho(f"Warning: {words}", fg="yellow")
+        say(f"Warning: {words}", fg="yellow")
     for one in prediction.risks:
         if one.model == prediction.shown_model:
-            typer.echo(f"Risk of death within {years_text(one.horizon_years)}, {one.model}: {percent_text(one.risk)}")
-    typer.echo(f"All models and the reasons: {out / 'prediction.json'}")
+            say(f"Risk of death within {years_text(one.horizon_years)}, {one.model}: {percent_text(one.risk)}")
+    say(f"All models and the reasons: {out / 'prediction.json'}")
     _write_page(page, out / "prediction.pdf")
 
 
@@ -270,4 +270,4 @@ def _write_page(found: "ScanReport", path: Path) -> None:
 
     with atomic(path) as partial:
         scan_page(found).savefig(partial, format="pdf", metadata={"CreationDate": None, "Producer": None})
-    typer.echo(f"{LOOKED_AT} The page: {path}")
+    say(f"{LOOKED_AT} The page: {path}")

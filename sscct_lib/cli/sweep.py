@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sscct_lib.cli.options import StudyFolder
+from sscct_lib.cli.options import StudyFolder, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +41,7 @@ def sweep(
         with alone(study / LOCK_FILE):
             failed = _run_all(planned, ["--cores", str(cores), *context.args])
             if not PLAN_ONLY & set(context.args):
-                typer.echo(f"The runs side by side: {_compare(planned)}")
+                say(f"The runs side by side: {_compare(planned)}")
     except LockedError as error:
         raise StudyError(
             f"Another sweep works on this study ({error}). Wait until it has ended, then call this again."
@@ -83,10 +83,10 @@ def _run_all(planned: "Sequence[PlannedRun]", options: list[str]) -> list[str]:
         write_run_settings(run.study, run.written)
         n_shared = share_results([other for other in origins if other.run_name != name], run.study)
         shared = f", with {n_shared:,} results of the others" if n_shared else ""
-        typer.secho(f"Run {name}, {number + 1} of {len(planned)}{shared}", bold=True)
+        say(f"Run {name}, {number + 1} of {len(planned)}{shared}", bold=True)
         arguments = ["run", str(run.study.folder), "--run", name, *options]
         if _call([sys.executable, "-P", "-m", "sscct_lib.cli", *arguments]) != 0:
-            typer.secho(f"Run {name} failed; the sweep goes on with the others.", fg="red", err=True)
+            say(f"Run {name} failed; the sweep goes on with the others.", fg="red", err=True)
             failed.append(name)
     return failed
 

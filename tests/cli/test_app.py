@@ -1,3 +1,4 @@
+import logging
 import re
 import subprocess
 import sys
@@ -8,8 +9,10 @@ from snakemake.cli import parse_args, parse_config
 from typer.testing import CliRunner
 
 from sscct_lib.cli.app import _snakemake_command, app
+from sscct_lib.cli.options import Lines
 from sscct_lib.study.folder import SETTINGS_FILE
 from sscct_lib.study.keys import ToMake
+from sscct_lib.study.stages import PROJECT
 
 
 def sscct(*arguments):
@@ -145,3 +148,26 @@ def test_on_a_cluster_each_training_is_a_job(study_of, manifest_frame):
     ) | {"training": 4}
     assert {("cubes", "training"), ("training", "deep_models"), ("deep_models", "horizons")} <= before
     assert {one for one, other in before if other == "radiomics"} == {"scans"}
+
+
+def test_a_run_in_the_background_of_a_script_ends_when_it_is_told(tmp_path):
+    program = (
+        "import os, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell does\n"
+        "from sscct_lib.cli.app import _run_quietly\n"
+        "job = 'try: import sys, time; print(1, flush=True); time.sleep(60)\\nexcept KeyboardInterrupt: sys.exit(7)'\n"
+        "sys.exit(_run_quietly([sys.executable, '-c', job], os.open(sys.argv[1], os.O_CREAT | os.O_RDWR)))\n"
+    )
+    command = [sys.executable, "-c", program, tmp_path / "lock"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout.readline() == "1\n"
+        run.terminate()
+        assert run.wait(20) == 7
+
+
+def test_no_text_moves_the_cursor_of_a_terminal(study_of, manifest_frame):
+    study = study_of(manifest_frame.assign(**{"wa\x1b[2Jrd\u202e": "3b"}))
+    told = sscct("check", study.folder).output
+    assert "Column wa�[2Jrd� is not one of the manifest's" in told
+    assert Lines("%(message)s").format(logging.makeLogRecord({"msg": "a\r\x9b2Jb\tc\n"})) == "a��2Jb\tc\n"
+    assert not [path.name for path in (PROJECT / "sscct_lib" / "cli").glob("*.py") if "typer.echo" in path.read_text()]
