@@ -5,10 +5,15 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-Positive = Annotated[float, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Words = Annotated[str, Field(pattern=r"^[^<>`{}\[\]\\\x00-\x1f]{1,200}$")]
 """Words that pages show: one line, in which nothing is markup."""
-Count = Annotated[int, Field(ge=1)]
+# Limits above are those of memory and patience: a study's settings may come from a stranger.
+Count = Annotated[int, Field(ge=1, le=100_000)]
+Few = Annotated[int, Field(ge=1, le=100)]
+Folds = Annotated[int, Field(ge=2, le=100)]
+Seed = Annotated[int, Field(ge=0, lt=1 << 32)]
+MOST_BINS = 2000
 
 SELF_SUPERVISED = "self-supervised"
 SPACING_MM = (0.1, 20.0)  # least and largest voxel side of a scan that is read or made
@@ -41,7 +46,9 @@ class Covariate(Section):
     )
     range: tuple[float, float] | None = Field(None, description="of a number: least and largest plausible value")
     unit: Annotated[str, Field(pattern=r"^[^<>`{}\[\]\\\x00-\x1f]{0,40}$")] = Field("", description="of a number")
-    values: tuple[Words, ...] = Field((), description="of a category: all values that its cells may hold")
+    values: tuple[Words, ...] = Field(
+        (), max_length=1000, description="of a category: all values that its cells may hold"
+    )
     predictor: bool = Field(False, description="whether models on clinical values see it (networks do not)")
 
     @model_validator(mode="after")
@@ -67,7 +74,7 @@ class DemoSettings(Section):
     n_patients: Annotated[int, Field(ge=1, le=5000)] = Field(76, description="patients to make, at most")
     n_scans: Count | None = Field(None, description="stop at this many scans; none: all scans of all patients")
     spacing_mm: Annotated[float, Field(ge=0.8, le=10)] = Field(3.0, description="voxel side of the synthetic scans, mm")
-    seed: int | None = Field(None, ge=0, description="of the synthetic patients and scans; none: the study's `seed`")
+    seed: Seed | None = Field(None, description="of the synthetic patients and scans; none: the study's `seed`")
     confounded_scanner: bool = Field(
         False, description="sicker patients are scanned on one scanner, with its sharp kernel"
     )
@@ -86,7 +93,7 @@ class ImageSettings(Section):
 class CohortSettings(Section):
     """How the cohort is split."""
 
-    n_folds: Annotated[int, Field(ge=2)] = Field(5, description="cross-validation folds, split by patient")
+    n_folds: Folds = Field(5, description="cross-validation folds, split by patient")
     transplant: Literal["ends_followup", "as_death"] = Field(
         "ends_followup",
         description="a lung transplant ends follow-up, alive; as_death: it counts as death (transplant-free survival)",
@@ -151,12 +158,24 @@ class RadiomicsSettings(Section):
     spacing_mm: VoxelSide = Field(2.0, description="isotropic voxel side at which features are computed, mm")
     bin_width: Positive = Field(25.0, description="width of a grey-level bin, HU")
     hu_range: tuple[float, float] = Field((-1024.0, 600.0), description="densities are clipped to this range, HU")
-    peel_mm: Positive = Field(15.0, description="depth of the peel below the surface of the lungs, mm")
-    regions: tuple[LungRegion, ...] = Field(
-        (), description="parts of the lungs described beside the whole; lobes, as `rul`, where the masks have them"
+    peel_mm: Annotated[float, Field(gt=0, le=1000)] = Field(
+        15.0, description="depth of the peel below the surface of the lungs, mm"
     )
-    log_sigma_mm: tuple[Positive, ...] = Field((), description="widths of Laplacian of Gaussian filters, mm")
+    regions: tuple[LungRegion, ...] = Field(
+        (),
+        max_length=12,
+        description="parts of the lungs described beside the whole; lobes, as `rul`, where the masks have them",
+    )
+    log_sigma_mm: tuple[Annotated[float, Field(gt=0, le=100)], ...] = Field(
+        (), max_length=10, description="widths of Laplacian of Gaussian filters, mm"
+    )
     wavelet: bool = Field(False, description="features of the eight wavelet bands too")
+
+    @model_validator(mode="after")
+    def _few_bins(self) -> Self:
+        if not self.hu_range[1] - self.hu_range[0] <= MOST_BINS * self.bin_width:
+            raise ValueError(f"expected at most {MOST_BINS} bins of `bin_width` in `hu_range`")
+        return self
 
 
 class TabularSettings(Section):
@@ -174,18 +193,18 @@ class TabularSettings(Section):
     compared_on: tuple[FeatureSet, ...] = Field(
         ("Clinical + quantitative CT", "All features"), description="feature sets on which these are tried"
     )
-    n_repeats: Count = Field(
+    n_repeats: Few = Field(
         3, description="times that cross-validation is repeated, each with other folds; risks are averaged"
     )
-    n_inner_folds: Annotated[int, Field(ge=2)] = Field(3, description="folds inside the training patients")
-    n_stability_scans: Annotated[int, Field(ge=0)] = Field(
+    n_inner_folds: Folds = Field(3, description="folds inside the training patients")
+    n_stability_scans: Annotated[int, Field(ge=0, le=100_000)] = Field(
         40, description="scans that are perturbed to see which features are stable; 0: every feature is used"
     )
     max_correlation: Annotated[float, Field(gt=0, le=1)] = Field(
         0.95, description="correlation between two features above which a model keeps only the first"
     )
     n_trees: Count = Field(100, description="trees of a survival forest")
-    n_imputations: Count = Field(5, description="times that missing numbers are imputed where they are several times")
+    n_imputations: Few = Field(5, description="times that missing numbers are imputed where they are several times")
     min_icc: Annotated[float, Field(ge=0, le=1)] = Field(
         0.75, description="agreement, ICC(2,1), below which a feature is left out of a model"
     )
@@ -194,9 +213,9 @@ class TabularSettings(Section):
 class NetworkSettings(Section):
     """One deep model."""
 
-    size: Count = Field(96, description="side of the cube that the network sees, voxels")
+    size: Annotated[int, Field(ge=1, le=512)] = Field(96, description="side of the cube that the network sees, voxels")
     epochs: Count = Field(50, description="passes over the training patients; each shows one scan of every patient")
-    batch_size: Count = Field(4, description="scans in a step")
+    batch_size: Annotated[int, Field(ge=1, le=1024)] = Field(4, description="scans in a step")
     learning_rate: Positive = Field(4e-4, description="highest, of AdamW; it rises in a line and falls in a cosine")
     weight_decay: float = Field(1e-2, ge=0, description="of AdamW")
     patience: Count | None = Field(
@@ -222,7 +241,7 @@ class NetworkSettings(Section):
         description="learning rate of the first layers as a share of the last's, with those between in even steps of "
         "its logarithm; none: 0.1 with pretrained weights, else 1",
     )
-    n_members: Count = Field(
+    n_members: Few = Field(
         1, description="networks trained in each fold from different random numbers; their mean predicts"
     )
     density_weight: float = Field(
@@ -247,8 +266,12 @@ class NetworkSettings(Section):
     flag_unusual: bool = Field(
         True, description="scans that differ from the training patients' in what this network sees are flagged"
     )
-    feature_size: int = Field(48, description="width of the Swin Transformer; the other networks have none")
-    window_size: Count = Field(7, description="side of the Swin Transformer's attention windows, patches")
+    feature_size: Annotated[int, Field(ge=1, le=384)] = Field(
+        48, description="width of the Swin Transformer; the other networks have none"
+    )
+    window_size: Annotated[int, Field(ge=1, le=64)] = Field(
+        7, description="side of the Swin Transformer's attention windows, patches"
+    )
     weights: Path | None = Field(
         None,
         description="where the encoder starts: a file of weights; `medicalnet`, `imagenet` or `swinvit` (see "
@@ -333,7 +356,7 @@ class DeepSettings(Section):
     hu_range: tuple[float, float] = Field(
         (-1024.0, 600.0), description="densities mapped to 0..1; background is the lower bound"
     )
-    n_explained: Annotated[int, Field(ge=1)] = Field(
+    n_explained: Count = Field(
         12, description="scans, of as many patients, whose risks are explained voxel by voxel: those with the highest"
     )
     unusual_share: Annotated[float, Field(gt=0, lt=0.5)] = Field(
@@ -348,7 +371,9 @@ class DeepSettings(Section):
     )
     devices: Count = Field(1, description="GPUs that share one training")
     num_nodes: Count = Field(1, description="machines that share one training")
-    strategy: str = Field("auto", description="how they share it: Lightning's name, such as `ddp_spawn` or `ddp`")
+    strategy: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,60}$")] = Field(
+        "auto", description="how they share it: Lightning's name, such as `ddp_spawn` or `ddp`"
+    )
     augmentation: AugmentationSettings = AugmentationSettings()
     pretraining: PretrainingSettings = PretrainingSettings()
     resnet18: NetworkSettings = NetworkSettings()
@@ -379,7 +404,7 @@ class HorizonSettings(Section):
     """How risks are judged."""
 
     n_bootstrap: Count = Field(1000, description="bootstrap samples of patients behind each interval")
-    n_risk_groups: Annotated[int, Field(ge=2)] = Field(4, description="groups of a calibration plot")
+    n_risk_groups: Folds = Field(4, description="groups of a calibration plot")
     reference: Words = Field("Clinical", description="model that the others are compared with")
     shown_model: Words | None = Field(
         None, description="model whose calibration and risk groups are drawn; none: that of the front page"
@@ -394,7 +419,10 @@ class HorizonSettings(Section):
         None, description="horizon of these comparisons, one of `horizons_years`; none: the middle one"
     )
     thresholds: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
-        (0.1, 0.2, 0.4), min_length=1, description="risks from which a scan is flagged, stated before results are seen"
+        (0.1, 0.2, 0.4),
+        min_length=1,
+        max_length=20,
+        description="risks from which a scan is flagged, stated before results are seen",
     )
 
 
@@ -414,8 +442,10 @@ class Settings(Section):
     """Everything that `study.yaml` may say."""
 
     title: Words = Field("Untitled study", description="shown on the front page of the book")
-    seed: int = Field(2026, ge=0, description="every random number follows from it")
-    horizons_years: tuple[Positive, ...] = Field((1.0, 3.0, 5.0), min_length=1, description="years after the scan")
+    seed: Seed = Field(2026, description="every random number follows from it")
+    horizons_years: tuple[Positive, ...] = Field(
+        (1.0, 3.0, 5.0), min_length=1, max_length=20, description="years after the scan"
+    )
     labels: Literal["censored_unknown", "as_published"] = Field(
         "censored_unknown",
         description="a scan followed for less than the horizon, alive, is unknown; as_published counts it as alive",
@@ -423,7 +453,9 @@ class Settings(Section):
     shard_size: Count = Field(64, description="scans that one job handles")
     demo: DemoSettings | None = None
     covariates: dict[CovariateName, Covariate] = Field(
-        {}, description="further columns of the manifest and the clinical table, by name; nothing else of them is read"
+        {},
+        max_length=200,
+        description="further columns of the manifest and the clinical table, by name; nothing else of them is read",
     )
     images: ImageSettings = ImageSettings()
     cohort: CohortSettings = CohortSettings()

@@ -66,3 +66,21 @@ def test_a_covariate_that_is_declared_by_halves_is_refused(tmp_path, declared, s
     (tmp_path / "study.yaml").write_text(f"covariates: {declared}")
     with pytest.raises(StudyError, match=said):
         load_study(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "seed: 99999999999999999999", "shard_size: 1000000000", "deep: {swin: {size: 100000}}",
+        "cohort: {n_folds: 9999}", "deep: {swin: {feature_size: 100000}}",
+        "deep: {resnet18: {batch_size: 9999999}}", "horizons: {n_bootstrap: 1e9}", "radiomics: {bin_width: 1.0e-9}",
+        "radiomics: {hu_range: [-1.0e9, 1.0e9]}", "radiomics: {peel_mm: .inf}", "radiomics: {hu_range: [.nan, 0]}",
+        "tabular: {n_trees: 99999999}", "tabular: {n_repeats: 99999}", "horizons_years: [1, .inf]",
+        f"horizons_years: {list(range(1, 100))}", "deep: {strategy: 'x y'}", "deep: {resnet18: {n_members: 99999}}",
+        f"radiomics: {{log_sigma_mm: {list(range(1, 50))}}}",
+    ],
+)  # fmt: skip
+def test_no_setting_asks_for_memory_without_end(tmp_path, settings):
+    (tmp_path / "study.yaml").write_text(settings)
+    with pytest.raises(StudyError, match=r"less than|at most|finite|pattern|valid integer"):
+        load_study(tmp_path)
