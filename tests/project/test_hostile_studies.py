@@ -21,6 +21,7 @@ from sscct_lib.study import recovery
 from sscct_lib.study.files import LARGEST_BYTES, emptied
 from sscct_lib.study.folder import StudyError, load_study
 from sscct_lib.study.keys import ToMake
+from sscct_lib.study.stages import PROJECT
 from sscct_lib.study.tables import read_parquet
 
 PROGRAM = "from pathlib import Path; Path({marker!r}).touch(); raise SystemExit('a stranger program ran')\n"
@@ -216,3 +217,9 @@ class TestTablesThatGrow:
         frame = pd.DataFrame({"x": ["a"] * 20_000, "y": 1.0})
         frame.to_parquet(tmp_path / "a.parquet")
         pd.testing.assert_frame_equal(read_parquet(tmp_path / "a.parquet"), frame)
+
+
+def test_no_job_is_told_that_the_study_lies_where_it_works():
+    commands = re.findall(r'f"\{SSCCT\} (.*)"', (PROJECT / "workflow" / "Snakefile").read_text())
+    assert len(commands) >= 5
+    assert all(" .. --run " in command for command in commands)
