@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 import sys
 import sysconfig
 from pathlib import Path
@@ -219,3 +220,21 @@ def test_a_book_is_current_however_the_study_is_named(study, monkeypatch):
     assert chapters.is_current(study)
     (study.run / "tables" / "a.parquet").write_text("changed")
     assert not chapters.is_current(study)
+
+
+def test_a_kernel_works_apart_from_the_study_and_speaks_in_private(tmp_path, monkeypatch):
+    seen = {}
+
+    def execute(source, partial, parameters, cwd, config, **_):
+        place = Path(cwd)
+        seen.update(config["KernelManager"], place=place, rights=stat.S_IMODE(place.stat().st_mode))
+        seen["holds"] = {path.name: path.resolve() for path in place.iterdir()}
+        Path(partial).write_text('{"cells": []}')
+        assert (place / parameters["study_dir"]).resolve() == tmp_path / "study"
+
+    monkeypatch.setattr("papermill.execute_notebook", execute)
+    chapters.run_notebook(Study(tmp_path / "study", Settings()), "01_cohort")
+    assert seen["holds"] == {"study": tmp_path / "study"}
+    assert (seen["transport"], seen["rights"]) == ("ipc", 0o700)
+    assert Path(seen["connection_file"]).parent == seen["place"]
+    assert not seen["place"].exists()

@@ -130,7 +130,7 @@ def test_the_workflow_is_told_what_is_to_be_made(study_of, manifest_frame):
         "last_stage": "images",
         "shards": ["0002"],
         "notebooks": ["01_cohort"],
-        "trainings": None,
+        "trainings": [],
         "book": None,
     }
 

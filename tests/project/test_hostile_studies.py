@@ -223,3 +223,15 @@ def test_no_job_is_told_that_the_study_lies_where_it_works():
     commands = re.findall(r'f"\{SSCCT\} (.*)"', (PROJECT / "workflow" / "Snakefile").read_text())
     assert len(commands) >= 5
     assert all(" .. --run " in command for command in commands)
+
+
+def test_each_promise_names_a_test_that_is_there():
+    text = (PROJECT / "SECURITY.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| ") and "held by" not in line]
+    named = [
+        re.findall(r"`(?:tests/)?([\w/]*test_\w+\*?\.py)`|tests/(fuzz|no_network)", row.split("|")[-2]) for row in rows
+    ]
+    assert len(rows) > 10
+    assert all(named)
+    for name in {one or other for row in named for one, other in row}:
+        assert list((PROJECT / "tests").rglob(name)), name
