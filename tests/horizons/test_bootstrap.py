@@ -1,15 +1,22 @@
 """Counts in eight bits and work in blocks of samples change no number."""
 
+import tracemalloc
+
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sksurv.metrics import concordance_index_censored, concordance_index_ipcw
 
-from sscct_lib.horizons import bootstrap
+from sscct_lib.horizons import bootstrap, censoring, comparison, curves
 from sscct_lib.horizons.bootstrap import Outcome, horizon_outcome, kaplan_meier, resample_patients
+from sscct_lib.horizons.evaluate import evaluate
+from sscct_lib.horizons.evaluation import Evaluation
 from sscct_lib.horizons.metrics import METRICS, harrell_c, uno_c
 from sscct_lib.horizons.survival import aalen_johansen
+from sscct_lib.study.settings import HorizonSettings, Settings
+from tests.horizons.cohorts import make_cohort, make_predictions
 
 
 def _cohort(n_scans: int, seed: int, days: int = 40) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -45,6 +52,45 @@ def test_bits_of_counts_and_blocks_of_samples_change_no_measure(metric: str, mon
         some_at_once = list(bootstrap.blocks(*again.counts.shape))
     parts = [METRICS[metric].measure(risk, again.samples(some)) for some in some_at_once]
     np.testing.assert_allclose(np.concatenate(parts), whole, rtol=1e-7)
+
+
+def _tables(cohort: pd.DataFrame, predictions: pd.DataFrame) -> list[pd.DataFrame]:
+    settings = Settings(horizons_years=(3.0,), horizons=HorizonSettings(n_bootstrap=20))
+    evaluation = Evaluation(cohort, predictions, settings)
+    found = evaluate(evaluation, ("auc", "uno_c", "average_precision", "brier", "calibration_slope", "ici", "e90"))
+    return [
+        found,
+        comparison.differences(evaluation, "Clinical"),
+        curves.roc_curves(evaluation, found),
+        curves.smooth_calibration(evaluation, "Clinical"),
+        censoring.other_ways(evaluation, "Clinical"),
+    ]
+
+
+def test_blocks_of_samples_change_no_table(cohort, predictions, monkeypatch):
+    whole = _tables(cohort, predictions)
+    monkeypatch.setattr(bootstrap, "_MOST_AT_ONCE", 6 * len(cohort))
+    for table, in_blocks in zip(whole, _tables(cohort, predictions), strict=True):
+        assert len(table)
+        pd.testing.assert_frame_equal(table, in_blocks, rtol=1e-9)
+
+
+@pytest.mark.slow
+def test_no_array_of_samples_and_scans_has_64_bits(monkeypatch):
+    cohort = make_cohort(1500)
+    predictions = make_predictions(cohort, 0.2, "Clinical")
+    settings = Settings(horizons_years=(3.0,), horizons=HorizonSettings(n_bootstrap=400))
+    monkeypatch.setattr(bootstrap, "_MOST_AT_ONCE", 5 * len(cohort))
+
+    def judge() -> None:
+        evaluate(Evaluation(cohort, predictions, settings), ("auc", "brier", "observed_expected", "e50"))
+
+    judge()  # what is compiled and loaded at the first use takes memory too
+    tracemalloc.start()
+    judge()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * 401 * len(cohort)
 
 
 @given(st.integers(0, 10_000))
