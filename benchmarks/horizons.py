@@ -31,9 +31,10 @@ from sscct_lib.horizons.bootstrap import (
     percentile_interval,
     resample_patients,
 )
+from sscct_lib.horizons.calibration import logit
 from sscct_lib.horizons.evaluate import evaluate
 from sscct_lib.horizons.evaluation import Evaluation, Judged, study_resamples
-from sscct_lib.horizons.metrics import METRICS, logit
+from sscct_lib.horizons.metrics import METRICS
 from sscct_lib.horizons.models import stack
 from sscct_lib.horizons.sensitivity import expected_auc
 from sscct_lib.horizons.survival import hazard_ratios

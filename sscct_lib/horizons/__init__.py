@@ -10,5 +10,5 @@
 - `survival`: follow-up, hazard ratios, competing causes; `trajectories`: risk over a patient's scans.
 - `patients`: similar patients, the most wrong; `figures`: everything that is drawn.
 - `sample_size`: how many patients a model needs, by Riley's criteria.
-- `bootstrap`, `metrics`: intervals and measures in all resamples of patients at once.
+- `bootstrap`, `metrics`, `calibration`: intervals and measures in all resamples of patients at once.
 """

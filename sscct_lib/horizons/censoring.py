@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 
 from sscct_lib.horizons.bootstrap import Counts, Flags, Floats, Outcome, Resamples, interval, kaplan_meier
+from sscct_lib.horizons.calibration import logit
 from sscct_lib.horizons.evaluation import FEWEST_PATIENTS, Evaluation, Judged
-from sscct_lib.horizons.metrics import METRICS, logit
+from sscct_lib.horizons.metrics import METRICS
 from sscct_lib.horizons.survival import clustered_logrank, hazard_ratios
 from sscct_lib.horizons.tables import by_horizon
 from sscct_lib.images.scanners import scanner

@@ -19,9 +19,10 @@ from sscct_lib.horizons.bootstrap import (
     n_at_risk,
     proportion_interval,
 )
+from sscct_lib.horizons.calibration import smooth_observed
 from sscct_lib.horizons.evaluate import best
 from sscct_lib.horizons.evaluation import Evaluation, Judged
-from sscct_lib.horizons.metrics import observed_risk, smooth_observed
+from sscct_lib.horizons.metrics import observed_risk
 from sscct_lib.study.words import against_text
 
 TERTILES = ("low risk", "middle risk", "high risk")

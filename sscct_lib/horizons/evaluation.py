@@ -23,7 +23,8 @@ from sscct_lib.horizons.bootstrap import (
     interval,
     resample_patients,
 )
-from sscct_lib.horizons.metrics import METRICS, Fits, logit, within_fits
+from sscct_lib.horizons.calibration import Fits, logit
+from sscct_lib.horizons.metrics import METRICS, within_fits
 from sscct_lib.study.folder import StudyError
 from sscct_lib.study.schemas import IDENTITY, PREDICTIONS
 from sscct_lib.study.settings import Settings

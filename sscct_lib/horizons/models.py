@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sscct_lib.horizons.metrics import logit
+from sscct_lib.horizons.calibration import logit
 from sscct_lib.horizons.tables import cell_parts, denominators, own_count, side_by_side
 from sscct_lib.study.schemas import PREDICTIONS
 from sscct_lib.study.words import plain_names, years_text

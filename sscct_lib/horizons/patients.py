@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 
 from sscct_lib.horizons.bootstrap import proportion_interval
+from sscct_lib.horizons.calibration import logit
 from sscct_lib.horizons.curves import risk_states
 from sscct_lib.horizons.evaluation import Evaluation, cohort_outcome, study_resamples
-from sscct_lib.horizons.metrics import logit, observed_risk
+from sscct_lib.horizons.metrics import observed_risk
 from sscct_lib.study.settings import Settings
 from sscct_lib.study.words import percent_text, years_text
 

@@ -10,8 +10,9 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from sscct_lib.cohort.outcomes import censoring_weights
 from sscct_lib.horizons.bootstrap import Floats, horizon_outcome, interval, resample_patients
+from sscct_lib.horizons.calibration import Fits
 from sscct_lib.horizons.evaluation import Evaluation, not_estimable
-from sscct_lib.horizons.metrics import METRICS, Fits
+from sscct_lib.horizons.metrics import METRICS
 from sscct_lib.horizons.tables import DENOMINATORS, by_horizon, denominators
 from sscct_lib.study.words import estimate_text, scans_text
 

@@ -6,10 +6,10 @@ from scipy.special import expit
 
 from sscct_lib.cohort.outcomes import DAYS_PER_YEAR
 from sscct_lib.horizons.bootstrap import Flags, Floats, blocks, interval, percentile_interval, resample_patients
+from sscct_lib.horizons.calibration import logit
 from sscct_lib.horizons.comparison import differences
 from sscct_lib.horizons.evaluate import evaluate
 from sscct_lib.horizons.evaluation import FEWEST_PATIENTS, Evaluation
-from sscct_lib.horizons.metrics import logit
 from sscct_lib.horizons.survival import RATIO_COUNTS, hazard_ratios
 from sscct_lib.study.schemas import PREDICTIONS
 from sscct_lib.study.settings import Settings

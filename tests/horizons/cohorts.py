@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from sscct_lib.horizons.metrics import logit
+from sscct_lib.horizons.calibration import logit
 from sscct_lib.study.settings import HorizonSettings, Settings
 
 FEW = Settings(horizons=HorizonSettings(n_bootstrap=200))

@@ -11,8 +11,9 @@ from sscct_lib.cohort.outcomes import DAYS_PER_YEAR
 from sscct_lib.demo import patients
 from sscct_lib.horizons import censoring
 from sscct_lib.horizons.bootstrap import horizon_outcome, resample_patients
+from sscct_lib.horizons.calibration import logit
 from sscct_lib.horizons.evaluation import Evaluation
-from sscct_lib.horizons.metrics import METRICS, logit
+from sscct_lib.horizons.metrics import METRICS
 from sscct_lib.study.settings import DemoSettings, HorizonSettings, Settings
 from tests.horizons.cohorts import FEW, make_cohort, make_predictions
 

@@ -11,9 +11,9 @@ from lifelines import KaplanMeierFitter
 from sscct_lib.horizons import decisions, evaluate, figures, patients, tables
 from sscct_lib.horizons import models as horizon_models
 from sscct_lib.horizons.bootstrap import horizon_outcome, interval, resample_patients
+from sscct_lib.horizons.calibration import logit
 from sscct_lib.horizons.decisions import EVERYBODY, NOBODY, decision_curves, flag_measures, net_benefit, threshold_table
 from sscct_lib.horizons.evaluation import Evaluation
-from sscct_lib.horizons.metrics import logit
 from sscct_lib.study.settings import HorizonSettings, Settings
 from tests.horizons.cohorts import FEW, make_cohort, make_predictions
 

@@ -28,6 +28,7 @@ from sksurv.nonparametric import kaplan_meier_estimator
 
 from sscct_lib.cohort.outcomes import censoring_weights, horizon_labels
 from sscct_lib.horizons.bootstrap import horizon_outcome, interval, kaplan_meier, resample_patients
+from sscct_lib.horizons.calibration import logit
 from sscct_lib.horizons.comparison import (
     TRUE_RISK,
     attained,
@@ -37,7 +38,7 @@ from sscct_lib.horizons.comparison import (
 )
 from sscct_lib.horizons.evaluate import evaluate, integrated_brier
 from sscct_lib.horizons.evaluation import Evaluation, Judged, averaged, check_predictions, never_falling
-from sscct_lib.horizons.metrics import METRICS, logit
+from sscct_lib.horizons.metrics import METRICS
 from sscct_lib.horizons.planned import holm, two_sided_p
 from sscct_lib.horizons.survival import followup_curve
 from sscct_lib.horizons.tables import side_by_side

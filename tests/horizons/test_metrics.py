@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sscct_lib.horizons.bootstrap import horizon_outcome, kaplan_meier, resample_patients
-from sscct_lib.horizons.metrics import (
+from sscct_lib.horizons.calibration import (
     calibration_error,
     calibration_intercept,
     calibration_slope,

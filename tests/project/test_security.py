@@ -98,13 +98,14 @@ class TestPaths:
         "image", ["../../etc/passwd", "/etc/passwd", "scans/../../x.nii.gz", "link/x.nii.gz", "loop"]
     )
     def test_an_image_outside_the_study_is_refused(self, study_of, manifest_frame, tmp_path, image):
+        manifest_frame.loc[0, "image"] = image
+        study = study_of(manifest_frame)
         outside = tmp_path.parent / "outside"
         outside.mkdir(exist_ok=True)
         (tmp_path / "link").symlink_to(outside)
         (tmp_path / "loop").symlink_to(tmp_path / "loop")
-        manifest_frame.loc[0, "image"] = image
         with pytest.raises(StudyError, match=r"row 2, column image: .* expected a path inside the study folder"):
-            read_manifest(study_of(manifest_frame))
+            read_manifest(study)
 
     def test_a_link_inside_the_study_is_followed(self, study_of, manifest_frame, tmp_path):
         (tmp_path / "disk").mkdir()
