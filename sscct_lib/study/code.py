@@ -5,6 +5,9 @@ It rests on nothing but Python's own modules, so that a study moves between mach
 
 import ast
 import hashlib
+import json
+import os
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -69,14 +72,37 @@ def code_hash(module: str | Path) -> str:
 
 @cache
 def _read(path: Path) -> tuple[str, frozenset[str]]:
-    """Give what a Python file means, its code without strings that stand alone, and what it imports; in one walk.
+    """Give a hash of what a Python file means, its code without strings that stand alone, and what it imports.
 
-    Alike on all Pythons. The parsed code is not kept: so many objects would slow down all that follows.
+    Alike on all Pythons. What was found is kept with the user, by the content of the file and of this one: to parse all
+    files takes longer than anything else that a command does which finds nothing to do.
     """
-    parts: list[str] = []
-    imported: set[str] = set()
-    _add_meaning(ast.parse(path.read_text(encoding="utf-8")), parts, imported)
-    return " ".join(parts), frozenset(imported)
+    content = path.read_bytes()
+    known = _place() / f"{hashlib.sha256(Path(__file__).read_bytes() + content).hexdigest()}.json"
+    try:
+        meaning, imported = json.loads(known.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        parts: list[str] = []
+        names: set[str] = set()
+        _add_meaning(ast.parse(content), parts, names)
+        meaning, imported = hashlib.sha256(" ".join(parts).encode()).hexdigest(), sorted(names)
+        _keep(known, json.dumps([meaning, imported]))
+    return meaning, frozenset(imported)
+
+
+def _place() -> Path:
+    """Where a user keeps such things; a name that is no place, where there is no such home."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    return (home if home.is_absolute() else Path(os.devnull)) / "sscct" / "code"
+
+
+def _keep(path: Path, text: str) -> None:
+    """Write a file whole; where nothing can be written, it is found out again each time."""
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{os.getpid()}-{path.name}")
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
 
 
 def _add_meaning(node: Any, parts: list[str], imported: set[str]) -> None:

@@ -44,6 +44,24 @@ def test_a_key_follows_what_is_imported_and_refuses_what_is_not_there():
         code_hash("lungs.other")
 
 
+@pytest.mark.parametrize("place", ["kept", "nowhere", "damaged", "relative"])
+def test_what_was_found_is_kept_and_changes_no_key(tmp_path, monkeypatch, place):
+    """A process that finds it, one that may keep nothing and one that finds it damaged give the same key."""
+    expected = code_hash("study.keys")
+    cache = tmp_path / "cache"
+    cache.write_text("no folder") if place == "nowhere" else cache.mkdir()
+    named = "cache" if place == "relative" else str(cache)  # no place of the user, but one of whoever made the folder
+    environment = {**os.environ, "XDG_CACHE_HOME": named, "PYTHONPATH": str(PACKAGE.parent)}
+    command = [sys.executable, "-c", "from sscct_lib.study.code import code_hash; print(code_hash('study.keys'))"]
+    for _ in range(2):
+        said = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert said.stdout.strip() == expected
+        found = list(cache.rglob("*.json"))
+        assert bool(found) == (place in ("kept", "damaged"))
+        for path in found:
+            path.write_text("{" if place == "damaged" else path.read_text())
+
+
 def other_pythons() -> list[str]:
     """Find later Pythons, on the path or beside this one."""
     beside = [str(path) for path in Path(sys.base_prefix).parent.glob("3.1[2-9]*/bin/python3")]
