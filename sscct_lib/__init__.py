@@ -12,10 +12,4 @@ Twelve packages, bottom up; each imports only from those above it in this list:
 - `cli`: the command `sscct`.
 """
 
-import sys
-
-# jsonschema, which MONAI and everything that reads notebooks import, would build the grammar of international web
-# addresses (RFC 3987) each time: seconds of every process, for a check that nobody here asks for. It goes without.
-sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
-
 __version__ = "0.1.0"

@@ -36,8 +36,7 @@ from sscct_lib.study.words import TRANSPLANT_COUNTS
 
 BEHIND_EVERY_PAGE = {".ipynb", ".yml", ".bib", ".css"}
 BEFORE_RENDERING = ("tables", "notebooks", "provenance", "book/source")
-JUPYTER_BOOK = "import sscct_lib; from jupyter_book.cli.main import main; main()"
-"""Jupyter Book as a program; what `sscct_lib` leaves out to start soon is left out here too."""
+JUPYTER_BOOK = "from jupyter_book.cli.main import main; main()"
 DEMO_NOTICE = "Synthetic patients: this is the demo study. No number in it speaks of a real person."
 
 
