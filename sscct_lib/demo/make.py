@@ -26,7 +26,7 @@ from sscct_lib.demo.disease import LESIONS
 from sscct_lib.demo.patients import demo_cohort
 from sscct_lib.demo.render import Protocol, Volume, render
 from sscct_lib.study import results
-from sscct_lib.study.files import atomic, strange_file, write_if_changed
+from sscct_lib.study.files import atomic, write_if_changed
 from sscct_lib.study.folder import Study, StudyError
 from sscct_lib.study.settings import DemoSettings
 
@@ -148,8 +148,6 @@ def _demo_settings(study: Study) -> DemoSettings:
             f"{study.folder} is not a demo study: its study.yaml has no `demo:` section, so its manifest and scans "
             "are left alone. To make a demo study, name another folder."
         )
-    if strange := strange_file(study.folder, (), ("truth",)):
-        raise StudyError(strange)
     return study.settings.demo
 
 

@@ -21,7 +21,7 @@ SETTINGS_FILE = "study.yaml"
 RUN_SETTINGS_FILE = "settings.yaml"
 MANIFEST_FILE = "data_manifest.csv"
 DECISIONS_FILE = "qa_decisions.csv"
-OUR_FOLDERS = ("scans", "masks", "ingest", "weights")  # of a study, which commands write to
+OUR_FOLDERS = ("scans", "masks", "truth", "ingest", "weights")  # of a study, which commands write to
 MOST_SHOWN = 200  # characters of a wrong value
 
 

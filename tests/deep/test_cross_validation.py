@@ -98,7 +98,7 @@ def test_trainings_that_were_jobs_of_their_own_are_found_and_give_the_same(train
     for name in reversed(names):
         cross_validation.train_one(study, cohort, name)
     cross_validation.train_one(study, cohort, "swin_fold4_0")  # of which nobody is
-    monkeypatch.setattr(cross_validation, "train", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(fitting, "train", lambda *_: pytest.fail("trained again"))
     pd.testing.assert_frame_equal(cross_validation.cross_validate(study, cohort, ["swin"]), expected)
     for name in names:
         ours, theirs = (load_file(one.models / "deep" / f"{name}.safetensors") for one in (study, together))

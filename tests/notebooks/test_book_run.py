@@ -142,7 +142,7 @@ def test_a_changed_setting_makes_again_what_depends_on_it(copied):
     before = times(copied)
     settings = copied.folder / "study.yaml"
     settings.write_text(settings.read_text().replace("n_inner_folds: 2", "n_inner_folds: 3"))
-    assert planned(copied) == {"radiomics_models", "horizons", "book"}
+    assert planned(copied) == {"radiomics", "horizons", "book"}
     assert sscct("run", copied.folder, "--until", "03_radiomics").exit_code == 0
     assert remade(copied, before) == {"03_radiomics"}
 
