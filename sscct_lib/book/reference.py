@@ -97,13 +97,17 @@ def _fenced(text: str) -> str:
 
 def stage_costs(study: Study) -> pd.DataFrame:
     """What each stage took: shards or notebooks, seconds, the longest, and the peak memory (MB) of one process."""
-    costs = pd.DataFrame(
-        [
-            {"Stage": re.sub(r"_\d{4,}$", "", record["stage"]), "s": record.get("seconds"), "mb": record.get("peak_mb")}
-            for record in records(study)
-        ],
-        columns=["Stage", "s", "mb"],
-    ).groupby("Stage", sort=True)
+    costs = (
+        pd.DataFrame(
+            [
+                (re.sub(r"_\d{4,}$", "", record["stage"]), record.get("seconds"), record.get("peak_mb"))
+                for record in records(study)
+            ],
+            columns=["Stage", "s", "mb"],
+        )
+        .astype({"s": float, "mb": float})
+        .groupby("Stage", sort=True)
+    )
     named = {"Jobs": costs.size(), "Seconds": costs["s"].sum().round(1), "Longest job, s": costs["s"].max()}
     return pd.DataFrame(named | {"Peak, MB": costs["mb"].max()}).reset_index()
 
