@@ -19,10 +19,9 @@ import yaml
 from sscct_lib.horizons.comparison import attained, differences, true_risks
 from sscct_lib.horizons.evaluate import evaluate
 from sscct_lib.horizons.evaluation import Evaluation
-from sscct_lib.lungs.segment import usable
+from sscct_lib.lungs.tables import usable_cohort
 from sscct_lib.study.folder import Study, load_study
-from sscct_lib.study.schemas import COHORT, LUNGS
-from sscct_lib.study.tables import read_predictions, read_table
+from sscct_lib.study.tables import read_predictions
 from sscct_lib.study.words import years_text
 
 REFERENCE = "Clinical"
@@ -51,9 +50,7 @@ def write_settings(folder: Path, given: argparse.Namespace) -> None:
 def table(study: Study) -> pd.DataFrame:
     """Put AUC, difference from the reference and share of the oracle side by side, one row a model and horizon."""
     settings = study.settings
-    lungs = usable(read_table(study, "lungs", LUNGS))
-    cohort = read_table(study, "cohort", COHORT)
-    cohort = cohort[cohort["scan_id"].isin(lungs["scan_id"])].reset_index(drop=True)
+    cohort = usable_cohort(study)
     predictions, truth = read_predictions(study), true_risks(study, cohort)
     predictions = predictions[predictions["scan_id"].isin(cohort["scan_id"])]
     both = pd.concat([predictions, truth], ignore_index=True)

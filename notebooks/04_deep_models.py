@@ -27,20 +27,18 @@ from myst_nb import glue
 
 from sscct_lib.deep import cross_validation, cubes, explain, figures, longitudinal, out_of_distribution, tables
 from sscct_lib.horizons import tables as horizon_tables
-from sscct_lib.lungs.segment import usable
+from sscct_lib.lungs.tables import usable_cohort
 from sscct_lib.study import results
 from sscct_lib.study.runs import open_run
-from sscct_lib.study.schemas import ATTRIBUTIONS, COHORT, LUNGS, PREDICTIONS, UNUSUAL
-from sscct_lib.study.tables import read_table, write_table
+from sscct_lib.study.schemas import ATTRIBUTIONS, PREDICTIONS, UNUSUAL
+from sscct_lib.study.tables import write_table
 from sscct_lib.study.words import NETWORK_WORDS
 
 pd.set_option("display.max_colwidth", None)
 results.show()
 study = open_run(study_dir, run_name, deep={"networks": networks, "hu_range": hu_range})
 deep = study.settings.deep
-cohort = read_table(study, "cohort", COHORT)
-lungs = usable(read_table(study, "lungs", LUNGS))
-cohort = cohort[cohort["scan_id"].isin(lungs["scan_id"])].reset_index(drop=True)
+cohort = usable_cohort(study)
 
 # %% [markdown]
 # ## Training

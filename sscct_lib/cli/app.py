@@ -32,8 +32,8 @@ WORK_FOLDER = ".snakemake"  # of a study, in which the workflow and its jobs are
 # Lines of Snakemake's log that tell a user nothing.
 BOOKKEEPING = re.compile(
     r"Building DAG|Select jobs|Execute \d+ jobs|Assuming unrestricted|Using shell|Provided cores|Rules claiming more"
-    r"|Complete log|Elapsed time|\[.*\d{4}\]$|Exiting because|Nothing to be done|Removing output files|    \.\./runs/"
-    r"|RuleException|CalledProcessError|Command 'set -euo|WorkflowError|At least one job|\.\./runs/\S+$"
+    r"|Complete log|Elapsed time|\[.*\d{4}\]$|Exiting because|Nothing to be done|(?:Removing|Touching) output file"
+    r"|    \.\./runs/|RuleException|CalledProcessError|Command 'set -euo|WorkflowError|At least one job|\.\./runs/\S+$"
 )
 
 app = typer.Typer(
@@ -380,14 +380,11 @@ def train(study: Path, name: Annotated[str | None, typer.Option()] = None, run: 
     """Train one network of a fold, or without a name make the cubes for all (called by the workflow on a cluster)."""
     from sscct_lib.deep.cross_validation import train_one
     from sscct_lib.deep.cubes import make_cubes, view_of
-    from sscct_lib.lungs.segment import usable
+    from sscct_lib.lungs.tables import usable_cohort
     from sscct_lib.study.folder import load_study
-    from sscct_lib.study.schemas import COHORT, LUNGS
-    from sscct_lib.study.tables import read_table
 
     loaded = load_study(study, run)
-    cohort, lungs = read_table(loaded, "cohort", COHORT), usable(read_table(loaded, "lungs", LUNGS))
-    cohort = cohort[cohort["scan_id"].isin(lungs["scan_id"])].reset_index(drop=True)
+    cohort = usable_cohort(loaded)
     if name is not None:
         train_one(loaded, cohort, name)
     else:

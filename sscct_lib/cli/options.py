@@ -61,12 +61,14 @@ def take_nothing_from_here() -> None:
 
 
 def _place_for_compiled_code() -> Path:
+    from sscct_lib.study.code import cache_folder
+
     try:
-        place = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sscct" / "numba"
+        place = cache_folder() / "numba"
         place.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=place):
             return place
-    except (OSError, RuntimeError):  # no home, or none that may be written to
+    except OSError:  # no home, or none that may be written to
         place = Path(mkdtemp(prefix="sscct-"))
         atexit.register(shutil.rmtree, place, ignore_errors=True)
         say("HOME cannot be written to: code is compiled anew for this command. NUMBA_CACHE_DIR names a place.")

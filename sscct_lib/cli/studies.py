@@ -174,10 +174,8 @@ def pretrain(
     has not run. Needs the tables of notebooks 01 and 02.
     """
     from sscct_lib.deep.pretraining import pretrain_folds
-    from sscct_lib.lungs.segment import usable
+    from sscct_lib.lungs.tables import usable_cohort
     from sscct_lib.study.folder import StudyError, load_study
-    from sscct_lib.study.schemas import COHORT, LUNGS
-    from sscct_lib.study.tables import read_table
     from sscct_lib.study.words import NETWORK_WORDS
 
     loaded = load_study(study, run)
@@ -185,11 +183,9 @@ def pretrain(
     unknown = sorted(set(chosen) - set(NETWORK_WORDS))
     if unknown:
         raise StudyError(f"--network {', '.join(unknown)}: expected {', '.join(NETWORK_WORDS)}.")
-    cohort = read_table(loaded, "cohort", COHORT)
-    lungs = usable(read_table(loaded, "lungs", LUNGS))
-    kept = cohort[cohort["scan_id"].isin(lungs["scan_id"])].reset_index(drop=True)
+    cohort = usable_cohort(loaded)
     for name in chosen:
-        paths = pretrain_folds(loaded, kept, name, jobs)
+        paths = pretrain_folds(loaded, cohort, name, jobs)
         say(f"{NETWORK_WORDS[name]}: {len(paths)} encoders in {paths[0].parent}")
         if loaded.settings.deep.network(name).weights is None:
             say(f"  To use them, in study.yaml under deep.{name}: weights: self-supervised")

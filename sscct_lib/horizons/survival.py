@@ -111,9 +111,9 @@ def score_residuals(time: Floats, event: Flags, covariates: Floats, relative_haz
     death_times, position = np.unique(time[event], return_inverse=True)
     ends = np.searchsorted(-time[order], -death_times, side="right") - 1
     at_risk = relative_hazard[order]
-    n_at_risk = np.cumsum(at_risk)[ends]
-    mean = np.cumsum(covariates[order] * at_risk[:, None], axis=0)[ends] / n_at_risk[:, None]
-    hazard = np.bincount(position, minlength=len(death_times)) / n_at_risk
+    exposed = np.cumsum(at_risk)[ends]
+    mean = np.cumsum(covariates[order] * at_risk[:, None], axis=0)[ends] / exposed[:, None]
+    hazard = np.bincount(position, minlength=len(death_times)) / exposed
     # What a scan passes of the hazard until its own end, and of the hazard times the mean.
     passed = np.concatenate([np.zeros((1, 1 + mean.shape[1])), np.column_stack([hazard, mean * hazard[:, None]])])
     sums = np.cumsum(passed, axis=0)[np.searchsorted(death_times, time, side="right")] * relative_hazard[:, None]

@@ -2,8 +2,24 @@
 
 import pandas as pd
 
+from sscct_lib.lungs.segment import usable
 from sscct_lib.lungs.verdict import HEART_SLACK_MM
+from sscct_lib.study.folder import Study
+from sscct_lib.study.schemas import COHORT, LUNGS
 from sscct_lib.study.settings import LungSettings
+from sscct_lib.study.tables import read_table
+
+
+def usable_cohort(study: Study) -> pd.DataFrame:
+    """Read the scans of the cohort (schema `COHORT`) whose lungs a network may see, numbered anew.
+
+    Raises
+    ------
+    StudyError
+        As `read_table`, of the tables of notebooks 01 and 02.
+    """
+    cohort, lungs = read_table(study, "cohort", COHORT), usable(read_table(study, "lungs", LUNGS))
+    return cohort[cohort["scan_id"].isin(lungs["scan_id"])].reset_index(drop=True)
 
 
 def verdict_counts(table: pd.DataFrame) -> pd.DataFrame:

@@ -78,7 +78,7 @@ def _read(path: Path) -> tuple[str, frozenset[str]]:
     files takes longer than anything else that a command does which finds nothing to do.
     """
     content = path.read_bytes()
-    known = _place() / f"{hashlib.sha256(Path(__file__).read_bytes() + content).hexdigest()}.json"
+    known = cache_folder() / "code" / f"{hashlib.sha256(Path(__file__).read_bytes() + content).hexdigest()}.json"
     try:
         meaning, imported = json.loads(known.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -90,10 +90,10 @@ def _read(path: Path) -> tuple[str, frozenset[str]]:
     return meaning, frozenset(imported)
 
 
-def _place() -> Path:
-    """Where a user keeps such things; a name that is no place, where there is no such home."""
+def cache_folder() -> Path:
+    """Where a user keeps what can be found out again; without such a home, a name below which nothing can be."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
-    return (home if home.is_absolute() else Path(os.devnull)) / "sscct" / "code"
+    return (home if home.is_absolute() else Path(os.devnull)) / "sscct"
 
 
 def _keep(path: Path, text: str) -> None:

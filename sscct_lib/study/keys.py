@@ -9,6 +9,7 @@ else vouches for a result: what the workflow remembers is a cache.
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
@@ -196,13 +197,12 @@ def stages_to_make(study: Study, manifest: pd.DataFrame, index: int, last: str |
 
 def _not_so(study: Study, index: int, now: dict[str, Ingredients], last: str | None) -> list[str]:
     """Name the first stage of a shard that was not made of what it would be made of now, and all after it."""
-    stages = per_scan_stages(study, last)
-    paths = [shard_path(study, stage, index) for stage in stages]
-    made = (
-        path.is_file() and provenance(study, path.stem).get("ingredients") == now[stage]
-        for stage, path in zip(stages, paths, strict=True)
-    )
-    return stages[next((n for n, is_so in enumerate(made) if not is_so), len(stages)) :]
+
+    def is_so(stage: str) -> bool:
+        path = shard_path(study, stage, index)
+        return path.is_file() and provenance(study, path.stem).get("ingredients") == now[stage]
+
+    return list(dropwhile(is_so, per_scan_stages(study, last)))
 
 
 def notebook_record(study: Study, notebook: str, shards: list[dict[str, Ingredients]]) -> dict[str, Any]:
