@@ -1,18 +1,13 @@
 """The book of a run: executed notebooks, prose chapters and generated pages brought together, and rendered.
 
 Three things are remembered between builds, and believed only as far as they can be: generated pages hold while nothing
-behind them has changed; Sphinx writes every page again where a notebook, a title or a style has changed; and what
-Sphinx keeps beside a book (pickles, and a pickle can hold a program) is read only under the seal of the user who made
-it. A seal is a keyed hash (HMAC-SHA256) of all files of a folder. Its key lies with the user, outside every study, so
-that nobody who hands over a study can make one.
+behind them has changed; Sphinx writes every page again where a notebook, a title or a style has changed; and nothing
+of a book is taken over, what Sphinx keeps beside it (pickles, and a pickle can hold a program) least of all, unless all
+of it has this user's seal (see `study.seals`).
 """
 
-import hashlib
-import hmac
 import html
 import json
-import os
-import secrets
 import shutil
 import subprocess
 import sys
@@ -26,11 +21,13 @@ from sscct_lib.book import chapters, editions
 from sscct_lib.book.shown import shown
 from sscct_lib.intake.privacy import FOLDERS
 from sscct_lib.intake.privacy_search import search_study
+from sscct_lib.study import seals
 from sscct_lib.study.code import code_hash
-from sscct_lib.study.files import checksum, emptied, read_keyed, write_if_changed, write_keyed, write_secret
+from sscct_lib.study.files import emptied, read_keyed, write_if_changed, write_keyed
 from sscct_lib.study.folder import Study, StudyError, fingerprint
 from sscct_lib.study.results import file_state
 from sscct_lib.study.runs import changes_of
+from sscct_lib.study.seals import checksum
 from sscct_lib.study.stages import NOTEBOOKS, PROJECT, executed
 from sscct_lib.study.words import TRANSPLANT_COUNTS
 
@@ -67,18 +64,16 @@ def build_book(study: Study) -> Path:
     source, place = book / "source", book / "sphinx"
     # What Sphinx remembers of the pages are pickles, and pages that are there are not made again: only those that this
     # user's own build wrote are believed, else nothing of the book is taken over.
-    sealed = (_memory(place), source, book / "scans")
-    if any(remove_unless_sealed(folder) for folder in sealed) or not _memory(place).is_dir():
+    if seals.unsealed(study.run, book.name) or not (place / "_build" / ".doctrees").is_dir():
         emptied(book)
     _assemble(study, source, missing)
     _refuse_identifiers(study, BEFORE_RENDERING)
     _render(study, source, place)
     editions.publish(study, place / "_build" / "html", chapters.front_page(study).parent)
-    for folder in sealed:
-        seal(folder)
     # Pages for clinicians are those for analysts less their code; `sscct check --privacy` looks into every file.
     _refuse_identifiers(study, tuple(f"book/_build/html/{name}" for name in (editions.ANALYSTS, "_images", "scans")))
     write_if_changed(chapters.book_record(study), made_of)
+    seals.seal_all(study.run, book.name)
     return chapters.front_page(study)
 
 
@@ -193,10 +188,6 @@ def _refuse_identifiers(study: Study, parts: tuple[str, ...]) -> None:
         raise StudyError(f"{len(search.findings)} place(s) may point to a patient; no book was made:\n  {listed}")
 
 
-def _memory(place: Path) -> Path:
-    return place / "_build" / ".doctrees"
-
-
 def _render(study: Study, source: Path, place: Path) -> None:
     """Let Jupyter Book make pages of the sources; a build that did not come to its end counts for nothing."""
     record = study.run / "book" / "written_with.txt"
@@ -226,50 +217,3 @@ def _titles(source: Path) -> list[str]:
     """The first heading of each prose page."""
     texts = [path.read_text(encoding="utf-8") for path in sorted(source.rglob("*.md"))]
     return [next((line for line in text.splitlines() if line.startswith("# ")), "") for text in texts]
-
-
-def seal(folder: Path) -> None:
-    """Seal a folder as it is; the seal lies beside it. Without a place for the key there is no seal."""
-    key = _key()
-    if key is not None and folder.is_dir():
-        _seal_file(folder).write_text(_hash(folder, key), encoding="utf-8")
-
-
-def remove_unless_sealed(folder: Path) -> bool:
-    """Remove a folder that this user did not seal as it is, and tell so; a link is removed, not what it leads to."""
-    if folder.is_symlink():
-        folder.unlink()
-        return True
-    key, file = _key(), _seal_file(folder)
-    said = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
-    if key is not None and folder.is_dir() and hmac.compare_digest(said.encode(), _hash(folder, key).encode()):
-        return False
-    was_there = folder.exists()
-    shutil.rmtree(folder, ignore_errors=True)
-    file.unlink(missing_ok=True)
-    return was_there
-
-
-def _seal_file(folder: Path) -> Path:
-    return folder.with_name(f"{folder.name}.seal")
-
-
-def _key() -> bytes | None:
-    """The user's key, made where there is none; None where there is no place for it."""
-    try:
-        path = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "sscct" / "seal.key"
-        if not path.exists():
-            write_secret(path, secrets.token_bytes(32))
-        key = path.read_bytes()
-    except (OSError, RuntimeError):
-        return None
-    return key if len(key) == 32 else None
-
-
-def _hash(folder: Path, key: bytes) -> str:
-    digest = hmac.new(key, digestmod=hashlib.sha256)
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        name = path.relative_to(folder).as_posix().encode("utf-8", "surrogateescape")
-        digest.update(len(name).to_bytes(8, "big") + name)
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()

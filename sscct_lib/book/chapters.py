@@ -6,7 +6,6 @@ A book is made of what is there, and says what is not.
 import base64
 import html
 import json
-import os
 import re
 import subprocess
 import sys
@@ -24,9 +23,10 @@ import pandera.pandas as pa
 
 from sscct_lib.study import results
 from sscct_lib.study.code import code_hash
-from sscct_lib.study.files import checksum, write_if_changed
+from sscct_lib.study.files import write_if_changed
 from sscct_lib.study.folder import Study, StudyError, fingerprint
 from sscct_lib.study.keys import fits, out_of_date, provenance
+from sscct_lib.study.seals import checksum, put, unsealed
 from sscct_lib.study.stages import CHAPTERS, NEEDS, NOTEBOOKS, PROJECT, executed
 from sscct_lib.study.tables import read_table
 
@@ -94,7 +94,7 @@ def run_notebook(study: Study, name: str) -> Path:
         # A kernel's place of work has nothing in it but the way to the study, and its sockets, which are its user's.
         Path(place, "study").symlink_to(study.folder.resolve())
         _execute(study, source, partial, Path(place))
-    os.replace(partial, made)
+    put(partial, made)
     return made
 
 
@@ -227,10 +227,10 @@ def front_page(study: Study) -> Path:
 
 
 def is_current(study: Study) -> bool:
-    """Tell whether the book of a run shows what the run has now, by the pages and the code that are there now."""
+    """Tell whether the book of a run shows what the run has now, in the pages that this user made."""
     record = book_record(study)
     was = record.read_text(encoding="utf-8") if record.is_file() else ""
-    return front_page(study).is_file() and was == book_made_of(study)
+    return front_page(study).is_file() and was == book_made_of(study) and not unsealed(study.run, "book")
 
 
 def book_record(study: Study) -> Path:

@@ -13,6 +13,7 @@ from bs4 import BeautifulSoup, Tag
 
 from sscct_lib.book.chapters import filled
 from sscct_lib.study.folder import Study, StudyError
+from sscct_lib.study.seals import seal_all
 from sscct_lib.study.stages import PROJECT
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
@@ -51,6 +52,7 @@ def print_book(study: Study, html: Path) -> Path:
     if not target.is_file():
         raise StudyError(f"{Path(browser).name} did not print the book:\n{done.stderr.strip()[-1000:]}")
     target.chmod(0o644)  # the browser writes it for its user alone
+    seal_all(study.run, "book")
     return target
 
 

@@ -20,8 +20,8 @@ from sscct_lib.images.reasons import reasons
 from sscct_lib.radiomics.saved import FOLDER, JUDGED, LIMITS, USE
 from sscct_lib.report.page import fields_described
 from sscct_lib.study import schemas
-from sscct_lib.study.files import checksum
 from sscct_lib.study.folder import MANIFEST_FILE, SETTINGS_FILE, Study, read_settings
+from sscct_lib.study.seals import checksum
 from sscct_lib.study.settings import Covariate, Settings
 from sscct_lib.study.words import counted, estimate_text, feature_name, scans_text, span_text, years_text
 

@@ -15,10 +15,11 @@ from sscct_lib.horizons.bootstrap import interval
 from sscct_lib.horizons.evaluation import Evaluation
 from sscct_lib.horizons.models import ROWS, chosen_models, first_pictured
 from sscct_lib.horizons.tables import DENOMINATORS, denominators
-from sscct_lib.study.files import checksum, write_if_changed
+from sscct_lib.study.files import write_if_changed
 from sscct_lib.study.folder import Study, load_study
 from sscct_lib.study.plots import GREY, INK, draw, new_figure, styled
 from sscct_lib.study.schemas import COHORT, PERFORMANCE, SWEEP, SWEPT_RUNS
+from sscct_lib.study.seals import checksum
 from sscct_lib.study.tables import read_predictions, read_table
 from sscct_lib.study.words import estimate_text, plain_names, years_text
 

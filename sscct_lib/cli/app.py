@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sscct_lib.cli.adopt import adopt
 from sscct_lib.cli.options import Commands, Lines, RunOption, StudyFolder, say, take_nothing_from_here
 from sscct_lib.cli.studies import check, predict, pretrain, report, runs, weights
 from sscct_lib.cli.sweep import sweep
@@ -57,7 +58,7 @@ and `sscct run my_study`.
 
 FOR_SNAKEMAKE = {"allow_extra_args": True, "ignore_unknown_options": True}  # options that Snakemake is to judge
 app.add_typer(weights, name="weights")
-for command in (check, runs, report, predict, pretrain):
+for command in (check, adopt, runs, report, predict, pretrain):
     app.command()(command)
 app.command(context_settings=FOR_SNAKEMAKE)(sweep)
 
@@ -251,12 +252,12 @@ def _run_alone(study: "Study", manifest: "pd.DataFrame", until: str | None, core
     from sscct_lib.study.files import emptied, remove_partials
     from sscct_lib.study.folder import StudyError
     from sscct_lib.study.keys import to_make
-    from sscct_lib.study.recovery import LockedError, alone, set_damaged_aside
+    from sscct_lib.study.recovery import LockedError, alone, set_aside
 
     try:
         with alone(study.folder / LOCK_FILE) as lock:
             remove_partials(study.folder)
-            for line in set_damaged_aside(study):
+            for line in set_aside(study):
                 say(line)
             made_anew = to_make(study, manifest, until)
             with_book = until is None and bool(made_anew or not is_current(study))
@@ -315,8 +316,10 @@ def book(
     from sscct_lib.book.build import build_book
     from sscct_lib.study.folder import load_study
     from sscct_lib.study.keys import refuse_out_of_date
+    from sscct_lib.study.recovery import refuse_strange
 
     loaded = load_study(study, run)
+    refuse_strange(loaded)
     refuse_out_of_date(loaded)
     index = build_book(loaded)
     say(f"The book: {index.resolve()}")

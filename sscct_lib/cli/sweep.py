@@ -122,9 +122,12 @@ def _compare(planned: "Sequence[PlannedRun]") -> Path:
     from sscct_lib.book.chapters import missing_stages
     from sscct_lib.book.editions import without_folders
     from sscct_lib.book.sweep import compare, state
+    from sscct_lib.study.recovery import refuse_strange
     from sscct_lib.study.schemas import SWEEP, SWEPT_RUNS
     from sscct_lib.study.tables import write_table
 
+    for run in planned:
+        refuse_strange(run.study)
     rows = [
         {
             "run": run.study.run_name,

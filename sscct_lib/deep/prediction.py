@@ -22,8 +22,9 @@ from sscct_lib.deep.batches import Examples, training_weights
 from sscct_lib.deep.cubes import load_cubes
 from sscct_lib.deep.heads import N_VALUES, ClassifierHead, HazardHead, base_hazards
 from sscct_lib.deep.networks import HazardNetwork, build
-from sscct_lib.study.files import atomic, checksum, write_if_changed
+from sscct_lib.study.files import atomic, write_if_changed
 from sscct_lib.study.folder import Study, StudyError, fingerprint
+from sscct_lib.study.seals import checksum
 from sscct_lib.study.settings import Balance, NetworkSettings
 
 N_DROPOUT_SAMPLES = 50

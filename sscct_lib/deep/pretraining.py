@@ -26,8 +26,8 @@ from sscct_lib.deep.fitting import LARGEST_GRADIENT, quiet_trainer, rates
 from sscct_lib.deep.networks import HazardNetwork, build
 from sscct_lib.deep.prediction import current_card, save_tensors, write_card
 from sscct_lib.study.code import code_hash
-from sscct_lib.study.files import checksum
 from sscct_lib.study.folder import Study, StudyError, fingerprint
+from sscct_lib.study.seals import checksum
 from sscct_lib.study.settings import NetworkSettings, PretrainingSettings
 from sscct_lib.study.words import NETWORK_WORDS
 

@@ -15,8 +15,9 @@ from urllib.request import urlopen
 
 import pandas as pd
 
-from sscct_lib.study.files import atomic, checksum, grows
+from sscct_lib.study.files import atomic, grows
 from sscct_lib.study.folder import Study, StudyError
+from sscct_lib.study.seals import checksum
 from sscct_lib.study.settings import SELF_SUPERVISED, NetworkSettings
 
 if TYPE_CHECKING:

@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from sscct_lib.images.density import AIR_HU, check, without_padding
 from sscct_lib.images.nifti import MOST_VOXELS, by, read_placed, read_volume
 from sscct_lib.images.reasons import Told, UnusableError
-from sscct_lib.study.files import atomic, checksum
+from sscct_lib.study.files import atomic
 from sscct_lib.study.folder import Study, StudyError
 from sscct_lib.study.results import Record, ScanError, process
 from sscct_lib.study.schemas import IMAGES
+from sscct_lib.study.seals import checksum
 
 Axis = tuple[NDArray[np.int64], NDArray[np.float32]]
 """For each new sample of an axis: the old samples that it rests on, and their weights; both (n_new, n_taps)."""

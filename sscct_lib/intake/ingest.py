@@ -25,10 +25,11 @@ from sscct_lib.intake.pseudonyms import patient_code, read_key, scan_code
 from sscct_lib.intake.report import again, report_of, write_for_excel, write_source_list
 from sscct_lib.intake.series import MASK_KINDS, Candidate, find_candidates
 from sscct_lib.study.code import PACKAGE
-from sscct_lib.study.files import NoRoomError, atomic, checksum, remove_partials, write_if_changed
+from sscct_lib.study.files import NoRoomError, atomic, remove_partials, write_if_changed
 from sscct_lib.study.folder import SETTINGS_FILE, Study, StudyError, load_study, refuse_control_characters
 from sscct_lib.study.results import Record, ScanError, process
 from sscct_lib.study.schemas import covariates
+from sscct_lib.study.seals import checksum
 from sscct_lib.study.tables import write_csv
 
 NEW_STUDY = "# Settings of this study; every other setting has a default.\ntitle: My study\n"

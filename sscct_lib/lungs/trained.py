@@ -27,8 +27,9 @@ from numpy.typing import NDArray
 
 from sscct_lib.images.nifti import read_volume
 from sscct_lib.images.prepare import on_grid_of, resample_mask
-from sscct_lib.study.files import checksum, write_if_changed
+from sscct_lib.study.files import write_if_changed
 from sscct_lib.study.folder import StudyError
+from sscct_lib.study.seals import checksum
 from sscct_lib.study.settings import LungSettings
 
 LOBES = {1: "right upper", 2: "right middle", 3: "right lower", 4: "left upper", 5: "left lower"}

@@ -24,10 +24,10 @@ from sscct_lib.radiomics.feature_sets import CLINICAL_CATEGORIES, predictors
 from sscct_lib.radiomics.saved import FOLDER, predict_risks
 from sscct_lib.report import page
 from sscct_lib.report.evidence import Map, caution, mean_map
-from sscct_lib.study.files import checksum
 from sscct_lib.study.folder import SETTINGS_FILE, Study, StudyError
 from sscct_lib.study.keys import refuse_out_of_date
 from sscct_lib.study.schemas import GROUP, IDENTITY, NUMBER, covariates
+from sscct_lib.study.seals import checksum
 from sscct_lib.study.words import NETWORK_WORDS, feature_name, percent_text, plain_names, years_text
 
 # Settings that a model's input or meaning rests on.

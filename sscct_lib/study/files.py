@@ -1,7 +1,6 @@
-"""Files: written so that they appear whole or not at all, and their checksums."""
+"""Files: written so that they appear whole or not at all, and looked at before they are opened."""
 
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -14,10 +13,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from uuid import uuid4
 
+from sscct_lib.study.seals import LEDGER, put
+
 PARTIAL = ".partial-"  # begins the name of a file that is not whole yet
 STALE_SECONDS = 3600  # no file takes that long to write
 LARGEST_BYTES = {
     "yaml": 1 << 20, "json": 1 << 26, "txt": 1 << 26, "tsv": 1 << 26, "md": 1 << 26, "csv": 1 << 29, "ipynb": 1 << 29,
+    LEDGER: 1 << 31,
 }  # fmt: skip
 """Files that are read whole, as text, by the end of their names: one that is larger was made to fill memory."""
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
@@ -31,12 +33,6 @@ def free_name(path: Path) -> Path:
     """Give the path, or where it is taken the first of `name.1`, `name.2`, ... that is not."""
     names = (path.with_name(f"{path.name}.{number}") for number in range(1, 10_000))
     return path if not path.exists() else next(name for name in names if not name.exists())
-
-
-def checksum(path: Path) -> str:
-    """Hash a file's content with SHA-256; 64 hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def grows(archive: Path | BinaryIO, n_bytes: int) -> bool:
@@ -79,7 +75,7 @@ def atomic(path: Path) -> Iterator[Path]:
             raise
         raise NoRoomError(
             error.errno,
-            f"{path.name} cannot be written ({os.strerror(error.errno)}). What is finished is kept: make "
+            f"{path.name} cannot be written ({error.strerror}). What is finished is kept: make "
             "room, or give write permission, and run the same command again.",
         ) from error
 
@@ -90,7 +86,7 @@ def _atomic(path: Path) -> Iterator[Path]:
     partial = path.with_name(f"{PARTIAL}{uuid4().hex[:8]}-{path.name}")
     try:
         yield partial
-        os.replace(partial, path)
+        put(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 

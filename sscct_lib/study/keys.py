@@ -17,9 +17,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from sscct_lib.study.code import KEYS, code_hash
-from sscct_lib.study.files import checksum
 from sscct_lib.study.folder import DECISIONS_FILE, Study, StudyError, fingerprint
 from sscct_lib.study.results import file_state, shard
+from sscct_lib.study.seals import checksum
 from sscct_lib.study.stages import (
     NEEDS,
     NOTEBOOKS,

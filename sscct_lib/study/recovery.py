@@ -1,22 +1,20 @@
-"""Before a run goes on: it is alone in the study, and damaged or lost results are set aside to be made again."""
+"""Before a run goes on: it is alone in the study, and what is damaged, lost or somebody else's is made again."""
 
 import fcntl
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pandas as pd
-import pyarrow as pa
 
+from sscct_lib.study import seals
 from sscct_lib.study.files import free_name, has_content
-from sscct_lib.study.folder import Study
-from sscct_lib.study.stages import shard_stage
-from sscct_lib.study.tables import read_parquet
-
-SHARD_COLUMNS = ["scan_id", "status", "reason"]
+from sscct_lib.study.folder import Study, StudyError
+from sscct_lib.study.keys import given_predictions
+from sscct_lib.study.stages import BESIDE_TABLES, shard_stage
 
 
 class LockedError(RuntimeError):
@@ -61,57 +59,93 @@ def alone(path: Path, wait: bool = False) -> Iterator[int]:
         yield file.fileno()
 
 
-def set_damaged_aside(study: Study) -> list[str]:
-    """Move what is damaged among a run's results to `runs/<run>/damaged/`; the workflow then makes it again.
+def set_aside(study: Study) -> list[str]:
+    """Move what this user did not make of a run, or not as it lies there, to `runs/<run>/damaged/`, to be made again.
 
-    Tables are read whole, with the checksums of their pages; executed notebooks and lists of shards are parsed; and
-    each scan that a shard lists as done must have its file.
+    So a file that was damaged, or changed by somebody else, has no say. Lists of shards whose scans lost their files go
+    too. A book is left to the command that makes it.
 
     Returns
     -------
     list of str
         What was set aside, in words; empty when all is sound.
+
+    Raises
+    ------
+    StudyError
+        If all of the run is somebody else's, or a file cannot be read: for a moment, perhaps, so that none is moved.
     """
-    told = []
-    for folder, pattern, why_unsound in (
-        ("tables", "**/[!.]*.parquet", _table),
-        ("notebooks", "[!.]*.ipynb", _notebook),
-        ("shards", "[!.]*.csv", lambda path: _shard(study, path)),
-    ):
-        for path in sorted((study.run / folder).glob(pattern)):
-            reason = why_unsound(path)
-            if reason:
-                target = free_name(study.run / "damaged" / path.name)
-                target.parent.mkdir(exist_ok=True)
-                path.rename(target)
-                told.append(f"{path.relative_to(study.folder)}: {reason}. Set aside in {target.parent.name}/.")
+    strange = strange_results(study)
+    told = _moved(study, strange, "damaged, or not as you made it")
+    for notebook, patterns in BESIDE_TABLES.items():  # which its own record would vouch for
+        if any(fnmatch(name, pattern) for name in strange for pattern in patterns):
+            (study.run / "provenance" / f"{notebook}.json").unlink(missing_ok=True)
+    for path in sorted((study.run / "shards").glob("[!.]*.csv")):
+        if lost := _lost(study, path):
+            told += _moved(study, [f"shards/{path.name}"], lost)
     return told
 
 
-def _table(path: Path) -> str:
+def refuse_strange(study: Study) -> None:
+    """Refuse a run of which something is not as this user made it.
+
+    Raises
+    ------
+    StudyError
+        With how much, an example, and what to do.
+    """
+    if strange := strange_results(study):
+        raise StudyError(
+            f"{len(strange)} file(s) of runs/{study.run_name} are damaged, or not as you made them, {strange[0]} among "
+            "them. `sscct run` makes them again."
+        )
+
+
+def strange_results(study: Study) -> list[str]:
+    """Name the results of a run that this user did not make, or not as they lie there.
+
+    Risks that were given are people's, and of the book its maker decides.
+
+    Raises
+    ------
+    StudyError
+        If all are somebody else's, or one cannot be read.
+    """
+    given = {path.relative_to(study.run).as_posix() for path in given_predictions(study)}
     try:
-        read_parquet(path)
-    except (OSError, ValueError, pa.ArrowException) as error:
-        return f"damaged table ({str(error).splitlines()[0][:100] if str(error) else type(error).__name__})"
-    return ""
+        names = {name for name in seals.results(study.run) if name not in given and not name.startswith("book/")}
+        strange = sorted(names.difference(seals.believed(study.run, names)) if names else ())
+    except OSError as error:
+        which = f" {Path(error.filename).name}" if error.filename else ""
+        raise StudyError(f"runs/{study.run_name}{which} cannot be looked at: {error.strerror}.") from error
+    if strange and len(strange) == len(names):
+        raise StudyError(
+            f"runs/{study.run_name} was not made by you, or not with this key: nothing of it is used. "
+            f"`sscct adopt` shows what is there and what can be taken over; {seals.KEY_VARIABLE} names the key of "
+            "people who work together."
+        )
+    return [name for name in strange if (study.run / name).is_file()]
 
 
-def _notebook(path: Path) -> str:
-    try:
-        whole = "cells" in json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        whole = False
-    return "" if whole else "damaged notebook"
+def _moved(study: Study, names: list[str], why: str) -> list[str]:
+    """Move results aside; a line for each folder."""
+    examples: dict[str, list[str]] = {}
+    for name in names:
+        target = free_name(study.run / "damaged" / Path(name).name)
+        target.parent.mkdir(exist_ok=True)
+        (study.run / name).rename(target)
+        examples.setdefault(name.rpartition("/")[0], []).append(name)
+    return [
+        f"runs/{study.run_name}/{moved[0]}: {why}. Set aside in damaged/"
+        + (f", with {len(moved) - 1} more of its folder." if moved[1:] else ".")
+        for moved in examples.values()
+    ]
 
 
-def _shard(study: Study, path: Path) -> str:
+def _lost(study: Study, path: Path) -> str:
+    """Say which scans of a shard lost their files; empty where none did."""
     file_of = {"images": study.image, "lungs": study.mask}.get(shard_stage(path))  # of other stages, a record is all
-    try:
-        rows = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (ValueError, OSError):
-        return "damaged list of a shard"
-    if list(rows.columns) != SHARD_COLUMNS or rows.empty:
-        return "damaged list of a shard"
+    rows = pd.read_csv(path, dtype=str, keep_default_na=False)
     lost = [
         scan_id
         for scan_id in (rows.loc[rows["status"] == "ok", "scan_id"] if file_of else [])

@@ -124,11 +124,8 @@ class _Job:
         return fingerprint(self.stage, code_hash(_file_of(self.function)), self.settings, self.row, files)
 
     def finished(self) -> Record | None:
-        content = _read_record(self.path)
-        if content is None or content["key"] != self.key:
-            return None
-        record: Record = content["record"]
-        if content.get("check") != fingerprint(record):
+        record = read_record(self.path, self.key)
+        if record is None:
             return None
         is_whole = record["status"] != "ok" or all(map(has_content, self.outputs))
         return record if is_whole else None
@@ -180,12 +177,16 @@ def without_names(text: str, files: Iterable[Path]) -> str:
     return text
 
 
-def _read_record(path: Path) -> dict[str, Any] | None:
+def read_record(path: Path, key: str | None = None) -> Record | None:
+    """Read what `process` keeps of a scan; None where it is not there, is damaged, or has another key than is given."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return content if isinstance(content, dict) and {"key", "record"} <= content.keys() else None
+    is_whole = isinstance(content, dict) and {"key", "record"} <= content.keys() and isinstance(content["record"], dict)
+    if not is_whole or content.get("check") != fingerprint(content["record"]) or key not in (None, content["key"]):
+        return None
+    return dict(content["record"])
 
 
 def shard(rows: pd.DataFrame, index: int, size: int) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from sscct_lib.study import seals
 from sscct_lib.study.files import atomic, write_if_changed
 from sscct_lib.study.folder import (
     MOST_SHOWN,
@@ -27,8 +28,9 @@ from sscct_lib.study.folder import (
     settings_of,
 )
 from sscct_lib.study.keys import fits, given_predictions, ingredients, out_of_date, same_settings
+from sscct_lib.study.recovery import refuse_strange
 from sscct_lib.study.settings import Section, Settings
-from sscct_lib.study.stages import NOTEBOOKS, PER_SCAN_STAGES, TABLES, executed
+from sscct_lib.study.stages import BESIDE_TABLES, NOTEBOOKS, PER_SCAN_STAGES, TABLES, executed
 from sscct_lib.study.tables import read_csv
 
 RUN_COLUMN = "run"
@@ -45,15 +47,6 @@ SHARED: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("models/deep", "models/pretrained"), ("images", "lungs", "cohort", "horizons_years", "labels", "seed")),
 )
 WHOLE = ("covariates",)  # a setting whose value has names of its own
-BESIDE_TABLES: dict[str, tuple[str, ...]] = {
-    "03_radiomics": ("tables/radiomics.json", "models/tabular/*"),
-    "04_deep_models": (
-        "attribution/**/*", "embeddings/*", "models/deep/*", "models/pretrained/*", "models/longitudinal/*",
-        "models/unusual/*",
-    ),
-}  # fmt: skip
-"""What notebooks write beside their tables, for the pages on scans and for new scans."""
-
 log = logging.getLogger(__name__)
 
 
@@ -87,6 +80,7 @@ def open_run(folder: str | Path, run_name: str = "main", **parameters: Any) -> S
         As `load_study`, and if a parameter has an impossible value.
     """
     study = load_study(folder, run_name)
+    refuse_strange(study)
     target = beside(study, _given(parameters))
     if target.run_name != study.run_name:
         told = "; ".join(f"{name}: {value}" for name, value in changes_of(target).items())
@@ -295,7 +289,10 @@ def share_results(origins: Sequence[Study], target: Study) -> int:
                     files = (path for path in (origin.run / folder).rglob("[!.]*") if path.name.startswith(starts))
                     n_shared += _link_files(origin, target, files)
     for origin in origins:
-        n_shared += _link_files(origin, target, given_predictions(origin))
+        for path in given_predictions(origin):  # of people, who seal nothing
+            if not (place := target.run / path.relative_to(origin.run)).exists():
+                _link(path, place)
+                n_shared += 1
         n_shared += _link_files(origin, target, _of_stages(origin, target))
     return n_shared
 
@@ -322,20 +319,23 @@ def _of_stages(origin: Study, target: Study) -> Iterator[Path]:
 
 
 def _link_files(origin: Study, target: Study, files: Iterable[Path]) -> int:
-    """Link the files of a run to their places in another; those that it has stay."""
-    n_linked = 0
-    for path in sorted(files):
-        place = target.run / path.relative_to(origin.run)
-        if not path.is_file() or place.exists():
-            continue
-        place.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(path, place)
-        except OSError:
-            with atomic(place) as partial:
-                shutil.copy2(path, partial)  # with its times, which are part of the keys
-        n_linked += 1
-    return n_linked
+    """Link the files of a run, as its user made them, to their places in another; those that it has stay."""
+    names = {path.relative_to(origin.run).as_posix() for path in files if path.is_file()}
+    held = seals.believed(origin.run, sorted(name for name in names if not (target.run / name).exists()))
+    for name in held:
+        _link(origin.run / name, target.run / name)
+    for run in (origin.run, target.run):  # a link changes the times that are sealed
+        seals.seal(run, held)
+    return len(held)
+
+
+def _link(path: Path, place: Path) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(path, place)
+    except OSError:
+        with atomic(place) as partial:
+            shutil.copy2(path, partial)  # with its times, which are part of the keys
 
 
 def _fault_of_name(run: PlannedRun, names: list[str]) -> list[str]:

@@ -24,6 +24,15 @@ TABLES: dict[str, tuple[str, ...]] = {
 }
 """What each notebook writes."""
 
+BESIDE_TABLES: dict[str, tuple[str, ...]] = {
+    "03_radiomics": ("tables/radiomics.json", "models/tabular/*"),
+    "04_deep_models": (
+        "attribution/**/*", "embeddings/*", "models/deep/*", "models/pretrained/*", "models/longitudinal/*",
+        "models/unusual/*",
+    ),
+}  # fmt: skip
+"""What notebooks write beside their tables, for the pages on scans and for new scans."""
+
 CHAPTERS = {
     "01_cohort": "The cohort",
     "02_segmentation_qa": "The lungs",

@@ -44,6 +44,8 @@ def read_table(study: Study, name: str, schema: pa.DataFrameSchema) -> pd.DataFr
                 f"{path} lacks the column(s) {lacking}: an earlier version of the project wrote it. {again}"
             )
         frame = schema.validate(frame, lazy=True)
+    except PermissionError as error:
+        raise StudyError(f"{path} cannot be read: {error.strerror}.") from error
     except (OSError, ValueError, pa.errors.SchemaErrors) as error:
         raise StudyError(f"{path} is not a valid {schema.name} table. {again}\n{error}") from error
     if maker(name) and (why := difference(ingredients(study, made_by), made)):

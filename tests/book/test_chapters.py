@@ -24,6 +24,7 @@ from sscct_lib.book.build import _config, this_run
 from sscct_lib.intake.privacy_search import search_file
 from sscct_lib.study import keys, stages
 from sscct_lib.study.folder import Study, StudyError
+from sscct_lib.study.seals import seal_all
 from sscct_lib.study.settings import Settings
 from sscct_lib.study.stages import NOTEBOOKS, PROJECT
 
@@ -217,6 +218,8 @@ def test_a_book_is_current_however_the_study_is_named(study, monkeypatch):
     chapters.front_page(study).parent.mkdir(parents=True)
     chapters.front_page(study).touch()
     chapters.book_record(study).write_text(chapters.book_made_of(study))
+    assert not chapters.is_current(study)  # somebody else may have made it
+    seal_all(study.run, "book")
     assert chapters.is_current(study)
     (study.run / "tables" / "a.parquet").write_text("changed")
     assert not chapters.is_current(study)

@@ -14,8 +14,8 @@ from sscct_lib.deep import cubes as deep_cubes
 from sscct_lib.horizons.evaluate import evaluate
 from sscct_lib.horizons.evaluation import Evaluation
 from sscct_lib.images.prepare import write_image
-from sscct_lib.study.files import checksum
 from sscct_lib.study.folder import Study, StudyError
+from sscct_lib.study.seals import checksum
 from sscct_lib.study.settings import AugmentationSettings, DeepSettings, HorizonSettings, NetworkSettings, Settings
 from sscct_lib.study.words import NETWORK_WORDS
 

@@ -8,8 +8,8 @@ from monai.losses.contrastive import ContrastiveLoss
 from safetensors.torch import load_file
 
 from sscct_lib.deep import batches, cross_validation, cubes, heads, networks, pretraining
-from sscct_lib.study.files import checksum
 from sscct_lib.study.folder import Study
+from sscct_lib.study.seals import checksum
 from sscct_lib.study.settings import DeepSettings, NetworkSettings, PretrainingSettings, Settings
 from tests.deep.deep_cubes import network
 

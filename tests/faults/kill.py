@@ -27,8 +27,8 @@ import psutil
 
 from sscct_lib.cli.app import run_shard
 from sscct_lib.cohort.manifest import read_manifest
-from sscct_lib.study.files import checksum
 from sscct_lib.study.folder import Study, load_study
+from sscct_lib.study.seals import checksum
 from sscct_lib.study.stages import NOTEBOOKS, PER_SCAN_STAGES
 
 STUDY = """

@@ -18,7 +18,7 @@ from sscct_lib.images import prepare
 from sscct_lib.lungs.segment import load_lungs
 from sscct_lib.study.files import NoRoomError, atomic, remove_partials
 from sscct_lib.study.folder import StudyError
-from sscct_lib.study.recovery import LockedError, alone, set_damaged_aside
+from sscct_lib.study.recovery import LockedError, alone, set_aside
 from sscct_lib.study.results import process
 from sscct_lib.study.schemas import IMAGES
 from sscct_lib.study.tables import read_table, write_table
@@ -44,17 +44,17 @@ def flip(path, place=-40):
 
 class TestImages:
     def test_a_finished_run_is_sound(self, study):
-        assert set_damaged_aside(study) == []
+        assert set_aside(study) == []
 
     @pytest.mark.parametrize("damage", ["gone", "empty"])
     def test_a_result_that_is_gone_or_empty_is_named_and_made_again(self, study, damage):
         before = study.image("a2").read_bytes()
         study.image("a2").unlink() if damage == "gone" else study.image("a2").write_bytes(b"")
-        (line,) = set_damaged_aside(study)
+        *_, line = set_aside(study)
         assert "runs/main/shards/images_0000.csv: the files of 1 scan(s) are gone, a2 among them" in line
         run_shard(study, read_manifest(study), "images", 0)
         assert study.image("a2").read_bytes() == before
-        assert set_damaged_aside(study) == []
+        assert set_aside(study) == []
 
     @pytest.mark.parametrize("damage", ["flipped", "truncated"])
     def test_a_damaged_result_stops_its_reader_and_is_made_again(self, study, damage):
@@ -62,7 +62,7 @@ class TestImages:
         path.write_bytes(before[:-200]) if damage == "truncated" else flip(path)
         with pytest.raises(StudyError, match=r"images/b1\.nii\.gz .* the next `sscct run` makes it again"):
             load_lungs(study, "b1")
-        assert len(set_damaged_aside(study)) == 1
+        assert len(set_aside(study)) == 1
         run_shard(study, read_manifest(study), "images", 0)
         assert path.read_bytes() == before
 
@@ -118,8 +118,8 @@ class TestTables:
         for _ in range(2):
             write_table(frame, study, "images", IMAGES)
             study.table("images").write_bytes(study.table("images").read_bytes()[:300])
-            (line,) = set_damaged_aside(study)
-            assert "tables/images.parquet: damaged table" in line
+            (line,) = set_aside(study)
+            assert "tables/images.parquet: damaged, or not as you made it" in line
             assert not study.table("images").exists()
         assert sorted(path.name for path in (study.run / "damaged").iterdir()) == ["images.parquet", "images.parquet.1"]
 
@@ -128,7 +128,7 @@ class TestTables:
         path = study.run / name
         path.parent.mkdir(exist_ok=True)
         path.write_text("")
-        (line,) = set_damaged_aside(study)
+        (line,) = set_aside(study)
         assert name in line
         assert not path.exists()
 
@@ -233,7 +233,7 @@ class TestClockAndPlace:
         before = study.image("a1").read_bytes()
         for path in study.run.rglob("*"):
             os.utime(path, (time.time() + seconds,) * 2)
-        assert set_damaged_aside(study) == []
+        assert set_aside(study) == []
         table = run_shard(study, read_manifest(study), "images", 0)
         assert (table["status"] == "ok").all()
         assert study.image("a1").read_bytes() == before

@@ -25,9 +25,9 @@ from sscct_lib.deep.weights import load_weights
 from sscct_lib.images import dicom, dicom_pixels, nifti
 from sscct_lib.images.dicom_masks import read_dicom_mask
 from sscct_lib.images.dicom_pixels import refuse_other_size
-from sscct_lib.study.files import checksum
 from sscct_lib.study.folder import StudyError
 from sscct_lib.study.results import ScanError
+from sscct_lib.study.seals import checksum
 from tests.conftest import _memory_mb
 from tests.images.dicom_samples import compress, enhanced, hounsfield, read_series, save, series, why_unusable
 from tests.images.test_dicom_masks import LEFT_CODE, Sample, both_sides, write_seg

@@ -17,9 +17,9 @@ from scipy import ndimage
 
 from sscct_lib.images import prepare
 from sscct_lib.images.prepare import axis_weights, interpolate
-from sscct_lib.study.files import checksum
 from sscct_lib.study.folder import Study
 from sscct_lib.study.results import ScanError
+from sscct_lib.study.seals import checksum
 from sscct_lib.study.settings import Settings
 
 

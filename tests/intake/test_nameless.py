@@ -17,9 +17,9 @@ from sscct_lib.cli.app import app
 from sscct_lib.images import nifti
 from sscct_lib.intake import ingest as module
 from sscct_lib.intake.ingest import ingest, wordless
-from sscct_lib.study.files import checksum
 from sscct_lib.study.folder import StudyError
 from sscct_lib.study.results import ScanError
+from sscct_lib.study.seals import checksum
 from tests.images.dicom_samples import hounsfield, save, series
 
 CANARY = "Zzcanary"

@@ -5,11 +5,12 @@ import pandas as pd
 from sscct_lib.book.chapters import write_provenance
 from sscct_lib.study import keys
 from sscct_lib.study.folder import Study
+from sscct_lib.study.seals import seal_all
 from sscct_lib.study.stages import NOTEBOOKS, TABLES, executed, maker, shard_path
 
 
 def finish_on_paper(study: Study, manifest: pd.DataFrame) -> None:
-    """Write every list of a shard, table and notebook of a run, of no matter what, with their records."""
+    """Write every list of a shard, table and notebook of a run, of no matter what, with their records and seals."""
     shards = keys.of_shards(study, manifest)
     for index, by_stage in enumerate(shards):
         for stage, made_of in by_stage.items():
@@ -24,6 +25,7 @@ def finish_on_paper(study: Study, manifest: pd.DataFrame) -> None:
         executed(study, name).parent.mkdir(exist_ok=True)
         executed(study, name).write_text('{"cells": []}')
         write_provenance(study, name, made_of | {"written": keys.written(study, name)})
+    seal_all(study.run, "")
 
 
 def _touch(study: Study, table: str) -> None:

@@ -22,6 +22,7 @@ from sscct_lib.study.runs import (
     write_run_settings,
 )
 from sscct_lib.study.schemas import LUNGS
+from sscct_lib.study.seals import seal_all
 from sscct_lib.study.settings import Settings
 from sscct_lib.study.stages import NOTEBOOKS
 from sscct_lib.study.tables import read_table, write_table
@@ -156,6 +157,7 @@ def test_results_that_rest_on_the_same_settings_are_shared(planned_of):
     for name in [*made, "images/.partial-1-a.nii.gz"]:
         (first.run / name).parent.mkdir(parents=True, exist_ok=True)
         (first.run / name).write_text(name)
+    seal_all(first.run, "")
     shared = {}
     for other in others:
         n_shared = share_results([first], other)
@@ -175,6 +177,7 @@ def test_results_are_copied_where_there_are_no_links(planned_of, monkeypatch):
     made.parent.mkdir(parents=True)
     made.write_text("scan")
     os.utime(made, ns=(1, 1_234_567_890))
+    seal_all(first.run, "")
 
     def refuse(*_: object) -> None:
         raise OSError("no links here")
