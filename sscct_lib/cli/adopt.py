@@ -78,29 +78,34 @@ def _sound(study: "Study", names: set[str]) -> tuple[list[str], list[str]]:
 
 def _faults_of_rows(study: "Study", stage: str, manifest: "pd.DataFrame", names: set[str]) -> dict[str, str]:
     """Say of each row of a stage on a scan of the manifest what is wrong with it; empty where nothing is."""
+    from sscct_lib.study.results import read_record
+
+    rows: dict[str, dict[str, Any]] = {}
+    faults: dict[str, str] = {}
+    for scan in manifest[["scan_id", "patient_id"]].to_dict("records"):
+        if (name := f"records/{stage}/{scan['scan_id']}.json") in names:
+            record = read_record(study.run / name) or {}
+            faults[name] = "" if scan.items() <= record.items() else "not of this scan, or damaged"
+            if not faults[name]:
+                rows[name] = record
+    if not _are_rows(stage, list(rows.values())):
+        faults |= {name: f"no row of the table {stage}" for name, row in rows.items() if not _are_rows(stage, [row])}
+    return faults
+
+
+def _are_rows(stage: str, records: list[dict[str, Any]]) -> bool:
     import pandas as pd
     import pandera.pandas as pa
 
-    from sscct_lib.study.results import read_record
     from sscct_lib.study.schemas import IMAGES, LUNGS, RADIOMICS
 
     schema = {"images": IMAGES, "lungs": LUNGS, "radiomics": RADIOMICS}[stage]
-    faults: dict[str, str] = {}
-    for scan in manifest[["scan_id", "patient_id"]].to_dict("records"):
-        if (name := f"records/{stage}/{scan['scan_id']}.json") not in names:
-            continue
-        record = read_record(study.run / name) or {}
-        row = {column: record.get(column) for column in schema.columns if not schema.columns[column].regex} | record
-        row.pop("codes", None)
-        if scan.items() <= row.items():
-            try:
-                schema.validate(pd.DataFrame([row]), lazy=True)
-                faults[name] = ""
-            except (pa.errors.SchemaErrors, TypeError, ValueError):
-                faults[name] = f"no row of the table {stage}"
-        else:
-            faults[name] = "not of this scan, or damaged"
-    return faults
+    lacking = {name: None for name, column in schema.columns.items() if not column.regex}
+    try:
+        schema.validate(pd.DataFrame([lacking | record for record in records]).drop(columns="codes", errors="ignore"))
+    except (pa.errors.SchemaError, TypeError, ValueError):
+        return False
+    return True
 
 
 def _fault_of_volume(run: Path, name: str) -> str:

@@ -8,11 +8,15 @@
   all models of a run; `tables.read_csv`, `tables.write_csv`: tables of people and for people.
 - `results.process`: one function over many scans, what is finished skipped, bad scans set aside.
 - `results.show`: what a notebook needs before its first result; `results.told`: how far long work is.
-- `files.atomic`: a file appears whole or not at all; `files.checksum`, `files.write_secret`, `files.copy_folder`.
+- `files.atomic`: a file appears whole or not at all, among results with the user's seal; `files.write_secret`,
+  `files.copy_folder`; `seals.checksum`.
 - `code.code_hash`: the code that a result rests on.
 - `keys.to_make`: what a run lacks, or has otherwise than it is asked for now; `keys.refuse_out_of_date`: the same for
   readers; `keys.notebook_record`, `keys.scans_ingredients`: what a result is recorded with.
-- `recovery.alone`: one run at a time; `recovery.set_damaged_aside`: damaged results are made again.
+- `recovery.alone`: one run at a time; `recovery.set_aside`: what is damaged, or not this user's, is made again;
+  `recovery.refuse_strange`: the same for readers.
+- `seals.unsealed`: results that are not as this user's work left them; `seals.seal_all`: what another program wrote for
+  the user.
 - `runs.open_run`: a study in a notebook, in the run in which its parameters hold; `runs.beside`: the same for the
   command line; `runs.read_sweep`: a table of runs; `runs.share_results`: what runs share.
 - `stages`: the names of notebooks and per-scan stages, and their order.

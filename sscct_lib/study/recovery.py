@@ -128,17 +128,17 @@ def strange_results(study: Study) -> list[str]:
 
 
 def _moved(study: Study, names: list[str], why: str) -> list[str]:
-    """Move results aside; a line for each folder."""
+    """Move results aside; a line for each kind."""
     examples: dict[str, list[str]] = {}
     for name in names:
         target = free_name(study.run / "damaged" / Path(name).name)
         target.parent.mkdir(exist_ok=True)
         (study.run / name).rename(target)
-        examples.setdefault(name.rpartition("/")[0], []).append(name)
+        examples.setdefault(name.partition("/")[0], []).append(name)
     return [
         f"runs/{study.run_name}/{moved[0]}: {why}. Set aside in damaged/"
-        + (f", with {len(moved) - 1} more of its folder." if moved[1:] else ".")
-        for moved in examples.values()
+        + (f", with {len(moved) - 1} more of {kind}/." if moved[1:] else ".")
+        for kind, moved in examples.items()
     ]
 
 

@@ -12,6 +12,7 @@ from sscct_lib.cohort.manifest import read_manifest
 from sscct_lib.cohort.selection import build_cohort, select
 from sscct_lib.study import keys
 from sscct_lib.study.folder import Study, StudyError, load_study
+from sscct_lib.study.runs import open_run
 from sscct_lib.study.schemas import COHORT, LUNGS, PREDICTIONS
 from sscct_lib.study.settings import Settings
 from sscct_lib.study.stages import NOTEBOOKS, executed, shard_path
@@ -200,6 +201,32 @@ def test_no_command_believes_a_run_that_is_not_what_is_asked_for(whole, words):
     assert ran.exit_code == 1
     assert "cohort in study.yaml" in ran.output or "earlier" in ran.output
     assert "sscct run" in ran.output
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["book"], ["report", "STUDY", "a1"], ["predict", "a.nii", "--study"], ["pretrain"], ["run", "STUDY"]],
+    ids=lambda w: w[0],
+)
+@pytest.mark.parametrize("made_by", ["somebody else", "its user, and one file by somebody else"])
+def test_no_command_believes_what_somebody_else_made(whole, words, made_by, monkeypatch, tmp_path):
+    study, _ = whole
+    if made_by == "somebody else":
+        monkeypatch.setenv("SSCCT_KEY", str(tmp_path / "key"))
+    elif words[0] == "run":
+        pytest.skip("It sets such files aside, and goes on.")
+    else:
+        (study.run / "notebooks" / "01_cohort.ipynb").write_text('{"cells": [{}]}')
+    arguments = [str(study.folder) if word == "STUDY" else word for word in words]
+    ran = CliRunner().invoke(app, arguments if "STUDY" in words else [*arguments, str(study.folder)])
+    assert ran.exit_code == 1
+    assert "not made by you" in ran.output or "not as you made them" in ran.output
+
+
+def test_a_notebook_by_hand_believes_no_run_of_somebody_else(whole, monkeypatch, tmp_path):
+    monkeypatch.setenv("SSCCT_KEY", str(tmp_path / "key"))
+    with pytest.raises(StudyError, match="not made by you"):
+        open_run(whole[0].folder)
 
 
 def test_a_chapter_that_does_not_show_its_tables_is_refused(whole):

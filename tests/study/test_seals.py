@@ -170,7 +170,7 @@ class TestRuns:
         assert line.startswith(
             "runs/main/models/tabular/a.skops: damaged, or not as you made it. Set aside in damaged/"
         )
-        assert line.endswith("with 1 more of its folder.")
+        assert line.endswith("with 1 more of models/.")
         assert not list((study.run / "models" / "tabular").iterdir())
         assert [path.name for path in (study.run / "provenance").iterdir()] == ["04_deep_models.json"]
         refuse_strange(study)
