@@ -119,9 +119,9 @@ def _execute(study: Study, source: Path, partial: Path, place: Path) -> None:
             config=Config({"KernelManager": private}),
             progress_bar=False,
             stderr_file=sys.stderr,
-            # The kernel's warnings about its own transport are not the user's concern. Figures are part of the
+            # What the kernel says of its own transport and end is not the user's concern. Figures are part of the
             # notebook whatever MPLBACKEND says: on clusters it often names a backend that shows nothing.
-            extra_arguments=["--IPKernelApp.log_level=40", "--IPKernelApp.matplotlib=inline"],
+            extra_arguments=["--IPKernelApp.log_level=50", "--IPKernelApp.matplotlib=inline"],
         )
     except PapermillExecutionError as error:
         raise StudyError(

@@ -48,7 +48,7 @@ SMALLER = "demo: {n_patients: 3, n_scans: 4, spacing_mm: 8.0}\n"
 MOST_IN_A_ROW = 5
 MARK = "SSCCT_KILL_TEST"
 NO_RESULTS = {"logs", "provenance", ".snakemake", "sphinx", "damaged", "key"} | {
-    "generated.json", "searched.json",
+    "generated.json", "searched.json", "seals",
 }  # fmt: skip
 """Folders that hold when and how long something ran, or what Sphinx remembers; and what a book knows of the times of
 the files that it was made from."""
