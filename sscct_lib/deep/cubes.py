@@ -9,20 +9,22 @@ from collections.abc import Mapping
 from functools import partial
 from itertools import pairwise, product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import SimpleITK as sitk
-import torch
 from numpy.typing import NDArray
-from torch.nn import functional
 
 from sscct_lib.images.masks import bounding_box
+from sscct_lib.images.prepare import to_cube
 from sscct_lib.lungs.segment import load_lungs
 from sscct_lib.study.files import atomic
 from sscct_lib.study.folder import Study, StudyError
 from sscct_lib.study.results import Record, process
+
+if TYPE_CHECKING:
+    import torch
 
 log = logging.getLogger(__name__)
 
@@ -47,15 +49,7 @@ def lung_cube(image: NDArray[np.int16], mask: NDArray[np.uint8], view: View) -> 
     box = bounding_box(mask > 0)
     low, high = view.hu_range
     scaled = np.clip((image[box].astype(np.float32) - low) / (high - low), 0, 1)
-    return resize(np.where(mask[box] > 0, scaled, np.float32(0)), view.size).astype(np.float16)
-
-
-def resize(volume: NDArray[np.float32], size: int) -> NDArray[np.float32]:
-    """Resize a volume (D, H, W) to a cube by linear interpolation that averages where an axis gets coarser."""
-    rescale = partial(functional.interpolate, size=(size, size), mode="bilinear", antialias=True)
-    planes = rescale(torch.from_numpy(volume)[None])  # (1, D, size, size)
-    cube = rescale(planes.transpose(1, 2)).transpose(1, 2)  # the last axis has its size already
-    return np.asarray(cube[0].contiguous().numpy())
+    return to_cube(np.where(mask[box] > 0, scaled, np.float32(0)), view.size).astype(np.float16)
 
 
 def cube_path(study: Study, scan_id: str, view: View) -> Path:
@@ -104,8 +98,10 @@ def _make_cube(study: Study, row: Mapping[str, Any], view: View) -> Record:
     return {"cube_sha256": hashlib.sha256(cube.tobytes()).hexdigest()}
 
 
-def load_cubes(paths: list[Path]) -> torch.Tensor:
+def load_cubes(paths: list[Path]) -> "torch.Tensor":
     """Read cubes of one size as a batch, float32, shape (B, 1, size, size, size)."""
+    import torch
+
     return torch.from_numpy(np.stack([np.load(path) for path in paths])).float().unsqueeze(1)
 
 
@@ -126,8 +122,10 @@ def lung_density(paths: list[Path]) -> tuple[float, float]:
     return float(mean), float(np.sqrt(variance))
 
 
-def zone_densities(volumes: torch.Tensor) -> torch.Tensor:
+def zone_densities(volumes: "torch.Tensor") -> "torch.Tensor":
     """Mean and SD of the density in six zones of lungs (B, 1, S, S, S), shape (B, 12); 0 in a zone without lung."""
+    import torch
+
     measured = []
     for place in zones(volumes.shape[-1]).values():
         zone = volumes[:, 0][(slice(None), *place)].flatten(1)

@@ -5,10 +5,10 @@ import pandas as pd
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from sscct_lib.deep.cubes import resize
 from sscct_lib.horizons.bootstrap import percentile_interval, resample_patients
 from sscct_lib.images.masks import bounding_box
 from sscct_lib.images.nifti import read_volume
+from sscct_lib.images.prepare import to_cube
 from sscct_lib.lungs.segment import load_lungs
 from sscct_lib.study.folder import Study
 
@@ -23,7 +23,7 @@ def lesion_cube(study: Study, scan_id: str, size: int) -> NDArray[np.bool_]:
     on_grid = sitk.Resample(lesions, image, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
     diseased = np.isin(sitk.GetArrayFromImage(on_grid), INTERSTITIAL)
     box = bounding_box(sitk.GetArrayFromImage(mask) > 0)
-    return resize(diseased[box].astype(np.float32), size) >= 0.5
+    return to_cube(diseased[box].astype(np.float32), size) >= 0.5
 
 
 def score_map(

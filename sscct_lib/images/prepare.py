@@ -184,6 +184,14 @@ def on_grid_of(image: sitk.Image, values: NDArray[Any]) -> sitk.Image:
     return made
 
 
+def to_cube(volume: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    """Resize a volume (D, H, W) to a cube by the same interpolation as `resample`."""
+    x, y, z = (
+        axis_weights(n, (np.arange(size) + 0.5) * n / size - 0.5, max(n / size, 1.0)) for n in reversed(volume.shape)
+    )
+    return interpolate(volume, (z, y, x))
+
+
 def resample_mask(mask: sitk.Image, reference: sitk.Image) -> sitk.Image:
     """Bring labels onto the grid of a scan by nearest neighbour, as uint8; 0 outside the old grid."""
     return sitk.Resample(mask, reference, sitk.Transform(), sitk.sitkNearestNeighbor, 0, sitk.sitkUInt8)

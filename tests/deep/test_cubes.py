@@ -5,9 +5,10 @@ import SimpleITK as sitk
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional
 
 from sscct_lib.deep import cubes as deep_cubes
-from sscct_lib.images.prepare import write_image
+from sscct_lib.images.prepare import to_cube, write_image
 from sscct_lib.study.folder import Study, StudyError
 from sscct_lib.study.settings import Settings
 
@@ -50,7 +51,7 @@ def test_body_outside_the_box_of_the_lungs_changes_nothing():
 def test_axes_are_kept_in_order():
     gradient = np.mgrid[0:20, 0:30, 0:40].astype(np.float32)
     for axis in range(3):
-        cube = deep_cubes.resize(gradient[axis], 16)
+        cube = to_cube(gradient[axis], 16)
         lines = np.moveaxis(cube, axis, 0).reshape(16, -1)
         assert (np.diff(lines, axis=0) > 0).all()
         np.testing.assert_allclose(lines.std(axis=1), 0, atol=1e-3)
@@ -59,13 +60,23 @@ def test_axes_are_kept_in_order():
 @settings(max_examples=25)
 @given(st.tuples(*[st.integers(4, 40)] * 3), st.integers(8, 24), st.floats(0, 1))
 def test_resizing_keeps_constants(shape, size, value):
-    cube = deep_cubes.resize(np.full(shape, value, dtype=np.float32), size)
+    cube = to_cube(np.full(shape, value, dtype=np.float32), size)
     np.testing.assert_allclose(cube, value, atol=1e-6)
+
+
+@settings(max_examples=25)
+@given(st.tuples(*[st.integers(4, 40)] * 3), st.integers(8, 24))
+def test_resizing_is_that_of_torch(shape, size):
+    volume = np.random.default_rng(0).random(shape, dtype=np.float32)
+    planes = functional.interpolate(torch.from_numpy(volume)[None], size=(size, size), mode="bilinear", antialias=True)
+    columns = planes.transpose(1, 2)  # the last axis has its size already
+    cube = functional.interpolate(columns, size=(size, size), mode="bilinear", antialias=True).transpose(1, 2)[0]
+    np.testing.assert_allclose(to_cube(volume, size), cube.numpy(), atol=1e-5)
 
 
 def test_getting_coarser_averages():
     checker = (np.indices((32, 32, 32)).sum(0) % 2).astype(np.float32)
-    inner = deep_cubes.resize(checker, 8)[1:-1, 1:-1, 1:-1]
+    inner = to_cube(checker, 8)[1:-1, 1:-1, 1:-1]
     np.testing.assert_allclose(inner, 0.5, atol=0.02)
 
 
