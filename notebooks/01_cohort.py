@@ -32,6 +32,7 @@ from sscct_lib.horizons import tables as horizon_tables
 from sscct_lib.horizons.patients import middle_horizon
 from sscct_lib.images.prepare import prepare_scans
 from sscct_lib.study import results
+from sscct_lib.study.disclosure import count_text, of_patients
 from sscct_lib.study.runs import open_run
 from sscct_lib.study.schemas import COHORT, IMAGES
 from sscct_lib.study.tables import write_table
@@ -63,10 +64,9 @@ Markdown(f"In words: {selection.flow_text(flow)}")
 
 # %% tags=["hide-input"]
 glue("horizons", horizons_text(study.settings.horizons_years), display=False)
-glue("n_scans", len(cohort), display=False)
-glue("n_patients", cohort["patient_id"].nunique(), display=False)
-glue("n_patients_died", int(cohort.groupby("patient_id")["event_observed"].any().sum()), display=False)
-glue("n_scans_manifest", len(manifest), display=False)
+glue("n_scans", of_patients(len(cohort), cohort["patient_id"].nunique()), display=False)
+glue("n_patients", count_text(cohort["patient_id"].nunique()), display=False)
+glue("n_patients_died", count_text(cohort.groupby("patient_id")["event_observed"].any().sum()), display=False)
 failed = images.loc[images["status"] == "failed", ["scan_id", "reason"]]
 glue("n_images_failed", len(failed), display=False)
 failed.style.hide(axis="index") if len(failed) else Markdown("Every image could be used.")

@@ -137,8 +137,6 @@ features_removed = extract.extract_scans(study, failed_masks, n_jobs=-1)
 both = feature_sets.join(cohort, pd.concat([features, features_removed]))
 removed = cross_validation.predict_removed(result, table, both[both["scan_id"].isin(failed_masks["scan_id"])])
 write_table(removed, study, "removed/03_radiomics", PREDICTIONS)
-glue("n_scans_tabular", len(table), display=False)
-glue("n_patients_tabular", table["patient_id"].nunique(), display=False)
 
 # %% [markdown]
 # What could not be fitted, or was fitted with less than planned, is listed here.

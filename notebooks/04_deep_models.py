@@ -23,7 +23,6 @@ hu_range: list = None  # densities that the networks see as 0 and 1, HU; none: a
 import numpy as np
 import pandas as pd
 from IPython.display import Markdown
-from myst_nb import glue
 
 from sscct_lib.deep import cross_validation, cubes, explain, figures, longitudinal, out_of_distribution, tables
 from sscct_lib.horizons import tables as horizon_tables
@@ -63,8 +62,6 @@ written = pd.concat([predictions, over_time], ignore_index=True) if len(over_tim
 write_table(written, study, "predictions/04_deep_models", PREDICTIONS)
 models = tables.model_table(study)
 models = models[models["network"].isin(deep.networks)]
-glue("n_scans_deep", predictions["scan_id"].nunique(), display=False)
-glue("n_patients_deep", predictions["patient_id"].nunique(), display=False)
 
 # %% [markdown]
 # ## What a network sees

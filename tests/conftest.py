@@ -14,8 +14,10 @@ import pytest
 import SimpleITK as sitk
 from hypothesis import settings
 
+from sscct_lib.study.disclosure import protect
 from sscct_lib.study.folder import Study, load_study
 from sscct_lib.study.recovery import alone
+from sscct_lib.study.settings import DisclosureSettings
 from tests import tiny_study
 
 # No deadline, since a busy machine is no fault of the code. Where `CI` is set, the same examples each time: a change is
@@ -36,6 +38,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # Before all, what watches the peak of memory: not every kernel forgets the higher one that other tests had.
     watching = {item for item in items if "little_memory" in getattr(item, "fixturenames", ())}
     items.sort(key=lambda item: (item not in watching, item.path != first, item.path not in slow, needing[item.path]))
+
+
+@pytest.fixture(autouse=True)
+def shown_as_usual() -> None:
+    """Let no test show smaller counts because one before it opened a study that does."""
+    protect(DisclosureSettings().minimum)
 
 
 @pytest.fixture

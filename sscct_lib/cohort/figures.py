@@ -7,9 +7,8 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sscct_lib.cohort.selection import FlowStep
+from sscct_lib.cohort.selection import FlowStep, flow_counts
 from sscct_lib.study.plots import INK, PALE, new_figure, styled
-from sscct_lib.study.words import counted
 
 
 @styled
@@ -24,15 +23,15 @@ def flow_diagram(flow: Sequence[FlowStep]) -> Figure:
     main = [centre for step, centre in zip(flow, centres, strict=True) if not step.excluded]
     for above, below in pairwise(main):
         _arrow(axis, (2.6, above + 0.32), (2.6, below - 0.32))
-    for step, centre in zip(flow, centres, strict=True):
+    for step, counts, centre in zip(flow, flow_counts(flow), centres, strict=True):
         if step.excluded:
             _arrow(axis, (2.6, centre), (5.3, centre))
-        _box(axis, step, 7.6 if step.excluded else 2.6, centre)
+        _box(axis, step, counts, 7.6 if step.excluded else 2.6, centre)
     return figure
 
 
-def _box(axis: Axes, step: FlowStep, x: float, y: float) -> None:
-    text = f"{step.label}\n{counted(step.n_scans, 'scan')} of {counted(step.n_patients, 'patient')}"
+def _box(axis: Axes, step: FlowStep, counts: str, x: float, y: float) -> None:
+    text = f"{step.label}\n{counts}"
     half = 2.3 if step.excluded else 2.5
     axis.add_patch(
         mpl.patches.Rectangle(

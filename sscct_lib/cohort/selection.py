@@ -1,15 +1,18 @@
 """Who is in the study: exclusions, follow-up, horizon labels and folds split by patient."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from sscct_lib.cohort.outcomes import DAYS_PER_YEAR, horizon_labels, label_name
+from sscct_lib.study.disclosure import count_texts
 from sscct_lib.study.folder import Study, StudyError
 from sscct_lib.study.schemas import COHORT, covariates, stored_names
-from sscct_lib.study.words import counted, years_text
+from sscct_lib.study.words import scans_of, years_text
 
 
 @dataclass(frozen=True)
@@ -109,12 +112,22 @@ def _step(label: str, rows: pd.DataFrame, excluded: bool) -> FlowStep:
     return FlowStep(label, len(rows), rows["patient_id"].nunique(), excluded)
 
 
-def flow_text(flow: list[FlowStep]) -> str:
+def flow_counts(flow: Sequence[FlowStep]) -> list[str]:
+    """Write the scans and patients of each box, so that no small count can be found from the others."""
+    kept = list(pairwise(number for number, step in enumerate(flow) if not step.excluded))
+    patients = [step.n_patients for step in flow]
+    scans = count_texts([step.n_scans for step in flow], [(a, range(a + 1, b + 1)) for a, b in kept], patients)
+    # A patient may stand in several boxes; how many are lost altogether is a count too.
+    lost = [patients[above] - patients[below] for above, below in kept]
+    sums = [(above, (below, len(flow) + number)) for number, (above, below) in enumerate(kept)]
+    return [*map(scans_of, scans, count_texts([*patients, *lost], sums)[: len(flow)])]
+
+
+def flow_text(flow: Sequence[FlowStep]) -> str:
     """Say the flow diagram in words, one sentence a box, for readers who cannot see it."""
     return " ".join(
-        f"{step.label}: {counted(step.n_scans, 'scan')} of {counted(step.n_patients, 'patient')}"
-        f"{', left out' if step.excluded else ''}."
-        for step in flow
+        f"{step.label}: {text}{', left out' if step.excluded else ''}."
+        for step, text in zip(flow, flow_counts(flow), strict=True)
     )
 
 

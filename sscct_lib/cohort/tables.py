@@ -1,13 +1,19 @@
 """The tables of notebook 01: who the patients are, and who was alive when."""
 
+from collections.abc import Mapping
+from itertools import product
+
 import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
 from sscct_lib.cohort.outcomes import label_name
+from sscct_lib.study.disclosure import HIDDEN, OLDEST_YEARS, count_text, count_texts, is_small
 from sscct_lib.study.schemas import GROUP, NUMBER
 from sscct_lib.study.words import CLINICAL_WORDS, estimate_text, feature_name
 
+AGE = "Age, years"
+COUNTED, NUMBERS, MISSING = ", n (%)", ", median [", "not known"  # of the rows of Table 1
 AT_LAST_CONTACT = {"alive": "alive at last contact", "died": "died"}
 
 
@@ -18,7 +24,8 @@ def characteristics(cohort: pd.DataFrame) -> pd.DataFrame:
     -------
     pandas.DataFrame
         One row a characteristic or category; columns: missing values, all patients, patients who were alive and
-        patients who had died at last contact. Numbers are median [quartiles] or count (%).
+        patients who had died at last contact. Numbers are median [quartiles] or count (%); nothing of too few patients
+        is told (see `study.disclosure`).
     """
     if cohort.empty:
         return pd.DataFrame(columns=["Missing", "Overall"])
@@ -30,7 +37,7 @@ def characteristics(cohort: pd.DataFrame) -> pd.DataFrame:
     patients = pd.DataFrame(
         {
             "At last contact": np.where(first["event_observed"], "died", "alive"),
-            "Age, years": first["age_years"],
+            AGE: np.floor(first["age_years"].clip(upper=OLDEST_YEARS + 1)),
             "Sex": first["sex"],
             "Subtype": first["ssc_subtype"],
             "FVC, % predicted": first["fvc_percent"],
@@ -46,11 +53,43 @@ def characteristics(cohort: pd.DataFrame) -> pd.DataFrame:
     numbers = [name for name in names if name not in categorical]
     table = TableOne(
         patients, columns=names, categorical=categorical, nonnormal=numbers, groupby="At last contact", pval=False,
-        decimals=1,
+        decimals={AGE: 0},
     )  # fmt: skip
     described: pd.DataFrame = table.tableone
     names = [str(name) for name in described.columns.get_level_values(1)]
-    return described.set_axis([AT_LAST_CONTACT.get(name, name) for name in names], axis=1)
+    few = {
+        (row, str(group)): is_small(patients.loc[rows, row].count())
+        for row in numbers
+        for group, rows in (("Overall", patients.index), *patients.groupby("At last contact").groups.items())
+    }
+    told = _protected(described.set_axis(names, axis=1), few)
+    return told.set_axis([AT_LAST_CONTACT.get(name, name) for name in names], axis=1)
+
+
+def _protected(table: pd.DataFrame, few: Mapping[tuple[str, str], bool]) -> pd.DataFrame:
+    """Hide the small counts of Table 1, those by which they could be found, and numbers of `few` patients."""
+    table, groups = table.astype(object), list(table.columns[1:])
+    rows = [row for row in table.index if row[0] == "n" or row[0].endswith(COUNTED)]
+    counts = table.loc[rows, groups].map(lambda cell: int(str(cell).split(" ")[0]))
+    names = list(dict.fromkeys(name for name, _ in rows[1:]))
+    for name in names:  # of whom it is not known
+        counts.loc[(name, MISSING), :] = counts.iloc[0] - counts.loc[[name]].sum()
+    place = np.arange(counts.size).reshape(counts.shape)
+    of_name = [counts.index.get_level_values(0) == name for name in names]
+    sums = [(row[0], row[1:]) for row in place if len(groups) > 1]
+    sums += [(place[0, column], place[rows, column]) for rows in of_name for column in range(len(groups))]
+    texts = np.array(count_texts(counts.to_numpy().ravel(), sums, known=[0]), dtype=object)
+    shown = pd.DataFrame(texts.reshape(counts.shape), index=counts.index, columns=groups)
+    for row, group in product(rows, groups):
+        if not shown.loc[row, group][:1].isdigit():
+            table.loc[row, group] = shown.loc[row, group]
+    for row, group in product(table.index, groups):
+        if few.get((row[0].partition(NUMBERS)[0], group)):
+            table.loc[row, group] = HIDDEN
+    for row in table.index[table["Missing"].astype(str) != ""]:
+        of = shown.loc[(row[0], MISSING), "Overall"] if row[0] in names else count_text(table.loc[row, "Missing"])
+        table.loc[row, "Missing"] = of
+    return table
 
 
 def missing_by_outcome(cohort: pd.DataFrame, horizon_years: float) -> pd.DataFrame:
@@ -81,12 +120,12 @@ def missing_by_outcome(cohort: pd.DataFrame, horizon_years: float) -> pd.DataFra
             for count, group in zip(missing, (died, alive), strict=True)
         )
         below, above = np.hypot(p - low, other_high - q), np.hypot(high - p, q - other_low)
+        told = [count_text(count) for count in missing]
+        difference = estimate_text(100 * (p - q), 100 * (p - q - below), 100 * (p - q + above), decimals=0)
         rows[feature_name(column)] = {
-            "missing of those who died": f"{missing[0]} of {len(died)}",
-            "of those alive": f"{missing[1]} of {len(alive)}",
-            "difference, points": estimate_text(
-                100 * (p - q), 100 * (p - q - below), 100 * (p - q + above), decimals=0
-            ),
+            "missing of those who died": f"{told[0]} of {count_text(len(died))}",
+            "of those alive": f"{told[1]} of {count_text(len(alive))}",
+            "difference, points": HIDDEN if any(map(is_small, (*missing, len(died), len(alive)))) else difference,
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("value")
 
@@ -103,17 +142,18 @@ def label_counts(cohort: pd.DataFrame, horizons_years: tuple[float, ...]) -> pd.
     rows = []
     for horizon in horizons_years:
         label = cohort[label_name(horizon)]
-        died, alive = (label.eq(state).fillna(False).astype(bool) for state in (1, 0))
+        states = [label.eq(state).fillna(False).astype(bool) for state in (1, 0)] + [label.isna()]
+        of = [cohort["patient_id"].nunique(), *(cohort.loc[state, "patient_id"].nunique() for state in states)]
+        counts = [len(cohort), *(int(state.sum()) for state in states)]
+        texts = count_texts(counts, [(0, (1, 2, 3))], of, known=[0])
+        share = f"{100 * states[0].mean():.1f}" if len(cohort) else ""
         rows.append(
             {
                 "Horizon, years": f"{horizon:g}",
-                "Scans": len(cohort),
-                "Died": int(died.sum()),
-                "Alive": int(alive.sum()),
-                "Unknown": int(label.isna().sum()),
-                "Patients who died": cohort.loc[died, "patient_id"].nunique(),
-                "Patients alive": cohort.loc[alive, "patient_id"].nunique(),
-                "Died, % of all scans": round(100 * died.mean(), 1) if len(cohort) else np.nan,
+                **dict(zip(("Scans", "Died", "Alive", "Unknown"), texts, strict=True)),
+                "Patients who died": count_text(of[1]),
+                "Patients alive": count_text(of[2]),
+                "Died, % of all scans": share if texts[1][:1].isdigit() else HIDDEN,
             }
         )
     return pd.DataFrame(rows).set_index("Horizon, years")
@@ -121,11 +161,21 @@ def label_counts(cohort: pd.DataFrame, horizons_years: tuple[float, ...]) -> pd.
 
 def fold_counts(cohort: pd.DataFrame, horizons_years: tuple[float, ...]) -> pd.DataFrame:
     """Count patients, scans, and those followed by death within each horizon (years), in each fold."""
-    folds = cohort.groupby("fold")
-    counts = pd.DataFrame({"Patients": folds["patient_id"].nunique(), "Scans": folds.size()})
-    for horizon in horizons_years:
-        died = cohort[label_name(horizon)].eq(1).fillna(False)
-        counts[f"Scans, died within {horizon:g} y"] = died.groupby(cohort["fold"]).sum().astype(int)
-        patients = cohort["patient_id"].where(died.astype(bool)).groupby(cohort["fold"]).nunique()
-        counts[f"Patients, died within {horizon:g} y"] = patients
-    return counts.rename_axis("Fold")
+    if cohort.empty:
+        return pd.DataFrame()
+    everyone = pd.Series(True, index=cohort.index)
+    kinds = {("Patients", "Scans"): everyone}
+    for years in horizons_years:
+        names = f"Patients, died within {years:g} y", f"Scans, died within {years:g} y"
+        kinds[names] = cohort[label_name(years)].eq(1).fillna(False).astype(bool)
+    table: dict[str, list[str]] = {}
+    for (patients, scans), rows in kinds.items():
+        folds = cohort["fold"].unique()
+        by_fold = cohort[rows].groupby("fold")
+        of = by_fold["patient_id"].nunique().reindex(sorted(folds), fill_value=0).to_numpy()
+        n = by_fold.size().reindex(sorted(folds), fill_value=0).to_numpy()
+        sums = [(len(n), range(len(n)))]
+        # The total is told above.
+        table[scans] = count_texts([*n, n.sum()], sums, [*of, of.sum()], known=[len(n)])[:-1]
+        table[patients] = count_texts([*of, of.sum()], sums, known=[len(n)])[:-1]
+    return pd.DataFrame(table, index=pd.Index(sorted(folds), name="Fold"))

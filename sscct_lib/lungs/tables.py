@@ -4,6 +4,7 @@ import pandas as pd
 
 from sscct_lib.lungs.segment import usable
 from sscct_lib.lungs.verdict import HEART_SLACK_MM
+from sscct_lib.study.disclosure import HIDDEN, count_text, count_texts, is_small, minimum
 from sscct_lib.study.folder import Study
 from sscct_lib.study.schemas import COHORT, LUNGS
 from sscct_lib.study.settings import LungSettings
@@ -31,6 +32,9 @@ def verdict_counts(table: pd.DataFrame) -> pd.DataFrame:
     order = ["pass", "review", "fail", "set aside"]
     counts = table.groupby(kind)["patient_id"].agg(["size", "nunique"]).reindex(order, fill_value=0)
     counts["changed by a person"] = table["decision"].notna().groupby(kind).sum().reindex(order, fill_value=0)
+    of, whole = [*counts["nunique"], table["patient_id"].nunique()], [(len(order), range(len(order)))]
+    shown = {"size": count_texts([*counts["size"], len(table)], whole, of)[:-1], "nunique": map(count_text, of[:-1])}
+    counts = counts.assign(**shown)
     return counts.rename(columns={"size": "scans", "nunique": "patients"}).rename_axis("verdict")
 
 
@@ -45,7 +49,9 @@ def rule_counts(table: pd.DataFrame) -> pd.DataFrame:
     by_rule = flags.explode("rule").dropna(subset="rule").groupby("rule")
     counted = {"scans": ("scan_id", "size"), "patients": ("patient_id", "nunique")}
     counted |= {"by this rule alone": ("alone", "sum"), "removed": ("removed", "sum")}
-    return by_rule.agg(**counted).sort_values("scans", ascending=False)
+    counts = by_rule.agg(**counted).sort_values("scans", ascending=False)
+    few = counts["patients"].map(is_small)
+    return counts.map(count_text).mask(few.to_numpy()[:, None] & counts.ge(minimum()), HIDDEN)
 
 
 def plausible_ranges(settings: LungSettings) -> dict[str, tuple[float | None, float | None, str]]:

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from sscct_lib.study.disclosure import protect
 from sscct_lib.study.files import strange_file
 from sscct_lib.study.settings import RunName, Section, Settings
 
@@ -106,7 +107,9 @@ def load_study(folder: str | Path, run_name: str = "main") -> Study:
         raise StudyError(f"{Path(folder) / SETTINGS_FILE}, --run:\n{_violations(error)}") from error
     if strange := strange_file(Path(folder), ("", "runs"), (*OUR_FOLDERS, f"runs/{run_name}")):
         raise StudyError(strange)
-    return Study(Path(folder), settings_of(Path(folder), run_name), run_name)
+    settings = settings_of(Path(folder), run_name)
+    protect(settings.disclosure.minimum)
+    return Study(Path(folder), settings, run_name)
 
 
 def settings_of(folder: Path, run_name: str = "main") -> Settings:
@@ -116,7 +119,9 @@ def settings_of(folder: Path, run_name: str = "main") -> Settings:
         raise StudyError(f"{path} is missing. A study folder needs one; `sscct demo FOLDER` makes an example.")
     content, where = read_settings(path), str(path)
     if own.is_file():
-        content = lay_over(content, read_settings(own))
+        content = lay_over(content, changes := read_settings(own))
+        if "disclosure" in changes:  # what one run shows could be subtracted from what another does
+            raise StudyError(f"{own}: `disclosure` holds for all runs of a study; expected it in {path.name} alone.")
         where = f"{path}, with {own.relative_to(folder)}"
     try:
         settings = Settings.model_validate(content)

@@ -134,6 +134,8 @@ def out_of_date(study: Study, notebook: str) -> str:
     record = provenance(study, notebook)
     why = difference(ingredients(study, notebook), record.get("ingredients"))
     # Whoever runs a notebook by hand, perhaps with other code in a cell, leaves tables that its chapter does not show.
+    if not why and record.get("disclosure") != _disclosure(study):
+        why = "made before a change of disclosure in study.yaml"  # which changes what it shows, and no table
     return why or (
         "" if record.get("written") == written(study, notebook) else "made before its tables were written anew"
     )
@@ -212,8 +214,13 @@ def notebook_record(study: Study, notebook: str, shards: list[dict[str, Ingredie
         "ingredients": ingredients(study, notebook),
         "read": _hash_tables(study, (table for other in NEEDS[notebook] for table in TABLES[other])),
         "words": fingerprint(source.read_text(encoding="utf-8"), study.settings.title),
+        "disclosure": _disclosure(study),
         "shards": fingerprint([made[SHARDS_OF[notebook]] for made in shards] if notebook in SHARDS_OF else []),
     }
+
+
+def _disclosure(study: Study) -> str:
+    return fingerprint(study.settings.disclosure)
 
 
 @dataclass(frozen=True)

@@ -438,6 +438,16 @@ class BookSettings(Section):
     )
 
 
+class DisclosureSettings(Section):
+    """What is shown of few patients, in the book and in files that travel; tables of a run stay exact."""
+
+    minimum: Annotated[int, Field(ge=1, le=100)] = Field(
+        5,
+        description="least count of patients, or of deaths, that is shown; fewer are `<5`, and counts from which these "
+        "could be found are `hidden`. 1: all counts are shown",
+    )
+
+
 class Settings(Section):
     """Everything that `study.yaml` may say."""
 
@@ -465,6 +475,7 @@ class Settings(Section):
     deep: DeepSettings = DeepSettings()
     horizons: HorizonSettings = HorizonSettings()
     book: BookSettings = BookSettings()
+    disclosure: DisclosureSettings = DisclosureSettings()
 
     @field_validator("horizons_years")
     @classmethod

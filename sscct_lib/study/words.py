@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from sscct_lib.study.disclosure import HIDDEN, count_text, count_texts, of_patients
 from sscct_lib.study.schemas import GROUP, NUMBER
 
 NOT_ESTIMABLE = "not estimable"
@@ -218,19 +219,42 @@ def percent_text(share: float, decimals: int = 0) -> str:
 
 
 def counted(n: int, noun: str) -> str:
-    """Write a count with its noun, for example `1 scan` and `2,125 scans`."""
-    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+    """Write a count with its noun, for example `1 scan` and `2,125 scans`; of few patients, `<5 patients`."""
+    text = count_text(n) if noun == "patient" else f"{n:,}"
+    return f"{text} {noun}" if text == "1" else f"{text} {noun}s"
 
 
 def span_text(counts: Collection[int]) -> str:
-    """Write one count that several share, or the least and the greatest: `12 to 15`."""
-    low, high = min(counts), max(counts)
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    """Write one count that several share, or the least and the greatest: `12 to 15`; small ones as `<5`."""
+    low, high = count_text(min(counts)), count_text(max(counts))
+    return low if low == high else f"{low} to {high}"
 
 
 def scans_text(n_scans: int, n_patients: int) -> str:
-    """Write scans with their patients, for example `43 scans of 15 patients`."""
-    return f"{counted(int(n_scans), 'scan')} of {counted(int(n_patients), 'patient')}"
+    """Write scans with their patients, for example `43 scans of 15 patients`; of few, `scans of <5 patients`."""
+    return scans_of(of_patients(n_scans, n_patients), count_text(n_patients))
+
+
+def scans_of(scans: str, patients: str) -> str:
+    """Write two counts of `disclosure` as scans of patients; a count of scans that is not told is left out."""
+    of = "a hidden number of patients" if patients == HIDDEN else f"{patients} patient{'' if patients == '1' else 's'}"
+    told = scans[:1].isdigit()
+    return f"{f'{scans} ' if told else ''}scan{'' if scans == '1' else 's'} of {of}"
+
+
+def states_text(row: Any) -> tuple[str, str, str]:
+    """Write the scans followed by death, those known not to be, and those unknown: the three add up to all scans.
+
+    Parameters
+    ----------
+    row
+        As of `against_text`.
+    """
+    n_alive = row.n_scans - row.n_events - row.n_unknown
+    counts = (row.n_scans, row.n_events, n_alive, row.n_unknown)
+    patients = (row.n_scans, row.n_patients_died, row.n_patients_alive, row.n_unknown)
+    _, died, alive, unknown = count_texts(counts, [(0, (1, 2, 3))], patients, known=[0])
+    return died, alive, unknown
 
 
 def against_text(row: Any) -> str:
@@ -241,9 +265,10 @@ def against_text(row: Any) -> str:
     row
         With `n_scans`, `n_events`, `n_unknown`, `n_patients_died` and `n_patients_alive`.
     """
-    alive = int(row.n_scans - row.n_events - row.n_unknown)
-    died = scans_text(row.n_events, row.n_patients_died)
-    return f"{died} against {alive:,} of {int(row.n_patients_alive):,}"
+    died, alive, _ = states_text(row)
+    of_alive = count_text(row.n_patients_alive)
+    others = f"{alive} of {of_alive}" if alive[:1].isdigit() else f"those of {of_alive}"
+    return f"{scans_of(died, count_text(row.n_patients_died))} against {others}"
 
 
 def p_text(p: float) -> str:

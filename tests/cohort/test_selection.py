@@ -10,6 +10,7 @@ from sksurv.util import Surv
 from sscct_lib.cohort.manifest import read_manifest
 from sscct_lib.cohort.outcomes import censoring_weights, horizon_labels
 from sscct_lib.cohort.selection import (
+    FlowStep,
     build_cohort,
     check_can_be_modelled,
     flow_text,
@@ -21,6 +22,7 @@ from sscct_lib.cohort.selection import (
 )
 from sscct_lib.cohort.tables import characteristics, fold_counts, label_counts, missing_by_outcome
 from sscct_lib.horizons.bootstrap import horizon_outcome, resample_patients
+from sscct_lib.study.disclosure import HIDDEN, protect
 from sscct_lib.study.folder import StudyError
 
 
@@ -137,7 +139,7 @@ def test_a_study_without_follow_up_gives_an_empty_cohort(study_of, manifest_fram
     cohort = build_cohort(kept, study)
     assert len(cohort) == 0
     assert flow[2].n_scans == 4
-    assert label_counts(cohort, (1.0,))["Scans"].item() == 0
+    assert label_counts(cohort, (1.0,))["Scans"].item() == "0"
     assert characteristics(cohort).empty
     assert fold_counts(cohort, (1.0,)).empty
 
@@ -147,7 +149,8 @@ def test_folds_hold_whole_patients_and_spread_deaths(study_of):
     manifest = read_manifest(study)
     cohort = build_cohort(followed(manifest), study)
     assert cohort.groupby("patient_id")["fold"].nunique().max() == 1
-    counts = fold_counts(cohort, (5.0,))
+    protect(1)
+    counts = fold_counts(cohort, (5.0,)).astype(int)
     assert len(counts) == 4
     assert counts["Scans, died within 5 y"].min() >= 1
     died = cohort[cohort["label_5y"].eq(1).fillna(False)]
@@ -182,11 +185,62 @@ def test_table_one_counts_patients_not_scans(study_of):
     assert int(table["Overall"].iloc[0]) == cohort["patient_id"].nunique() == 40
 
 
+def rare_cohort() -> pd.DataFrame:
+    """70 patients with one scan each: 16 died, 3 of them men and 2 of unknown subtype; 8 men; FVC of 4 who died."""
+    n, died = 70, np.arange(70) < 16
+    place = np.arange(n)
+    men = (place < 3) | ((place >= 60) & (place < 65))
+    subtype = np.where((place < 2) | (place > 66), None, np.where(place % 2, "diffuse", "limited"))
+    fvc = np.where(died & (place > 3), np.nan, 80.0)
+    return pd.DataFrame({
+        "scan_id": [f"s{i}" for i in place], "patient_id": [f"p{i}" for i in place], "scan_day": 0, "fold": place % 3,
+        "event_observed": died, "age_years": np.where(place < 20, 97.3, 60.9), "sex": np.where(men, "male", "female"),
+        "ssc_subtype": subtype, "fvc_percent": fvc, "dlco_percent": np.nan,
+        "followup_years": np.where(died, 0.5, 4.0), "label_1y": pd.array(np.where(died, 1, 0), dtype="Int64"),
+    })  # fmt: skip
+
+
+def test_table_one_tells_no_small_count_nor_what_gives_it_away():
+    table = characteristics(rare_cohort())
+    men = table.loc[("Sex, n (%)", "male")]
+    assert list(men) == ["", "8 (11.4)", "5 (9.3)", "<5"] or HIDDEN in list(men)
+    sexes = table.loc["Sex, n (%)", ["Overall", "alive at last contact", "died"]].map(lambda cell: cell.split(" ")[0])
+    for direction in (sexes, sexes.T):  # each line with a small count has another that is not told
+        hidden = direction.map(lambda cell: not cell.isdigit())
+        assert not (hidden.sum(axis=1) == 1).any()
+    fvc = table.loc[("FVC, % predicted, median [Q1,Q3]", "")]
+    assert fvc["died"] == HIDDEN
+    assert fvc["Missing"] == "12"
+    assert table.loc[("Age, years, median [Q1,Q3]", ""), "died"] == "90 [90,90]"
+    counts = table.drop(index=[row for row in table.index if "median" in row[0]])
+    cells = [str(cell).split(" ")[0] for cell in counts.to_numpy().ravel()]
+    assert not [cell for cell in cells if cell.isdigit() and 0 < int(cell) < 5]
+    protect(1)
+    assert characteristics(rare_cohort()).loc[("Sex, n (%)", "male"), "died"] == "3 (18.8)"
+
+
+def test_few_deaths_are_told_by_no_table_of_the_cohort():
+    cohort = rare_cohort().assign(label_1y=pd.array([1] * 3 + [0] * 60 + [None] * 7, dtype="Int64"))
+    row = label_counts(cohort, (1.0,)).iloc[0]
+    assert row.to_dict() == {
+        "Scans": "70", "Died": "<5", "Alive": "60", "Unknown": HIDDEN, "Patients who died": "<5",
+        "Patients alive": "60", "Died, % of all scans": HIDDEN,
+    }  # fmt: skip
+    folds = fold_counts(cohort, (1.0,))
+    assert set(folds["Patients, died within 1 y"]) == {HIDDEN}  # `<5` in three folds would say that each has 1 or 2
+    assert list(folds["Scans"]) == ["24", "23", "23"]
+    lacking = missing_by_outcome(cohort, 1.0)
+    assert lacking.loc["forced vital capacity"].to_dict() == {
+        "missing of those who died": "0 of <5", "of those alive": "12 of 60", "difference, points": HIDDEN,
+    }  # fmt: skip
+
+
 def test_flow_goes_on_to_the_masks(study_of, manifest_frame):
     study = study_of(manifest_frame)
     cohort = build_cohort(followed(read_manifest(study)), study)
     lungs = pd.DataFrame({"scan_id": ["a1", "a2", "b1"], "verdict": ["pass", "fail", "review"], "decision": None})
     flow = select_masks(cohort, lungs)
+    protect(1)
     assert [step.n_scans for step in flow] == [4, 1, 1, 2]
     assert flow_text(flow).startswith("Scans in the cohort: 4 scans of 3 patients. No mask could be made: 1 scan of 1")
 
@@ -198,7 +252,16 @@ def test_scans_whose_features_failed_are_counted():
     assert [(step.n_scans, step.n_patients, step.excluded) for step in flow] == [
         (3, 2, False), (1, 1, True), (2, 1, False),
     ]  # fmt: skip
+    protect(1)
     assert "Features could not be computed: 1 scan of 1 patient, left out." in flow_text(flow)
+    protect(5)
+    assert not any(letter.isdigit() for letter in flow_text(flow))
+    flow = [FlowStep("all", 90, 40, False), FlowStep("a", 6, 3, True), FlowStep("b", 9, 5, True)]
+    flow.append(FlowStep("kept", 75, 38, False))  # two patients are lost altogether
+    assert flow_text(flow) == (
+        "all: 90 scans of 40 patients. a: scans of <5 patients, left out. b: scans of 5 patients, left out. "
+        "kept: 75 scans of a hidden number of patients."
+    )
 
 
 def test_flow_counts_what_a_person_decided(study_of, manifest_frame):

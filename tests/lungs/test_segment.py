@@ -435,8 +435,12 @@ def test_counts_by_rule():
     flags, verdicts = ["volume_l left_share", "volume_l", "", None], ["review", "fail", "pass", "pass"]
     counts = rule_counts(lung_table(flags=flags, verdict=verdicts, patient_id=["p", "q", "q", "r"]))
     assert counts.columns.tolist() == ["scans", "patients", "by this rule alone", "removed"]
-    assert counts.loc["volume_l"].tolist() == [2, 2, 1, 1]
-    assert counts.loc["left_share"].tolist() == [1, 1, 0, 0]
+    assert counts.loc["volume_l"].tolist() == ["<5", "<5", "<5", "<5"]
+    assert counts.loc["left_share"].tolist() == ["<5", "<5", "0", "0"]
+    flags, patients = ["noise_hu"] * 6 + ["volume_l"] * 6, ["p"] * 6 + [*"abcdef"]
+    counts = rule_counts(lung_table(flags=flags, verdict=["fail"] * 12, patient_id=patients))
+    assert counts.loc["noise_hu"].tolist() == ["hidden", "<5", "hidden", "hidden"]  # six scans of one patient
+    assert counts.loc["volume_l"].tolist() == ["6", "6", "6", "6"]
 
 
 class TestMorphology:

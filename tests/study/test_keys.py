@@ -20,7 +20,7 @@ from sscct_lib.study.tables import read_predictions, read_table, write_table
 from tests.horizons.cohorts import make_cohort, make_predictions
 from tests.study.on_paper import finish_on_paper, named
 
-SHOWN_ONLY = {"title", "shard_size", "book"}  # change no number of a table
+SHOWN_ONLY = {"title", "shard_size", "book", "disclosure"}  # change no number of a table
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from sscct_lib.horizons.evaluate import evaluate
 from sscct_lib.horizons.evaluation import Evaluation
 from sscct_lib.horizons.survival import followup_curve
 from sscct_lib.intake.privacy_search import svg_texts
-from sscct_lib.study import plots, words
+from sscct_lib.study import disclosure, plots, words
 from sscct_lib.study.plots import LARGEST, PALE, BookFigure, as_svg
 from tests.horizons.cohorts import FEW, make_cohort, make_predictions
 
@@ -53,6 +53,7 @@ def test_flow_diagram_says_all_counts(n_kept):
         FlowStep("No follow-up", 1, 1, True),
         FlowStep("Scans in the cohort", n_kept, n_kept, False),
     ]
+    disclosure.protect(1)
     shown = texts(cohort_figures.flow_diagram(flow))
     assert "No follow-up\n1 scan of 1 patient" in shown
     assert f"Scans in the cohort\n{words.counted(n_kept, 'scan')} of" in shown

@@ -1,0 +1,158 @@
+"""Statistical disclosure control: what is shown lets nobody recognise a patient. The only place where it is decided.
+
+Tables of a run stay exact, for the study needs them. Counts, ages and times become text here, for notebooks, pages,
+model cards and files that travel. The least count that may be shown is the study's (`disclosure.minimum`), and holds in
+the whole process from when the study is opened; before that it is the default.
+
+References
+----------
+Hundepool A, et al. Statistical Disclosure Control. Wiley 2012 (chapter 4: cell suppression and its audit by linear
+programming).
+"""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from sscct_lib.study.settings import DisclosureSettings
+
+HIDDEN = "hidden"
+"""Stands for a count from which, with others, a small one could be found; and for scans of too few patients."""
+OLDEST_YEARS = 89
+QUARTERS = 4  # of a year
+
+_minimum = DisclosureSettings().minimum
+Sum = tuple[int, Iterable[int]]  # where the total stands, and its parts
+
+
+def protect(minimum: int) -> None:
+    """Set the least count of patients that this process shows; 1: all are shown."""
+    global _minimum
+    _minimum = minimum
+
+
+def minimum() -> int:
+    """The least count of patients that this process shows."""
+    return _minimum
+
+
+def is_small(n_patients: float) -> bool:
+    """Whether so few patients are not to be told."""
+    return 0 < n_patients < _minimum
+
+
+def count_text(n: float) -> str:
+    """Write a count of patients, or of deaths: `1,234`, or `<5`; nobody is 0."""
+    return f"<{_minimum}" if is_small(n) else f"{int(n):,}"
+
+
+def of_patients(n: float, n_patients: float) -> str:
+    """Write a count of scans, or of whatever else patients have several of, of so many patients."""
+    if not is_small(n_patients):
+        return f"{int(n):,}"
+    return count_text(n) if is_small(n) else HIDDEN
+
+
+def count_texts(
+    counts: ArrayLike, sums: Sequence[Sum] = (), patients: ArrayLike | None = None, known: Sequence[int] = ()
+) -> list[str]:
+    """Write counts that stand together, so that none that is hidden can be found by subtraction.
+
+    Parameters
+    ----------
+    counts
+        Of patients, or of their scans, shape (n,); totals among them.
+    sums
+        Which counts are the sum of which others, by their places.
+    patients
+        Of how many patients each count is, shape (n,), where it counts scans.
+    known
+        Places of totals that readers find elsewhere, which cannot be hidden.
+
+    Returns
+    -------
+    list of str
+        `<5` for a small count, `HIDDEN` for one hidden beside it, the smallest that will do. All that a reader can work
+        out of a small count by the sums is that it is small.
+    """
+    values = np.asarray(counts, dtype=float)
+    of = values if patients is None else np.asarray(patients, dtype=float)
+    small = (of > 0) & (of < _minimum) & (values > 0)
+    beside = np.zeros(len(values), dtype=bool)
+    texts = [of_patients(n, who) for n, who in zip(values, of, strict=True)]
+    while len(found := _found(values, small, beside, sums)):
+        fit = _shown_beside(found, values, small | beside, sums, known)
+        if not len(fit):  # readers must not even know which of the hidden ones are small
+            return [HIDDEN if hidden else text for hidden, text in zip(small | beside, texts, strict=True)]
+        beside[fit[np.argmin(values[fit])]] = True
+    return [HIDDEN if hidden else text for hidden, text in zip(beside, texts, strict=True)]
+
+
+def _found(
+    values: NDArray[np.float64], small: NDArray[np.bool_], beside: NDArray[np.bool_], sums: Sequence[Sum]
+) -> NDArray[np.int64]:
+    """Places of small counts of which the sums tell more than that they are small."""
+    from scipy.optimize import linprog  # takes long to load, and most tables have nothing small
+
+    if not small.any() or not sums:
+        return np.array([], dtype=np.int64)
+    low = np.where(small, 1, np.where(beside, _minimum, values))
+    high = np.where(small & (values < _minimum), _minimum - 1, np.where(small | beside, np.inf, values))
+    equal = np.zeros((len(sums), len(values)))
+    for row, (total, parts) in zip(equal, sums, strict=True):
+        row[[total, *parts]] = [-1, *[1] * len(parts)]
+    ends = []
+    for place in np.flatnonzero(small):
+        goal = np.eye(len(values))[place]
+        solved = [linprog(s * goal, A_eq=equal, b_eq=np.zeros(len(sums)), bounds=np.c_[low, high]) for s in (1, -1)]
+        ends.append([np.inf if one.x is None else one.x[place] for one in solved])  # else it has no greatest value
+    least, most = np.round(ends, 6).T
+    found: NDArray[np.int64] = np.flatnonzero(small)[(least > 1) | (most < _minimum - 1)]
+    return found
+
+
+def _shown_beside(
+    found: NDArray[np.int64], values: NDArray[np.float64], hidden: NDArray[np.bool_], sums: Sequence[Sum],
+    known: Sequence[int],
+) -> NDArray[np.int64]:  # fmt: skip
+    """Places of shown counts that share a sum with hidden ones by which a small count is found."""
+    near = set(found.tolist())
+    for _ in sums:  # hidden counts lead from one sum to the next
+        for total, parts in sums:
+            if near & {total, *parts}:
+                near |= {place for place in (total, *parts) if hidden[place]}
+    beside = {place for total, parts in sums if near & {total, *parts} for place in (total, *parts)}
+    return np.array([at for at in sorted(beside - {*known}) if not hidden[at] and values[at] > 0], dtype=np.int64)
+
+
+def age_text(years: float) -> str:
+    """Write the age of a patient: whole years, and `90+` for all who are older than 89."""
+    return f"{OLDEST_YEARS + 1}+" if years > OLDEST_YEARS else f"{int(years)}"
+
+
+def coarse_age(years: float) -> float:
+    """Give the age of a patient for a file: whole years, and 90 for all who are older than 89."""
+    return float(min(int(years), OLDEST_YEARS + 1))
+
+
+def coarse_years(years: float) -> float:
+    """Give the time of a patient's death or last contact to the quarter of a year."""
+    return round(years * QUARTERS) / QUARTERS
+
+
+def quarter_steps(curve: pd.DataFrame) -> pd.DataFrame:
+    """Keep of a step curve what may be drawn: a point a quarter of a year, as long as enough patients are followed.
+
+    Parameters
+    ----------
+    curve
+        By `years`, rising, from 0 on: what is drawn, and `patients_at_risk`.
+    """
+    years = curve["years"].to_numpy(dtype=float)
+    grid = np.arange(0, years.max() + 1e-9, 1 / QUARTERS)
+    last = np.searchsorted(years, grid + 1e-9, side="right") - 1  # the step that holds then
+    following = np.minimum(np.searchsorted(years, grid - 1e-9), len(years) - 1)  # who is followed to then
+    enough = curve["patients_at_risk"].to_numpy()[following] >= _minimum
+    return curve.iloc[last].assign(years=grid)[enough].reset_index(drop=True)
