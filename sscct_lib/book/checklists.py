@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sscct_lib.book.chapters import filled, latest_commit, plain
 from sscct_lib.cohort.outcomes import label_name
+from sscct_lib.cohort.tables import label_counts
+from sscct_lib.study.disclosure import count_text, of_patients
 from sscct_lib.study.folder import Study, StudyError
 from sscct_lib.study.schemas import IMAGE_TYPES
 from sscct_lib.study.stages import PROJECT
@@ -157,14 +159,12 @@ def _counts(study: Study) -> dict[str, str]:
     counts = dict.fromkeys(("n_scans", "n_patients", "deaths", "n_features"), NOT_MADE)
     if study.table("cohort").is_file():
         cohort = read_parquet(study.table("cohort"))
-        died = [
-            f"{int(cohort[label_name(horizon)].eq(1).sum())} within {years_text(horizon)}"
-            for horizon in study.settings.horizons_years
-            if label_name(horizon) in cohort
-        ]
+        counted = label_counts(cohort, tuple(h for h in study.settings.horizons_years if label_name(h) in cohort))
+        died = [f"{n} within {years_text(float(str(horizon)))}" for horizon, n in counted["Died"].items()]
+        n_patients = cohort["patient_id"].nunique()
         counts |= {
-            "n_scans": f"{len(cohort):,}",
-            "n_patients": f"{cohort['patient_id'].nunique():,}",
+            "n_scans": of_patients(len(cohort), n_patients),
+            "n_patients": count_text(n_patients),
             "deaths": f"scans followed by death: {', '.join(died)}",
         }
     if study.table("radiomics").is_file():

@@ -22,6 +22,7 @@ from sscct_lib.horizons.patients import middle_horizon
 from sscct_lib.lungs.figures import overlay, spread, worst_first
 from sscct_lib.report.page import WEIGHTS, ScanReport, Tables, of_study, read_tables
 from sscct_lib.study.code import code_hash
+from sscct_lib.study.disclosure import quarters_text
 from sscct_lib.study.files import atomic, write_if_changed
 from sscct_lib.study.folder import Study, StudyError, fingerprint
 from sscct_lib.study.results import ScanError, file_state
@@ -165,8 +166,8 @@ def _state(row: Mapping[Any, Any], label: str, horizon: float) -> str:
     if not isinstance(years, float) or np.isnan(years):
         return "not in the cohort"
     if died is True:
-        return f"died {years:.1f} years after the scan"
-    followed = f"alive when last seen, {years:.1f} years after the scan"
+        return f"died {quarters_text(years)} after the scan"
+    followed = f"alive when last seen, {quarters_text(years)} after the scan"
     return followed if row[label] == 0 else f"{followed}: unknown at {years_text(horizon)}"
 
 

@@ -20,6 +20,7 @@ from sscct_lib.images.reasons import reasons
 from sscct_lib.radiomics.saved import FOLDER, JUDGED, LIMITS, USE
 from sscct_lib.report.page import fields_described
 from sscct_lib.study import schemas
+from sscct_lib.study.disclosure import count_text
 from sscct_lib.study.folder import MANIFEST_FILE, SETTINGS_FILE, Study, read_settings
 from sscct_lib.study.seals import checksum
 from sscct_lib.study.settings import Covariate, Settings
@@ -135,8 +136,8 @@ def _tabular(card: Mapping[str, Any], performance: pd.DataFrame) -> dict[str, st
     return {
         "Kind": card["kind"],
         "Judged, and predicts": JUDGED,
-        "Learned from": f"{learned['n_scans']:,} scans of {learned['n_patients']:,} patients, {learned['n_deaths']} of "
-        f"whom died; {learned['weights']}",
+        "Learned from": f"{scans_text(learned['n_scans'], learned['n_patients'])}, "
+        f"{count_text(learned['n_deaths'])} of whom died; {learned['weights']}",
         "Sees": f"{len(card['columns'])} columns; weighs {len(used)} numbers made and chosen of them: {_few(used)}",
         "Chosen by tuning": tuned or "nothing",
         "Not followed to a horizon": LABEL_WORDS[card["labels"]],

@@ -15,6 +15,7 @@ from sscct_lib.horizons.bootstrap import interval
 from sscct_lib.horizons.evaluation import Evaluation
 from sscct_lib.horizons.models import ROWS, chosen_models, first_pictured
 from sscct_lib.horizons.tables import DENOMINATORS, denominators
+from sscct_lib.study.disclosure import count_text
 from sscct_lib.study.files import write_if_changed
 from sscct_lib.study.folder import Study, load_study
 from sscct_lib.study.plots import GREY, INK, draw, new_figure, styled
@@ -140,7 +141,7 @@ def sweep_forest(sweep: pd.DataFrame, kind: str) -> Figure:
         for y, row in enumerate(at.itertuples()):
             axis.plot([row.ci_low, row.ci_high], [y, y], color=INK, lw=2)
             axis.plot(row.estimate, y, "o", color=INK, ms=6, mfc=INK if y else "white")
-            counts = "" if pd.isna(row.n_scans) else f"{int(row.n_patients_died)}/{int(row.n_patients)}"
+            counts = "" if pd.isna(row.n_scans) else f"{count_text(row.n_patients_died)}/{count_text(row.n_patients)}"
             axis.text(0.02, y, counts, va="center", fontsize=9.5, color=GREY)
             if pd.isna(row.estimate):
                 axis.text(1.0, y, "not estimable", ha="right", va="center", fontsize=9.5, color=GREY)
@@ -181,7 +182,7 @@ def _in_words(runs: pd.DataFrame, sweep: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for row in runs.itertuples():
         most = sweep[sweep["run"] == row.run].nlargest(1, "n_scans")
-        counts = {name: f"{most[f'n_{name}'].iloc[0]:,}" if len(most) else "" for name in ("scans", "patients")}
+        counts = {name: count_text(most[f"n_{name}"].iloc[0]) if len(most) else "" for name in ("scans", "patients")}
         rows.append({"run": row.run, "changed": row.changes or "nothing", **counts, "finished": row.missing or "yes"})
     return pd.DataFrame(rows)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from sscct_lib.deep.prediction import cards
+from sscct_lib.study.disclosure import count_text, is_small, of_patients
 from sscct_lib.study.folder import Study
 from sscct_lib.study.words import NETWORK_WORDS, percent_text, span_text, years_text
 
@@ -121,11 +122,15 @@ def flag_counts(unusual: pd.DataFrame, share: float) -> pd.DataFrame:
         flagged = own[own["unusual"]]
         rows[NETWORK_WORDS[str(network)]] = {
             "Scans": len(own),
-            "Flagged": f"{len(flagged)} ({percent_text(len(flagged) / len(own), 1)})",
-            "Of patients": f"{flagged['patient_id'].nunique()} of {own['patient_id'].nunique()}",
+            "Flagged": _flagged(len(flagged), len(own), flagged["patient_id"].nunique()),
+            "Of patients": " of ".join(count_text(rows["patient_id"].nunique()) for rows in (flagged, own)),
             "Expected of ordinary scans": expected if own["threshold"].max() < float("inf") else "too few patients",
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("Network")
+
+
+def _flagged(n: int, n_scans: int, n_patients: int) -> str:
+    return of_patients(n, n_patients) + ("" if is_small(n_patients) else f" ({percent_text(n / n_scans, 1)})")
 
 
 def flagged_scans(unusual: pd.DataFrame) -> pd.DataFrame:

@@ -133,6 +133,14 @@ def n_at_risk(time: Floats, at: Floats) -> NDArray[np.int64]:
     return len(time) - np.searchsorted(np.sort(time), at, side="left")
 
 
+def at_risk(time: Floats, patient_id: ArrayLike, at: Floats) -> dict[str, NDArray[np.int64]]:
+    """Columns of a step curve: `at_risk`, scans followed to each of k times, and their `patients_at_risk`."""
+    names, patient = np.unique(np.asarray(patient_id), return_inverse=True)
+    longest = np.zeros(len(names))
+    np.maximum.at(longest, patient, time)
+    return {"at_risk": n_at_risk(time, at), "patients_at_risk": n_at_risk(longest, at)}
+
+
 @dataclass(frozen=True)
 class Outcome:
     """Who died within a horizon, and for how many each scan stands.

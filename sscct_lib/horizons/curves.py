@@ -14,9 +14,9 @@ from sscct_lib.horizons.bootstrap import (
     Floats,
     Outcome,
     Resamples,
+    at_risk,
     curve_interval,
     kaplan_meier,
-    n_at_risk,
     proportion_interval,
 )
 from sscct_lib.horizons.calibration import smooth_observed
@@ -137,7 +137,7 @@ def survival_by_group(
                     "survival": samples[0],
                     "ci_low": low,
                     "ci_high": high,
-                    "at_risk": n_at_risk(followup, at),
+                    **at_risk(followup, rows["patient_id"], at),
                     "n_scans": len(rows),
                     "n_patients": rows["patient_id"].nunique(),
                     "n_events": int(died.sum()),
@@ -219,13 +219,15 @@ def risk_states(evaluation: Evaluation, model: str) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        One row a scan and horizon: `horizon_years`, `scan_id`, `risk`, `state` (`died`, `alive`, `unknown`).
+        One row a scan and horizon: `horizon_years`, `scan_id`, `patient_id`, `risk`, `state` (`died`, `alive`,
+        `unknown`).
     """
     frames = []
     for judged in evaluation.without_resamples().horizons_of(model):
         state = np.select([judged.outcome.died, judged.outcome.alive], ["died", "alive"], "unknown")
-        columns = {"scan_id": judged.scans["scan_id"].to_numpy(), "risk": judged.risk, "state": state}
-        frames.append(pd.DataFrame({"horizon_years": judged.horizon_years, **columns}))
+        named = {name: judged.scans[name].to_numpy() for name in ("scan_id", "patient_id")}
+        columns = {"horizon_years": judged.horizon_years, **named, "risk": judged.risk, "state": state}
+        frames.append(pd.DataFrame(columns))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -271,7 +273,7 @@ def survival_by_tertile(evaluation: Evaluation, model: str) -> pd.DataFrame:
     pandas.DataFrame
         A step curve a group of `TERTILES`, at each death and each whole year: `group`, `years`, `survival`, `ci_low`,
         `ci_high` (all three NaN after the end of the group's follow-up), `at_risk` (scans followed to that time),
-        `n_scans`, `n_patients`, `n_events` (deaths up to the horizon), `n_patients_died`.
+        their `patients_at_risk`, `n_scans`, `n_patients`, `n_events` (deaths up to the horizon), `n_patients_died`.
     """
     judged = evaluation.horizons_of(model)[-1]
     thirds = tertile_names(judged.standing)

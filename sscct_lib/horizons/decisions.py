@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sscct_lib.cohort.outcomes import DAYS_PER_YEAR
 from sscct_lib.horizons.bootstrap import Flags, Floats, Interval, Outcome, interval, proportion_interval
 from sscct_lib.horizons.evaluation import COUNTS, Evaluation, Judged
 from sscct_lib.horizons.metrics import observed_risk
 from sscct_lib.horizons.patients import in_words, middle_horizon, outcomes, similar_patients
+from sscct_lib.study.disclosure import is_small, quarters_text
 from sscct_lib.study.schemas import IDENTITY
 from sscct_lib.study.settings import Settings
 from sscct_lib.study.words import NOT_ESTIMABLE, estimate_text, percent_text, years_text
@@ -128,8 +128,9 @@ def threshold_table(evaluation: Evaluation, model: str) -> pd.DataFrame:
     pandas.DataFrame
         One row a horizon, threshold and `measure` (`flagged`, `sensitivity`, `specificity`, `ppv`, `npv`, each a
         share, `net_benefit`, which is the gain over flagging nobody, and `gain` over flagging everybody):
-        `estimate`, `ci_low`, `ci_high` (95 %), and the counts of `COUNTS`. NaN where
-        nobody, or everybody, is flagged or too short a follow-up leaves it unknown.
+        `estimate`, `ci_low`, `ci_high` (95 %), the counts of `COUNTS`, and `fewest`, the least number of patients among
+        the flagged and the others who died or lived, where there are any. NaN where nobody, or
+        everybody, is flagged or too short a follow-up leaves it unknown.
 
     References
     ----------
@@ -151,6 +152,7 @@ def threshold_table(evaluation: Evaluation, model: str) -> pd.DataFrame:
                 else:
                     low, high = proportion_interval(samples, behind[measure])
                 row = {"horizon_years": judged.horizon_years, "threshold": threshold, "measure": measure}
+                row |= {"fewest": min(_fewest(risk, outcome, threshold) for risk in judged.risks)}
                 rows.append({**row, "estimate": samples[0], "ci_low": low, "ci_high": high, **judged.counts})
     return pd.DataFrame(rows)
 
@@ -183,6 +185,13 @@ def _patients_behind(risk: Floats, outcome: Outcome, threshold: float) -> dict[s
         "npv": ~chosen & known,
     }
     return {measure: len(np.unique(outcome.resamples.patient[inside])) for measure, inside in scans.items()}
+
+
+def _fewest(risk: Floats, outcome: Outcome, threshold: float) -> int:
+    """Patients in the smallest of four cells, flagged or not by died or alive, that has any."""
+    patient, chosen = outcome.resamples.patient, risk >= threshold
+    cells = [flag & state for flag in (chosen, ~chosen) for state in (outcome.died, outcome.alive)]
+    return min((len(np.unique(patient[cell])) for cell in cells if cell.any()), default=0)
 
 
 def example_scan(evaluation: Evaluation, model: str) -> pd.Series:
@@ -233,8 +242,7 @@ def worked_example(evaluation: Evaluation, model: str) -> dict[str, str]:
 
 
 def _outcome(scan: pd.Series) -> str:
-    years = float(scan["followup_years"])
-    time = f"{years:.1f} years" if years >= 1 else f"{years * DAYS_PER_YEAR:.0f} days"
+    time = quarters_text(float(scan["followup_years"]))
     return f"died after {time}" if scan["event_observed"] else f"was alive when last seen, after {time}"
 
 
@@ -248,8 +256,10 @@ def _flagging(evaluation: Evaluation, model: str, horizon: float) -> dict[str, s
     threshold = middle_threshold(evaluation.settings)
     table = threshold_table(evaluation, model)
     at = table[(table["horizon_years"] == horizon) & (table["threshold"] == threshold)].set_index("measure")
-    if not evaluation.at(model, horizon).estimable:
-        at = at.assign(estimate=np.nan, ci_low=np.nan, ci_high=np.nan)
+    told = pd.Series(evaluation.at(model, horizon).estimable, at.index)
+    if is_small(at["fewest"].iloc[0]):  # from any other, with the share flagged, a small count could be found
+        told &= at.index == "flagged"
+    at = at.assign(**{name: at[name].where(told) for name in ("estimate", "ci_low", "ci_high")})
     odds = threshold / (1 - threshold)
     shares = at["estimate"].astype(float).to_dict()
     of_100, ppv, npv = (100 * shares[name] for name in ("flagged", "ppv", "npv"))

@@ -25,6 +25,7 @@ from sscct_lib.horizons.bootstrap import (
 )
 from sscct_lib.horizons.calibration import Fits, logit
 from sscct_lib.horizons.metrics import METRICS, within_fits
+from sscct_lib.study.disclosure import count_text
 from sscct_lib.study.folder import StudyError
 from sscct_lib.study.schemas import IDENTITY, PREDICTIONS
 from sscct_lib.study.settings import Settings
@@ -397,7 +398,8 @@ def not_estimable(outcome: Outcome) -> str:
         return "no scan is known to be followed by life beyond the horizon"
     n_died, n_alive = (outcome.denominators[f"n_patients_{state}"] for state in ("died", "alive"))
     if too_few(n_died, n_alive):
-        return f"{TOO_SMALL}: {n_died} patient(s) died and {n_alive} lived; at least {FEWEST_PATIENTS} each are needed"
+        few = f"{count_text(n_died)} patient(s) died and {count_text(n_alive)} lived"
+        return f"{TOO_SMALL}: {few}; at least {FEWEST_PATIENTS} each are needed"
     return ""
 
 

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from sscct_lib.horizons.evaluation import TOO_SMALL
 from sscct_lib.horizons.subgroups import FAIRNESS
 from sscct_lib.horizons.tables import absent
+from sscct_lib.study.disclosure import HIDDEN, coarse_years, is_small, of_patients, quarter_steps
 from sscct_lib.study.plots import (
     DASHES,
     GREY,
@@ -29,7 +30,15 @@ from sscct_lib.study.plots import (
     new_figure,
     styled,
 )
-from sscct_lib.study.words import against_text, counted, estimate_text, scans_text, years_text
+from sscct_lib.study.words import (
+    against_text,
+    counted,
+    estimate_text,
+    parts_texts,
+    scans_of,
+    scans_text,
+    years_text,
+)
 
 
 @styled
@@ -40,8 +49,9 @@ def followup_curve(curve: pd.DataFrame) -> Figure:
     if curve.empty:
         return _nothing(figure, axis, "No scan with follow-up")
     first = curve.iloc[0]
-    axis.fill_between(curve["years"], curve["ci_low"], curve["ci_high"], step="post", color=GREY, alpha=0.25, lw=0)
-    axis.step(curve["years"], curve["still_followed"], where="post", color=INK)
+    shown = quarter_steps(curve)
+    axis.fill_between(shown["years"], shown["ci_low"], shown["ci_high"], step="post", color=GREY, alpha=0.25, lw=0)
+    axis.step(shown["years"], shown["still_followed"], where="post", color=INK)
     axis.set(ylim=(0, 1.02), ylabel="Still followed")
     died = scans_text(first["n_events"], first["n_patients_died"])
     axis.set_title(f"{scans_text(first['n_scans'], first['n_patients'])},\n{died} followed by death", loc="left")
@@ -57,10 +67,11 @@ def kaplan_meier_by_group(curves: pd.DataFrame, title: str = "") -> Figure:
     figure, axes = new_figure(4.4 + 0.25 * len(groups))
     axis: Axes = axes[0, 0]
     colours = dict(zip(groups, sns.color_palette("colorblind", len(groups)), strict=True))
-    for (name, rows), dash in zip(groups.items(), cycle(DASHES)):
-        first = rows.iloc[0]
-        label = f"{name}: {scans_text(first['n_events'], first['n_patients_died'])} followed by death"
-        shown = rows.dropna(subset="survival")
+    firsts = curves.drop_duplicates("group")
+    deaths = parts_texts([*firsts["n_events"]], [*firsts["n_patients_died"]])
+    for (name, rows), counts, dash in zip(groups.items(), deaths, cycle(DASHES)):
+        label = f"{name}: {scans_of(*counts)} followed by death"
+        shown = quarter_steps(rows.dropna(subset="survival"))
         axis.step(shown["years"], shown["survival"], where="post", color=colours[name], ls=dash, lw=2, label=label)
         axis.fill_between(
             shown["years"], shown["ci_low"], shown["ci_high"], step="post", color=colours[name], alpha=0.15, lw=0
@@ -80,8 +91,11 @@ def cumulative_incidence_by_cause(curves: pd.DataFrame) -> Figure:
     axis: Axes = axes[0, 0]
     if curves.empty:
         return _nothing(figure, axis, "No scan is followed by death")
-    for (name, rows), colour, dash in zip(curves.groupby("group", sort=False), PALETTE, cycle(DASHES)):
-        label = f"{name}: {scans_text(*rows[['n_events', 'n_patients_with_event']].iloc[0])}"
+    firsts = curves.drop_duplicates("group")
+    events = parts_texts([*firsts["n_events"]], [*firsts["n_patients_with_event"]])
+    groups = zip(curves.groupby("group", sort=False), events, PALETTE, cycle(DASHES))
+    for (name, every), counts, colour, dash in groups:
+        label, rows = f"{name}: {scans_of(*counts)}", quarter_steps(every)
         axis.step(rows["years"], rows["incidence"], where="post", color=colour, ls=dash, lw=2, label=label)
         axis.fill_between(rows["years"], rows["ci_low"], rows["ci_high"], step="post", color=colour, alpha=0.15, lw=0)
     first = curves.iloc[0]
@@ -95,7 +109,7 @@ def cumulative_incidence_by_cause(curves: pd.DataFrame) -> Figure:
 
 
 def _at_risk(axis: Axes, groups: dict[str, pd.DataFrame], colours: Mapping[str, Any]) -> None:
-    """Write the numbers followed to each whole year under the axis, one row a group."""
+    """Write the numbers followed to each whole year under the axis, one row a group; of few patients as in tables."""
     last = max(rows["years"].max() for rows in groups.values())
     years = range(0, int(last) + 1, max(1, int(last // 8)))
     axis.set(xlim=(0, last), xlabel="Years after the scan", xticks=list(years))
@@ -107,11 +121,15 @@ def _at_risk(axis: Axes, groups: dict[str, pd.DataFrame], colours: Mapping[str, 
         )
 
     write("At risk", 0, 0, ha="left", weight="bold")
-    for row, (name, rows) in enumerate(groups.items(), start=1):
+    for row, name in enumerate(groups, start=1):
         write(name, 0, row, ha="right", color=colours[name])
-        at_risk = rows.set_index("years")["at_risk"]
-        for year in years:
-            write(f"{int(at_risk.get(float(year), 0)):,}", year, row, ha="center")
+    counts = {name: rows.set_index("years")[["at_risk", "patients_at_risk"]] for name, rows in groups.items()}
+    for year in years:
+        at = [rows.loc[year] if year in rows.index else (0, 0) for rows in counts.values()]
+        scans, patients = zip(*at, strict=True)
+        texts = [text for text, _ in parts_texts(scans, patients)] if len(at) > 1 else [of_patients(*at[0])]
+        for row, text in enumerate(texts, start=1):
+            write("–" if text == HIDDEN else text, year, row, ha="center")
 
 
 def _nothing(figure: Figure, axis: Axes, words: str) -> Figure:
@@ -272,13 +290,16 @@ def risk_distribution(risks: pd.DataFrame, title: str = "") -> Figure:
     figure, axes = new_figure(1.2 + 1.5 * len(horizons), len(horizons), sharex=True)
     for axis, horizon in zip(axes[:, 0], horizons, strict=True):
         rows = risks[risks["horizon_years"] == horizon]
+        numbers = rows["state"].value_counts().reindex(states, fill_value=0)
+        of = rows.groupby("state")["patient_id"].nunique().reindex(states, fill_value=0)
+        texts = [text for text, _ in parts_texts([*numbers], [*of])]
+        rows = rows[~rows["state"].map(of).map(is_small)]  # dots can be counted
         with _same_chance():
             sns.stripplot(
                 rows, x="risk", y="state", order=states, hue="state", hue_order=states, palette=colours,
                 jitter=0.3, size=4, alpha=0.7, legend=False, ax=axis,
             )  # fmt: skip
-        numbers = rows["state"].value_counts()
-        axis.set_yticks(range(3), [f"{state} ({numbers.get(state, 0)})" for state in states])
+        axis.set_yticks(range(3), [f"{state} ({text})" for state, text in zip(states, texts, strict=True)])
         axis.set(xlim=(-0.01, 1.01), ylabel="", xlabel="")
         axis.set_title(f"State at {years_text(horizon)}", loc="left")
     axes[-1, 0].set_xlabel(f"Risk of death predicted by {title}" if title else "Predicted risk of death")
@@ -352,12 +373,18 @@ def _same_chance() -> Iterator[None]:
 
 @styled
 def risks_over_time(rows: pd.DataFrame, title: str, horizon_years: float) -> Figure:
-    """Draw the risk of every patient with two scans or more (`trajectories.over_time`), those who died apart."""
+    """Draw the risk of every patient with two scans or more (`trajectories.over_time`), those who died apart.
+
+    Times are in quarters of a year, and a panel of few patients stays empty: lines can be counted.
+    """
+    rows = rows.assign(**{name: rows[name].map(coarse_years) for name in ("years", "followup_years")})
     repeated = rows[rows.groupby("patient_id")["scan_id"].transform("size") > 1]
     died = repeated["event_observed"].astype(bool)
     figure, axes = new_figure(6.4, 2, 1, sharex=True, sharey=True)
     panels = (("died", repeated[died], PALETTE[3]), ("not known to have died", repeated[~died], PALETTE[0]))
     for axis, (words, group, colour) in zip(axes[:, 0], panels, strict=True):
+        n_patients = group["patient_id"].nunique()
+        group = group[:0] if is_small(n_patients) else group
         # One object for all patients: one each takes minutes in a large study.
         lines = [patient.to_numpy() for _, patient in group.groupby("patient_id")[["years", "risk"]]]
         axis.add_collection(LineCollection(lines, colors=colour, linewidths=1, alpha=0.6))
@@ -367,7 +394,6 @@ def risks_over_time(rows: pd.DataFrame, title: str, horizon_years: float) -> Fig
         deaths = (last["years"] + last["followup_years"]).to_numpy()
         axis.hlines(last["risk"], last["years"], deaths, color=GREY, lw=0.7, ls=":")
         axis.plot(deaths, last["risk"], "x", color="black", ms=6, mew=1.4)
-        n_patients = group["patient_id"].nunique()
         axis.set_title(f"{counted(n_patients, 'patient')} who {words}", loc="left")
         if words.startswith("not"):
             axis.set_title(f"{counted(n_patients, 'patient')} {words}", loc="left")

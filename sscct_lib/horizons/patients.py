@@ -11,6 +11,7 @@ from sscct_lib.horizons.calibration import logit
 from sscct_lib.horizons.curves import risk_states
 from sscct_lib.horizons.evaluation import Evaluation, cohort_outcome, study_resamples
 from sscct_lib.horizons.metrics import observed_risk
+from sscct_lib.study.disclosure import count_texts, quarters_text
 from sscct_lib.study.settings import Settings
 from sscct_lib.study.words import percent_text, years_text
 
@@ -82,14 +83,28 @@ def in_words(found: pd.DataFrame) -> str:
     """Say the outcomes of similar patients in a sentence, with counts."""
     if found.empty:
         return "No other patient has about the same risk."
-    n = int(found[["died", "alive", "unknown"]].iloc[0].sum())
+    shown = in_texts(found)
+    columns = (shown[name] for name in ("horizon_years", "died", "alive", "unknown"))
     parts = [
         f"within {years_text(horizon)} {died} had died, {alive} lived and {unknown} had not been followed that long"
-        for horizon, died, alive, unknown in zip(
-            *(found[name] for name in ("horizon_years", "died", "alive", "unknown")), strict=True
-        )
+        for horizon, died, alive, unknown in zip(*columns, strict=True)
     ]
+    n = shown["patients"].iloc[0]
     return f"Of the {n} other patients with about the same risk (odds within {CALIPER:g} times): {'; '.join(parts)}."
+
+
+def in_texts(found: pd.DataFrame) -> pd.DataFrame:
+    """Write the counts of `outcomes` and their sum, `patients`.
+
+    Where one is small, there is no observed risk, which would give it away.
+    """
+    names = ["patients", "died", "alive", "unknown"]
+    counts = [[sum(row), *row] for row in found[names[1:]].to_numpy()]
+    texts = [count_texts(row, [(0, (1, 2, 3))], known=[0]) for row in counts]
+    shown = pd.DataFrame(texts, columns=names, index=found.index, dtype=object)
+    told = shown["died"].str.isdecimal() & shown["alive"].str.isdecimal()
+    observed = found[["observed", "ci_low", "ci_high"]].where(told)
+    return pd.concat([found[["horizon_years"]], shown, observed], axis=1)
 
 
 def most_wrong(evaluation: Evaluation, lungs: pd.DataFrame, model: str, horizon_years: float) -> pd.DataFrame:
@@ -103,7 +118,7 @@ def most_wrong(evaluation: Evaluation, lungs: pd.DataFrame, model: str, horizon_
         never wrong.
     """
     states = risk_states(evaluation, model)
-    at = states[states["horizon_years"] == horizon_years].drop(columns="horizon_years")
+    at = states[states["horizon_years"] == horizon_years].drop(columns=["horizon_years", "patient_id"])
     known = at.merge(evaluation.cohort, on="scan_id").merge(
         lungs[["scan_id", "verdict", "findings", "high_attenuation_share"]], on="scan_id", how="left"
     )
@@ -123,9 +138,8 @@ def most_wrong(evaluation: Evaluation, lungs: pd.DataFrame, model: str, horizon_
 
 
 def _happened(row: Mapping[Any, Any], horizon_years: float) -> str:
-    years = float(row["followup_years"])
     if row["state"] == "died":
-        return f"died after {years:.1f} years"
+        return f"died after {quarters_text(float(row['followup_years']))}"
     return f"alive after {years_text(horizon_years)}"
 
 
@@ -143,7 +157,7 @@ def _why(row: Mapping[Any, Any], horizon_years: float) -> list[str]:
     if died and years > 0.9 * horizon_years:
         said.append("died just before the horizon")
     if not died and bool(row["event_observed"]):
-        said.append(f"died later, after {years:.1f} years")
+        said.append(f"died later, after {quarters_text(years)}")
     if row["verdict"] == "review":
         said.append(f"lung mask to be reviewed: {row['findings']}")
     missing = [words for name, words in (("fvc_percent", "FVC"), ("dlco_percent", "DLCO")) if pd.isna(row.get(name))]

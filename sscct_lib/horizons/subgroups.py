@@ -17,7 +17,7 @@ from sscct_lib.horizons.metrics import METRICS
 from sscct_lib.horizons.models import SOURCES
 from sscct_lib.horizons.survival import RATIO_COUNTS, LogRank, clustered_logrank
 from sscct_lib.study.schemas import GROUP
-from sscct_lib.study.words import against_text, estimate_text, feature_name, percent_text, plain_names, years_text
+from sscct_lib.study.words import against_texts, estimate_text, feature_name, percent_text, plain_names, years_text
 
 THIRDS = ("narrow", "middle", "wide")
 SPREAD_METRICS = ("observed_expected", "brier")
@@ -90,7 +90,7 @@ def spread_in_words(table: pd.DataFrame) -> pd.DataFrame:
                 f"{third} (odds × or ÷ {factor:.2f})" for third, factor in zip(table["third"], factors, strict=True)
             ],
             "Mean risk": table["risk"].map(percent_text),
-            "Followed by death, against known alive": [against_text(row) for row in table.itertuples()],
+            "Followed by death, against known alive": against_texts(table),
             "Observed : expected": text("observed_expected", 2),
             "Brier score": text("brier", 3),
         }

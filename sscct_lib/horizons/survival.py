@@ -14,10 +14,10 @@ from sscct_lib.horizons.bootstrap import (
     Counts,
     Flags,
     Floats,
+    at_risk,
     blocks,
     curve_interval,
     kaplan_meier,
-    n_at_risk,
     resample_patients,
 )
 from sscct_lib.horizons.evaluation import COUNTS, FEWEST_PATIENTS, Evaluation, study_resamples
@@ -36,8 +36,8 @@ def followup_curve(cohort: pd.DataFrame, n_bootstrap: int = 1000, seed: int = 20
     -------
     pandas.DataFrame
         A step curve at each end of follow-up and each whole year: `years`, `still_followed`, `ci_low`, `ci_high`
-        (95 %), `at_risk` (scans followed to that time), `n_scans`, `n_patients`, `n_events` (scans followed by
-        death). No rows for an empty cohort.
+        (95 %), `at_risk` (scans followed to that time), their `patients_at_risk`, `n_scans`, `n_patients`, `n_events`
+        (scans followed by death). No rows for an empty cohort.
 
     References
     ----------
@@ -58,7 +58,7 @@ def followup_curve(cohort: pd.DataFrame, n_bootstrap: int = 1000, seed: int = 20
             "still_followed": samples[0],
             "ci_low": low,
             "ci_high": high,
-            "at_risk": n_at_risk(followup, years),
+            **at_risk(followup, cohort["patient_id"], years),
             "n_scans": len(cohort),
             "n_patients": cohort["patient_id"].nunique(),
             "n_events": int(cohort["event_observed"].sum()),
@@ -217,12 +217,12 @@ def cumulative_incidence(cohort: pd.DataFrame, settings: Settings) -> pd.DataFra
     -------
     pandas.DataFrame
         A step curve a cause that occurs, at each death and each whole year: `group` (the cause), `years`,
-        `incidence`, `ci_low`, `ci_high` (95 % by bootstrap of patients), `at_risk` (scans followed to that time),
-        `n_scans`, `n_patients`, `n_events` (of the cause by the longest horizon) and `n_patients_with_event`. No rows
-        when there was none.
+        `incidence`, `ci_low`, `ci_high` (95 % by bootstrap of patients), `at_risk` (scans followed to that time), their
+        `patients_at_risk`, `n_scans`, `n_patients`, `n_events` (of the cause by the longest horizon) and
+        `n_patients_with_event`. No rows when there was none.
     """
     columns = ["group", "years", "incidence", "ci_low", "ci_high", "at_risk", "n_scans", "n_patients", "n_events"]
-    columns.append("n_patients_with_event")
+    columns += ["n_patients_with_event", "patients_at_risk"]
     until = max(settings.horizons_years)
     time, cause = cohort["followup_years"].to_numpy(float), event_causes(cohort)
     event = cause != ""
@@ -243,7 +243,7 @@ def cumulative_incidence(cohort: pd.DataFrame, settings: Settings) -> pd.DataFra
         frames.append(
             frame.assign(
                 group=name,
-                at_risk=n_at_risk(time, at),
+                **at_risk(time, cohort["patient_id"], at),
                 n_scans=len(cohort),
                 n_patients=cohort["patient_id"].nunique(),
                 n_events=int(of_cause.sum()),

@@ -12,14 +12,18 @@ import pandas as pd
 from sscct_lib.horizons.evaluate import best
 from sscct_lib.horizons.evaluation import FEWEST_PATIENTS, TOO_SMALL, Evaluation, too_few
 from sscct_lib.horizons.planned import FINDINGS
+from sscct_lib.study.disclosure import HIDDEN, count_text, count_texts, is_small, of_patients
 from sscct_lib.study.words import (
     METRIC_WORDS,
     NOT_ESTIMABLE,
     against_text,
+    against_texts,
     estimate_text,
     p_text,
+    parts_texts,
     percent_text,
-    scans_text,
+    scans_of,
+    states_text,
     years_text,
 )
 
@@ -30,7 +34,6 @@ NOISE_WORDS = {
     "factor_of_odds": "times that the odds must rise or fall to be beyond it",
     "share_beyond": "share of all changes that are beyond it",
 }
-_DEATHS = {"n_deaths": "n_events", "n_patients_died": "n_patients_died", "n_unknown": "n_unknown"}
 BESIDE_RIGHT = {"ici": "of this model", "ici_if_right": "of a right model"}
 PUBLISHED = pd.DataFrame(
     [
@@ -60,8 +63,16 @@ def by_horizon(rows: pd.DataFrame, index: Sequence[str], cell: Callable[[Any], s
 
 def denominators(row: Any) -> str:
     """Write how many scans and patients a horizon has of each state, and whether these are too few to tell anything."""
-    small = f"; {TOO_SMALL}" if too_few(row.n_patients_died, row.n_patients_alive) else ""
-    return f"{against_text(row)}; {row.n_unknown:,} unknown{small}"
+    small = f"; {TOO_SMALL}" if _few(row) else ""
+    unknown = states_text(row)[2]
+    return f"{against_text(row)}; {'some' if unknown == HIDDEN else unknown} unknown{small}"
+
+
+def _few(row: Any) -> bool:
+    """Whether too few patients died, or are known to have lived, for anything to be estimated, or to be told."""
+    return too_few(row.n_patients_died, row.n_patients_alive) or any(
+        map(is_small, (row.n_patients_died, row.n_patients_alive))
+    )
 
 
 def _estimate(row: Any, decimals: int = 2) -> str:
@@ -72,8 +83,7 @@ def _estimate(row: Any, decimals: int = 2) -> str:
 
 def absent(row: Any) -> str:
     """What stands where an estimate would: nobody was judged, or too few patients died or lived."""
-    small = row.n_scans and too_few(row.n_patients_died, row.n_patients_alive)
-    return TOO_SMALL if small else NOT_ESTIMABLE
+    return TOO_SMALL if row.n_scans and _few(row) else NOT_ESTIMABLE
 
 
 def side_by_side(performance: pd.DataFrame, metric: str = "auc", decimals: int = 2) -> pd.DataFrame:
@@ -135,9 +145,15 @@ def thresholds_side_by_side(table: pd.DataFrame) -> pd.DataFrame:
         for measure, words in names.items():
             estimate, low, high = (100 * at.loc[measure, name] for name in ("estimate", "ci_low", "ci_high"))
             text = estimate_text(estimate, low, high, decimals=1 if "than" in words else 0)
-            row[words] = TOO_SMALL if absent(at.loc[measure]) == TOO_SMALL else text
+            of = at.loc[measure]
+            row[words] = TOO_SMALL if absent(of) == TOO_SMALL else HIDDEN if not_told(of, measure) else text
         rows.append(row)
     return pd.DataFrame(rows).set_index(["horizon", "flagged from"])
+
+
+def not_told(row: Any, measure: str) -> bool:
+    """Whether a measure of `decisions.threshold_table` would give a small count away: all but the share flagged do."""
+    return measure != "flagged" and is_small(row["fewest"])
 
 
 def parts_side_by_side(table: pd.DataFrame) -> pd.DataFrame:
@@ -160,7 +176,8 @@ def fairness_in_words(table: pd.DataFrame, horizon_years: float) -> pd.DataFrame
             low, high = ("ci_low", "ci_high") if name == "estimate" else ("difference_low", "difference_high")
             shown = rows.assign(estimate=rows[name], ci_low=rows[low], ci_high=rows[high])
             columns[head] = [_estimate(row) for row in shown.itertuples()]
-    columns[DENOMINATORS] = [against_text(row) for row in rows.itertuples()]
+    counts = rows.groupby(level="kind", sort=False)
+    columns[DENOMINATORS] = [text for _, parts in counts for text in against_texts(parts)]
     return pd.DataFrame(columns, index=rows.index)
 
 
@@ -238,7 +255,30 @@ def hazards_in_words(table: pd.DataFrame) -> pd.DataFrame:
     shown = table.drop(columns=["hazard_ratio", "ci_low", "ci_high"]).set_index(table.columns[0])
     shown.insert(0, "hazard ratio", ratios)
     shown["p"] = shown["p"].map(p_text, na_action="ignore")
+    shown = shown.assign(**_ratio_counts(table))
     return shown.rename(columns=lambda name: name.removeprefix("n_").replace("_", " ")).fillna("")
+
+
+def _ratio_counts(table: pd.DataFrame) -> dict[str, list[str]]:
+    """Write the counts of a table of hazard ratios by column: of the lost, of causes, or of all deaths."""
+    if "n_lost" in table:
+        n, lost = table["n_patients"].to_numpy(), table["n_lost"].to_numpy()
+        known, left = zip(*(_lost(*row, n.max()) for row in zip(n, lost, strict=True)), strict=True)
+        return {"n_patients": [*known], "n_lost": [*left]}
+    of = "n_patients_with_event" if "n_patients_with_event" in table else "n_patients_died"
+    events = parts_texts([*table["n_events"]], [*table[of]]) if of == "n_patients_with_event" else [
+        (of_patients(*row), count_text(row[1])) for row in table[["n_events", of]].to_numpy()
+    ]  # fmt: skip
+    scans, patients = ([text[part] for text in events] for part in (0, 1))
+    everyone = table[["n_scans", "n_patients"]].to_numpy()
+    whole = {"n_scans": [of_patients(*row) for row in everyone], "n_patients": [count_text(row[1]) for row in everyone]}
+    return whole | {"n_events": scans, of: patients}
+
+
+def _lost(n_known: int, n_lost: int, everyone: int) -> list[str]:
+    """Write of how many patients a value is known, and how many of these were lost; the others died, or lack it."""
+    counts = [n_known, n_lost, n_known - n_lost, everyone, everyone - n_known]
+    return count_texts(counts, [(0, (1, 2)), (3, (0, 4))], known=[3])[:2]
 
 
 def headline_numbers(evaluation: Evaluation, performance: pd.DataFrame) -> dict[str, int | str]:
@@ -248,24 +288,25 @@ def headline_numbers(evaluation: Evaluation, performance: pd.DataFrame) -> dict[
     -------
     dict
         `study_title`, `n_scans`, `n_patients`, `n_models`; `deaths`, a phrase with the scans followed by death within
-        every horizon, and their patients; and for each horizon, for example `3y`: `n_deaths_3y`,
-        `n_patients_died_3y`, `n_unknown_3y`, `best_model_3y` and `best_auc_3y` (as text with interval).
+        every horizon, and their patients; and for each horizon, for example `3y`: `best_model_3y` and `best_auc_3y` (as
+        text with interval).
     """
     alone, settings = evaluation.without_resamples(), evaluation.settings
+    n_patients = int(evaluation.cohort["patient_id"].nunique())
     numbers: dict[str, int | str] = {
         "study_title": settings.title,
-        "n_scans": len(evaluation.cohort),
-        "n_patients": int(evaluation.cohort["patient_id"].nunique()),
+        "n_scans": of_patients(len(evaluation.cohort), n_patients),
+        "n_patients": count_text(n_patients),
         "n_models": int(performance["model"].nunique()),
     }
     deaths = []
     for horizon in settings.horizons_years:
-        counts = alone.outcome(horizon).denominators
+        counts = pd.Series(alone.outcome(horizon).denominators)
         top = best(performance, horizon)
         name = f"{horizon:g}y"
-        numbers |= {f"{new}_{name}": counts[old] for new, old in _DEATHS.items()}
-        died = scans_text(counts["n_events"], counts["n_patients_died"])
-        deaths.append(f"{died} within {years_text(horizon)} ({counts['n_unknown']:,} unknown)")
+        died, _, unknown = states_text(counts)
+        died = scans_of(died, count_text(counts["n_patients_died"]))
+        deaths.append(f"{died} within {years_text(horizon)} ({'some' if unknown == HIDDEN else unknown} unknown)")
         numbers[f"best_model_{name}"] = "no model" if top is None else str(top["model"])
         numbers[f"best_auc_{name}"] = (
             "not estimable" if top is None else estimate_text(top["estimate"], top["ci_low"], top["ci_high"])
@@ -284,7 +325,7 @@ def mean_risks(predictions: pd.DataFrame) -> pd.DataFrame:
     risks = predictions.pivot_table(index="model", columns="horizon_years", values="risk")
     heads = [f"{years_text(years)}, mean risk" for years in risks.columns.to_numpy(dtype=float)]
     shown = risks.map(_share_or_none).set_axis(heads, axis=1)
-    return shown.assign(scans=predictions.groupby("model")["scan_id"].nunique())
+    return shown.assign(scans=predictions.groupby("model")["scan_id"].nunique().map(count_text))
 
 
 def _share_or_none(share: float) -> str:
@@ -295,7 +336,8 @@ def noise(table: pd.DataFrame) -> pd.DataFrame:
     """Write `trajectories.noise`: a row a measure, with pairs of scans and patients."""
     texts = [estimate_text(*values) for values in table[["estimate", "ci_low", "ci_high"]].to_numpy(dtype=float)]
     words = table["measure"].map(NOISE_WORDS).rename("measure")
-    counts = {"pairs of scans": table["n_pairs"].to_numpy(), "patients": table["n_patients"].to_numpy()}
+    found = table[["n_pairs", "n_patients"]].to_numpy()
+    counts = {"pairs of scans": [of_patients(*row) for row in found], "patients": [count_text(n) for _, n in found]}
     return pd.DataFrame({"estimate": texts, **counts}, index=pd.Index(words))
 
 

@@ -33,8 +33,8 @@ def verdict_counts(table: pd.DataFrame) -> pd.DataFrame:
     counts = table.groupby(kind)["patient_id"].agg(["size", "nunique"]).reindex(order, fill_value=0)
     counts["changed by a person"] = table["decision"].notna().groupby(kind).sum().reindex(order, fill_value=0)
     of, whole = [*counts["nunique"], table["patient_id"].nunique()], [(len(order), range(len(order)))]
-    shown = {"size": count_texts([*counts["size"], len(table)], whole, of)[:-1], "nunique": map(count_text, of[:-1])}
-    counts = counts.assign(**shown)
+    counts["size"] = count_texts([*counts["size"], len(table)], whole, of)[:-1]
+    counts["nunique"] = [count_text(n) for n in of[:-1]]
     return counts.rename(columns={"size": "scans", "nunique": "patients"}).rename_axis("verdict")
 
 

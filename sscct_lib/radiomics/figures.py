@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import pandas as pd
 from matplotlib.figure import Figure
 
+from sscct_lib.study.disclosure import count_text
 from sscct_lib.study.plots import GREY, INK, PALETTE, new_figure, styled
 from sscct_lib.study.words import feature_class, feature_name, feature_unit
 
@@ -45,7 +46,11 @@ def importance(table: pd.DataFrame, title: str = "") -> Figure:
     axis.set_yticks(places, [f"{row.kind} ({row.n_features})" for row in table.itertuples()])
     axis.invert_yaxis()
     axis.set_xlabel("loss of AUC when shuffled, with 95 % interval")
-    counts = f": {table['n_events'].iloc[0]} of {table['n_scans'].iloc[0]} scans" if len(table) else ": no estimate"
+    counts = (
+        f": {count_text(table['n_events'].iloc[0])} of {count_text(table['n_scans'].iloc[0])} scans"
+        if len(table)
+        else ": no estimate"
+    )
     axis.set_title(title + counts, loc="left")
     return figure
 

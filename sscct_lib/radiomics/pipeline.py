@@ -30,6 +30,7 @@ from sscct_lib.radiomics.feature_sets import (
     NotEstimableError,
     is_category,
 )
+from sscct_lib.study.disclosure import count_text
 from sscct_lib.study.folder import Study
 from sscct_lib.study.settings import Settings
 from sscct_lib.study.words import years_text
@@ -112,7 +113,7 @@ def _why_not(died: NDArray[np.int64], weight: Floats, patients: "pd.Series[str]"
     for state, words in ((1, "died within"), (0, "is known to be alive after")):
         n_patients = patients[(weight > 0) & (died == state)].nunique()
         if n_patients < FEWEST_PATIENTS:
-            found = "no training patient" if n_patients == 0 else f"only {n_patients} training patient"
+            found = "no training patient" if n_patients == 0 else f"only {count_text(n_patients)} training patient(s)"
             return f"{found} {words} {years_text(horizon)}"
     return ""
 

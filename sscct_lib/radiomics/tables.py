@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 
+from sscct_lib.study.disclosure import count_text
 from sscct_lib.study.words import feature_name, feature_unit, p_text, years_text
 
 DECIMALS = {"litres": 2, "HU": 0, "%": 1}
@@ -37,8 +38,8 @@ def saved_models(table: pd.DataFrame) -> pd.DataFrame:
     for row in table.to_dict("records"):
         known = row.get("n_scans")
         counts = "not fitted" if known is None or pd.isna(known) else (
-            f"{int(row['n_events'])} of {int(known):,} ({int(row['n_patients']):,} patients; "
-            f"{int(row['n_unknown']):,} unknown)"
+            f"{count_text(row['n_events'])} of {count_text(known)} ({count_text(row['n_patients'])} patients; "
+            f"{count_text(row['n_unknown'])} unknown)"
         )  # fmt: skip
         texts.append(counts)
     shown = table.assign(text=texts, horizon=[f"{years_text(years)}: died" for years in table["horizon_years"]])
@@ -75,7 +76,7 @@ def hazards_over_time(tested: pd.DataFrame) -> pd.DataFrame:
             "Clinical value": tested["feature"].map(feature_name),
             "Hazard ratio, 1 SD": tested["hazard_ratio"].map("{:.2f}".format),
             "p": tested["p"].map(p_text),
-            "Patients (died)": [f"{row.n_patients:,} ({row.n_events:,})" for row in tested.itertuples()],
+            "Patients (died)": tested["n_patients"].map(count_text) + " (" + tested["n_events"].map(count_text) + ")",
             "In words": np.where(tested["p"] < 0.05, told, "no sign of a change"),
         }
     ).set_index("Clinical value")

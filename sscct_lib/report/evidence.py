@@ -19,6 +19,7 @@ from sklearn.covariance import LedoitWolf
 from sscct_lib.radiomics.feature_sets import CLINICAL_CATEGORIES, CLINICAL_NUMBERS, is_category
 from sscct_lib.radiomics.pipeline import INDICATOR, design, prepared, unseen
 from sscct_lib.radiomics.saved import FOLDER, load_model
+from sscct_lib.study.disclosure import age_text
 from sscct_lib.study.folder import Study
 from sscct_lib.study.schemas import ATTRIBUTIONS
 from sscct_lib.study.tables import read_table
@@ -117,8 +118,10 @@ def _outside(scan: Mapping[str, Any], training: pd.DataFrame, names: list[str]) 
         margin = MARGIN * (high - low)
         if not low - margin <= float(value) <= high + margin:
             unit = UNITS.get(name) or feature_unit(name)
-            words = f"{PLAIN.get(name) or feature_name(name)} {float(value):.3g} {unit}".strip()
-            said.append(f"{words}, outside the {low:.3g} to {high:.3g} of the training scans")
+            number = age_text(float(value)) if name == "age_years" else f"{float(value):.3g}"
+            words = f"{PLAIN.get(name) or feature_name(name)} {number} {unit}".strip()
+            # The ends of the range are those of single patients, and are not told.
+            said.append(f"{words}, {'below' if value < low else 'above'} the range of the training scans")
     more = len(said) - MOST_NAMED
     return said[:MOST_NAMED] + ([f"{more} more measures outside their range"] if more > 0 else [])
 

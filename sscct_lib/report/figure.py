@@ -84,7 +84,7 @@ def _risk_curve(axis: Axes, report: ScanReport) -> None:
         axis.annotate(percent_text(risk), (at, risk), (-5, 5), textcoords="offset points", ha="right", fontsize=9.5)
     known = report.similar.dropna(subset="observed")
     if len(known):
-        n = int(report.similar[["died", "alive", "unknown"]].iloc[0].sum())
+        n = report.similar["patients"].iloc[0]
         beside = known["horizon_years"].to_numpy(dtype=float) + 0.12
         observed = known["observed"].to_numpy(dtype=float)
         spread = np.abs(known[["ci_low", "ci_high"]].to_numpy(dtype=float).T - observed)

@@ -1,7 +1,7 @@
 """Everything that the page on one scan shows, gathered from a run, and `prediction.json`, which says the same."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
@@ -12,12 +12,13 @@ from pydantic import BaseModel, Field
 
 from sscct_lib.horizons.evaluation import Evaluation, averaged
 from sscct_lib.horizons.models import chosen_models, pictured_for
-from sscct_lib.horizons.patients import in_words, middle_horizon, outcomes, similar_patients
+from sscct_lib.horizons.patients import in_texts, in_words, middle_horizon, outcomes, similar_patients
 from sscct_lib.lungs.figures import Overlay, overlay
 from sscct_lib.lungs.segment import usable
 from sscct_lib.radiomics.feature_sets import predictors
 from sscct_lib.report import evidence
 from sscct_lib.report.evidence import Likeness, Map, Part, Share, map_of_study
+from sscct_lib.study.disclosure import age_text, coarse_age
 from sscct_lib.study.folder import Study, StudyError
 from sscct_lib.study.schemas import COHORT, LUNGS, RADIOMICS, UNUSUAL
 from sscct_lib.study.tables import read_predictions, read_table
@@ -31,12 +32,12 @@ ANYWAY = "Judged because of --anyway: no risk is given of a scan whose lung mask
 # Heading of the reasons: they are those of one model, and not of the one whose risk is drawn.
 WEIGHTS = "What weighs most in a model that can be read"
 USE = "Research use, not for care. No risk in this file may guide the treatment of a patient."
-FACTS = {
-    "age_years": ("age", "{:.0f}"),
-    "sex": ("sex", "{}"),
-    "ssc_subtype": ("subtype", "{}"),
-    "fvc_percent": ("FVC", "{:.0f} %"),
-    "dlco_percent": ("DLCO", "{:.0f} %"),
+FACTS: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "age_years": ("age", age_text),
+    "sex": ("sex", str),
+    "ssc_subtype": ("subtype", str),
+    "fvc_percent": ("FVC", "{:.0f} %".format),
+    "dlco_percent": ("DLCO", "{:.0f} %".format),
 }
 
 
@@ -81,7 +82,7 @@ class ScanReport:
     cohort_risks: NDArray[np.float64]  # of the cohort by the same model at the middle horizon, (n,)
     middle_years: float
     lower: float  # share of the cohort with a lower risk
-    similar: pd.DataFrame
+    similar: pd.DataFrame  # from `patients.in_texts`
     similar_words: str
     facts: Mapping[str, str]  # clinical values in words; `not known` where they are missing
     reasons: pd.DataFrame  # from `evidence.weightiest_features`; no rows without a model that can be read
@@ -181,7 +182,7 @@ def build(
     alike = evidence.likeness(scan.known, others)
     explained, weights = _weights(study, scan, training)
     own = predictors(study.settings.covariates)
-    forms = FACTS | {name: (feature_name(name), "{}" if one.levels else "{:g}") for name, one in own.items()}
+    forms = FACTS | {name: (feature_name(name), str if one.levels else "{:g}".format) for name, one in own.items()}
     facts = {words: _fact(scan.known.get(name), form) for name, (words, form) in forms.items()}
     shown = scan.risks[scan.risks["model"].isin([*chosen_models(scan.risks), model])]
     meant = [TRANSPLANT_COUNTS] if settings.cohort.transplant == "as_death" else []
@@ -195,7 +196,7 @@ def build(
         cohort_risks=cohort_risks,
         middle_years=middle,
         lower=float(np.mean(cohort_risks < risk)) if len(cohort_risks) else np.nan,
-        similar=found,
+        similar=in_texts(found),
         similar_words=in_words(found),
         facts=facts,
         reasons=weights,
@@ -219,8 +220,8 @@ def _weights(study: Study, scan: Scan, training: pd.DataFrame) -> tuple[str, pd.
     ) if has_features else none
 
 
-def _fact(value: Any, form: str) -> str:
-    return "not known" if pd.isna(value) else form.format(value)
+def _fact(value: Any, form: Callable[[Any], str]) -> str:
+    return "not known" if pd.isna(value) else form(value)
 
 
 def _gravity(warning: str) -> int:
@@ -260,10 +261,13 @@ class Similar(Part):
     """What became of the patients of the study with the nearest risk."""
 
     horizon_years: float = Field(description="years after the scan")
-    died: int = Field(description="patients who had died by then")
-    alive: int = Field(description="patients known to be alive then")
-    unknown: int = Field(description="patients not followed that long")
-    observed: Share | None = Field(description="Kaplan-Meier risk of death; null where nobody is followed that long")
+    died: str = Field(description="patients who had died by then; `<5` and `hidden` as in the book")
+    alive: str = Field(description="patients known to be alive then, likewise")
+    unknown: str = Field(description="patients not followed that long, likewise")
+    observed: Share | None = Field(
+        description="Kaplan-Meier risk of death; null where nobody is followed that long, or it would give a small "
+        "count away"
+    )
     ci_low: Share | None = Field(description="lower end of its 95 % interval")
     ci_high: Share | None = Field(description="upper end of its 95 % interval")
 
@@ -280,7 +284,7 @@ class Lungs(Part):
 class Prediction(Part):
     """The whole file."""
 
-    format: Literal["sscct-prediction-1"] = Field("sscct-prediction-1", description="version of this format")
+    format: Literal["sscct-prediction-2"] = Field("sscct-prediction-2", description="version of this format")
     intended_use: str = Field(USE, description="what the risks are for")
     study: str = Field(description="title of the study whose models judged the scan")
     run: str = Field(description="run of that study")
@@ -291,7 +295,9 @@ class Prediction(Part):
     similar: list[Similar] = Field(description="the patients of the study with the nearest risk")
     lungs: Lungs = Field(description="the lung mask")
     likeness: Likeness = Field(description="likeness to the training scans")
-    clinical: dict[str, str | float] = Field(description="clinical and scanner values that were known")
+    clinical: dict[str, str | float] = Field(
+        description="clinical and scanner values that were known; age in whole years, 90: older than 89"
+    )
     missing: list[str] = Field(description="clinical values that were not known")
     warnings: list[str] = Field(description="what speaks against trusting the risks, in words")
     models: dict[str, str] = Field(description="SHA-256 of every model file that was used, by its name")
@@ -309,11 +315,18 @@ def prediction_of(report: ScanReport, scan: Scan, clinical: Mapping[str, Any], m
         similar=[Similar(**_plain(row, Similar)) for row in report.similar.to_dict("records")],
         lungs=Lungs(**_plain(scan.lungs, Lungs)),
         likeness=report.likeness,
-        clinical={name: value if isinstance(value, str) else float(value) for name, value in clinical.items()},
+        clinical={name: _told(name, value) for name, value in clinical.items()},
         missing=[name for name, words in report.facts.items() if words == "not known"],
         warnings=list(report.warnings),
         models=dict(models),
     )
+
+
+def _told(name: str, value: Any) -> str | float:
+    """A clinical value as it may travel: the age in whole years, 90 for all who are older than 89."""
+    if isinstance(value, str):
+        return value
+    return coarse_age(float(value)) if name == "age_years" else float(value)
 
 
 def _plain(row: Mapping[Any, Any], part: type[Part]) -> dict[str, Any]:

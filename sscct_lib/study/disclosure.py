@@ -10,6 +10,7 @@ Hundepool A, et al. Statistical Disclosure Control. Wiley 2012 (chapter 4: cell 
 programming).
 """
 
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -102,7 +103,7 @@ def _found(
     high = np.where(small & (values < _minimum), _minimum - 1, np.where(small | beside, np.inf, values))
     equal = np.zeros((len(sums), len(values)))
     for row, (total, parts) in zip(equal, sums, strict=True):
-        row[[total, *parts]] = [-1, *[1] * len(parts)]
+        row[[*parts]], row[total] = 1, -1
     ends = []
     for place in np.flatnonzero(small):
         goal = np.eye(len(values))[place]
@@ -129,7 +130,7 @@ def _shown_beside(
 
 def age_text(years: float) -> str:
     """Write the age of a patient: whole years, and `90+` for all who are older than 89."""
-    return f"{OLDEST_YEARS + 1}+" if years > OLDEST_YEARS else f"{int(years)}"
+    return f"{OLDEST_YEARS + 1}+" if int(years) > OLDEST_YEARS else f"{int(years)}"
 
 
 def coarse_age(years: float) -> float:
@@ -138,8 +139,16 @@ def coarse_age(years: float) -> float:
 
 
 def coarse_years(years: float) -> float:
-    """Give the time of a patient's death or last contact to the quarter of a year."""
-    return round(years * QUARTERS) / QUARTERS
+    """Give the time of a patient's death or last contact in whole quarters of a year, of those that have passed."""
+    return math.floor(years * QUARTERS) / QUARTERS
+
+
+def quarters_text(years: float) -> str:
+    """Write the time of a patient's death or last contact, for example `2.25 years`."""
+    coarse = coarse_years(years)
+    if coarse == 0:
+        return "less than a quarter of a year"
+    return "1 year" if coarse == 1 else f"{coarse:g} years"
 
 
 def quarter_steps(curve: pd.DataFrame) -> pd.DataFrame:

@@ -266,9 +266,28 @@ def against_text(row: Any) -> str:
         With `n_scans`, `n_events`, `n_unknown`, `n_patients_died` and `n_patients_alive`.
     """
     died, alive, _ = states_text(row)
-    of_alive = count_text(row.n_patients_alive)
-    others = f"{alive} of {of_alive}" if alive[:1].isdigit() else f"those of {of_alive}"
-    return f"{scans_of(died, count_text(row.n_patients_died))} against {others}"
+    return _against(scans_of(died, count_text(row.n_patients_died)), alive, count_text(row.n_patients_alive))
+
+
+def _against(died: str, alive: str, patients: str) -> str:
+    of = "a hidden number" if patients == HIDDEN else patients
+    return f"{died} against {f'{alive} of {of}' if alive[:1].isdigit() else f'those of {of}'}"
+
+
+def parts_texts(n_scans: Sequence[int], n_patients: Sequence[int]) -> list[tuple[str, str]]:
+    """Write the scans and the patients of the parts of a whole, whose own counts readers know."""
+    whole, of = [(len(n_scans), range(len(n_scans)))], [*n_patients, sum(n_patients)]
+    scans = count_texts([*n_scans, sum(n_scans)], whole, of, known=[len(n_scans)])
+    patients = count_texts(of, whole, known=[len(n_scans)])
+    return list(zip(scans, patients, strict=True))[:-1]
+
+
+def against_texts(parts: pd.DataFrame) -> list[str]:
+    """Write `against_text` of the parts of a whole, of which no small one can be found from the others."""
+    n_alive = parts["n_scans"] - parts["n_events"] - parts["n_unknown"]
+    died = parts_texts([*parts["n_events"]], [*parts["n_patients_died"]])
+    alive = parts_texts([*n_alive], [*parts["n_patients_alive"]])
+    return [_against(scans_of(*of_died), *of_alive) for of_died, of_alive in zip(died, alive, strict=True)]
 
 
 def p_text(p: float) -> str:

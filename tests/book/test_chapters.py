@@ -36,7 +36,7 @@ def study(tmp_path):
     (made.run / "logs").mkdir()
     for name in NOTEBOOKS:
         nbformat.write(new_notebook(), made.run / "notebooks" / f"{name}.ipynb")
-        made_of = {"ingredients": keys.ingredients(made, name), "written": keys.written(made, name)}
+        made_of = keys.notebook_record(made, name, []) | {"written": keys.written(made, name)}
         chapters.write_provenance(made, name, made_of)
     return made
 

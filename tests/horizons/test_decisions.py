@@ -14,6 +14,7 @@ from sscct_lib.horizons.bootstrap import horizon_outcome, interval, resample_pat
 from sscct_lib.horizons.calibration import logit
 from sscct_lib.horizons.decisions import EVERYBODY, NOBODY, decision_curves, flag_measures, net_benefit, threshold_table
 from sscct_lib.horizons.evaluation import Evaluation
+from sscct_lib.study.disclosure import HIDDEN, protect
 from sscct_lib.study.settings import HorizonSettings, Settings
 from tests.horizons.cohorts import FEW, make_cohort, make_predictions
 
@@ -134,11 +135,25 @@ def test_nothing_to_decide_when_nobody_died(cohort):
 
 def test_threshold_table_for_readers(cohort):
     table = threshold_table(Evaluation(cohort, make_predictions(cohort), FEW), "Model")
+    protect(1)
     shown = tables.thresholds_side_by_side(table)
     assert shown.index.tolist()[0] == ("1 year", "10 %")
     assert len(shown) == 3 * len(FEW.horizons.thresholds)
     row = table.query("horizon_years == 3 and threshold == 0.2 and measure == 'sensitivity'").iloc[0]
     assert shown.loc[("3 years", "20 %"), "deaths found of 100"].startswith(f"{row['estimate'] * 100:.0f} (")
+
+
+def test_a_cell_of_few_patients_is_told_by_no_measure_of_a_decision(cohort):
+    judged = Evaluation(cohort, make_predictions(cohort), FEW)
+    table = threshold_table(judged, "Model")
+    at = judged.at("Model", 3.0)
+    for threshold, rows in table.query("horizon_years == 3").groupby("threshold"):
+        flag = np.where(at.risks[0] >= threshold, "flagged", "not")
+        state = np.select([at.outcome.died, at.outcome.alive], ["died", "alive"], "unknown")
+        cells = at.scans.groupby([flag, state])["patient_id"].nunique().drop("unknown", level=1)
+        assert rows["fewest"].eq(cells.min()).all()
+        shown = tables.thresholds_side_by_side(rows).iloc[0].drop(["flagged of 100"], errors="ignore")
+        assert shown.drop("flagged from", errors="ignore").eq(HIDDEN).all() == (cells.min() < 5)
 
 
 @pytest.fixture(scope="module")

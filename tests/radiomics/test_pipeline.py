@@ -110,7 +110,7 @@ def test_deaths_of_two_patients_leave_little_and_of_one_nothing_and_that_is_said
     table = make_table(study, n_patients=150)
     dead = table.loc[table["event_observed"] & (table["followup_years"] < 3), "patient_id"].unique()
     one = lost_before(table, table["patient_id"] != dead[0], 99.0)
-    with pytest.raises(NotEstimableError, match="only 1 training patient died within 3 years"):
+    with pytest.raises(NotEstimableError, match=r"only <5 training patient\(s\) died within 3 years"):
         fit(one, ["age_years"], "cox", study)
     two = lost_before(table, ~table["patient_id"].isin(dead[:2]), 99.0)
     fitted = fit(two, ["age_years"], "cox", study)

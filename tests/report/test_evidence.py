@@ -44,8 +44,10 @@ def test_a_scan_far_in_all_measures_together_is_named_though_each_is_in_range(tr
 def test_values_out_of_range_and_unseen_scanners_are_named(training):
     stranger = training.iloc[3].to_dict() | {"age_years": 95.0, "manufacturer": "B", "slice_thickness_mm": 8.0}
     words = " ".join(likeness(stranger, training).findings)
-    for expected in ("age 95 years", "scanners by B", "slice thickness 8 mm"):
+    for expected in ("age 90+ years, above the range", "scanners by B", "slice thickness 8 mm, above the range"):
         assert expected in words
+    ends = training[["age_years", "slice_thickness_mm"]].agg(["min", "max"]).to_numpy().ravel()
+    assert not any(f"{end:.3g}" in words.split() for end in ends)  # each is the value of one patient
 
 
 def test_missing_measures_and_few_training_scans_are_no_verdict(training):

@@ -118,14 +118,14 @@ def test_no_run_may_show_more_than_the_study(study_of, manifest_frame):
 @given(st.floats(0, 120))
 def test_ages_are_whole_years_and_the_oldest_are_one_group(years):
     text = age_text(years)
-    assert text == ("90+" if years > 89 else str(int(years)))
-    assert coarse_age(years) == (90 if years > 89 else int(years))
+    assert text == ("90+" if years >= 90 else str(int(years)))
+    assert coarse_age(years) == min(int(years), 90)
 
 
 @given(st.floats(0, 40))
 def test_times_are_told_to_the_quarter_year(years):
     assert coarse_years(years) % 0.25 == 0
-    assert abs(coarse_years(years) - years) <= 0.125
+    assert 0 <= years - coarse_years(years) < 0.25
 
 
 def test_a_curve_is_drawn_by_quarters_and_ends_where_few_are_followed():

@@ -190,6 +190,7 @@ def test_dots_are_spread_in_the_same_way_each_time():
 
     rng = np.random.default_rng(0)
     risks = pd.DataFrame({"horizon_years": 1.0, "risk": rng.random(40), "state": rng.choice(["died", "alive"], 40)})
+    risks["patient_id"] = range(40)
     drawn = []
     for _ in range(2):
         np.random.random()  # noqa: NPY002 - whatever others drew before
