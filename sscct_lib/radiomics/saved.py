@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from importlib.metadata import version
 from io import BytesIO
@@ -10,13 +11,18 @@ from pathlib import Path
 from typing import Any
 from zipfile import ZipFile, ZipInfo
 
+import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
+from sklearn.base import BaseEstimator
+from sklearn.pipeline import Pipeline
+from sklearn.tree import DecisionTreeRegressor
+from sklearn.tree._tree import TREE_LEAF, Tree
 
 from sscct_lib.horizons.evaluation import never_falling, risk_table
 from sscct_lib.images.scanners import scanner
 from sscct_lib.radiomics.cross_validation import Model, models_of, one_settings_hash, train
-from sscct_lib.radiomics.estimators import ESTIMATORS
+from sscct_lib.radiomics.estimators import ESTIMATORS, Boosting
 from sscct_lib.radiomics.feature_sets import add_change
 from sscct_lib.radiomics.pipeline import Fit, averaged_risks, design
 from sscct_lib.study.files import atomic, grows
@@ -32,9 +38,19 @@ LIMITS = (
 
 PREDICTED = ["model", "horizon_years", "scan_id", "risk", "n_missing"]
 SCHEMA = "schema.json"  # the member of a model file that describes the others
-# What a model file may hold beside scikit-learn's and numpy's own types, which skops trusts.
+# What a model file may hold beside plain values and arrays: what `pipeline` makes, and no other type that skops trusts.
 TRUSTED_TYPES = [
     "numpy.dtype",
+    "sklearn._loss.link.IdentityLink",
+    "sklearn._loss.link.Interval",
+    "sklearn.compose._column_transformer.ColumnTransformer",
+    "sklearn.impute._base.MissingIndicator",
+    "sklearn.impute._base.SimpleImputer",
+    "sklearn.pipeline.Pipeline",
+    "sklearn.preprocessing._data.MinMaxScaler",
+    "sklearn.preprocessing._data.StandardScaler",
+    "sklearn.preprocessing._encoders.OneHotEncoder",
+    "sklearn.tree._classes.DecisionTreeRegressor",
     "sklearn.tree._tree.Tree",
     "sksurv.ensemble.boosting.GradientBoostingSurvivalAnalysis",
     "sksurv.ensemble.forest.RandomSurvivalForest",
@@ -48,6 +64,9 @@ TRUSTED_TYPES = [
     "sscct_lib.radiomics.pipeline.StableColumns",
     *(f"{estimator.__module__}.{estimator.__name__}" for estimator in ESTIMATORS.values()),
 ]
+PLAIN_TYPES = ("builtins.", "numpy.")  # of these, skops knows which are safe
+# What scikit-learn keeps one number of for each column; an array of one number would count for all.
+OF_COLUMNS = ("mean_", "scale_", "var_", "min_", "data_min_", "data_max_", "data_range_", "statistics_")
 
 
 def save_models(
@@ -152,7 +171,8 @@ def load_model(card_path: Path) -> tuple[dict[str, Any], Any]:
     Raises
     ------
     StudyError
-        If a file is missing, changed, or holds any type but scikit-learn's, numpy's and `TRUSTED_TYPES`.
+        If a file is missing, changed, holds any type but numpy's and `TRUSTED_TYPES`, or is not what `save_models`
+        writes: trees that lead nowhere or in a circle, numbers for other columns than it takes.
     """
     import skops.io
 
@@ -169,10 +189,87 @@ def load_model(card_path: Path) -> tuple[dict[str, Any], Any]:
         raise StudyError(f"{path} is not the file that {card_path.name} describes. {again}")
     if grows(BytesIO(content), len(content)):
         raise StudyError(f"{path} is an archive that grows when it is read; models are stored as they are. {again}")
-    unknown = sorted(set(skops.io.get_untrusted_types(data=content)) - set(TRUSTED_TYPES))
-    if unknown:
-        raise StudyError(f"{path} holds types that are not trusted: {', '.join(unknown)}. {again}")
-    return card, skops.io.loads(content, trusted=TRUSTED_TYPES)
+    try:
+        unknown = sorted(_types(json.loads(ZipFile(BytesIO(content)).read(SCHEMA))) - set(TRUSTED_TYPES))
+        if unknown:
+            raise StudyError(f"{path} holds types that are not trusted: {', '.join(unknown)}. {again}")
+        pipeline = skops.io.loads(content, trusted=TRUSTED_TYPES)
+        fault = _fault(pipeline)
+    except StudyError:
+        raise
+    except Exception as error:  # what skops and scikit-learn raise for odd content is not written anywhere
+        raise StudyError(f"{path} is no model that can be read ({type(error).__name__}: {error}). {again}") from error
+    if fault:
+        raise StudyError(f"{path} is not what this software saves: {fault}. {again}")
+    return card, pipeline
+
+
+def _types(schema: Any) -> set[str]:
+    """The types that skops will make, without plain ones."""
+    inner = schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else []
+    found = set().union(*map(_types, inner))
+    if isinstance(schema, dict) and "__class__" in schema:
+        name = f"{schema.get('__module__')}.{schema['__class__']}"
+        found |= set() if name.startswith(PLAIN_TYPES) else {name}
+    return found
+
+
+def _parts(thing: Any, seen: set[int]) -> Iterator[Any]:
+    """A model and all that it is made of."""
+    if id(thing) in seen:
+        return
+    seen.add(id(thing))
+    yield thing
+    if isinstance(thing, np.ndarray):
+        inner: Any = thing.ravel().tolist() if thing.dtype == object else []
+    else:
+        inner = thing if isinstance(thing, list | tuple) else getattr(thing, "__dict__", thing)
+        inner = inner.values() if isinstance(inner, Mapping) else inner if isinstance(inner, list | tuple) else []
+    for each in inner:
+        yield from _parts(each, seen)
+
+
+def _fault(pipeline: Any) -> str:
+    """Say what of a pipeline compiled code would trip over, or would be taken for the numbers of other columns."""
+    if not isinstance(pipeline, Pipeline) or not isinstance(pipeline["model"], tuple(ESTIMATORS.values())):
+        return "it is no pipeline that ends in one of the models"
+    model, n_columns = pipeline["model"], len(pipeline["scale"].get_feature_names_out())
+    of_columns = [np.shape(getattr(model, name))[-1:] for name in ("coef_", "edges_") if hasattr(model, name)]
+    if any(found != (n_columns,) for found in of_columns):
+        return f"its numbers are not of the {n_columns} columns that it takes"
+    if isinstance(model, Boosting):
+        stages = np.asarray(model.trees_.estimators_)
+        trees = [getattr(each, "tree_", None) for each in stages.ravel() if type(each) is DecisionTreeRegressor]
+        if (
+            stages.shape != (stages.size, 1)
+            or model.trees_.n_trees_per_iteration_ != 1
+            or [type(tree) for tree in trees] != [Tree] * stages.size
+        ):
+            return "its stages are not one tree each"
+    for part in _parts(pipeline, set()):
+        if isinstance(part, Tree) and (fault := _fault_of_tree(part, n_columns)):
+            return fault
+        if isinstance(part, BaseEstimator) and (n := vars(part).get("n_features_in_")) is not None:
+            odd = [name for name in OF_COLUMNS if name in vars(part) and np.shape(vars(part)[name]) not in ((n,), ())]
+            if odd:
+                return f"{', '.join(odd)} of {type(part).__name__} are not of its {n} columns"
+    return ""
+
+
+def _fault_of_tree(tree: Tree, n_columns: int) -> str:
+    """Say what is wrong in a tree; scikit-learn goes from node to node without looking."""
+    if not 0 < tree.node_count == tree.capacity:
+        return "a tree says that it has other nodes than it has"
+    inner = np.flatnonzero(tree.children_left != TREE_LEAF)
+    children = np.stack([tree.children_left[inner], tree.children_right[inner]])
+    if (children <= inner).any() or (children >= tree.node_count).any():
+        return "a tree leads in a circle or past its nodes"
+    feature = tree.feature[inner]
+    if tree.n_features != n_columns or (feature < 0).any() or (feature >= n_columns).any():
+        return f"a tree asks for other columns than the {n_columns} that the model takes"
+    if not (np.isfinite(tree.threshold[inner]).all() and np.isfinite(tree.value).all()):
+        return "a tree has thresholds or values that are no numbers"
+    return ""
 
 
 def _slug(model: str) -> str:
@@ -231,6 +328,16 @@ def _without_addresses(content: bytes) -> bytes:
 
 def _predict_with(path: Path, features: pd.DataFrame) -> pd.DataFrame:
     card, pipeline = load_model(path)
+    try:
+        return _risks(card, pipeline, features)
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+        raise StudyError(
+            f"{path.stem}: the model and its card do not fit each other ({error}). Run `03_radiomics` again to make "
+            "both anew."
+        ) from error
+
+
+def _risks(card: dict[str, Any], pipeline: Pipeline, features: pd.DataFrame) -> pd.DataFrame:
     other = set(features["settings_hash"]) - {card["settings_hash"]}
     if other:
         raise StudyError(
@@ -243,5 +350,8 @@ def _predict_with(path: Path, features: pd.DataFrame) -> pd.DataFrame:
     judged = features.assign(n_missing=n_missing)[n_missing < len(columns)]
     if judged.empty:
         return pd.DataFrame(columns=PREDICTED)
+    wanted = (len(judged), len(card["horizons_years"]))
     risks = averaged_risks(pipeline, design(judged, columns, card["harmonised"]), card["category_shares"])
+    if risks.shape != wanted or not ((risks >= 0) & (risks <= 1)).all():
+        raise ValueError("what it gives are not risks of each scan at each horizon")
     return risk_table(judged[["scan_id", "n_missing"]], card["model"], card["horizons_years"], risk=risks)[PREDICTED]

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import skops.io
+from sklearn.feature_extraction.text import CountVectorizer
 
 from sscct_lib.cohort.outcomes import label_name
 from sscct_lib.radiomics import cross_validation
@@ -195,3 +196,131 @@ def test_a_model_with_splines_is_loaded_as_it_was(tmp_path) -> None:
     expected = cross_validation.train(table, model, study, None).risks(table)
     loaded = risks.pivot(index="scan_id", columns="horizon_years", values="risk").loc[table["scan_id"]]
     np.testing.assert_allclose(loaded.to_numpy(), expected, rtol=1e-9)
+
+
+FOREST, BOOSTED = "quantitative_ct_survival_forest", "quantitative_ct_boosted_trees"
+FORGED = {
+    "children past the end": lambda nodes: nodes["left_child"].__setitem__(0, 10**9),
+    "a child before its parent": lambda nodes: nodes["right_child"].__setitem__(0, 0),
+    "a child of no sense": lambda nodes: nodes["right_child"].__setitem__(0, -7),
+    "a column past the end": lambda nodes: nodes["feature"].__setitem__(0, 10**6),
+    "a column before the first": lambda nodes: nodes["feature"].__setitem__(0, -3),
+    "a threshold that is no number": lambda nodes: nodes["threshold"].__setitem__(0, np.nan),
+}
+
+
+def of_tree(pipeline):
+    """The first tree of a forest or of boosted trees that has a split."""
+    parts = radiomic_saved._parts(pipeline["model"], set())
+    return next(part for part in parts if type(part).__name__ == "Tree" and part.node_count > 1)
+
+
+def write_again(path, pipeline) -> None:
+    skops.io.dump(pipeline, path)
+    card = json.loads(path.with_suffix(".json").read_text())
+    card["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    path.with_suffix(".json").write_text(json.dumps(card))
+
+
+def refused(study, table, name: str, words: str) -> None:
+    with pytest.raises(StudyError, match=words) as told:
+        radiomic_saved.predict_risks(study.models, table)
+    assert name in str(told.value)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "forged"),
+    [
+        *((BOOSTED, forged) for forged in FORGED),
+        (FOREST, "children past the end"),
+        (FOREST, "a child before its parent"),
+    ],
+)
+def test_a_forged_tree_is_refused_before_it_is_walked(saved, name, forged) -> None:
+    table, study = saved
+    path = study.models / "tabular" / f"{name}.skops"
+    _, pipeline = radiomic_saved.load_model(path.with_suffix(".json"))
+    tree = of_tree(pipeline)
+    state = tree.__getstate__()
+    state["nodes"] = state["nodes"].copy()
+    FORGED[forged](state["nodes"])
+    tree.__setstate__(state)
+    write_again(path, pipeline)
+    refused(study, table, name, "is not what this software saves: a tree ")
+
+
+@pytest.mark.parametrize("name", [FOREST, BOOSTED])
+def test_a_tree_without_nodes_is_refused(saved, name) -> None:
+    table, study = saved
+    path = study.models / "tabular" / f"{name}.skops"
+    _, pipeline = radiomic_saved.load_model(path.with_suffix(".json"))
+    tree = of_tree(pipeline)
+    state = tree.__getstate__()
+    tree.__setstate__(state | {"node_count": 0, "nodes": state["nodes"][:0], "values": state["values"][:0]})
+    write_again(path, pipeline)
+    refused(study, table, name, "(a tree says that it has other nodes|is no model that can be read)")
+
+
+def one_number(pipeline):
+    pipeline["scale"].mean_ = pipeline["scale"].mean_[:1]
+
+
+def fewer_coefficients(pipeline):
+    pipeline["model"].coef_ = pipeline["model"].coef_[:1]
+
+
+def one_horizon(pipeline):
+    pipeline["model"].hazard_ = pipeline["model"].hazard_[:1]
+
+
+def no_numbers(pipeline):
+    pipeline["model"].coef_ = pipeline["model"].coef_ * np.nan
+
+
+def other_stages(pipeline):
+    trees = pipeline["model"].trees_
+    trees.estimators_ = np.hstack([trees.estimators_, trees.estimators_])
+
+
+def no_trees(pipeline):
+    for each in pipeline["model"].trees_.estimators_.ravel():
+        each.tree_ = {"nodes": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "forge", "words"),
+    [
+        ("clinical", one_number, "mean_ of StandardScaler are not of its"),
+        ("clinical", fewer_coefficients, "numbers are not of the"),
+        ("quantitative_ct", one_horizon, "do not fit each other"),
+        ("quantitative_ct", no_numbers, "do not fit each other"),
+        ("quantitative_ct_boosted_trees", other_stages, "stages are not one tree each"),
+        ("quantitative_ct_boosted_trees", no_trees, "stages are not one tree each"),
+    ],
+)
+def test_forged_numbers_are_refused(saved, name, forge, words) -> None:
+    table, study = saved
+    path = study.models / "tabular" / f"{name}.skops"
+    _, pipeline = radiomic_saved.load_model(path.with_suffix(".json"))
+    forge(pipeline)
+    write_again(path, pipeline)
+    refused(study, table, name, words)
+
+
+def test_a_type_of_scikit_learn_that_no_model_has_is_refused(saved) -> None:
+    """skops trusts nearly all of scikit-learn: transformers that open files, trees of neighbours in compiled code."""
+    table, study = saved
+    path = study.models / "tabular" / "clinical.skops"
+    write_again(path, CountVectorizer(input="filename"))
+    refused(study, table, "clinical", "not trusted: sklearn.feature_extraction.text.CountVectorizer")
+    write_again(path, {"no": "pipeline"})
+    refused(study, table, "clinical", "no pipeline that ends in one of the models")
+
+
+@pytest.mark.parametrize("change", [{"columns": 3}, {"horizons_years": [1.0]}])
+def test_a_card_of_another_model_is_refused(saved, change) -> None:
+    table, study = saved
+    path = study.models / "tabular" / "clinical.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    refused(study, table, "clinical", "the model and its card do not fit each other")
