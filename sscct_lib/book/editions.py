@@ -93,7 +93,7 @@ def copy_browser_files(html: Path, modules: Path = MODULES) -> None:
         if not origin.exists():
             raise StudyError(
                 f"The book needs the npm package file {name}, which is not in the Python environment. "
-                'Install it with `make web` (with conda: `make web PREFIX="$CONDA_PREFIX"`), in the project\'s folder.'
+                "Install it with `make web`, in the project's folder."
             )
         copy.parent.mkdir(parents=True, exist_ok=True)
         if origin.is_dir():

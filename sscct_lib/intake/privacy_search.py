@@ -52,7 +52,7 @@ Texts = Iterator[tuple[str, str]]  # where in the file, and what stands there
 
 PROJECT_FILES = {
     "sscct_lib", "tests", "benchmarks", "workflow", "book", "README.md", "CONTRIBUTING.md", "LICENSE", "Makefile",
-    "pyproject.toml", "constraints.txt", "environment.yml", "_config.yml",
+    "pyproject.toml", "requirements", "environment.yml", "_config.yml",
 }  # fmt: skip
 """In a copy of this project that is a study too, its own code and chapters are no study data."""
 BINARY = {".npy", ".npz", ".so", ".pyc", ".woff", ".woff2", ".ttf", ".eot", ".ico", ".mo", ".inv", ".map"}

