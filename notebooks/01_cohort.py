@@ -32,7 +32,7 @@ from sscct_lib.horizons import tables as horizon_tables
 from sscct_lib.horizons.patients import middle_horizon
 from sscct_lib.images.prepare import prepare_scans
 from sscct_lib.study import results
-from sscct_lib.study.disclosure import count_text, of_patients
+from sscct_lib.study.disclosure import count_text, of_patients, rule_in_words
 from sscct_lib.study.runs import open_run
 from sscct_lib.study.schemas import COHORT, IMAGES
 from sscct_lib.study.tables import write_table
@@ -53,6 +53,9 @@ images = write_table(prepare_scans(study, manifest, n_jobs=-1), study, "images",
 kept, flow = selection.select(manifest, images)
 cohort = write_table(selection.build_cohort(kept, study), study, "cohort", COHORT)
 
+# %% tags=["hide-input"]
+Markdown(rule_in_words())
+
 # %% [markdown]
 # Read the diagram from top to bottom; boxes to the right were left out.
 
@@ -68,7 +71,7 @@ glue("n_scans", of_patients(len(cohort), cohort["patient_id"].nunique()), displa
 glue("n_patients", count_text(cohort["patient_id"].nunique()), display=False)
 glue("n_patients_died", count_text(cohort.groupby("patient_id")["event_observed"].any().sum()), display=False)
 failed = images.loc[images["status"] == "failed", ["scan_id", "reason"]]
-glue("n_images_failed", len(failed), display=False)
+glue("n_images_failed", count_text(len(failed)), display=False)
 failed.style.hide(axis="index") if len(failed) else Markdown("Every image could be used.")
 
 # %% [markdown]

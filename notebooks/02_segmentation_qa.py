@@ -28,6 +28,7 @@ from sscct_lib.cohort.manifest import read_manifest
 from sscct_lib.lungs import figures, segment
 from sscct_lib.lungs.tables import plausible_ranges, rule_counts, verdict_counts
 from sscct_lib.study import results
+from sscct_lib.study.disclosure import count_text
 from sscct_lib.study.runs import open_run
 from sscct_lib.study.schemas import COHORT, IMAGES, LUNGS
 from sscct_lib.study.tables import read_table, write_table
@@ -59,9 +60,9 @@ table = write_table(segment.segment_scans(study, rows, n_jobs=-1), study, "lungs
 # `qa_decisions.csv` (scan, verdict, who, when, why); the last column counts these, and so does the flow diagram.
 
 # %% tags=["hide-input"]
-glue("n_masks_failed", int((table["verdict"] == "fail").sum()), display=False)
-glue("n_masks_none", int((table["status"] == "failed").sum()), display=False)
-glue("n_masks_review", int((table["verdict"] == "review").sum()), display=False)
+glue("n_masks_failed", count_text((table["verdict"] == "fail").sum()), display=False)
+glue("n_masks_none", count_text((table["status"] == "failed").sum()), display=False)
+glue("n_masks_review", count_text((table["verdict"] == "review").sum()), display=False)
 verdict_counts(table)
 
 # %% [markdown]
@@ -77,7 +78,7 @@ figures.mask_overlay([figures.overlay(study, row) for row in flagged.to_dict("re
 
 # %% tags=["hide-input"]
 n_flagged = int(judged["verdict"].isin(["review", "fail"]).sum())
-Markdown(f"Shown: {len(flagged)} of the {n_flagged} scans that were flagged, the worst first.")
+Markdown(f"Shown: {len(flagged)} of the {count_text(n_flagged)} scans that were flagged, the worst first.")
 
 # %% [markdown]
 # ## What was left out, and by which rule

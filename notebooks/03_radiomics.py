@@ -46,6 +46,7 @@ from sscct_lib.radiomics import (
 )
 from sscct_lib.radiomics import figures as radiomic_figures
 from sscct_lib.study import results
+from sscct_lib.study.disclosure import count_text
 from sscct_lib.study.runs import open_run
 from sscct_lib.study.schemas import COHORT, LUNGS, PREDICTIONS, RADIOMICS
 from sscct_lib.study.tables import read_table, write_table
@@ -72,8 +73,7 @@ usable = segment.usable(lung_table)
 features = extract.extract_scans(study, usable, n_jobs=-1)
 features = write_table(features, study, "radiomics", RADIOMICS)
 n_failed = int((features["status"] == "failed").sum())
-glue("n_scans_features", len(features) - n_failed, display=False)
-glue("n_scans_features_failed", n_failed, display=False)
+glue("n_scans_features_failed", count_text(n_failed), display=False)
 failed = features.loc[features["status"] == "failed", ["scan_id", "reason"]]
 failed.style.hide(axis="index") if n_failed else Markdown("Every usable mask gave features.")
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from sscct_lib.horizons.evaluation import too_few
+from sscct_lib.study.disclosure import is_small
 from sscct_lib.study.words import years_text
 
 SHRINKAGE = 0.9
@@ -94,7 +95,7 @@ def needed(cohort: pd.DataFrame, n_parameters: Mapping[str, int], horizon_years:
     first = cohort.sort_values("scan_day").drop_duplicates("patient_id")
     died, n = int(first["event_observed"].sum()), len(first)
     years = float(first["followup_years"].sum())
-    if too_few(died, n - died):
+    if too_few(died, n - died) or is_small(died) or is_small(n - died):
         return pd.DataFrame()
     rate, followup = died / years, years / n
     r2 = EXPLAINED * most_explained(rate * followup * log(rate * followup) - rate * followup)

@@ -14,6 +14,7 @@ from sscct_lib.horizons.calibration import Fits
 from sscct_lib.horizons.evaluation import Evaluation, not_estimable
 from sscct_lib.horizons.metrics import METRICS
 from sscct_lib.horizons.tables import DENOMINATORS, by_horizon, denominators
+from sscct_lib.study.disclosure import of_patients
 from sscct_lib.study.words import estimate_text, scans_text
 
 ALL_RULES = "all rules"
@@ -65,23 +66,25 @@ def effects_of_rules(
     pandas.DataFrame
         A row for every rule that flagged a scan of the cohort, and one for all rules: scans `flagged` and `removed`,
         and the AUC at the longest horizon with its interval `as analysed`, with the `removed put back`, and with the
-        `flagged left out` as well.
+        `flagged left out` as well. How many scans each rests on stands in the first alone: of the others it would give
+        small counts away.
     """
     lungs = lungs[lungs["scan_id"].isin(evaluation.cohort["scan_id"])].reset_index(drop=True)
     flags = lungs["flags"].fillna("").str.split()
     own, back = (table[table["model"] == model] for table in (evaluation.predictions, removed))
-    as_analysed = _auc(evaluation.with_predictions(own), model)
+    analysed = evaluation.with_predictions(own)
+    as_analysed = f"{_auc(analysed, model)}{_scans(analysed, model)}"
     rows = []
     for rule in [*sorted({name for names in flags for name in names}), ALL_RULES]:
         flagged = flags.map(bool) if rule == ALL_RULES else flags.map(lambda names, rule=rule: rule in names)
-        returned = lungs.loc[returning(lungs, rule, severe), "scan_id"]
-        put_back = back[back["scan_id"].isin(returned)]
+        returned = returning(lungs, rule, severe)
+        put_back = back[back["scan_id"].isin(lungs.loc[returned, "scan_id"])]
         without = own[~own["scan_id"].isin(lungs.loc[flagged, "scan_id"])]
         rows.append(
             {
                 "rule": rule,
-                "flagged": int(flagged.sum()),
-                "removed": len(returned),
+                "flagged": of_patients(flagged.sum(), lungs.loc[flagged, "patient_id"].nunique()),
+                "removed": of_patients(returned.sum(), lungs.loc[returned, "patient_id"].nunique()),
                 "as analysed": as_analysed,
                 "removed put back": _auc(evaluation.with_predictions(pd.concat([own, put_back])), model)
                 if len(put_back)
@@ -97,8 +100,14 @@ def _auc(evaluation: Evaluation, model: str) -> str:
         return "no scans"
     judged = evaluation.at(model, max(evaluation.settings.horizons_years))
     found = judged.estimate("auc")
-    scans = scans_text(judged.counts["n_scans"], judged.counts["n_patients"])
-    return f"{estimate_text(found['estimate'], found['ci_low'], found['ci_high'])}; {scans}"
+    return estimate_text(found["estimate"], found["ci_low"], found["ci_high"])
+
+
+def _scans(evaluation: Evaluation, model: str) -> str:
+    if model not in evaluation.models:
+        return ""
+    counts = evaluation.at(model, max(evaluation.settings.horizons_years)).counts
+    return f"; {scans_text(counts['n_scans'], counts['n_patients'])}"
 
 
 def compare_shortcuts(

@@ -39,6 +39,23 @@ def minimum() -> int:
     return _minimum
 
 
+def rule_in_words() -> str:
+    """Say what is not shown of few patients, once in a book, where its counts begin."""
+    if _minimum == 1:
+        return (
+            "**Every count is shown, however small** (`disclosure: {minimum: 1}` in `study.yaml`): who knows a patient "
+            "may recognise one in these tables. A book of real patients that is made so stays inside the hospital."
+        )
+    return (
+        f"**Small counts.** So that nobody is recognised, counts of fewer than {_minimum} patients or deaths, and of "
+        f"their scans, are shown as `<{_minimum}`, and a count from which, with others, one of these could be found as "
+        f"*{HIDDEN}*. Of fewer than {_minimum} patients no median and no estimate is told. Curves are drawn by "
+        f"quarters of a year, and end where fewer than {_minimum} patients are followed. Ages are whole years, `90+` "
+        "for the oldest; when a single patient died or was last seen is told in whole quarters of a year. The tables "
+        "behind this book are exact, and stay in the study (`disclosure` in `study.yaml`)."
+    )
+
+
 def is_small(n_patients: float) -> bool:
     """Whether so few patients are not to be told."""
     return 0 < n_patients < _minimum

@@ -148,19 +148,19 @@ def test_scans_that_come_back(lungs):
 def test_auc_without_a_rule_is_that_of_the_scans_with_those_that_come_back(cohort, all_risks, lungs, settings):
     is_kept = all_risks["scan_id"].isin(lungs.loc[lungs["verdict"] != "fail", "scan_id"])
     table = effects_of_rules(Evaluation(cohort, all_risks[is_kept], settings), all_risks[~is_kept], lungs, "CT", SEVERE)
-    assert table[["flagged", "removed"]].loc["heart_hu"].tolist() == [3, 1]
-    assert table[["flagged", "removed"]].loc["noise_hu"].tolist() == [5, 0]
-    assert table[["flagged", "removed"]].loc[ALL_RULES].tolist() == [7, 2]
+    assert table[["flagged", "removed"]].loc["heart_hu"].tolist() == ["<5", "<5"]
+    assert table[["flagged", "removed"]].loc["noise_hu"].tolist() == ["hidden", "0"]  # of fewer patients
+    assert table[["flagged", "removed"]].loc[ALL_RULES].tolist() == ["hidden", "<5"]
     assert table.loc["noise_hu", "removed put back"] == "the same"
 
     def auc(scans) -> str:
         judged = evaluate(Evaluation(cohort, all_risks[all_risks["scan_id"].isin(scans)], settings), ["auc"])
         row = judged[judged["horizon_years"] == 3].iloc[0]
-        counts = f"{row['n_scans']} scans of {row['n_patients']} patients"
-        return f"{estimate_text(row['estimate'], row['ci_low'], row['ci_high'])}; {counts}"
+        return estimate_text(row["estimate"], row["ci_low"], row["ci_high"])
 
     kept = lungs.loc[lungs["verdict"] != "fail", "scan_id"]
-    assert table.loc["heart_hu", "as analysed"] == auc(kept)
+    n_patients = all_risks.loc[is_kept, "patient_id"].nunique()
+    assert table.loc["heart_hu", "as analysed"] == f"{auc(kept)}; {len(kept)} scans of {n_patients} patients"
     assert table.loc["heart_hu", "removed put back"] == auc([*kept, "s0"])
     assert table.loc[ALL_RULES, "removed put back"] == auc([*kept, "s0", "s1"])
     assert table.loc["noise_hu", "flagged left out"] == auc(kept[4:])
