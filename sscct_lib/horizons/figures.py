@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from sscct_lib.horizons.evaluation import TOO_SMALL
 from sscct_lib.horizons.subgroups import FAIRNESS
 from sscct_lib.horizons.tables import absent
-from sscct_lib.study.disclosure import HIDDEN, coarse_years, is_small, of_patients, quarter_steps
+from sscct_lib.study.disclosure import HIDDEN, coarse_years, count_text, is_small, of_patients, quarter_steps
 from sscct_lib.study.plots import (
     DASHES,
     GREY,
@@ -32,7 +32,6 @@ from sscct_lib.study.plots import (
 )
 from sscct_lib.study.words import (
     against_text,
-    counted,
     estimate_text,
     parts_texts,
     scans_of,
@@ -394,9 +393,10 @@ def risks_over_time(rows: pd.DataFrame, title: str, horizon_years: float) -> Fig
         deaths = (last["years"] + last["followup_years"]).to_numpy()
         axis.hlines(last["risk"], last["years"], deaths, color=GREY, lw=0.7, ls=":")
         axis.plot(deaths, last["risk"], "x", color="black", ms=6, mew=1.4)
-        axis.set_title(f"{counted(n_patients, 'patient')} who {words}", loc="left")
+        n_told = f"{count_text(n_patients)} patient{'' if count_text(n_patients) == '1' else 's'}"
+        axis.set_title(f"{n_told} who {words}", loc="left")
         if words.startswith("not"):
-            axis.set_title(f"{counted(n_patients, 'patient')} {words}", loc="left")
+            axis.set_title(f"{n_told} {words}", loc="left")
         axis.set_ylabel(f"Risk within {years_text(horizon_years)}")
         axis.yaxis.set_major_formatter(PERCENT)
     axes[-1, 0].set_xlabel("Years after the first scan")

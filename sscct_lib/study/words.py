@@ -219,9 +219,8 @@ def percent_text(share: float, decimals: int = 0) -> str:
 
 
 def counted(n: int, noun: str) -> str:
-    """Write a count with its noun, for example `1 scan` and `2,125 scans`; of few patients, `<5 patients`."""
-    text = count_text(n) if noun == "patient" else f"{n:,}"
-    return f"{text} {noun}" if text == "1" else f"{text} {noun}s"
+    """Write a count with its noun, for example `1 scan` and `2,125 scans`."""
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
 def span_text(counts: Collection[int]) -> str:
