@@ -183,9 +183,9 @@ def _refuse_identifiers(study: Study, parts: tuple[str, ...]) -> None:
     clean = read_keyed(record, key)
     search = search_study(study.folder, parts=tuple(f"runs/{study.run_name}/{part}" for part in parts), clean=clean)
     write_keyed(record, key, clean)
-    if search.findings:
-        listed = "\n  ".join(search.lines())
-        raise StudyError(f"{len(search.findings)} place(s) may point to a patient; no book was made:\n  {listed}")
+    if search.findings or search.unread:
+        listed, n = "\n  ".join(search.lines()), len(search.findings) + len(search.unread)
+        raise StudyError(f"{n} place(s) may point to a patient, or cannot be read; no book was made:\n  {listed}")
 
 
 def _render(study: Study, source: Path, place: Path) -> None:

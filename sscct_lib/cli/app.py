@@ -6,6 +6,7 @@ import os
 import re
 import resource
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -128,7 +129,8 @@ def ingest(
         Path | None, typer.Option(help="CSV with follow-up and clinical values; see the data dictionary of the book.")
     ] = None,
     key: Annotated[
-        Path | None, typer.Option(help="File with the secret from which study ids are made; keep it outside the study.")
+        Path | None,
+        typer.Option(help="File with the secret from which study ids are made; by default in ~/.config/sscct/keys."),
     ] = None,
     orientation: Annotated[
         str | None,
@@ -263,8 +265,11 @@ def _run_alone(study: "Study", manifest: "pd.DataFrame", until: str | None, core
             with_book = until is None and bool(made_anew or not is_current(study))
             if not (made_anew or with_book or further):
                 return 0
-            emptied(study.folder / WORK_FOLDER)
-            return _run_quietly(_snakemake_command(study, made_anew, until, with_book, cores, further), lock)
+            place = emptied(study.folder / WORK_FOLDER)
+            exit_status = _run_quietly(_snakemake_command(study, made_anew, until, with_book, cores, further), lock)
+            if exit_status == 0:  # what it notes there names places of this machine
+                shutil.rmtree(place, ignore_errors=True)
+            return exit_status
     except LockedError as error:
         raise StudyError(
             f"Another run works on this study ({error}). Wait until it has ended, then run again."

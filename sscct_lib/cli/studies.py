@@ -11,6 +11,9 @@ from sscct_lib.cli.options import RunOption, StudyFolder, say
 weights = typer.Typer(no_args_is_help=True, help="Published weights that a network can start from.")
 
 
+NOT_LOOKED_INTO = 3  # exit status
+
+
 def check(
     study: StudyFolder,
     run: RunOption = "main",
@@ -35,7 +38,8 @@ def check(
 
     With `--privacy`, tables, records, notebooks, the book, headers of images, models and logs of all runs are
     searched for dates, DICOM identifiers, record numbers, names, e-mail addresses and paths of this machine.
-    Each place is listed, without the identifier; the exit status is 1 when there is one.
+    Each place is listed, without the identifier; the exit status is 1 when there is one, and 3 when there is none but
+    some files could not be looked into.
     """
     if privacy:
         _check_privacy(study, source, clinical, identifiers)
@@ -104,6 +108,9 @@ def _check_privacy(study: Path, source: Path | None, clinical: Path | None, tabl
     if search.findings:
         raise StudyError(f"{len(search.findings)} place(s) in {search.n_files} files may point to a patient.")
     say(f"{search.n_files} files; nothing in them points to a patient.")
+    if search.unread:
+        say(f"{len(search.unread)} more could not be looked into: of these nothing can be said.", fg="yellow")
+        raise typer.Exit(NOT_LOOKED_INTO)
 
 
 @weights.command("list")

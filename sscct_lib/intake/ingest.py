@@ -93,8 +93,8 @@ def ingest(
         Receives `scans/<scan_id>.nii.gz`, `masks/<scan_id>.nii.gz`, `data_manifest.csv`, `study.yaml` when there is
         none, and `ingest/report.csv`, which is also returned.
     key_file
-        Secret from which ids are made, at least 32 characters; made when missing, readable by its owner alone. By
-        default `<study>.key` beside the study folder.
+        Secret from which ids are made, at least 32 random characters; made when missing, readable by its owner alone.
+        None: it lies with the user (see `pseudonyms.read_key`).
     n_jobs
         Processes that share the scans.
     orientation
@@ -131,7 +131,7 @@ def ingest(
     table, remarks = (empty_clinical(declared), []) if clinical is None else read_clinical(clinical, declared)
     remove_partials(study_folder)
     candidates = find_candidates(source, study.settings.images.kernel, n_jobs)
-    key = read_key(key_file or study_folder.resolve().with_suffix(".key"), study_folder)
+    key = read_key(key_file, study_folder)
     visits, of_rows = attach(_visits(candidates, key), table, declared)
     scans, of_days = _in_days(visits)
     _refuse_to_drop(study, scans)

@@ -4,6 +4,7 @@ Two kinds of search. Patterns find what looks like an identifier. With the hospi
 found too, however they are written. A finding never repeats an identifier: of each, two characters are shown.
 """
 
+import html
 import re
 import sys
 import unicodedata
@@ -18,6 +19,8 @@ from tempfile import gettempdir
 SHOWN_CHARACTERS = 2
 FEWEST_CHARACTERS = 4  # shorter ones stand in any text
 FEWEST_DIGITS = 5  # a number of four digits may be a year
+FEWEST_DIGITS_OF_PART = 6  # of a number in an identifier, searched for by itself
+MOST_PARTS = 4  # of such an identifier: one with more is a UID, whose first numbers are a maker's
 DATE_FORMS = ("%Y-%m-%d", "%Y%m%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y")
 
 STUDY_IDS = re.compile(r"(?<![0-9A-Za-z])p[0-9a-f]{10}(?:-[0-9a-f]{8})?(?![0-9A-Za-z])")
@@ -35,16 +38,41 @@ SHORTEST_HASH = 16
 REACH = 80
 
 YEARS = re.compile(r"(?:19|20)\d\d")
-MONTHS = "jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec"
+MONTHS = (
+    "jan januar january janv janvier ene enero gen gennaio januari jänner jaenner jän",
+    "feb februar february fév févr février fev fevr fevrier febrero febbraio februari feber",
+    "mar mär märz maerz march mars marzo maart mrt mrz",
+    "apr april avr avril abr abril aprile",
+    "may mai mayo mag maggio mei",
+    "jun juni june juin junio giu giugno",
+    "jul juli july juil juillet julio lug luglio",
+    "aug august août aout ago agosto augustus",
+    "sep sept september septembre septiembre set sett settembre setiembre",
+    "oct october okt oktober octobre octubre ott ottobre",
+    "nov november novembre noviembre",
+    "dec december dez dezember déc décembre decembre dic diciembre dicembre",
+)
+"""In English, German, French, Spanish, Italian and Dutch."""
+MONTH_OF = {name: number for number, names in enumerate(MONTHS, start=1) for name in names.split()}
+WORD = r"[^\W\d_]{3,10}"
 DATES = re.compile(
     r"(?<![^\W_])(?<!\.)(?:"
-    r"(?P<y1>(?:19|20)\d\d)(?P<dash>[-/._]?)(?P<m1>\d\d)(?P=dash)(?P<d1>\d\d)(?=T\d|[\W_]|$)"
+    r"(?P<y1>(?:19|20)\d\d)(?P<dash>[-/._]?)(?P<m1>\d\d)(?P=dash)(?P<d1>\d\d)"
+    r"(?:\.0|(?:[01]\d|2[0-3])[0-5]\d(?:[0-5]\d(?:\.\d{1,6})?)?(?!\d)|(?=T\d|[\W_]|$))"
     r"|(?P<a>\d{1,2})(?P<dot>[-/._])(?P<b>\d{1,2})(?P=dot)(?P<y2>(?:19|20)\d\d)"
-    rf"|(?P<d3>\d{{1,2}})\.?[ -](?P<m3>{MONTHS})[a-z]*\.?,?[ -](?P<y3>(?:19|20)\d\d)"
-    rf"|(?P<m4>{MONTHS})[a-z]*\.? (?P<d4>\d{{1,2}}),? (?P<y4>(?:19|20)\d\d)"
+    rf"|(?P<d3>\d{{1,2}})(?:\.|º|er|st|nd|rd|th)?[ -](?:de )?(?P<m3>{WORD})\.?,?[ -](?:de )?(?P<y3>(?:19|20)\d\d)"
+    rf"|(?P<m4>{WORD})\.? (?P<d4>\d{{1,2}})(?:st|nd|rd|th)?,? (?P<y4>(?:19|20)\d\d)"
+    rf"|(?P<y5>(?:19|20)\d\d)[ -](?P<m5>{WORD})\.?[ -](?P<d5>\d{{1,2}})"
     r")(?!\d|\.\d+(?![^\W_]))",  # `.7z` may follow, `.5` may not: then it is a number
     re.IGNORECASE,
 )
+SHORT_DATES = re.compile(
+    r"(?<![\w.,/-])(?:(?P<a>\d\d)(?P<dot>[-/.])(?P<b>\d\d)(?P=dot)\d\d|\d{1,2}-"
+    rf"(?P<m>{WORD})-\d\d)(?![\w/-]|[.,]\w)"
+)
+"""With the last two digits of the year; day and month have two as well, since versions of programs look like it."""
+ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[@-_])")
+"""What colours a terminal."""
 UIDS = re.compile(r"(?<![\w.])(?:(?:1\.[23]|2\.(?:16|999))(?:\.(?:0|[1-9]\d*)){3,62}|2\.25\.\d{10,})(?![\w.]*\w)")
 SHORTEST_UID = 10  # a version number is shorter
 EMAILS = re.compile(r"(?<![\w.+-])[\w.+-]+@[\w-]+(?:\.[\w-]+)*\.[A-Za-z]{2,}(?!\w)")
@@ -183,8 +211,17 @@ def _forms(word: str) -> Iterator[tuple[tuple[str, ...], int]]:
         joined = "".join(parts)
         if len(parts) > 1 and len(joined) >= _fewest(joined):
             yield (joined,), gap
+        for digits in {*re.findall(r"\d+", text), "".join(re.findall(r"\d", text))}:  # A12-345678: 345678, 12345678
+            if FEWEST_DIGITS_OF_PART <= len(digits) < len(joined) and len(parts) <= MOST_PARTS:
+                yield (digits,), 0
         if len(parts) > 1 and joined.isalpha():  # Jane Doe and Doe, Jane
             yield parts[::-1], gap
+
+
+def plain(text: str) -> str:
+    """Give a text as people read it: without colours of a terminal, with letters for the entities of HTML."""
+    text = ANSI.sub("", text) if "\x1b" in text else text
+    return html.unescape(text) if "&" in text else text
 
 
 def find(text: str, known: Identifiers | None = None) -> list[Match]:
@@ -252,15 +289,25 @@ def _is_date(one: re.Match[str]) -> bool:
     elif part["y2"] is not None:
         tried = [(part["y2"], part["b"], part["a"]), (part["y2"], part["a"], part["b"])]
     else:
-        month = str(MONTHS.split("|").index((part["m3"] or part["m4"] or "").lower()) + 1)
-        tried = [(part["y3"] or part["y4"], month, part["d3"] or part["d4"])]
-    for year, month_number, day in tried:
-        try:
-            date(int(year or 0), int(month_number or 0), int(day or 0))
-        except ValueError:
-            continue
-        return True
-    return False
+        number = next(number for number in "345" if part[f"y{number}"] is not None)
+        month = MONTH_OF.get(part[f"m{number}"].lower(), 0)
+        tried = [(part[f"y{number}"], str(month), part[f"d{number}"])]
+    return any(_is_day(*map(int, parts)) for parts in tried)
+
+
+def _is_short_date(one: re.Match[str]) -> bool:
+    part, leap_year = one.groupdict(), 2000
+    if part["m"] is not None:
+        return part["m"].lower() in MONTH_OF
+    return _is_day(leap_year, int(part["b"]), int(part["a"])) or _is_day(leap_year, int(part["a"]), int(part["b"]))
+
+
+def _is_day(year: int, month: int, day: int) -> bool:
+    try:
+        date(year, month, day)
+    except ValueError:
+        return False
+    return True
 
 
 @cache
@@ -276,6 +323,7 @@ def mask(text: str) -> str:
 
 PATTERNS = (
     ("date", YEARS, DATES, _is_date),
+    ("date", re.compile(rf"\d\d[-/.]\d\d[-/.]\d\d|\d-{WORD}-\d\d"), SHORT_DATES, _is_short_date),
     ("DICOM UID", re.compile(r"(?:1\.[23]|2\.(?:16|25|999))\."), UIDS, _is_private),
     ("e-mail", re.compile("@"), EMAILS, _is_no_example),
     ("name", re.compile(r"\^"), NAMES, bool),

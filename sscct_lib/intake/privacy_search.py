@@ -1,64 +1,54 @@
-"""Looking for identifiers in the files of a study: tables, records, notebooks, pages, pictures, headers and models.
+"""Looking for identifiers in the files of a study: tables, records, notebooks, pages, pictures, headers and models."""
 
-Voxels are not looked at; neither is text drawn into a picture. A reader gives the place in a file and the text that
-stands there; a place that ends with a comma is completed by the line.
-"""
-
-import base64
-import binascii
 import csv
-import gzip
 import hashlib
 import io
-import json
 import os
-import re
+import sqlite3
 import struct
 import zipfile
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from PIL import Image, UnidentifiedImageError
+from typing import TYPE_CHECKING
 
 from sscct_lib.images.dicom import is_dicom
-from sscct_lib.intake.privacy import Finding, Identifiers, Match, find, find_in_name, is_identifying_field, mask
+from sscct_lib.intake.privacy import Finding, Identifiers, Match, find, find_in_name, is_identifying_field, mask, plain
+from sscct_lib.intake.privacy_readers import (
+    LONGEST_DATE_NUMBER,
+    READERS,
+    UnreadError,
+    decoded,
+    read_json,
+    read_nifti,
+    read_notebook,
+    read_text,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
-
-RUN_TIMES = {
-    "finished", "start_time", "end_time", "iopub.execute_input", "iopub.status.busy", "iopub.status.idle",
-    "shell.execute_reply",
-}  # fmt: skip
-"""Fields in which a run writes its own time, which is no date of a patient."""
-NIFTI_TEXTS = {
-    348: {
-        "data_type": (4, 14), "db_name": (14, 32), "descrip": (148, 228), "aux_file": (228, 252),
-        "intent_name": (328, 344),
-    },
-    540: {"descrip": (240, 320), "aux_file": (320, 344), "intent_name": (508, 524)},
-}  # fmt: skip
-"""Text fields of a header, by its size: NIfTI-1 and NIfTI-2."""
-EMBEDDED = re.compile(r"data:image/(?:png|jpeg|gif|webp);base64,\s*([A-Za-z0-9+/=\s]+)")
-OUTLINE = re.compile(r"\s(?:d|points)=\"[MmZzLlHhVvCcSsQqTtAaEe0-9\s.,+-]*\"")
-"""Of vector graphics: a picture inside, and the course of a line."""
-LONGEST_TEXT = 50_000_000
-HEADER_BYTES = 1_000_000
-LONGEST_DATE_NUMBER = 8
-
-Texts = Iterator[tuple[str, str]]  # where in the file, and what stands there
 
 PROJECT_FILES = {
     "sscct_lib", "tests", "benchmarks", "workflow", "book", "README.md", "CONTRIBUTING.md", "LICENSE", "Makefile",
     "pyproject.toml", "requirements", "environment.yml", "_config.yml",
 }  # fmt: skip
 """In a copy of this project that is a study too, its own code and chapters are no study data."""
-BINARY = {".npy", ".npz", ".so", ".pyc", ".woff", ".woff2", ".ttf", ".eot", ".ico", ".mo", ".inv", ".map"}
+OF_PAGES = {".woff", ".woff2", ".ttf", ".eot", ".ico", ".mo", ".inv", ".map"}
+"""What packages bring for every book, and none is of a patient."""
+PRINTED = "/_build/html/book.pdf"  # from pages that are looked at; its letters are numbers of drawings
+MEMORY = ".doctrees"  # of Sphinx: what the pages say, which are looked at
+WORK_FOLDER = ".snakemake/"  # whose logs tell the days of runs
 COPIED = {".ipynb", ".png", ".svg", ".md", ".html"}
-PICTURES = {".png", ".jpg", ".jpeg", ".gif", ".tif", ".tiff", ".webp"}
 MOST_SHOWN = 50
+FIRST_DAY, LAST_DAY = 19000101, 20991231  # as numbers
+
+
+UNREADABLE = (
+    OSError, ValueError, EOFError, KeyError, NotImplementedError, RuntimeError, struct.error, zipfile.BadZipFile,
+    zlib.error, sqlite3.Error, RecursionError,
+)  # fmt: skip
+"""What readers raise of a damaged file, or of one under a password."""
 
 
 @dataclass
@@ -88,8 +78,8 @@ def search_study(
     Parameters
     ----------
     folder
-        The study folder. Hidden files and folders are left out, and, where the study is a copy of this project, its
-        code and chapters (what a book made of them is looked at).
+        The study folder. Where it is a copy of this project too, its code, chapters and hidden files are left out (what
+        a book made of them is looked at).
     known
         The hospital's identifiers, from `pseudonyms.read_identifiers`; None: patterns only.
     parts
@@ -108,8 +98,10 @@ def search_study(
                 continue
             n_before = len(search.findings)
             shown, in_name = _look_at_name(place, known)
+            own_time = place.startswith(WORK_FOLDER)
+            in_name = [one for one in in_name if not (own_time and one.kind == "date")]
             search.findings += [Finding(f"{shown} (its name)", one.kind, one.masked) for one in in_name]
-            if path.suffix.lower() in BINARY:
+            if "book" in path.parts and (path.suffix.lower() in OF_PAGES or place.endswith(PRINTED)):
                 continue
             if path.suffix.lower() in COPIED:  # the book keeps copies of notebooks, pages and pictures
                 digest = hashlib.sha256(path.read_bytes()).digest()
@@ -118,10 +110,12 @@ def search_study(
                 seen.add(digest)
             try:
                 found = search_file(path, known)
-            except (OSError, ValueError, EOFError, KeyError, struct.error, zipfile.BadZipFile) as error:
-                search.unread.append(f"{shown}: not looked into ({type(error).__name__})")
+            except UNREADABLE as error:
+                why = str(error) if isinstance(error, UnreadError) else type(error).__name__
+                search.unread.append(f"{shown}: not looked into ({why})")
                 continue
             search.n_files += 1
+            found = [one for one in found if not (own_time and one.kind == "date")]
             search.findings += [Finding(f"{shown}, {one.place}", one.kind, one.masked) for one in found]
             if len(search.findings) == n_before:
                 clean[place] = state
@@ -139,9 +133,11 @@ def _files(root: Path, start: Path) -> Iterator[Path]:
         yield start
     is_project = (root / "sscct_lib").is_dir()
     for folder, inner, names in os.walk(start):
-        skipped = PROJECT_FILES if is_project and Path(folder) == root else set()
-        inner[:] = sorted(name for name in inner if not name.startswith((".", "__")) and name not in skipped)
-        yield from (Path(folder) / name for name in sorted(names) if not name.startswith(".") and name not in skipped)
+        if is_project and Path(folder) == root:
+            inner[:] = [name for name in inner if not name.startswith(".") and name not in PROJECT_FILES]
+            names = [name for name in names if not name.startswith(".") and name not in PROJECT_FILES]
+        inner[:] = sorted(name for name in inner if name not in (MEMORY, "__pycache__"))
+        yield from (Path(folder) / name for name in sorted(names))
 
 
 def search_file(path: Path, known: Identifiers | None = None) -> list[Finding]:
@@ -158,19 +154,18 @@ def search_file(path: Path, known: Identifiers | None = None) -> list[Finding]:
     special: list[Finding] = []
     if suffix in (".json", ".ipynb"):
         texts = read_notebook(path, special) if suffix == ".ipynb" else read_json(path, special)
-    elif suffix in PICTURES:
-        texts = read_picture(path.read_bytes())
     elif path.name.endswith((".nii", ".nii.gz")):
         texts = read_nifti(path, special)
     else:
         texts = READERS.get(suffix, read_text)(path)
-    for place, text in texts:
+    for place, said in texts:
+        text = plain(said)
         special += [Finding(_line(place, text, one.start), one.kind, one.masked) for one in find(text, known)]
     return special
 
 
 def _found(place: str, text: str, known: Identifiers | None) -> list[Finding]:
-    return [Finding(place, one.kind, one.masked) for one in find(text, known)]
+    return [Finding(place, one.kind, one.masked) for one in find(plain(text), known)]
 
 
 def _look_at_name(place: str, known: Identifiers | None) -> tuple[str, list[Match]]:
@@ -189,12 +184,12 @@ def _line(place: str, text: str, start: int) -> str:
 
 
 def _search_csv(path: Path, known: Identifiers | None) -> list[Finding]:
-    text = path.read_text(encoding="utf-8-sig")
+    text = decoded(path.read_bytes())
     rows = csv.reader(io.StringIO(text))
     names = next(rows, [])
     found = [Finding(f"column {name}", "field", "") for name in names if is_identifying_field(name)]
     found += [one for name in names for one in _found("row 1", name, known)]
-    if not find(text, known):
+    if not find(plain(text), known):
         return found
     for number, row in enumerate(rows, start=2):
         for index, cell in enumerate(row):
@@ -228,157 +223,19 @@ def _search_column(name: str, cells: "pd.Series", known: Identifiers | None) -> 
         return [Finding(f"column {name}", "date", f"in {cells.notna().sum()} rows")] if cells.notna().any() else []
     if pd.api.types.is_integer_dtype(cells):
         cells = cells[cells.abs() >= 10 ** (LONGEST_DATE_NUMBER - 1)]
+    elif pd.api.types.is_float_dtype(cells):
+        cells = _whole_days(cells)
     elif pd.api.types.is_numeric_dtype(cells) or pd.api.types.is_bool_dtype(cells):
         return []
     texts = cells.dropna().astype(str)
     once = texts[~texts.duplicated()]
-    if not find("\n".join(once), known):
+    if not find(plain("\n".join(once)), known):
         return []
     return [one for row, text in once.items() for one in _found(f"row {int(str(row)) + 1}, column {name}", text, known)]
 
 
-def read_text(path: Path) -> Texts:
-    """Give all of a text in UTF-8."""
-    with path.open("rb") as file:
-        yield "", file.read(LONGEST_TEXT).decode("utf-8")
-
-
-def read_json(path: Path, special: list[Finding]) -> Texts:
-    """Give the names and values of all fields; those with a name for an identifier are added to `special`."""
-    content = json.loads(path.read_text(encoding="utf-8"))
-    yield from _strings(content, "", special, RUN_TIMES if path.parent.name == "provenance" else set())
-
-
-def _strings(value: Any, place: str, special: list[Finding], skipped: set[str]) -> Texts:
-    """Walk through JSON; fields that are named for an identifier are findings by themselves."""
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            if name in skipped:
-                continue
-            if is_identifying_field(str(name)) and inner not in (None, "", [], {}):
-                special.append(Finding(f"field {name}", "field", mask(str(inner))))
-            yield f"field {place}{name}", str(name)
-            yield from _strings(inner, f"{place}{name}.", special, skipped)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _strings(inner, place, special, skipped)
-    elif isinstance(value, str):
-        yield f"field {place.rstrip('.')}", value
-    elif isinstance(value, int) and len(str(value)) >= LONGEST_DATE_NUMBER:
-        yield f"field {place.rstrip('.')}", str(value)
-
-
-def read_notebook(path: Path, special: list[Finding]) -> Texts:
-    """Give sources, outputs and metadata of the cells, without the times of the run."""
-    content = json.loads(path.read_text(encoding="utf-8"))
-    yield from _strings(content.get("metadata", {}), "metadata.", special, RUN_TIMES)
-    for number, cell in enumerate(content.get("cells", []), start=1):
-        yield f"cell {number}, source, ", "".join(cell.get("source", ""))
-        yield from _strings(cell.get("metadata", {}), f"cell {number} metadata.", special, RUN_TIMES)
-        bundles = [output.get("data", {}) for output in cell.get("outputs", [])]
-        for data in [*bundles, *cell.get("attachments", {}).values()]:
-            for kind, value in data.items():
-                if kind.endswith("image/svg+xml"):
-                    yield from ((f"cell {number}, {place}", text) for place, text in svg_texts("".join(value)))
-                elif kind.startswith("image/"):
-                    yield from ((f"cell {number}, {place}", text) for place, text in _encoded_picture(value))
-                elif isinstance(value, str | list):
-                    yield f"cell {number}, output, ", "".join(map(str, value))
-                else:
-                    yield from _strings(value, f"cell {number} output.", special, set())
-        for output in cell.get("outputs", []):
-            yield f"cell {number}, output, ", "".join(output.get("text", ""))
-            yield f"cell {number}, output, ", "\n".join([output.get("evalue", ""), *output.get("traceback", [])])
-
-
-def _encoded_picture(value: str | list[str]) -> Texts:
-    try:
-        yield from read_picture(base64.b64decode("".join(value)))
-    except binascii.Error:
-        yield "picture, ", "".join(value)
-
-
-def read_picture(content: bytes) -> Texts:
-    """Give the texts that a picture carries beside its pixels."""
-    try:
-        with Image.open(io.BytesIO(content)) as picture:
-            picture.load()  # text may stand behind the pixels
-            texts = {**picture.info, **getattr(picture, "text", {}), **dict(picture.getexif())}
-    except (UnidentifiedImageError, SyntaxError) as error:
-        raise ValueError("no picture") from error
-    for name, value in texts.items():
-        if isinstance(value, bytes):
-            value = value.decode("latin-1")
-        if isinstance(value, str):
-            yield f"picture's text {name}", value
-
-
-def read_svg(path: Path) -> Texts:
-    """Give what a file of vector graphics says."""
-    with path.open("rb") as file:
-        yield from svg_texts(file.read(LONGEST_TEXT).decode("utf-8"))
-
-
-def svg_texts(text: str) -> Texts:
-    """Give the words, names and comments of vector graphics, and the texts that pictures inside carry."""
-    for encoded in EMBEDDED.findall(text):
-        yield from _encoded_picture(encoded)
-    yield "drawing, ", OUTLINE.sub(lambda one: "\n" * one[0].count("\n"), text)
-
-
-def read_nifti(path: Path, special: list[Finding]) -> Texts:
-    """Give the texts of a NIfTI header: its fields, its extensions, and the name that gzip keeps."""
-    with path.open("rb") as raw:
-        begin = raw.read(1000)
-        compressed = begin[:2] == b"\x1f\x8b"
-        if compressed and begin[3] & 8:
-            yield "name in the gzip header", begin[10:].split(b"\0", 1)[0].decode("latin-1")
-        raw.seek(0)
-        file: Any = gzip.GzipFile(fileobj=raw) if compressed else raw
-        header = file.read(544)
-        order = "<" if header[:4] in (b"\x5c\x01\0\0", b"\x1c\x02\0\0") else ">"
-        (size,) = struct.unpack_from(order + "i", header)
-        fields = NIFTI_TEXTS[size]
-        start = struct.unpack_from(order + ("f" if size == 348 else "q"), header, 108 if size == 348 else 168)[0]
-        rest = header[size:] + file.read(min(max(0, int(start) - len(header)), HEADER_BYTES))
-    for name, (low, high) in fields.items():
-        text = header[low:high].split(b"\0", 1)[0].decode("latin-1").strip()
-        if text and name == "db_name":  # converters have put the patient's name here
-            special.append(Finding("header, db_name", "free text", mask(text)))
-        yield f"header, {name}", text
-    if rest[:1] not in (b"", b"\0") and int(start) > size + 4:
-        yield "header, extension", rest[: int(start) - size].replace(b"\0", b" ").decode("latin-1")
-
-
-def read_nrrd(path: Path) -> Texts:
-    """Give the header of an NRRD file."""
-    with path.open("rb") as file:
-        yield "header, ", file.read(HEADER_BYTES).split(b"\n\n", 1)[0].decode("latin-1")
-
-
-def read_safetensors(path: Path) -> Texts:
-    """Give what is written about the tensors, and their names."""
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        content = json.loads(file.read(min(length, LONGEST_TEXT)))
-    yield "metadata", json.dumps(content.get("__metadata__", {}), ensure_ascii=False)
-    yield "names of tensors", "\n".join(content)
-
-
-def read_zip(path: Path) -> Texts:
-    """Give the names and the texts in an archive, such as a model of skops."""
-    with zipfile.ZipFile(path) as archive:
-        yield "names in the archive", "\n".join(archive.namelist())
-        for name in archive.namelist():
-            if name.endswith((".json", ".md", ".txt", ".csv")):
-                yield f"{name}, ", archive.read(name).decode("utf-8")
-
-
-READERS: dict[str, Callable[[Path], Texts]] = {
-    ".nrrd": read_nrrd,
-    ".safetensors": read_safetensors,
-    ".skops": read_zip,
-    ".svg": read_svg,
-    ".zip": read_zip,
-}
-"""By the ending of a file's name; another file is read as text."""
+def _whole_days(cells: "pd.Series") -> "pd.Series":
+    """Give the numbers of a column of days such as 20200131.0; among measures a few may look like one by chance."""
+    known = cells.dropna()
+    whole = known[(known % 1 == 0) & known.between(FIRST_DAY, LAST_DAY)]
+    return whole.astype("int64") if 2 * len(whole) >= len(known) else whole.iloc[:0]

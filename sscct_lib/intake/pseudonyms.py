@@ -6,7 +6,9 @@ And what a hospital's export calls its patients, so that a study can be searched
 import csv
 import hashlib
 import hmac
+import logging
 import secrets
+import zlib
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
@@ -19,11 +21,14 @@ from sscct_lib.intake.discovery import find_volumes, look
 from sscct_lib.intake.privacy import DATE_FORMS, Identifiers, identifiers, is_identifying_field
 from sscct_lib.study.files import write_if_changed, write_secret
 from sscct_lib.study.folder import StudyError
+from sscct_lib.study.seals import config_folder
 from sscct_lib.study.tables import read_csv
 
 FEWEST_KEY_CHARACTERS = 32
 FEWEST_CHARACTERS_OF_TABLE = 3
 KEY_CHECK = Path("ingest") / "key_check.txt"
+
+log = logging.getLogger(__name__)
 
 TEXT_TAGS = [
     "PatientName", "PatientID", "OtherPatientIDs", "OtherPatientNames", "AccessionNumber", "StudyID",
@@ -34,23 +39,62 @@ TEXT_TAGS = [
 DATE_TAGS = ["PatientBirthDate", "StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate"]
 
 
-def read_key(path: Path, study_folder: Path) -> bytes:
-    """Read the secret of a study, which lies outside it, or make it; another than that of its ids is refused."""
-    if path.resolve().is_relative_to(study_folder.resolve()):
+def read_key(path: Path | None, study_folder: Path) -> bytes:
+    """Read the secret from which a study's ids are made, or make it.
+
+    Parameters
+    ----------
+    path
+        Outside the study. None: with its user, at `~/.config/sscct/keys/<mark>.key`, where the mark is the hash by
+        which the study knows its key: so each has one of its own, wherever it is moved.
+
+    Raises
+    ------
+    StudyError
+        If it lies inside the study, is missing, may be read by others, can be guessed, or is not the study's.
+    """
+    if path is not None and path.resolve().is_relative_to(study_folder.resolve()):
         raise StudyError(f"{path} lies inside the study: whoever gets it could undo the ids. Keep the key elsewhere.")
     check = study_folder / KEY_CHECK
-    if not path.exists():
-        if check.exists():
-            raise StudyError(f"{path} is missing: this study was made with a key. Without it all ids would change.")
-        write_secret(path, (secrets.token_hex(32) + "\n").encode())  # 256 random bits
+    known = check.read_text(encoding="utf-8").strip() if check.exists() else ""
+    new = (secrets.token_hex(32) + "\n").encode()  # 256 random bits
+    place = path or config_folder() / "keys" / f"{Path(known or _mark(new.strip())).name}.key"
+    if not place.exists():
+        if known:
+            raise StudyError(
+                f"{place} is missing: this study was made with a key, without which all ids would change. Name it by "
+                "--key."
+            )
+        _make(place, new)
+    key = _unguessed(place)
+    if known not in ("", _mark(key)):
+        raise StudyError(f"{place} is not the key that this study was made with: all its ids would change.")
+    write_if_changed(check, _mark(key) + "\n")
+    return key
+
+
+def _make(place: Path, key: bytes) -> None:
+    try:
+        write_secret(place, key)
+    except OSError as error:
+        raise StudyError(f"The key of the ids cannot be written ({error.strerror}). Name a place by --key.") from error
+    log.info("The study's ids rest on a new key, %s: whoever has it can find the patients. Keep a copy.", place)
+
+
+def _unguessed(path: Path) -> bytes:
+    """Read a key that its owner alone can have read, and nobody can guess."""
+    if path.stat().st_mode & 0o077:
+        raise StudyError(f"{path} may be read by others, and it would undo the ids: chmod 600 mends it.")
     key = path.read_bytes().strip()
     if len(key) < FEWEST_KEY_CHARACTERS:
         raise StudyError(f"{path} has {len(key)} characters, expected at least {FEWEST_KEY_CHARACTERS} random ones.")
-    mark = keyed_hash(key, "key check", 16)
-    if check.exists() and check.read_text(encoding="utf-8").strip() != mark:
-        raise StudyError(f"{path} is not the key that this study was made with: all its ids would change.")
-    write_if_changed(check, mark + "\n")
+    if len(zlib.compress(key, 9)) < FEWEST_KEY_CHARACTERS:
+        raise StudyError(f"{path} repeats itself, and could be guessed: expected at least 32 random characters.")
     return key
+
+
+def _mark(key: bytes) -> str:
+    return keyed_hash(key, "key check", 16)
 
 
 def keyed_hash(key: bytes, text: str, n_digits: int) -> str:

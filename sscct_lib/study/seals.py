@@ -37,6 +37,11 @@ def checksum(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def config_folder() -> Path:
+    """Where a user keeps keys."""
+    return Path(os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")) / "sscct"
+
+
 def user_key() -> bytes:
     """Read the key of this user, which is made where there is none.
 
@@ -46,8 +51,7 @@ def user_key() -> bytes:
         If it can be neither read nor made, if everybody may read it, or if it is too short; in words, as `strerror`.
     """
     named = os.environ.get(KEY_VARIABLE)
-    config = Path(os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config"))
-    path = Path(named) if named else config / "sscct" / "seal.key"
+    path = Path(named) if named else config_folder() / "seal.key"
     try:
         _make_key(path)
         key, mode = path.read_bytes(), path.stat().st_mode

@@ -15,9 +15,12 @@ from pydicom.uid import RLELossless
 from sscct_lib.cohort.manifest import read_manifest
 from sscct_lib.images.scanners import is_sharp, known_kernel, known_manufacturer
 from sscct_lib.intake.ingest import ingest
+from sscct_lib.study.files import write_secret
 from sscct_lib.study.folder import StudyError, load_study
+from sscct_lib.study.seals import config_folder
 from tests.images.dicom_samples import CT, SECRET, STEP_MM, enhanced, hounsfield, save, series, slice_of
 
+LETTERS = "gq0WzX7cRk2mVbT9yNs4LhPe8JdFuA1x"
 DATA = Path(__file__).parents[3] / "shared" / "data"
 
 
@@ -363,27 +366,48 @@ class TestPrivacy:
             assert secret not in everything
         assert str(source) not in everything
 
-    def test_key_is_made_outside_the_study_for_its_owner_alone(self, source, study_folder):
-        ingest(save(series(hounsfield()), source), None, study_folder)
-        key = study_folder.with_suffix(".key")
-        assert stat.S_IMODE(key.stat().st_mode) == 0o600
-        assert re.fullmatch(r"[0-9a-f]{64}\s", key.read_text())
+    def test_each_study_has_a_key_of_its_own_with_its_user_alone(self, source, tmp_path):
+        save(series(hounsfield()), source)
+        ids = [ingest(source, None, tmp_path / name)["scan_id"][0] for name in ("study.v1", "study.v2")]
+        assert ids[0] != ids[1]
+        keys = sorted((config_folder() / "keys").iterdir())
+        assert len(keys) == 2
+        for key in keys:
+            assert stat.S_IMODE(key.stat().st_mode) == 0o600
+            assert re.fullmatch(r"[0-9a-f]{64}\s", key.read_text())
+        (tmp_path / "study.v1").rename(tmp_path / "moved")
+        assert ingest(source, None, tmp_path / "moved")["scan_id"][0] == ids[0]
+        assert not list(tmp_path.glob("*.key"))
+        for key in keys:
+            key.unlink()
+        with pytest.raises(StudyError, match="is missing: this study was made with a key"):
+            ingest(source, None, tmp_path / "moved")
 
     def test_ids_depend_on_the_key_and_nothing_else(self, tmp_path, source):
         save(series(hounsfield()), source)
         ids = []
-        for name, secret in (("one", "k" * 40), ("two", "k" * 40), ("three", "l" * 40)):
-            (tmp_path / f"{name}.key").write_text(secret)
-            ids.append(ingest(source, None, tmp_path / name)["scan_id"][0])
+        for name, secret in (("one", LETTERS), ("two", LETTERS), ("three", LETTERS[::-1])):
+            write_secret(tmp_path / f"{name}.key", secret.encode())
+            ids.append(ingest(source, None, tmp_path / name, tmp_path / f"{name}.key")["scan_id"][0])
         assert ids[0] == ids[1] != ids[2]
 
     def test_unfit_keys(self, source, study_folder, tmp_path):
         ingest(save(series(hounsfield()), source), None, study_folder)
         other = tmp_path / "other.key"
-        for secret, words in (("short", "has 5 characters"), ("z" * 40, "not the key")):
+        write_secret(other, b"")
+        for secret, words in (
+            ("short", "has 5 characters"),
+            (LETTERS, "not the key"),
+            ("z" * 40, "could be guessed"),
+            ("0123456789" * 5, "could be guessed"),
+        ):
             other.write_text(secret)
             with pytest.raises(StudyError, match=words):
                 ingest(source, None, study_folder, other)
+        other.write_text(LETTERS)
+        other.chmod(0o640)
+        with pytest.raises(StudyError, match=r"may be read by others, .*: chmod 600 mends it"):
+            ingest(source, None, study_folder, other)
 
     def test_key_inside_the_study_is_refused(self, source, study_folder):
         save(series(hounsfield()), source)

@@ -200,5 +200,5 @@ class TestSourceList:
         volume(tmp_path / "source" / "a.nii.gz", "whole")
         before = {path: checksum(path) for path in (tmp_path / "source").iterdir()}
         ingest(tmp_path / "source", None, tmp_path / "study")
-        assert {path.name for path in tmp_path.iterdir()} == {"source", "study", "study.key"}
+        assert {path.name for path in tmp_path.iterdir()} == {"source", "study"}
         assert {path: checksum(path) for path in (tmp_path / "source").iterdir()} == before

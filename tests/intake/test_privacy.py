@@ -26,6 +26,22 @@ POINTING = [
     ("2.25.329800735698586629295641978511506172918", "DICOM UID"),
     ("erika.mueller@hospital.ch", "e-mail"),
     ("_19530412_", "date"),
+    ("20150304123000.000", "date"),
+    ("201503041230", "date"),
+    ("20150304.0", "date"),
+    ("04.03.15", "date"),
+    ("04/03/15,", "date"),
+    ("4-MAR-15", "date"),
+    ("4. März 2015", "date"),
+    ("4 mars 2015", "date"),
+    ("1er août 2015", "date"),
+    ("4 de marzo de 2015", "date"),
+    ("4 marzo 2015", "date"),
+    ("4 maart 2015", "date"),
+    ("4 dezember 2015", "date"),
+    ("March 4th, 2015", "date"),
+    ("2015 March 4", "date"),
+    ("2015-Mar-04", "date"),
     ("1953-04-12.nii", "date"),
     ("19530412.7z", "date"),
     ("1953_04_12", "date"),
@@ -49,6 +65,9 @@ HARMLESS = [
     "in 2015, of 2,125 scans", "seed 2026", "version 2026.3.3 of a package", "numpy 2.4.6",
     "10.1186/s13244-021-01115-1",
     "1.2.840.10008.1.2.4.70 is JPEG lossless", "x^2 + Y^T", "someone@example.org", "https://example.org/home/page",
+    "version 24.10.1", "1.02.03", "10.12.2.1", "3 settings 2015", "12 scans 2015", "20150304256000",
+    "20150304123000123",
+    "R&D", "99.99.99", "2015-2018",
     "spacing 1.5 2.0 3.25", "2015-13-04", "31.02.2015", "20159999", "arXiv 2510.04923",
     "runs/main/tables/cohort.parquet",
     "p. 2015-2018", "AUC 0.801 (0.769-0.833)", "../shared/data", "1 / 3 / 5 years", "Schniering 2022, PMC9117734",
@@ -139,6 +158,18 @@ def test_one_of_many_identifiers_is_found_where_it_stands():
     known = identifiers(f"K{number:07d}" for number in range(20_000))
     text = "of K0012345 and others, " + "in 2015 of 12 patients with 3 scans each. " * 2000
     assert [match.start for match in find(text, known)] == [3]
+
+
+@pytest.mark.parametrize("written", ["A12-345678", "a12345678", "12345678", "345678", "A12 345678", "id_345678_ct"])
+def test_an_identifier_is_found_whole_and_in_parts(written):
+    known = identifiers(["A12-345678"])
+    assert [one.kind for one in find(f"seen as {written}.", known)] == ["known identifier"]
+
+
+@pytest.mark.parametrize("other", ["A12", "34567", "1345678", "3456789", "12"])
+def test_shorter_parts_and_longer_numbers_are_not(other):
+    known = identifiers(["A12-345678", "1.2.840.113619.2.55.3.604688119.971.1268"])
+    assert find(f"seen as {other} and 113619.", known) == []
 
 
 def test_short_identifiers_are_counted_not_searched():

@@ -6,7 +6,9 @@ import gzip
 import io
 import json
 import os
+import sqlite3
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ from sscct_lib.book.reference import run_page
 from sscct_lib.intake import privacy_search
 from sscct_lib.intake.ingest import ingest
 from sscct_lib.intake.privacy import find
+from sscct_lib.intake.privacy_readers import LONGEST_TEXT
 from sscct_lib.intake.privacy_search import search_file, search_study
 from sscct_lib.intake.pseudonyms import read_identifiers
 from sscct_lib.study.folder import StudyError, load_study
@@ -281,11 +284,89 @@ def test_free_text_where_converters_put_the_name(study):
     assert "header, db_name: free text ha…" in line
 
 
-def test_file_that_cannot_be_read_is_told(study):
+def test_what_could_not_be_looked_into_is_never_called_clean(study):
     (study / RUN / "tables" / "lungs.parquet").write_bytes(b"PAR1")
     (study / "notes.doc").write_bytes(bytes(range(256)))
+    (study / "numbers.npy").write_bytes(as_bytes(np.save, np.array([{"a": DATE}], dtype=object)))
+    with zipfile.ZipFile(study / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.txt", "0" * (LONGEST_TEXT + 1))
+    (study / "drawn.pdf").write_bytes(b"%PDF-1.4\nstream\n" + zlib.compress(b"<0001000200030004> Tj") + b"\nendstream")
     lines = search_study(study).lines()
-    assert [line.split(":")[0] for line in lines] == ["notes.doc", "runs/main/tables/lungs.parquet"]
+    names = ["bomb.zip", "drawn.pdf", "notes.doc", "numbers.npy", "runs/main/tables/lungs.parquet"]
+    assert [line.split(":")[0] for line in lines] == names
+    shown = sscct("check", study, "--privacy")
+    assert shown.exit_code == 3
+    assert "5 more could not be looked into: of these nothing can be said." in shown.output
+    assert "notes.doc: not looked into (of no kind that is looked into)" in shown.output
+    with pytest.raises(StudyError, match=r"1 place\(s\) may point to a patient, or cannot be read; no book was made"):
+        _refuse_identifiers(load_study(study), ("tables",))
+
+
+def as_bytes(write, content) -> bytes:
+    file = io.BytesIO()
+    write(file, content)
+    return file.getvalue()
+
+
+def zipped(**members: str) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, text in members.items():
+            archive.writestr(name.replace("__", "."), text)
+    return file.getvalue()
+
+
+def database() -> bytes:
+    with sqlite3.connect(":memory:") as made:
+        made.execute('create table "x ""y" (who text, n int)')
+        made.execute('insert into "x ""y" values (?, 1)', (f"born {DATE}",))
+        return made.serialize()
+
+
+HOLDING = {
+    "a.xlsx": lambda: as_bytes(lambda file, table: table.to_excel(file), pd.DataFrame({"a": [f"born {DATE}"]})),
+    "a.csv.gz": lambda: gzip.compress(f"a\n{DATE}\n".encode()),
+    "a.zip": lambda: zipped(notes__txt=DATE),
+    "a.npy": lambda: as_bytes(np.save, np.array([DATE, "x"])),
+    "a.npz": lambda: as_bytes(lambda file, array: np.savez(file, a=array), np.array([DATE])),
+    "utf16.txt": lambda: DATE.encode("utf-16"),
+    "utf16.csv": lambda: f"a,b\n{DATE},1\n".encode("utf-16-le"),
+    "latin.txt": lambda: f"für Müller am {DATE}".encode("latin-1"),
+    "a.sqlite": database,
+    "a.pdf": lambda: b"%PDF-1.4\nstream\n" + zlib.compress(f"(born) Tj\n({DATE}) Tj".encode()) + b"\nendstream\n",
+    "page.html": lambda: b"2015&#45;03&#45;04",
+    "colours.log": lambda: b"2015-\x1b[31m03\x1b[0m-04",
+    ".hidden/notes.txt": DATE.encode,
+    ".notes": DATE.encode,
+}
+
+
+@pytest.mark.parametrize("name", HOLDING)
+def test_whatever_holds_it(study, name):
+    path = study / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(HOLDING[name]())
+    shown = sscct("check", study, "--privacy")
+    assert shown.exit_code == 1, shown.output
+    assert f"{name}, " in shown.output
+    assert ": date 20" in shown.output
+
+
+def test_an_archive_in_an_archive(study):
+    inner = zipped(notes__txt=DATE)
+    with zipfile.ZipFile(study / "outer.zip", "w") as archive:
+        archive.writestr("inner.zip", inner)
+    (line,) = search_study(study).lines()
+    assert line.startswith("outer.zip, inner.zip, notes.txt, line 1: date 20")
+
+
+def test_days_in_a_column_of_numbers(study):
+    table = study / RUN / "tables" / "lungs.parquet"
+    days = pd.DataFrame({"day": [20150304.0, np.nan], "measure": [20150304.0, 1.5]})
+    days.loc[2] = [20150305.0, 2.5]
+    days.to_parquet(table)
+    lines = search_study(study).lines()
+    assert [line.partition(", ")[2].partition(":")[0] for line in lines] == ["row 1, column day", "row 3, column day"]
 
 
 @pytest.mark.parametrize("plant", IN_THE_BOOK, ids=lambda plant: plant.__name__)

@@ -127,7 +127,7 @@ def test_a_parameter_and_risks_that_somebody_wrote_are_tried_beside_the_run_and_
 
 
 def test_without_its_hidden_folder_a_study_keeps_no_old_follow_up_and_its_results(copied):
-    shutil.rmtree(copied.folder / ".snakemake")
+    assert not (copied.folder / ".snakemake").exists()
     for path in copied.run.rglob("*"):  # as a copy without its times may have them
         os.utime(path, (hash(path.name) % 10**9,) * 2)
     before = times(copied)
