@@ -92,43 +92,60 @@ def count_texts(
     Returns
     -------
     list of str
-        `<5` for a small count, `HIDDEN` for one hidden beside it, the smallest that will do. All that a reader can work
-        out of a small count by the sums is that it is small.
+        `<5` for a small count, `HIDDEN` for one hidden beside it, the smallest that will do. By what is shown, a reader
+        can work out no more of a small count than if all others were hidden; but for a total that is known, and never
+        the count itself.
     """
     values = np.asarray(counts, dtype=float)
     of = values if patients is None else np.asarray(patients, dtype=float)
     small = (of > 0) & (of < _minimum) & (values > 0)
     beside = np.zeros(len(values), dtype=bool)
     texts = [of_patients(n, who) for n, who in zip(values, of, strict=True)]
-    while len(found := _found(values, small, beside, sums)):
+    ends = _ends(values, small, ~small & (values > 0), sums)  # were everything else hidden
+    while len(found := _found(values, small, beside, sums, ends)):
         fit = _shown_beside(found, values, small | beside, sums, known)
-        if not len(fit):  # readers must not even know which of the hidden ones are small
-            return [HIDDEN if hidden else text for hidden, text in zip(small | beside, texts, strict=True)]
+        if not len(fit):
+            break
         beside[fit[np.argmin(values[fit])]] = True
+    least, most = _ends(values, small, beside, sums)
+    if (least == most).any():  # readers must not even know which of the hidden ones are small
+        beside |= small
     return [HIDDEN if hidden else text for hidden, text in zip(beside, texts, strict=True)]
 
 
 def _found(
+    values: NDArray[np.float64], small: NDArray[np.bool_], beside: NDArray[np.bool_], sums: Sequence[Sum],
+    ends: NDArray[np.float64],
+) -> NDArray[np.int64]:  # fmt: skip
+    """Places of small counts of which more can be worked out than if all others were hidden, or all."""
+    least, most = _ends(values, small, beside, sums)
+    found: NDArray[np.int64] = np.flatnonzero(small)[
+        (least > ends[0]) | (most < np.minimum(ends[1], _minimum - 1)) | (least == most)
+    ]
+    return found
+
+
+def _ends(
     values: NDArray[np.float64], small: NDArray[np.bool_], beside: NDArray[np.bool_], sums: Sequence[Sum]
-) -> NDArray[np.int64]:
-    """Places of small counts of which the sums tell more than that they are small."""
+) -> NDArray[np.float64]:
+    """The least and the most that each small count may be, by the sums and the counts that are shown, shape (2, n)."""
     from scipy.optimize import linprog  # takes long to load, and most tables have nothing small
 
-    if not small.any() or not sums:
-        return np.array([], dtype=np.int64)
     low = np.where(small, 1, np.where(beside, _minimum, values))
     high = np.where(small & (values < _minimum), _minimum - 1, np.where(small | beside, np.inf, values))
+    if not sums:
+        return np.array([low[small], high[small]])
     equal = np.zeros((len(sums), len(values)))
     for row, (total, parts) in zip(equal, sums, strict=True):
         row[[*parts]], row[total] = 1, -1
-    ends = []
-    for place in np.flatnonzero(small):
-        goal = np.eye(len(values))[place]
-        solved = [linprog(s * goal, A_eq=equal, b_eq=np.zeros(len(sums)), bounds=np.c_[low, high]) for s in (1, -1)]
-        ends.append([np.inf if one.x is None else one.x[place] for one in solved])  # else it has no greatest value
-    least, most = np.round(ends, 6).T
-    found: NDArray[np.int64] = np.flatnonzero(small)[(least > 1) | (most < _minimum - 1)]
-    return found
+    ends = np.full((2, int(small.sum())), np.inf)
+    for number, place in enumerate(np.flatnonzero(small)):
+        for end, sign in enumerate((1, -1)):
+            goal = sign * np.eye(len(values))[place]
+            solved = linprog(goal, A_eq=equal, b_eq=np.zeros(len(sums)), bounds=np.c_[low, high])
+            if solved.x is not None:  # else it has no greatest value
+                ends[end, number] = round(solved.x[place], 6)
+    return ends
 
 
 def _shown_beside(

@@ -47,7 +47,7 @@ def test_what_is_hidden_in_a_row_with_its_total_cannot_be_computed(parts, total_
     assert tuple(counts) in found
     for place, n in enumerate(counts):
         if 0 < n < LEAST:
-            assert {cells[place] for cells in found} >= {1, 2}, (counts, texts)
+            assert len({cells[place] for cells in found}) > 1, (counts, texts)
 
 
 @settings(max_examples=15)
@@ -66,7 +66,7 @@ def test_nor_in_a_table_with_totals_both_ways(cells):
     assert counts in found
     for place, n in enumerate(counts):
         if 0 < n < LEAST:
-            assert {cells[place] for cells in found} >= {1, 2}, (counts, texts)
+            assert len({cells[place] for cells in found}) > 1, (counts, texts)
 
 
 @pytest.mark.parametrize(
