@@ -129,12 +129,12 @@ def _ends(
     values: NDArray[np.float64], small: NDArray[np.bool_], beside: NDArray[np.bool_], sums: Sequence[Sum]
 ) -> NDArray[np.float64]:
     """The least and the most that each small count may be, by the sums and the counts that are shown, shape (2, n)."""
-    from scipy.optimize import linprog  # takes long to load, and most tables have nothing small
-
     low = np.where(small, 1, np.where(beside, _minimum, values))
     high = np.where(small & (values < _minimum), _minimum - 1, np.where(small | beside, np.inf, values))
-    if not sums:
+    if not sums or not small.any():
         return np.array([low[small], high[small]])
+    from scipy.optimize import linprog  # takes long to load, and most tables have nothing small
+
     equal = np.zeros((len(sums), len(values)))
     for row, (total, parts) in zip(equal, sums, strict=True):
         row[[*parts]], row[total] = 1, -1

@@ -447,6 +447,13 @@ class DisclosureSettings(Section):
         "could be found are `hidden`. 1: all counts are shown",
     )
 
+    @field_validator("minimum")
+    @classmethod
+    def _hides_something(cls, minimum: int) -> int:
+        if minimum == 2:
+            raise ValueError("expected 1, or 3 and more: `<2` would say that it is 1")
+        return minimum
+
 
 class Settings(Section):
     """Everything that `study.yaml` may say."""

@@ -103,6 +103,9 @@ def test_the_study_says_from_how_many_on_and_1_shows_all(study_of, manifest_fram
     (study.folder / "study.yaml").write_text("disclosure: {minimum: 10}\n")
     load_study(study.folder)
     assert count_text(9) == "<10"
+    (study.folder / "study.yaml").write_text("disclosure: {minimum: 2}\n")
+    with pytest.raises(StudyError, match="`<2` would say that it is 1"):
+        load_study(study.folder)
 
 
 def test_no_run_may_show_more_than_the_study(study_of, manifest_frame):
