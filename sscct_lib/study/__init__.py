@@ -20,6 +20,8 @@
 - `runs.open_run`: a study in a notebook, in the run in which its parameters hold; `runs.beside`: the same for the
   command line; `runs.read_sweep`: a table of runs; `runs.share_results`: what runs share.
 - `stages`: the names of notebooks and per-scan stages, and their order.
+- `disclosure.count_texts`, `disclosure.count_text`, `disclosure.of_patients`: counts of patients and of their scans as
+  text, without small ones; `disclosure.age_text`, `disclosure.quarters_text`, `disclosure.quarter_steps`.
 - `words`: features, horizons, shares and estimates as readers see them.
 - `plots`: the style of every figure.
 """
