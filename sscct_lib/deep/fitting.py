@@ -3,16 +3,15 @@
 import logging
 import math
 import os
-import random
 import socket
 import sys
 import time
 import warnings
 import zipfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from multiprocessing import parent_process
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,8 @@ import torch
 from monai.optimizers.lr_scheduler import WarmupCosineSchedule
 from pytorch_lightning.callbacks import Checkpoint, EarlyStopping
 from pytorch_lightning.loggers import CSVLogger
-from torch import Tensor, nn
+from pytorch_lightning.strategies import DDPStrategy
+from torch import Tensor, distributed, nn
 from torch.nn import functional
 from torch.optim import AdamW, Optimizer
 from torch.optim.swa_utils import update_bn
@@ -41,7 +41,6 @@ MOST_OF_TIME = 0.05  # share of the training's time that writing may take
 WARM_UP = 0.2  # share of the steps in which the learning rate rises
 HEAD_EPOCHS = 0.1  # share of the epochs in which a pretrained encoder waits for its head
 EARLY_RATE = 0.1  # learning rate of a pretrained encoder's first layers, share of the last's
-MEETING_PORTS = range(20_000, 32_000)  # below those that systems hand out by themselves, from 32768 on Linux
 
 
 class DensityTask(nn.Module):
@@ -219,11 +218,11 @@ def train(
     density = DensityTask(network.n_features, training.paths, torch.Generator().manual_seed(seed))
     fit = Fit(network, density, training, validation, settings, seed, len(sampler), where)
     try:
-        trainer = _trainer(settings, deep, unfinished, logs)
         checkpoint = sound(unfinished, where)
         if checkpoint:
             log.info("%s: goes on from its checkpoint", where)
-        with meeting_port(trainer):
+        with TemporaryDirectory() as meeting:
+            trainer = _trainer(settings, deep, unfinished, logs, Path(meeting) / "store")
             trainer.fit(fit, loader(cubes, sampler, gpu), ckpt_path=checkpoint, weights_only=True)
         network.to("cuda" if gpu else "cpu")
         if head_epochs(settings) < settings.epochs:
@@ -254,7 +253,9 @@ def _without_nan(losses: Tensor) -> list[float]:
     return [float(loss) for loss in losses if not torch.isnan(loss)]
 
 
-def _trainer(settings: NetworkSettings, deep: DeepSettings, unfinished: Path | None, logs: Path | None) -> pl.Trainer:
+def _trainer(
+    settings: NetworkSettings, deep: DeepSettings, unfinished: Path | None, logs: Path | None, meeting: Path
+) -> pl.Trainer:
     """Set up a training: its checkpoints and log, when it stops, and the processes that share it."""
     callbacks: list[pl.Callback] = []
     if settings.patience:
@@ -262,9 +263,9 @@ def _trainer(settings: NetworkSettings, deep: DeepSettings, unfinished: Path | N
     if unfinished is not None:
         callbacks.append(EpochCheckpoint(unfinished))
     several = deep.devices * deep.num_nodes > 1
-    strategy = deep.strategy
+    strategy: str | DDPStrategy = deep.strategy
     if several and strategy == "auto":
-        strategy = "ddp_spawn_find_unused_parameters_true"  # a frozen encoder's parameters are not used
+        strategy = OneMachine(meeting) if deep.num_nodes == 1 else "ddp_spawn_find_unused_parameters_true"
     return quiet_trainer(
         deep,
         settings.epochs,
@@ -308,30 +309,24 @@ def precision(deep: DeepSettings) -> Any:
     return {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[deep.precision]
 
 
-@contextmanager
-def meeting_port(trainer: pl.Trainer) -> Iterator[None]:
-    """Name a port at which a trainer's processes meet, in `MASTER_PORT`, inside; StudyError if none is free."""
-    # Not for a trainer of one process, or whose processes a cluster starts, or where `MASTER_PORT` is set.
-    cluster = getattr(trainer.strategy, "cluster_environment", None)
-    if cluster is None or cluster.creates_processes_externally or "MASTER_PORT" in os.environ:
-        yield
-        return
-    os.environ["MASTER_PORT"] = str(_free_port())
-    try:
-        yield
-    finally:
-        del os.environ["MASTER_PORT"]
+class OneMachine(DDPStrategy):
+    """Processes of one machine that share a training: no port of theirs is open to the network."""
 
+    def __init__(self, meeting: Path) -> None:
+        # A frozen encoder's parameters are not used.
+        super().__init__(find_unused_parameters=True, start_method="spawn")
+        self.meeting = meeting  # a file, not yet there, in a folder of the user's alone
 
-def _free_port() -> int:
-    for port in random.SystemRandom().sample(MEETING_PORTS, len(MEETING_PORTS)):
-        with suppress(OSError):  # another program listens there
-            socket.create_server(("", port)).close()
-            return port
-    raise StudyError(
-        f"The processes of a training need a port to meet at, and none from {MEETING_PORTS[0]} to {MEETING_PORTS[-1]} "
-        "is free. Name one in MASTER_PORT, or set deep.devices to 1 in study.yaml."
-    )
+    def setup_distributed(self) -> None:
+        """Meet in the file, where Lightning would at a port; what the processes send goes over the loopback."""
+        for name in {"lo", "lo0"} & {name for _, name in socket.if_nameindex()}:
+            os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = name
+        self.set_world_ranks()
+        distributed.init_process_group(
+            self._get_process_group_backend(), f"file://{self.meeting}", rank=self.global_rank,
+            world_size=self.world_size, device_id=self.root_device if self.root_device.type == "cuda" else None,
+        )  # fmt: skip
+        super().setup_distributed()  # finds them met
 
 
 def rates(

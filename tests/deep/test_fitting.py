@@ -1,9 +1,8 @@
-import os
-import socket
 import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -314,41 +313,40 @@ def test_two_processes_share_a_training(tmp_path):
     assert time.perf_counter() - began < 120
 
 
-def trainer(**options):
-    return pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, **options)
+def strategy_of(devices: int, num_nodes: int = 1, strategy: str = "auto"):
+    deep = STILL.model_copy(update={"devices": devices, "num_nodes": num_nodes, "strategy": strategy})
+    return fitting._trainer(mild(), deep, None, None, Path("store")).strategy
 
 
-def test_processes_meet_where_the_system_hands_out_no_port(monkeypatch):
+def test_processes_of_one_machine_need_no_port():
+    assert isinstance(strategy_of(2), fitting.OneMachine)
+    assert not isinstance(strategy_of(1), fitting.OneMachine)
+    assert not isinstance(strategy_of(2, strategy="ddp"), fitting.OneMachine)  # as the user said
+
+
+class Listening(pl.Callback):
+    """Writes down at which addresses a process of a training waits for others."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        found = [one.laddr.ip for one in psutil.Process().net_connections("inet") if one.status == psutil.CONN_LISTEN]
+        (self.folder / f"{trainer.global_rank}").write_text(" ".join(found))
+
+
+@pytest.mark.slow
+def test_processes_of_one_machine_listen_to_nobody_else(tmp_path, monkeypatch):
+    made = fitting._trainer
+
+    def listened(*arguments):
+        trainer = made(*arguments)
+        trainer.callbacks.append(Listening(tmp_path))
+        return trainer
+
+    monkeypatch.setattr(fitting, "_trainer", listened)
     monkeypatch.delenv("MASTER_PORT", raising=False)
-    handed_out = Path("/proc/sys/net/ipv4/ip_local_port_range")
-    first = int(handed_out.read_text().split()[0]) if handed_out.is_file() else 32768
-    several = trainer(devices=2, strategy="ddp_spawn")
-    ports = set()
-    for _ in range(2):
-        with fitting.meeting_port(several):
-            ports.add(int(os.environ["MASTER_PORT"]))
-        assert "MASTER_PORT" not in os.environ  # the next training does not take it again
-    assert 1024 < min(ports) <= max(ports) < first
-
-
-def test_a_port_in_use_is_passed_over(monkeypatch):
-    monkeypatch.delenv("MASTER_PORT", raising=False)
-    several = trainer(devices=2, strategy="ddp_spawn")
-    with socket.create_server(("", 0)) as taken, socket.create_server(("", 0)) as free:
-        ports = [taken.getsockname()[1], free.getsockname()[1]]
-        monkeypatch.setattr(fitting, "MEETING_PORTS", ports)
-        with pytest.raises(StudyError, match="MASTER_PORT"), fitting.meeting_port(several):
-            pass
-        free.close()
-        with fitting.meeting_port(several):
-            assert os.environ["MASTER_PORT"] == str(ports[1])
-
-
-@pytest.mark.parametrize(("devices", "named", "port"), [(1, {}, None), (2, {"MASTER_PORT": "29500"}, "29500"),
-                                                       (2, {"LOCAL_RANK": "0"}, None)])  # fmt: skip
-def test_no_port_is_named_where_none_is_needed(monkeypatch, devices, named, port):
-    monkeypatch.delenv("MASTER_PORT", raising=False)
-    for name, value in named.items():
-        monkeypatch.setenv(name, value)
-    with fitting.meeting_port(trainer(devices=devices)):
-        assert os.environ.get("MASTER_PORT") == port
+    two = STILL.model_copy(update={"devices": 2})
+    fitting.train(network(), examples(tmp_path, *EIGHT), mild(epochs=1, batch_size=2), 1, "test", two)
+    heard = [(tmp_path / rank).read_text().split() for rank in ("0", "1")]
+    assert {address for of_one in heard for address in of_one} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
