@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from sscct_lib.study.folder import Study
     from sscct_lib.study.keys import ToMake
 
-LOCK_FILE = ".sscct.lock"
 WORK_FOLDER = ".snakemake"  # of a study, in which the workflow and its jobs are at work
 # Lines of Snakemake's log that tell a user nothing.
 BOOKKEEPING = re.compile(
@@ -145,6 +144,9 @@ def ingest(
         Path | None,
         typer.Option(help="CSV to write, outside the study: which source became which scan, with its names."),
     ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Where the study has other follow-up, dates or scans, take the new ones.")
+    ] = False,
 ) -> None:
     """Turn DICOM series or volume files (NIfTI, NRRD, MetaImage) into a study with its manifest.
 
@@ -155,7 +157,7 @@ def ingest(
     from sscct_lib.intake.ingest import ingest as ingest_folder
     from sscct_lib.intake.report import summarise
 
-    outcome = ingest_folder(source, clinical, study, key, jobs, orientation, source_list)
+    outcome = ingest_folder(source, clinical, study, key, jobs, orientation, source_list, replace)
     say("\n".join(summarise(outcome, study)))
 
 
@@ -252,28 +254,22 @@ def _run_alone(study: "Study", manifest: "pd.DataFrame", until: str | None, core
     """Make what is to be made, by Snakemake, on a study on which no other run works; first mend what a kill left."""
     from sscct_lib.book.chapters import is_current
     from sscct_lib.study.files import emptied, remove_partials
-    from sscct_lib.study.folder import StudyError
     from sscct_lib.study.keys import to_make
-    from sscct_lib.study.recovery import LockedError, alone, set_aside
+    from sscct_lib.study.recovery import alone_in, set_aside
 
-    try:
-        with alone(study.folder / LOCK_FILE) as lock:
-            remove_partials(study.folder)
-            for line in set_aside(study):
-                say(line)
-            made_anew = to_make(study, manifest, until)
-            with_book = until is None and bool(made_anew or not is_current(study))
-            if not (made_anew or with_book or further):
-                return 0
-            place = emptied(study.folder / WORK_FOLDER)
-            exit_status = _run_quietly(_snakemake_command(study, made_anew, until, with_book, cores, further), lock)
-            if exit_status == 0:  # what it notes there names places of this machine
-                shutil.rmtree(place, ignore_errors=True)
-            return exit_status
-    except LockedError as error:
-        raise StudyError(
-            f"Another run works on this study ({error}). Wait until it has ended, then run again."
-        ) from error
+    with alone_in(study) as lock:
+        remove_partials(study.folder)
+        for line in set_aside(study):
+            say(line)
+        made_anew = to_make(study, manifest, until)
+        with_book = until is None and bool(made_anew or not is_current(study))
+        if not (made_anew or with_book or further):
+            return 0
+        place = emptied(study.folder / WORK_FOLDER)
+        exit_status = _run_quietly(_snakemake_command(study, made_anew, until, with_book, cores, further), lock)
+        if exit_status == 0:  # what it notes there names places of this machine
+            shutil.rmtree(place, ignore_errors=True)
+        return exit_status
 
 
 def _book_of_the_rest(study: "Study") -> None:

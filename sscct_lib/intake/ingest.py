@@ -27,6 +27,7 @@ from sscct_lib.intake.series import MASK_KINDS, Candidate, find_candidates
 from sscct_lib.study.code import PACKAGE
 from sscct_lib.study.files import NoRoomError, atomic, remove_partials, write_if_changed
 from sscct_lib.study.folder import SETTINGS_FILE, Study, StudyError, load_study, refuse_control_characters
+from sscct_lib.study.recovery import alone_in
 from sscct_lib.study.results import Record, ScanError, process
 from sscct_lib.study.schemas import covariates
 from sscct_lib.study.seals import checksum
@@ -35,6 +36,8 @@ from sscct_lib.study.tables import write_csv
 NEW_STUDY = "# Settings of this study; every other setting has a default.\ntitle: My study\n"
 MOST_REASONS = 12
 MANIFEST_COLUMNS = ["scan_id", "patient_id", "scan_day", "image", "sha256", "last_contact_day", "event_observed"]
+
+LASTING = ("patient_id", "scan_day", "last_contact_day", "event_observed", "transplant_day")
 
 
 @contextmanager
@@ -66,6 +69,7 @@ def ingest(
     n_jobs: int = 1,
     orientation: str | None = None,
     source_list: Path | None = None,
+    replace: bool = False,
 ) -> pd.DataFrame:
     """Turn DICOM series or volume files into a study with its manifest.
 
@@ -103,6 +107,8 @@ def ingest(
     source_list
         Receives which source became which scan, with the hospital's names (`report.write_source_list`); outside the
         study. None: it is written nowhere.
+    replace
+        Whether a manifest that lists other scans, or other dates, follow-up or clinical values of these, gives way.
 
     Returns
     -------
@@ -115,7 +121,8 @@ def ingest(
     ------
     StudyError
         If nothing in `source` can be used (the message says what was found), the clinical table has violations, the key
-        is unfit, `source_list` lies in the study, or the study already lists scans that `source` lacks.
+        is unfit, `source_list` lies in the study, a run works on the study, or its manifest would lose something and
+        `replace` is not asked for.
     RuntimeError
         At a fault of this program, with its kind and place; the words of the error might hold what was read.
     """
@@ -128,26 +135,28 @@ def ingest(
     said = None if orientation is None else _orientation(orientation)
     study = _study(study_folder)
     declared = study.settings.covariates
-    table, remarks = (empty_clinical(declared), []) if clinical is None else read_clinical(clinical, declared)
-    remove_partials(study_folder)
-    candidates = find_candidates(source, study.settings.images.kernel, n_jobs)
-    key = read_key(key_file, study_folder)
-    visits, of_rows = attach(_visits(candidates, key), table, declared)
-    scans, of_days = _in_days(visits)
-    _refuse_to_drop(study, scans)
-    written = _write_masks(study, _write_scans(study, scans, n_jobs, said), candidates, n_jobs)
-    report = report_of(candidates, written, None if clinical is None else table, key, remarks + of_rows + of_days)
-    if source_list is not None:
-        write_source_list(source_list, candidates, source, key)
-    with atomic(study_folder / "ingest" / "report.csv") as partial:
-        write_for_excel(report, partial)
-    if written.empty:
-        reasons = "\n  ".join(report["reason"].value_counts().index[:MOST_REASONS])
-        raise StudyError(f"No series could be read; ingest/report.csv says why of each:\n  {reasons}")
-    manifest = written.assign(image="scans/" + written["scan_id"] + ".nii.gz", patient_id=written["patient_code"])
-    some = [name for name in ("lung_mask", "transplant_day") if written[name].notna().any()]
-    write_csv(manifest[[*MANIFEST_COLUMNS, *some, *covariates(declared)]], study.manifest_path)
-    return report
+    with alone_in(study):
+        table, remarks = (empty_clinical(declared), []) if clinical is None else read_clinical(clinical, declared)
+        remove_partials(study_folder)
+        candidates = find_candidates(source, study.settings.images.kernel, n_jobs)
+        key = read_key(key_file, study_folder)
+        visits, of_rows = attach(_visits(candidates, key), table, declared)
+        scans, of_days = _in_days(visits)
+        _refuse_to_lose(study, scans, replace)
+        written = _write_masks(study, _write_scans(study, scans, n_jobs, said), candidates, n_jobs)
+        report = report_of(candidates, written, None if clinical is None else table, key, remarks + of_rows + of_days)
+        if source_list is not None:
+            write_source_list(source_list, candidates, source, key)
+        with atomic(study_folder / "ingest" / "report.csv") as partial:
+            write_for_excel(report, partial)
+        if written.empty:
+            reasons = "\n  ".join(report["reason"].value_counts().index[:MOST_REASONS])
+            raise StudyError(f"No series could be read; ingest/report.csv says why of each:\n  {reasons}")
+        manifest = written.assign(image="scans/" + written["scan_id"] + ".nii.gz", patient_id=written["patient_code"])
+        some = [name for name in ("lung_mask", "transplant_day") if written[name].notna().any()]
+        _refuse_to_lose(study, manifest.assign(patient_code=manifest["patient_id"]), replace)
+        write_csv(manifest[[*MANIFEST_COLUMNS, *some, *covariates(declared)]], study.manifest_path)
+        return report
 
 
 def _study(folder: Path) -> Study:
@@ -206,16 +215,35 @@ def _in_days(visits: pd.DataFrame) -> tuple[pd.DataFrame, list[Told]]:
     return days[~undated].drop(columns=dates).sort_values(["patient_code", "scan_day"]), remarks
 
 
-def _refuse_to_drop(study: Study, scans: pd.DataFrame) -> None:
-    """Protect a manifest that lists scans which this source would not bring back."""
-    if study.manifest_path.is_file():
-        listed = pd.read_csv(study.manifest_path, dtype=str)
-        lost = set(listed.get("scan_id", [])) - set(scans["scan_id"])
-        if lost:
-            raise StudyError(
-                f"{study.manifest_path} lists {len(lost)} scan(s) that are not in the source. Ingest all folders at "
-                "once from one folder above them, or choose a new study folder."
-            )
+def _refuse_to_lose(study: Study, scans: pd.DataFrame, replace: bool) -> None:
+    """Protect what a manifest lists: scans, and days, follow-up and clinical values; gaps may be filled."""
+    if replace or not study.manifest_path.is_file():
+        return
+    listed = pd.read_csv(study.manifest_path, dtype=str).drop_duplicates("scan_id").set_index("scan_id")
+    there = listed.index.intersection(list(scans["scan_id"]))
+    new = scans.assign(patient_id=scans["patient_code"]).set_index("scan_id").loc[there]
+    names = [name for name in (*LASTING, *covariates(study.settings.covariates)) if name in listed]
+    before = {name: _comparable(listed.loc[there, name]) for name in names}
+    changes = {
+        name: before[name].notna() & (before[name] != _comparable(new[name] if name in new else pd.Series(None, there)))
+        for name in names
+    }
+    lost, columns = len(listed) - len(there), [f"{name} ({n})" for name, found in changes.items() if (n := found.sum())]
+    if lost or columns:
+        of_columns = f"other or no values of scans that stay, by column: {', '.join(columns)}" if columns else ""
+        of_scans = f"{lost} scan(s) that are not in the source" if lost else ""
+        raise StudyError(
+            f"{study.manifest_path} lists {' and '.join(filter(None, [of_scans, of_columns]))}. Ingest all folders at "
+            "once from one folder above them, with a clinical table of all patients; choose a new study folder; or, if "
+            "what comes now is right, say --replace. The manifest stays as it is."
+        )
+
+
+def _comparable(column: "pd.Series[Any]") -> "pd.Series[str]":
+    """Values as text, numbers and truths in one notation."""
+    text = column.astype("string").str.removeprefix("'").replace({"True": "1", "False": "0"})
+    numbers = pd.to_numeric(text, errors="coerce").astype("Float64")
+    return text.where(numbers.isna(), numbers.round(6).astype("string")).astype(object)
 
 
 def _write_scans(study: Study, scans: pd.DataFrame, n_jobs: int, orientation: str | None = None) -> pd.DataFrame:

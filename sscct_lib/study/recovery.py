@@ -16,6 +16,8 @@ from sscct_lib.study.folder import Study, StudyError
 from sscct_lib.study.keys import given_predictions
 from sscct_lib.study.stages import BESIDE_TABLES, shard_stage
 
+LOCK_FILE = ".sscct.lock"
+
 
 class LockedError(RuntimeError):
     """Another process holds the lock; the message says which, and since when."""
@@ -57,6 +59,18 @@ def alone(path: Path, wait: bool = False) -> Iterator[int]:
         file.write(f"process {os.getpid()}, since {datetime.now():%H:%M}\n")
         file.flush()
         yield file.fileno()
+
+
+@contextmanager
+def alone_in(study: Study) -> Iterator[int]:
+    """Hold a study's own lock, as each run and each ingest does; StudyError if another one works there."""
+    try:
+        with alone(study.folder / LOCK_FILE) as lock:
+            yield lock
+    except LockedError as error:
+        raise StudyError(
+            f"Another run works on this study ({error}). Wait until it has ended, then run again."
+        ) from error
 
 
 def set_aside(study: Study) -> list[str]:

@@ -17,6 +17,7 @@ from sscct_lib.images.scanners import is_sharp, known_kernel, known_manufacturer
 from sscct_lib.intake.ingest import ingest
 from sscct_lib.study.files import write_secret
 from sscct_lib.study.folder import StudyError, load_study
+from sscct_lib.study.recovery import alone_in
 from sscct_lib.study.seals import config_folder
 from tests.images.dicom_samples import CT, SECRET, STEP_MM, enhanced, hounsfield, save, series, slice_of
 
@@ -432,6 +433,61 @@ class TestResuming:
         other = save(series(hounsfield(), StudyInstanceUID="1.2.3.9"), tmp_path / "other")
         with pytest.raises(StudyError, match=r"lists 1 scan\(s\) that are not in the source"):
             ingest(other, None, study_folder)
+
+    @pytest.fixture
+    def followed(self, tmp_path, source, study_folder):
+        """A study of one scan with follow-up; gives its clinical table."""
+        save(series(hounsfield(), PatientID="P1", StudyDate="20150304"), source)
+        clinical = tmp_path / "clinical.csv"
+        clinical.write_text("patient_id,last_contact_date,event_observed,fvc_percent\nP1,2018-03-04,0,71.5\n")
+        ingest(source, clinical, study_folder)
+        return clinical
+
+    def test_what_stays_or_is_added_needs_no_word(self, tmp_path, source, study_folder, followed):
+        before = (study_folder / "data_manifest.csv").read_bytes()
+        ingest(source, followed, study_folder)
+        assert (study_folder / "data_manifest.csv").read_bytes() == before
+        save(series(hounsfield(), PatientID="P2", StudyDate="20150304", StudyInstanceUID="1.2.3.9"), source / "more")
+        followed.write_text(
+            "patient_id,last_contact_date,event_observed,fvc_percent,dlco_percent\n"
+            "P1,2018-03-04,0,71.5,40\nP2,2018-03-04,1,,\n"
+        )
+        ingest(source, followed, study_folder)
+        assert len(pd.read_csv(study_folder / "data_manifest.csv")) == 2
+
+    @pytest.mark.parametrize(
+        ("row", "columns"),
+        [
+            (None, r"last_contact_day \(1\), event_observed \(1\).*fvc_percent \(1\)"),
+            ("P1,2018-03-05,0,71.5", r"by column: last_contact_day \(1\)\."),
+            ("P1,2018-03-04,1,71.5", r"by column: event_observed \(1\)\."),
+            ("P1,2018-03-04,0,", r"by column: fvc_percent \(1\)\."),
+        ],
+    )
+    def test_follow_up_is_not_lost_without_a_word(self, source, study_folder, followed, row, columns):
+        before = (study_folder / "data_manifest.csv").read_bytes()
+        if row is not None:
+            followed.write_text(f"patient_id,last_contact_date,event_observed,fvc_percent\n{row}\n")
+        with pytest.raises(StudyError, match=columns):
+            ingest(source, followed if row is not None else None, study_folder)
+        assert (study_folder / "data_manifest.csv").read_bytes() == before
+        ingest(source, followed if row is not None else None, study_folder, replace=True)
+        assert (study_folder / "data_manifest.csv").read_bytes() != before
+
+    def test_a_scan_that_cannot_be_read_any_more_is_not_dropped(self, source, study_folder, followed):
+        before = (study_folder / "data_manifest.csv").read_bytes()
+        save(series(hounsfield(), PatientID="P2", StudyInstanceUID="1.2.3.9"), source / "more")
+        with_both = "patient_id,last_contact_date,event_observed,fvc_percent\nP1,2018-03-04,0,71.5\n"
+        followed.write_text(with_both)
+        for path in source.glob("*.dcm"):
+            path.write_bytes(path.read_bytes()[:-2000])
+        with pytest.raises(StudyError, match=r"lists 1 scan\(s\) that are not in the source"):
+            ingest(source, followed, study_folder)
+        assert (study_folder / "data_manifest.csv").read_bytes() == before
+
+    def test_one_at_a_time(self, source, study_folder, followed):
+        with alone_in(load_study(study_folder)), pytest.raises(StudyError, match="Another run works on this study"):
+            ingest(source, followed, study_folder)
 
 
 class TestVolumes:
