@@ -16,6 +16,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -44,6 +45,7 @@ TOTALSEGMENTATOR_NAMES = [
     "lung_middle_lobe_right",
     "lung_lower_lobe_right",
 ]
+TRUSTED_WEIGHTS = "SSCCT_TOTALSEGMENTATOR_SHA256"  # of the environment, which no study sets
 TOTALSEGMENTATOR_PARTS = ("Dataset291_*", "Dataset298_*")  # organs; and the coarse model that crops to them
 
 
@@ -74,7 +76,7 @@ def check_method(method: str, settings: LungSettings, folder: Path) -> None:
     ------
     StudyError
         If the package is not installed, a file or folder of weights is not named or not there, or the file has
-        another SHA-256 than `study.yaml` says.
+        another SHA-256 than `study.yaml` says (of TotalSegmentator's: than the user says in `TRUSTED_WEIGHTS`).
     """
     if method not in ("lungmask", "totalsegmentator"):
         return
@@ -114,6 +116,20 @@ def _check_totalsegmentator_weights(settings: LungSettings, folder: Path) -> Non
                 f"lungs.totalsegmentator_weights: {settings.totalsegmentator_weights} holds no {part}. Put "
                 "TotalSegmentator's weights there."
             )
+    found = _sha256_of(folder / settings.totalsegmentator_weights)
+    if os.environ.get(TRUSTED_WEIGHTS, "").lower() != found:
+        raise StudyError(
+            "lungs.totalsegmentator_weights: TotalSegmentator runs whatever program a file of weights holds, so that a "
+            "study cannot vouch for them. If you put these there yourself, say so where you start the run: "
+            f"export {TRUSTED_WEIGHTS}={found}"
+        )
+
+
+def _sha256_of(folder: Path) -> str:
+    """The SHA-256 of all that TotalSegmentator may load: the names of files and what is in them."""
+    files = sorted(path for part in TOTALSEGMENTATOR_PARTS for path in folder.glob(f"{part}/**/*") if path.is_file())
+    lines = [f"{path.relative_to(folder).as_posix()} {checksum(path)}\n" for path in files]
+    return sha256("".join(lines).encode()).hexdigest()
 
 
 def apply_method(method: str, image: sitk.Image, settings: LungSettings, folder: Path) -> Found:

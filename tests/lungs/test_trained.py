@@ -129,6 +129,8 @@ def totalsegmentator(monkeypatch, tmp_path):
     monkeypatch.setenv("TOTALSEG_HOME_DIR", "")
     for part in ("Dataset291_TotalSegmentator_part1_organs_1559subj", "Dataset298_TotalSegmentator_total_6mm_1559subj"):
         (tmp_path / "weights" / part).mkdir(parents=True)
+        (tmp_path / "weights" / part / "checkpoint_final.pth").write_text(part)
+    monkeypatch.setenv(trained.TRUSTED_WEIGHTS, trained._sha256_of(tmp_path / "weights"))
     return found
 
 
@@ -190,6 +192,22 @@ class TestTotalSegmentator:
         assert row["flags"] == "agreement_dice"
         assert float(row["place_mm"].split()[2]) < 45 * 4.0
         assert not study.lobes("a1").exists()
+
+    @pytest.mark.parametrize("change", ["other word", "no word", "other file", "further file"])
+    def test_weights_that_the_user_does_not_vouch_for(self, tmp_path, monkeypatch, totalsegmentator, change):
+        settings = Settings.model_validate({"lungs": {"totalsegmentator_weights": "weights"}}).lungs
+        check_method("totalsegmentator", settings, tmp_path)
+        (checkpoint,) = (tmp_path / "weights").glob("Dataset298_*/checkpoint_final.pth")
+        if change == "other word":
+            monkeypatch.setenv(trained.TRUSTED_WEIGHTS, "0" * 64)
+        elif change == "no word":
+            monkeypatch.delenv(trained.TRUSTED_WEIGHTS)
+        elif change == "other file":
+            checkpoint.write_text("a program")
+        else:
+            (checkpoint.parent / "plans.json").write_text("{}")
+        with pytest.raises(StudyError, match=rf"export {trained.TRUSTED_WEIGHTS}=[0-9a-f]{{64}}$"):
+            check_method("totalsegmentator", settings, tmp_path)
 
     def test_weights_that_are_not_there(self, tmp_path, totalsegmentator):
         (tmp_path / "empty").mkdir()
