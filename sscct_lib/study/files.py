@@ -130,9 +130,9 @@ def strange_file(root: Path, shallow: Iterable[str], deep: Iterable[str]) -> str
         there is nothing of the kind. A link that stays inside `root` is followed.
     """
     real = root.resolve()
-    waiting = [
-        *((os.path.join(root, name), False) for name in shallow),
+    waiting = [  # from the last: a folder is looked at before what is in it
         *((os.path.join(root, name), True) for name in deep),
+        *((os.path.join(root, name), False) for name in reversed([*shallow])),
     ]
     seen: set[str] = set()
     while waiting:
@@ -155,6 +155,8 @@ def _why_strange(entry: "os.DirEntry[str]", root: Path) -> str:
         target = os.path.realpath(entry.path)
         if not Path(target).is_relative_to(root):
             return "is a link that leads out of the study. Put the data itself there, or mount it there."
+        if os.path.islink(target):
+            return "is a link that leads to itself. Remove it."
         if not os.path.lexists(target):
             return ""
     if not (entry.is_file() or entry.is_dir()):

@@ -6,6 +6,7 @@ A study is a folder with `study.yaml`, `data_manifest.csv` and `runs/<name>/`. W
 
 import hashlib
 import json
+import re
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from sscct_lib.study.settings import RunName, Section, Settings
 
 SETTINGS_FILE = "study.yaml"
 RUN_SETTINGS_FILE = "settings.yaml"
+DEEPEST = 100  # brackets within brackets in settings
 MANIFEST_FILE = "data_manifest.csv"
 DECISIONS_FILE = "qa_decisions.csv"
 OUR_FOLDERS = ("scans", "masks", "truth", "ingest", "weights")  # of a study, which commands write to
@@ -193,6 +195,11 @@ def parse_yaml(text: str) -> Any:
     ValueError
         If the text is no YAML, is nested too deep, or uses tags, anchors or aliases; the message says where.
     """
+    depth = 0
+    for bracket in re.findall(r"[][{}]", text):  # the parser's time grows with the square of the depth
+        depth += 1 if bracket in "[{" else -1
+        if depth > DEEPEST:
+            raise ValueError("nested too deep")
     try:
         # Our loader is SafeLoader with less in it.
         return yaml.load(text, Loader=_PlainLoader)

@@ -125,6 +125,9 @@ def read_predictions(study: Study, stacked: bool = False) -> pd.DataFrame:
     return predictions
 
 
+MOST_COLUMNS = 5_000  # of a table that people wrote; each unknown name is compared with those that are known
+
+
 def read_csv(path: Path) -> pd.DataFrame:
     """Read a table that people wrote (UTF-8, with a header): every cell as text, an empty one as "", rows from 0.
 
@@ -135,6 +138,10 @@ def read_csv(path: Path) -> pd.DataFrame:
     """
     if not path.is_file():
         raise StudyError(f"{path} is missing: expected a table of comma-separated text.")
+    with path.open("rb") as file:
+        n_columns = 1 + file.readline(1 << 20).count(b",")
+    if n_columns > MOST_COLUMNS:
+        raise StudyError(f"{path} has {n_columns:,} columns or more: expected a table of at most {MOST_COLUMNS:,}.")
     try:
         with warnings.catch_warnings():
             # Rows longer than the header would lose cells with no more than a warning.
