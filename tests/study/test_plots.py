@@ -20,7 +20,7 @@ from sscct_lib.horizons.bootstrap import resample_patients
 from sscct_lib.horizons.evaluate import evaluate
 from sscct_lib.horizons.evaluation import Evaluation
 from sscct_lib.horizons.survival import followup_curve
-from sscct_lib.intake.privacy_search import svg_texts
+from sscct_lib.intake.privacy_readers import svg_texts
 from sscct_lib.study import disclosure, plots, words
 from sscct_lib.study.plots import LARGEST, PALE, BookFigure, as_svg
 from tests.horizons.cohorts import FEW, make_cohort, make_predictions
