@@ -42,7 +42,7 @@ EMBEDDED = re.compile(r"data:image/(?:png|jpeg|gif|webp);base64,\s*([A-Za-z0-9+/
 OUTLINE = re.compile(r"\s(?:d|points)=\"[MmZzLlHhVvCcSsQqTtAaEe0-9\s.,+-]*\"")
 """Of vector graphics: a picture inside, and the course of a line."""
 LONGEST_TEXT = 50_000_000
-MOST_MEMBERS = 10_000  # of an archive
+MOST_MEMBERS, MOST_INFLATED = 10_000, 100  # of an archive, and how many times its size they may have together
 HEADER_BYTES = 1_000_000
 LONGEST_DATE_NUMBER = 8
 NOT_OF_TEXT = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f]")
@@ -116,7 +116,8 @@ def _archive(content: bytes) -> Texts:
     """Give the names and the texts in an archive: a spreadsheet, a model of skops, arrays."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         members = [member for member in archive.infolist() if not member.is_dir()]
-        if len(members) > MOST_MEMBERS or sum(member.file_size for member in members) > LONGEST_TEXT:
+        most = min(max(MOST_INFLATED * len(content), HEADER_BYTES), LONGEST_TEXT)
+        if len(members) > MOST_MEMBERS or sum(member.file_size for member in members) > most:
             raise UnreadError("an archive of more than can be looked into")
         yield "names in the archive", "\n".join(member.filename for member in members)
         for member in members:
