@@ -47,6 +47,9 @@ SHARED: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("models/deep", "models/pretrained"), ("images", "lungs", "cohort", "horizons_years", "labels", "seed")),
 )
 WHOLE = ("covariates",)  # a setting whose value has names of its own
+# Sections that no run can change: all share the scans, and what one shows of few patients could be subtracted from what
+# another does.
+OF_ALL_RUNS = ("demo", "disclosure")
 log = logging.getLogger(__name__)
 
 
@@ -246,11 +249,13 @@ def read_sweep(table: Path, folder: Path) -> list[PlannedRun]:
 
 
 def setting_names(section: type[Section] = Settings, prefix: str = "") -> Iterator[str]:
-    """List the dotted names of all settings, as `deep.swin.size`, but those of `demo`: all runs share the scans."""
+    """List the dotted names of all settings, as `deep.swin.size`, but those that are the same in all runs."""
     for name, field in section.model_fields.items():
+        if prefix + name in OF_ALL_RUNS:
+            continue
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
             yield from setting_names(field.annotation, f"{prefix}{name}.")
-        elif prefix + name != "demo":
+        else:
             yield prefix + name
 
 
@@ -364,8 +369,8 @@ def _faults_of_header(columns: list[str]) -> list[str]:
 
 def _fault_of_setting(name: str) -> str:
     """Say of a name that it is no setting, and which may be meant."""
-    if name.split(".")[0] == "demo":
-        return f"{name}: all runs share the scans of the study, so this cannot be changed in one of them"
+    if name.split(".")[0] in OF_ALL_RUNS:
+        return f"{name}: it holds for all runs of the study, so it cannot be changed in one of them"
     near = get_close_matches(name, setting_names(), n=1)
     meant = f"; is {near[0]} meant?" if near else "; the data dictionary of the book lists all"
     return f"{name[:MOST_SHOWN]!r}: no setting of {SETTINGS_FILE} has this name{meant}"

@@ -69,7 +69,7 @@ def test_nobody_died_before_a_horizon_is_said(study_of, manifest_frame, write_im
         (["--until", "06_more"], "expected one of 01_cohort"),
         (["-p", "horizons.n_bootstrap"], "--parameter horizons.n_bootstrap: expected SETTING=VALUE"),
         (["-p", "horizons.n_botstrap=3"], "is horizons.n_bootstrap meant?"),
-        (["-p", "demo.n_patients=3"], "all runs share the scans"),
+        (["-p", "demo.n_patients=3"], "it holds for all runs"),
         (["-p", "horizons.n_bootstrap=-3"], "horizons.n_bootstrap: Input should be greater than"),
         (["-p", "horizons.reference=Clinicle"], "Clinicle"),
         (["--run", "../x"], "study.yaml"),

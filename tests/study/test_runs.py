@@ -110,7 +110,7 @@ def test_synthetic_patients_keep_their_seed(planned_of):
         ("seed\n3\n", "row 1: no column run; found seed"),
         ("run;seed\na;3\n", "row 1: no column run; found run;seed, separated by commas"),
         ("run,radiomics.bin_widht\na,3\n", "row 1, column 'radiomics.bin_widht'.*is radiomics.bin_width meant"),
-        ("run,demo.n_patients\na,3\n", "row 1, column demo.n_patients: all runs share the scans"),
+        ("run,demo.n_patients\na,3\n", "row 1, column demo.n_patients: it holds for all runs"),
         ("run,seed\n", "no row below the header"),
         ("run,seed\na,3\nb,4\na,5\n", "row 4, column run: a stands in row 2 already"),
         ("run,seed\n../a,3\n", "row 2, column run: '../a'"),
@@ -238,7 +238,8 @@ def test_synthetic_patients_stay_the_same_when_another_seed_is_tried(study_of, m
         ("n_bootstrap=3", "--parameter 'n_bootstrap': no setting of study.yaml has this name; is"),
         ("seed", "--parameter seed: expected SETTING=VALUE"),
         ("seed=[", r"--parameter seed: '\[' is not plain YAML"),
-        ("demo.n_patients=3", "--parameter demo.n_patients: all runs share the scans"),
+        ("demo.n_patients=3", "--parameter demo.n_patients: it holds for all runs"),
+        ("disclosure.minimum=1", "--parameter disclosure.minimum: it holds for all runs"),
     ],
 )
 def test_what_is_no_setting_is_refused_with_the_nearest(text, words):
