@@ -78,7 +78,7 @@ def _protected(table: pd.DataFrame, few: Mapping[tuple[str, str], bool]) -> pd.D
     of_name = [counts.index.get_level_values(0) == name for name in names]
     sums = [(row[0], row[1:]) for row in place if len(groups) > 1]
     sums += [(place[0, column], place[rows, column]) for rows in of_name for column in range(len(groups))]
-    texts = np.array(count_texts(counts.to_numpy().ravel(), sums, known=[0]), dtype=object)
+    texts = np.array(count_texts(counts.to_numpy().ravel(), sums, known=place[0].tolist()), dtype=object)
     shown = pd.DataFrame(texts.reshape(counts.shape), index=counts.index, columns=groups)
     for row, group in product(rows, groups):
         if not shown.loc[row, group][:1].isdigit():

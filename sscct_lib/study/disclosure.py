@@ -107,6 +107,9 @@ def count_texts(
         if not len(fit):
             break
         beside[fit[np.argmin(values[fit])]] = True
+    for place in [] if len(found) else sorted(np.flatnonzero(beside), key=lambda at: -values[at]):
+        beside[place] = False  # those hidden after it may have made it needless
+        beside[place] = len(_found(values, small, beside, sums, ends)) > 0
     least, most = _ends(values, small, beside, sums)
     if (least == most).any():  # readers must not even know which of the hidden ones are small
         beside |= small

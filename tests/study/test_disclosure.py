@@ -75,7 +75,7 @@ def test_nor_in_a_table_with_totals_both_ways(cells):
         ([76, 60, 16], ["76", "60", "16"]),
         ([76, 73, 3], ["76", HIDDEN, "<5"]),
         ([80, 60, 17, 3, 0], ["80", "60", HIDDEN, "<5", "0"]),
-        ([7, 2, 5], [HIDDEN, "<5", HIDDEN]),  # a second hidden count of at least 5 would give the 2 away
+        ([7, 2, 5], [HIDDEN, "<5", "5"]),  # the total would give the 2 away
         ([3, 3, 0], ["<5", "<5", "0"]),
         ([63, 60, 1, 2], ["63", HIDDEN, "<5", "<5"]),  # else neither could be 3
         ([64, 59, 1, 4], ["64", "59", "<5", "<5"]),
