@@ -100,7 +100,7 @@ def test_a_second_run_makes_nothing_again(copied):
 
 
 def test_a_parameter_and_risks_that_somebody_wrote_are_tried_beside_the_run_and_cost_what_rests_on_them(copied):
-    before = times(copied)
+    before, theirs = times(copied), read_table(copied, "performance", PERFORMANCE)
     risks = pd.read_parquet(copied.table("predictions/03_radiomics"))
     elsewhere = risks[risks["model"] == "Clinical"].assign(model="From elsewhere", family="Elsewhere")
     assert len(elsewhere)
@@ -115,7 +115,7 @@ def test_a_parameter_and_risks_that_somebody_wrote_are_tried_beside_the_run_and_
     assert tried.settings.horizons.n_bootstrap == 20
     for notebook in NOTEBOOKS[:-1]:
         assert executed(tried, notebook).samefile(executed(copied, notebook))
-    ours, theirs = (read_table(study, "performance", PERFORMANCE) for study in (tried, copied))
+    ours = read_table(tried, "performance", PERFORMANCE)
     judged = ours.set_index(["model", "horizon_years", "metric"])["estimate"]
     pd.testing.assert_series_equal(judged["From elsewhere"], judged["Clinical"])
     ours = ours[ours["model"] != "From elsewhere"].reset_index(drop=True)
@@ -126,7 +126,7 @@ def test_a_parameter_and_risks_that_somebody_wrote_are_tried_beside_the_run_and_
     assert remade(tried, before) == set()
 
 
-def test_without_its_hidden_folder_a_study_keeps_no_old_follow_up_and_its_results(copied):
+def test_a_finished_study_has_no_hidden_folder_and_keeps_its_results_but_no_old_follow_up(copied):
     assert not (copied.folder / ".snakemake").exists()
     for path in copied.run.rglob("*"):  # as a copy without its times may have them
         os.utime(path, (hash(path.name) % 10**9,) * 2)
