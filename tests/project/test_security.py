@@ -346,3 +346,53 @@ class TestFiles:
         finally:
             made = os.umask(before)
         assert f"{oct(made)} {os.environ['SSCCT_GROUP']}" == expected
+
+
+WRITING = {
+    "write_text", "write_bytes", "to_csv", "to_parquet", "to_excel", "save", "savez", "savefig", "save_file", "dump",
+    "WriteImage", "copyfile", "copy2", "copytree", "move", "symlink_to", "link",
+}  # fmt: skip
+WHOLE = {"atomic", "write_if_changed", "write_keyed", "write_secret", "put"}
+"""What lets a file appear whole, with the user's seal where it is a result."""
+OTHERWISE = {
+    "book/chapters.py _forget": "a notebook beside the log, before it is put in its place",
+    "book/editions.py copy_browser_files": "pages, which are sealed together",
+    "book/pdf.py print_book": "a page that is removed when it was printed",
+    "book/viewer.py _file": "a temporary folder",
+    "deep/weights.py _download": "the partial file that its caller made",
+    "images/nifti.py unnamed": "a temporary folder",
+    "intake/report.py write_for_excel": "the partial file that its caller made",
+    "report/predict.py _study_for_one": "a temporary folder",
+    "study/code.py _keep": "the user's cache",
+    "study/files.py _copy": "pages, which are sealed together",
+    "study/plots.py draw": "memory",
+    "study/recovery.py alone": "a lock, which nobody reads",
+    "study/seals.py _make_key": "the user's key",
+    "study/seals.py _opened": "the seals",
+}
+
+
+def called(node: ast.AST) -> set[str]:
+    """The names of all that is called below a node; `open w` for a file that is opened to be written."""
+    calls = [one for one in ast.walk(node) if isinstance(one, ast.Call)]
+    names = {getattr(one.func, "attr", getattr(one.func, "id", "")) for one in calls}
+    modes = [
+        value.value
+        for one in calls
+        if getattr(one.func, "attr", getattr(one.func, "id", "")) == "open"
+        for value in (*one.args, *(keyword.value for keyword in one.keywords))
+        if isinstance(value, ast.Constant) and isinstance(value.value, str) and len(value.value) < 4
+    ]
+    return names | ({"open w"} if any(set(mode) & set("wax") for mode in modes) else set())
+
+
+def test_there_is_one_way_to_write_a_file_and_the_others_are_known():
+    package = PROJECT / "sscct_lib"
+    functions = {
+        f"{path.relative_to(package)} {function.name}": called(function)
+        for path in sorted(package.rglob("*.py"))
+        for function in ast.walk(ast.parse(path.read_text()))
+        if isinstance(function, ast.FunctionDef)
+    }
+    raw = {name for name, calls in functions.items() if calls & (WRITING | {"open w"}) and not calls & WHOLE}
+    assert raw == set(OTHERWISE)
