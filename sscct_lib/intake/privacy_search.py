@@ -35,7 +35,7 @@ PROJECT_FILES = {
 }  # fmt: skip
 """In a copy of this project that is a study too, its own code and chapters are no study data."""
 OF_PAGES = {".woff", ".woff2", ".ttf", ".eot", ".ico", ".mo", ".inv", ".map"}
-"""What packages bring for every book, and none is of a patient."""
+"""Of the pages of every book: none is of a patient."""
 PRINTED = "/_build/html/book.pdf"  # from pages that are looked at; its letters are numbers of drawings
 MEMORY = ".doctrees"  # of Sphinx: what the pages say, which are looked at
 WORK_FOLDER = ".snakemake/"  # whose logs tell the days of runs
@@ -101,7 +101,7 @@ def search_study(
             own_time = place.startswith(WORK_FOLDER)
             in_name = [one for one in in_name if not (own_time and one.kind == "date")]
             search.findings += [Finding(f"{shown} (its name)", one.kind, one.masked) for one in in_name]
-            if "book" in path.parts and (path.suffix.lower() in OF_PAGES or place.endswith(PRINTED)):
+            if "book" in path.parts and (_is_of_every_book(path) or place.endswith(PRINTED)):
                 continue
             if path.suffix.lower() in COPIED:  # the book keeps copies of notebooks, pages and pictures
                 digest = hashlib.sha256(path.read_bytes()).digest()
@@ -120,6 +120,11 @@ def search_study(
             if len(search.findings) == n_before:
                 clean[place] = state
     return search
+
+
+def _is_of_every_book(path: Path) -> bool:
+    """Tell whether a file of a book comes from a package; among the numbers of their drawings, days seem to stand."""
+    return path.suffix.lower() in OF_PAGES or "_static" in path.parts
 
 
 def _state(path: Path) -> list[int]:

@@ -46,7 +46,7 @@ def test_no_follow_up_is_said_in_the_flow_diagram_not_failed(ingested):
     assert manifest["event_observed"].isna().all()
     assert len(pd.read_parquet(ingested.table("cohort"))) == 0
     executed = (ingested.run / "notebooks" / "01_cohort.ipynb").read_text()
-    assert "No follow-up: 1 scan" in executed
+    assert "No follow-up: scans of <5 patients, left out." in executed
 
 
 def test_lungs_have_the_volume_of_the_reference(ingested):
