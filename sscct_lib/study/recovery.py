@@ -138,7 +138,7 @@ def strange_results(study: Study) -> list[str]:
             f"`sscct adopt` shows what is there and what can be taken over; {seals.KEY_VARIABLE} names the key of "
             "people who work together."
         )
-    return [name for name in strange if (study.run / name).is_file()]
+    return [name for name in strange if os.path.lexists(study.run / name)]
 
 
 def _moved(study: Study, names: list[str], why: str) -> list[str]:

@@ -117,7 +117,7 @@ def unsealed(run: Path, part: str = "") -> list[str]:
     """
     names = sorted(results(run, part))
     held = believed(run, names)
-    return [name for name in names if name not in held and (run / name).is_file()]
+    return [name for name in names if name not in held and os.path.lexists(run / name)]
 
 
 def believed(run: Path, names: Iterable[str]) -> dict[str, str]:
@@ -170,11 +170,15 @@ def _run_of(path: Path) -> Path | None:
 
 
 def results(run: Path, part: str = "") -> Iterator[str]:
-    """Name the results of a run, or those below one of its folders, by their places in the run."""
+    """Name the results of a run, or those below one of its folders, by their places in the run.
+
+    Links to folders, which are never made here, are named too: what lies behind one has no seal.
+    """
     for place, folders, names in os.walk(run / part):
         below = Path(place).relative_to(run)
         folders[:] = [name for name in folders if _is_result((below / name).as_posix())]
-        yield from (found for name in names if _is_result(found := (below / name).as_posix()))
+        links = [name for name in folders if os.path.islink(os.path.join(place, name))]
+        yield from (found for name in (*names, *links) if _is_result(found := (below / name).as_posix()))
 
 
 def _is_result(name: str) -> bool:

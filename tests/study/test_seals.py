@@ -54,6 +54,19 @@ def test_a_file_in_the_place_of_another_is_not_believed(run):
     assert seals.unsealed(run) == ["images/a.nii.gz"]
 
 
+def test_what_lies_behind_a_linked_folder_is_not_believed(run, tmp_path, study_of, manifest_frame):
+    study = study_of(manifest_frame)
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "clinical.skops").write_text("x")
+    (run / "models" / "tabular").symlink_to(tmp_path / "theirs")
+    assert seals.unsealed(run) == ["models/tabular"]
+    with pytest.raises(StudyError, match=r"1 file\(s\) of runs/main are damaged, or not as you made them"):
+        refuse_strange(study)
+    set_aside(study)
+    assert not (run / "models" / "tabular").exists()
+    assert (tmp_path / "theirs" / "clinical.skops").is_file()
+
+
 def test_a_copy_of_a_study_is_believed_and_then_not_read_again(run, tmp_path, monkeypatch):
     copy = tmp_path / "copy" / "runs" / "main"
     shutil.copytree(run, copy)
