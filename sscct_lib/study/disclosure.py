@@ -48,7 +48,7 @@ def rule_in_words() -> str:
         )
     return (
         f"**Small counts.** So that nobody is recognised, counts of fewer than {_minimum} patients or deaths, and of "
-        f"their scans, are shown as `<{_minimum}`, and a count from which, with others, one of these could be found as "
+        f"their scans, are shown as <{_minimum}, and a count from which, with others, one of these could be found as "
         f"*{HIDDEN}*. Of fewer than {_minimum} patients no median and no estimate is told. Curves are drawn by "
         f"quarters of a year, and end where fewer than {_minimum} patients are followed. Ages are whole years, `90+` "
         "for the oldest; when a single patient died or was last seen is told in whole quarters of a year. The tables "

@@ -108,6 +108,11 @@ def test_the_study_says_from_how_many_on_and_1_shows_all(study_of, manifest_fram
         load_study(study.folder)
 
 
+def test_the_rule_is_written_so_that_the_book_shows_it_as_it_is():
+    """A book writes `<` of a notebook as an entity, which would stand as it is inside of code."""
+    assert "are shown as <5" in disclosure.rule_in_words()
+
+
 def test_no_run_may_show_more_than_the_study(study_of, manifest_frame):
     study = study_of(manifest_frame)
     study.run.mkdir(parents=True)
