@@ -19,9 +19,9 @@ import pydicom
 from sscct_lib.images.dicom import UNREADABLE, find_series, quiet_pydicom, texts_of
 from sscct_lib.intake.discovery import find_volumes, look
 from sscct_lib.intake.privacy import DATE_FORMS, Identifiers, identifiers, is_identifying_field
-from sscct_lib.study.files import write_if_changed, write_secret
+from sscct_lib.study.files import write_if_changed
 from sscct_lib.study.folder import StudyError
-from sscct_lib.study.seals import config_folder
+from sscct_lib.study.seals import config_folder, write_secret
 from sscct_lib.study.tables import read_csv
 
 FEWEST_KEY_CHARACTERS = 32

@@ -8,8 +8,8 @@
   all models of a run; `tables.read_csv`, `tables.write_csv`: tables of people and for people.
 - `results.process`: one function over many scans, what is finished skipped, bad scans set aside.
 - `results.show`: what a notebook needs before its first result; `results.told`: how far long work is.
-- `files.atomic`: a file appears whole or not at all, among results with the user's seal; `files.write_secret`,
-  `files.copy_folder`; `seals.checksum`.
+- `files.atomic`: a file appears whole or not at all, among results with the user's seal; `files.copy_folder`;
+  `seals.checksum`, `seals.write_secret`.
 - `code.code_hash`: the code that a result rests on.
 - `keys.to_make`: what a run lacks, or has otherwise than it is asked for now; `keys.refuse_out_of_date`: the same for
   readers; `keys.notebook_record`, `keys.scans_ingredients`: what a result is recorded with.

@@ -172,13 +172,6 @@ def has_content(path: Path) -> bool:
     return path.is_file() and path.stat().st_size > 0
 
 
-def write_secret(path: Path, content: bytes) -> None:
-    """Write a key that its owner alone may read; one that is there already is never replaced (FileExistsError)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(content)
-
-
 def write_if_changed(path: Path, content: str | bytes) -> None:
     """Write a file whole, unless it has that content already: then it keeps its time."""
     new = content.encode() if isinstance(content, str) else content

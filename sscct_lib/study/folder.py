@@ -17,10 +17,10 @@ from pydantic import BaseModel, ValidationError
 
 from sscct_lib.study.disclosure import protect
 from sscct_lib.study.files import strange_file
+from sscct_lib.study.seals import RUN_SETTINGS_FILE as RUN_SETTINGS_FILE
+from sscct_lib.study.seals import SETTINGS_FILE as SETTINGS_FILE
 from sscct_lib.study.settings import RunName, Section, Settings
 
-SETTINGS_FILE = "study.yaml"
-RUN_SETTINGS_FILE = "settings.yaml"
 DEEPEST = 100  # brackets within brackets in settings
 MANIFEST_FILE = "data_manifest.csv"
 DECISIONS_FILE = "qa_decisions.csv"

@@ -22,8 +22,9 @@ from uuid import uuid4
 LEDGER = "seals"  # of a run
 KEY_VARIABLE = "SSCCT_KEY"
 KEY_BYTES = 32
-STUDY_FILE = "study.yaml"  # what makes a folder a study
-NO_RESULTS = {LEDGER, "logs", "damaged", "settings.yaml"}  # of a run: nothing is believed for what they hold
+SETTINGS_FILE = "study.yaml"  # what makes a folder a study
+RUN_SETTINGS_FILE = "settings.yaml"
+NO_RESULTS = {LEDGER, "logs", "damaged", RUN_SETTINGS_FILE}  # of a run: nothing is believed for what they hold
 # Read whole at each look: they are small, and damage that left a file's times as they were would be told by none other.
 READ_WHOLE = {"tables", "notebooks", "provenance", "shards"}
 
@@ -53,7 +54,9 @@ def user_key() -> bytes:
     named = os.environ.get(KEY_VARIABLE)
     path = Path(named) if named else config_folder() / "seal.key"
     try:
-        _make_key(path)
+        if not path.exists():
+            with suppress(FileExistsError):  # another process was first
+                write_secret(path, secrets.token_bytes(KEY_BYTES))
         key, mode = path.read_bytes(), path.stat().st_mode
     except OSError as error:
         raise PermissionError(
@@ -68,17 +71,20 @@ def user_key() -> bytes:
     return key
 
 
-def _make_key(path: Path) -> None:
-    """Make a key where there is none: whole at once, since other processes may look for it."""
-    if path.exists():
-        return
+def write_secret(path: Path, content: bytes) -> None:
+    """Write a key, whole, that its owner alone may read; one that is there is never replaced (FileExistsError)."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     partial = path.with_name(f".{uuid4().hex}")
     with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(secrets.token_bytes(KEY_BYTES))
-    with suppress(FileExistsError):
+        file.write(content)
+    try:
         os.link(partial, path)
-    partial.unlink()
+    except OSError as error:
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from error
+        os.replace(partial, path)  # where the disk knows no links
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def put(partial: Path, path: Path) -> None:
@@ -164,7 +170,7 @@ def _state(path: Path) -> State:
 def _run_of(path: Path) -> Path | None:
     """Give the run to which a file belongs; None for one outside every run of a study."""
     for place in path.absolute().parents:
-        if place.parent.name == "runs" and (place.parent.parent / STUDY_FILE).is_file():
+        if place.parent.name == "runs" and (place.parent.parent / SETTINGS_FILE).is_file():
             return place
     return None
 

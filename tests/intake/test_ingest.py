@@ -15,10 +15,9 @@ from pydicom.uid import RLELossless
 from sscct_lib.cohort.manifest import read_manifest
 from sscct_lib.images.scanners import is_sharp, known_kernel, known_manufacturer
 from sscct_lib.intake.ingest import ingest
-from sscct_lib.study.files import write_secret
 from sscct_lib.study.folder import StudyError, load_study
 from sscct_lib.study.recovery import alone_in
-from sscct_lib.study.seals import config_folder
+from sscct_lib.study.seals import config_folder, write_secret
 from tests.images.dicom_samples import CT, SECRET, STEP_MM, enhanced, hounsfield, save, series, slice_of
 
 LETTERS = "gq0WzX7cRk2mVbT9yNs4LhPe8JdFuA1x"

@@ -367,7 +367,7 @@ OTHERWISE = {
     "study/files.py _copy": "pages, which are sealed together",
     "study/plots.py draw": "memory",
     "study/recovery.py alone": "a lock, which nobody reads",
-    "study/seals.py _make_key": "the user's key",
+    "study/seals.py write_secret": "a key",
     "study/seals.py _opened": "the seals",
 }
 

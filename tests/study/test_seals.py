@@ -148,6 +148,20 @@ def test_the_key_is_its_owners_alone(run, tmp_path):
         seals.user_key()
 
 
+@pytest.mark.parametrize("has_links", [True, False])
+def test_a_secret_is_written_whole_and_never_replaced(tmp_path, monkeypatch, has_links):
+    def refuse(*_: object) -> None:
+        raise OSError("no links here")
+
+    if not has_links:
+        monkeypatch.setattr(os, "link", refuse)
+    seals.write_secret(tmp_path / "keys" / "a.key", b"first")
+    with pytest.raises(FileExistsError):
+        seals.write_secret(tmp_path / "keys" / "a.key", b"second")
+    assert [(path.name, path.read_bytes()) for path in (tmp_path / "keys").iterdir()] == [("a.key", b"first")]
+    assert stat.S_IMODE((tmp_path / "keys" / "a.key").stat().st_mode) == 0o600
+
+
 def test_no_place_for_a_key_is_said(run, monkeypatch, study_of, manifest_frame):
     study = study_of(manifest_frame)
     monkeypatch.setenv("XDG_CONFIG_HOME", "/dev/null/none")
