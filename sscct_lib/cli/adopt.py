@@ -38,10 +38,11 @@ def adopt(
     """
     from sscct_lib.study import seals
     from sscct_lib.study.folder import load_study
+    from sscct_lib.study.recovery import unsealed_results
 
     loaded = load_study(study, run)
-    strange = {name for name in seals.unsealed(loaded.run) if not name.startswith("book/")}
-    sound, faults = _sound(loaded, strange)
+    strange, _ = unsealed_results(loaded)
+    sound, faults = _sound(loaded, set(strange))
     for fault in faults:
         say(fault, fg="yellow")
     n_of = Counter(name.rpartition("/")[0] for name in sound)

@@ -315,12 +315,10 @@ def book(
 ) -> None:
     """Render the book from the executed notebooks of a run: for clinicians, and for analysts with the code."""
     from sscct_lib.book.build import build_book
-    from sscct_lib.study.folder import load_study
     from sscct_lib.study.keys import refuse_out_of_date
-    from sscct_lib.study.recovery import refuse_strange
+    from sscct_lib.study.recovery import load_own
 
-    loaded = load_study(study, run)
-    refuse_strange(loaded)
+    loaded = load_own(study, run)
     refuse_out_of_date(loaded)
     index = build_book(loaded)
     say(f"The book: {index.resolve()}")

@@ -182,12 +182,11 @@ def pretrain(
     """
     from sscct_lib.deep.pretraining import pretrain_folds
     from sscct_lib.lungs.tables import usable_cohort
-    from sscct_lib.study.folder import StudyError, load_study
-    from sscct_lib.study.recovery import refuse_strange
+    from sscct_lib.study.folder import StudyError
+    from sscct_lib.study.recovery import load_own
     from sscct_lib.study.words import NETWORK_WORDS
 
-    loaded = load_study(study, run)
-    refuse_strange(loaded)
+    loaded = load_own(study, run)
     chosen = network or list(loaded.settings.deep.networks)
     unknown = sorted(set(chosen) - set(NETWORK_WORDS))
     if unknown:
@@ -218,11 +217,9 @@ def report(
     became of patients with about the same risk, and the scan. The risks come from models that never saw the patient.
     """
     from sscct_lib.report.page import of_study
-    from sscct_lib.study.folder import load_study
-    from sscct_lib.study.recovery import refuse_strange
+    from sscct_lib.study.recovery import load_own
 
-    loaded = load_study(study, run)
-    refuse_strange(loaded)
+    loaded = load_own(study, run)
     found = of_study(loaded, scan_id)
     _write_page(found, out or Path(f"{scan_id}.pdf"))
 
@@ -253,12 +250,10 @@ def predict(
     from sscct_lib.intake.clinical import read_values
     from sscct_lib.report.predict import predict_scan
     from sscct_lib.study.files import atomic
-    from sscct_lib.study.folder import load_study
-    from sscct_lib.study.recovery import refuse_strange
+    from sscct_lib.study.recovery import load_own
     from sscct_lib.study.words import percent_text, years_text
 
-    loaded = load_study(study, run)
-    refuse_strange(loaded)
+    loaded = load_own(study, run)
     known = read_values(clinical, loaded.settings.covariates)
     with TemporaryDirectory(prefix="sscct-") as work:
         prediction, page = predict_scan(loaded, source, known, Path(work), mask, anyway)

@@ -63,14 +63,9 @@ def decoded(content: bytes) -> str:
 
     UnreadError where it is none.
     """
-    for mark, encoding in ((b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"), (b"", "utf-8-sig")):
-        if content.startswith(mark):
-            try:
-                text = content.decode(encoding)
-                break
-            except UnicodeDecodeError:
-                continue
-    else:
+    try:
+        text = content.decode("utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
+    except UnicodeDecodeError:
         text = content.decode("cp1252", errors="replace")
     if "\x00" in text and len(content) % 2 == 0:  # every second byte of Latin letters in UTF-16 is 0
         is_little = content[1::2].count(0) > content[::2].count(0)

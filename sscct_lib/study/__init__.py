@@ -14,7 +14,7 @@
 - `keys.to_make`: what a run lacks, or has otherwise than it is asked for now; `keys.refuse_out_of_date`: the same for
   readers; `keys.notebook_record`, `keys.scans_ingredients`: what a result is recorded with.
 - `recovery.alone`: one run at a time; `recovery.set_aside`: what is damaged, or not this user's, is made again;
-  `recovery.refuse_strange`: the same for readers.
+  `recovery.load_own`, `recovery.refuse_strange`: the same for readers.
 - `seals.unsealed`: results that are not as this user's work left them; `seals.seal_all`: what another program wrote for
   the user.
 - `runs.open_run`: a study in a notebook, in the run in which its parameters hold; `runs.beside`: the same for the

@@ -133,9 +133,9 @@ def out_of_date(study: Study, notebook: str) -> str:
     """Say why an executed notebook of a run is not the one asked for now; empty where it is."""
     record = provenance(study, notebook)
     why = difference(ingredients(study, notebook), record.get("ingredients"))
-    # Whoever runs a notebook by hand, perhaps with other code in a cell, leaves tables that its chapter does not show.
     if not why and record.get("disclosure") != _disclosure(study):
         why = "made before a change of disclosure in study.yaml"  # which changes what it shows, and no table
+    # Whoever runs a notebook by hand, perhaps with other code in a cell, leaves tables that its chapter does not show.
     return why or (
         "" if record.get("written") == written(study, notebook) else "made before its tables were written anew"
     )

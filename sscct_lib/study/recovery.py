@@ -12,7 +12,7 @@ import pandas as pd
 
 from sscct_lib.study import seals
 from sscct_lib.study.files import free_name, has_content
-from sscct_lib.study.folder import Study, StudyError
+from sscct_lib.study.folder import Study, StudyError, load_study
 from sscct_lib.study.keys import given_predictions
 from sscct_lib.study.stages import BESIDE_TABLES, shard_stage
 
@@ -100,6 +100,13 @@ def set_aside(study: Study) -> list[str]:
     return told
 
 
+def load_own(folder: str | Path, run_name: str = "main") -> Study:
+    """Read a study as `load_study` does, and refuse a run as `refuse_strange` does."""
+    study = load_study(folder, run_name)
+    refuse_strange(study)
+    return study
+
+
 def refuse_strange(study: Study) -> None:
     """Refuse a run of which something is not as this user made it.
 
@@ -116,29 +123,31 @@ def refuse_strange(study: Study) -> None:
 
 
 def strange_results(study: Study) -> list[str]:
-    """Name the results of a run that this user did not make, or not as they lie there.
-
-    Risks that were given are people's, and of the book its maker decides.
-
-    Raises
-    ------
-    StudyError
-        If all are somebody else's, or one cannot be read.
-    """
-    given = {path.relative_to(study.run).as_posix() for path in given_predictions(study)}
-    try:
-        names = {name for name in seals.results(study.run) if name not in given and not name.startswith("book/")}
-        strange = sorted(names.difference(seals.believed(study.run, names)) if names else ())
-    except OSError as error:
-        which = f" {Path(error.filename).name}" if error.filename else ""
-        raise StudyError(f"runs/{study.run_name}{which} cannot be looked at: {error.strerror}.") from error
-    if strange and len(strange) == len(names):
+    """Name the results of a run that this user did not make, or not as they lie there; StudyError if all are so."""
+    strange, n_results = unsealed_results(study)
+    if strange and len(strange) == n_results:
         raise StudyError(
             f"runs/{study.run_name} was not made by you, or not with this key: nothing of it is used. "
             f"`sscct adopt` shows what is there and what can be taken over; {seals.KEY_VARIABLE} names the key of "
             "people who work together."
         )
-    return [name for name in strange if os.path.lexists(study.run / name)]
+    return strange
+
+
+def unsealed_results(study: Study) -> tuple[list[str], int]:
+    """Name the results of a run without this user's seal, and tell how many results there are.
+
+    Risks that were given are people's, and of the book its maker decides. StudyError if a file, or the key, cannot be
+    read.
+    """
+    given = {path.relative_to(study.run).as_posix() for path in given_predictions(study)}
+    try:
+        names = {name for name in seals.results(study.run) if name not in given and not name.startswith("book/")}
+        strange = sorted(names.difference(seals.believed(study.run, names)))
+    except OSError as error:
+        which = f" {Path(error.filename).name}" if error.filename else ""
+        raise StudyError(f"runs/{study.run_name}{which} cannot be looked at: {error.strerror}.") from error
+    return [name for name in strange if os.path.lexists(study.run / name)], len(names)
 
 
 def _moved(study: Study, names: list[str], why: str) -> list[str]:

@@ -28,7 +28,7 @@ from sscct_lib.study.folder import (
     settings_of,
 )
 from sscct_lib.study.keys import fits, given_predictions, ingredients, out_of_date, same_settings
-from sscct_lib.study.recovery import refuse_strange
+from sscct_lib.study.recovery import load_own
 from sscct_lib.study.settings import Section, Settings
 from sscct_lib.study.stages import BESIDE_TABLES, NOTEBOOKS, PER_SCAN_STAGES, TABLES, executed
 from sscct_lib.study.tables import read_csv
@@ -82,8 +82,7 @@ def open_run(folder: str | Path, run_name: str = "main", **parameters: Any) -> S
     StudyError
         As `load_study`, and if a parameter has an impossible value.
     """
-    study = load_study(folder, run_name)
-    refuse_strange(study)
+    study = load_own(folder, run_name)
     target = beside(study, _given(parameters))
     if target.run_name != study.run_name:
         told = "; ".join(f"{name}: {value}" for name, value in changes_of(target).items())

@@ -95,3 +95,12 @@ def test_scans_that_the_manifest_does_not_name_are_no_data_of_the_study(study):
 def test_there_may_be_nothing_to_take(study_of, manifest_frame):
     study = study_of(manifest_frame)
     assert "0 files are not yours. Sound data among them: nothing." in sscct("adopt", study.folder, "--accept").output
+
+
+def test_without_a_key_it_says_so(study, monkeypatch):
+    monkeypatch.setenv(seals.KEY_VARIABLE, "/dev/null/none")
+    said = sscct("adopt", study.folder)
+    assert said.exit_code == 1
+    assert (
+        "runs/main cannot be looked at: the key by which your results are known cannot be read or made" in said.output
+    )
