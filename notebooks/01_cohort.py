@@ -67,6 +67,7 @@ Markdown(f"In words: {selection.flow_text(flow)}")
 
 # %% tags=["hide-input"]
 glue("horizons", horizons_text(study.settings.horizons_years), display=False)
+glue("unknown_rule", tables.UNKNOWN_RULE[study.settings.labels], display=False)
 glue("n_scans", of_patients(len(cohort), cohort["patient_id"].nunique()), display=False)
 glue("n_patients", count_text(cohort["patient_id"].nunique()), display=False)
 glue("n_patients_died", count_text(cohort.groupby("patient_id")["event_observed"].any().sum()), display=False)

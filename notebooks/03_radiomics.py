@@ -89,8 +89,8 @@ figures.flow_diagram(flow)
 Markdown(f"In words: {flow_text(flow)}")
 
 # %% [markdown]
-# Quantitative CT over all scans: half of the scans lie below the median. Look at the dense lung of the lower zones:
-# fibrosis in systemic sclerosis begins there. Shares are per cent of the lung; dense lung also holds vessels, so some
+# Quantitative CT over all scans: half of the scans lie below the median. Look at HAA in the lower zones:
+# fibrosis in systemic sclerosis begins there. HAA and LAA-950 are per cent of the lung; HAA also holds vessels, so some
 # of it is in every patient.
 
 # %% tags=["hide-input", "fold-output"]
@@ -116,7 +116,7 @@ radiomic_figures.feature_stability(agreed, min_icc)
 # %% [markdown]
 # ## Models
 #
-# The models see different columns: clinical values (age, sex, skin subtype, FVC, DLCO), quantitative CT, both,
+# The models see different columns: clinical values (age, sex, cutaneous subtype, FVC, DLCO), quantitative CT, both,
 # PyRadiomics' features, these with their change a year since the patient's scan before, or everything. Each is an
 # elastic-net Cox regression: it weighs features, leaves out those of no use, and gives every scan one risk curve from
 # all of the follow-up. Others are tried beside it on some of the feature sets: a logistic regression at each horizon, a
@@ -166,7 +166,7 @@ horizon_tables.mean_risks(predictions)
 # {cite:p}`ley2012`, the index for idiopathic pulmonary fibrosis. Its points are those of ILD-GAP and 2 more, so that
 # both put patients in the same order; only their published risks differ.
 #
-# Goh's stage needs the extent of disease on CT, which a radiologist reads. Here the share of dense lung stands in for
+# Goh's stage needs the extent of disease on CT, which a radiologist reads. Here HAA stands in for
 # it, and that is not the same: vessels are dense too. A missing DLCO is not counted as one that the patient was too ill
 # to do; the table of patients says so in `dlco_impossible`.
 

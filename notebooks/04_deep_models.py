@@ -9,9 +9,9 @@
 # %% [markdown]
 # # Deep models: networks that look at the lungs
 #
-# Three networks, ResNet-18, DenseNet-121 and Swin Transformer, each look at the lungs of a scan and give the risk of
-# death within each horizon. No feature is chosen by hand: what matters must be learned from the scans. Every risk on
-# this page is *out of fold*: it comes from a model that never saw any scan of that patient.
+# A network looks at the lungs of a scan and gives the risk of death within each horizon. No feature is chosen by hand:
+# what matters must be learned from the scans. Every risk on this page is *out of fold*: it comes from a model that
+# never saw any scan of that patient.
 
 # %% tags=["parameters"]
 study_dir: str = ".."  # the study folder
@@ -49,8 +49,7 @@ cohort = usable_cohort(study)
 # correction {cite:p}`king2001`). In training alone, scans are turned, moved, blurred, sharpened or made noisier a
 # little at random, but not mirrored: the two sides of a chest differ. Networks that start from scratch get a second
 # task, to tell how dense each zone of the lungs is, which needs no outcome (`density_weight` in `study.yaml`). A
-# patient who left the study alive counts as alive up to that day, and as unknown after it. The risks of a scan cannot
-# fall from one horizon to the next.
+# patient who left the study alive counts as alive up to that day, and as unknown after it.
 #
 # A trained model is kept: when this page is run again with the same data and settings, only what is missing is
 # trained.

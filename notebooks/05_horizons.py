@@ -11,9 +11,10 @@
 #
 # Every model predicted each scan without having seen that patient. Here we ask four things of those predictions: do
 # patients who died have higher predicted risks than those who lived (discrimination), do as many die as predicted
-# (calibration), how large is the error of the risks overall, and how do patients fare whom a model calls at low,
-# middle and high risk. A scan of a patient who was not followed to the horizon is *unknown*, and is never counted as
-# alive. Each number carries a 95 % interval that treats the scans of one patient as belonging together.
+# (calibration), how large is the error of the risks overall, and how do patients fare whom a model calls at low, middle
+# and high risk. How a scan counts whose patient was not followed to the horizon, the [chapter on the
+# cohort](01_cohort.md) says. Each number carries a 95 % interval that treats the scans of one patient as belonging
+# together.
 #
 # Scans are many and patients are few: tables say, as "43 scans of 15 patients against 37 of 11", how many scans of how
 # many patients are followed by death within the time, and how many are known to be followed by life beyond it. One rule
@@ -40,6 +41,7 @@ from sscct_lib.horizons import (
     decisions,
     evaluate,
     figures,
+    findings,
     models,
     patients,
     planned,
@@ -70,12 +72,30 @@ predictions = pd.concat([predictions, stacked], ignore_index=True)
 evaluation = Evaluation(cohort, predictions, settings)
 
 # %% [markdown]
+# ## What this run found
+#
+# Of one model, chosen by a rule that knows no result, at the primary horizon; and of the comparisons that were planned.
+# The sentences follow from the numbers by [fixed rules](../statistics.md): *could not be told apart* does not mean
+# equal.
+
+# %% tags=["hide-input"]
+judged = [rate(evaluation) for rate in (evaluate.evaluate, evaluate.integrated_brier)]
+performance = write_table(pd.concat(judged, ignore_index=True), study, "performance", PERFORMANCE)
+main = performance[~models.is_variant(performance)]
+tested = planned.compare(evaluation)
+pictured = models.pictured_model(predictions)
+thresholds = decisions.threshold_table(evaluation, pictured)
+found = findings.findings(evaluation.at(pictured, tested["horizon_years"].iloc[0]), tested, thresholds, settings)
+glue("findings", Markdown(findings.in_markdown(found, "notebooks/05_horizons.ipynb")), display=False)
+Markdown(findings.in_markdown(found))
+
+# %% [markdown]
 # ## Which model tells apart those who die from those who live?
 #
 # The AUC is the chance that, of two scans, the one followed by death within the horizon has the higher predicted risk:
 # 0.5 is a coin, 1 is perfect. Look at how wide the intervals are before looking at which model leads.
-# `Stacked (equal weights)` is the average of the clinical model, radiomics and the networks: weights that are learned
-# from risks of a cross-validation find a signal even where there is none, so these are all equal.
+# The *equal-weight ensemble*, where a run has two of them, averages the clinical model, radiomics and the networks:
+# weights that are learned from risks of a cross-validation find a signal even where there is none.
 #
 # Two scans are compared only where one fit judged both: a fold with many of the few deaths is judged by a fit that
 # learned from fewer, so that over folds risks that know nothing have an AUC well below 0.5
@@ -83,9 +103,6 @@ evaluation = Evaluation(cohort, predictions, settings)
 # is its standard deviation between them: what the draw of the folds does, beside what the draw of the patients does.
 
 # %% tags=["hide-input"]
-judged = [rate(evaluation) for rate in (evaluate.evaluate, evaluate.integrated_brier)]
-performance = write_table(pd.concat(judged, ignore_index=True), study, "performance", PERFORMANCE)
-main = performance[~models.is_variant(performance)]
 tables.side_by_side(main, "auc")
 
 # %% [markdown]
@@ -102,9 +119,9 @@ remarks = tables.remarks(performance)
 remarks.style.hide(axis="index") if len(remarks) else Markdown("Every model predicted every scan at every horizon.")
 
 # %% [markdown]
-# The open marks are what a study of *another* cohort published for its networks and its radiomics models; it gave no
-# intervals. They show the order of size to expect and cannot be compared point by point: below, the best AUC of each
-# horizon here, which being picked flatters, beside those published ("there").
+# Open marks, at 1, 3 and 5 years, are what a study of *another* cohort published for its networks and its radiomics
+# models; it gave no intervals. They show the order of size to expect and cannot be compared point by point: below, the
+# best AUC of each horizon here, which being picked flatters, beside those published ("there").
 
 # %% tags=["hide-input"]
 figures.performance_forest(main, tables.PUBLISHED)
@@ -131,7 +148,6 @@ figures.roc_curves(curves.roc_curves(evaluation, performance), performance)
 # *Not told apart* does not mean equal: look at how large a difference the interval still holds.
 
 # %% tags=["hide-input"]
-tested = planned.compare(evaluation)
 tables.planned_in_words(tested)
 
 # %% [markdown]
@@ -156,7 +172,7 @@ tables.differences_side_by_side(differences, "auc")
 # line, as many died as predicted; below it the model predicts too many deaths, above it too few.
 
 # %% tags=["hide-input"]
-shown = settings.horizons.shown_model or models.pictured_model(predictions)
+shown = settings.horizons.shown_model or pictured
 figures.calibration_plot(curves.calibration(evaluation, shown), curves.smooth_calibration(evaluation, shown), shown)
 
 # %% [markdown]
@@ -309,7 +325,8 @@ figures.decision_curves(benefits)
 # The same at thresholds that were fixed before any result was seen (`horizons.thresholds` in `study.yaml`).
 
 # %% tags=["hide-input"]
-tables.thresholds_side_by_side(decisions.threshold_table(evaluation, shown))
+of_shown = thresholds if shown == pictured else decisions.threshold_table(evaluation, shown)
+tables.thresholds_side_by_side(of_shown)
 
 # %% [markdown]
 # ## Does the answer depend on which scans are used?
@@ -324,7 +341,7 @@ tables.parts_side_by_side(subgroups.evaluate_parts(subgroups.views(cohort), eval
 # ## For whom does it work?
 #
 # Each group against all other scans, at every horizon: does the model tell patients apart as well (AUC), do as many die
-# as it predicts (died : expected), and does it flag as many, at the middle threshold of the study? On the dotted line
+# as it predicts (O:E), and does it flag as many, at the middle threshold of the study? On the dotted line
 # the group is like the rest. A group in which more die should be flagged more; one to the right in the middle panel
 # dies more often than the model says. Intervals of small groups are wide, and a difference here is a question, not a
 # finding.
@@ -508,12 +525,10 @@ lesions.lesion_table(study, explained) if len(truth) else Markdown("Not known fo
 
 # %% tags=["remove-cell"]
 # What the front page and the chapters on acting and on failures show.
-pictured = models.pictured_model(predictions)
 middle = patients.middle_horizon(settings)
 thirds = curves.survival_by_tertile(evaluation, pictured)
 wrong = patients.most_wrong(evaluation, lung_table, pictured, middle)
 numbers = tables.headline_numbers(evaluation, performance)
-numbers["planned"] = tables.planned_sentence(tested)
 numbers["primary_horizon"] = years_text(tested["horizon_years"].iloc[0])
 numbers |= decisions.worked_example(evaluation, pictured) | patients.counts_wrong(wrong)
 for name, value in numbers.items():

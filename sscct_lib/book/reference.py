@@ -183,7 +183,7 @@ def _performance(model: str, performance: pd.DataFrame) -> dict[str, str]:
         said = [estimate_text(*numbers[metric].values()) for metric in ("auc", "observed_expected")]
         auc = at.loc["auc"]
         found[f"Within {years_text(horizon)}"] = (
-            f"AUC {said[0]}; died : expected {said[1]}; of {scans_text(auc['n_scans'], auc['n_patients'])} followed by "
+            f"AUC {said[0]}; O:E {said[1]}; of {scans_text(auc['n_scans'], auc['n_patients'])} followed by "
             f"death, against known alive: {denominators(auc)}"
         )
     return found or {"Performance": NOT_JUDGED}

@@ -202,7 +202,7 @@ def _table(of: pd.DataFrame) -> pd.DataFrame:
             "run": auc.index,
             "model": auc["model"],
             "AUC": [estimate_text(*values) for values in auc[numbers].to_numpy()],
-            "died : expected": [estimate_text(*values) for values in calibration.loc[auc.index, numbers].to_numpy()],
+            "O:E": [estimate_text(*values) for values in calibration.loc[auc.index, numbers].to_numpy()],
             DENOMINATORS: [denominators(row) for row in auc.itertuples()],
             "AUC minus the first run's": [_difference_text(*values) for values in differences],
         }

@@ -14,6 +14,10 @@ from sscct_lib.study.words import CLINICAL_WORDS, estimate_text, feature_name
 
 AGE = "Age, years"
 COUNTED, NUMBERS, MISSING = ", n (%)", ", median [", "not known"  # of the rows of Table 1
+UNKNOWN_RULE = {
+    "censored_unknown": "a patient who was not followed that long counts as unknown, never as alive",
+    "as_published": "in this run a patient who was not followed that long counts as alive (`labels: as_published`)",
+}
 AT_LAST_CONTACT = {"alive": "alive at last contact", "died": "died"}
 
 

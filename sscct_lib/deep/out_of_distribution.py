@@ -29,7 +29,7 @@ from sscct_lib.study.words import NETWORK_WORDS
 MEASURES = {
     "density": ("lungs denser", "lungs less dense", "HU"),
     "contrast": ("densities more varied", "densities more alike", "HU"),
-    "dense_percent": ("more dense lung (above -300 HU)", "less dense lung (above -300 HU)", "%"),
+    "dense_percent": ("more lung above -300 HU", "less lung above -300 HU", "%"),
     "fill_percent": ("lungs fill more of their box", "lungs fill less of their box", "%"),
     "left_percent": ("more of the lung on the left", "less of the lung on the left", "%"),
     "upper_percent": ("more of the lung in the upper half", "less of the lung in the upper half", "%"),

@@ -3,7 +3,8 @@
 - `evaluation.Evaluation`: predictions checked, patients resampled, outcomes known: what everything else takes.
 - `evaluate`: the table of performance; `comparison`: paired differences, and the true risk of a simulated study;
   `planned`: the comparisons that were planned before the run.
-- `models`: the stacked risk, the models of the front page, variants; `tables`: what readers see of all these.
+- `findings`: what a run found, in sentences made from its numbers by rules.
+- `models`: the equal-weight ensemble, the models of the front page, variants; `tables`: what readers see of all these.
 - `curves`: ROC, calibration, survival by third; `decisions`: net benefit, thresholds, a worked example.
 - `subgroups`: views and groups of the cohort, thirds by spread; `sensitivity`: rules, shortcuts.
 - `censoring`: whether loss depends on the patient; weights by the risk; what if the lost died, or lived.

@@ -243,7 +243,7 @@ def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def in_words(table: pd.DataFrame) -> str:
-    """Say at each horizon whether loss depends on the risk, and what that does to died : expected."""
+    """Say at each horizon whether loss depends on the risk, and what that does to O:E."""
     ratios = table[table["metric"] == "observed_expected"].set_index(["horizon_years", "way"])
     lines = []
     for years in table["horizon_years"].unique():

@@ -1,4 +1,4 @@
-"""Which models a run has: the stacked one, those of the front page, and variants of others.
+"""Which models a run has: the ensemble, those of the front page, and variants of others.
 
 No rule here knows a result: a model chosen for its result would look better than it is.
 """
@@ -14,13 +14,13 @@ from sscct_lib.horizons.tables import cell_parts, denominators, own_count, side_
 from sscct_lib.study.schemas import PREDICTIONS
 from sscct_lib.study.words import plain_names, years_text
 
-STACKED = "Stacked (equal weights)"
+STACKED = "Equal-weight ensemble"
 SOURCES = {
     "clinical": ("Clinical",),
     "radiomics": ("Radiomics",),
     "networks": ("ResNet-18", "DenseNet-121", "Swin Transformer"),
 }
-"""What is stacked, and the models behind it; several models of a source are averaged first."""
+"""What is averaged, and the models behind it; several models of a source are averaged first."""
 ROWS = {
     "ILD-GAP": "clinical index in use",
     "Clinical": "clinical values",
@@ -81,7 +81,7 @@ def headline(performance: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        Text, with 95 % intervals. Two columns a horizon, `AUC` and `died : expected`; the column's head says how many
+        Text, with 95 % intervals. Two columns a horizon, `AUC` and `O:E`; the column's head says how many
         scans and patients were followed by death, and how many are known not to be; an AUC that rests on other scans
         says on which. Index: the model.
     """
@@ -94,7 +94,7 @@ def headline(performance: pd.DataFrame) -> pd.DataFrame:
             continue
         n_scans = auc.groupby("horizon_years")["n_scans"].max()
         head = f"{years_text(horizon)}: {denominators(auc.sort_values('n_scans').iloc[-1])}"
-        for metric, words in (("auc", "AUC"), ("observed_expected", "died : expected")):
+        for metric, words in (("auc", "AUC"), ("observed_expected", "O:E")):
             rows = at[at["metric"] == metric].set_index("model").rename_axis(None)
             cells = pd.Series(
                 [_cell(row, own_count(row, n_scans) if metric == "auc" else []) for row in rows.itertuples()],

@@ -151,9 +151,9 @@ def _why(row: Mapping[Any, Any], horizon_years: float) -> list[str]:
     if died and row.get("cause_of_death") == "other":
         said.append("did not die of the lungs")
     if died and dense < FEW_DENSE:
-        said.append(f"little dense lung ({percent_text(dense)})")
+        said.append(f"little HAA ({percent_text(dense)})")
     if not died and dense > MUCH_DENSE:
-        said.append(f"much dense lung ({percent_text(dense)})")
+        said.append(f"much HAA ({percent_text(dense)})")
     if died and years > 0.9 * horizon_years:
         said.append("died just before the horizon")
     if not died and bool(row["event_observed"]):

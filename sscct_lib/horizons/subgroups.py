@@ -29,7 +29,7 @@ _GROUPS: list[tuple[str, str, list[float], str]] = [
     ("age_years", "age", [50, 65], "years"),
     ("ssc_subtype", "subtype", [], ""),
     ("fvc_percent", "FVC", [70], "% predicted"),
-    ("dense_lung_percent", "dense lung, -600 to -250 HU", [10], "% of the lungs"),
+    ("dense_lung_percent", "HAA (-600 to -250 HU)", [10], "% of the lungs"),
     ("scan_year", "year of the scan", [2010, 2015, 2020], ""),
     ("manufacturer", "scanner", [], ""),
     ("kernel", "kernel", [], ""),
@@ -214,7 +214,7 @@ def fairness(parts: Iterable[Part], evaluation: Evaluation, model: str) -> pd.Da
     -------
     pandas.DataFrame
         One row a group, horizon and measure of `FAIRNESS`: `kind`, `part`, `horizon_years`, `metric`, `estimate` with
-        `ci_low` and `ci_high` (95 %), `difference` from the rest (of died : expected how many times that of the rest)
+        `ci_low` and `ci_high` (95 %), `difference` from the rest (of O:E how many times that of the rest)
         with `difference_low` and `difference_high`, and the counts of `COUNTS`, which are the group's. No estimate of a
         group, and no difference, where either side has too few patients who died or lived.
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from sscct_lib.horizons.evaluate import best
 from sscct_lib.horizons.evaluation import FEWEST_PATIENTS, TOO_SMALL, Evaluation, too_few
-from sscct_lib.horizons.planned import FINDINGS
+from sscct_lib.horizons.planned import FINDINGS, NOT_COMPARED, UNDECIDED
 from sscct_lib.study.disclosure import HIDDEN, count_text, count_texts, is_small, of_patients
 from sscct_lib.study.words import (
     METRIC_WORDS,
@@ -63,12 +63,12 @@ def by_horizon(rows: pd.DataFrame, index: Sequence[str], cell: Callable[[Any], s
 
 def denominators(row: Any) -> str:
     """Write how many scans and patients a horizon has of each state, and whether these are too few to tell anything."""
-    small = f"; {TOO_SMALL}" if _few(row) else ""
+    small = f"; {TOO_SMALL}" if few(row) else ""
     unknown = states_text(row)[2]
     return f"{against_text(row)}; {'some' if unknown == HIDDEN else unknown} unknown{small}"
 
 
-def _few(row: Any) -> bool:
+def few(row: Any) -> bool:
     """Whether too few patients died, or are known to have lived, for anything to be estimated, or to be told."""
     return too_few(row.n_patients_died, row.n_patients_alive) or any(
         map(is_small, (row.n_patients_died, row.n_patients_alive))
@@ -83,7 +83,7 @@ def _estimate(row: Any, decimals: int = 2) -> str:
 
 def absent(row: Any) -> str:
     """What stands where an estimate would: nobody was judged, or too few patients died or lived."""
-    return TOO_SMALL if row.n_scans and _few(row) else NOT_ESTIMABLE
+    return TOO_SMALL if row.n_scans and few(row) else NOT_ESTIMABLE
 
 
 def side_by_side(performance: pd.DataFrame, metric: str = "auc", decimals: int = 2) -> pd.DataFrame:
@@ -165,7 +165,7 @@ def fairness_in_words(table: pd.DataFrame, horizon_years: float) -> pd.DataFrame
     """Lay `subgroups.fairness` out at a horizon: a row a group, each measure beside its difference from the rest."""
     words = {
         "auc": ("AUC", "AUC less that of the rest"),
-        "observed_expected": ("died : expected", "times that of the rest"),
+        "observed_expected": ("O:E", "times that of the rest"),
         "flagged": ("share flagged", "share less that of the rest"),
     }
     at = table[table["horizon_years"] == horizon_years]
@@ -232,21 +232,27 @@ def planned_in_words(table: pd.DataFrame) -> pd.DataFrame:
     ).set_index("planned")
 
 
-def planned_sentence(table: pd.DataFrame) -> str:
-    """Say in a sentence what the planned comparisons found: which model is better than which, and what stays open."""
-    said, left = [], []
-    for finding in FINDINGS:
-        rows: list[Any] = list(table[table["finding"] == finding].itertuples())
-        if finding in FINDINGS[:2]:
-            said += [_pair(row, f"is {finding} than") for row in rows]
-        elif rows:
-            left.append(f"{finding}: {'; '.join(_pair(row, 'and') for row in rows)}")
-    return "; ".join([*(said or ["no model is shown to be better than another"]), *left])
+def planned_sentences(table: pd.DataFrame) -> str:
+    """Say of each planned comparison what it found; the clearest first."""
+    words = {
+        "better": "{0} ranked scans better than {1}",
+        "worse": "{0} ranked scans worse than {1}",
+        UNDECIDED: "{0} could not be told apart from {1}",
+        TOO_SMALL: "Too few patients died, or are known to have lived, to compare {0} with {1}",
+        NOT_COMPARED: "{0} was not compared with {1}: a model is not in this run",
+    }
+    rows: list[Any] = sorted(table.itertuples(), key=lambda row: FINDINGS.index(row.finding))
+    said = [words[row.finding].format(row.model, row.against) + _by_how_much(row) for row in rows]
+    shown = [] if table["finding"].isin(FINDINGS[:2]).any() else ["No model was shown to be better than another"]
+    return "".join(f"{sentence}. " for sentence in [*shown, *said]).strip()
 
 
-def _pair(row: Any, words: str) -> str:
-    by = estimate_text(row.difference, row.ci_low, row.ci_high)
-    return f"{row.model} {words} {row.against}{'' if pd.isna(row.difference) else f', difference {by}'}"
+def _by_how_much(row: Any) -> str:
+    """The difference in AUC behind a comparison that found something, or could have."""
+    if row.finding in (TOO_SMALL, NOT_COMPARED):
+        return ""
+    by = f"difference in AUC {estimate_text(row.difference, row.ci_low, row.ci_high)}"
+    return f" ({by}{'' if row.finding == UNDECIDED else f'; p = {p_text(row.p_holm)}'})".replace("= <", "<")
 
 
 def hazards_in_words(table: pd.DataFrame) -> pd.DataFrame:

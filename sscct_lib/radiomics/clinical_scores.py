@@ -188,7 +188,7 @@ def published_risk(model: str, points: pd.Series, horizon_years: float) -> Float
 def goh_extensive(table: pd.DataFrame) -> pd.Series:
     """Goh's stage of lung disease in systemic sclerosis: 1 extensive, 0 limited, NaN without an extent.
 
-    The share of dense lung stands in for a radiologist's reading and is not the same: vessels and the dependent lung
+    HAA stands in for a radiologist's reading and is not the same: vessels and the dependent lung
     are dense too, so that a healthy lung is not at 0, and thin reticulation may not count. Goh NSL, et al. Interstitial
     lung disease in systemic sclerosis: a simple staging system. Am J Respir Crit Care Med 2008;177:1248-54.
     """

@@ -175,7 +175,7 @@ def _stacked(risks: pd.DataFrame, of_study: pd.DataFrame, trained: Study) -> tup
 
     lacking = sources(of_study) - sources(risks)
     if lacking:
-        return risks, [f"No stacked risk: it needs {' and '.join(sorted(lacking))} risks, which are missing."]
+        return risks, [f"No ensemble risk: it needs {' and '.join(sorted(lacking))} risks, which are missing."]
     if STACKED not in set(of_study["model"]):
         return risks, []
     one_fit = risks.assign(patient_id=page.NEW, repeat=0, fold=0)

@@ -55,7 +55,7 @@ DASHES: list[Any] = ["-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (7, 2, 1.5, 2))]
 
 MODEL_ORDER = (
     "Clinical", "Radiomics", "ResNet-18", "DenseNet-121", "Swin Transformer", "Quantitative CT", "All features",
-    "ILD-GAP", "Goh stage", "Stacked (equal weights)", "Clinical + quantitative CT", "Radiomics + change",
+    "ILD-GAP", "Goh stage", "Equal-weight ensemble", "Clinical + quantitative CT", "Radiomics + change",
     "FVC and DLCO", "Age and sex", "ILD-GAP (published risks)", "Clinical + quantitative CT, boosted trees",
     "Clinical + quantitative CT, harmonised", "Clinical + quantitative CT, logistic",
     "Clinical + quantitative CT, survival forest", "ResNet-18, longitudinal", "DenseNet-121, longitudinal",

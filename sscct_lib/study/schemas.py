@@ -76,7 +76,7 @@ def covariates(declared: "Mapping[str, Covariate] | None" = None) -> dict[str, p
         "age_years": optional(float, "age at the scan", "years", between(0, 120, "a number from 0 to 120")),
         "sex": optional(str, "sex", checks=pa.Check.isin(SEXES, error=" or ".join(SEXES))),
         "ssc_subtype": optional(
-            str, "skin subtype of systemic sclerosis", checks=pa.Check.isin(SUBTYPES, error=", ".join(SUBTYPES))
+            str, "cutaneous subtype of systemic sclerosis", checks=pa.Check.isin(SUBTYPES, error=", ".join(SUBTYPES))
         ),
         "fvc_percent": optional(
             float, "forced vital capacity near the scan", "% predicted", between(5, 200, "a number from 5 to 200")

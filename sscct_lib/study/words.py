@@ -15,39 +15,39 @@ CLINICAL_WORDS = {
     "fvc_percent": "forced vital capacity",
     "dlco_percent": "diffusing capacity",
     "sex": "sex",
-    "ssc_subtype": "skin subtype",
+    "ssc_subtype": "cutaneous subtype",
 }
 TRANSPLANT_COUNTS = "In this study, death means death or lung transplant, whichever came first."
 """Told wherever a study has `cohort.transplant: as_death`."""
 NETWORK_WORDS = {"resnet18": "ResNet-18", "densenet121": "DenseNet-121", "swin": "Swin Transformer"}
 CLASS_WORDS = {
-    "firstorder": "density histogram",
+    "firstorder": "first order",
     "shape": "shape",
-    "glcm": "texture of neighbours",
-    "glrlm": "texture of runs",
-    "glszm": "texture of zones",
-    "gldm": "texture of dependence",
-    "ngtdm": "texture of contrast",
+    "glcm": "GLCM",
+    "glrlm": "GLRLM",
+    "glszm": "GLSZM",
+    "gldm": "GLDM",
+    "ngtdm": "NGTDM",
 }
 MEASURE_WORDS = {
     "volume_l": "lung volume",
-    "mean_hu": "mean density",
-    "sd_hu": "spread of density",
-    "skewness": "skewness of density",
-    "kurtosis": "kurtosis of density",
-    "high_attenuation_share": "share of dense lung",
-    "low_attenuation_share": "share of emphysema-like lung",
+    "mean_hu": "mean attenuation",
+    "sd_hu": "standard deviation of attenuation",
+    "skewness": "skewness of attenuation",
+    "kurtosis": "kurtosis of attenuation",
+    "high_attenuation_share": "HAA",
+    "low_attenuation_share": "LAA-950",
 }
 REGION_WORDS = {
     "lower_minus_upper": ", lower minus upper zones",
-    "peel_minus_core": ", peel minus core",
+    "peel_minus_core": ", subpleural minus central",
     "right": " in the right lung",
     "left": " in the left lung",
     "upper": " in the upper zones",
     "middle": " in the middle zones",
     "lower": " in the lower zones",
-    "peel": " in the peel",
-    "core": " in the core",
+    "peel": ", subpleural",
+    "core": ", central",
     "rul": " in the right upper lobe",
     "rml": " in the right middle lobe",
     "rll": " in the right lower lobe",
@@ -65,7 +65,7 @@ METRIC_WORDS = {
     "brier": "Brier score",
     "scaled_brier": "scaled Brier score",
     "integrated_brier": "integrated Brier score",
-    "observed_expected": "died : expected",
+    "observed_expected": "O:E",
     "calibration_intercept": "calibration intercept",
     "calibration_slope": "calibration slope",
     "ici": "mean calibration error",
@@ -102,7 +102,7 @@ RULE_WORDS = {
 
 
 def feature_name(feature: str) -> str:
-    """Name a feature as a reader would, for example `share of dense lung in the lower zones`.
+    """Name a feature as a reader would, for example `HAA in the lower zones`.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ def feature_name(feature: str) -> str:
         return (
             "years since the scan before"
             if feature == "change_years"
-            else f"change a year: {feature_name(feature[7:])}"
+            else f"change per year: {feature_name(feature[7:])}"
         )
     if feature.endswith("_bend"):
         return f"{feature_name(feature.removesuffix('_bend'))}: curve"
@@ -138,11 +138,11 @@ def feature_name(feature: str) -> str:
         if measure.endswith(f"_{suffix}"):
             return f"{MEASURE_WORDS[measure.removesuffix(f'_{suffix}')]}{words}"
     percentile = re.fullmatch(r"p(\d+)_hu", measure)
-    return f"density, {int(percentile[1])}th percentile" if percentile else MEASURE_WORDS[measure]
+    return f"attenuation, {int(percentile[1])}th percentile" if percentile else MEASURE_WORDS[measure]
 
 
 def feature_class(feature: str) -> str:
-    """Name the class of an image feature as a reader would, for example `texture of runs`."""
+    """Name the class of an image feature as a reader would, for example `GLRLM`."""
     return "quantitative CT" if feature.startswith("qct_") else CLASS_WORDS[feature.split("_")[1]]
 
 
@@ -164,10 +164,10 @@ def feature_kind(feature: str) -> str:
 
 
 def feature_unit(feature: str) -> str:
-    """Name the unit of a feature, `a year` with it for a rate; empty where it has none, or it is PyRadiomics' own."""
+    """Name the unit of a feature, `per year` with it for a rate; empty where it has none, or it is PyRadiomics' own."""
     if feature.startswith("change_") and feature != "change_years":
         unit = feature_unit(feature.removeprefix("change_"))
-        return f"{unit} a year" if unit else ""
+        return f"{unit} per year" if unit else ""
     if feature in ("age_years", "change_years"):
         return "years"
     if feature in ("fvc_percent", "dlco_percent"):

@@ -261,7 +261,7 @@ def test_what_is_recorded_of_a_wrong_prediction_is_said(small, predictions):
     lungs = lungs_of(small, verdict="review", findings="the mask leaks", high_attenuation_share=0.01)
     wrong = patients.most_wrong(Evaluation(known, predictions, FEW), lungs, "Model", 3.0)
     first = wrong["what is known that may tell why"].iloc[0]
-    for words in ("did not die of the lungs", "little dense lung (1 %)", "the mask leaks", "FVC not known", "5 mm"):
+    for words in ("did not die of the lungs", "little HAA (1 %)", "the mask leaks", "FVC not known", "5 mm"):
         assert words in first
     plain = patients.most_wrong(
         Evaluation(small.assign(fvc_percent=80.0, dlco_percent=60.0), predictions, FEW), lungs_of(small), "Model", 3.0

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from sscct_lib.horizons.comparison import differences
 from sscct_lib.horizons.evaluation import Evaluation
 from sscct_lib.horizons.planned import NOT_COMPARED, UNDECIDED, check_planned, compare
-from sscct_lib.horizons.tables import planned_in_words, planned_sentence
+from sscct_lib.horizons.tables import planned_in_words, planned_sentences
 from sscct_lib.study.folder import StudyError
 from sscct_lib.study.settings import HorizonSettings, Settings
 from tests.horizons.cohorts import FEW, make_predictions
@@ -51,14 +51,14 @@ def test_two_names_of_one_ranking_are_not_told_apart(cohort):
 def test_a_sentence_says_what_was_found_and_what_stays_open(cohort, predictions):
     settings = planning(("Clinical", "Noisy"), ("Noisy", "Clinical"), ("Nobody", "Clinical"), primary_years=5.0)
     table = compare(Evaluation(cohort, predictions, settings))
-    said = planned_sentence(table)
+    said = planned_sentences(table)
     row = table.iloc[0]
     by = f"{row['difference']:.2f} ({row['ci_low']:.2f} to {row['ci_high']:.2f})"
-    assert said.startswith(
-        f"Clinical is better than Noisy, difference {by}; Noisy is worse than Clinical, difference -"
-    )
-    assert said.endswith("; not in this run: Nobody and Clinical")
-    assert planned_sentence(table.tail(1)).startswith("no model is shown to be better than another; not in this run")
+    assert said.startswith(f"Clinical ranked scans better than Noisy (difference in AUC {by}; p ")
+    assert " Noisy ranked scans worse than Clinical (difference in AUC -" in said
+    assert said.endswith(" Nobody was not compared with Clinical: a model is not in this run.")
+    alone = planned_sentences(table.tail(1))
+    assert alone.startswith("No model was shown to be better than another. Nobody was not compared")
     shown = planned_in_words(table)
     assert shown["the first is"].tolist() == ["better", "worse", NOT_COMPARED]
     assert shown.columns[2] == "p (Holm, of 3)"

@@ -92,7 +92,7 @@ def test_groups_cover_every_scan_once(cohort):
     assert [part.name for part in subgroups.groups(known) if part.kind == "age"] == [
         "below 50 years", "50 to below 65 years", "from 65 years"
     ]  # fmt: skip
-    dense = by_kind["dense lung, -600 to -250 HU", "from 10 % of the lungs"]
+    dense = by_kind["HAA (-600 to -250 HU)", "from 10 % of the lungs"]
     np.testing.assert_array_equal(dense, known["dense_lung_percent"] >= 10)
     assert [part.name for part in parts if part.kind == "subtype"] == ["limited", "not known"]
 

@@ -163,8 +163,8 @@ def test_quantitative_ct_has_units_and_leaves_failed_scans_out():
     )
     table = radiomic_tables.quantitative_ct(features)
     assert table.loc["lung volume", ["unit", "median"]].tolist() == ["litres", "4.00"]
-    assert table.loc["mean density", ["unit", "median"]].tolist() == ["HU", "-790"]
-    assert table.loc["share of emphysema-like lung in the lower zones", ["unit", "median"]].tolist() == ["%", "0.4"]
+    assert table.loc["mean attenuation", ["unit", "median"]].tolist() == ["HU", "-790"]
+    assert table.loc["LAA-950 in the lower zones", ["unit", "median"]].tolist() == ["%", "0.4"]
     assert table["scans"].tolist() == [3, 3, 3, 2]
 
 

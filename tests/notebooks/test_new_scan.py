@@ -55,9 +55,7 @@ def test_risks_are_those_of_the_same_models_inside_the_study(finished, scan, pre
     ]
     expected = pd.concat(inside).set_index(["model", "horizon_years"])["risk"]
     np.testing.assert_allclose(outside[expected.index], expected, atol=1e-6)
-    assert set(outside.index.get_level_values(0)) - set(expected.index.get_level_values(0)) == {
-        "Stacked (equal weights)"
-    }
+    assert set(outside.index.get_level_values(0)) - set(expected.index.get_level_values(0)) == {"Equal-weight ensemble"}
     assert found.synthetic
     assert found.missing == []
     # The few patients leave the book "Age and sex" to picture; it is not asked of a new scan, so the rule looks on.
@@ -83,7 +81,7 @@ def test_missing_clinical_values_are_said_and_no_stacked_risk_is_made_up(finishe
     ran = predict(finished, finished.folder / manifest.loc[scan["scan_id"], "image"], tmp_path)
     assert ran.exit_code == 0, ran.output
     assert "Not known: age, sex, subtype, FVC, DLCO" in ran.output
-    assert "No stacked risk: it needs clinical risks" in ran.output
+    assert "No ensemble risk: it needs clinical risks" in ran.output
     found = json.loads((tmp_path / "prediction.json").read_text())
     assert "Clinical" not in {one["model"] for one in found["risks"]}
     assert found["shown_model"] == "ResNet-18 (from scratch)"  # it needs no clinical values

@@ -65,8 +65,8 @@ def test_the_kind_that_drives_risk_is_needed_and_noise_is_not(study) -> None:
     table = make_table(study, n_patients=150)
     result = cross_validation.cross_validate(table, study)
     needed = held_out_importance(result, table, "Radiomics", 3.0, study).set_index("kind")
-    assert needed.index[0] == "density histogram"
-    signal, noise = needed.loc["density histogram"], needed.loc["texture of neighbours"]
+    assert needed.index[0] == "first order"
+    signal, noise = needed.loc["first order"], needed.loc["GLCM"]
     assert 0.2 < signal["ci_low"] < signal["loss"]
     assert abs(noise["loss"]) < 0.03
     assert noise["n_features"] == 5

@@ -199,7 +199,7 @@ def test_the_settings_hash_tells_settings_apart(study) -> None:
 
 def test_the_description_is_in_words_and_leaves_failed_scans_out(study) -> None:
     features = extract_scans(study, rows("ok", "flat"))
-    dense = radiomic_tables.quantitative_ct(features).loc["share of dense lung in the lower zones"]
+    dense = radiomic_tables.quantitative_ct(features).loc["HAA in the lower zones"]
     assert (dense["scans"], dense["unit"]) == (1, "%")
     share = features.loc[features["status"] == "ok", "qct_high_attenuation_share_lower"].item()
     assert float(dense["median"]) == pytest.approx(100 * share, abs=0.051)

@@ -46,7 +46,7 @@ def test_each_feature_and_its_class_are_in_the_figure_of_stability() -> None:
     )
     axis = feature_stability(table, 0.75).axes[0]
     labels = [label.get_text() for label in axis.get_yticklabels()]
-    assert labels == ["quantitative CT\n1 of 1 stable", "texture of neighbours\n1 of 2 stable"]
+    assert labels == ["quantitative CT\n1 of 1 stable", "GLCM\n1 of 2 stable"]
     assert axis.get_title(loc="left") == "3 features, 24 scans of as many patients"
     drawn = [x for points in axis.collections for x, _ in getattr(points, "get_offsets", lambda: [])() if x]
     assert sorted(set(table["icc"]) - set(drawn)) == []

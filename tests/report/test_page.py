@@ -81,13 +81,13 @@ def test_warnings_come_in_the_order_of_their_weight(tmp_path):
     own = tables.cohort.iloc[0]
     risks = tables.predictions[tables.predictions["scan_id"] == own["scan_id"]]
     scan = page.Scan(page.NEW, None, {"qct_mean_hu": -300.0}, {"verdict": "fail", "findings": "a leak"}, risks)
-    said = ("No stacked risk", page.strange("resnet18", "far away"), page.ANYWAY)
+    said = ("No ensemble risk", page.strange("resnet18", "far away"), page.ANYWAY)
     report = page.build(Study(tmp_path, FEW), tables, scan, None, None, said)
     assert report.warnings[0] == page.ANYWAY
     assert report.warnings[1].startswith("The lung mask failed its checks: a leak.")
     assert report.warnings[2].startswith("To ResNet-18 the scan is unlike")
     assert report.warnings[3].startswith("The scan is unlike those that the models learned from")
-    assert report.warnings[4] == "No stacked risk"
+    assert report.warnings[4] == "No ensemble risk"
     assert "Judged because of --anyway" in words_of(report_figure.scan_page(report))
 
 
