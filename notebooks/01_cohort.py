@@ -54,6 +54,10 @@ kept, flow = selection.select(manifest, images)
 cohort = write_table(selection.build_cohort(kept, study), study, "cohort", COHORT)
 
 # %% tags=["hide-input"]
+primary = study.settings.horizons.primary_years or middle_horizon(study.settings)
+Markdown(f"**What this run found.** {tables.findings(cohort, primary)}")
+
+# %% tags=["hide-input"]
 Markdown(rule_in_words())
 
 # %% [markdown]
@@ -90,7 +94,6 @@ tables.characteristics(cohort)
 # and those known to be alive then.
 
 # %% tags=["hide-input"]
-primary = study.settings.horizons.primary_years or middle_horizon(study.settings)
 lacking = tables.missing_by_outcome(cohort, primary)
 lacking if len(lacking) else Markdown("No clinical value is missing, or nobody died, or nobody is known to be alive.")
 

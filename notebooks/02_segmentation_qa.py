@@ -26,7 +26,7 @@ from sscct_lib.cohort import figures as cohort_figures
 from sscct_lib.cohort import selection
 from sscct_lib.cohort.manifest import read_manifest
 from sscct_lib.lungs import figures, segment
-from sscct_lib.lungs.tables import plausible_ranges, rule_counts, verdict_counts
+from sscct_lib.lungs.tables import findings, plausible_ranges, rule_counts, verdict_counts
 from sscct_lib.study import results
 from sscct_lib.study.disclosure import count_text
 from sscct_lib.study.runs import open_run
@@ -52,6 +52,9 @@ cohort = read_table(study, "cohort", COHORT)
 images = read_table(study, "images", IMAGES)
 rows = read_manifest(study).merge(images.loc[images["status"] == "ok", ["scan_id"]], on="scan_id")
 table = write_table(segment.segment_scans(study, rows, n_jobs=-1), study, "lungs", LUNGS)
+
+# %% tags=["hide-input"]
+Markdown(f"**What this run found.** {findings(table)}")
 
 # %% [markdown]
 # ## Verdicts

@@ -62,6 +62,9 @@ write_table(written, study, "predictions/04_deep_models", PREDICTIONS)
 models = tables.model_table(study)
 models = models[models["network"].isin(deep.networks)]
 
+# %% tags=["hide-input"]
+Markdown(f"**What this run found.** {tables.findings(models)}")
+
 # %% [markdown]
 # ## What a network sees
 #

@@ -10,7 +10,7 @@ from scipy.stats import binomtest
 from sscct_lib.cohort.outcomes import label_name
 from sscct_lib.study.disclosure import HIDDEN, OLDEST_YEARS, count_text, count_texts, is_small
 from sscct_lib.study.schemas import GROUP, NUMBER
-from sscct_lib.study.words import CLINICAL_WORDS, estimate_text, feature_name
+from sscct_lib.study.words import CLINICAL_WORDS, estimate_text, feature_name, scans_text, years_text
 
 AGE = "Age, years"
 COUNTED, NUMBERS, MISSING = ", n (%)", ", median [", "not known"  # of the rows of Table 1
@@ -94,6 +94,25 @@ def _protected(table: pd.DataFrame, few: Mapping[tuple[str, str], bool]) -> pd.D
         of = shown.loc[(row[0], MISSING), "Overall"] if row[0] in names else count_text(table.loc[row, "Missing"])
         table.loc[row, "Missing"] = of
     return table
+
+
+def findings(cohort: pd.DataFrame, horizon_years: float) -> str:
+    """Say who is studied, of how many the state at a horizon is unknown, and what is missing most, in sentences."""
+    first = cohort.sort_values("scan_day", kind="stable").drop_duplicates("patient_id")
+    n_died = cohort.loc[cohort["event_observed"], "patient_id"].nunique()
+    said = [f"{scans_text(len(cohort), len(first))} are studied; {count_text(n_died)} patients died."]
+    unknown = label_counts(cohort, (horizon_years,))["Unknown"].iloc[0]
+    if unknown[:1].isdigit():
+        share = cohort[label_name(horizon_years)].isna().mean()
+        heavy = ": results there rest much on the weights of those whose state is known" if share > 1 / 3 else ""
+        said.append(
+            f"Whether the patient was alive after {years_text(horizon_years)} is unknown for {unknown} scans{heavy}."
+        )
+    missing = first[[name for name in CLINICAL_WORDS if name in first]].isna().sum()
+    if len(missing) and missing.max() and not is_small(missing.max()):
+        name = feature_name(str(missing.idxmax()))
+        said.append(f"Most often missing is {name}, in {count_text(missing.max())} patients.")
+    return " ".join(said)
 
 
 def missing_by_outcome(cohort: pd.DataFrame, horizon_years: float) -> pd.DataFrame:

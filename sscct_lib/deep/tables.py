@@ -39,6 +39,16 @@ def _horizons_without_deaths(card: dict[str, Any]) -> str:
     return ", ".join(years_text(horizon) for horizon, n in deaths if n == 0)
 
 
+def findings(models: pd.DataFrame) -> str:
+    """Say of each deep model (`model_table`) in how many fits the image told something of patients never seen."""
+    better = (models["loss_tested"] < models["loss_tested_without_image"]).groupby(models["model"], sort=False)
+    told = [f"{model} in {n} of {of}" for model, n, of in better.agg(["sum", "size"]).itertuples()]
+    return (
+        "On patients whom it never saw, a network had a lower loss than one risk for everybody: "
+        f"{', '.join(told)} fits. Where most fits had not, the network learned nothing of use from the images."
+    )
+
+
 def summary(models: pd.DataFrame) -> pd.DataFrame:
     """Put the folds of each deep model (`model_table`) in one row, for readers; a range where folds differ."""
     titles = {

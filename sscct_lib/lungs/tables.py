@@ -9,6 +9,7 @@ from sscct_lib.study.folder import Study
 from sscct_lib.study.schemas import COHORT, LUNGS
 from sscct_lib.study.settings import LungSettings
 from sscct_lib.study.tables import read_table
+from sscct_lib.study.words import RULE_WORDS
 
 
 def usable_cohort(study: Study) -> pd.DataFrame:
@@ -36,6 +37,20 @@ def verdict_counts(table: pd.DataFrame) -> pd.DataFrame:
     counts["size"] = count_texts([*counts["size"], len(table)], whole, of)[:-1]
     counts["nunique"] = [count_text(n) for n in of[:-1]]
     return counts.rename(columns={"size": "scans", "nunique": "patients"}).rename_axis("verdict")
+
+
+def findings(table: pd.DataFrame) -> str:
+    """Say of how many scans (schema `LUNGS`) the mask can be used, and what most often speaks against it."""
+    scans, rules = verdict_counts(table)["scans"], rule_counts(table)
+    said = (
+        f"Scans whose mask passed its checks: {scans['pass']}; for a person to look at: {scans['review']}; failed, so "
+        f"that they train no model: {scans['fail']}; without a mask: {scans['set aside']}."
+    )
+    if rules.empty:
+        return said
+    first, n = str(rules.index[0]), rules["scans"].iloc[0]
+    of = f", of {n} scans" if n[:1].isdigit() else ""
+    return f"{said} Most often found: {RULE_WORDS.get(first, first)}{of}."
 
 
 def rule_counts(table: pd.DataFrame) -> pd.DataFrame:

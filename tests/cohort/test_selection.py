@@ -22,7 +22,7 @@ from sscct_lib.cohort.selection import (
     select_features,
     select_masks,
 )
-from sscct_lib.cohort.tables import characteristics, fold_counts, label_counts, missing_by_outcome
+from sscct_lib.cohort.tables import characteristics, findings, fold_counts, label_counts, missing_by_outcome
 from sscct_lib.horizons.bootstrap import horizon_outcome, resample_patients
 from sscct_lib.study.disclosure import HIDDEN, protect
 from sscct_lib.study.folder import StudyError
@@ -143,6 +143,7 @@ def test_a_study_without_follow_up_gives_an_empty_cohort(study_of, manifest_fram
     assert flow[2].n_scans == 4
     assert label_counts(cohort, (1.0,))["Scans"].item() == "0"
     assert characteristics(cohort).empty
+    assert findings(cohort, 1.0).startswith("0 scans of 0 patients are studied; 0 patients died.")
     assert fold_counts(cohort, (1.0,)).empty
 
 
@@ -228,6 +229,10 @@ def test_few_deaths_are_told_by_no_table_of_the_cohort():
         "Scans": "70", "Died": "<5", "Alive": "60", "Unknown": HIDDEN, "Patients who died": "<5",
         "Patients alive": "60", "Died, % of all scans": HIDDEN,
     }  # fmt: skip
+    said = findings(cohort, 1.0)
+    assert said.startswith("70 scans of 70 patients are studied; 16 patients died. Most often missing is diffusing")
+    followed = cohort.assign(label_1y=pd.array([1] * 20 + [0] * 20 + [None] * 30, dtype="Int64"))
+    assert "after 1 year is unknown for 30 scans: results there rest much on the weights" in findings(followed, 1.0)
     folds = fold_counts(cohort, (1.0,))
     assert set(folds["Patients, died within 1 y"]) == {"<5"}
     assert list(folds["Scans"]) == ["24", "23", "23"]

@@ -68,3 +68,14 @@ def test_an_explained_scan_that_is_unlike_the_training_scans_is_named():
     assert "ResNet-18" in tables.flag_sentence(unusual, "a")
     assert "not flagged" in tables.flag_sentence(unusual, "b")
     assert tables.flag_sentence(unusual, "c") == ""
+
+
+def test_a_network_that_learned_nothing_is_said_to():
+    models = pd.DataFrame(
+        {
+            "model": ["A", "A", "A", "B", "B", "B"],
+            "loss_tested": [0.5, 0.6, 0.4, 0.7, 0.7, 0.7],
+            "loss_tested_without_image": [0.6, 0.5, 0.6, 0.6, 0.6, 0.7],
+        }
+    )
+    assert "one risk for everybody: A in 2 of 3, B in 0 of 3 fits." in tables.findings(models)

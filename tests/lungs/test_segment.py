@@ -15,7 +15,7 @@ from sscct_lib.images import masks as image_masks
 from sscct_lib.images import prepare
 from sscct_lib.lungs import figures, threshold
 from sscct_lib.lungs.segment import examine, load_lungs, segment_scans, threshold_mask
-from sscct_lib.lungs.tables import rule_counts, verdict_counts
+from sscct_lib.lungs.tables import findings, rule_counts, verdict_counts
 from sscct_lib.lungs.verdict import (
     LEVELS_MM,
     POSSIBLE_LEFT_SHARE,
@@ -441,6 +441,10 @@ def test_counts_by_rule():
     counts = rule_counts(lung_table(flags=flags, verdict=["fail"] * 12, patient_id=patients))
     assert counts.loc["noise_hu"].tolist() == ["hidden", "<5", "hidden", "hidden"]  # six scans of one patient
     assert counts.loc["volume_l"].tolist() == ["6", "6", "6", "6"]
+    said = findings(lung_table(flags=flags, verdict=["fail"] * 12, patient_id=patients))
+    assert "train no model: 12;" in said and said.endswith("Most often found: noise.")
+    clean = findings(lung_table(flags=[""] * 9, verdict=["pass"] * 9, patient_id=[*"abcdefghi"]))
+    assert clean.startswith("Scans whose mask passed its checks: 9;") and clean.endswith("without a mask: 0.")
 
 
 class TestMorphology:

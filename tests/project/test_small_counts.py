@@ -91,6 +91,7 @@ def rendered(evaluation: Evaluation) -> dict[str, object]:
         "table 1": cohort_tables.characteristics(cohort),
         "missing": cohort_tables.missing_by_outcome(cohort, 3.0),
         "labels": cohort_tables.label_counts(cohort, years),
+        "cohort in sentences": cohort_tables.findings(cohort, years[0]),
         "folds": cohort_tables.fold_counts(cohort, years),
         "follow-up": figures.followup_curve(survival.followup_curve(cohort, 40)),
         "loss": tables.hazards_in_words(censoring.hazards_of_loss(cohort)),
