@@ -442,9 +442,11 @@ def test_counts_by_rule():
     assert counts.loc["noise_hu"].tolist() == ["hidden", "<5", "hidden", "hidden"]  # six scans of one patient
     assert counts.loc["volume_l"].tolist() == ["6", "6", "6", "6"]
     said = findings(lung_table(flags=flags, verdict=["fail"] * 12, patient_id=patients))
-    assert "train no model: 12;" in said and said.endswith("Most often found: noise.")
+    assert "train no model: 12;" in said
+    assert said.endswith("Most often found: noise.")
     clean = findings(lung_table(flags=[""] * 9, verdict=["pass"] * 9, patient_id=[*"abcdefghi"]))
-    assert clean.startswith("Scans whose mask passed its checks: 9;") and clean.endswith("without a mask: 0.")
+    assert clean.startswith("Scans whose mask passed its checks: 9;")
+    assert clean.endswith("without a mask: 0.")
 
 
 class TestMorphology:
