@@ -11,6 +11,7 @@ import pandas as pd
 
 from sscct_lib.horizons.decisions import middle_threshold
 from sscct_lib.horizons.evaluation import Judged, too_few
+from sscct_lib.horizons.models import PICTURED
 from sscct_lib.horizons.tables import few, not_told, planned_sentences
 from sscct_lib.study.disclosure import count_text
 from sscct_lib.study.settings import Settings
@@ -144,6 +145,8 @@ def _how_sure(judged: Judged, settings: Settings) -> str:
             f"All this rests on {count_text(died)} patients who died {within}; "
             f"about {ENOUGH_DIED} are advised to judge a model."
         )
+    if judged.model != PICTURED[0]:
+        sentences.append(f"Shown is {judged.model}, as this run has no {PICTURED[0]} at every horizon.")
     if settings.labels == "as_published":
         sentences.append(
             "Patients lost before a horizon count as alive at it (`labels: as_published`), so that too few seem to die."

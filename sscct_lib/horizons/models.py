@@ -107,7 +107,8 @@ def headline(performance: pd.DataFrame) -> pd.DataFrame:
 def _cell(row: Any, counts: list[str]) -> str:
     """Write an estimate, its spread and the counts; the interval stays in one piece where the cell wraps."""
     estimate, *spread = cell_parts(row)
-    return " ".join([estimate.replace(" to ", "–").replace(" (", "\N{NO-BREAK SPACE}("), *spread, *counts])
+    whole = estimate.replace(" to ", "–\N{WORD JOINER}").replace(" (", "\N{NO-BREAK SPACE}(")
+    return " ".join([whole, *spread, *counts])
 
 
 def first_pictured(names: Sequence[str]) -> str:

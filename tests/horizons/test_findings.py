@@ -14,11 +14,12 @@ from sscct_lib.horizons.findings import SECTIONS, findings, in_markdown
 from sscct_lib.study.settings import HorizonSettings, Settings
 
 YEARS = 3.0
+SHOWN = "Equal-weight ensemble"
 
 
 def settings(**changes) -> Settings:
     horizons = HorizonSettings(
-        n_bootstrap=200, primary_years=YEARS, planned=(("Model", "Other"),), thresholds=(0.1, 0.2, 0.5)
+        n_bootstrap=200, primary_years=YEARS, planned=((SHOWN, "Other"),), thresholds=(0.1, 0.2, 0.5)
     )
     return Settings(horizons_years=(YEARS,), horizons=horizons, **changes)
 
@@ -44,13 +45,13 @@ def cohort_of(n_patients: int, hazard: float = 0.12, effect: float = 1.2, seed: 
 def said_of(cohort: pd.DataFrame, risk: np.ndarray, **changes) -> dict[str, str]:
     rows = []
     noise = np.random.default_rng(9).uniform(0.05, 0.6, len(cohort))
-    for model, risks in (("Model", np.asarray(risk)), ("Other", noise)):
+    for model, risks in ((SHOWN, np.asarray(risk)), ("Other", noise)):
         what = {"model": model, "horizon_years": YEARS, "repeat": 0, "risk": risks, "score": logit(risks)}
         rows.append(cohort[["scan_id", "patient_id", "fold"]].assign(**what, family="", network="", variant=""))
     predictions = pd.concat(rows, ignore_index=True).assign(risk_sd=np.nan)
     evaluation = Evaluation(cohort, predictions, settings(**changes))
-    thresholds = decisions.threshold_table(evaluation, "Model")
-    return findings(evaluation.at("Model", YEARS), planned.compare(evaluation), thresholds, evaluation.settings)
+    thresholds = decisions.threshold_table(evaluation, SHOWN)
+    return findings(evaluation.at(SHOWN, YEARS), planned.compare(evaluation), thresholds, evaluation.settings)
 
 
 def test_a_strong_and_right_model_is_said_to_be_both():
@@ -58,7 +59,7 @@ def test_a_strong_and_right_model_is_said_to_be_both():
     said = said_of(cohort, cohort["true_risk"])
     assert list(said) == list(SECTIONS)
     assert "better than chance does: AUC 0.8" in said["Discrimination"]
-    assert said["What a model adds"].startswith("Model ranked scans better than Other (difference in AUC 0.3")
+    assert said["What a model adds"].startswith(f"{SHOWN} ranked scans better than Other (difference in AUC 0.3")
     assert said["Calibration"].startswith("On average, as many died as predicted: O:E ")
     assert said["Net benefit"].startswith(
         "Flagging from a risk of 20 % did more good than flagging everybody or nobody"
@@ -71,7 +72,9 @@ def test_a_model_that_knows_nothing_is_not_told_apart_from_chance():
     cohort = cohort_of(300, effect=0.0)
     said = said_of(cohort, np.random.default_rng(3).uniform(0.1, 0.5, 300))
     assert "could not be told apart from chance" in said["Discrimination"]
-    assert said["What a model adds"].startswith("No model was shown to be better than another. Model could not be told")
+    assert said["What a model adds"].startswith(
+        f"No model was shown to be better than another. {SHOWN} could not be told"
+    )
     assert "did more good" not in said["Net benefit"]
 
 
@@ -92,7 +95,7 @@ def test_a_model_that_harms_is_said_to_harm():
     cohort = cohort_of(1500)
     said = said_of(cohort, 1 - cohort["true_risk"])
     assert "*below* the others, worse than chance" in said["Discrimination"]
-    assert said["What a model adds"].startswith("Model ranked scans worse than Other")
+    assert said["What a model adds"].startswith(f"{SHOWN} ranked scans worse than Other")
     assert re.match("Fewer died than predicted: .* The risks are too high", said["Calibration"])
     assert "did more harm than flagging" in said["Net benefit"]
     assert said["What to do next"].startswith("Look for what the models lack")
@@ -130,6 +133,7 @@ def test_a_model_without_risks_at_the_horizon_says_so():
         evaluation_of.settings,
     )  # fmt: skip
     assert said["Discrimination"] == "Model gives no risk of death within 3 years."
+    assert f"Shown is Model, as this run has no {SHOWN} at every horizon." in said["How sure"]
 
 
 def _empty_at_horizon(cohort):
