@@ -49,7 +49,7 @@ from sscct_lib.study.words import METRIC_WORDS
 ROOT = Path(__file__).parents[1]
 BOOK = ROOT / "book"
 HORIZON_YEARS = 3.0
-BASE_HAZARD = 0.08  # deaths a year for a patient with marker 0
+BASE_HAZARD = 0.08  # deaths per year for a patient with marker 0
 MEASURED = [
     "auc", "brier", "scaled_brier", "observed_expected", "calibration_intercept", "calibration_slope",
     "ici", "e50", "e90",

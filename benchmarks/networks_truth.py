@@ -48,7 +48,7 @@ def write_settings(folder: Path, given: argparse.Namespace) -> None:
 
 
 def table(study: Study) -> pd.DataFrame:
-    """Put AUC, difference from the reference and share of the oracle side by side, one row a model and horizon."""
+    """Put AUC, difference from the reference and share of the oracle side by side, one row per model and horizon."""
     settings = study.settings
     cohort = usable_cohort(study)
     predictions, truth = read_predictions(study), true_risks(study, cohort)

@@ -45,7 +45,7 @@ def draw(study: Study, table: pd.DataFrame, n_patients: int, number: int) -> tup
 
 
 def shares(study: Study, part: pd.DataFrame, jobs: int) -> pd.DataFrame:
-    """Share of the attainable, a row a model and horizon; none where a model could not be fitted."""
+    """Share of the attainable, a row per model and horizon; none where a model could not be fitted."""
     predictions = cross_validation.cross_validate(part, study, n_jobs=jobs).predictions
     truth = comparison.true_risks(study, part)
     rows = []
@@ -58,7 +58,7 @@ def shares(study: Study, part: pd.DataFrame, jobs: int) -> pd.DataFrame:
 
 
 def wide(found: pd.DataFrame) -> pd.DataFrame:
-    """A row a model and horizon, a column a size: mean over the draws, lowest and highest."""
+    """A row per model and horizon, a column a size: mean over the draws, lowest and highest."""
     grouped = found.groupby(["model", "horizon_years", "patients"])["share"]
     text = grouped.agg(lambda share: f"{share.mean():.2f} ({share.min():.2f} to {share.max():.2f})").unstack("patients")
     deaths = found.groupby("patients")["patients_who_died"].mean().round().astype(int)

@@ -91,7 +91,7 @@ def predict(rows: pd.DataFrame, model: str, outcome: np.ndarray | None = None) -
 
 
 def performance_table(performance: pd.DataFrame) -> pd.DataFrame:
-    """Metrics side by side: a row a metric and model, a column a horizon."""
+    """Metrics side by side: a row per metric and model, a column per horizon."""
     frames = []
     for metric, decimals in METRICS_SHOWN.items():
         shown = side_by_side(performance, metric, decimals)

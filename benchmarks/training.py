@@ -52,7 +52,7 @@ from sscct_lib.study.words import NETWORK_WORDS
 N_PATIENTS, N_FOLDS, EPOCHS = 640, 5, 50  # of the published study's size
 HORIZONS = (1.0, 3.0, 5.0)
 HEADINGS = {
-    "size": "voxels a side", "plain": "scans a second, plain loop", "ours": "here", "ratio": "times as fast",
+    "size": "voxels per side", "plain": "scans per second, plain loop", "ours": "here", "ratio": "times as fast",
     "waiting_share": "share of time waiting for data", "study_hours": "hours for 2,125 scans",
     "peak_gb": "GB of a training step",
 }  # fmt: skip

@@ -82,7 +82,7 @@ failed.style.hide(axis="index") if len(failed) else Markdown("Every image could 
 # %% [markdown]
 # ## The patients
 #
-# One line a characteristic, at each patient's first scan in the cohort; "Missing" counts the patients for whom it is
+# One line per characteristic, at each patient's first scan in the cohort; "Missing" counts the patients for whom it is
 # not known.
 
 # %% tags=["hide-input"]
@@ -109,10 +109,10 @@ horizon_figures.followup_curve(survival.followup_curve(cohort))
 # %% [markdown]
 # ## Who is lost to follow-up?
 #
-# The book's estimates suppose that those who leave would have fared as those who stay. One line a property of patients
-# at their first scan: a hazard ratio above 1 says that patients who have more of it are lost sooner. Deaths end the
-# chance to be lost. A later first scan leaves less time until the study ends, so its ratio is above 1 in most studies;
-# it matters where patients of later years are also more or less ill. Where age or lung function matter, the
+# The book's estimates suppose that those who leave would have fared as those who stay. One line per property of
+# patients at their first scan: a hazard ratio above 1 says that patients who have more of it are lost sooner. Deaths
+# end the chance to be lost. A later first scan leaves less time until the study ends, so its ratio is above 1 in most
+# studies; it matters where patients of later years are also more or less ill. Where age or lung function matter, the
 # [chapter on risk](05_horizons.ipynb) shows what other weights make of the results.
 
 # %% tags=["hide-input"]

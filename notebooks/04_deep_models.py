@@ -77,7 +77,7 @@ network = deep.networks[0]
 view = cubes.view_of(study, network)
 scan_id = cohort["scan_id"].iloc[0]
 cube = np.load(cubes.cube_path(study, scan_id, view))
-figures.network_input(cube, f"Scan {scan_id} as {NETWORK_WORDS[network]} sees it, {view.size} voxels a side")
+figures.network_input(cube, f"Scan {scan_id} as {NETWORK_WORDS[network]} sees it, {view.size} voxels per side")
 
 # %% [markdown]
 # ## The models

@@ -246,8 +246,8 @@ listed = {name: table for name, table in listed.items() if len(table)}
 tables.instability(listed) if listed else Markdown("No model was trained on several splits of the patients.")
 
 # %% [markdown]
-# Each scan is a column of dots, one a repeat. Near the dotted line a risk hardly depends on who was in the study; where
-# the dots of one column reach from low to high, the risk of a single patient means little, whatever the AUC.
+# Each scan is a column of dots, one per repeat. Near the dotted line a risk hardly depends on who was in the study;
+# where the dots of one column reach from low to high, the risk of a single patient means little, whatever the AUC.
 
 # %% tags=["hide-input"]
 unstable = shown if shown in listed else next(iter(listed), None)
@@ -331,8 +331,8 @@ tables.thresholds_side_by_side(of_shown)
 # %% [markdown]
 # ## Does the answer depend on which scans are used?
 #
-# The AUC of the same model with one scan a patient, with every patient counting once, and at landmarks: patients alive
-# at that time, with their latest scan by then. Behind each stand the scans and patients of either state.
+# The AUC of the same model with one scan per patient, with every patient counting once, and at landmarks: patients
+# alive at that time, with their latest scan by then. Behind each stand the scans and patients of either state.
 
 # %% tags=["hide-input"]
 tables.parts_side_by_side(subgroups.evaluate_parts(subgroups.views(cohort), evaluation, shown))

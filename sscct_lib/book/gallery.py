@@ -41,7 +41,7 @@ RULES = {
     "outlived it, the one with the lowest.",
     WRONG: "Of the scans whose patient outlived the horizon, the one with the highest risk; of those followed by death "
     "within it, the one with the lowest.",
-    UNCERTAIN: "The scans whose risks differ most from model to model, one scan a patient.",
+    UNCERTAIN: "The scans whose risks differ most from model to model, one scan per patient.",
     EXPLAINED: "The scans with the highest risk of those whose risks were explained voxel by voxel.",
     MASKS: "Scans that quality assurance removed or marked for review: failures first, then those with most findings.",
     OVER_TIME: "The patient with most scans, of those who died where there are any: the first, the last, and scans "
@@ -82,7 +82,7 @@ def write_gallery(study: Study, folder: Path) -> str:
 
 
 def _predictions(study: Study) -> pd.DataFrame:
-    """The risks that a run has, one a scan, the stacked ones among them."""
+    """The risks that a run has, one per scan, the stacked ones among them."""
     names = [*(f"predictions/{path.stem}" for path in _prediction_files(study)), "stacked"]
     found = [table for name in names if len(table := table_or_empty(study, name, PREDICTIONS))]
     return averaged(pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=list(PREDICTIONS.columns)))
@@ -101,7 +101,7 @@ def choose_scans(
 ) -> pd.DataFrame:
     """Choose the scans of the gallery, 15 at most: `COLUMNS`, a row a rule and scan; none for a rule nothing fulfils.
 
-    Predictions (one risk a scan, model and horizon) and lungs may be empty; `explained` are ids of the scans whose
+    Predictions (one risk per scan, model and horizon) and lungs may be empty; `explained` are ids of the scans whose
     risks were explained voxel by voxel.
     """
     horizon = _shown_horizon(cohort, settings)

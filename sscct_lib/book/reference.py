@@ -43,8 +43,8 @@ OUTCOMES = {
 }
 """The outcomes of `images.reasons.Reason`, as headings with a sentence."""
 TABLES = {
-    "The manifest, written by you: one row a scan": schemas.MANIFEST,
-    "images: what was read, one row a scan": schemas.IMAGES,
+    "The manifest, written by you: one row per scan": schemas.MANIFEST,
+    "images: what was read, one row per scan": schemas.IMAGES,
     "cohort: a scan kept in the study": schemas.COHORT,
     "lungs: a scan's mask and its quality": schemas.LUNGS,
     "radiomics: a scan's features": schemas.RADIOMICS,

@@ -45,7 +45,7 @@ def compare(first: Study, others: Sequence[Study]) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        Schema `SWEEP`: one row a run, model, horizon and metric. `difference` is the run's AUC minus that of the
+        Schema `SWEEP`: one row per run, model, horizon and metric. `difference` is the run's AUC minus that of the
         first on the scans of both runs whose patient, follow-up and outcome are the same in both, with the same
         resampled patients for both, and a 95 % interval.
     """
@@ -130,7 +130,7 @@ def _judging(run: _Finished, scans: pd.DataFrame, first: _Finished) -> Evaluatio
 
 @styled
 def sweep_forest(sweep: pd.DataFrame, kind: str) -> Figure:
-    """Draw the AUC of a kind of model in every run with its 95 % interval and counts, a panel a horizon."""
+    """Draw the AUC of a kind of model in every run with its 95 % interval and counts, a panel per horizon."""
     auc = sweep[(sweep["metric"] == "auc") & (sweep["kind"] == kind)]
     horizons = sorted(auc["horizon_years"].unique())
     runs = list(dict.fromkeys(auc["run"]))
@@ -188,7 +188,7 @@ def _in_words(runs: pd.DataFrame, sweep: pd.DataFrame) -> pd.DataFrame:
 
 
 def _by_horizon(of: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """One model's table at each horizon: a row a run."""
+    """One model's table at each horizon: a row per run."""
     horizons = sorted(of["horizon_years"].unique())
     return {years_text(horizon): _table(of[of["horizon_years"] == horizon]) for horizon in horizons}
 

@@ -46,7 +46,7 @@ app = typer.Typer(
     help="""
 Predict 1-, 3- and 5-year mortality of patients with systemic sclerosis from chest CT.
 
-A **study** is a folder with `study.yaml` (settings), `data_manifest.csv` (one row a scan) and
+A **study** is a folder with `study.yaml` (settings), `data_manifest.csv` (one row per scan) and
 `runs/NAME/` (tables, models, executed notebooks, the book).
 
 Try it on synthetic patients: `sscct demo my_demo`, then `sscct run my_demo`.
@@ -352,7 +352,7 @@ def shard(
 
 
 def run_shard(study: "Study", manifest: "pd.DataFrame", stage: str, index: int) -> "pd.DataFrame":
-    """Make the results of a stage for a shard of the manifest: a row a scan, `status` and `reason` in `shards/` too."""
+    """Make the results of a stage for a shard of the manifest: a row per scan; `status` and `reason` in `shards/`."""
     from sscct_lib.book.chapters import write_provenance
     from sscct_lib.study import results
     from sscct_lib.study.keys import scans_ingredients

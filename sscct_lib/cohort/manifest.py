@@ -1,4 +1,4 @@
-"""The manifest: one row a scan. Reading it finds every violation and names each with file, row and column."""
+"""The manifest: one row per scan. Reading it finds every violation and names each with file, row and column."""
 
 import os
 import stat
@@ -40,7 +40,7 @@ def read_manifest(study: Study) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        One row a scan, in the file's order: `scan_id`, `patient_id`, `scan_day`, `last_contact_day` (days since the
+        One row per scan, in the file's order: `scan_id`, `patient_id`, `scan_day`, `last_contact_day` (days since the
         patient's first scan, nullable), `event_observed` (nullable 0/1), `image`, `lung_mask`, `sha256` and the
         covariates; columns that the file lacks are empty. Dates have become days.
 
@@ -97,10 +97,10 @@ def files_missing(study: Study, manifest: pd.DataFrame) -> list[str]:
 
 def _read_csv(path: Path) -> pd.DataFrame:
     if not path.is_file():
-        raise StudyError(f"{path} is missing: a study needs a manifest with one row a scan.")
+        raise StudyError(f"{path} is missing: a study needs a manifest with one row per scan.")
     raw = stripped(path)
     if raw.empty:
-        raise StudyError(f"{path} has no rows: expected one row a scan below the header.")
+        raise StudyError(f"{path} has no rows: expected one row per scan below the header.")
     return raw
 
 

@@ -54,7 +54,7 @@ def select(manifest: pd.DataFrame, images: pd.DataFrame) -> tuple[pd.DataFrame, 
     manifest
         From `manifest.read_manifest`.
     images
-        Schema `IMAGES`, one row a scan: which could be read.
+        Schema `IMAGES`, one row per scan: which could be read.
 
     Returns
     -------
@@ -187,7 +187,7 @@ def assign_folds(cohort: pd.DataFrame, study: Study) -> NDArray[np.int64]:
     Parameters
     ----------
     cohort
-        `patient_id`, `followup_years`, `event_observed`; one row a scan.
+        `patient_id`, `followup_years`, `event_observed`; one row per scan.
     study
         The study: number of folds, longest horizon and seed.
 

@@ -27,7 +27,7 @@ def characteristics(cohort: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        One row a characteristic or category; columns: missing values, all patients, patients who were alive and
+        One row per characteristic or category; columns: missing values, all patients, patients who were alive and
         patients who had died at last contact. Numbers are median [quartiles] or count (%); nothing of too few patients
         is told (see `study.disclosure`).
     """
@@ -159,8 +159,8 @@ def label_counts(cohort: pd.DataFrame, horizons_years: tuple[float, ...]) -> pd.
     Returns
     -------
     pandas.DataFrame
-        One row a horizon: scans died, alive, unknown; patients with a scan followed by death, and with one known to be
-        followed by life; share of deaths among all scans, as published (%).
+        One row per horizon: scans died, alive, unknown; patients with a scan followed by death, and with one known to
+        be followed by life; share of deaths among all scans, as published (%).
     """
     rows = []
     for horizon in horizons_years:

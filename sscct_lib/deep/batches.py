@@ -47,7 +47,7 @@ LEAST_LUNG = 0.01  # a displaced voxel with less is mostly background
 class Examples:
     """Scans as a network takes them."""
 
-    table: pd.DataFrame  # `scan_id`, `patient_id`, `fold`; one row a scan
+    table: pd.DataFrame  # `scan_id`, `patient_id`, `fold`; one row per scan
     paths: list[Path]  # of their cubes
     died: NDArray[np.float32]  # this and the next from `heads.hazard_targets`, shape (n, K)
     survived: NDArray[np.float32]

@@ -372,7 +372,7 @@ def predict_risks(trained: Study, network_name: str, study: Study, scans: pd.Dat
     study
         The study and run that holds the scans: images and lung masks are made.
     scans
-        `scan_id`, `patient_id`, and clinical columns of schema `COHORT` where they are known; one row a scan.
+        `scan_id`, `patient_id`, and clinical columns of schema `COHORT` where they are known; one row per scan.
 
     Returns
     -------

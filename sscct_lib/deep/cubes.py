@@ -62,7 +62,7 @@ def _folder(view: View) -> str:
 
 
 def make_cubes(study: Study, scans: pd.DataFrame, view: View, n_jobs: int = 1) -> pd.DataFrame:
-    """Make the cubes of scans, once: `scan_id`, `patient_id`, `status`, `reason`, `cube_sha256`, one row a scan."""
+    """Make the cubes of scans, once: `scan_id`, `patient_id`, `status`, `reason`, `cube_sha256`, one row per scan."""
     return process(
         study,
         "tensors",

@@ -99,7 +99,7 @@ def most_at_risk(predictions: pd.DataFrame, n_scans: int) -> pd.DataFrame:
 def attribute_scans(study: Study, networks: Sequence[str], scans: pd.DataFrame) -> pd.DataFrame:
     """Explain the out-of-fold risks of scans voxel by voxel, save the maps, and check them against untrained networks.
 
-    Scans are `scan_id`, `patient_id`, `fold`; the table has schema `ATTRIBUTIONS`, a row a network and scan.
+    Scans are `scan_id`, `patient_id`, `fold`; the table has schema `ATTRIBUTIONS`, a row per network and scan.
 
     Adebayo J et al. Sanity checks for saliency maps. NeurIPS 2018 (comparison with random weights).
     """
@@ -200,7 +200,7 @@ def likeness(one: NDArray[np.float32], other: NDArray[np.float32], inside: NDArr
 def sanity(checked: pd.DataFrame) -> pd.DataFrame:
     """Say of each network whether its maps (`attribute_scans`) depend on what it learned.
 
-    One row a model: `scans`, `likeness to an untrained network` (median and range), and `verdict`.
+    One row per model: `scans`, `likeness to an untrained network` (median and range), and `verdict`.
     """
     rows = {}
     for model, scans in checked.groupby("model", sort=False):

@@ -71,7 +71,7 @@ def _planes(z: int, y: int, x: int) -> dict[str, Any]:
 
 @styled
 def learning_curves(curves: pd.DataFrame, models: pd.DataFrame) -> Figure:
-    """Draw the loss of each model while it learns, and on the patients it never saw: a panel a model, a line a fold.
+    """Draw the loss while models learn, and on the patients they never saw: a panel per model, a line per fold.
 
     A dot stands for the held-out patients of each fold; joined to it a circle, their loss when every scan gets the
     risks of the training patients. The tables are `tables.learning_curves` and `tables.model_table`.
@@ -109,7 +109,7 @@ def learning_curves(curves: pd.DataFrame, models: pd.DataFrame) -> Figure:
 def zone_changes(zones: pd.DataFrame, title: str) -> Figure:
     """Draw which zones of the lungs raise or lower a risk, in percentage points, as a radiologist faces the patient.
 
-    The zones are from `explain.explain_scan`, of one scan at one horizon; a panel a model.
+    The zones are from `explain.explain_scan`, of one scan at one horizon; a panel per model.
     """
     names = list(zones["model"].unique())
     most = max(0.01, zones["change"].abs().max())

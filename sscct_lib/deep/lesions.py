@@ -49,10 +49,10 @@ def lesion_table(study: Study, checked: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        One row a model: `times chance` (mean over scans of the share in lesions over the lesions' share of the lungs),
-        the same of the untrained network, and `strongest voxel in a lesion` (share of scans for which that holds) with
-        the share expected by chance, 95 % intervals by bootstrap of patients, `scans` and `patients`. Scans with less
-        than 1 % disease are left out.
+        One row per model: `times chance` (mean over scans of the share in lesions over the lesions' share of the
+        lungs), the same of the untrained network, and `strongest voxel in a lesion` (share of scans for which that
+        holds) with the share expected by chance, 95 % intervals by bootstrap of patients, `scans` and `patients`.
+        Scans with less than 1 % disease are left out.
     """
     rows = {}
     for (model, name), scans in checked.groupby(["model", "network"], sort=False):

@@ -65,7 +65,7 @@ def flag_all(study: Study, networks: Sequence[str], cohort: pd.DataFrame) -> pd.
 
 
 def flag_unusual(study: Study, network_name: str, cohort: pd.DataFrame) -> pd.DataFrame:
-    """Flag the scans of a cohort that differ from the training scans of their fold: schema `UNUSUAL`, a row a scan.
+    """Flag the scans of a cohort that differ from the training scans of their fold: schema `UNUSUAL`, a row per scan.
 
     The threshold of a fold comes from its training patients: each was held out from another fold's model, and the
     distances from there say how far an ordinary patient who was never seen lies. What new scans are held against is
@@ -116,8 +116,8 @@ def flag_new(trained: Study, network_name: str, study: Study, scans: pd.DataFram
     Returns
     -------
     pandas.DataFrame
-        `scan_id`, `distance` (mean over the folds' models), `threshold`, `unusual` and `reasons`, one row a scan whose
-        cube can be made.
+        `scan_id`, `distance` (mean over the folds' models), `threshold`, `unusual` and `reasons`, one row per scan
+        whose cube can be made.
 
     Raises
     ------

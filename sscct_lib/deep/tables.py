@@ -15,12 +15,12 @@ MODEL_COLUMNS += ["n_deaths", "not_estimable", "loss_tested", "loss_tested_witho
 
 
 def model_table(study: Study) -> pd.DataFrame:
-    """List the deep models of a run, one row a fold and member.
+    """List the deep models of a run, one row per fold and member.
 
     Returns
     -------
     pandas.DataFrame
-        `model`, `network`, `weights`, `fold`, `member`, `size` (voxels a side), `n_parameters`; of the training
+        `model`, `network`, `weights`, `fold`, `member`, `size` (voxels per side), `n_parameters`; of the training
         `n_patients`, `n_scans`, `n_deaths`, `not_estimable` (horizons within which none of these patients died, or
         empty); `loss_tested` on the fold's patients and `loss_tested_without_image`, when every scan of theirs gets the
         risks of the training patients; `seconds` of training, and `waiting_share`, the share of these spent on reading
@@ -62,7 +62,7 @@ def summary(models: pd.DataFrame) -> pd.DataFrame:
     folds = models.groupby("model", sort=False)
     table = folds[list(titles)[1:]].agg(span_text)
     table.insert(0, "weights", folds["weights"].first())
-    table["Seconds a fold"] = folds["seconds"].mean().map("{:,.0f}".format)
+    table["Seconds per fold"] = folds["seconds"].mean().map("{:,.0f}".format)
     waiting = folds["waiting_share"].mean() * 100
     table["Waiting for data"] = waiting.map("{:.0f} %".format)
     # A fold that cannot learn a horizon takes it from the whole model.
@@ -85,7 +85,7 @@ def learning_curves(study: Study) -> pd.DataFrame:
 
 
 def weights_table(study: Study) -> pd.DataFrame:
-    """List the pretrained weights of each model of a run, and what of them was used, a row a model and file.
+    """List the pretrained weights of each model of a run, and what of them was used, a row per model and file.
 
     Tensors of the encoder that were `Matched` and `Missing` in it, `Unexpected` tensors of the file, the beginning of
     its SHA-256, and its licence where it is known. Empty when all start from scratch.
@@ -110,7 +110,7 @@ def weights_table(study: Study) -> pd.DataFrame:
 def crossings(predictions: pd.DataFrame) -> pd.DataFrame:
     """Count the scans whose risk (schema `PREDICTIONS`) falls from one horizon to a later one, which no true risk does.
 
-    One row a model: `Scans`, `Risks that cross`, and `Largest fall`, in percentage points. Hazards give 0 by
+    One row per model: `Scans`, `Risks that cross`, and `Largest fall`, in percentage points. Hazards give 0 by
     construction; separate classifiers may not.
     """
     rows = {}

@@ -53,7 +53,7 @@ def make_scans(study: Study, rows: pd.DataFrame, n_jobs: int = 1) -> pd.DataFram
     Returns
     -------
     pandas.DataFrame
-        One row a scan: `scan_id`, `patient_id`, `status`, `reason`, and what was drawn: `lung_l` (litres) and the
+        One row per scan: `scan_id`, `patient_id`, `status`, `reason`, and what was drawn: `lung_l` (litres) and the
         shares of the lungs per pattern in the masks.
 
     Raises
@@ -155,7 +155,7 @@ def _demo_settings(study: Study) -> DemoSettings:
 
 
 def write_dicom_demo(study: Study, folder: Path, n_jobs: int = 1) -> None:
-    """Export a demo study, whose scans are made, as DICOM: `<patient>/<date>/`, one file a slice, and `clinical.csv`.
+    """Export a demo study, whose scans are made, as DICOM: `<patient>/<date>/`, one file per slice, and `clinical.csv`.
 
     A series that is there is kept; one appears whole or not at all. StudyError where the study has no `demo` section,
     or a scan is missing.
@@ -199,7 +199,7 @@ def _export(study: Study, row: Mapping[str, Any], folder: Path) -> None:
 
 
 def write_dicom_series(image: sitk.Image, folder: Path, row: Mapping[str, Any]) -> None:
-    """Write a volume (int16 HU, LPS) as CT Image objects, one file a slice from the feet (DICOM PS3.3, A.3)."""
+    """Write a volume (int16 HU, LPS) as CT Image objects, one file per slice from the feet (DICOM PS3.3, A.3)."""
     hu = sitk.GetArrayFromImage(image)
     if not np.allclose(image.GetDirection(), np.eye(3).ravel()):
         raise StudyError(f"{row['scan_id']}: rotated volume; DICOM export expects axes along the patient (LPS).")

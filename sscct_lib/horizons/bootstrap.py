@@ -1,6 +1,6 @@
 """Resampling whole patients, and what every resample needs: survival curves, censoring weights and intervals.
 
-Many samples are worked on at once. An array of counts has one row a sample and one column a scan, shape
+Many samples are worked on at once. An array of counts has one row a sample and one column per scan, shape
 (n_samples + 1, n); its first row is all ones, so that the estimate and its resamples come from the same lines of code.
 It alone is kept for all samples, in 8 bits; what is made of it in 64 bits is made for some of the samples (`blocks`).
 Functions on `samples` take an estimate in the same order: the study's own value first, then the resamples. Every

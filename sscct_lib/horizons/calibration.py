@@ -185,7 +185,7 @@ def error_if_right(risk: Floats, outcome: Outcome) -> Floats:
     """Mean distance (ICI) that a right model would have in this cohort: its mean, then `N_DRAWS` draws of it.
 
     The risks are first put right by the line of this very cohort. Outcomes are then drawn from them for the scans whose
-    state is known, with the weights that they have; one draw a patient, since the scans of a patient share a fate.
+    state is known, with the weights that they have; one draw per patient, since the scans of a patient share a fate.
     """
     outcome = outcome.samples(slice(1))
     intercept, slope = calibration_line(risk, outcome)

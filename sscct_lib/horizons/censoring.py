@@ -47,7 +47,7 @@ def hazards_of_loss(cohort: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        One row a covariate of which enough is known: `covariate`, `hazard_ratio` of being lost, `ci_low`, `ci_high`
+        One row per covariate of which enough is known: `covariate`, `hazard_ratio` of being lost, `ci_low`, `ci_high`
         (95 %; NaN for scanners), `p`, `n_patients` of whom it is known, `n_lost`.
 
     References
@@ -195,7 +195,7 @@ def other_ways(evaluation: Evaluation, model: str) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        One row a horizon, way and metric of `WEIGHED`: `estimate`, `ci_low`, `ci_high` (95 %), and of the weights
+        One row per horizon, way and metric of `WEIGHED`: `estimate`, `ci_low`, `ci_high` (95 %), and of the weights
         `n_effective`, the number of equally weighted scans that would be worth as much (Kish), and `largest`, what the
         heaviest scan counts; the counts of the scans; `loss_ratio`, `loss_low`, `loss_high`: hazard ratio of being lost
         of one standard deviation of the risk's logit. No rows at horizons where nothing is unknown or estimable.
@@ -236,7 +236,7 @@ def _in_blocks(judged: Judged) -> tuple[Floats, dict[tuple[str, str], Floats], d
 
 
 def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
-    """Lay `other_ways` out: a row a metric and way, a column a horizon."""
+    """Lay `other_ways` out: a row per metric and way, a column per horizon."""
     in_order = table.sort_values("metric", key=lambda names: names.map(WEIGHED.index), kind="stable")
     named = in_order.assign(measure=in_order["metric"].map(METRIC_WORDS))
     return by_horizon(named, ["measure", "way"], lambda row: estimate_text(row.estimate, row.ci_low, row.ci_high))

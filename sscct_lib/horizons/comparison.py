@@ -27,7 +27,7 @@ def differences(evaluation: Evaluation, reference: str, metrics: tuple[str, ...]
     Returns
     -------
     pandas.DataFrame
-        One row a metric, horizon and model: `difference` (model minus reference) with `ci_low` and `ci_high`
+        One row per metric, horizon and model: `difference` (model minus reference) with `ci_low` and `ci_high`
         (95 %), and the counts of `COUNTS`. No p values: these are explorations (see `planned`).
 
     Raises
@@ -65,7 +65,7 @@ def attained(evaluation: Evaluation, truth: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        One row a horizon and model, as in a table of performance: `metric` is `attained`, `estimate` is
+        One row per horizon and model, as in a table of performance: `metric` is `attained`, `estimate` is
         `(AUC - 0.5) / (AUC of the true risk - 0.5)` on the same scans, with `ci_low` and `ci_high` (95 %, percentiles
         over the same resampled patients for both).
     """

@@ -178,8 +178,8 @@ def calibration(evaluation: Evaluation, model: str) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        One row a horizon and group: `predicted` (mean risk), `observed` (Kaplan-Meier within the group; NaN when nobody
-        is followed that long) with `ci_low` and `ci_high` (`bootstrap.proportion_interval`), `n_scans`,
+        One row per horizon and group: `predicted` (mean risk), `observed` (Kaplan-Meier within the group; NaN when
+        nobody is followed that long) with `ci_low` and `ci_high` (`bootstrap.proportion_interval`), `n_scans`,
         `n_patients`, `n_events`, `horizon_years`; of all groups of a horizon, `all_scans` in words and `too_small`. No
         rows for a horizon without predictions.
     """
@@ -219,7 +219,7 @@ def risk_states(evaluation: Evaluation, model: str) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        One row a scan and horizon: `horizon_years`, `scan_id`, `patient_id`, `risk`, `state` (`died`, `alive`,
+        One row per scan and horizon: `horizon_years`, `scan_id`, `patient_id`, `risk`, `state` (`died`, `alive`,
         `unknown`).
     """
     frames = []
@@ -240,8 +240,8 @@ def instability(evaluation: Evaluation, model: str) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        One row a scan, horizon and repeat: `horizon_years`, `scan_id`, `risk` (the mean), `other` (0 to 1). No rows for
-        a model without repeats.
+        One row per scan, horizon and repeat: `horizon_years`, `scan_id`, `risk` (the mean), `other` (0 to 1). No rows
+        for a model without repeats.
 
     References
     ----------

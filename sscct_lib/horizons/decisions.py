@@ -126,7 +126,7 @@ def threshold_table(evaluation: Evaluation, model: str) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        One row a horizon, threshold and `measure` (`flagged`, `sensitivity`, `specificity`, `ppv`, `npv`, each a
+        One row per horizon, threshold and `measure` (`flagged`, `sensitivity`, `specificity`, `ppv`, `npv`, each a
         share, `net_benefit`, which is the gain over flagging nobody, and `gain` over flagging everybody):
         `estimate`, `ci_low`, `ci_high` (95 %), the counts of `COUNTS`, and `fewest`, the least number of patients among
         the flagged and the others who died or lived, where there are any. NaN where nobody, or

@@ -17,7 +17,7 @@ def evaluate(evaluation: Evaluation, metrics: Sequence[str] = tuple(METRICS)) ->
     Returns
     -------
     pandas.DataFrame
-        Schema `PERFORMANCE`: one row a model, horizon and metric (of `METRICS`).
+        Schema `PERFORMANCE`: one row per model, horizon and metric (of `METRICS`).
     """
     rows = []
     for horizon in evaluation.settings.horizons_years:  # outside, since models share its outcome, which is large
@@ -42,9 +42,9 @@ def integrated_brier(evaluation: Evaluation) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        Schema `PERFORMANCE`: one row a model, `metric` is `integrated_brier`, `horizon_years` and the counts are those
-        of the last horizon. Only scans predicted at every horizon count; no estimate where a horizon has none. No rows
-        for a study of one horizon.
+        Schema `PERFORMANCE`: one row per model, `metric` is `integrated_brier`, `horizon_years` and the counts are
+        those of the last horizon. Only scans predicted at every horizon count; no estimate where a horizon has none.
+        No rows for a study of one horizon.
 
     References
     ----------

@@ -51,7 +51,7 @@ class Judged:
     scans
         Their rows of the cohort.
     risk
-        One risk a scan, the mean over repeats, shape (n,): to be shown, never to be measured.
+        One risk per scan, the mean over repeats, shape (n,): to be shown, never to be measured.
     risks, fits
         The risks of each repeat, shape (n_repeats, n), and the number of the fit that made each.
     score
@@ -230,7 +230,7 @@ class Evaluation:
 
     @cached_property
     def averaged(self) -> pd.DataFrame:
-        """One risk a model, horizon and scan, from `averaged`."""
+        """One risk per model, horizon and scan, from `averaged`."""
         return averaged(self.predictions)
 
     def risk(self, model: str, horizon_years: float) -> Floats:

@@ -108,7 +108,7 @@ def cumulative_incidence_by_cause(curves: pd.DataFrame) -> Figure:
 
 
 def _at_risk(axis: Axes, groups: dict[str, pd.DataFrame], colours: Mapping[str, Any]) -> None:
-    """Write the numbers followed to each whole year under the axis, one row a group; of few patients as in tables."""
+    """Write the numbers followed to each whole year under the axis, one row per group; of few patients as in tables."""
     last = max(rows["years"].max() for rows in groups.values())
     years = range(0, int(last) + 1, max(1, int(last // 8)))
     axis.set(xlim=(0, last), xlabel="Years after the scan", xticks=list(years))
@@ -142,7 +142,7 @@ MOST_CURVES = 8  # in one panel of ROC curves
 
 @styled
 def roc_curves(curves: pd.DataFrame, performance: pd.DataFrame) -> Figure:
-    """Draw ROC curves, a panel a horizon, with each AUC and its interval; of many models, the eight highest."""
+    """Draw ROC curves, a panel per horizon, with each AUC and its interval; of many models, the eight highest."""
     auc = performance[performance["metric"] == "auc"]
     horizons = sorted(auc["horizon_years"].unique())
     colours, dashes = model_colours(auc), model_dashes(auc)
@@ -184,7 +184,7 @@ def _auc_label(row: Any) -> str:
 
 @styled
 def calibration_plot(groups: pd.DataFrame, smooth: pd.DataFrame, title: str = "") -> Figure:
-    """Draw observed against predicted risk, in groups of rising risk and as a smooth curve, a panel a horizon.
+    """Draw observed against predicted risk, in groups of rising risk and as a smooth curve, a panel per horizon.
 
     Parameters
     ----------
@@ -254,7 +254,7 @@ def _at_horizon(published: pd.DataFrame, names: list[str], horizon: float) -> li
 
 @styled
 def fairness_forest(table: pd.DataFrame, horizon_years: float) -> Figure:
-    """Draw how each group differs from the rest at a horizon (`subgroups.fairness`), a panel a measure."""
+    """Draw how each group differs from the rest at a horizon (`subgroups.fairness`), a panel per measure."""
     at = table[table["horizon_years"] == horizon_years]
     groups = at.drop_duplicates(["kind", "part"])
     titles = ("AUC: less\nthe rest", "Died : expected:\ntimes the rest", "Flagged: less\nthe rest")
@@ -282,7 +282,7 @@ def fairness_forest(table: pd.DataFrame, horizon_years: float) -> Figure:
 
 @styled
 def risk_distribution(risks: pd.DataFrame, title: str = "") -> Figure:
-    """Draw predicted risks by what happened (`curves.risk_states`), a panel a horizon."""
+    """Draw predicted risks by what happened (`curves.risk_states`), a panel per horizon."""
     horizons = sorted(risks["horizon_years"].unique())
     states = ["died", "alive", "unknown"]
     colours = dict(zip(states, [PALETTE[3], PALETTE[0], "#b5b5b5"], strict=True))

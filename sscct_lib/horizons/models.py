@@ -81,7 +81,7 @@ def headline(performance: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        Text, with 95 % intervals. Two columns a horizon, `AUC` and `O:E`; the column's head says how many
+        Text, with 95 % intervals. Two columns per horizon, `AUC` and `O:E`; the column's head says how many
         scans and patients were followed by death, and how many are known not to be; an AUC that rests on other scans
         says on which. Index: the model.
     """

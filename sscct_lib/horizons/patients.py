@@ -65,7 +65,7 @@ def outcomes(similar: pd.DataFrame, settings: Settings) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        One row a horizon: `horizon_years`; `died`, `alive` and `unknown` (patients); `observed`, the Kaplan-Meier
+        One row per horizon: `horizon_years`; `died`, `alive` and `unknown` (patients); `observed`, the Kaplan-Meier
         risk, with `ci_low` and `ci_high` (95 %, by bootstrap; NaN where nobody is followed that long).
     """
     rows = []

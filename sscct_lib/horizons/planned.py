@@ -61,7 +61,7 @@ def compare(evaluation: Evaluation) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        One row a comparison: `model`, `against` (plain names), `horizon_years`, `difference` with `ci_low` and
+        One row per comparison: `model`, `against` (plain names), `horizon_years`, `difference` with `ci_low` and
         `ci_high` (95 %), `p` (two-sided, of the same t statistic), `p_holm`, `finding` (one of `FINDINGS`), and the
         counts of `COUNTS`. A comparison without estimate counts among those corrected for.
 

@@ -46,7 +46,7 @@ def for_survival(n_parameters: int, r2: float, rate: float, mean_followup_years:
     """
     per_patient = rate * mean_followup_years
     most = most_explained(per_patient * log(per_patient) - per_patient)
-    # Of an exponential risk the lower end of the interval lies farther away: this far in deaths a patient and year.
+    # Of an exponential risk the lower end of the interval lies farther away: this far in deaths per patient and year.
     reach = log(1 + MARGIN * exp(rate * horizon_years)) / horizon_years
     overall = rate * (Z / reach) ** 2 / mean_followup_years
     return Needed(*_of_fit(n_parameters, r2, most), ceil(overall))

@@ -124,7 +124,7 @@ def compare_shortcuts(
     Parameters
     ----------
     features
-        Numbers, one row a scan of the cohort in the same order; missing ones are filled with the median.
+        Numbers, one row per scan of the cohort in the same order; missing ones are filled with the median.
     seed
         Of folds, forests and samples.
     true_risk
@@ -133,7 +133,7 @@ def compare_shortcuts(
     Returns
     -------
     pandas.DataFrame
-        One row a horizon and way of `WAYS`: `auc`, `ci_low`, `ci_high` (95 %), `width`, `n_scans`, `n_patients`,
+        One row per horizon and way of `WAYS`: `auc`, `ci_low`, `ci_high` (95 %), `width`, `n_scans`, `n_patients`,
         `n_events`, `n_unknown`. With `true_risk` the column `true_auc`: what the AUC of the same predictions is
         expected to be when every scan is followed by death with its true risk, and the predictions of a patient are
         made without that patient.
@@ -178,7 +178,7 @@ def _expected_pairs(score: Floats, risk: Floats) -> tuple[float, float]:
 
 
 def shortcuts_side_by_side(table: pd.DataFrame) -> pd.DataFrame:
-    """Lay out what shortcuts would have said: a row a way of judging, a column a horizon."""
+    """Lay out what shortcuts would have said: a row per way of judging, a column per horizon."""
 
     def cell(row: Any) -> str:
         width = f", width {row.width:.2f}" if np.isfinite(row.width) else ""

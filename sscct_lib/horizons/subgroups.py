@@ -1,4 +1,4 @@
-"""The same model on parts of the cohort: one scan a patient, landmarks, groups, and thirds by risk or spread."""
+"""The same model on parts of the cohort: one scan per patient, landmarks, groups, and thirds by risk or spread."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -126,7 +126,7 @@ def views(cohort: pd.DataFrame) -> Iterator[Part]:
     Yields
     ------
     Part
-        All scans; each patient counting once, shared among his or her scans (the limit of drawing one scan a patient
+        All scans; each patient counting once, shared among his or her scans (the limit of drawing one scan per patient
         many times); the first and the last scan of each patient; and landmarks: patients alive and followed at 0, 1
         and 2 years after their first scan, with their latest scan by then and follow-up from the landmark.
 
@@ -192,7 +192,7 @@ def evaluate_parts(parts: Iterator[Part], evaluation: Evaluation, model: str) ->
     Returns
     -------
     pandas.DataFrame
-        One row a part and horizon: `kind`, `part`, `horizon_years`, `estimate` (AUC), `ci_low`, `ci_high` (95 %),
+        One row per part and horizon: `kind`, `part`, `horizon_years`, `estimate` (AUC), `ci_low`, `ci_high` (95 %),
         `note`, and the counts of `COUNTS`.
     """
     years = [judged.horizon_years for judged in evaluation.horizons_of(model)]
@@ -213,7 +213,7 @@ def fairness(parts: Iterable[Part], evaluation: Evaluation, model: str) -> pd.Da
     Returns
     -------
     pandas.DataFrame
-        One row a group, horizon and measure of `FAIRNESS`: `kind`, `part`, `horizon_years`, `metric`, `estimate` with
+        One row per group, horizon and measure of `FAIRNESS`: `kind`, `part`, `horizon_years`, `metric`, `estimate` with
         `ci_low` and `ci_high` (95 %), `difference` from the rest (of O:E how many times that of the rest)
         with `difference_low` and `difference_high`, and the counts of `COUNTS`, which are the group's. No estimate of a
         group, and no difference, where either side has too few patients who died or lived.

@@ -141,7 +141,7 @@ def hazard_ratios(
     Returns
     -------
     pandas.DataFrame
-        One row a covariate: `hazard_ratio`, `ci_low`, `ci_high` (95 %), `p` (Wald).
+        One row per covariate: `hazard_ratio`, `ci_low`, `ci_high` (95 %), `p` (Wald).
 
     References
     ----------
@@ -259,7 +259,7 @@ def cause_specific_hazards(evaluation: Evaluation, model: str) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        One row a cause that occurs: `cause`, `hazard_ratio` (of one standard deviation of `Judged.standing` at the
+        One row per cause that occurs: `cause`, `hazard_ratio` (of one standard deviation of `Judged.standing` at the
         model's longest horizon), `ci_low`, `ci_high` (95 %) and `p` (Wald) with errors robust to several scans of a
         patient, `n_scans`, `n_patients`, `n_events` (scans followed by the event within the horizon),
         `n_patients_with_event`. No ratio where fewer than five patients had the event.

@@ -1,6 +1,6 @@
 """The tables of notebook 05 as readers see them, all text: estimates with 95 % intervals, words for names and units.
 
-A table "side by side" has a row a model, part or way and a column a horizon.
+A table "side by side" has a row per model, part or way and a column per horizon.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -52,7 +52,7 @@ patients or folds were published; scans followed for less than the horizon were 
 
 
 def by_horizon(rows: pd.DataFrame, index: Sequence[str], cell: Callable[[Any], str]) -> pd.DataFrame:
-    """Lay rows out with a column a horizon; `index` names the columns that name a row, `cell` writes one."""
+    """Lay rows out with a column per horizon; `index` names the columns that name a row, `cell` writes one."""
     columns = {}
     for years in sorted(rows["horizon_years"].unique()):
         at = rows[rows["horizon_years"] == years]
@@ -87,7 +87,7 @@ def absent(row: Any) -> str:
 
 
 def side_by_side(performance: pd.DataFrame, metric: str = "auc", decimals: int = 2) -> pd.DataFrame:
-    """Lay a metric out as readers compare it: a row a model, a column a horizon.
+    """Lay a metric out as readers compare it: a row per model, a column per horizon.
 
     The first row, `DENOMINATORS`, says how many scans of how many patients were followed by death, and how many are
     known not to be; a model that judged other scans says so in its cell. Behind the interval, the standard deviation
@@ -128,7 +128,7 @@ def instability(found: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def thresholds_side_by_side(table: pd.DataFrame) -> pd.DataFrame:
-    """Lay `decisions.threshold_table` out: a row a horizon and threshold, what happens of 100."""
+    """Lay `decisions.threshold_table` out: a row per horizon and threshold, what happens of 100."""
     names = {
         "flagged": "flagged of 100",
         "sensitivity": "deaths found of 100",
@@ -162,7 +162,7 @@ def parts_side_by_side(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def fairness_in_words(table: pd.DataFrame, horizon_years: float) -> pd.DataFrame:
-    """Lay `subgroups.fairness` out at a horizon: a row a group, each measure beside its difference from the rest."""
+    """Lay `subgroups.fairness` out at a horizon: a row per group, each measure beside its difference from the rest."""
     words = {
         "auc": ("AUC", "AUC less that of the rest"),
         "observed_expected": ("O:E", "times that of the rest"),
@@ -182,7 +182,7 @@ def fairness_in_words(table: pd.DataFrame, horizon_years: float) -> pd.DataFrame
 
 
 def ways_of_counting(performance: pd.DataFrame, model: str) -> pd.DataFrame:
-    """Put the AUC of a model beside what ways of counting that ignore censoring give: a row a way."""
+    """Put the AUC of a model beside what ways of counting that ignore censoring give: a row per way."""
     ways = {
         "auc": "weighted for censoring",
         "auc_complete_cases": "known states only",
@@ -193,7 +193,7 @@ def ways_of_counting(performance: pd.DataFrame, model: str) -> pd.DataFrame:
 
 
 def beside_published(performance: pd.DataFrame) -> pd.DataFrame:
-    """Put the best AUC of this study beside what was published for another cohort: a row a horizon."""
+    """Put the best AUC of this study beside what was published for another cohort: a row per horizon."""
     rows = []
     for horizon in sorted(performance["horizon_years"].unique()):
         top = best(performance, horizon)
@@ -211,14 +211,14 @@ def beside_published(performance: pd.DataFrame) -> pd.DataFrame:
 
 
 def differences_side_by_side(table: pd.DataFrame, metric: str = "auc") -> pd.DataFrame:
-    """Lay `comparison.differences` out: a row a model, a column a horizon."""
+    """Lay `comparison.differences` out: a row per model, a column per horizon."""
     rows = table[table["metric"] == metric]
     shown = by_horizon(rows.rename(columns={"difference": "estimate"}), ["model"], _estimate)
     return shown.reindex(rows["model"].unique()).fillna("")
 
 
 def planned_in_words(table: pd.DataFrame) -> pd.DataFrame:
-    """Lay `planned.compare` out: a row a comparison, with its p values, what is found and on whom it rests."""
+    """Lay `planned.compare` out: a row per comparison, with its p values, what is found and on whom it rests."""
     rows: list[Any] = list(table.rename(columns={"difference": "estimate"}).itertuples())
     return pd.DataFrame(
         {
@@ -321,7 +321,7 @@ def headline_numbers(evaluation: Evaluation, performance: pd.DataFrame) -> dict[
 
 
 def mean_risks(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Average the predicted risks over scans: a row a model, a column a horizon, and the number of scans.
+    """Average the predicted risks over scans: a row per model, a column per horizon, and the number of scans.
 
     Only scans count that a model predicted at all of its horizons: over different scans, a mean may fall with time.
     """
@@ -339,7 +339,7 @@ def _share_or_none(share: float) -> str:
 
 
 def noise(table: pd.DataFrame) -> pd.DataFrame:
-    """Write `trajectories.noise`: a row a measure, with pairs of scans and patients."""
+    """Write `trajectories.noise`: a row per measure, with pairs of scans and patients."""
     texts = [estimate_text(*values) for values in table[["estimate", "ci_low", "ci_high"]].to_numpy(dtype=float)]
     words = table["measure"].map(NOISE_WORDS).rename("measure")
     found = table[["n_pairs", "n_patients"]].to_numpy()

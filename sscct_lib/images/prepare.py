@@ -45,7 +45,7 @@ def prepare_scans(study: Study, rows: pd.DataFrame, n_jobs: int = 1) -> pd.DataF
     Returns
     -------
     pandas.DataFrame
-        Schema `IMAGES`, one row a scan; unusable scans have status "failed" and a reason.
+        Schema `IMAGES`, one row per scan; unusable scans have status "failed" and a reason.
     """
     names = ["scan_id", "patient_id", "image", "sha256"]
     done = process(

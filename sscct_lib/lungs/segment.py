@@ -59,7 +59,7 @@ def segment_scans(study: Study, rows: pd.DataFrame, n_jobs: int = 1) -> pd.DataF
     Returns
     -------
     pandas.DataFrame
-        Schema `LUNGS`, one row a scan: measures, `verdict` (pass, review or fail) and `findings` in words. A scan
+        Schema `LUNGS`, one row per scan: measures, `verdict` (pass, review or fail) and `findings` in words. A scan
         without a prepared image or with an unusable mask has status "failed" and its reason.
 
     Raises

@@ -29,7 +29,7 @@ Floats = NDArray[np.float64]
 
 
 def feature_weights(result: CrossValidation, model: str) -> pd.DataFrame:
-    """List what each fit of an elastic-net Cox model made of each feature, a row a feature and fit.
+    """List what each fit of an elastic-net Cox model made of each feature, a row per feature and fit.
 
     `feature` (a column as the model sees it), `repeat`, `fold`, `coefficient` (log hazard ratio per standard deviation;
     0 where the fit did not choose it, or a filter left it out).
@@ -72,9 +72,9 @@ def accumulated_effects(
     Returns
     -------
     pandas.DataFrame
-        One row a feature and edge of its bins (tenths of the scans): `feature`, `value` in the feature's unit, `effect`
-        on the risk (mean over the fits of all folds and repeats), `low` and `high`, between which 95 % of the fits
-        lie, and `n_fits`. Empty where no fit has this horizon.
+        One row per feature and edge of its bins (tenths of the scans): `feature`, `value` in the feature's unit,
+        `effect` on the risk (mean over the fits of all folds and repeats), `low` and `high`, between which 95 % of the
+        fits lie, and `n_fits`. Empty where no fit has this horizon.
 
     Apley DW, Zhu J. Visualizing the effects of predictor variables in black box supervised learning models. J R Stat
     Soc B 2020;82:1059-86.
@@ -115,8 +115,8 @@ def held_out_importance(
     Returns
     -------
     pandas.DataFrame
-        One row a kind, the largest loss first: `kind` in words, `n_features`, `loss` of AUC, `ci_low`, `ci_high` (95 %,
-        by bootstrap of patients), `n_scans`, `n_events`. Empty where the AUC cannot be estimated, or no repeat gives
+        One row per kind, the largest loss first: `kind` in words, `n_features`, `loss` of AUC, `ci_low`, `ci_high` (95
+        %, by bootstrap of patients), `n_scans`, `n_events`. Empty where the AUC cannot be estimated, or no repeat gives
         every scan a risk.
 
     Breiman L. Random forests. Mach Learn 2001;45:5-32. Gregorutti B, Michel B, Saint-Pierre P. Grouped variable

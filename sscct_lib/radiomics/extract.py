@@ -36,14 +36,14 @@ def extract_scans(study: Study, rows: pd.DataFrame, n_jobs: int = 1) -> pd.DataF
     Parameters
     ----------
     rows
-        One row a scan: `scan_id`, `patient_id`.
+        One row per scan: `scan_id`, `patient_id`.
     n_jobs
         Processes that share the scans; -1 for all cores.
 
     Returns
     -------
     pandas.DataFrame
-        Schema `RADIOMICS`, one row a scan. A scan that cannot be used has `status` "failed", a reason, and empty
+        Schema `RADIOMICS`, one row per scan. A scan that cannot be used has `status` "failed", a reason, and empty
         features.
     """
 

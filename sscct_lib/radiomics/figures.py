@@ -13,7 +13,7 @@ from sscct_lib.study.words import feature_class, feature_name, feature_unit
 
 @styled
 def feature_stability(agreement: pd.DataFrame, min_icc: float) -> Figure:
-    """Draw how well features agree (`pipeline.feature_agreement`), a row a class, with a line at `min_icc`."""
+    """Draw how well features agree (`pipeline.feature_agreement`), a row per class, with a line at `min_icc`."""
     kinds = agreement["feature"].map(feature_class)
     figure, axes = new_figure(1.4 + 0.42 * max(kinds.nunique(), 2))
     axis = axes[0, 0]

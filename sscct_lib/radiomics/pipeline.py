@@ -379,7 +379,7 @@ class DistinctColumns(_Selection):
 def feature_agreement(versions: pd.DataFrame) -> pd.DataFrame:
     """Estimate how well each feature agrees between versions of the same scans.
 
-    Versions are from `stability.versions_of_scans`; every scan has each. One row a feature that no scan lacks:
+    Versions are from `stability.versions_of_scans`; every scan has each. One row per feature that no scan lacks:
     `feature`, `icc`, `ci_low`, `ci_high`, `n_scans`.
     """
     features = versions.drop(columns=["scan_id", "patient_id", "version"]).dropna(axis=1).columns

@@ -89,8 +89,8 @@ def save_models(
     Returns
     -------
     pandas.DataFrame
-        One row a model and horizon: `model`, `horizon_years`, `n_scans`, `n_patients`, `n_events`, `n_unknown`, `note`,
-        and `megabytes` on disk; the numbers are empty where the model cannot be fitted.
+        One row per model and horizon: `model`, `horizon_years`, `n_scans`, `n_patients`, `n_events`, `n_unknown`,
+        `note`, and `megabytes` on disk; the numbers are empty where the model cannot be fitted.
     """
     import skops.io  # walks through all of scikit-learn: seconds, which processes that share the fits need not spend
 

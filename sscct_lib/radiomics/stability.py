@@ -26,8 +26,8 @@ Scan = tuple[sitk.Image, sitk.Image]
 def versions_of_scans(study: Study, rows: pd.DataFrame, n_jobs: int = 1) -> pd.DataFrame:
     """Compute the features of changed versions of some scans (`scan_id`, `patient_id`), one of as many patients.
 
-    One row a scan and version: `scan_id`, `patient_id`, `version` and features. Scans of which a version failed are not
-    in it. `n_jobs` processes share the scans, -1 for all cores.
+    One row per scan and version: `scan_id`, `patient_id`, `version` and features. Scans of which a version failed are
+    not in it. `n_jobs` processes share the scans, -1 for all cores.
     """
     first = rows[["scan_id", "patient_id"]].sort_values("scan_id").drop_duplicates("patient_id")
     rng = np.random.default_rng(study.settings.seed)

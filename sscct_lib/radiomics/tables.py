@@ -11,7 +11,7 @@ SHARE = "_share"
 
 
 def quantitative_ct(features: pd.DataFrame) -> pd.DataFrame:
-    """Describe the quantitative CT of a cohort, a row a measure in words.
+    """Describe the quantitative CT of a cohort, a row per measure in words.
 
     `unit`, the median and the 10th and 90th percentile over scans as text, and how many `scans` have it. Shares of the
     lung are in per cent.
@@ -29,10 +29,10 @@ def quantitative_ct(features: pd.DataFrame) -> pd.DataFrame:
 
 
 def saved_models(table: pd.DataFrame) -> pd.DataFrame:
-    """Lay out what the saved models (`saved.save_models`) learned from, a row a model.
+    """Lay out what the saved models (`saved.save_models`) learned from, a row per model.
 
-    A column a horizon, with the deaths among the scans of known state, their patients, and the scans of unknown state;
-    the size of the file, and a note where there is one.
+    A column per horizon, with the deaths among the scans of known state, their patients, and the scans of unknown
+    state; the size of the file, and a note where there is one.
     """
     texts = []
     for row in table.to_dict("records"):

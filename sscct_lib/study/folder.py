@@ -53,7 +53,7 @@ class Study:
 
     @property
     def manifest_path(self) -> Path:
-        """The manifest, one row a scan."""
+        """The manifest, one row per scan."""
         return self.folder / MANIFEST_FILE
 
     @property

@@ -59,7 +59,7 @@ def process(
         Takes the study and a row; returns plain values, one for each column of the stage's table. It writes its own
         files atomically, before it returns. The code of its module is part of what "finished" means.
     rows
-        One row a scan, with `scan_id` and `patient_id`.
+        One row per scan, with `scan_id` and `patient_id`.
     settings
         The settings that `function` uses; when they change, the results are made again.
     inputs
@@ -74,7 +74,7 @@ def process(
     Returns
     -------
     pandas.DataFrame
-        One row a scan, in the order of `rows`: `scan_id`, `patient_id`, `status`, `reason` and what `function`
+        One row per scan, in the order of `rows`: `scan_id`, `patient_id`, `status`, `reason` and what `function`
         returned. A scan that fails has `status` "failed" and its reason; the rest go on.
 
     Raises

@@ -456,7 +456,7 @@ def test_two_processes_give_the_folds_and_risks_of_one(tmp_path, monkeypatch):
     for module in (cross_validation, prediction):
         monkeypatch.setattr(module, "build", networks.build)  # of layers that normalise each scan by itself
     predicted = []
-    for devices, batch_size in ((1, 4), (2, 2)):  # as many scans a step
+    for devices, batch_size in ((1, 4), (2, 2)):  # as many scans per step
         swin = TINY.model_copy(update={"batch_size": batch_size, "epochs": 3})
         deep = DeepSettings(
             networks=("swin",), swin=swin, devices=devices, augmentation=AugmentationSettings(probability=0),

@@ -21,7 +21,7 @@ def lives(n_patients: int = 577, informative: bool = False) -> list[tuple]:
 
 
 def monthly_rows() -> pd.DataFrame:
-    """One row a patient and month under observation, with the factors of the hazard in that month."""
+    """One row per patient and month under observation, with the factors of the hazard in that month."""
     frames = []
     for person, course in lives():
         end = course.last_contact_day / DAYS_PER_YEAR * STEPS_PER_YEAR

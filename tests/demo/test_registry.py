@@ -187,7 +187,7 @@ def test_the_book_page_states_the_hazard_of_the_code():
     stated = [f"{number:.4f}" for number in (patients.LUNG_BASELINE, patients.OTHER_BASELINE)]
     for effects in (patients.LUNG_EFFECTS, patients.OTHER_EFFECTS):
         stated += [f"exp({effect:.2f}) = {np.exp(effect):.2f}" for effect in effects.values()]
-    stated += [f"E(t) = {patients.LARGEST_EXTENT:.2f} /", f"{100 * patients.LOST_PER_YEAR:.0f} % a year"]
+    stated += [f"E(t) = {patients.LARGEST_EXTENT:.2f} /", f"{100 * patients.LOST_PER_YEAR:.0f} % per year"]
     stated += [f"exp({patients.DROPOUT_EFFECT:.0f} (F"]
     assert [text for text in stated if text not in page] == []
 
