@@ -536,7 +536,8 @@ for name, value in numbers.items():
 glue("pictured_model", pictured, display=False)
 glue("headline", models.headline(performance), display=False)
 glue("headline_figure", figures.kaplan_meier_by_group(thirds, f"Thirds by the risk of {pictured}"), display=False)
-glue("most_wrong", wrong.drop(columns="explained"), display=False)
+none_wrong = Markdown("What happened to each patient had at least an even chance by the risk.")
+glue("most_wrong", wrong.drop(columns="explained") if len(wrong) else none_wrong, display=False)
 if pictured != shown:
     benefits = decisions.decision_curves(evaluation, [pictured])
 act_curves = benefits[benefits["model"].isin([pictured, decisions.EVERYBODY, decisions.NOBODY])]

@@ -17,7 +17,7 @@ from sscct_lib.study.words import percent_text, years_text
 
 N_SIMILAR = 20
 CALIPER = 2.0  # times the odds, up or down, that still count as about the same risk
-N_WRONG = 5
+N_WRONG = 10
 FEW_DENSE = 0.05  # share of the lungs from -600 to -250 HU below which little disease is to be seen
 MUCH_DENSE = 0.2
 THICK_MM = 3.0
@@ -108,29 +108,31 @@ def in_texts(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def most_wrong(evaluation: Evaluation, lungs: pd.DataFrame, model: str, horizon_years: float) -> pd.DataFrame:
-    """List the patients who died with the lowest risks and those who lived with the highest.
+    """List the predictions that what happened contradicts most: it had the lowest chance by the risk, below one half.
 
     Returns
     -------
     pandas.DataFrame
-        At most `N_WRONG` patients of each kind, one scan each, the most wrong first: index `scan`; `risk`, `what
-        happened`, `what is known that may tell why`, and whether anything is (`explained`). Scans of unknown state are
-        never wrong.
+        At most `N_WRONG` patients, one scan each, the most surprising first: index `scan`; `risk`, `what happened`, its
+        `chance by the risk`, `what is known that may tell why`, and whether anything is (`explained`). Scans of unknown
+        state are never wrong.
     """
     states = risk_states(evaluation, model)
     at = states[states["horizon_years"] == horizon_years].drop(columns=["horizon_years", "patient_id"])
     known = at.merge(evaluation.cohort, on="scan_id").merge(
         lungs[["scan_id", "verdict", "findings", "high_attenuation_share"]], on="scan_id", how="left"
     )
-    deaths = known[known["state"] == "died"].sort_values(["risk", "scan_id"])
-    survivors = known[known["state"] == "alive"].sort_values(["risk", "scan_id"], ascending=[False, True])
-    wrong = pd.concat([rows.drop_duplicates("patient_id").head(N_WRONG) for rows in (deaths, survivors)])
+    known = known[known["state"].isin(["died", "alive"])]
+    known = known.assign(chance=known["risk"].where(known["state"] == "died", 1 - known["risk"]))
+    ordered = known.sort_values(["chance", "scan_id"]).drop_duplicates("patient_id")
+    wrong = ordered[ordered["chance"] < 0.5].head(N_WRONG)
     why = [_why(row, horizon_years) for row in wrong.to_dict("records")]
     return pd.DataFrame(
         {
             "scan": wrong["scan_id"],
             "risk": wrong["risk"].map(percent_text),
             "what happened": [_happened(row, horizon_years) for row in wrong.to_dict("records")],
+            "chance by the risk": wrong["chance"].map(percent_text),
             "what is known that may tell why": ["; ".join(said) or "nothing that this study records" for said in why],
             "explained": [bool(said) for said in why],
         }

@@ -246,21 +246,30 @@ def test_outcomes_of_similar_patients_are_counted_and_kaplan_meier(small, predic
     assert "No other patient" in patients.in_words(patients.outcomes(found[:0], FEW))
 
 
-def test_the_most_wrong_are_deaths_with_low_and_survivals_with_high_risk(small, predictions):
+def test_the_most_wrong_are_those_that_what_happened_contradicts_most(small, predictions):
     wrong = patients.most_wrong(Evaluation(small, predictions, FEW), lungs_of(small), "Model", 3.0)
-    assert len(wrong) == 2 * patients.N_WRONG
-    risk = wrong["risk"].str.extract(r"(\d+)", expand=False).astype(float)
+    assert len(wrong) == patients.N_WRONG
+    risk, chance = (
+        wrong[name].str.extract(r"(\d+)", expand=False).astype(float) for name in ("risk", "chance by the risk")
+    )
     died = wrong["what happened"].str.startswith("died")
-    assert risk[died].is_monotonic_increasing
-    assert risk[~died].is_monotonic_decreasing
-    assert not any("p" not in scan for scan in wrong.index)
+    np.testing.assert_allclose(chance, risk.where(died, 100 - risk))
+    assert chance.is_monotonic_increasing
+    assert chance.max() < 50
+    assert wrong.index.str[:4].is_unique  # one scan per patient
+
+
+def test_a_survivor_at_a_low_risk_is_no_failure(small, predictions):
+    alive = small.assign(event_observed=False, followup_years=9.0)
+    risks = predictions.assign(risk=0.2)
+    assert patients.most_wrong(Evaluation(alive, risks, FEW), lungs_of(small), "Model", 3.0).empty
 
 
 def test_what_is_recorded_of_a_wrong_prediction_is_said(small, predictions):
     known = small.assign(cause_of_death="other", fvc_percent=np.nan, dlco_percent=50.0, slice_thickness_mm=5.0)
     lungs = lungs_of(small, verdict="review", findings="the mask leaks", high_attenuation_share=0.01)
     wrong = patients.most_wrong(Evaluation(known, predictions, FEW), lungs, "Model", 3.0)
-    first = wrong["what is known that may tell why"].iloc[0]
+    first = wrong.loc[wrong["what happened"].str.startswith("died"), "what is known that may tell why"].iloc[0]
     for words in ("did not die of the lungs", "little HAA (1 %)", "the mask leaks", "FVC not known", "5 mm"):
         assert words in first
     plain = patients.most_wrong(
