@@ -113,7 +113,7 @@ horizon_figures.followup_curve(survival.followup_curve(cohort))
 # patients at their first scan: a hazard ratio above 1 says that patients who have more of it are lost sooner. Deaths
 # end the chance to be lost. A later first scan leaves less time until the study ends, so its ratio is above 1 in most
 # studies; it matters where patients of later years are also more or less ill. Where age or lung function matter, the
-# [chapter on risk](05_horizons.ipynb) shows what other weights make of the results.
+# [chapter on robustness](05_robustness.ipynb) shows what other weights make of the results.
 
 # %% tags=["hide-input"]
 lost = censoring.hazards_of_loss(cohort)

@@ -98,7 +98,7 @@ Markdown(f"In words: {selection.flow_text(flow)}")
 # %% [markdown]
 # Which rule flagged how many scans, and how many it removed (verdict *fail*); the third column counts scans that no
 # other rule flagged. An empty table means that every scan passed every rule. What the results would be without a rule
-# is told at the end of the chapter on horizons.
+# is told in the chapter on robustness.
 
 # %% tags=["hide-input"]
 rule_counts(table).rename(RULE_WORDS)

@@ -192,7 +192,7 @@ figures.attributions(cube, maps, f"Scan {scan_id}: what raises (orange) and lowe
 # Such pictures can deceive: some look the same whatever the network has learned, since they follow the edges of the
 # image. So each is compared with that of the same network with random weights; a picture that hardly differs says
 # nothing about what was learned. Whether networks look where the disease is, the chapter on
-# [how good the risks are](05_horizons.ipynb) tells for simulated patients.
+# [how good they could be](05_attainable.ipynb) tells for simulated patients.
 
 # %% tags=["hide-input"]
 explain.sanity(checked)

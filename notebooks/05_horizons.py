@@ -7,7 +7,7 @@
 # ---
 
 # %% [markdown]
-# # Risk of death at each horizon: every model side by side
+# # How good are the risks?
 #
 # Every model predicted each scan without having seen that patient. Here we ask four things of those predictions: do
 # patients who died have higher predicted risks than those who lived (discrimination), do as many die as predicted
@@ -130,16 +130,6 @@ figures.performance_forest(main, tables.PUBLISHED)
 tables.beside_published(performance)
 
 # %% [markdown]
-# ## ROC curves
-#
-# For each horizon: the share of deaths found (sensitivity) against the share of survivors wrongly flagged. The curve of
-# the model with the highest AUC has its 95 % band; being picked for its AUC flatters it. Of many models, the eight with
-# the highest AUC are drawn; the table above has all.
-
-# %% tags=["hide-input"]
-figures.roc_curves(curves.roc_curves(evaluation, performance), performance)
-
-# %% [markdown]
 # ## Is one model better than another?
 #
 # One rule, in this book: a model is *better* than another only where the comparison was planned before any result was
@@ -197,6 +187,56 @@ pd.concat({words: tables.side_by_side(main, metric) for metric, words in tables.
 tables.side_by_side(main, "calibration_slope")
 
 # %% [markdown]
+# ## Would acting on the risk do more good than harm?
+#
+# Suppose a patient is flagged (for closer follow-up, say) from a certain risk. Net benefit counts the deaths found,
+# less the needless flags at the price that the chosen risk implies. A model is useful where its curve lies above both
+# flagging everybody and flagging nobody. To the right stands how much more it brings than each of these, and than the
+# reference, in the same samples of patients and on the same scans; where such a band holds 0, the study cannot tell.
+
+# %% tags=["hide-input"]
+beside = list(dict.fromkeys([shown, compared_with]))
+benefits = decisions.decision_curves(evaluation, beside)
+figures.decision_curves(benefits)
+
+# %% [markdown]
+# The same at thresholds that were fixed before any result was seen (`horizons.thresholds` in `study.yaml`).
+
+# %% tags=["hide-input"]
+of_shown = thresholds if shown == pictured else decisions.threshold_table(evaluation, shown)
+tables.thresholds_side_by_side(of_shown)
+
+# %% [markdown]
+# ## What happens to patients at low, middle and high risk?
+#
+# Scans are split into thirds by predicted risk, each against the others of the same fit. The curves should part, with
+# the high-risk third lowest; the numbers below are the scans still followed.
+
+# %% tags=["hide-input"]
+figures.kaplan_meier_by_group(curves.survival_by_tertile(evaluation, shown), f"Thirds by the risk of {shown}")
+
+# %% tags=["hide-input"]
+test = subgroups.logrank_between_thirds(evaluation, shown)
+Markdown(
+    f"Log-rank test of equal survival in the three thirds, with the scans of a patient belonging together: "
+    f"chi-squared {test.chi2:.1f} with {test.degrees_of_freedom} degrees of freedom, p = {test.p:.2g}."
+)
+
+# %% [markdown]
+# Each dot is a scan. A useful model moves the upper row of each panel, the scans followed by death, to the right.
+
+# %% tags=["hide-input"]
+figures.risk_distribution(curves.risk_states(evaluation, shown), shown)
+
+# %% [markdown]
+# The same as hazard ratios: how many times faster patients die, with errors that allow for several scans of one
+# patient. Thirds are compared only when somebody died in each.
+
+# %% tags=["hide-input"]
+ratios = subgroups.hazard_ratios(evaluation, shown)
+tables.hazards_in_words(ratios) if len(ratios) else Markdown(tables.TOO_FEW)
+
+# %% [markdown]
 # ## How large is the error of the risks?
 #
 # The Brier score is the mean squared distance between risk and outcome, so lower is better.
@@ -216,6 +256,52 @@ tables.side_by_side(main, "scaled_brier")
 
 # %% tags=["hide-input", "fold-output"]
 tables.side_by_side(performance, "integrated_brier", decimals=3)
+
+# %% [markdown]
+# ## ROC curves
+#
+# For each horizon: the share of deaths found (sensitivity) against the share of survivors wrongly flagged. The curve of
+# the model with the highest AUC has its 95 % band; being picked for its AUC flatters it. Of many models, the eight with
+# the highest AUC are drawn; the table above has all.
+
+# %% tags=["hide-input"]
+figures.roc_curves(curves.roc_curves(evaluation, performance), performance)
+
+# %% [markdown]
+# # How robust are the risks?
+#
+# The model of the front page again, under other conditions: on other scans, in groups, under other rules of quality
+# assurance, with other ways of counting, and with patients who were lost. Look for what changes the answer; where
+# intervals overlap, nothing has been shown to.
+
+# %% [markdown]
+# ## Does the answer depend on which scans are used?
+#
+# The AUC of the same model with one scan per patient, with every patient counting once, and at landmarks: patients
+# alive at that time, with their latest scan by then. Behind each stand the scans and patients of either state.
+
+# %% tags=["hide-input"]
+tables.parts_side_by_side(subgroups.evaluate_parts(subgroups.views(cohort), evaluation, shown))
+
+# %% [markdown]
+# ## For whom does it work?
+#
+# Each group against all other scans, at every horizon: does the model tell patients apart as well (AUC), do as many die
+# as it predicts (O:E), and does it flag as many, at the middle threshold of the study? On the dotted line
+# the group is like the rest. A group in which more die should be flagged more; one to the right in the middle panel
+# dies more often than the model says. Intervals of small groups are wide, and a difference here is a question, not a
+# finding.
+
+# %% tags=["hide-input"]
+lungs = read_table(study, "lungs", LUNGS).set_index("scan_id").reindex(cohort["scan_id"])
+with_extent = cohort.assign(dense_lung_percent=100 * lungs["high_attenuation_share"].to_numpy())
+by_group = subgroups.fairness(subgroups.groups(with_extent), evaluation, shown)
+for years in by_group["horizon_years"].unique():
+    display(figures.fairness_forest(by_group, years))
+
+# %% tags=["hide-input", "fold-output"]
+for years in by_group["horizon_years"].unique():
+    display(Markdown(f"**Within {years_text(years)}**"), tables.fairness_in_words(by_group, years))
 
 # %% [markdown]
 # ## Does a model know when it does not know?
@@ -252,110 +338,6 @@ tables.instability(listed) if listed else Markdown("No model was trained on seve
 # %% tags=["hide-input"]
 unstable = shown if shown in listed else next(iter(listed), None)
 figures.instability(listed[unstable], unstable) if unstable else Markdown("Nothing to draw.")
-
-# %% [markdown]
-# ## What happens to patients at low, middle and high risk?
-#
-# Scans are split into thirds by predicted risk, each against the others of the same fit. The curves should part, with
-# the high-risk third lowest; the numbers below are the scans still followed.
-
-# %% tags=["hide-input"]
-figures.kaplan_meier_by_group(curves.survival_by_tertile(evaluation, shown), f"Thirds by the risk of {shown}")
-
-# %% tags=["hide-input"]
-test = subgroups.logrank_between_thirds(evaluation, shown)
-Markdown(
-    f"Log-rank test of equal survival in the three thirds, with the scans of a patient belonging together: "
-    f"chi-squared {test.chi2:.1f} with {test.degrees_of_freedom} degrees of freedom, p = {test.p:.2g}."
-)
-
-# %% [markdown]
-# Each dot is a scan. A useful model moves the upper row of each panel, the scans followed by death, to the right.
-
-# %% tags=["hide-input"]
-figures.risk_distribution(curves.risk_states(evaluation, shown), shown)
-
-# %% [markdown]
-# The same as hazard ratios: how many times faster patients die, with errors that allow for several scans of one
-# patient. Thirds are compared only when somebody died in each.
-
-# %% tags=["hide-input"]
-ratios = subgroups.hazard_ratios(evaluation, shown)
-tables.hazards_in_words(ratios) if len(ratios) else Markdown(tables.TOO_FEW)
-
-# %% [markdown]
-# ## What do patients die of?
-#
-# A death from another cause cannot become a death from the lungs, so causes compete; the curves together add up to all
-# deaths. The models above predict death from any cause. A lung transplant, where there is one, is an event of its own.
-
-# %% tags=["hide-input"]
-figures.cumulative_incidence_by_cause(survival.cumulative_incidence(cohort, settings))
-
-# %% [markdown]
-# Does a higher risk mean a faster death from the lungs, or from anything? The hazard ratio of one standard deviation of
-# the risk (on the logit scale), for each cause by itself.
-
-# %% tags=["hide-input"]
-tables.hazards_in_words(survival.cause_specific_hazards(evaluation, shown))
-
-# %% [markdown]
-# A lung transplant is given to those who would die soon. Overall survival ends their follow-up as if they had left
-# alive; transplant-free survival counts the transplant like a death. Where both AUCs agree, the answer does not hang on
-# it. The risks are those of the outcome that the models learned (`cohort.transplant` in `study.yaml`).
-
-# %% tags=["hide-input"]
-either = survival.transplant_free(evaluation, shown)
-tables.parts_side_by_side(either) if len(either) else Markdown("No patient of the cohort had a lung transplant.")
-
-# %% [markdown]
-# ## Would acting on the risk do more good than harm?
-#
-# Suppose a patient is flagged (for closer follow-up, say) from a certain risk. Net benefit counts the deaths found,
-# less the needless flags at the price that the chosen risk implies. A model is useful where its curve lies above both
-# flagging everybody and flagging nobody. To the right stands how much more it brings than each of these, and than the
-# reference, in the same samples of patients and on the same scans; where such a band holds 0, the study cannot tell.
-
-# %% tags=["hide-input"]
-beside = list(dict.fromkeys([shown, compared_with]))
-benefits = decisions.decision_curves(evaluation, beside)
-figures.decision_curves(benefits)
-
-# %% [markdown]
-# The same at thresholds that were fixed before any result was seen (`horizons.thresholds` in `study.yaml`).
-
-# %% tags=["hide-input"]
-of_shown = thresholds if shown == pictured else decisions.threshold_table(evaluation, shown)
-tables.thresholds_side_by_side(of_shown)
-
-# %% [markdown]
-# ## Does the answer depend on which scans are used?
-#
-# The AUC of the same model with one scan per patient, with every patient counting once, and at landmarks: patients
-# alive at that time, with their latest scan by then. Behind each stand the scans and patients of either state.
-
-# %% tags=["hide-input"]
-tables.parts_side_by_side(subgroups.evaluate_parts(subgroups.views(cohort), evaluation, shown))
-
-# %% [markdown]
-# ## For whom does it work?
-#
-# Each group against all other scans, at every horizon: does the model tell patients apart as well (AUC), do as many die
-# as it predicts (O:E), and does it flag as many, at the middle threshold of the study? On the dotted line
-# the group is like the rest. A group in which more die should be flagged more; one to the right in the middle panel
-# dies more often than the model says. Intervals of small groups are wide, and a difference here is a question, not a
-# finding.
-
-# %% tags=["hide-input"]
-lungs = read_table(study, "lungs", LUNGS).set_index("scan_id").reindex(cohort["scan_id"])
-with_extent = cohort.assign(dense_lung_percent=100 * lungs["high_attenuation_share"].to_numpy())
-by_group = subgroups.fairness(subgroups.groups(with_extent), evaluation, shown)
-for years in by_group["horizon_years"].unique():
-    display(figures.fairness_forest(by_group, years))
-
-# %% tags=["hide-input", "fold-output"]
-for years in by_group["horizon_years"].unique():
-    display(Markdown(f"**Within {years_text(years)}**"), tables.fairness_in_words(by_group, years))
 
 # %% [markdown]
 # ## Does the risk of a patient change, and does the change matter?
@@ -402,6 +384,31 @@ tables.side_by_side(gain[0]) if gain else Markdown(tables.TOO_FEW)
 
 # %% tags=["hide-input"]
 tables.differences_side_by_side(gain[1]) if gain else Markdown("")
+
+# %% [markdown]
+# ## What do patients die of?
+#
+# A death from another cause cannot become a death from the lungs, so causes compete; the curves together add up to all
+# deaths. The models above predict death from any cause. A lung transplant, where there is one, is an event of its own.
+
+# %% tags=["hide-input"]
+figures.cumulative_incidence_by_cause(survival.cumulative_incidence(cohort, settings))
+
+# %% [markdown]
+# Does a higher risk mean a faster death from the lungs, or from anything? The hazard ratio of one standard deviation of
+# the risk (on the logit scale), for each cause by itself.
+
+# %% tags=["hide-input"]
+tables.hazards_in_words(survival.cause_specific_hazards(evaluation, shown))
+
+# %% [markdown]
+# A lung transplant is given to those who would die soon. Overall survival ends their follow-up as if they had left
+# alive; transplant-free survival counts the transplant like a death. Where both AUCs agree, the answer does not hang on
+# it. The risks are those of the outcome that the models learned (`cohort.transplant` in `study.yaml`).
+
+# %% tags=["hide-input"]
+either = survival.transplant_free(evaluation, shown)
+tables.parts_side_by_side(either) if len(either) else Markdown("No patient of the cohort had a lung transplant.")
 
 # %% [markdown]
 # ## What if quality assurance had other rules?
@@ -479,6 +486,13 @@ rerun = sensitivity.compare_shortcuts(
     true_risk,
 )
 sensitivity.shortcuts_side_by_side(rerun)
+
+# %% [markdown]
+# # How good could the risks be?
+#
+# Where patients are simulated, the risk with which they really died is known, and so is the place of every lesion: how
+# much of what can be told does each model tell, and do networks look where the disease is? In a study of real patients
+# these sections say that they cannot know.
 
 # %% [markdown]
 # ## How good could any model be?

@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 import yaml
 
 from sscct_lib.book import chapters, editions
-from sscct_lib.book.shown import shown
+from sscct_lib.book.shown import PAGES, shown
 from sscct_lib.intake.privacy import FOLDERS
 from sscct_lib.intake.privacy_search import search_study
 from sscct_lib.study import seals
@@ -89,12 +89,13 @@ def _assemble(study: Study, source: Path, missing: Mapping[str, str]) -> None:
             write_if_changed(source / place, path.read_bytes())
     pasted: dict[str, bytes] = {}
     for name in NOTEBOOKS:
-        target = source / "notebooks" / f"{name}.ipynb"
         if name in missing:
-            write_if_changed(target, chapters.stub(name, missing[name]))
+            pages = dict.fromkeys(PAGES.get(name, (name,)), chapters.stub(name, missing[name]))
         else:
-            write_if_changed(target, shown(name, json.loads(executed(study, name).read_text(encoding="utf-8"))))
-            pasted |= chapters.pictures(target)
+            pages = shown(name, json.loads(executed(study, name).read_text(encoding="utf-8")))
+        for page, text in pages.items():
+            write_if_changed(source / "notebooks" / f"{page}.ipynb", text)
+            pasted |= chapters.pictures(source / "notebooks" / f"{page}.ipynb")
     for name, content in pasted.items():
         write_if_changed(source / "pasted" / name, content)
     chapters.remove_others(source / "pasted", pasted)

@@ -1,6 +1,6 @@
 """Reporting checklists as pages: every item with its status and the place in the book, filled from the run."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -8,6 +8,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sscct_lib.book.chapters import filled, latest_commit, plain
+from sscct_lib.book.shown import PAGES
 from sscct_lib.cohort.outcomes import label_name
 from sscct_lib.cohort.tables import label_counts
 from sscct_lib.study.disclosure import count_text, of_patients
@@ -30,6 +31,7 @@ NOTEBOOK_PAGES = {
     "features": "03_radiomics",
     "networks": "04_deep_models",
     "risks": "05_horizons",
+    "robustness": "05_robustness",
 }
 WORDS = {
     "front": "front page",
@@ -38,6 +40,7 @@ WORDS = {
     "features": "the features",
     "networks": "the networks",
     "risks": "how good the risks are",
+    "robustness": "how robust they are",
     "question": "the question",
     "acting": "what to do with a risk",
     "run": "how this run was made",
@@ -71,7 +74,8 @@ def page(name: str, study: Study, missing: Mapping[str, str]) -> str:
     try:
         checklist = read_checklist(name)
         known, stated = facts(study), statements(study).get(name, {})
-        rows = [_row(item, known, stated.get(item.id), missing) for item in checklist.items]
+        lost = {page for notebook in missing for page in PAGES.get(notebook, (notebook,))}
+        rows = [_row(item, known, stated.get(item.id), lost) for item in checklist.items]
     except (KeyError, ValidationError) as error:
         raise StudyError(f"{name}.yaml: {error}") from error
     counts = ", ".join(f"{sum(row['status'] == status for row in rows)} {status}" for status in STATUSES)
@@ -83,7 +87,7 @@ def read_checklist(name: str) -> Checklist:
     return Checklist.model_validate(yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8")))
 
 
-def _row(item: Item, known: Mapping[str, str], stated: str | None, missing: Mapping[str, str]) -> dict[str, str]:
+def _row(item: Item, known: Mapping[str, str], stated: str | None, missing: Collection[str]) -> dict[str, str]:
     says, status, links = item.says.format_map(known), item.status, [_link(place, missing) for place in item.where]
     if stated is not None:
         says, status = plain(" ".join(stated.split())), "met"
@@ -93,7 +97,7 @@ def _row(item: Item, known: Mapping[str, str], stated: str | None, missing: Mapp
     return {"id": item.id, "asks": item.asks, "status": status, "says": says}
 
 
-def _link(place: str, missing: Mapping[str, str]) -> str:
+def _link(place: str, missing: Collection[str]) -> str:
     name, _, anchor = place.partition("#")
     notebook = NOTEBOOK_PAGES.get(name)
     file = "index.md" if name == "front" else f"notebooks/{notebook}.ipynb" if notebook else f"{name}.md"

@@ -28,11 +28,16 @@ ACTS = re.compile(
 COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 NAME = re.compile(r"\w[\w.-]{0,99}", re.ASCII)
 
+PAGES = {"05_horizons": ("05_horizons", "05_robustness", "05_attainable")}
+"""Notebooks that are several pages of the book, one for each heading of the first level."""
+
 Notebook = dict[str, Any]
 
 
-def shown(name: str, executed: Notebook) -> str:
-    """Give the notebook of this project with the outputs of an executed one, as JSON.
+def shown(name: str, executed: Notebook) -> dict[str, str]:
+    """Give the notebook of this project with the outputs of an executed one, as JSON, by the name of each of its pages.
+
+    What it hands to other pages stands in the first.
 
     Raises
     ------
@@ -48,8 +53,18 @@ def shown(name: str, executed: Notebook) -> str:
         raise StudyError(f"{name}.ipynb of the run is not the notebook of this project. Call `sscct run`.") from error
     numbered = [{"id": f"cell-{number}", **cell} for number, cell in enumerate(cells)]
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    whole = {"cells": numbered, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
-    return json.dumps(whole, indent=1, ensure_ascii=False) + "\n"
+    pages: list[list[Notebook]] = []
+    for cell in numbered:
+        if not pages or (cell["cell_type"] == "markdown" and cell["source"].startswith("# ")):
+            pages.append([])
+        pages[0 if "remove-cell" in cell["metadata"]["tags"] else -1].append(cell)
+    return {
+        page: json.dumps(
+            {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5},
+            indent=1, ensure_ascii=False,
+        ) + "\n"
+        for page, cells in zip(PAGES.get(name, (name,)), pages, strict=True)
+    }  # fmt: skip
 
 
 def _filled(ours: list[Any], theirs: list[Notebook]) -> list[Notebook]:

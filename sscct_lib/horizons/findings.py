@@ -26,7 +26,7 @@ SECTIONS = {
     "What a model adds": "is-one-model-better-than-another",
     "Calibration": "do-as-many-die-as-predicted",
     "Net benefit": "would-acting-on-the-risk-do-more-good-than-harm",
-    "How sure": "does-the-answer-depend-on-which-scans-are-used",
+    "How sure": "",
     "What to do next": "",
 }
 """What is said, in this order, and the section of chapter 05 with its numbers."""

@@ -31,18 +31,24 @@ def executed():
     return {"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
 
 
+def page_of(executed) -> dict:
+    """The only page of a notebook."""
+    (page,) = shown(NAME, executed).values()
+    return json.loads(page)
+
+
 def output(executed, kind: str, content, **metadata) -> dict:
     """What is left of one output."""
     made = {"output_type": "display_data", "data": {kind: content}, "metadata": metadata}
     changed = copy.deepcopy(executed)
     changed["cells"][-1]["outputs"] = [made]
     assert changed["cells"][-1]["cell_type"] == "code"
-    (left,) = json.loads(shown(NAME, changed))["cells"][-1]["outputs"]
+    (left,) = page_of(changed)["cells"][-1]["outputs"]
     return left
 
 
 def test_words_code_and_metadata_are_ours(executed):
-    before = json.loads(shown(NAME, executed))
+    before = page_of(executed)
     assert [cell["source"] for cell in before["cells"]] == [cell["source"] for cell in executed["cells"]]
     executed["metadata"] = {
         "mystnb": {"execution_mode": "force"}, "execute": {"enabled": True}, "kernelspec": {"name": EVIL},
@@ -55,7 +61,7 @@ def test_words_code_and_metadata_are_ours(executed):
             cell["metadata"]["tags"].append(EVIL)
         cell["attachments"] = {EVIL: {}}
         cell["id"] = EVIL
-    assert json.loads(shown(NAME, executed)) == before
+    assert page_of(executed) == before
 
 
 @pytest.mark.parametrize(
@@ -137,3 +143,21 @@ def test_drawings_of_ours_are_shown(executed, tmp_path):
 @pytest.mark.parametrize("name", ["../x", "a/b", "", ".x", "a b", 1, None, "x" * 101])
 def test_what_is_handed_to_pages_has_the_name_of_a_file(executed, name):
     assert output(executed, "text/plain", "1", scrapbook={"name": name})["metadata"] == {}
+
+
+def test_a_notebook_of_several_headings_is_as_many_pages_and_hands_over_in_the_first():
+    cells = jupytext.read(PROJECT / "notebooks" / "05_horizons.py").cells
+    empty = {"outputs": [], "execution_count": 1}
+    executed = {
+        "cells": [
+            {"cell_type": cell.cell_type, "metadata": dict(cell.metadata), "source": cell.source}
+            | (empty if cell["cell_type"] == "code" else {})
+            for cell in cells
+        ]
+    }
+    pages = {name: json.loads(text)["cells"] for name, text in shown("05_horizons", executed).items()}
+    assert list(pages) == ["05_horizons", "05_robustness", "05_attainable"]
+    assert all(page[0]["source"].startswith("# ") for page in pages.values())
+    assert "remove-cell" in pages["05_horizons"][-1]["metadata"]["tags"]
+    whole = sorted(cell["source"] for page in pages.values() for cell in page)
+    assert whole == sorted(cell["source"] for cell in executed["cells"])

@@ -86,7 +86,7 @@ def test_every_page_opens_from_a_server(visit, served, pages):
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("02_segmentation_qa", "changed to pass by XY:"), ("05_horizons", "Philips")]
+    ("name", "said"), [("02_segmentation_qa", "changed to pass by XY:"), ("05_robustness", "Philips")]
 )
 def test_what_markup_a_table_holds_is_shown_as_text(visit, pages, name, said):
     reader = visit()
