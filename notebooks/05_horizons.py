@@ -158,12 +158,15 @@ tables.differences_side_by_side(differences, "auc")
 # From here on the chapter looks at one model, that of the front page. It was chosen by a rule that knows no result: the
 # model with the highest AUC would look better in every figure than it is.
 #
-# Each point is a group of scans with similar predicted risk, the grey curve the same without groups. On the dotted
-# line, as many died as predicted; below it the model predicts too many deaths, above it too few.
+# Each point is a group of scans with similar predicted risk, the grey curve the same without groups; the bars below
+# show how often each risk was given. On the dotted line, as many died as predicted; below it the model predicts too
+# many deaths, above it too few. The slope is 1 for right risks and below 1 for risks that are too extreme.
 
 # %% tags=["hide-input"]
 shown = settings.horizons.shown_model or pictured
-figures.calibration_plot(curves.calibration(evaluation, shown), curves.smooth_calibration(evaluation, shown), shown)
+states = curves.risk_states(evaluation, shown)
+groups, smooth = curves.calibration(evaluation, shown), curves.smooth_calibration(evaluation, shown)
+figures.calibration_plot(groups, smooth, states, performance, shown)
 
 # %% [markdown]
 # Observed over expected deaths. 1 is right on average; 0.5 means that half as many died as predicted.
@@ -226,7 +229,7 @@ Markdown(
 # Each dot is a scan. A useful model moves the upper row of each panel, the scans followed by death, to the right.
 
 # %% tags=["hide-input"]
-figures.risk_distribution(curves.risk_states(evaluation, shown), shown)
+figures.risk_distribution(states, shown)
 
 # %% [markdown]
 # The same as hazard ratios: how many times faster patients die, with errors that allow for several scans of one

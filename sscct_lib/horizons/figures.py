@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from sscct_lib.horizons.evaluation import TOO_SMALL
 from sscct_lib.horizons.subgroups import FAIRNESS
@@ -31,6 +32,7 @@ from sscct_lib.study.plots import (
     styled,
 )
 from sscct_lib.study.words import (
+    NOT_ESTIMABLE,
     against_text,
     estimate_text,
     parts_texts,
@@ -182,9 +184,24 @@ def _auc_label(row: Any) -> str:
     return f"{row.model}: {estimate_text(row.estimate, row.ci_low, row.ci_high)}"
 
 
+IN_CALIBRATION = {"observed_expected": "O:E", "calibration_slope": "slope"}
+
+
+def _written(performance: pd.DataFrame, horizon: float, metric: str) -> str:
+    """Write one estimate of a model, by horizon and metric, for the inside of a panel."""
+    rows = performance[(performance["horizon_years"] == horizon) & (performance["metric"] == metric)]
+    for row in rows.dropna(subset="estimate").itertuples():
+        return estimate_text(row.estimate, row.ci_low, row.ci_high)
+    return absent(rows.iloc[0]) if len(rows) else NOT_ESTIMABLE
+
+
 @styled
-def calibration_plot(groups: pd.DataFrame, smooth: pd.DataFrame, title: str = "") -> Figure:
+def calibration_plot(
+    groups: pd.DataFrame, smooth: pd.DataFrame, risks: pd.DataFrame, performance: pd.DataFrame, title: str = ""
+) -> Figure:
     """Draw observed against predicted risk, in groups of rising risk and as a smooth curve, a panel per horizon.
+
+    Below the curves a histogram of the risks; inside each panel O:E and slope with their intervals.
 
     Parameters
     ----------
@@ -192,9 +209,16 @@ def calibration_plot(groups: pd.DataFrame, smooth: pd.DataFrame, title: str = ""
         From `curves.calibration`.
     smooth
         From `curves.smooth_calibration`.
+    risks
+        From `curves.risk_states`.
+    performance
+        Schema `PERFORMANCE`, of the same model at least.
+    title
+        Its name.
     """
     horizons = sorted(groups["horizon_years"].unique())
-    figure, axes = new_figure(3.1, 1, len(horizons))
+    own = performance[performance["model"] == title]
+    figure, axes = new_figure(3.5, 1, len(horizons))
     for axis, horizon in zip(axes[0], horizons, strict=True):
         rows = groups[groups["horizon_years"] == horizon]
         known = rows.dropna(subset="observed")
@@ -205,11 +229,18 @@ def calibration_plot(groups: pd.DataFrame, smooth: pd.DataFrame, title: str = ""
         axis.plot(curve["predicted"], curve["observed"], color=GREY, lw=1.5)
         axis.vlines(known["predicted"], known["ci_low"], known["ci_high"], color=INK, lw=1.2)
         axis.scatter(known["predicted"], known["observed"], color=INK, s=25, zorder=3)
-        axis.set(xlim=(0, top), ylim=(-0.02 * top, top), xlabel="Predicted", aspect="equal")
+        at = risks.loc[risks["horizon_years"] == horizon, "risk"]
+        heights, edges = np.histogram(at, bins=20, range=(0, top))
+        tall = 0.12 * top * heights / max(1, heights.max())
+        axis.bar(edges[:-1], tall, np.diff(edges), -0.15 * top, align="edge", color=GREY, alpha=0.5, lw=0)
+        axis.axhline(0, color=GREY, lw=0.6)
+        said = [f"{words} {_written(own, horizon, metric)}" for metric, words in IN_CALIBRATION.items()]
+        axis.text(0.03, 0.97, "\n".join(said), transform=axis.transAxes, va="top", fontsize=8.5, color=INK)
+        axis.set(xlim=(0, top), ylim=(-0.15 * top, 1.3 * top), xlabel="Predicted", aspect="equal")
+        axis.set_yticks([tick for tick in MaxNLocator(4).tick_values(0, top) if 0 <= tick <= top])
         axis.xaxis.set_major_formatter(PERCENT)
         axis.yaxis.set_major_formatter(PERCENT)
         axis.locator_params(axis="x", nbins=3)  # the labels of three narrow panels must not run into one another
-        axis.locator_params(axis="y", nbins=4)
         first = rows.iloc[0]
         _title(axis, horizon, first["all_scans"], first["too_small"])
     axes[0, 0].set_ylabel("Observed")

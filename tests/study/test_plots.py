@@ -134,10 +134,17 @@ def test_forest_marks_the_other_cohort(performance):
     assert drawn == sorted(published)
 
 
-def test_calibration_points_are_the_table(predictions, cohort):
-    table = curves.calibration(Evaluation(cohort, predictions, FEW), "Clinical")
-    smooth = curves.smooth_calibration(Evaluation(cohort, predictions, FEW), "Clinical")
-    figure = figures.calibration_plot(table, smooth, "Clinical")
+def test_calibration_points_are_the_table(predictions, cohort, performance):
+    evaluation = Evaluation(cohort, predictions, FEW)
+    table, smooth = curves.calibration(evaluation, "Clinical"), curves.smooth_calibration(evaluation, "Clinical")
+    figure = figures.calibration_plot(
+        table, smooth, curves.risk_states(evaluation, "Clinical"), performance, "Clinical"
+    )
+    right = performance.query("metric == 'observed_expected' and model == 'Clinical' and horizon_years == 3").iloc[0]
+    assert f"O:E {right.estimate:.2f} (" in figure.axes[1].texts[0].get_text()
+    heights = [bar.get_height() for bar in figure.axes[1].patches]
+    assert len(heights) == 20
+    assert max(heights) > 0
     assert len(figure.axes) == 3
     rows = table[table["horizon_years"] == 3]
     *_, bars, points = figure.axes[1].collections
@@ -154,12 +161,13 @@ def test_everything_is_drawn_when_nothing_can_be_estimated(predictions, cohort):
     forest = figures.performance_forest(performance, tables.PUBLISHED)
     assert "too small" in texts(forest)
     assert {axis.get_facecolor() for axis in forest.axes} == {to_rgba(PALE)}
-    groups, smooth = (
+    groups, smooth, states = (
         draw(Evaluation(alive, predictions, FEW), "Clinical")
-        for draw in (curves.calibration, curves.smooth_calibration)
+        for draw in (curves.calibration, curves.smooth_calibration, curves.risk_states)
     )
     assert smooth.empty
-    figures.calibration_plot(groups, smooth, "Clinical")
+    figure = figures.calibration_plot(groups, smooth, states, performance, "Clinical")
+    assert figure.axes[0].texts[0].get_text().startswith("O:E too small")
     figures.risk_distribution(curves.risk_states(Evaluation(alive, predictions, FEW), "Clinical"))
     figures.kaplan_meier_by_group(curves.survival_by_tertile(Evaluation(alive, predictions, FEW), "Clinical"))
 
