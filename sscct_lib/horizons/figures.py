@@ -190,9 +190,9 @@ IN_CALIBRATION = {"observed_expected": "O:E", "calibration_slope": "slope"}
 def _written(performance: pd.DataFrame, horizon: float, metric: str) -> str:
     """Write one estimate of a model, by horizon and metric, for the inside of a panel."""
     rows = performance[(performance["horizon_years"] == horizon) & (performance["metric"] == metric)]
-    for row in rows.dropna(subset="estimate").itertuples():
-        return estimate_text(row.estimate, row.ci_low, row.ci_high)
-    return absent(rows.iloc[0]) if len(rows) else NOT_ESTIMABLE
+    if rows.empty or rows["estimate"].isna().all():
+        return absent(rows.iloc[0]) if len(rows) else NOT_ESTIMABLE
+    return estimate_text(*rows[["estimate", "ci_low", "ci_high"]].to_numpy(dtype=float)[0])
 
 
 @styled
