@@ -196,11 +196,12 @@ tables.side_by_side(main, "calibration_slope")
 # less the needless flags at the price that the chosen risk implies. A model is useful where its curve lies above both
 # flagging everybody and flagging nobody. To the right stands how much more it brings than each of these, and than the
 # reference, in the same samples of patients and on the same scans; where such a band holds 0, the study cannot tell.
+# Marks at the foot are the thresholds that were stated beforehand.
 
 # %% tags=["hide-input"]
 beside = list(dict.fromkeys([shown, compared_with]))
 benefits = decisions.decision_curves(evaluation, beside)
-figures.decision_curves(benefits)
+figures.decision_curves(benefits, settings.horizons.thresholds)
 
 # %% [markdown]
 # The same at thresholds that were fixed before any result was seen (`horizons.thresholds` in `study.yaml`).
@@ -558,4 +559,5 @@ glue("most_wrong", wrong.drop(columns="explained") if len(wrong) else none_wrong
 if pictured != shown:
     benefits = decisions.decision_curves(evaluation, [pictured])
 act_curves = benefits[benefits["model"].isin([pictured, decisions.EVERYBODY, decisions.NOBODY])]
-glue("decision_figure", figures.decision_curves(act_curves), display=False)
+acting = figures.decision_curves(act_curves, settings.horizons.thresholds)
+glue("decision_figure", acting, display=False)

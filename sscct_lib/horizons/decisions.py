@@ -17,7 +17,7 @@ from sscct_lib.study.schemas import IDENTITY
 from sscct_lib.study.settings import Settings
 from sscct_lib.study.words import NOT_ESTIMABLE, estimate_text, percent_text, years_text
 
-GRID = tuple(np.round(np.arange(0.02, 0.51, 0.02), 2))
+GRID = tuple(np.round(np.arange(0.02, 0.41, 0.02), 2))
 """Thresholds of a decision curve."""
 EVERYBODY, NOBODY = "everybody", "nobody"
 EXAMPLE_QUANTILE = 0.75

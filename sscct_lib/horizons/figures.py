@@ -1,6 +1,6 @@
 """The figures of notebook 05, each drawn from a table of this package; `title` names the model."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import cycle
 from textwrap import fill
@@ -218,7 +218,7 @@ def calibration_plot(
     """
     horizons = sorted(groups["horizon_years"].unique())
     own = performance[performance["model"] == title]
-    figure, axes = new_figure(3.5, 1, len(horizons))
+    figure, axes = new_figure(3.7, 1, len(horizons))
     for axis, horizon in zip(axes[0], horizons, strict=True):
         rows = groups[groups["horizon_years"] == horizon]
         known = rows.dropna(subset="observed")
@@ -355,10 +355,11 @@ def instability(found: pd.DataFrame, title: str) -> Figure:
 
 
 @styled
-def decision_curves(curves: pd.DataFrame) -> Figure:
-    """Draw net benefit against the threshold (`decisions.decision_curves`), two panels a horizon.
+def decision_curves(curves: pd.DataFrame, thresholds: Sequence[float] = ()) -> Figure:
+    """Draw net benefit against the threshold (`decisions.decision_curves`), two panels per horizon.
 
     To the left the curves; to the right how much more the first model brings than each other way, with its 95 % band.
+    Ticks mark the `thresholds` that the study stated beforehand.
     """
     horizons = sorted(curves["horizon_years"].unique())
     figure, axes = new_figure(0.6 + 3.0 * max(1, len(horizons)), max(1, len(horizons)), 2, sharex=True)
@@ -382,6 +383,8 @@ def decision_curves(curves: pd.DataFrame) -> Figure:
         _title(left, horizon, against_text(first))
         left.legend(loc="best", fontsize=10)
         right.axhline(0, color=INK, lw=0.8)
+        for axis in (left, right):
+            axis.vlines(thresholds, 0, 0.04, color=INK, lw=1.5, transform=axis.get_xaxis_transform())
         right.set(ylim=(-0.6 * best, 1.25 * best), ylabel="Gain")
         right.set_title("Gain of the first\nover each other", loc="left", fontsize=10.5)
     for axis in axes[-1]:
