@@ -214,17 +214,13 @@ tables.thresholds_side_by_side(of_shown)
 # ## What happens to patients at low, middle and high risk?
 #
 # Scans are split into thirds by predicted risk, each against the others of the same fit. The curves should part, with
-# the high-risk third lowest; the numbers below are the scans still followed.
+# the high-risk third lowest; the numbers below are the scans still followed. Hazard ratio and log-rank test allow for
+# several scans of one patient.
 
 # %% tags=["hide-input"]
-figures.kaplan_meier_by_group(curves.survival_by_tertile(evaluation, shown), f"Thirds by the risk of {shown}")
-
-# %% tags=["hide-input"]
-test = subgroups.logrank_between_thirds(evaluation, shown)
-Markdown(
-    f"Log-rank test of equal survival in the three thirds, with the scans of a patient belonging together: "
-    f"chi-squared {test.chi2:.1f} with {test.degrees_of_freedom} degrees of freedom, p = {test.p:.2g}."
-)
+ratios = subgroups.hazard_ratios(evaluation, shown)
+note = tables.thirds_in_words(subgroups.logrank_between_thirds(evaluation, shown), ratios)
+figures.kaplan_meier_by_group(curves.survival_by_tertile(evaluation, shown), f"Thirds by the risk of {shown}", note)
 
 # %% [markdown]
 # Each dot is a scan. A useful model moves the upper row of each panel, the scans followed by death, to the right.
@@ -237,7 +233,6 @@ figures.risk_distribution(states, shown)
 # patient. Thirds are compared only when somebody died in each.
 
 # %% tags=["hide-input"]
-ratios = subgroups.hazard_ratios(evaluation, shown)
 tables.hazards_in_words(ratios) if len(ratios) else Markdown(tables.TOO_FEW)
 
 # %% [markdown]
@@ -544,7 +539,6 @@ lesions.lesion_table(study, explained) if len(truth) else Markdown("Not known fo
 # %% tags=["remove-cell"]
 # What the front page and the chapters on acting and on failures show.
 middle = patients.middle_horizon(settings)
-thirds = curves.survival_by_tertile(evaluation, pictured)
 wrong = patients.most_wrong(evaluation, lung_table, pictured, middle)
 numbers = tables.headline_numbers(evaluation, performance)
 numbers["primary_horizon"] = years_text(tested["horizon_years"].iloc[0])
@@ -553,7 +547,11 @@ for name, value in numbers.items():
     glue(name, value, display=False)
 glue("pictured_model", pictured, display=False)
 glue("headline", models.headline(performance), display=False)
-glue("headline_figure", figures.kaplan_meier_by_group(thirds, f"Thirds by the risk of {pictured}"), display=False)
+thirds = curves.survival_by_tertile(evaluation, pictured)
+between = subgroups.logrank_between_thirds(evaluation, pictured)
+note = tables.thirds_in_words(between, subgroups.hazard_ratios(evaluation, pictured))
+headline_figure = figures.kaplan_meier_by_group(thirds, f"Thirds by the risk of {pictured}", note)
+glue("headline_figure", headline_figure, display=False)
 none_wrong = Markdown("What happened to each patient had at least an even chance by the risk.")
 glue("most_wrong", wrong.drop(columns="explained") if len(wrong) else none_wrong, display=False)
 if pictured != shown:

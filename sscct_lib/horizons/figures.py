@@ -62,8 +62,8 @@ def followup_curve(curve: pd.DataFrame) -> Figure:
 
 
 @styled
-def kaplan_meier_by_group(curves: pd.DataFrame, title: str = "") -> Figure:
-    """Draw survival of groups (`curves.survival_by_tertile`), with bands and the numbers still at risk below."""
+def kaplan_meier_by_group(curves: pd.DataFrame, title: str = "", note: str = "") -> Figure:
+    """Draw survival of groups (`curves.survival_by_tertile`), with bands, a note and the numbers at risk below."""
     groups = {str(name): rows for name, rows in curves.groupby("group", sort=False)}
     figure, axes = new_figure(4.4 + 0.25 * len(groups))
     axis: Axes = axes[0, 0]
@@ -79,6 +79,7 @@ def kaplan_meier_by_group(curves: pd.DataFrame, title: str = "") -> Figure:
         )
     axis.set(ylim=(0, 1.02), ylabel="Alive")
     axis.set_title(title, loc="left")
+    axis.text(0.02, 0.36, note, transform=axis.transAxes, fontsize=11, va="bottom")
     axis.yaxis.set_major_formatter(PERCENT)
     axis.legend(loc="lower left")
     _at_risk(axis, groups, colours)

@@ -12,6 +12,7 @@ import pandas as pd
 from sscct_lib.horizons.evaluate import best
 from sscct_lib.horizons.evaluation import FEWEST_PATIENTS, TOO_SMALL, Evaluation, too_few
 from sscct_lib.horizons.planned import FINDINGS, NOT_COMPARED, UNDECIDED
+from sscct_lib.horizons.survival import LogRank
 from sscct_lib.study.disclosure import HIDDEN, count_text, count_texts, is_small, of_patients
 from sscct_lib.study.words import (
     METRIC_WORDS,
@@ -263,6 +264,14 @@ def hazards_in_words(table: pd.DataFrame) -> pd.DataFrame:
     shown["p"] = shown["p"].map(p_text, na_action="ignore")
     shown = shown.assign(**_ratio_counts(table))
     return shown.rename(columns=lambda name: name.removeprefix("n_").replace("_", " ")).fillna("")
+
+
+def thirds_in_words(test: LogRank, ratios: pd.DataFrame) -> str:
+    """Say inside a figure how thirds by risk differ (`subgroups.logrank_between_thirds`, `subgroups.hazard_ratios`)."""
+    high = ratios.loc[ratios["comparison"] == "high risk against low risk", ["hazard_ratio", "ci_low", "ci_high"]]
+    said = [f"high against low risk: hazard ratio {estimate_text(*ratio)}" for ratio in high.to_numpy(dtype=float)]
+    said += [] if np.isnan(test.p) else [f"log-rank p = {p_text(test.p)}".replace("= <", "<")]
+    return "\n".join(said)
 
 
 def _ratio_counts(table: pd.DataFrame) -> dict[str, list[str]]:

@@ -14,6 +14,7 @@ from sscct_lib.horizons.decisions import threshold_table
 from sscct_lib.horizons.evaluate import evaluate
 from sscct_lib.horizons.evaluation import FEWEST_PATIENTS, Evaluation
 from sscct_lib.horizons.metrics import METRICS
+from sscct_lib.horizons.survival import LogRank
 from sscct_lib.lungs.tables import plausible_ranges
 from sscct_lib.radiomics import tables as radiomic_tables
 from sscct_lib.study.settings import LungSettings
@@ -227,3 +228,15 @@ def test_only_what_every_fit_chose_is_named():
     assert radiomic_tables.always_chosen(weights) == "Chosen by every fit: age."
     assert "No feature" in radiomic_tables.always_chosen(weights.query("feature != 'age_years'"))
     assert radiomic_tables.always_chosen(weights.iloc[:0]) == ""
+
+
+def test_thirds_are_told_with_their_hazard_ratio_and_test():
+    ratios = pd.DataFrame(
+        {
+            "comparison": ["middle risk against low risk", "high risk against low risk", "one standard deviation"],
+            "hazard_ratio": [1.5, 2.5, 1.8], "ci_low": [1.0, 1.2, 1.1], "ci_high": [2.2, 5.1, 2.9],
+        }
+    )  # fmt: skip
+    said = tables.thirds_in_words(LogRank(9.0, 2, 0.0001), ratios)
+    assert said == "high against low risk: hazard ratio 2.50 (1.20 to 5.10)\nlog-rank p < 0.001"
+    assert tables.thirds_in_words(LogRank(np.nan, 2, np.nan), ratios.tail(1)) == ""
