@@ -8,7 +8,7 @@ import html
 import re
 import sys
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from functools import cache
@@ -31,6 +31,7 @@ STANDARD_UIDS = "1.2.840.10008."
 """Identifiers of the DICOM standard itself, such as transfer syntaxes: the same in all hospitals."""
 
 LONGEST_GAP = 3
+MOST_WORDS_OF_NAME = 6  # in a cell; longer ones are sentences
 UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss", "å": "aa", "ø": "oe", "æ": "ae"})
 RUNS = re.compile(r"[^\W_]+")
 PUNCTUATION = " .,;:-_/^()'\""
@@ -54,21 +55,28 @@ MONTHS = (
 )
 """In English, German, French, Spanish, Italian and Dutch."""
 MONTH_OF = {name: number for number, names in enumerate(MONTHS, start=1) for name in names.split()}
-WORD = r"[^\W\d_]{3,10}"
+MONTH = "|".join(sorted(MONTH_OF, key=len, reverse=True))
+ALSO_WORDS = {"may", "set", "ago"}  # which stand between numbers in other texts too
+SEPARATED = r"[ ./_-]{0,2}"
+DAY_BEHIND = r"(?:\.0|(?:[01]\d|2[0-3])[0-5]\d(?:[0-5]\d(?:\.\d{1,6})?)?(?!\d)|(?=T\d|Z?(?:[\W_]|$)))"
 DATES = re.compile(
-    r"(?<![^\W_])(?<!\.)(?:"
-    r"(?P<y1>(?:19|20)\d\d)(?P<dash>[-/._]?)(?P<m1>\d\d)(?P=dash)(?P<d1>\d\d)"
-    r"(?:\.0|(?:[01]\d|2[0-3])[0-5]\d(?:[0-5]\d(?:\.\d{1,6})?)?(?!\d)|(?=T\d|[\W_]|$))"
-    r"|(?P<a>\d{1,2})(?P<dot>[-/._])(?P<b>\d{1,2})(?P=dot)(?P<y2>(?:19|20)\d\d)"
-    rf"|(?P<d3>\d{{1,2}})(?:\.|º|er|st|nd|rd|th)?[ -](?:de )?(?P<m3>{WORD})\.?,?[ -](?:de )?(?P<y3>(?:19|20)\d\d)"
-    rf"|(?P<m4>{WORD})\.? (?P<d4>\d{{1,2}})(?:st|nd|rd|th)?,? (?P<y4>(?:19|20)\d\d)"
-    rf"|(?P<y5>(?:19|20)\d\d)[ -](?P<m5>{WORD})\.?[ -](?P<d5>\d{{1,2}})"
+    r"(?:(?<![^\W_])(?<!\.)(?:"
+    rf"(?P<y1>(?:19|20)\d\d)(?P<dash>[-/._:]?)(?P<m1>\d\d)(?P=dash)(?P<d1>\d\d){DAY_BEHIND}"
+    r"|(?P<y2>(?:19|20)\d\d)(?P<slash>[-/])(?P<m2>\d{1,2})(?P=slash)(?P<d2>\d{1,2})(?![\w/-])"
+    r"|(?P<a>\d{1,2})(?P<dot>[-/._])(?P<b>\d{1,2})(?P=dot)(?P<y>(?:19|20)\d\d)"
+    rf"|(?P<d3>\d{{1,2}})(?:º| ?(?:er|st|nd|rd|th))?{SEPARATED}(?:(?:de|of) )?(?P<m3>{MONTH})"
+    r"\.?,?[ ./_-]{0,2}(?:de )?(?P<y3>(?:19|20)\d\d)"
+    rf"|(?P<m4>{MONTH}){SEPARATED}(?P<d4>\d{{1,2}})(?:st|nd|rd|th)?(?: \d\d:\d\d:\d\d(?: [A-Z]{{3,4}})?)?"
+    r",?[ ./_-]{0,2}(?P<y4>(?:19|20)\d\d)"
+    rf"|(?P<y5>(?:19|20)\d\d){SEPARATED}(?P<m5>{MONTH}){SEPARATED}(?P<d5>\d{{1,2}})"
+    rf")|(?<=[A-Za-z])(?P<y6>(?:19|20)\d\d)(?P<m6>\d\d)(?P<d6>\d\d)(?=[\W_]|$)"
     r")(?!\d|\.\d+(?![^\W_]))",  # `.7z` may follow, `.5` may not: then it is a number
     re.IGNORECASE,
 )
 SHORT_DATES = re.compile(
-    r"(?<![\w.,/-])(?:(?P<a>\d\d)(?P<dot>[-/.])(?P<b>\d\d)(?P=dot)\d\d|\d{1,2}-"
-    rf"(?P<m>{WORD})-\d\d)(?![\w/-]|[.,]\w)"
+    r"(?<![\w.,/-])(?:(?P<a>\d\d)(?P<dot>[-/.])(?P<b>\d\d)(?P=dot)\d\d|(?P<c>\d{1,2})/(?P<d>\d{1,2})/\d\d"
+    rf"|\d{{1,2}}[ ./_-]?(?P<m>{MONTH})\.?[ ./_-]?\d\d)(?![\w/-]|[.,]\w)",
+    re.IGNORECASE,
 )
 """With the last two digits of the year; day and month have two as well, since versions of programs look like it."""
 ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[@-_])")
@@ -128,6 +136,7 @@ class Match:
     """A piece of text that may point to a patient."""
 
     start: int  # where it begins in the text
+    end: int
     kind: str  # `known identifier`, or a kind of `PATTERNS`
     masked: str  # its first characters and its length
 
@@ -164,6 +173,18 @@ class Identifiers:
                 if run.start() >= done and near and tuple(one[0] for one in found) == parts:
                     done = found[-1].end()
                     yield run.start(), text[run.start() : done]
+
+    def across(self, cells: Iterable[str]) -> str:
+        """Give a name whose parts stand in several cells of a row, in any order; empty where there is none."""
+        bags = [set(RUNS.findall(cell.lower())) for cell in cells] if self.words else []
+        bags = [bag for bag in bags if len(bag) <= MOST_WORDS_OF_NAME]
+        row = set[str]().union(*bags)
+        for run in sorted(row & self.by_beginning.keys()):
+            for parts, _ in self.by_beginning[run]:
+                split = len(parts) > 1 and row.issuperset(parts) and not any(bag.issuperset(parts) for bag in bags)
+                if split and "".join(parts).isalpha():
+                    return " ".join(parts)
+        return ""
 
 
 def identifiers(values: Iterable[str], dates: Iterable[date] = (), fewest: int | None = None) -> Identifiers:
@@ -205,6 +226,8 @@ def _forms(word: str) -> Iterator[tuple[tuple[str, ...], int]]:
     for text in {lowered, plain, lowered.translate(UMLAUTS)}:
         runs = list(RUNS.finditer(text))
         parts = tuple(run[0] for run in runs)
+        if text.isdecimal() and len(text.lstrip("0")) >= FEWEST_DIGITS:
+            yield (text.lstrip("0"),), 0  # as a number
         gap = max([LONGEST_GAP, *(after.start() - before.end() for before, after in pairwise(runs))])
         if parts:
             yield parts, gap
@@ -233,14 +256,10 @@ def find(text: str, known: Identifiers | None = None) -> list[Match]:
     found = []
     text = STUDY_IDS.sub(_blank, text if text.isascii() else unicodedata.normalize("NFC", text))
     if known is not None:
-        found = [Match(start, "known identifier", mask(word)) for start, word in known.matches(text)]
+        found = [Match(at, at + len(word), "known identifier", mask(word)) for at, word in known.matches(text)]
     text = HASHES.sub(_blank, ENCODED.sub(_blank, text)) if len(text) >= SHORTEST_HASH else text
     for kind, sign, pattern, is_meant in PATTERNS:
-        found += [
-            Match(one.start(), kind, mask(one[0]))
-            for one in _near(pattern, sign, text)
-            if is_meant is None or is_meant(one)
-        ]
+        found += [Match(*one.span(), kind, mask(one[0])) for one in _near(pattern, sign, is_meant, text)]
     first: dict[int, Match] = {}
     for match in found:
         first.setdefault(match.start, match)
@@ -250,7 +269,15 @@ def find(text: str, known: Identifiers | None = None) -> list[Match]:
 def find_in_name(part: str) -> list[Match]:
     """Find the name of a person in the name of a file or folder."""
     named = (one for one in PERSON.finditer(unicodedata.normalize("NFC", part).replace(" ", "_")) if _is_person(one))
-    return [Match(one.start(), "name", mask(one[0])) for one in named]
+    return [Match(*one.span(), "name", mask(one[0])) for one in named]
+
+
+def hidden(text: str, known: Identifiers | None = None) -> str:
+    """Mask in the name of a column, a field or a file what may point to a patient."""
+    text = plain(text if text.isascii() else unicodedata.normalize("NFC", text))
+    for one in reversed(find(text, known)):
+        text = text[: one.start] + one.masked + text[one.end :]
+    return text
 
 
 def _is_person(one: re.Match[str]) -> bool:
@@ -258,15 +285,20 @@ def _is_person(one: re.Match[str]) -> bool:
     return named is not None and not any(NO_NAME.fullmatch(run) for run in RUNS.findall(named[0]))
 
 
-def _near(pattern: re.Pattern[str], sign: re.Pattern[str], text: str) -> Iterator[re.Match[str]]:
+def _near(
+    pattern: re.Pattern[str], sign: re.Pattern[str], is_meant: Callable[[re.Match[str]], bool], text: str
+) -> Iterator[re.Match[str]]:
     """Search only near signs that the pattern cannot do without: that is many times quicker."""
     done = 0
     for hit in sign.finditer(text):
         if hit.start() < done:
             continue
-        for one in pattern.finditer(text, max(done, hit.start() - REACH), hit.end() + REACH):
-            done = one.end()
-            yield one
+        done = max(done, hit.start() - REACH)
+        while one := pattern.search(text, done, hit.end() + REACH):
+            is_found = is_meant(one)
+            done = one.end() if is_found else one.start() + 1  # what is meant may begin within
+            if is_found:
+                yield one
 
 
 def _blank(one: re.Match[str]) -> str:
@@ -284,22 +316,19 @@ def _is_no_example(mail: re.Match[str]) -> bool:
 def _is_date(one: re.Match[str]) -> bool:
     """Tell whether the parts of a match make a day that there was, in either order of day and month."""
     part = one.groupdict()
-    if part["y1"] is not None:
-        tried = [(part["y1"], part["m1"], part["d1"])]
-    elif part["y2"] is not None:
-        tried = [(part["y2"], part["b"], part["a"]), (part["y2"], part["a"], part["b"])]
-    else:
-        number = next(number for number in "345" if part[f"y{number}"] is not None)
-        month = MONTH_OF.get(part[f"m{number}"].lower(), 0)
-        tried = [(part[f"y{number}"], str(month), part[f"d{number}"])]
-    return any(_is_day(*map(int, parts)) for parts in tried)
+    if part["y"] is not None:
+        return any(_is_day(int(part["y"]), *map(int, order)) for order in ((part["a"], part["b"]), (part["b"], part["a"])))
+    number = next(number for number in "123456" if part[f"y{number}"] is not None)
+    month = part[f"m{number}"].lower()
+    return _is_day(int(part[f"y{number}"]), MONTH_OF.get(month) or int(month), int(part[f"d{number}"]))
 
 
 def _is_short_date(one: re.Match[str]) -> bool:
     part, leap_year = one.groupdict(), 2000
     if part["m"] is not None:
-        return part["m"].lower() in MONTH_OF
-    return _is_day(leap_year, int(part["b"]), int(part["a"])) or _is_day(leap_year, int(part["a"]), int(part["b"]))
+        return part["m"].lower() not in ALSO_WORDS or " " not in one[0]
+    first, second = int(part["a"] or part["c"]), int(part["b"] or part["d"])
+    return _is_day(leap_year, first, second) or _is_day(leap_year, second, first)
 
 
 def _is_day(year: int, month: int, day: int) -> bool:
@@ -321,9 +350,9 @@ def mask(text: str) -> str:
     return f"{text[:SHOWN_CHARACTERS]}… ({len(text)} characters)"
 
 
-PATTERNS = (
+PATTERNS: tuple[tuple[str, re.Pattern[str], re.Pattern[str], Callable[[re.Match[str]], bool]], ...] = (
     ("date", YEARS, DATES, _is_date),
-    ("date", re.compile(rf"\d\d[-/.]\d\d[-/.]\d\d|\d-{WORD}-\d\d"), SHORT_DATES, _is_short_date),
+    ("date", re.compile(rf"\d[-/.]\d\d?[-/.]\d\d|\d[ ./_-]?(?:{MONTH})", re.IGNORECASE), SHORT_DATES, _is_short_date),
     ("DICOM UID", re.compile(r"(?:1\.[23]|2\.(?:16|25|999))\."), UIDS, _is_private),
     ("e-mail", re.compile("@"), EMAILS, _is_no_example),
     ("name", re.compile(r"\^"), NAMES, bool),

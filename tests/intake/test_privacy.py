@@ -47,6 +47,24 @@ POINTING = [
     ("1953_04_12", "date"),
     ("12_04_1953", "date"),
     ("12.04.1953.pdf", "date"),
+    ("31JAN2020", "date"),
+    ("2020JAN31", "date"),
+    ("31/Jan/2020", "date"),
+    ("31.Jan.2020", "date"),
+    ("Jan-31-2020", "date"),
+    ("Jan 31st, 2020", "date"),
+    ("12th of April 1953", "date"),
+    ("04MAR15", "date"),
+    ("4 Mar 15", "date"),
+    ("1/31/20", "date"),
+    ("31.01.20", "date"),
+    ("2015-3-4", "date"),
+    ("2020/01/31", "date"),
+    ("2020:01:31 10:11:12", "date"),
+    ("20200131T1011", "date"),
+    ("20150304Z", "date"),
+    ("CT20150304.nii", "date"),
+    ("Thu Mar  4 10:11:12 2015", "date"),
     ("Müller^Erika", "name"),
     ("Müller^Erika_2.nii", "name"),
     ("Doe_Jane.nii.gz", "name"),
@@ -72,7 +90,9 @@ HARMLESS = [
     "runs/main/tables/cohort.parquet",
     "p. 2015-2018", "AUC 0.801 (0.769-0.833)", "../shared/data", "1 / 3 / 5 years", "Schniering 2022, PMC9117734",
     "Lung_Mask.nii.gz", "Chest_Thin.dcm", "README_FIRST.pdf", "p0123456789-20150304.nii.gz", "20150304.5", "x_2015_03",
-    "doi 10.1055/20150304a", "S001-1", "-1024 to 600 HU", "the 95 % interval", "patient number of the study",
+    "doi 10.1055/20150304a", "S001-1", "-1024 to 600 HU", "the 95 % interval", "12 may 20 of them", "1/3/5 years",
+    "of 3 set 10", "2015-03", "ten in March 2015", "2026/13/1", "sha a1b2c320150304f", "12 scans 20",
+    "patient number of the study",
 ]  # fmt: skip
 
 
@@ -89,6 +109,13 @@ def test_found_in_the_middle_of_a_text_and_masked(text, kind):
 @pytest.mark.parametrize("text", HARMLESS)
 def test_left_alone(text):
     assert find(text) == []
+
+
+@pytest.mark.parametrize("before", ["12 ", "12 scans ", "visit 12 ", "of 3 in ", "12.5 ", "a^B and "])
+@pytest.mark.parametrize("date", ["2015-03-04", "20150304"])
+def test_a_date_is_found_whatever_stands_before_it(before, date):
+    text = before + date
+    assert [(one.kind, one.start, one.end) for one in find(text)] == [("date", len(before), len(text))]
 
 
 @given(st.binary(min_size=32, max_size=40), st.text(min_size=1, max_size=20), st.text(min_size=1, max_size=30))
