@@ -94,11 +94,14 @@ def _check_privacy(study: Path, source: Path | None, clinical: Path | None, tabl
     from sscct_lib.intake.privacy import together
     from sscct_lib.intake.privacy_search import search_study
     from sscct_lib.intake.pseudonyms import read_identifier_table, read_identifiers
-    from sscct_lib.study.folder import StudyError, load_study
+    from sscct_lib.study.folder import SETTINGS_FILE, StudyError, refuse_control_characters
 
+    refuse_control_characters(study)
+    if not (study / SETTINGS_FILE).is_file():
+        raise StudyError(f"{study / SETTINGS_FILE} is missing: expected the folder of a study.")
     of_export = [] if source is None and clinical is None else [read_identifiers(source, clinical)]
     known = together([*of_export, *([] if table is None else [read_identifier_table(table)])])
-    search = search_study(load_study(study).folder, known)
+    search = search_study(study, known)  # whatever else is wrong with the study
     for line in search.lines():
         say(line)
     if known is None:

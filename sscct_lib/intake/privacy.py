@@ -81,6 +81,7 @@ SHORT_DATES = re.compile(
 """With the last two digits of the year; day and month have two as well, since versions of programs look like it."""
 ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[@-_])")
 """What colours a terminal."""
+EXPONENT = re.compile(r"(?<![\w.])\d\.\d+e\+\d\d(?!\w)")
 UIDS = re.compile(r"(?<![\w.])(?:(?:1\.[23]|2\.(?:16|999))(?:\.(?:0|[1-9]\d*)){3,62}|2\.25\.\d{10,})(?![\w.]*\w)")
 SHORTEST_UID = 10  # a version number is shorter
 EMAILS = re.compile(r"(?<![\w.+-])[\w.+-]+@[\w-]+(?:\.[\w-]+)*\.[A-Za-z]{2,}(?!\w)")
@@ -116,7 +117,7 @@ PERSON = re.compile(
 OF_IMAGES = r"\.(?:nii|nrrd|nhdr|dcm|ima|mha|mhd|hdr|img|zip|7z|rar|tar|pdf)\b"
 NAMED_FILES = re.compile(rf"{PERSON.pattern}[\w.^/-]*{OF_IMAGES}")
 NO_NAME = re.compile(
-    "axial|abdomen|angio|baseline|book|brief|changelog|chest|contrast|contributing|coronal|cover|data|default|export|files?"
+    "axial|abdomen|angio|baseline|book|brief|changelog|chest|content|contrast|contributing|coronal|cover|data|default|export|files?"
     "|first|followup|images?|import|jupyter|kernel|license|lungs?|manifest|masks?|models?|notes?|notebook|patients?|phantom"
     "|read|readme|report|sagittal|scans?|scout|series|source|spine|study|tables?|test|thin|thorax|train|version|visit"
     "|window",
@@ -242,8 +243,9 @@ def _forms(word: str) -> Iterator[tuple[tuple[str, ...], int]]:
 
 
 def plain(text: str) -> str:
-    """Give a text as people read it: without colours of a terminal, with letters for the entities of HTML."""
+    """Give a text as people read it: without colours of a terminal, letters for entities of HTML, digits for `e+06`."""
     text = ANSI.sub("", text) if "\x1b" in text else text
+    text = EXPONENT.sub(lambda one: f"{float(one[0]):.0f}", text) if "e+" in text else text
     return html.unescape(text) if "&" in text else text
 
 
@@ -317,7 +319,8 @@ def _is_date(one: re.Match[str]) -> bool:
     """Tell whether the parts of a match make a day that there was, in either order of day and month."""
     part = one.groupdict()
     if part["y"] is not None:
-        return any(_is_day(int(part["y"]), *map(int, order)) for order in ((part["a"], part["b"]), (part["b"], part["a"])))
+        one_way, other_way = (part["a"], part["b"]), (part["b"], part["a"])
+        return any(_is_day(int(part["y"]), int(month), int(day)) for month, day in (one_way, other_way))
     number = next(number for number in "123456" if part[f"y{number}"] is not None)
     month = part[f"m{number}"].lower()
     return _is_day(int(part[f"y{number}"]), MONTH_OF.get(month) or int(month), int(part[f"d{number}"]))

@@ -1,11 +1,11 @@
 """What a file says, by its kind: texts of tables, pages, notebooks, archives, databases, headers and pictures.
 
-A reader gives the place in a file and the text that stands there; a place that ends with a comma is completed by the
-line. UnreadError where nothing can be said of a file. Voxels are not looked at; neither is text drawn into a picture.
+A reader gives places in a file and the texts that stand there; a place that ends with a comma is completed by the line.
+UnreadError where nothing more can be said of a file. Voxels are not looked at; neither is text drawn into a picture.
 """
 
 import base64
-import binascii
+import csv
 import gzip
 import io
 import json
@@ -15,20 +15,26 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
-from sscct_lib.intake.privacy import Finding, is_identifying_field, mask
+from sscct_lib.intake.privacy import FEWEST_DIGITS, Finding, find_in_name, is_identifying_field, mask
 
 RUN_TIMES = {
     "finished", "start_time", "end_time", "iopub.execute_input", "iopub.status.busy", "iopub.status.idle",
     "shell.execute_reply",
 }  # fmt: skip
 """Fields in which a run writes its own time, which is no date of a patient."""
+TIME = re.compile(r"\d{4}-\d\d-\d\d([T ][\d:.]+(Z|[+-]\d\d:?\d\d)?)?")
 NIFTI_TEXTS = {
     348: {
         "data_type": (4, 14), "db_name": (14, 32), "descrip": (148, 228), "aux_file": (228, 252),
@@ -38,20 +44,40 @@ NIFTI_TEXTS = {
 }  # fmt: skip
 """Text fields of a header, by its size: NIfTI-1 and NIfTI-2."""
 PICTURES = {".png", ".jpg", ".jpeg", ".gif", ".tif", ".tiff", ".webp"}
-EMBEDDED = re.compile(r"data:image/(?:png|jpeg|gif|webp);base64,\s*([A-Za-z0-9+/=\s]+)")
+PAGES = {".html", ".htm", ".md"}
+EMBEDDED = re.compile(r"data:image/([\w.+-]+);base64,\s*([A-Za-z0-9+/=\s]+)")
+TAGS: dict[Any, str] = ExifTags.TAGS
 OUTLINE = re.compile(r"\s(?:d|points)=\"[MmZzLlHhVvCcSsQqTtAaEe0-9\s.,+-]*\"")
 """Of vector graphics: a picture inside, and the course of a line."""
 LONGEST_TEXT = 50_000_000
+HEADER_OF_STREAM = 2000  # bytes before a stream of a PDF, that say what it is
 MOST_MEMBERS, MOST_INFLATED = 10_000, 100  # of an archive, and how many times its size they may have together
 HEADER_BYTES = 1_000_000
-LONGEST_DATE_NUMBER = 8
+FIRST_DAY, LAST_DAY = 19000101, 20991231  # as numbers
+LARGEST_NUMBER = 9e18  # that is kept whole
+MOST_COLUMNS, NUMBERS_AT_ONCE = 1000, 10_000_000  # of an array
 NOT_OF_TEXT = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f]")
-MARKUP = re.compile("<[^<>]*>")
+MARKUP = re.compile("<([^<>]*)>")
+VALUE = re.compile('"([^"]*)"')
 STREAM = re.compile(rb"stream\r?\n(.*?)endstream", re.DOTALL)
-STRING = re.compile(rb"\(((?:\\.|[^\\()])*)\)")
-"""Of PDF: what may be compressed, and a text in it."""
+STRING = re.compile(rb"\(((?:\\.|[^\\()])*)\)|<([0-9A-Fa-f\s]+)>", re.DOTALL)
+ESCAPED = re.compile(rb"\\([0-7]{1,3}|\r?\n|.)", re.DOTALL)
+OPERATOR = re.compile(rb"(?<=[)\]>\s])T[jJ]\b|(?<=[)>])\s*['\"]")
+NOT_UNDONE = re.compile(rb"/(?:LZW|ASCII85|ASCIIHex|RunLength|Crypt|A85|AHx|RL)\w*")
+"""Of PDF: what may be compressed, a text in it, what shows a text, and compressions that are not undone here."""
+SHORTEST_SHOWN = 2  # letters in a piece, on average: else each is placed by itself
 
-Texts = Iterator[tuple[str, str]]  # where in the file, and what stands there
+
+@dataclass(frozen=True)
+class Cells:
+    """Texts side by side, as in a row: the parts of a name may stand apart in them."""
+
+    place: str
+    texts: list[str]
+
+
+Texts = Iterator[dict[str, str] | Cells | Finding]
+"""Texts by place in the file; texts side by side; and what is found by the name of its field."""
 
 
 class UnreadError(ValueError):
@@ -75,6 +101,14 @@ def decoded(content: bytes) -> str:
     return text
 
 
+def texts_of(path: Path) -> Texts:
+    """Give all that a file says."""
+    if path.name.endswith((".nii", ".nii.gz")):
+        yield from read_nifti(path)
+    else:
+        yield from READERS.get(path.suffix.lower(), read_text)(path)
+
+
 def read_text(path: Path) -> Texts:
     """Give all of a text."""
     with path.open("rb") as file:
@@ -90,10 +124,11 @@ def read_content(name: str, content: bytes) -> Texts:
     if content.startswith(b"%PDF"):
         yield from _pdf(content)
     elif content.startswith(b"\x93NUMPY"):
-        yield from _array(content)
+        yield from _numbers_and_words(np.load(io.BytesIO(content), allow_pickle=False))  # ValueError for objects
     elif content.startswith(b"PK\x03\x04"):
         yield from _archive(content)
     elif content.startswith(b"\x1f\x8b"):
+        yield {"name in the gzip header": gzip_name(content)}
         with gzip.open(io.BytesIO(content)) as file:
             inner = file.read(LONGEST_TEXT + 1)
         yield from read_content(name.removesuffix(".gz"), inner)
@@ -102,9 +137,22 @@ def read_content(name: str, content: bytes) -> Texts:
     elif suffix == ".svg":
         yield from svg_texts(decoded(content))
     elif suffix in (".xml", ".rels"):  # of a spreadsheet: a cell may be cut into pieces by markup
-        yield "", MARKUP.sub("\n", decoded(content))
+        text = MARKUP.sub(lambda one: "\n".join(["", *VALUE.findall(one[1]), ""]), decoded(content))
+        yield {"": re.sub(r"\s*\n\s*", "\n", text)}
     else:
-        yield "", decoded(content)
+        text = decoded(content)
+        if suffix in PAGES:
+            yield from _embedded(text)
+        yield {"": text}
+
+
+def gzip_name(begin: bytes) -> str:
+    """Give the name and the comment that gzip keeps (RFC 1952)."""
+    flags, place = begin[3], 10
+    if flags & 4:
+        place += 2 + int.from_bytes(begin[10:12], "little")
+    n_texts = bool(flags & 8) + bool(flags & 16)
+    return b"\n".join(begin[place:].split(b"\0", n_texts)[:n_texts]).decode("latin-1")
 
 
 def _archive(content: bytes) -> Texts:
@@ -114,41 +162,162 @@ def _archive(content: bytes) -> Texts:
         most = min(max(MOST_INFLATED * len(content), HEADER_BYTES), LONGEST_TEXT)
         if len(members) > MOST_MEMBERS or sum(member.file_size for member in members) > most:
             raise UnreadError("an archive of more than can be looked into")
-        yield "names in the archive", "\n".join(member.filename for member in members)
+        yield {"comment of the archive": archive.comment.decode("latin-1")}
+        for member in archive.infolist():
+            yield {"name in the archive": member.filename, "comment in the archive": member.comment.decode("latin-1")}
+            for part in member.filename.split("/"):
+                yield from (Finding("name in the archive", one.kind, one.masked) for one in find_in_name(part))
         for member in members:
-            for place, text in read_content(member.filename, archive.read(member)):
-                yield f"{member.filename}, {place}", text
+            for said in read_content(member.filename, archive.read(member)):
+                yield _within(f"{member.filename}, ", said)
 
 
-def _array(content: bytes) -> Texts:
-    """Give the words of an array; numbers say nothing of a patient but as a table's column, and that has a name."""
-    yield from _words(np.load(io.BytesIO(content), allow_pickle=False))  # ValueError for one of objects
+def _within(place: str, said: dict[str, str] | Cells | Finding) -> dict[str, str] | Cells | Finding:
+    if isinstance(said, dict):
+        return {place + inner: text for inner, text in said.items()}
+    return replace(said, place=place + said.place)
 
 
 def read_array(path: Path) -> Texts:
-    """Give the words of an array, of which numbers are not even read."""
-    yield from _words(np.load(path, mmap_mode="r", allow_pickle=False))
+    """Give the words and the numbers of an array."""
+    yield from _numbers_and_words(np.load(path, mmap_mode="r", allow_pickle=False))
 
 
-def _words(array: NDArray[Any]) -> Texts:
-    if array.dtype.kind in "US":
-        yield "", "\n".join(str(word) for word in array.astype(str).ravel())
-    elif array.dtype.names:
-        yield "names of columns", "\n".join(array.dtype.names)
+def _numbers_and_words(array: NDArray[Any], name: str = "") -> Texts:
+    if array.dtype.names:
+        for field in array.dtype.names:
+            yield from _field(field)
+            yield from _numbers_and_words(array[field], f"column {field}")
+    elif array.dtype.kind in "USM":
+        yield {f"{name}, " if name else "": "\n".join(str(word) for word in array.astype(str).ravel())}
+    elif array.dtype.kind in "iuf":
+        columns = array.T if array.ndim == 2 and array.shape[1] <= MOST_COLUMNS else [array.reshape(-1)]
+        for number, column in enumerate(columns, start=1):
+            for part in np.array_split(column, 1 + len(column) // NUMBERS_AT_ONCE):
+                yield {f"{name or f'column {number}'}, ": "\n".join(long_numbers(pd.Series(np.array(part))))}
+
+
+def long_numbers(cells: "pd.Series[Any]") -> "pd.Series[str]":
+    """Give those whole numbers of a column that may be ids or days, each once, as text.
+
+    Among measures a few may look like a day by chance: of floats, days are given only where half are such.
+    """
+    cells = cells.dropna()
+    if pd.api.types.is_float_dtype(cells):
+        cells = cells.astype("float64")
+        whole = cells[(cells % 1 == 0) & (cells.abs() < LARGEST_NUMBER)]
+        days = whole.between(FIRST_DAY, LAST_DAY)
+        cells = (whole if 2 * days.sum() >= len(cells) else whole[~days]).astype("int64")
+    long: pd.Series[str] = cells[cells.abs() >= 10 ** (FEWEST_DIGITS - 1)].drop_duplicates().astype(str)
+    return long
+
+
+def read_parquet(path: Path) -> Texts:
+    """Give metadata, names of columns, words, days and long numbers of a table."""
+    table = pq.read_table(path)
+    for about in (table.schema, *table.schema):
+        for key, value in (about.metadata or {}).items():
+            yield {f"metadata {key.decode()}": value.decode("utf-8")}
+    beside = []
+    for number, (name, column) in enumerate(zip(table.column_names, table.columns, strict=True)):
+        yield from _field(name)
+        nested = pa.types.is_nested(column.type)
+        cells = pd.Series(
+            [json.dumps(one, default=str) for one in column.to_pylist()] if nested else column.to_pandas()
+        )
+        if pd.api.types.is_datetime64_any_dtype(cells):
+            yield from (
+                [Finding(f"column {name}", "date", f"in {cells.notna().sum()} rows")] if any(cells.notna()) else []
+            )
+        elif pd.api.types.is_bool_dtype(cells):
+            continue
+        elif pd.api.types.is_numeric_dtype(cells):
+            yield _by_row(name, long_numbers(cells))
+        else:
+            beside.append(number)
+            yield _by_row(name, cells.dropna().astype(str).drop_duplicates())
+    rows = table.select(beside).to_pandas().astype(str).drop_duplicates()
+    yield from (Cells(f"row {row + 1}", [*map(str, cells)]) for row, *cells in rows.itertuples(name=None))
+
+
+def _by_row(name: str, texts: "pd.Series[str]") -> dict[str, str]:
+    return {f"row {int(str(row)) + 1}, column {name}": text for row, text in texts.items()}
+
+
+def _field(name: str) -> Texts:
+    """Give the name of a column."""
+    yield {f"column {name} (its name)": name}
+    if is_identifying_field(name):
+        yield Finding(f"column {name}", "field", "")
+
+
+def read_csv(path: Path) -> Texts:
+    """Give the cells of a table with commas, semicolons or tabs between them."""
+    text = decoded(path.read_bytes())
+    rows = csv.reader(io.StringIO(text), delimiter=max(",;\t", key=text.partition("\n")[0].count))
+    names = next(rows, [])
+    for name in names:
+        yield from _field(name)
+    for number, row in enumerate(rows, start=2):
+        cells = {f"row {number}, column {name}": cell for name, cell in zip(names, row, strict=False)}
+        cells |= {f"row {number}, column {len(names) + 1 + at}": cell for at, cell in enumerate(row[len(names) :])}
+        # The day on which a person judged a mask is no date of a patient.
+        if path.name == "qa_decisions.csv" and TIME.fullmatch(cells.get(f"row {number}, column when", "")):
+            del cells[f"row {number}, column when"]
+        yield cells
+        yield Cells(f"row {number}", row)
 
 
 def _pdf(content: bytes) -> Texts:
     """Give the words of a PDF whose letters are letters; in many they are numbers of drawings."""
-    streams = [content]
-    for stream in STREAM.findall(content):
+    outside = STREAM.sub(b"\n", content)
+    if b"/Encrypt" in outside:
+        raise UnreadError("a PDF under a password")
+    yield {"": "\n".join(_pdf_words(outside))}
+    shown, left = list[str](), LONGEST_TEXT
+    for one in STREAM.finditer(content):
+        about, stream = content[max(0, one.start() - HEADER_OF_STREAM) : one.start()].rpartition(b"obj")[2], one[1]
+        if re.search(rb"/Subtype\s*/Image", about):
+            continue
+        if NOT_UNDONE.search(about):
+            raise UnreadError("a PDF with a compression that is not undone")
         try:
-            streams.append(zlib.decompressobj().decompress(stream, LONGEST_TEXT // 10))
-        except zlib.error:
-            continue  # a picture
-    words = [b"".join(STRING.findall(line)) for stream in streams for line in stream.splitlines()]
-    if not any(re.search(rb"[A-Za-z]{3}", word) for word in words[1:]):
+            stream = zlib.decompressobj().decompress(stream, left + 1)
+        except zlib.error as error:
+            if b"Flate" in about:
+                raise UnreadError("a damaged PDF") from error
+        left -= len(stream)
+        if left < 0:
+            raise UnreadError("a PDF of more than can be looked into")
+        if b"<rdf:" in stream:
+            yield {"": decoded(stream)}
+        elif OPERATOR.search(stream):
+            shown += (words := _pdf_words(stream))
+            yield {"": "\n".join(words)}
+        elif b"/ObjStm" in about:
+            yield {"": "\n".join(_pdf_words(stream))}
+    letters = "".join(shown)
+    if (
+        NOT_OF_TEXT.search(letters)
+        or not re.search("[A-Za-z]{3}", letters)
+        or len(letters) < SHORTEST_SHOWN * len(shown)
+    ):
         raise UnreadError("a PDF whose letters cannot be read")
-    yield "", "\n".join(word.decode("latin-1") for word in words if word)
+
+
+def _pdf_words(stream: bytes) -> list[str]:
+    pieces = (STRING.findall(piece) for line in stream.splitlines() for piece in OPERATOR.split(line))
+    words = ("".join(_pdf_word(literal, digits) for literal, digits in piece) for piece in pieces)
+    return [word for word in words if word]
+
+
+def _pdf_word(literal: bytes, digits: bytes) -> str:
+    """Give a text of a PDF, in its brackets or as hexadecimal digits."""
+    if digits:
+        word = bytes.fromhex((even := b"".join(digits.split()).decode()) + "0" * (len(even) % 2))
+    else:
+        word = ESCAPED.sub(lambda one: bytes([int(one[1], 8) & 255]) if one[1].isdigit() else one[1], literal)
+    return word[2:].decode("utf-16-be", "replace") if word.startswith(b"\xfe\xff") else word.decode("latin-1")
 
 
 def read_database(path: Path) -> Texts:
@@ -160,118 +329,146 @@ def read_database(path: Path) -> Texts:
     address = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
     with sqlite3.connect(address, uri=True) as database:
         database.text_factory = lambda content: content.decode("utf-8", errors="replace")
-        names = [name for (name,) in database.execute("select name from sqlite_master where type = 'table'")]
-        for name in names:
+        for name, said in database.execute("select name, sql from sqlite_master").fetchall():
+            yield {"what is made there": f"{name}\n{said or ''}"}
+        for (name,) in database.execute("select name from sqlite_master where type = 'table'").fetchall():
             quoted = name.replace('"', '""')
-            for row in database.execute(f'select * from "{quoted}"'):
-                yield f"table {name}, ", "\n".join(str(cell) for cell in row if cell is not None)
+            rows = database.execute(f'select * from "{quoted}"')
+            names = [column[0] for column in rows.description]
+            for column in names:
+                yield from _field(column)
+            for number, row in enumerate(rows, start=1):
+                place = f"table {name}, row {number}"
+                cells = [(column, str(cell)) for column, cell in zip(names, row, strict=True) if cell is not None]
+                yield {f"{place}, column {column}": cell for column, cell in cells}
+                yield Cells(place, [cell for _, cell in cells])
 
 
-def read_json(path: Path, special: list[Finding]) -> Texts:
-    """Give the names and values of all fields; those with a name for an identifier are added to `special`."""
+def read_json(path: Path) -> Texts:
+    """Give the names and values of all fields; those with a name for an identifier are findings by themselves."""
     content = json.loads(decoded(path.read_bytes()))
-    yield from _strings(content, "", special, RUN_TIMES if path.parent.name == "provenance" else set())
+    yield from _strings(content, "", RUN_TIMES if path.parent.name == "provenance" else set())
 
 
-def _strings(value: Any, place: str, special: list[Finding], skipped: set[str]) -> Texts:
-    """Walk through JSON; fields that are named for an identifier are findings by themselves."""
+def _strings(value: Any, place: str, skipped: set[str]) -> Texts:
+    """Walk through JSON."""
     if isinstance(value, dict):
+        yield Cells(f"field {place.rstrip('.')}", [inner for inner in value.values() if isinstance(inner, str)])
         for name, inner in value.items():
-            if name in skipped:
+            if name in skipped and isinstance(inner, str) and TIME.fullmatch(inner):
                 continue
-            if is_identifying_field(str(name)) and inner not in (None, "", [], {}):
-                special.append(Finding(f"field {name}", "field", mask(str(inner))))
-            yield f"field {place}{name}", str(name)
-            yield from _strings(inner, f"{place}{name}.", special, skipped)
+            if is_identifying_field(name) and inner not in (None, "", [], {}):
+                yield Finding(f"field {name}", "field", mask(str(inner)))
+            yield {f"field {place}{name}": name}
+            yield from _strings(inner, f"{place}{name}.", skipped)
     elif isinstance(value, list):
+        yield Cells(f"field {place.rstrip('.')}", [inner for inner in value if isinstance(inner, str)])
         for inner in value:
-            yield from _strings(inner, place, special, skipped)
+            yield from _strings(inner, place, skipped)
     elif isinstance(value, str):
-        yield f"field {place.rstrip('.')}", value
-    elif isinstance(value, int) and len(str(value)) >= LONGEST_DATE_NUMBER:
-        yield f"field {place.rstrip('.')}", str(value)
+        yield {f"field {place.rstrip('.')}": value}
+    elif isinstance(value, int | float) and value % 1 == 0 and len(str(int(value))) >= FEWEST_DIGITS:
+        yield {f"field {place.rstrip('.')}": str(int(value))}
 
 
-def read_notebook(path: Path, special: list[Finding]) -> Texts:
+def read_notebook(path: Path) -> Texts:
     """Give sources, outputs and metadata of the cells, without the times of the run."""
-    content = json.loads(path.read_text(encoding="utf-8"))
-    yield from _strings(content.get("metadata", {}), "metadata.", special, RUN_TIMES)
+    content = json.loads(decoded(path.read_bytes()))
+    if not isinstance(content, dict):
+        raise UnreadError("no notebook")
+    yield from _strings({name: inner for name, inner in content.items() if name != "cells"}, "", RUN_TIMES)
     for number, cell in enumerate(content.get("cells", []), start=1):
-        yield f"cell {number}, source, ", "".join(cell.get("source", ""))
-        yield from _strings(cell.get("metadata", {}), f"cell {number} metadata.", special, RUN_TIMES)
-        bundles = [output.get("data", {}) for output in cell.get("outputs", [])]
-        for data in [*bundles, *cell.get("attachments", {}).values()]:
-            for kind, value in data.items():
-                if kind.endswith("image/svg+xml"):
-                    yield from ((f"cell {number}, {place}", text) for place, text in svg_texts("".join(value)))
-                elif kind.startswith("image/"):
-                    yield from ((f"cell {number}, {place}", text) for place, text in _encoded_picture(value))
-                elif isinstance(value, str | list):
-                    yield f"cell {number}, output, ", "".join(map(str, value))
-                else:
-                    yield from _strings(value, f"cell {number} output.", special, set())
+        place = f"cell {number}"
+        yield {f"{place}, source, ": "".join(cell.get("source", ""))}
+        rest = {name: inner for name, inner in cell.items() if name not in ("source", "outputs", "attachments")}
+        yield from _strings(rest, f"{place} ", RUN_TIMES)
+        for data in cell.get("attachments", {}).values():
+            yield from _bundle(data, place)
         for output in cell.get("outputs", []):
-            yield f"cell {number}, output, ", "".join(output.get("text", ""))
-            yield f"cell {number}, output, ", "\n".join([output.get("evalue", ""), *output.get("traceback", [])])
+            yield from _bundle(output.get("data", {}), place)
+            yield {f"{place}, output, ": "".join(output.get("text", ""))}
+            yield {f"{place}, output, ": "\n".join([output.get("evalue", ""), *output.get("traceback", [])])}
+            read = ("data", "text", "evalue", "traceback")
+            yield from _strings({name: inner for name, inner in output.items() if name not in read}, f"{place} ", set())
 
 
-def _encoded_picture(value: str | list[str]) -> Texts:
-    try:
-        yield from read_picture(base64.b64decode("".join(value)))
-    except binascii.Error:
-        yield "picture, ", "".join(value)
+def _bundle(data: dict[str, Any], place: str) -> Texts:
+    """Give what is shown of a cell, by the kind of it."""
+    for kind, value in data.items():
+        if kind.endswith("image/svg+xml"):
+            yield from (_within(f"{place}, ", said) for said in svg_texts("".join(value)))
+        elif kind.startswith("image/"):
+            yield from (_within(f"{place}, ", said) for said in read_picture(base64.b64decode("".join(value))))
+        elif isinstance(value, str | list):
+            yield from _embedded(text := "".join(map(str, value)))
+            yield {f"{place}, output, ": text}
+        else:
+            yield from _strings(value, f"{place} output.", set())
 
 
 def read_picture(content: bytes) -> Texts:
     """Give the texts that a picture carries beside its pixels."""
     try:
         with Image.open(io.BytesIO(content)) as picture:
+            exif = picture.getexif()
+            inner = [exif.get_ifd(one) for one in ExifTags.IFD]  # TIFF is closed when it is loaded
             picture.load()  # text may stand behind the pixels
-            texts = {**picture.info, **getattr(picture, "text", {}), **dict(picture.getexif())}
+            parts = [picture.info, getattr(picture, "text", {}), dict(exif), *inner]
     except (UnidentifiedImageError, SyntaxError) as error:
         raise ValueError("no picture") from error
-    for name, value in texts.items():
-        if isinstance(value, bytes):
-            value = value.decode("latin-1")
-        if isinstance(value, str):
-            yield f"picture's text {name}", value
+    for part in parts:
+        for name, value in part.items():
+            if isinstance(value, bytes | tuple):
+                with suppress(ValueError, TypeError):  # a tuple of other numbers than bytes
+                    value = bytes(value).replace(b"\0", b"").decode("latin-1")  # also of UTF-16
+            if isinstance(value, str):
+                yield {f"picture's text {TAGS.get(name, name)}": value}
+
+
+def _embedded(text: str) -> Texts:
+    """Give the texts of pictures that are written into a text."""
+    for kind, encoded in EMBEDDED.findall(text) if ";base64," in text else []:
+        yield from read_content("drawing.svg" if kind == "svg+xml" else "picture.png", base64.b64decode(encoded))
 
 
 def svg_texts(text: str) -> Texts:
     """Give the words, names and comments of vector graphics, and the texts that pictures inside carry."""
-    for encoded in EMBEDDED.findall(text):
-        yield from _encoded_picture(encoded)
-    yield "drawing, ", OUTLINE.sub(lambda one: "\n" * one[0].count("\n"), text)
+    yield from _embedded(text)
+    yield {"drawing, ": OUTLINE.sub(lambda one: "\n" * one[0].count("\n"), text)}
 
 
-def read_nifti(path: Path, special: list[Finding]) -> Texts:
+def read_nifti(path: Path) -> Texts:
     """Give the texts of a NIfTI header: its fields, its extensions, and the name that gzip keeps."""
     with path.open("rb") as raw:
         begin = raw.read(1000)
         compressed = begin[:2] == b"\x1f\x8b"
-        if compressed and begin[3] & 8:
-            yield "name in the gzip header", begin[10:].split(b"\0", 1)[0].decode("latin-1")
+        if compressed:
+            yield {"name in the gzip header": gzip_name(begin)}
         raw.seek(0)
         file: Any = gzip.GzipFile(fileobj=raw) if compressed else raw
         header = file.read(544)
         order = "<" if header[:4] in (b"\x5c\x01\0\0", b"\x1c\x02\0\0") else ">"
         (size,) = struct.unpack_from(order + "i", header)
-        fields = NIFTI_TEXTS[size]
+        for name, (low, high) in NIFTI_TEXTS[size].items():
+            text = header[low:high].split(b"\0", 1)[0].decode("latin-1").strip()
+            if text and name == "db_name":  # converters have put the patient's name here
+                yield Finding("header, db_name", "free text", mask(text))
+            yield {f"header, {name}": text}
         start = struct.unpack_from(order + ("f" if size == 348 else "q"), header, 108 if size == 348 else 168)[0]
-        rest = header[size:] + file.read(min(max(0, int(start) - len(header)), HEADER_BYTES))
-    for name, (low, high) in fields.items():
-        text = header[low:high].split(b"\0", 1)[0].decode("latin-1").strip()
-        if text and name == "db_name":  # converters have put the patient's name here
-            special.append(Finding("header, db_name", "free text", mask(text)))
-        yield f"header, {name}", text
+        if not 0 <= start <= HEADER_BYTES:
+            raise UnreadError("its voxels begin where no header ends")
+        rest = header[size:] + file.read(max(0, int(start) - len(header)))
     if rest[:1] not in (b"", b"\0") and int(start) > size + 4:
-        yield "header, extension", rest[: int(start) - size].replace(b"\0", b" ").decode("latin-1")
+        yield {"header, extension": rest[: int(start) - size].replace(b"\0", b" ").decode("latin-1")}
 
 
 def read_nrrd(path: Path) -> Texts:
     """Give the header of an NRRD file."""
     with path.open("rb") as file:
-        yield "header, ", file.read(HEADER_BYTES).split(b"\n\n", 1)[0].decode("latin-1")
+        header, _, voxels = file.read(HEADER_BYTES).partition(b"\n\n")
+    yield {"header, ": header.decode("latin-1")}
+    if not voxels and len(header) == HEADER_BYTES:
+        raise UnreadError("its header does not end")
 
 
 def read_safetensors(path: Path) -> Texts:
@@ -279,16 +476,21 @@ def read_safetensors(path: Path) -> Texts:
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
         content = json.loads(file.read(min(length, LONGEST_TEXT)))
-    yield "metadata", json.dumps(content.get("__metadata__", {}), ensure_ascii=False)
-    yield "names of tensors", "\n".join(content)
+    yield {"metadata": json.dumps(content.get("__metadata__", {}), ensure_ascii=False)}
+    yield {"names of tensors": "\n".join(content)}
 
 
 READERS: dict[str, Callable[[Path], Texts]] = {
+    ".csv": read_csv,
     ".db": read_database,
+    ".ipynb": read_notebook,
+    ".json": read_json,
     ".npy": read_array,
     ".nrrd": read_nrrd,
+    ".parquet": read_parquet,
     ".safetensors": read_safetensors,
     ".sqlite": read_database,
     ".sqlite3": read_database,
+    ".tsv": read_csv,
 }
 """By the ending of a file's name; of another file, what it holds says what it is."""

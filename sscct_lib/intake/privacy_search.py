@@ -1,54 +1,31 @@
 """Looking for identifiers in the files of a study: tables, records, notebooks, pages, pictures, headers and models."""
 
-import csv
 import hashlib
-import io
 import os
-import sqlite3
-import struct
-import zipfile
-import zlib
+import re
+import stat
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sscct_lib.images.dicom import is_dicom
-from sscct_lib.intake.privacy import Finding, Identifiers, Match, find, find_in_name, is_identifying_field, mask, plain
-from sscct_lib.intake.privacy_readers import (
-    LONGEST_DATE_NUMBER,
-    READERS,
-    UnreadError,
-    decoded,
-    read_json,
-    read_nifti,
-    read_notebook,
-    read_text,
-)
-
-if TYPE_CHECKING:
-    import pandas as pd
+from sscct_lib.intake.privacy import Finding, Identifiers, Match, find, find_in_name, hidden, mask, plain
+from sscct_lib.intake.privacy_readers import Cells, UnreadError, texts_of
 
 PROJECT_FILES = {
     "sscct_lib", "tests", "benchmarks", "workflow", "book", "README.md", "CONTRIBUTING.md", "LICENSE", "Makefile",
     "pyproject.toml", "requirements", "environment.yml", "_config.yml",
 }  # fmt: skip
 """In a copy of this project that is a study too, its own code and chapters are no study data."""
-OF_PAGES = {".woff", ".woff2", ".ttf", ".eot", ".ico", ".mo", ".inv", ".map"}
-"""Of the pages of every book: none is of a patient."""
-PRINTED = "/_build/html/book.pdf"  # from pages that are looked at; its letters are numbers of drawings
-MEMORY = ".doctrees"  # of Sphinx: what the pages say, which are looked at
+OF_A_BOOK = re.compile(
+    r"runs/[^/]+/book/(?:.*/)?(?:_static/.*|[^/]*\.(?:woff2?|ttf|eot|ico|mo|inv|map)|_build/html/book\.pdf)"
+)
+"""Of every book: what packages bring to its pages, and the PDF, printed from pages that are looked at."""
+MEMORY = re.compile(r"runs/[^/]+/book/(?:.*/)?\.doctrees")  # of Sphinx: what the pages say, which are looked at
 WORK_FOLDER = ".snakemake/"  # whose logs tell the days of runs
 COPIED = {".ipynb", ".png", ".svg", ".md", ".html"}
 MOST_SHOWN = 50
-FIRST_DAY, LAST_DAY = 19000101, 20991231  # as numbers
-
-
-UNREADABLE = (
-    OSError, ValueError, EOFError, KeyError, NotImplementedError, RuntimeError, struct.error, zipfile.BadZipFile,
-    zlib.error, sqlite3.Error, RecursionError,
-)  # fmt: skip
-"""What readers raise of a damaged file, or of one under a password."""
+EMPTY = "empty"  # of a folder: it has no more than a name
 
 
 @dataclass
@@ -91,40 +68,36 @@ def search_study(
     search, seen = Search(), set[bytes]()
     clean = {} if clean is None else clean
     for part in parts:
-        for path in _files(folder, folder / part):
-            place, state = path.relative_to(folder).as_posix(), _state(path)
-            if clean.get(place) == state:
-                search.n_files += 1
-                continue
-            n_before = len(search.findings)
+        for path, why in _below(folder, folder / part):
+            place, found = path.relative_to(folder).as_posix(), list[Finding]()
             shown, in_name = _look_at_name(place, known)
             own_time = place.startswith(WORK_FOLDER)
-            in_name = [one for one in in_name if not (own_time and one.kind == "date")]
-            search.findings += [Finding(f"{shown} (its name)", one.kind, one.masked) for one in in_name]
-            if "book" in path.parts and (_is_of_every_book(path) or place.endswith(PRINTED)):
-                continue
-            if path.suffix.lower() in COPIED:  # the book keeps copies of notebooks, pages and pictures
-                digest = hashlib.sha256(path.read_bytes()).digest()
-                if digest in seen:
-                    continue
-                seen.add(digest)
             try:
-                found = search_file(path, known)
-            except UNREADABLE as error:
+                state = [] if why else _state(path)
+                if state and clean.get(place) == state:
+                    search.n_files += 1
+                    continue
+                found += [Finding(f"{shown} (its name)", one.kind, one.masked) for one in in_name]
+                if why == EMPTY or OF_A_BOOK.fullmatch(place):
+                    continue
+                if why:
+                    raise UnreadError(why)
+                if path.suffix.lower() in COPIED:  # the book keeps copies of notebooks, pages and pictures
+                    digest = hashlib.sha256(path.read_bytes()).digest()
+                    if digest in seen:
+                        continue
+                    seen.add(digest)
+                for one in _look_into(path, known):
+                    found.append(replace(one, place=f"{shown}, {one.place}"))
+                search.n_files += 1
+                if not found:
+                    clean[place] = state
+            except Exception as error:  # whatever a damaged file makes of a reader, the search goes on
                 why = str(error) if isinstance(error, UnreadError) else type(error).__name__
                 search.unread.append(f"{shown}: not looked into ({why})")
-                continue
-            search.n_files += 1
-            found = [one for one in found if not (own_time and one.kind == "date")]
-            search.findings += [Finding(f"{shown}, {one.place}", one.kind, one.masked) for one in found]
-            if len(search.findings) == n_before:
-                clean[place] = state
+            finally:
+                search.findings += [one for one in found if not (own_time and one.kind == "date")]
     return search
-
-
-def _is_of_every_book(path: Path) -> bool:
-    """Tell whether a file of a book comes from a package; among the numbers of their drawings, days seem to stand."""
-    return path.suffix.lower() in OF_PAGES or "_static" in path.parts
 
 
 def _state(path: Path) -> list[int]:
@@ -133,44 +106,67 @@ def _state(path: Path) -> list[int]:
     return [stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
 
 
-def _files(root: Path, start: Path) -> Iterator[Path]:
-    if start.is_file():
-        yield start
-    is_project = (root / "sscct_lib").is_dir()
-    for folder, inner, names in os.walk(start):
-        if is_project and Path(folder) == root:
-            inner[:] = [name for name in inner if not name.startswith(".") and name not in PROJECT_FILES]
-            names = [name for name in names if not name.startswith(".") and name not in PROJECT_FILES]
-        inner[:] = sorted(name for name in inner if name not in (MEMORY, "__pycache__"))
-        yield from (Path(folder) / name for name in sorted(names))
+def _below(root: Path, start: Path) -> Iterator[tuple[Path, str]]:
+    """Give each file at or below a place; and what cannot be looked into with why: no link to a folder is followed."""
+    is_project, waiting = (root / "sscct_lib").is_dir(), [start]
+    while waiting:
+        path = waiting.pop()
+        try:
+            why = _why_not(root, path)
+            if not why and path.is_dir():
+                names = sorted(os.listdir(path), reverse=True)
+                if is_project:
+                    names = [name for name in names if name != "__pycache__"]
+                if is_project and path == root:
+                    names = [name for name in names if not name.startswith(".") and name not in PROJECT_FILES]
+                below = [path / name for name in names]
+                waiting += [one for one in below if not MEMORY.fullmatch(one.relative_to(root).as_posix())]
+                why = "" if names else EMPTY
+                if names:
+                    continue
+        except FileNotFoundError:  # another process removed it
+            continue
+        except OSError as error:
+            why = error.strerror or type(error).__name__
+        yield path, why
+
+
+def _why_not(root: Path, path: Path) -> str:
+    """Say why something is not looked into; empty for a file and for a folder."""
+    mode = path.lstat().st_mode
+    if stat.S_ISLNK(mode) or not path.parent.resolve().is_relative_to(root.resolve()):
+        target = Path(os.path.realpath(path))
+        if path != root and not target.is_relative_to(root.resolve()):
+            return "a link that leads out of the study"
+        if path != root and not target.is_file():
+            return "a link to a folder, or to nothing"
+    elif not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        return "a pipe, a socket or a device"
+    return ""
 
 
 def search_file(path: Path, known: Identifiers | None = None) -> list[Finding]:
     """Look for identifiers in one file, read as its name says; a finding's `place` is the place in the file."""
-    suffix = path.suffix.lower()
-    if suffix == ".parquet":
-        return _search_table(path, known)
-    if suffix == ".csv":
-        return _search_csv(path, known)
-    if suffix == ".key":
-        return [Finding("the whole file", "key", "from which study ids are made: keep it outside the study")]
+    return list(_look_into(path, known))
+
+
+def _look_into(path: Path, known: Identifiers | None) -> Iterator[Finding]:
+    if path.suffix.lower() == ".key":
+        yield Finding("the whole file", "key", "from which study ids are made: keep it outside the study")
+        return
     if is_dicom(path):
-        return [Finding("the whole file", "DICOM file", "with the header of a hospital")]
-    special: list[Finding] = []
-    if suffix in (".json", ".ipynb"):
-        texts = read_notebook(path, special) if suffix == ".ipynb" else read_json(path, special)
-    elif path.name.endswith((".nii", ".nii.gz")):
-        texts = read_nifti(path, special)
-    else:
-        texts = READERS.get(suffix, read_text)(path)
-    for place, said in texts:
-        text = plain(said)
-        special += [Finding(_line(place, text, one.start), one.kind, one.masked) for one in find(text, known)]
-    return special
-
-
-def _found(place: str, text: str, known: Identifiers | None) -> list[Finding]:
-    return [Finding(place, one.kind, one.masked) for one in find(plain(text), known)]
+        yield Finding("the whole file", "DICOM file", "with the header of a hospital")
+        return
+    for said in texts_of(path):
+        if isinstance(said, Finding):
+            yield replace(said, place=hidden(said.place, known))
+        elif isinstance(said, Cells):
+            if known is not None and (name := known.across(said.texts)):
+                yield Finding(hidden(said.place, known), "known identifier", mask(name))
+        elif find(plain("\n".join(said.values())), known):
+            for place, text in said.items():
+                for one in find(text := plain(text), known):
+                    yield Finding(_line(hidden(place, known), text, one.start), one.kind, one.masked)
 
 
 def _look_at_name(place: str, known: Identifiers | None) -> tuple[str, list[Match]]:
@@ -186,61 +182,3 @@ def _look_at_name(place: str, known: Identifiers | None) -> tuple[str, list[Matc
 
 def _line(place: str, text: str, start: int) -> str:
     return f"{place}line {text.count(chr(10), 0, start) + 1}" if place == "" or place.endswith(", ") else place
-
-
-def _search_csv(path: Path, known: Identifiers | None) -> list[Finding]:
-    text = decoded(path.read_bytes())
-    rows = csv.reader(io.StringIO(text))
-    names = next(rows, [])
-    found = [Finding(f"column {name}", "field", "") for name in names if is_identifying_field(name)]
-    found += [one for name in names for one in _found("row 1", name, known)]
-    if not find(plain(text), known):
-        return found
-    for number, row in enumerate(rows, start=2):
-        for index, cell in enumerate(row):
-            name = names[index] if index < len(names) else str(index + 1)
-            # The day on which a person judged a mask is no date of a patient.
-            decided = path.name == "qa_decisions.csv" and name == "when"
-            here = _found(f"row {number}, column {name}", cell, known)
-            found += [one for one in here if not (decided and one.kind == "date")]
-    return found
-
-
-def _search_table(path: Path, known: Identifiers | None) -> list[Finding]:
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(path)
-    found = []
-    for key, value in (table.schema.metadata or {}).items():
-        found += _found(f"metadata {key.decode()}", value.decode("utf-8"), known)
-    for name in table.column_names:
-        found += _found(f"column {name} (its name)", name, known)
-        if is_identifying_field(name):
-            found.append(Finding(f"column {name}", "field", ""))
-        found += _search_column(name, table.column(name).to_pandas(), known)
-    return found
-
-
-def _search_column(name: str, cells: "pd.Series", known: Identifiers | None) -> list[Finding]:
-    import pandas as pd
-
-    if pd.api.types.is_datetime64_any_dtype(cells):
-        return [Finding(f"column {name}", "date", f"in {cells.notna().sum()} rows")] if cells.notna().any() else []
-    if pd.api.types.is_integer_dtype(cells):
-        cells = cells[cells.abs() >= 10 ** (LONGEST_DATE_NUMBER - 1)]
-    elif pd.api.types.is_float_dtype(cells):
-        cells = _whole_days(cells)
-    elif pd.api.types.is_numeric_dtype(cells) or pd.api.types.is_bool_dtype(cells):
-        return []
-    texts = cells.dropna().astype(str)
-    once = texts[~texts.duplicated()]
-    if not find(plain("\n".join(once)), known):
-        return []
-    return [one for row, text in once.items() for one in _found(f"row {int(str(row)) + 1}, column {name}", text, known)]
-
-
-def _whole_days(cells: "pd.Series") -> "pd.Series":
-    """Give the numbers of a column of days such as 20200131.0; among measures a few may look like one by chance."""
-    known = cells.dropna()
-    whole = known[(known % 1 == 0) & known.between(FIRST_DAY, LAST_DAY)]
-    return whole.astype("int64") if 2 * len(whole) >= len(known) else whole.iloc[:0]

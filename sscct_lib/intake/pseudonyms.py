@@ -7,6 +7,7 @@ import csv
 import hashlib
 import hmac
 import logging
+import re
 import secrets
 import zlib
 from collections.abc import Sequence
@@ -27,6 +28,16 @@ from sscct_lib.study.tables import read_csv
 FEWEST_KEY_CHARACTERS = 32
 FEWEST_CHARACTERS_OF_TABLE = 3
 KEY_CHECK = Path("ingest") / "key_check.txt"
+
+COLUMN_NAME = re.compile(
+    r"(?:(?:patient|pat|person|subject|case|scan|study|series|visit|exam|birth|last|first|middle|family|given|sur|full|maiden"
+    r"|medical|hospital|insurance|accession|record|date|day|name|number|num|no|nr|id|ids|identifiers?|code|key|who|pid|mrn|dob"
+    r"|uid|ssn|sex|gender|age|email|mail|phone|address|street|city|zip|note|comment|nach|vor|geburts|datum|tag|nummer|fall"
+    r"|patienten|nom|prenom|prénom|naissance|numero|numéro|dossier|nombre|apellidos?|fecha|nacimiento|cognome|nome|data"
+    r"|nascita|di|de|of|voor|achter|naam|geboorte)s?[\W_]*)+",
+    re.IGNORECASE,
+)
+"""In the six languages; also several in one word, as `PatientID`."""
 
 log = logging.getLogger(__name__)
 
@@ -151,7 +162,9 @@ def read_identifiers(source: Path | None, clinical: Path | None = None) -> Ident
 
 
 def read_identifier_table(path: Path) -> Identifiers:
-    """Read a table of identifiers: each cell of 3 or more characters, of any column, below a row of names of columns.
+    """Read a table or a list of identifiers: each cell of 3 or more characters, of any column.
+
+    The first row counts as names of columns only where all of its cells are words for such, and it is said.
 
     Raises
     ------
@@ -165,12 +178,22 @@ def read_identifier_table(path: Path) -> Identifiers:
     except UnicodeDecodeError as error:
         raise StudyError(f"--identifiers {path} is no text in UTF-8. Save it as `CSV UTF-8`.") from error
     delimiter = max(",;\t", key=lines[0].count) if lines else ","
-    rows = csv.reader(lines[1:], delimiter=delimiter)
+    rows = [*csv.reader(lines, delimiter=delimiter)]
+    if rows and _names_columns(rows[0]):
+        log.info("The first row of --identifiers was taken for names of columns, and is not searched for.")
+        rows = rows[1:]
     cells = {cell.strip() for row in rows for cell in row} - {""}
     known = identifiers(cells, _dates(cells), FEWEST_CHARACTERS_OF_TABLE)
     if not known.words:
-        raise StudyError(f"--identifiers {path} has no cell of 3 or more characters below its first row.")
+        raise StudyError(
+            f"--identifiers {path} has no cell of 3 or more characters, or none below its names of columns."
+        )
     return known
+
+
+def _names_columns(row: Sequence[str]) -> bool:
+    """Tell whether a row names columns: each of its cells is made of words for what patients are known by."""
+    return all(is_identifying_field(cell) or COLUMN_NAME.fullmatch(cell.strip()) for cell in row if cell.strip())
 
 
 def _dates(cells: set[str], forms: Sequence[str] = DATE_FORMS) -> set[date]:

@@ -2,11 +2,15 @@
 
 import base64
 import csv
+import errno
 import gzip
 import io
 import json
 import os
+import re
+import socket
 import sqlite3
+import struct
 import zipfile
 import zlib
 from pathlib import Path
@@ -27,7 +31,7 @@ from sscct_lib.intake.ingest import ingest
 from sscct_lib.intake.privacy import find
 from sscct_lib.intake.privacy_readers import LONGEST_TEXT
 from sscct_lib.intake.privacy_search import search_file, search_study
-from sscct_lib.intake.pseudonyms import read_identifiers
+from sscct_lib.intake.pseudonyms import read_identifier_table, read_identifiers
 from sscct_lib.study.folder import StudyError, load_study
 from sscct_lib.study.stages import PROJECT
 from tests.images.dicom_samples import SECRET, hounsfield, save, series
@@ -476,3 +480,359 @@ class TestTableOfIdentifiers:
         shown = sscct("check", study, "--privacy", "--identifiers", tmp_path / "known.csv")
         assert shown.exit_code == 1
         assert words in shown.output
+
+    @pytest.mark.parametrize(
+        "first", ["4711004", "Jane Doe", "DOE", "Doe,Jane,1953-04-12", "K55-1x;Habsburg", "Patient 12345", "Name Doe"]
+    )
+    def test_the_first_row_of_a_list_counts(self, tmp_path, study, first):
+        (tmp_path / "known.csv").write_text(f"{first}\nxyz\n")
+        (study / "a.txt").write_text(re.split("[,;]", first)[0])
+        assert sscct("check", study, "--privacy", "--identifiers", tmp_path / "known.csv").exit_code == 1
+
+    @pytest.mark.parametrize(
+        "first",
+        ["id", "PatientID", "patient_id,last_name,birth date", "Nachname;Vorname;Geburtsdatum", "Nom,Prénom", "MRN"],
+    )
+    def test_names_of_columns_are_not_searched_for_and_it_is_said(self, tmp_path, study, first, caplog):
+        (tmp_path / "known.csv").write_text(f"{first}\nxyz\n")
+        (study / "a.txt").write_text("; ".join(re.split("[,;]", first)))
+        caplog.set_level("INFO")
+        known = read_identifier_table(tmp_path / "known.csv")
+        assert known.words == {"xyz"}
+        assert "first row of --identifiers was taken for names of columns" in caplog.text
+
+
+def hexadecimal(text: str) -> bytes:
+    return text.encode("utf-16-be").hex().encode()
+
+
+def pdf(*streams: bytes, info: bytes = b"") -> bytes:
+    parts = (b"<</Filter /FlateDecode>>\nstream\n" + zlib.compress(one) + b"\nendstream\n" for one in streams)
+    return b"%PDF-1.4\n" + info + b"".join(parts)
+
+
+def looked_at(study: Path, name: str, content: bytes) -> privacy_search.Search:
+    (study / name).parent.mkdir(parents=True, exist_ok=True)
+    (study / name).write_bytes(content)
+    return search_study(study)
+
+
+class TestWhatIsNotLookedInto:
+    """Is named, and the search goes on."""
+
+    def refused(self, study: Path, *names: str) -> str:
+        """Check that each of these is named and nothing else is; gives the words."""
+        (study / "zz_last.txt").write_text(DATE)
+        search = search_study(study)
+        assert [line.split(": not looked into")[0] for line in search.unread] == sorted(names)
+        assert [one.place for one in search.findings] == ["zz_last.txt, line 1"]
+        (study / "zz_last.txt").unlink()
+        assert sscct("check", study, "--privacy").exit_code == 3
+        return "\n".join(search.unread)
+
+    def test_links_to_folders_and_out_of_the_study(self, study, tmp_path):
+        (tmp_path / "elsewhere").mkdir()
+        for place in (tmp_path / "elsewhere" / "notes.txt", tmp_path / "notes.txt"):
+            place.write_text(f"seen on {DATE}")
+        (study / "a_folder").symlink_to(tmp_path / "elsewhere")
+        (study / "b_inside").symlink_to(study / "scans")
+        (study / "c_notes.txt").symlink_to(tmp_path / "notes.txt")
+        (study / "d_gone.txt").symlink_to(tmp_path / "absent")
+        (study / "e_loop").symlink_to(study / "e_loop")
+        said = self.refused(study, "a_folder", "b_inside", "c_notes.txt", "d_gone.txt", "e_loop")
+        assert said.count("a link that leads out of the study") == 3
+        (study / "scans" / "one.txt").write_text(DATE)
+        (study / "f_inside.txt").symlink_to(study / "scans" / "one.txt")
+        assert {one.place for one in search_study(study).findings} == {"f_inside.txt, line 1", "scans/one.txt, line 1"}
+
+    def test_the_study_itself_may_be_reached_by_a_link(self, study, tmp_path):
+        (tmp_path / "link").symlink_to(study)
+        assert search_study(tmp_path / "link").n_files == 13
+
+    def test_pipes_and_sockets_are_not_opened(self, study):
+        os.mkfifo(study / "a.csv")
+        os.mkfifo(study / "notes.md")
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(os.path.relpath(study / "s"))
+            self.refused(study, "a.csv", "notes.md", "s")
+
+    @pytest.mark.parametrize("name", ["notes.md", "a.ipynb", "a.csv", "a.txt"])
+    def test_a_file_that_cannot_be_opened(self, study, monkeypatch, name):
+        (study / name).write_text("x")
+        real = Path.open
+
+        def refuse(path, *args, **options):
+            if path.name == name:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+            return real(path, *args, **options)
+
+        monkeypatch.setattr(Path, "open", refuse)
+        assert "PermissionError" in self.refused(study, name)
+
+    def test_a_folder_that_cannot_be_listed(self, study, monkeypatch):
+        (study / "closed").mkdir()
+        (study / "closed" / "notes.txt").write_text(DATE)
+        real = os.listdir
+
+        def refuse(path):
+            if Path(path).name in ("closed", "tables"):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+            return real(path)
+
+        monkeypatch.setattr(os, "listdir", refuse)
+        assert "Permission denied" in self.refused(study, "closed", "runs/main/tables")
+        with pytest.raises(StudyError, match="no book was made"):
+            _refuse_identifiers(load_study(study), ("tables",))
+
+    def test_the_book_is_refused_for_a_link(self, study, tmp_path):
+        (tmp_path / "elsewhere").mkdir()
+        (study / RUN / "tables" / "more").symlink_to(tmp_path / "elsewhere")
+        with pytest.raises(StudyError, match="leads out of the study"):
+            _refuse_identifiers(load_study(study), ("tables",))
+
+    @pytest.mark.parametrize(
+        ("name", "content"),
+        [
+            ("list.ipynb", b"[1]"),
+            ("cells.ipynb", b'{"cells": [1]}'),
+            ("long.csv", b"a,b\n1," + b"x" * 200_000),
+            ("deep.json", b"[" * 100_000),
+            ("a.png", b"no picture"),
+            ("a.safetensors", b"\xff" * 20),
+        ],
+    )
+    def test_whatever_breaks_its_reader(self, study, name, content):
+        (study / name).write_bytes(content)
+        self.refused(study, name)
+
+    @pytest.mark.parametrize("start", [float("inf"), float("nan"), -1.0, 1e12])
+    @pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+    def test_a_header_whose_voxels_begin_nowhere(self, study, start, ending):
+        write_nifti(study / "a.nii.gz", (108, 112))
+        content = bytearray(gzip.decompress((study / "a.nii.gz").read_bytes()))
+        (study / "a.nii.gz").unlink()
+        content[108:112] = struct.pack("<f", start)
+        content[148:228] = b"Meier^Hans".ljust(80, b"\0")
+        (study / f"a{ending}").write_bytes(gzip.compress(bytes(content)) if ending == ".nii.gz" else bytes(content))
+        search = search_study(study)
+        assert [line.split(":")[0] for line in search.unread] == [f"a{ending}"]
+        assert [str(one).partition(" Me")[0] for one in search.findings] == [f"a{ending}, header, descrip: name"]
+
+    def test_what_was_found_before_a_reader_broke_is_kept(self, study):
+        (study / "a.zip").write_bytes(zipped(a__txt=DATE, b__bin="\0\1"))
+        search = search_study(study)
+        assert [one.place for one in search.findings] == ["a.zip, a.txt, line 1"]
+        assert len(search.unread) == 1
+
+    def test_a_folder_like_those_of_a_book_is_not_left_out(self, study):
+        for place in (".doctrees", "book/_static", "scans/_build/html", "__pycache__"):
+            (study / place).mkdir(parents=True)
+            (study / place / "notes.map").write_text(DATE)
+        assert len(search_study(study).findings) == 4
+
+    def test_an_empty_folder_has_a_name(self, study):
+        (study / "Doe_Jane_19530412").mkdir()
+        (line, *_) = search_study(study).lines()
+        assert "(its name)" in line
+        assert "Jane" not in line
+
+
+class TestPdf:
+    INFO = b"1 0 obj <</Title (A figure of lungs)>> endobj\n"
+
+    @pytest.mark.parametrize(
+        "stream",
+        [
+            b"BT <0001000200030004> Tj ET",
+            b"BT [<00010002> -20 <0003>] TJ ET",
+            b"BT (\\000\\001\\000\\002) Tj ET",
+            b"(J) Tj 5 0 Td (a) Tj 5 0 Td (n) Tj 5 0 Td (e) Tj",
+            b"q 1 0 0 1 0 0 cm /Im1 Do Q",
+        ],
+    )
+    def test_words_beside_its_pages_do_not_make_it_readable(self, study, stream):
+        (line,) = looked_at(study, "a.pdf", pdf(stream, info=self.INFO)).lines()
+        assert line == "a.pdf: not looked into (a PDF whose letters cannot be read)"
+
+    @pytest.mark.parametrize(
+        "stream",
+        [
+            f"BT (born) Tj T* ({DATE}) Tj ET".encode(),
+            b"BT (born) Tj [(2015-0) -20 (3-04)] TJ ET",
+            b"BT (born) Tj <" + DATE.encode().hex().encode() + b"> Tj ET",
+            b"BT (born) Tj (2015\\05503\\05504) Tj ET",
+        ],
+    )
+    def test_words_of_its_pages(self, study, stream):
+        search = looked_at(study, "a.pdf", pdf(stream, info=self.INFO))
+        assert [one.kind for one in search.findings] == ["date"]
+        assert search.unread == []
+
+    @pytest.mark.parametrize(
+        "info",
+        [
+            b"<</Author (Meier^Hans)>>",
+            b"<</Author <FEFF" + hexadecimal("Meier^Hans") + b">>>",
+            b"<<>>\nstream\n<x:xmpmeta><rdf:RDF><dc:creator>Meier^Hans</dc:creator></rdf:RDF>\nendstream\n",
+        ],
+    )
+    def test_words_beside_its_pages(self, study, info):
+        search = looked_at(study, "a.pdf", pdf(b"BT (Figure) Tj ET", info=info))
+        assert [one.kind for one in search.findings] == ["name"]
+
+    def test_a_long_stream_is_read_whole(self, study):
+        content = b"(0.5) Tj\n" * 700_000 + f"(born {DATE}) Tj".encode()
+        assert len(content) > 5_000_000
+        assert [one.kind for one in looked_at(study, "a.pdf", pdf(content)).findings] == ["date"]
+
+    def test_beyond_what_can_be_read_it_is_named(self, study):
+        stream = b"(lungs) Tj\n" + b" " * (LONGEST_TEXT // 2)
+        (line,) = looked_at(study, "a.pdf", pdf(stream, stream)).lines()
+        assert line == "a.pdf: not looked into (a PDF of more than can be looked into)"
+
+    @pytest.mark.parametrize(
+        "more", [b"<</Encrypt 5 0 R>>", b"<</Filter [/ASCII85Decode /FlateDecode]>>stream\nx endstream"]
+    )
+    def test_what_cannot_be_undone(self, study, more):
+        search = looked_at(study, "a.pdf", pdf(b"(lungs) Tj", info=more))
+        assert (len(search.findings), len(search.unread)) == (0, 1)
+
+
+def photo(kind: str, **places: str) -> bytes:
+    """A picture with a text in its header: `base` or `inner` (of EXIF)."""
+    exif, stream = Image.Exif(), io.BytesIO()
+    exif[0x0132] = places.get("base", "none")
+    if "inner" in places:
+        exif.get_ifd(0x8769)[0x9003] = places["inner"]
+    Image.new("L", (4, 4)).save(stream, kind, exif=exif)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("place", ["base", "inner"])
+@pytest.mark.parametrize(("kind", "name"), [("JPEG", "a.jpg"), ("PNG", "a.png"), ("TIFF", "a.tif"), ("WEBP", "a.webp")])
+def test_the_day_of_a_picture(study, kind, name, place):
+    search = looked_at(study, name, photo(kind, **{place: "2020:01:31 10:11:12"}))
+    assert {one.kind for one in search.findings} == {"date"}
+
+
+@pytest.mark.parametrize("kind", ["image/png", "image/svg+xml"])
+def test_a_picture_in_a_page(study, kind):
+    content = picture(SECRET) if kind == "image/png" else f"<svg><!-- {SECRET} --></svg>".encode()
+    page = f'<img src="data:{kind};base64,{base64.b64encode(content).decode()}">'
+    assert {one.kind for one in looked_at(study, "a.html", page.encode()).findings} == {"name"}
+
+
+class TestNumbers:
+    """Identifiers in columns of numbers."""
+
+    @pytest.fixture
+    def table(self, tmp_path) -> Path:
+        (tmp_path / "known.csv").write_text("4711004\n0081234\n")
+        return tmp_path / "known.csv"
+
+    @pytest.mark.parametrize("number", [4711004, 81234])
+    @pytest.mark.parametrize("kind", ["int32", "int64", "float32", "float64", "Int64", "str"])
+    @pytest.mark.parametrize("ending", ["parquet", "csv", "xlsx", "npy", "2d.npy", "npz", "sqlite", "json"])
+    def test_it_is_found_in_each(self, study, table, number, kind, ending):
+        frame = pd.DataFrame({"measure": [0.5, 1.5, 12.0], "who": pd.Series([1, number, 3]).astype(kind)})
+        path = study / f"a.{ending}"
+        if ending in ("parquet", "csv", "json"):
+            getattr(frame, f"to_{ending}")(path)
+        elif ending == "xlsx":
+            frame.to_excel(path)
+        elif ending == "sqlite":
+            with sqlite3.connect(path) as made:
+                frame.to_sql("a", made)
+        else:
+            plain = "float64" if kind == "Int64" else kind
+            array = frame["who"].astype(plain).to_numpy()
+            array = (
+                frame.astype("float64").to_numpy()
+                if ending == "2d.npy"
+                else array.astype("U" if kind == "str" else plain)
+            )
+            path.write_bytes(as_bytes(np.save if "npy" in ending else np.savez, array))
+        shown = sscct("check", study, "--privacy", "--identifiers", table)
+        assert shown.exit_code == 1, shown.output
+        assert re.search(rf"a.{ending}, .*known identifier", shown.output)
+        assert str(number) not in shown.output
+
+    def test_measures_are_left_alone(self, study, table):
+        frame = pd.DataFrame({"measure": [4711004.5, 0.25, np.inf, np.nan], "n": [4, 711004, 47110040, 14711004]})
+        frame.to_parquet(study / "a.parquet")
+        np.save(study / "a.npy", frame.to_numpy())
+        assert sscct("check", study, "--privacy", "--identifiers", table).exit_code == 0
+
+
+SPLIT = {
+    "a.csv": lambda path: path.write_text("last,age,first\nDoe,63,Jane\n"),
+    "b.csv": lambda path: path.write_text("first;last\nJane;Doe\n"),
+    "a.parquet": lambda path: pd.DataFrame({"l": ["x", "Doe"], "n": [1, 2], "f": ["y", "JANE"]}).to_parquet(path),
+    "a.json": lambda path: write_json(path, {"last": "Doe", "n": 1, "first": "Jane"}),
+    "b.json": lambda path: write_json(path, [["jane", "x", "doe"]]),
+    "a.xlsx": lambda path: pd.DataFrame({"l": ["Doe"], "f": ["Jane"]}).to_excel(path),
+    "a.sqlite": lambda path: path.write_bytes(as_database("Jane", "x", "Doe")),
+}
+
+
+def as_database(*cells: str) -> bytes:
+    with sqlite3.connect(":memory:") as made:
+        made.execute("create table a (x, y, z)")
+        made.execute("insert into a values (?, ?, ?)", cells)
+        return made.serialize()
+
+
+@pytest.mark.parametrize("name", SPLIT)
+def test_a_name_in_several_cells(study, tmp_path, name):
+    (tmp_path / "known.csv").write_text('"Doe, Jane"\n')
+    SPLIT[name](study / name)
+    shown = sscct("check", study, "--privacy", "--identifiers", tmp_path / "known.csv")
+    assert shown.exit_code == 1, shown.output
+    assert f"{name}, " in shown.output
+    assert "jane" not in shown.output.lower()
+
+
+def test_parts_of_different_names_are_no_name(study, tmp_path):
+    (tmp_path / "known.csv").write_text('"Doe, Jane"\n"Roe, Richard"\n')
+    (study / "a.csv").write_text("last,first\nDoe,Richard\nRoe,Jane\n")
+    assert sscct("check", study, "--privacy", "--identifiers", tmp_path / "known.csv").exit_code == 0
+
+
+NAMED = {
+    "a.csv": lambda path, word: path.write_text(f"a,x {word}\nb,{DATE}\n"),
+    "a.parquet": lambda path, word: pd.DataFrame({f"x {word}": [DATE]}).to_parquet(path),
+    "a.json": lambda path, word: write_json(path, {f"x {word}": {"y": DATE}}),
+    "a.zip": lambda path, word: path.write_bytes(zipped(**{f"x {word}__txt": DATE})),
+    "a.npy": lambda path, word: np.save(path, np.array([(DATE,)], dtype=[(f"x {word}", "U10")])),
+    "a.sqlite": lambda path, word: pd.DataFrame({f"x {word}": [DATE]}).to_sql(f"t {word}", sqlite3.connect(path)),
+    "a.png": lambda path, word: path.write_bytes(with_text(f"x {word}")),
+}
+
+
+def with_text(name: str) -> bytes:
+    stream, info = io.BytesIO(), PngImagePlugin.PngInfo()
+    info.add_text(name, DATE)
+    Image.new("L", (4, 4)).save(stream, "PNG", pnginfo=info)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("word", ["2015-03-05", "K55-1x", "Habsburg", "erika@hospital.ch"])
+@pytest.mark.parametrize("name", NAMED)
+def test_names_within_a_file_are_masked_as_values_are(study, tmp_path, name, word):
+    (tmp_path / "known.csv").write_text("K55-1x\nHabsburg\n")
+    NAMED[name](study / name, word)
+    shown = sscct("check", study, "--privacy", "--identifiers", tmp_path / "known.csv")
+    assert shown.exit_code == 1
+    assert shown.output.count("… (") >= 2
+    assert word not in shown.output
+
+
+def test_the_name_of_a_person_in_an_archive(study):
+    search = looked_at(study, "a.zip", zipped(Doe_Jane__txt="nothing"))
+    assert [one.kind for one in search.findings] == ["name"]
+
+
+def test_a_plain_spreadsheet_is_clean(study):
+    pd.DataFrame({"a": [1, 2], "b": ["x", "y"]}).to_excel(study / "a.xlsx")
+    search = search_study(study)
+    assert all(one.place.startswith("a.xlsx, docProps/core.xml, ") for one in search.findings)  # the day it was made
