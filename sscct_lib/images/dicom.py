@@ -35,6 +35,7 @@ SIDE_PIXELS = (8, 4096)
 MOST_PIXELS = 1_500_000_000
 LARGEST_NUMBER = 1e6  # millimetres, or a slope
 MOST_RANGES = 6
+LARGEST_IMAGE_NUMBER = 99_999  # a larger one may be somebody's
 
 PREAMBLE_BYTES = 128
 LAST_IDENTITY_TAG = 0x0020000E  # SeriesInstanceUID
@@ -59,6 +60,12 @@ HEADER_TAGS = [
 ]  # fmt: skip
 CT_IMAGES = ("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")
 """CT Image, Enhanced CT Image and Legacy Converted Enhanced CT Image."""
+MODALITIES = {
+    "AU", "BI", "BMD", "CR", "CT", "DG", "DOC", "DX", "ECG", "EPS", "ES", "GM", "IO", "IVOCT", "IVUS", "KO", "LS",
+    "M3D", "MG", "MR", "NM", "OCT", "OP", "OT", "PR", "PT", "PX", "REG", "RESP", "RF", "RG", "RTDOSE", "RTIMAGE",
+    "RTPLAN", "RTRECORD", "RTSTRUCT", "RWV", "SC", "SEG", "SM", "SMR", "SR", "TG", "US", "XA", "XC",
+}  # fmt: skip
+"""Defined terms of Modality (DICOM PS3.3, C.7.3.1.1.1), and SC; in any other text a name may stand."""
 
 
 @contextmanager
@@ -119,11 +126,13 @@ def class_of(header: Any) -> str:
 
 
 def kind_of(header: Any) -> str:
-    """Tell what a file is: `CT`, `localizer`, or another modality."""
+    """Tell what a file is: `CT`, `localizer`, or another modality, named where DICOM has its name."""
     if "LOCALIZER" in (part.upper() for part in texts_of(header.get("ImageType", None))):
         return "localizer"
     modality = str(header.get("Modality", None) or "").strip() or ("CT" if class_of(header) in CT_IMAGES else "")
-    return modality if re.fullmatch(r"[A-Z]{2,16}", modality) else "unknown modality"
+    if modality in MODALITIES:
+        return modality
+    return "another modality" if re.fullmatch(r"[A-Z0-9 _]{1,16}", modality) else "unknown modality"
 
 
 def is_dicom(path: Path) -> bool:
@@ -202,7 +211,8 @@ def read_headers(files: Iterable[Path]) -> Series:
             for name in ("Rows", "Columns", "InstanceNumber", "AcquisitionNumber", "NumberOfFrames"):
                 int(header.get(name, None) or 0)
             for name in ("SliceThickness", "RescaleSlope", "RescaleIntercept", "SpacingBetweenSlices"):
-                float(header.get(name, None) or 0)
+                if not np.isfinite(float(header.get(name, None) or 0)):
+                    raise ValueError("no number")
         except UNREADABLE:
             series.n_damaged += 1
         else:
@@ -304,7 +314,7 @@ def told_strays(strays: dict[str, list[int | None]]) -> list[Told]:
 
 def numbered(numbers: Iterable[int | None]) -> str:
     """Name slices by their numbers, for example `image 3, 5 to 9`."""
-    known = sorted({number for number in numbers if number is not None})
+    known = sorted({number for number in numbers if number is not None and abs(number) <= LARGEST_IMAGE_NUMBER})
     if not known:
         return "without a number"
     starts = [0, *(i + 1 for i, (one, other) in enumerate(pairwise(known)) if other > one + 1), len(known)]

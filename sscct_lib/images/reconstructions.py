@@ -115,7 +115,7 @@ def _near(rows: list[Any], tolerance: float) -> list[int | None]:
 
 def _thickness(frame: Frame) -> float | None:
     value = float(frame.text("SliceThickness").split("\\")[0] or 0)
-    return float(np.log(value)) if value > 0 else None
+    return float(np.log(value)) if 0 < value < np.inf else None
 
 
 HARD: tuple[tuple[str, Label], ...] = (
@@ -181,7 +181,7 @@ def _fits(group: list[Frame], frame: Frame) -> bool:
 
 def _whole_numbers(name: str) -> Label:
     texts = _texts(name)
-    return lambda frames: [int(text) if text and text.lstrip("-").isdigit() else None for text in texts(frames)]
+    return lambda frames: [int(text) if text and text.lstrip("-").isdecimal() else None for text in texts(frames)]
 
 
 def _times(name: str, date: str = "") -> Label:

@@ -17,6 +17,7 @@ MANUFACTURERS = {
     "neusoft": "Neusoft",
 }
 SHARP_NAMES = {"LUNG", "BONE", "BONEPLUS", "EDGE", "DETAIL", "CHEST", "D", "E", "L", "YA", "YB", "YC", "YD"}
+KERNEL_CODE = re.compile(r"[A-Z]\d\d[a-z]{1,2}|[A-Z][a-z]\d\d[a-z]{0,2}|FC\d\d[A-Z]?")
 SOFT_NAMES = {"STANDARD", "SOFT", "A", "B", "C", "CB", "UA", "UB", "UC"}
 
 
@@ -29,9 +30,8 @@ def known_manufacturer(text: str) -> str | None:
 
 
 def known_kernel(text: str) -> str | None:
-    """Give a kernel's name when it looks like one: short, without words that could be a name or a note."""
-    looks_like_code = re.fullmatch(r"[A-Za-z]{1,3}\d{0,3}[A-Za-z]{0,2}", text) is not None
-    return text if looks_like_code or text.upper() in SHARP_NAMES | SOFT_NAMES else None
+    """Give a kernel's name when it is known, or a code of Siemens or Canon; any other text may be a person's name."""
+    return text if KERNEL_CODE.fullmatch(text) or text.upper() in SHARP_NAMES | SOFT_NAMES else None
 
 
 def is_sharp(kernel: str) -> bool | None:

@@ -28,6 +28,7 @@ from sscct_lib.study.code import PACKAGE
 from sscct_lib.study.files import NoRoomError, atomic, remove_partials, write_if_changed
 from sscct_lib.study.folder import SETTINGS_FILE, Study, StudyError, load_study, refuse_control_characters
 from sscct_lib.study.recovery import alone_in
+from sscct_lib.study.registry import stripped
 from sscct_lib.study.results import Record, ScanError, process
 from sscct_lib.study.schemas import covariates
 from sscct_lib.study.seals import checksum
@@ -219,7 +220,7 @@ def _refuse_to_lose(study: Study, scans: pd.DataFrame, replace: bool) -> None:
     """Protect what a manifest lists: scans, and days, follow-up and clinical values; gaps may be filled."""
     if replace or not study.manifest_path.is_file():
         return
-    listed = pd.read_csv(study.manifest_path, dtype=str).drop_duplicates("scan_id").set_index("scan_id")
+    listed = stripped(study.manifest_path).drop_duplicates("scan_id").set_index("scan_id")
     there = listed.index.intersection(list(scans["scan_id"]))
     new = scans.assign(patient_id=scans["patient_code"]).set_index("scan_id").loc[there]
     names = [name for name in (*LASTING, *covariates(study.settings.covariates)) if name in listed]

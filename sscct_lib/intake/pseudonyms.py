@@ -9,7 +9,6 @@ import hmac
 import logging
 import re
 import secrets
-import zlib
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
@@ -22,10 +21,9 @@ from sscct_lib.intake.discovery import find_volumes, look
 from sscct_lib.intake.privacy import DATE_FORMS, Identifiers, identifiers, is_identifying_field
 from sscct_lib.study.files import write_if_changed
 from sscct_lib.study.folder import StudyError
-from sscct_lib.study.seals import config_folder, write_secret
+from sscct_lib.study.seals import config_folder, weakness, write_secret
 from sscct_lib.study.tables import read_csv
 
-FEWEST_KEY_CHARACTERS = 32
 FEWEST_CHARACTERS_OF_TABLE = 3
 KEY_CHECK = Path("ingest") / "key_check.txt"
 
@@ -97,10 +95,8 @@ def _unguessed(path: Path) -> bytes:
     if path.stat().st_mode & 0o077:
         raise StudyError(f"{path} may be read by others, and it would undo the ids: chmod 600 mends it.")
     key = path.read_bytes().strip()
-    if len(key) < FEWEST_KEY_CHARACTERS:
-        raise StudyError(f"{path} has {len(key)} characters, expected at least {FEWEST_KEY_CHARACTERS} random ones.")
-    if len(zlib.compress(key, 9)) < FEWEST_KEY_CHARACTERS:
-        raise StudyError(f"{path} repeats itself, and could be guessed: expected at least 32 random characters.")
+    if why := weakness(key, "characters"):
+        raise StudyError(f"{path} {why}.")
     return key
 
 

@@ -133,7 +133,7 @@ def summarise(report: pd.DataFrame, study_folder: Path) -> list[str]:
     last = [f"One row each: {study_folder / 'ingest' / 'report.csv'}", "Next:", f"  sscct check {study}"]
     last += [f"  sscct run {study} --until 02_segmentation_qa", f"  sscct run {study}"]
     room = _shared([len(parts[status]) for status in shown], MOST_LINES - 1 - len(last) - len(shown))
-    lines = [first + (f", {counted(masks, 'lung mask')}" if masks else "")]
+    lines = [first[:1].upper() + first[1:] + (f", {counted(masks, 'lung mask')}" if masks else "")]
     for status, n in zip(shown, room, strict=True):
         lines += [heads[status], *_listed(parts[status], n)]
     return [line if len(line) <= WIDTH else line[: WIDTH - 1].rstrip() + "…" for line in lines] + last

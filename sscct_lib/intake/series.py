@@ -3,6 +3,7 @@
 The free text of a series is read to rank it, in the languages of the field, and never kept.
 """
 
+import math
 import re
 import unicodedata
 from collections import Counter
@@ -14,7 +15,7 @@ import pandas as pd
 from joblib import Parallel, delayed
 from pydicom.uid import HTJ2K, JPEG2000, JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless
 
-from sscct_lib.images.dicom import Series, find_series, read_headers
+from sscct_lib.images.dicom import UNREADABLE, Series, find_series, read_headers
 from sscct_lib.images.dicom_masks import referred_series
 from sscct_lib.images.dicom_pixels import air_ml, length_mm, volumes_of
 from sscct_lib.images.reasons import Told, told
@@ -23,6 +24,7 @@ from sscct_lib.images.scanners import is_sharp, known_kernel, known_manufacturer
 from sscct_lib.intake.dates import OF_THE_SCAN, age_years, scan_date
 from sscct_lib.intake.discovery import find_volumes, look
 from sscct_lib.study.folder import StudyError
+from sscct_lib.study.results import ScanError
 
 THIN_MM = 1.5
 WHOLE_THORAX_MM = 200.0
@@ -211,9 +213,9 @@ def _plain(text: str) -> str:
     return "".join(one for one in unicodedata.normalize("NFKD", without) if not unicodedata.combining(one)).lower()
 
 
-def _thickness(volume: Volume) -> float | None:
-    text = volume.get("SliceThickness")
-    return float(text) if text and float(text) > 0 else None
+def _thickness(volume: Series | Volume) -> float | None:
+    value = float(volume.get("SliceThickness") or 0)
+    return value if 0 < value < math.inf else None
 
 
 def _field_mm(volume: Volume) -> float:
@@ -230,13 +232,20 @@ def _judge_breath(candidates: list[Candidate], n_jobs: int) -> None:
             visits.setdefault((one.patient, one.visit), []).append(one)
     for group in visits.values():
         if len(group) > 1:
-            air = Parallel(n_jobs=n_jobs)(delayed(air_ml)(one.slices) for one in group)
+            air = Parallel(n_jobs=n_jobs)(delayed(_air_ml)(one.slices) for one in group)
             most = max(
                 (own for own, one in zip(air, group, strict=True) if own > 0 and not one.preference[0]), default=0.0
             )
             for own, one in zip(air, group, strict=True):
                 less = own < LESS_AIR * most
                 one.preference = (*one.preference[:OF_AIR], less, *one.preference[OF_AIR + 1 :])
+
+
+def _air_ml(slices: list[tuple[str, int]]) -> float:
+    try:
+        return air_ml(slices)
+    except (ScanError, *UNREADABLE):  # reading it tells why
+        return math.nan
 
 
 def why_behind(other: tuple[Any, ...], chosen: tuple[Any, ...]) -> str:
@@ -251,11 +260,21 @@ def _count_kinds(candidates: list[Candidate]) -> str:
     """Say what was found, for example `3 MR series, 1 localizer`."""
     kinds = Counter(one.kind for one in candidates)
     named = {"localizer": "localizer" if kinds["localizer"] == 1 else "localizers"}
+    named |= {kind: f"series of {kind}" for kind in ("another modality", "unknown modality")}
     return ", ".join(f"{n} {named.get(kind, f'{kind} series')}" for kind, n in kinds.most_common())
 
 
 def _from_files(files: list[Path], kernel: str) -> list[Candidate]:
-    return _from_series(read_headers(files), kernel)
+    series = read_headers(files)
+    try:
+        return _from_series(series, kernel)
+    except UNREADABLE as error:  # of one series, which never stops the others
+        patient, visit = series.get("PatientID"), series.get("StudyInstanceUID")
+        candidate = Candidate(
+            patient, visit, None, series.kind, [*map(str, files)], uid=series.get("SeriesInstanceUID")
+        )
+        candidate.set_aside(told("odd_header", kind=type(error).__name__))
+        return [candidate]
 
 
 def _from_series(series: Series, kernel: str) -> list[Candidate]:
@@ -301,11 +320,10 @@ def _candidate(volume: Series | Volume, series: Series, n_slices: int) -> Candid
 
 def _allowed(series: Series | Volume) -> dict[str, Any]:
     """Keep the header values that may enter a study, none of them free text."""
-    thickness = series.get("SliceThickness")
     return {
         "manufacturer": known_manufacturer(series.get("Manufacturer")),
         "kernel": known_kernel(series.get("ConvolutionKernel")),
-        "slice_thickness_mm": float(thickness) if thickness else None,
+        "slice_thickness_mm": _thickness(series),
         "age_years": age_years(series.get("PatientAge")),
         "sex": {"F": "female", "M": "male"}.get(series.get("PatientSex").upper()),
         "burned_in": series.get("BurnedInAnnotation").upper() == "YES",

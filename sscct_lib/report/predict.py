@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from sscct_lib.cohort.manifest import read_manifest
 from sscct_lib.deep import cross_validation
 from sscct_lib.deep.cubes import View, cube_path
 from sscct_lib.deep.out_of_distribution import flag_new
@@ -139,7 +140,7 @@ def _read(study: Study, source: Path) -> dict[str, Any]:
     if not source.is_dir():
         raise StudyError(f"{source} is neither a file nor a folder.")
     ingest(source, None, study.folder, study.folder.parent / "new.key")
-    found = pd.read_csv(study.manifest_path)
+    found = read_manifest(study)
     if len(found) != 1:
         raise StudyError(f"The source holds {len(found)} examinations, expected one: name the folder of one.")
     kept = {name: found[name].iloc[0] for name in covariates() if name in found and found[name].notna().iloc[0]}

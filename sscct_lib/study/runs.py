@@ -285,13 +285,20 @@ def share_results(origins: Sequence[Study], target: Study) -> int:
     """
     n_shared = 0
     networks = tuple(target.settings.deep.networks)
-    for folders, sections in SHARED:
-        for origin in origins:
-            if all(getattr(origin.settings, name) == getattr(target.settings, name) for name in sections):
-                for folder in folders:
-                    starts = networks if folder.startswith("models/") else ("",)
-                    files = (path for path in (origin.run / folder).rglob("[!.]*") if path.name.startswith(starts))
-                    n_shared += _link_files(origin, target, files)
+    for origin in origins:
+        alike = {
+            folder
+            for folders, sections in SHARED
+            if all(getattr(origin.settings, name) == getattr(target.settings, name) for name in sections)
+            for folder in folders
+        }
+        files = [
+            path
+            for folder in alike
+            for path in (origin.run / folder).rglob("[!.]*")
+            if path.name.startswith(networks if folder.startswith("models/") else ("",))
+        ]
+        n_shared += _link_files(origin, target, files)  # all at once, since the seals of a run are read each time
     for origin in origins:
         for path in given_predictions(origin):  # of people, who seal nothing
             if not (place := target.run / path.relative_to(origin.run)).exists():

@@ -11,17 +11,24 @@ import fcntl
 import hashlib
 import hmac
 import json
+import math
 import os
+import re
 import secrets
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
 
 LEDGER = "seals"  # of a run
 KEY_VARIABLE = "SSCCT_KEY"
-KEY_BYTES = 32
+KEY_BYTES, KEY_BITS, FEWEST_DIFFERENT = 32, 128, 8
+ALPHABETS = [(10, re.compile(r"\d+")), (16, re.compile(r"[\da-f]+|[\dA-F]+"))]  # the sizes of those that are small
+MOST_IN_WORDS = 0.7  # of letters and digits: by chance, words of three letters take a third
+WORDS = re.compile(r"[A-ZÀ-Þ]?[a-zß-ÿ]{3,}|[A-ZÀ-Þ]{4,}")
 SETTINGS_FILE = "study.yaml"  # what makes a folder a study
 RUN_SETTINGS_FILE = "settings.yaml"
 NO_RESULTS = {LEDGER, "logs", "damaged", RUN_SETTINGS_FILE}  # of a run: nothing is believed for what they hold
@@ -49,7 +56,7 @@ def user_key() -> bytes:
     Raises
     ------
     PermissionError
-        If it can be neither read nor made, if everybody may read it, or if it is too short; in words, as `strerror`.
+        If it can be neither read nor made, if everybody may read it, or if it can be guessed; in words, as `strerror`.
     """
     named = os.environ.get(KEY_VARIABLE)
     path = Path(named) if named else config_folder() / "seal.key"
@@ -66,9 +73,32 @@ def user_key() -> bytes:
         ) from error
     if mode & 0o007:
         raise PermissionError(errno.EACCES, f"everybody may read {path}, your key: chmod 600 mends it")
-    if len(key) < KEY_BYTES:
-        raise PermissionError(errno.EACCES, f"{path} has {len(key)} bytes; expected a key of {KEY_BYTES}: remove it")
+    if why := weakness(key):
+        raise PermissionError(errno.EACCES, f"{path} {why}: remove it, and a random key is made")
     return key
+
+
+def weakness(key: bytes, unit: str = "bytes") -> str:
+    """Say why a key could be guessed, as what people think of can; empty for one that is as good as 128 random bits."""
+    if len(key) < KEY_BYTES:
+        return f"has {len(key)} {unit}; expected a key of {KEY_BYTES} random ones or more"
+    try:
+        text = key.decode("utf-8")
+    except UnicodeDecodeError:
+        text = key.decode("latin-1")
+    is_text = text.isprintable()
+    letters = next((n for n, kind in ALPHABETS if is_text and kind.fullmatch(text)), 95 if is_text else 256)
+    n_of_words = sum(len(word) for word in WORDS.findall(text))
+    in_order = sum(abs(ord(one) - ord(other)) <= 1 for one, other in pairwise(text))
+    guessed = [
+        (len(set(key)) < FEWEST_DIFFERENT or len(zlib.compress(key, 9)) < KEY_BYTES, "repeats itself"),
+        (is_text and any(one.isspace() for one in text), "is a sentence"),
+        (n_of_words > max(len(text) / 2, MOST_IN_WORDS * sum(map(str.isalnum, text))), "is made of words"),
+        (2 * in_order > len(text), "goes through the alphabet"),
+        (len(text) * math.log2(letters) < KEY_BITS, "is too short for what it is made of"),
+    ]
+    why = next((words for holds, words in guessed if holds), "")
+    return f"{why}, and could be guessed: expected at least {KEY_BYTES} random characters" if why else ""
 
 
 def write_secret(path: Path, content: bytes) -> None:

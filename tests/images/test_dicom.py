@@ -20,7 +20,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from sscct_lib.images.dicom import find_series, read_headers
+from sscct_lib.images.dicom import find_series, numbered, read_headers
 from sscct_lib.images.dicom_pixels import read_frames, volumes_of
 from sscct_lib.intake.series import CRITERIA, find_candidates
 from sscct_lib.study.folder import StudyError
@@ -293,7 +293,15 @@ class TestRefused:
         assert "colour" in self.why(save(series(hounsfield(), SamplesPerPixel=3), tmp_path))
 
     def test_modality_that_could_be_free_text_is_not_repeated(self, tmp_path):
-        assert "unknown modality" in self.why(save(series(hounsfield(), Modality="Meier"), tmp_path))
+        assert "unknown modality" in self.why(save(series(hounsfield(), Modality="Meier"), tmp_path / "a"))
+        for other in ("MEIER", "DOEJANE", "JANE DOE", "P1"):
+            why = self.why(save(series(hounsfield(), Modality=other), tmp_path / other))
+            assert why == "another modality, not a CT volume"
+        assert self.why(save(series(hounsfield(), Modality="PT"), tmp_path / "pt")).startswith("PT, ")
+
+    def test_a_number_that_may_be_somebodys_is_not_repeated(self):
+        assert numbered([3, 4, 4711004, 19530412]) == "image 3 to 4"
+        assert numbered([4711004]) == "without a number"
 
 
 def test_range_of_padding_becomes_air(tmp_path):

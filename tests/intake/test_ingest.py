@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import SimpleITK as sitk
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 from pydicom.uid import RLELossless
 
 from sscct_lib.cohort.manifest import read_manifest
@@ -250,9 +251,57 @@ class TestChoice:
 
     def test_free_text_is_no_kernel_or_maker(self):
         assert known_kernel("Frau Meier prone") is None
+        assert [known_kernel(name) for name in ("Meier", "DOE", "Jane", "P12", "K55a1", "JD", "Meier55")] == [None] * 7
         assert known_kernel("Br40d") == "Br40d"
         assert known_manufacturer("GE MEDICAL SYSTEMS") == "GE"
         assert known_manufacturer("Dr. Georg Meier") is None
+
+
+NUMBERS = {
+    "SliceThickness": 6.789, "RescaleSlope": 1.234, "PixelSpacing": 3.456, "KVP": 123.5, "ImagePositionPatient": -50.25
+}  # fmt: skip
+
+
+def with_number(name: str, is_enhanced: bool) -> list[Dataset]:
+    """A series of a patient of its own, in which a number of the header can be found again."""
+    number, uid = NUMBERS[name], f"1.2.3.{[*NUMBERS].index(name) + 1}.{int(is_enhanced)}"
+    slices = [enhanced(hounsfield())] if is_enhanced else series(hounsfield())
+    for item in slices:
+        item.PatientID, item.StudyInstanceUID, item.SeriesInstanceUID = name + uid[-1], uid, f"{uid}.1"
+        if is_enhanced:
+            del item.SliceThickness
+            shared = item.SharedFunctionalGroupsSequence[0]
+            groups = [shared.PixelMeasuresSequence[0], shared.PixelValueTransformationSequence[0]]
+            groups += [one.PlanePositionSequence[0] for one in item.PerFrameFunctionalGroupsSequence]
+            for group in groups:
+                if name in group:
+                    value = group[name].value
+                    setattr(group, name, number if not isinstance(value, MultiValue) else [number, *value[1:]])
+            if name == "KVP":
+                item.KVP = number
+        else:
+            value = item.get(name)
+            setattr(item, name, [number, *value[1:]] if isinstance(value, MultiValue) else number)
+    return slices
+
+
+@pytest.mark.parametrize("bad", [b"nan", b"inf", b"x.y", b"1e999", b"-1", b"0", b"\xff\xfe", b"1\\2", b""])
+def test_a_number_that_is_none_never_stops_the_others(tmp_path, bad):
+    save(series(hounsfield()), tmp_path / "export" / "sound")
+    for name, number in NUMBERS.items():
+        for is_enhanced in (False, True):
+            folder = save(with_number(name, is_enhanced), tmp_path / "export" / f"{name}{is_enhanced}")
+            for path in folder.iterdir():
+                content, written = path.read_bytes(), str(number).encode()
+                assert written in content
+                path.write_bytes(content.replace(written, bad.ljust(len(written))))
+    report = ingest(tmp_path / "export", None, tmp_path / "study")
+    assert len(report) == 1 + 2 * len(NUMBERS)
+    assert report["status"].isin(["scan", "set aside"]).all()
+    assert (report.loc[report["status"] == "set aside", "reason"] != "").all()
+    manifest = read_manifest(load_study(tmp_path / "study"))
+    assert len(manifest) == (report["status"] == "scan").sum() >= 1
+    assert (manifest["slice_thickness_mm"].dropna() > 0).all()
 
 
 class TestNothingToUse:
@@ -400,6 +449,10 @@ class TestPrivacy:
             (LETTERS, "not the key"),
             ("z" * 40, "could be guessed"),
             ("0123456789" * 5, "could be guessed"),
+            ("our registry of patients in Basel, since 2004", "is a sentence, and could be guessed"),
+            ("OurRegistryOfPatientsInBaselSince2004", "is made of words, and could be guessed"),
+            ("ABC123DEF456GHI789JKL012MNO345PQR678", "goes through the alphabet, and could be guessed"),
+            ("83920174659201836475019283746501", "is too short for what it is made of"),
         ):
             other.write_text(secret)
             with pytest.raises(StudyError, match=words):

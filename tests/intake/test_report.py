@@ -129,3 +129,9 @@ def test_the_report_in_the_study_is_that_table(tmp_path):
     assert written["status"].tolist() == ["scan", "set aside"]
     assert written["codes"][0] == outcome["codes"][0] == "part_of_body cuts_lungs no_follow_up"
     assert written["n_files"].tolist() == [len(hounsfield()), 1]
+
+
+@pytest.mark.parametrize(("n_scans", "words"), [(1, "Scans of <5 patients"), (6, "6 scans of 6 patients")])
+def test_few_scans_are_said_as_a_sentence(tmp_path, n_scans, words):
+    rows = [{"patient_id": f"p{i}", "status": "scan"} for i in range(n_scans)]
+    assert summarise(report(*rows), tmp_path)[0] == words

@@ -7,8 +7,11 @@ import os
 import shutil
 import stat
 from concurrent.futures import ThreadPoolExecutor
+from random import Random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sscct_lib.study import seals
 from sscct_lib.study.files import NoRoomError, atomic
@@ -146,6 +149,9 @@ def test_the_key_is_its_owners_alone(run, tmp_path):
     key.write_bytes(b"short")
     with pytest.raises(OSError, match="has 5 bytes; expected a key of 32"):
         seals.user_key()
+    key.write_bytes(b"the seals of our registry, since 2004")
+    with pytest.raises(OSError, match=r"is a sentence, and could be guessed.*: remove it, and a random key is made"):
+        seals.user_key()
 
 
 @pytest.mark.parametrize("has_links", [True, False])
@@ -224,3 +230,33 @@ class TestRuns:
             set_aside(study)
         study.table("cohort").chmod(0o600)
         assert set_aside(study) == []
+
+
+@given(st.integers(0, 2**64))
+def test_random_keys_are_good_however_they_are_written(seed):
+    random = Random(seed)
+    content = random.randbytes(32)
+    for key in (content, content.hex().encode(), content.hex().upper().encode(), random.randbytes(16).hex().encode()):
+        assert seals.weakness(key) == ""
+
+
+GUESSED = {
+    "the quick brown fox jumps over the lazy dog": "is a sentence",
+    "Schlüssel für die Studie der Lungen in Basel": "is a sentence",
+    "1 2 3 4 5 6 7 8 9 0 a b c d e f g h i": "is a sentence",
+    "correct-horse-battery-staple-and-more": "is made of words",
+    "CorrectHorseBatteryStapleAndMoreWords": "is made of words",
+    "CORRECT_HORSE_BATTERY_STAPLE_AND_MORE": "is made of words",
+    "the_key_of_our_study_is_for_us_all": "is made of words",
+    "p4ssw0rdp4ssw0rdp4ssw0rdp4ssw0rd": "repeats itself",
+    "aaaaaaaaaaaaaaaabbbbbbbbbbbbbbbb": "repeats itself",
+    "abababbabaabbababbababababbaabab": "repeats itself",
+    "zyxwvutsrq0123456789ABCDEFGHIJKL": "goes through the alphabet",
+    "ABC123DEF456GHI789JKL012MNO345PQR678": "goes through the alphabet",
+    "83920174659201836475019283746501": "is too short",
+}
+
+
+@pytest.mark.parametrize("key", GUESSED)
+def test_what_people_think_of_is_no_key(key):
+    assert GUESSED[key] in seals.weakness(key.encode())
