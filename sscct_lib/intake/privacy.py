@@ -64,7 +64,7 @@ DATES = re.compile(
     rf"(?P<y1>(?:19|20)\d\d)(?P<dash>[-/._:]?)(?P<m1>\d\d)(?P=dash)(?P<d1>\d\d){DAY_BEHIND}"
     r"|(?P<y2>(?:19|20)\d\d)(?P<slash>[-/])(?P<m2>\d{1,2})(?P=slash)(?P<d2>\d{1,2})(?![\w/-])"
     r"|(?P<a>\d{1,2})(?P<dot>[-/._])(?P<b>\d{1,2})(?P=dot)(?P<y>(?:19|20)\d\d)"
-    rf"|(?P<d3>\d{{1,2}})(?:º| ?(?:er|st|nd|rd|th))?{SEPARATED}(?:(?:de|of) )?(?P<m3>{MONTH})"
+    rf"|(?P<d3>\d{{1,2}})(?:[ºo]| ?(?:er|st|nd|rd|th))?{SEPARATED}(?:(?:de|of) )?(?P<m3>{MONTH})"
     r"\.?,?[ ./_-]{0,2}(?:de )?(?P<y3>(?:19|20)\d\d)"
     rf"|(?P<m4>{MONTH}){SEPARATED}(?P<d4>\d{{1,2}})(?:st|nd|rd|th)?(?: \d\d:\d\d:\d\d(?: [A-Z]{{3,4}})?)?"
     r",?[ ./_-]{0,2}(?P<y4>(?:19|20)\d\d)"
@@ -81,6 +81,8 @@ SHORT_DATES = re.compile(
 """With the last two digits of the year; day and month have two as well, since versions of programs look like it."""
 ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[@-_])")
 """What colours a terminal."""
+DASHES = re.compile("[\u2010-\u2015\u2212]")
+UNSEEN = re.compile("[\u00ad\u200b-\u200d\u2060]")  # soft hyphens, and blanks without width
 EXPONENT = re.compile(r"(?<![\w.])\d\.\d+e\+\d\d(?!\w)")
 UIDS = re.compile(r"(?<![\w.])(?:(?:1\.[23]|2\.(?:16|999))(?:\.(?:0|[1-9]\d*)){3,62}|2\.25\.\d{10,})(?![\w.]*\w)")
 SHORTEST_UID = 10  # a version number is shorter
@@ -243,10 +245,13 @@ def _forms(word: str) -> Iterator[tuple[tuple[str, ...], int]]:
 
 
 def plain(text: str) -> str:
-    """Give a text as people read it: without colours of a terminal, letters for entities of HTML, digits for `e+06`."""
+    """Give a text as it is read: without colours of a terminal, entities, `e+06`, wide digits and long dashes."""
     text = ANSI.sub("", text) if "\x1b" in text else text
     text = EXPONENT.sub(lambda one: f"{float(one[0]):.0f}", text) if "e+" in text else text
-    return html.unescape(text) if "&" in text else text
+    text = html.unescape(text) if "&" in text else text
+    if text.isascii():
+        return text
+    return DASHES.sub("-", UNSEEN.sub("", unicodedata.normalize("NFKC", text)))
 
 
 def find(text: str, known: Identifiers | None = None) -> list[Match]:
@@ -276,7 +281,7 @@ def find_in_name(part: str) -> list[Match]:
 
 def hidden(text: str, known: Identifiers | None = None) -> str:
     """Mask in the name of a column, a field or a file what may point to a patient."""
-    text = plain(text if text.isascii() else unicodedata.normalize("NFC", text))
+    text = plain(text)
     for one in reversed(find(text, known)):
         text = text[: one.start] + one.masked + text[one.end :]
     return text
@@ -355,7 +360,12 @@ def mask(text: str) -> str:
 
 PATTERNS: tuple[tuple[str, re.Pattern[str], re.Pattern[str], Callable[[re.Match[str]], bool]], ...] = (
     ("date", YEARS, DATES, _is_date),
-    ("date", re.compile(rf"\d[-/.]\d\d?[-/.]\d\d|\d[ ./_-]?(?:{MONTH})", re.IGNORECASE), SHORT_DATES, _is_short_date),
+    (
+        "date",
+        re.compile(rf"\d[-/.]\d\d?[-/.]\d\d|\d[ ./_-]?(?=[adefgjlmnos])(?:{MONTH})", re.IGNORECASE),
+        SHORT_DATES,
+        _is_short_date,
+    ),
     ("DICOM UID", re.compile(r"(?:1\.[23]|2\.(?:16|25|999))\."), UIDS, _is_private),
     ("e-mail", re.compile("@"), EMAILS, _is_no_example),
     ("name", re.compile(r"\^"), NAMES, bool),

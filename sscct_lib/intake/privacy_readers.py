@@ -45,7 +45,8 @@ NIFTI_TEXTS = {
 """Text fields of a header, by its size: NIfTI-1 and NIfTI-2."""
 PICTURES = {".png", ".jpg", ".jpeg", ".gif", ".tif", ".tiff", ".webp"}
 PAGES = {".html", ".htm", ".md"}
-EMBEDDED = re.compile(r"data:image/([\w.+-]+);base64,\s*([A-Za-z0-9+/=\s]+)")
+EMBEDDED = re.compile(r"data:(image|text)/([\w.+-]+);base64,\s*([A-Za-z0-9+/=\s]+)")
+READ_BY_PILLOW = {"APP0", "APP1", "APP2", "APP14", "COM"}  # of JPEG
 TAGS: dict[Any, str] = ExifTags.TAGS
 OUTLINE = re.compile(r"\s(?:d|points)=\"[MmZzLlHhVvCcSsQqTtAaEe0-9\s.,+-]*\"")
 """Of vector graphics: a picture inside, and the course of a line."""
@@ -217,7 +218,7 @@ def read_parquet(path: Path) -> Texts:
     table = pq.read_table(path)
     for about in (table.schema, *table.schema):
         for key, value in (about.metadata or {}).items():
-            yield {f"metadata {key.decode()}": value.decode("utf-8")}
+            yield {f"metadata {key.decode()}": value.decode("utf-8"), "metadata (its name)": key.decode()}
     beside = []
     for number, (name, column) in enumerate(zip(table.column_names, table.columns, strict=True)):
         yield from _field(name)
@@ -346,7 +347,7 @@ def read_database(path: Path) -> Texts:
 
 def read_json(path: Path) -> Texts:
     """Give the names and values of all fields; those with a name for an identifier are findings by themselves."""
-    content = json.loads(decoded(path.read_bytes()))
+    content = json.loads(decoded(path.read_bytes()), object_pairs_hook=_fields)
     yield from _strings(content, "", RUN_TIMES if path.parent.name == "provenance" else set())
 
 
@@ -371,9 +372,16 @@ def _strings(value: Any, place: str, skipped: set[str]) -> Texts:
         yield {f"field {place.rstrip('.')}": str(int(value))}
 
 
+def _fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make a dictionary of fields; of two with one name, the first would not be seen."""
+    if len(fields := dict(pairs)) < len(pairs):
+        raise UnreadError("it has two fields of one name")
+    return fields
+
+
 def read_notebook(path: Path) -> Texts:
     """Give sources, outputs and metadata of the cells, without the times of the run."""
-    content = json.loads(decoded(path.read_bytes()))
+    content = json.loads(decoded(path.read_bytes()), object_pairs_hook=_fields)
     if not isinstance(content, dict):
         raise UnreadError("no notebook")
     yield from _strings({name: inner for name, inner in content.items() if name != "cells"}, "", RUN_TIMES)
@@ -382,7 +390,8 @@ def read_notebook(path: Path) -> Texts:
         yield {f"{place}, source, ": "".join(cell.get("source", ""))}
         rest = {name: inner for name, inner in cell.items() if name not in ("source", "outputs", "attachments")}
         yield from _strings(rest, f"{place} ", RUN_TIMES)
-        for data in cell.get("attachments", {}).values():
+        for name, data in cell.get("attachments", {}).items():
+            yield {f"{place}, attachment": name}
             yield from _bundle(data, place)
         for output in cell.get("outputs", []):
             yield from _bundle(output.get("data", {}), place)
@@ -395,6 +404,7 @@ def read_notebook(path: Path) -> Texts:
 def _bundle(data: dict[str, Any], place: str) -> Texts:
     """Give what is shown of a cell, by the kind of it."""
     for kind, value in data.items():
+        yield {f"{place}, kind of output": kind}
         if kind.endswith("image/svg+xml"):
             yield from (_within(f"{place}, ", said) for said in svg_texts("".join(value)))
         elif kind.startswith("image/"):
@@ -414,6 +424,8 @@ def read_picture(content: bytes) -> Texts:
             inner = [exif.get_ifd(one) for one in ExifTags.IFD]  # TIFF is closed when it is loaded
             picture.load()  # text may stand behind the pixels
             parts = [picture.info, getattr(picture, "text", {}), dict(exif), *inner]
+            for kind, value, *_ in [*getattr(picture, "applist", ()), *getattr(picture, "private_chunks", ())]:
+                parts.append({kind: value} if kind not in READ_BY_PILLOW else {})
     except (UnidentifiedImageError, SyntaxError) as error:
         raise ValueError("no picture") from error
     for part in parts:
@@ -422,13 +434,15 @@ def read_picture(content: bytes) -> Texts:
                 with suppress(ValueError, TypeError):  # a tuple of other numbers than bytes
                     value = bytes(value).replace(b"\0", b"").decode("latin-1")  # also of UTF-16
             if isinstance(value, str):
+                yield {"picture's text (its name)": str(name)}
                 yield {f"picture's text {TAGS.get(name, name)}": value}
 
 
 def _embedded(text: str) -> Texts:
-    """Give the texts of pictures that are written into a text."""
-    for kind, encoded in EMBEDDED.findall(text) if ";base64," in text else []:
-        yield from read_content("drawing.svg" if kind == "svg+xml" else "picture.png", base64.b64decode(encoded))
+    """Give the texts of pictures and files that are written into a text."""
+    for of, kind, encoded in EMBEDDED.findall(text) if ";base64," in text else []:
+        name = "a.txt" if of == "text" else "a.svg" if kind == "svg+xml" else "a.png"
+        yield from read_content(name, base64.b64decode(encoded))
 
 
 def svg_texts(text: str) -> Texts:

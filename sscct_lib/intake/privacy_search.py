@@ -18,9 +18,10 @@ PROJECT_FILES = {
 }  # fmt: skip
 """In a copy of this project that is a study too, its own code and chapters are no study data."""
 OF_A_BOOK = re.compile(
-    r"runs/[^/]+/book/(?:.*/)?(?:_static/.*|[^/]*\.(?:woff2?|ttf|eot|ico|mo|inv|map)|_build/html/book\.pdf)"
+    r"runs/[^/]+/book/(?:.*/)?(?:_static/(?:.*/)?[^/]*\.js|[^/]*\.(?:woff2?|ttf|eot|ico|mo|inv|map)"
+    r"|_build/html/book\.pdf)"
 )
-"""Of every book: what packages bring to its pages, and the PDF, printed from pages that are looked at."""
+"""Of every book: programs and fonts of its pages, and the PDF, printed from pages that are looked at."""
 MEMORY = re.compile(r"runs/[^/]+/book/(?:.*/)?\.doctrees")  # of Sphinx: what the pages say, which are looked at
 WORK_FOLDER = ".snakemake/"  # whose logs tell the days of runs
 COPIED = {".ipynb", ".png", ".svg", ".md", ".html"}
@@ -160,12 +161,15 @@ def _look_into(path: Path, known: Identifiers | None) -> Iterator[Finding]:
     for said in texts_of(path):
         if isinstance(said, Finding):
             yield replace(said, place=hidden(said.place, known))
-        elif isinstance(said, Cells):
+            continue
+        if isinstance(said, Cells):
             if known is not None and (name := known.across(said.texts)):
                 yield Finding(hidden(said.place, known), "known identifier", mask(name))
-        elif find(plain("\n".join(said.values())), known):
-            for place, text in said.items():
-                for one in find(text := plain(text), known):
+            continue
+        texts = {place: plain(text) for place, text in said.items()}
+        if len(texts) == 1 or find("\n".join(texts.values()), known):  # many short ones are looked at together
+            for place, text in texts.items():
+                for one in find(text, known):
                     yield Finding(_line(hidden(place, known), text, one.start), one.kind, one.masked)
 
 

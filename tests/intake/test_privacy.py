@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from sscct_lib.intake.privacy import find, find_in_name, identifiers, is_identifying_field
+from sscct_lib.intake.privacy import find, find_in_name, identifiers, is_identifying_field, plain
 from sscct_lib.intake.pseudonyms import patient_code, scan_code
 from sscct_lib.study.folder import fingerprint
 
@@ -65,6 +65,10 @@ POINTING = [
     ("20150304Z", "date"),
     ("CT20150304.nii", "date"),
     ("Thu Mar  4 10:11:12 2015", "date"),
+    ("1953\u201304\u201312", "date"),
+    ("12.\u00a0April\u00a01953", "date"),
+    ("１９５３-０４-１２", "date"),
+    ("1953-\u00ad04-12", "date"),
     ("Müller^Erika", "name"),
     ("Müller^Erika_2.nii", "name"),
     ("Doe_Jane.nii.gz", "name"),
@@ -98,7 +102,7 @@ HARMLESS = [
 
 @pytest.mark.parametrize(("text", "kind"), POINTING)
 def test_found_in_the_middle_of_a_text_and_masked(text, kind):
-    around = f"One line.\nThen, {text} (and more), 0.5."
+    around = plain(f"One line.\nThen, {text} (and more), 0.5.")
     (match,) = find(around)
     assert match.kind == kind
     assert around[match.start :].startswith(match.masked[:2])

@@ -628,7 +628,9 @@ class TestWhatIsNotLookedInto:
         for place in (".doctrees", "book/_static", "scans/_build/html", "__pycache__"):
             (study / place).mkdir(parents=True)
             (study / place / "notes.map").write_text(DATE)
-        assert len(search_study(study).findings) == 4
+        (study / RUN / "book" / "_build" / "html" / "_static").mkdir()
+        (study / RUN / "book" / "_build" / "html" / "_static" / "notes.txt").write_text(DATE)
+        assert len(search_study(study).findings) == 5
 
     def test_an_empty_folder_has_a_name(self, study):
         (study / "Doe_Jane_19530412").mkdir()
@@ -844,3 +846,31 @@ def test_a_plain_spreadsheet_is_clean(study):
     pd.DataFrame({"a": [1, 2], "b": ["x", "y"]}).to_excel(study / "a.xlsx")
     search = search_study(study)
     assert all(one.place.startswith("a.xlsx, docProps/core.xml, ") for one in search.findings)  # the day it was made
+
+
+def cell_of(**fields) -> dict:
+    return {"cells": [{"cell_type": "code", "source": "", "metadata": {}, "outputs": [], **fields}], "metadata": {}}
+
+
+ODD_PLACES = {
+    "top.ipynb": {"cells": [], "authors": [{"name": SECRET}]},
+    "cell.ipynb": cell_of(extra={"of": [SECRET]}),
+    "output.ipynb": cell_of(outputs=[{"output_type": "display_data", "data": {}, "metadata": {"alt": SECRET}}]),
+    "kind.ipynb": cell_of(outputs=[{"output_type": "display_data", "data": {SECRET: "x"}}]),
+    "error.ipynb": cell_of(outputs=[{"output_type": "error", "ename": SECRET, "evalue": "", "traceback": []}]),
+    "attached.ipynb": cell_of(attachments={f"{SECRET}.png": {}}),
+    "time.ipynb": {"cells": [], "metadata": {"papermill": {"start_time": f"2026 {SECRET}", "end_time": {"a": SECRET}}}},
+    "provenance/a.json": {"finished": [SECRET]},
+}
+
+
+@pytest.mark.parametrize("name", ODD_PLACES)
+def test_odd_places_of_records_and_notebooks(study, name):
+    (study / name).parent.mkdir(exist_ok=True)
+    write_json(study / name, ODD_PLACES[name])
+    assert {one.kind for one in search_study(study).findings} == {"name"}
+
+
+def test_the_first_of_two_fields_of_one_name_is_not_passed_over(study):
+    search = looked_at(study, "a.json", f'{{"a": "{SECRET}", "a": ""}}'.encode())
+    assert search.unread == ["a.json: not looked into (it has two fields of one name)"]
