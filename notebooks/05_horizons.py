@@ -13,7 +13,7 @@
 # patients who died have higher predicted risks than those who lived (discrimination), do as many die as predicted
 # (calibration), how large is the error of the risks overall, and how do patients fare whom a model calls at low, middle
 # and high risk. How a scan counts whose patient was not followed to the horizon, the [chapter on the
-# cohort](01_cohort.md) says. Each number carries a 95 % interval that treats the scans of one patient as belonging
+# cohort](01_cohort.ipynb) says. Each number carries a 95 % interval that treats the scans of one patient as belonging
 # together.
 #
 # Scans are many and patients are few: tables say, as "43 scans of 15 patients against 37 of 11", how many scans of how

@@ -95,7 +95,7 @@ def _assemble(study: Study, source: Path, missing: Mapping[str, str]) -> None:
             pages = shown(name, json.loads(executed(study, name).read_text(encoding="utf-8")))
         for page, text in pages.items():
             write_if_changed(source / "notebooks" / f"{page}.ipynb", text)
-            pasted |= chapters.pictures(source / "notebooks" / f"{page}.ipynb")
+            pasted |= chapters.pasted(source / "notebooks" / f"{page}.ipynb")
     for name, content in pasted.items():
         write_if_changed(source / "pasted" / name, content)
     chapters.remove_others(source / "pasted", pasted)

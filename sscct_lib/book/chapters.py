@@ -29,6 +29,7 @@ from sscct_lib.study.keys import fits, out_of_date, provenance
 from sscct_lib.study.seals import checksum, put, unsealed
 from sscct_lib.study.stages import CHAPTERS, NEEDS, NOTEBOOKS, PROJECT, executed
 from sscct_lib.study.tables import read_table
+from sscct_lib.study.words import plain
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -306,8 +307,8 @@ def _admonition(title: str, text: str) -> str:
 
 def without_missing(page: str, missing: Sequence[str]) -> str:
     """Replace by `NOT_MADE` each number, table and picture that a prose page takes from notebooks that are missing."""
-    if NOTEBOOKS[-1] in missing:  # it makes all pictures
-        page = re.sub(r"!\[[^\]]*\]\(pasted/[^)]*\)", NOT_MADE, page)
+    if NOTEBOOKS[-1] in missing:  # it makes all that is pasted
+        page = re.sub(r"!\[[^\]]*\]\(pasted/[^)]*\)|```\{include\} pasted/\S+\n```", NOT_MADE, page)
     for name in missing:
         notebook = rf"(?:\.\./)?notebooks/{name}\.ipynb"
         number = rf"\{{glue:\w+\}}`{notebook}::[^`]*`"
@@ -316,15 +317,17 @@ def without_missing(page: str, missing: Sequence[str]) -> str:
     return page
 
 
-def pictures(notebook: Path) -> dict[str, bytes]:
-    """Figures that an executed notebook glued, by their name as a file: SVG where there is one, else PNG."""
+def pasted(notebook: Path) -> dict[str, bytes]:
+    """What an executed notebook glued for prose pages, by its name as a file: Markdown, or a figure as SVG or PNG."""
     found: dict[str, bytes] = {}
     for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
         for output in cell.get("outputs", []):
             name = output.get("metadata", {}).get("scrapbook", {}).get("name", "")
             data = output.get("data", {})
             svg, png = data.get(f"{GLUED}image/svg+xml"), data.get(f"{GLUED}image/png")
-            if name and svg:
+            if name and (text := data.get(f"{GLUED}text/markdown")):
+                found[f"{name}.txt"] = "".join(text).encode()
+            elif name and svg:
                 found[f"{name}.svg"] = "".join(svg).encode()
             elif name and png:
                 found[f"{name}.png"] = base64.b64decode("".join(png))
@@ -346,11 +349,6 @@ def _templates() -> "Environment":
     # Jinja's own escaping is for HTML, and would spoil Markdown.
     made.filters |= {"plain": plain, "html": html.escape, "table": html_table}
     return made
-
-
-def plain(text: str) -> str:
-    """Keep letters of an error message or an id from being read as markup."""
-    return re.sub(r"([\\`*_{}\[\]<>$#|~])", r"\\\1", text)
 
 
 def html_table(frame: pd.DataFrame) -> str:

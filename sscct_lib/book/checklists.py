@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from sscct_lib.book.chapters import filled, latest_commit, plain
+from sscct_lib.book.chapters import filled, latest_commit
 from sscct_lib.book.shown import PAGES
 from sscct_lib.cohort.outcomes import label_name
 from sscct_lib.cohort.tables import label_counts
@@ -16,7 +16,7 @@ from sscct_lib.study.folder import Study, StudyError
 from sscct_lib.study.schemas import IMAGE_TYPES
 from sscct_lib.study.stages import PROJECT
 from sscct_lib.study.tables import read_parquet
-from sscct_lib.study.words import NETWORK_WORDS, horizons_text, percent_text, years_text
+from sscct_lib.study.words import NETWORK_WORDS, horizons_text, percent_text, plain, years_text
 
 FOLDER = PROJECT / "book" / "checklists"
 STATEMENTS_FILE = "statements.yaml"

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sscct_lib.book.chapters import filled, plain, remove_others, table_or_empty
+from sscct_lib.book.chapters import filled, remove_others, table_or_empty
 from sscct_lib.book.viewer import case_script, picture
 from sscct_lib.cohort.outcomes import label_name
 from sscct_lib.horizons.decisions import example_scan, risks_in_words
@@ -28,7 +28,7 @@ from sscct_lib.study.folder import Study, StudyError, fingerprint
 from sscct_lib.study.results import ScanError, file_state
 from sscct_lib.study.schemas import ATTRIBUTIONS, COHORT, LUNGS, PREDICTIONS
 from sscct_lib.study.settings import Settings
-from sscct_lib.study.words import years_text
+from sscct_lib.study.words import plain, years_text
 
 RIGHT = "Most confident and right"
 WRONG = "Most confident and wrong"

@@ -119,7 +119,7 @@ def _clean(kind: str, content: Any) -> str | None:
         case "text/plain" | "image/png" if isinstance(text, str):
             return text
         case "text/markdown" if isinstance(text, str):
-            return text.replace("<", "&lt;").replace("![", "!\\[")
+            return re.sub(r"\\?<", "&lt;", text).replace("![", "!\\[")
         case "image/svg+xml" if isinstance(text, str):
             drawing = COMMENT.sub("", text)
             return None if ACTS.search(drawing) else drawing

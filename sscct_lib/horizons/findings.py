@@ -15,7 +15,7 @@ from sscct_lib.horizons.models import PICTURED
 from sscct_lib.horizons.tables import few, not_told, planned_sentences
 from sscct_lib.study.disclosure import count_text
 from sscct_lib.study.settings import Settings
-from sscct_lib.study.words import estimate_text, percent_text, years_text
+from sscct_lib.study.words import estimate_text, percent_text, plain, years_text
 
 Told = tuple[float, float, float]  # estimate and 95 % interval
 ENOUGH_DIED = 100
@@ -48,7 +48,7 @@ def findings(judged: Judged, tested: pd.DataFrame, thresholds: pd.DataFrame, set
     Returns
     -------
     dict
-        A sentence or two, Markdown, by the names in `SECTIONS`.
+        A sentence or two by the names in `SECTIONS`.
     """
     said = {
         "Discrimination": _discrimination(judged),
@@ -62,9 +62,9 @@ def findings(judged: Judged, tested: pd.DataFrame, thresholds: pd.DataFrame, set
 
 
 def in_markdown(said: dict[str, str], chapter: str = "") -> str:
-    """Write findings as a list; `chapter` is the path to chapter 05 from the page on which they stand."""
+    """Write findings as a list, in Markdown; `chapter` is the path to chapter 05 from the page on which they stand."""
     links = {name: f"[{name}]({chapter}#{SECTIONS[name]})" if SECTIONS[name] else name for name in said}
-    return "\n".join(f"- **{links[name]}.** {text}" for name, text in said.items())
+    return "\n".join(f"- **{links[name]}.** {plain(text)}" for name, text in said.items())
 
 
 def _told(judged: Judged, metric: str) -> Told | None:
@@ -89,7 +89,7 @@ def _discrimination(judged: Judged) -> str:
         return f"{within}, too few patients died, or are known to have lived, to tell how well any model ranks them."
     verdict = {
         1: "ranked scans followed by death above the others better than chance does",
-        -1: "ranked scans followed by death *below* the others, worse than chance does",
+        -1: "ranked scans followed by death below the others, worse than chance does",
         0: "could not be told apart from chance",
     }[_side(auc, 0.5)]
     return f"{within}, {judged.model} {verdict}: AUC {estimate_text(*auc)}."
@@ -149,7 +149,7 @@ def _how_sure(judged: Judged, settings: Settings) -> str:
         sentences.append(f"Shown is {judged.model}, as this run has no {PICTURED[0]} at every horizon.")
     if settings.labels == "as_published":
         sentences.append(
-            "Patients lost before a horizon count as alive at it (`labels: as_published`), so that too few seem to die."
+            "Patients lost before a horizon count as alive at it (labels: as_published), so that too few seem to die."
         )
     return " ".join([*sentences, "No model was tested outside this study."])
 

@@ -197,6 +197,11 @@ def plain_names(models: pd.DataFrame) -> dict[str, str]:
     return names
 
 
+def plain(text: str) -> str:
+    """Keep letters of an error message or an id from being read as markup."""
+    return re.sub(r"([\\`*_{}\[\]<>$#|~])", r"\\\1", text)
+
+
 def years_text(horizon: float) -> str:
     """Write a horizon, for example `1 year` or `3 years`."""
     return "1 year" if horizon == 1 else f"{horizon:g} years"

@@ -192,7 +192,7 @@ def test_figures_are_kept_where_the_surroundings_name_a_backend_that_shows_nothi
     folder = tmp_path / ODD
     executed = chapters.run_notebook(Study(folder, Settings()), "06_figure")
     assert executed.is_relative_to(folder)
-    found = chapters.pictures(executed)
+    found = chapters.pasted(executed)
     assert set(found) == {"curve.png", "sharp.svg"}
     assert found["curve.png"].startswith(b"\x89PNG")
     assert b"<svg" in found["sharp.svg"]

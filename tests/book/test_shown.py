@@ -6,7 +6,7 @@ import json
 import jupytext
 import pytest
 
-from sscct_lib.book.chapters import GLUED, pictures
+from sscct_lib.book.chapters import GLUED, pasted
 from sscct_lib.book.shown import shown
 from sscct_lib.study.folder import StudyError
 from sscct_lib.study.stages import PROJECT
@@ -111,6 +111,15 @@ def test_a_table_of_pandas_stays_as_it_is(executed):
     assert output(executed, "text/html", [text[:9], text[9:]])["data"]["text/html"] == text
 
 
+def test_escaped_markdown_stays_so_and_is_pasted(executed, tmp_path):
+    made = {f"{GLUED}text/markdown": r"- **AUC.** \<5 of \{raw\} \`x\` <b>"}
+    glued = {"output_type": "display_data", "data": made, "metadata": {"scrapbook": {"name": "found"}}}
+    executed["cells"][-1]["outputs"] = [glued]
+    (page,) = shown(NAME, executed).values()
+    (tmp_path / "a.ipynb").write_text(page)
+    assert pasted(tmp_path / "a.ipynb") == {"found.txt": rb"- **AUC.** &lt;5 of \{raw\} \`x\` &lt;b>"}
+
+
 @pytest.mark.parametrize("text", ["<script>x</script>", "![x](http://192.0.2.1/x.png)", '<img src="//x">'])
 def test_markdown_holds_no_html_and_no_pictures(executed, text):
     left = output(executed, "text/markdown", f"**Bold** {text}")["data"]["text/markdown"]
@@ -137,7 +146,7 @@ def test_drawings_of_ours_are_shown(executed, tmp_path):
     assert left["data"] == {f"{GLUED}image/svg+xml": DRAWING}
     assert left["metadata"] == {"scrapbook": {"name": "curve", "mime_prefix": GLUED}}
     (tmp_path / "a.ipynb").write_text(json.dumps({"cells": [{"outputs": [left]}]}))
-    assert pictures(tmp_path / "a.ipynb") == {"curve.svg": DRAWING.encode()}
+    assert pasted(tmp_path / "a.ipynb") == {"curve.svg": DRAWING.encode()}
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "", ".x", "a b", 1, None, "x" * 101])

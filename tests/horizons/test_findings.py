@@ -94,7 +94,7 @@ def test_with_too_few_deaths_nothing_is_claimed():
 def test_a_model_that_harms_is_said_to_harm():
     cohort = cohort_of(1500)
     said = said_of(cohort, 1 - cohort["true_risk"])
-    assert "*below* the others, worse than chance" in said["Discrimination"]
+    assert "below the others, worse than chance" in said["Discrimination"]
     assert said["What a model adds"].startswith(f"{SHOWN} ranked scans worse than Other")
     assert re.match("Fewer died than predicted: .* The risks are too high", said["Calibration"])
     assert "did more harm than flagging" in said["Net benefit"]
@@ -157,6 +157,8 @@ def test_each_finding_leads_to_a_section_of_the_chapter():
     titles = re.findall(r"^# ## (.+)$", chapter, flags=re.MULTILINE)
     anchors = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
     assert set(filter(None, SECTIONS.values())) <= anchors
+    hostile = in_markdown({"What to do next": "A `{raw}` [x](y) <5"})
+    assert hostile == r"- **What to do next.** A \`\{raw\}\` \[x\](y) \<5"
     assert (
         in_markdown({"Calibration": "Right."}, "x.ipynb")
         == f"- **[Calibration](x.ipynb#{SECTIONS['Calibration']}).** Right."

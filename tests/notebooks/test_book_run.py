@@ -261,7 +261,7 @@ def test_every_notebook_was_executed_without_exception(finished):
         assert len(executed.cells) > 5
 
 
-def pictures(study, name: str) -> list[str]:
+def pasted(study, name: str) -> list[str]:
     """Give the figures of an executed notebook, in their order."""
     executed = nbformat.read(study.run / "notebooks" / f"{name}.ipynb", as_version=4)
     made = [output.get("data", {}) for cell in executed.cells for output in cell.get("outputs", [])]
@@ -278,8 +278,8 @@ def test_two_workers_give_the_bytes_that_one_gives(finished, tmp_path, monkeypat
     for name in (*names, "removed/03_radiomics"):
         assert again.table(name).read_bytes() == finished.table(name).read_bytes(), name
     for name in NOTEBOOKS[:3]:
-        assert len(pictures(finished, name)) > 2
-        assert pictures(again, name) == pictures(finished, name), name
+        assert len(pasted(finished, name)) > 2
+        assert pasted(again, name) == pasted(finished, name), name
 
 
 def test_deep_models_and_horizons_are_the_same_with_two_workers(copied, finished, monkeypatch):
@@ -287,8 +287,8 @@ def test_deep_models_and_horizons_are_the_same_with_two_workers(copied, finished
     assert sscct("notebook", "05_horizons", copied.folder).exit_code == 0
     for name in ("performance", "stacked"):
         assert copied.table(name).read_bytes() == finished.table(name).read_bytes(), name
-    assert len(pictures(finished, "05_horizons")) > 5
-    assert pictures(copied, "05_horizons") == pictures(finished, "05_horizons")
+    assert len(pasted(finished, "05_horizons")) > 5
+    assert pasted(copied, "05_horizons") == pasted(finished, "05_horizons")
     one = beside(copied, {"deep": {"networks": ["resnet18"]}})
     for path in (one.models / "deep").glob("resnet18*"):
         path.unlink()
