@@ -10,7 +10,8 @@ from pathlib import Path
 
 from sscct_lib.images.dicom import is_dicom
 from sscct_lib.intake.privacy import Finding, Identifiers, Match, find, find_in_name, hidden, mask, plain
-from sscct_lib.intake.privacy_readers import Cells, UnreadError, texts_of
+from sscct_lib.intake.privacy_readers import Cells, texts_of
+from sscct_lib.intake.privacy_words import UnreadError
 
 PROJECT_FILES = {
     "sscct_lib", "tests", "benchmarks", "workflow", "book", "README.md", "CONTRIBUTING.md", "LICENSE", "Makefile",

@@ -29,8 +29,8 @@ from sscct_lib.book.reference import run_page
 from sscct_lib.intake import privacy_search
 from sscct_lib.intake.ingest import ingest
 from sscct_lib.intake.privacy import find
-from sscct_lib.intake.privacy_readers import LONGEST_TEXT
 from sscct_lib.intake.privacy_search import search_file, search_study
+from sscct_lib.intake.privacy_words import LONGEST_TEXT
 from sscct_lib.intake.pseudonyms import read_identifier_table, read_identifiers
 from sscct_lib.study.folder import StudyError, load_study
 from sscct_lib.study.stages import PROJECT
