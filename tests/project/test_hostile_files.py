@@ -219,9 +219,9 @@ def within(seconds: int) -> Iterator[None]:
 
 LOOKING = [["check", "STUDY"], ["runs", "STUDY"]]
 OPENING = [
-    ["run", "STUDY", "--dry-run"], ["book", "STUDY"], ["report", "STUDY", "a"], ["adopt", "STUDY", "--accept"],
-    ["predict", "SCAN", "--study", "STUDY", "--out", "OUT"], ["sweep", "SWEEP", "STUDY", "--dry-run"],
-    ["pretrain", "STUDY"], ["check", "STUDY", "--privacy"],
+    ["run", "STUDY", "--dry-run"], ["run", "STUDY", "--until", "01_cohort"], ["book", "STUDY"],
+    ["report", "STUDY", "a"], ["adopt", "STUDY", "--accept"], ["predict", "SCAN", "--study", "STUDY", "--out", "OUT"],
+    ["sweep", "SWEEP", "STUDY", "--dry-run"], ["pretrain", "STUDY"], ["check", "STUDY", "--privacy"],
 ]  # fmt: skip
 
 
