@@ -15,6 +15,9 @@ def check_ready(study: Study, manifest: pd.DataFrame, last: str | None = None) -
         from sscct_lib.horizons.planned import check_planned
 
         check_planned(study.settings, models_made(study))
+    from sscct_lib.lungs.decisions import check_decisions
+
+    check_decisions(study, manifest["scan_id"])
     stages = NOTEBOOKS if last is None else NOTEBOOKS[: NOTEBOOKS.index(last) + 1]
     # What a finished stage needed is not asked for again.
     if "02_segmentation_qa" in stages and not study.table("lungs").is_file():

@@ -131,7 +131,7 @@ def _from_segments(item: pydicom.Dataset, scan: sitk.Image, frame_uid: str) -> N
     for index, side in enumerate(chosen.values()):
         image = sitk.GetImageFromArray(array[..., index].astype(np.uint8))
         set_place(image, affine[:3, [2, 1, 0, 3]])  # steps along columns, rows and slices
-        placed = sitk.GetArrayFromImage(_on_grid(sitk.DICOMOrient(image, "LPS"), scan)) > 0
+        placed = sitk.GetArrayFromImage(onto_grid(sitk.DICOMOrient(image, "LPS"), scan)) > 0
         parts[side] = parts[side] | placed if side in parts else placed
     return _labels(parts, scan)
 
@@ -142,7 +142,7 @@ def _check_extent(geometry: Any, scan: sitk.Image) -> None:
         raise ScanError("the segmentation reaches beyond the scan: it was drawn on other images.")
 
 
-def _on_grid(mask: sitk.Image, scan: sitk.Image) -> sitk.Image:
+def onto_grid(mask: sitk.Image, scan: sitk.Image) -> sitk.Image:
     """Bring a segmentation onto the grid of the scan, of which its voxels must be a part."""
     spacing, own = np.array(scan.GetSpacing()), np.array(mask.GetSpacing())
     if not np.allclose(mask.GetDirection(), scan.GetDirection(), atol=SAME_DIRECTION):

@@ -5,6 +5,8 @@
 - `segment.usable`, `segment.removed`: scans whose lungs the models may see, and those that quality assurance removes.
 - `segment.examine`: the lungs of one scan that belongs to no study.
 - `trained.chosen_methods`, `trained.check_method`: the methods of a study, and whether what they need is there.
+- `decisions`: what people decided: `read_decisions`, `add_decision`, `check_decisions`.
+- `mending.export_masks`, `mending.import_masks`: masks that a person mends in other software.
 - `verdict.SEVERE`: the measures for which a scan can fail.
 - `figures.overlay`: a scan and its mask in three planes; `figures.worst_first`, `figures.spread`: which scans to show.
 - `tables`: what notebook 02 shows as tables.

@@ -6,6 +6,7 @@ bronchi and mediastinum. Masks are uint8 on the grid of the prepared scan (LPS, 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,10 +28,11 @@ from sscct_lib.images.prepare import (
     resample_mask,
     write_image,
 )
+from sscct_lib.lungs.decisions import apply_decisions
 from sscct_lib.lungs.quality import measure
 from sscct_lib.lungs.threshold import Anatomy, find_lungs, look
 from sscct_lib.lungs.trained import Found, apply_method, check_method, chosen_methods
-from sscct_lib.lungs.verdict import apply_decisions, chest_shape, compare_visits, judge, write_shape
+from sscct_lib.lungs.verdict import chest_shape, compare_visits, judge, write_shape
 from sscct_lib.study.folder import DECISIONS_FILE, Study
 from sscct_lib.study.results import Record, ScanError, process
 from sscct_lib.study.schemas import LUNGS
@@ -138,6 +140,9 @@ def threshold_mask(image: sitk.Image) -> sitk.Image:
 
 
 def _mask_files(study: Study, row: Mapping[str, Any]) -> list[Any]:
+    """The files of people on which a mask rests: one that was mended goes before all others."""
+    if (mended := study.mended(row["scan_id"])).is_file():
+        return [mended]
     return [study.folder / row["lung_mask"]] if isinstance(row.get("lung_mask"), str) else []
 
 
@@ -162,7 +167,8 @@ def _segment(study: Study, row: Mapping[str, Any]) -> Record:
     if not study.image(scan_id).is_file():
         raise ScanError("no prepared image: the scan was set aside when it was read, or `images` has not run.")
     scan = _look(read_result(study.image(scan_id)))
-    lungs = _find(settings.method, study, row, scan)
+    mended = study.mended(scan_id)
+    lungs = Found(read_mended(mended, scan.image)) if mended.is_file() else _find(settings.method, study, row, scan)
     _write(study, scan_id, lungs)
     second = _find_second(settings.compare_with, study, row, scan) if settings.compare_with else None
     return _judged(scan, lungs, second, settings)
@@ -174,6 +180,14 @@ def _find(method: str, study: Study, row: Mapping[str, Any], scan: _Scan) -> Fou
     if method == "provided":
         return Found(_provided(study, row, scan.image))
     return apply_method(method, scan.image, study.settings.lungs, study.folder)
+
+
+def read_mended(path: Path, image: sitk.Image) -> sitk.Image:
+    """Read a mask that a person mended, onto the grid of the prepared scan; `ScanError` where it is damaged."""
+    mask = read_volume(path)
+    if not np.isin(np.unique(sitk.GetArrayViewFromImage(mask)), (0, RIGHT, LEFT)).all():
+        raise ScanError(f"{path.name}: a mended mask has labels 0, 1 and 2. `sscct masks import` makes such files.")
+    return resample_mask(mask, image)
 
 
 def _find_second(method: str, study: Study, row: Mapping[str, Any], scan: _Scan) -> sitk.Image:

@@ -1,4 +1,4 @@
-"""From measures to a verdict on each mask, from a patient's other scans to another, and what a person decided.
+"""From measures to a verdict on each mask, and from a patient's other scans to another.
 
 A verdict is `fail` when the mask or the scan cannot be used: lungs that no patient has, right and left swapped, a mask
 beside the lungs, the patient lying otherwise than the header says, or densities that are no Hounsfield units. It is
@@ -10,7 +10,6 @@ where the spine stands in it. Two scans of one patient differ by a millimetre or
 at all levels.
 """
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,12 +19,7 @@ from numpy.typing import NDArray
 from sscct_lib.images.masks import Mask
 from sscct_lib.lungs.quality import Measured, Place
 from sscct_lib.lungs.threshold import BONE_HU
-from sscct_lib.study.folder import StudyError
-from sscct_lib.study.registry import violations
 from sscct_lib.study.settings import LungSettings
-from sscct_lib.study.tables import read_csv
-
-DECISION_COLUMNS = ("scan_id", "verdict", "who", "when", "why")  # pass or fail, initials, YYYY-MM-DD, the reason
 
 HEART_SLACK_MM = 2.0
 LEAST_SPINE_SHARE = 0.6
@@ -252,35 +246,3 @@ def write_shape(shape: Shape) -> str:
 def read_shape(text: str) -> Shape:
     """A shape that `write_shape` wrote."""
     return np.array(text.split(), dtype=float).reshape(4, len(LEVELS_MM))
-
-
-def apply_decisions(table: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """The table (schema `LUNGS`) with a person's decisions in place of verdicts, and `decision` in words."""
-    table = table.assign(decision=None)
-    if not path.is_file():
-        return table
-    decisions = _read_decisions(path).set_index("scan_id")
-    for index in table.index[(table["status"] == "ok") & table["scan_id"].isin(decisions.index)]:
-        one = decisions.loc[table["scan_id"].loc[index]]
-        # The day stays in the file: tables and book hold no calendar dates.
-        words = f"{table['verdict'].loc[index]} changed to {one['verdict']} by {one['who']}: {one['why']}"
-        table.loc[index, ["verdict", "decision"]] = one["verdict"], words
-    return table
-
-
-def _read_decisions(path: Path) -> pd.DataFrame:
-    raw = read_csv(path)
-    missing = [name for name in DECISION_COLUMNS if name not in raw]
-    if missing:
-        raise StudyError(f"{path} has no column {', '.join(missing)}; found {', '.join(raw.columns)}.")
-    checks = {
-        "scan_id": (raw["scan_id"].duplicated() | (raw["scan_id"] == ""), "a scan_id that no other row has"),
-        "verdict": (~raw["verdict"].isin(["pass", "fail"]), "pass or fail"),
-        "who": (raw["who"].str.strip() == "", "the initials of who decided"),
-        "when": (pd.to_datetime(raw["when"], format="%Y-%m-%d", errors="coerce").isna(), "a date as YYYY-MM-DD"),
-        "why": (raw["why"].str.strip() == "", "the reason"),
-    }
-    wrong = [one for name, (rows, words) in checks.items() for one in violations(raw[name], raw.index[rows], words)]
-    if wrong:
-        raise StudyError("\n  ".join([f"{path} has {len(wrong)} violation(s):", *map(str, wrong)]))
-    return raw

@@ -73,6 +73,10 @@ class Study:
         """The scan's lung mask on the grid of `image`: 0 outside, 1 right lung, 2 left lung."""
         return self.run / "masks" / f"{scan_id}.nii.gz"
 
+    def mended(self, scan_id: str) -> Path:
+        """A mask that a person mended, which all runs use in place of their own; labels as in `mask`."""
+        return self.folder / "masks" / "mended" / f"{scan_id}.nii.gz"
+
     def lobes(self, scan_id: str) -> Path:
         """The scan's lobes on the same grid, where the method gives them: 1 to 5 as in `lungs.trained.LOBES`."""
         return self.run / "lobes" / f"{scan_id}.nii.gz"

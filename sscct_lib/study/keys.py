@@ -178,6 +178,8 @@ def scans_ingredients(study: Study, rows: pd.DataFrame) -> dict[str, Ingredients
         if stage in FILES_OF and study.settings.demo is None:  # the demo's own scans follow from its settings
             names = rows[FILES_OF[stage]].dropna().tolist()
             data["files"] = fingerprint([[name, file_state(study.folder / name)] for name in names])
+        if stage == "lungs" and (mended := [path for path in map(study.mended, rows["scan_id"]) if path.is_file()]):
+            data["mended"] = fingerprint([[path.name, file_state(path)] for path in mended])
         code = code_hash(PER_SCAN_STAGES[stage][0])
         settings = _settings(study, stage)
         found[stage] = {"keys": KEYS, "code": code, "settings": settings, "data": data, "rests_on": rests_on}

@@ -75,7 +75,7 @@ class Target:
 def _tables(scratch: Path) -> dict[str, Target]:
     from sscct_lib.cohort.manifest import read_manifest
     from sscct_lib.intake.clinical import attach, read_clinical
-    from sscct_lib.lungs.verdict import apply_decisions
+    from sscct_lib.lungs.decisions import apply_decisions
     from sscct_lib.study.folder import load_study
 
     (scratch / SETTINGS_FILE).write_text("title: fuzz\n")

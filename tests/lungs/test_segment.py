@@ -14,6 +14,7 @@ from sscct_lib.demo import make, patients
 from sscct_lib.images import masks as image_masks
 from sscct_lib.images import prepare
 from sscct_lib.lungs import figures, threshold
+from sscct_lib.lungs.decisions import apply_decisions
 from sscct_lib.lungs.segment import examine, load_lungs, segment_scans, threshold_mask
 from sscct_lib.lungs.tables import findings, rule_counts, verdict_counts
 from sscct_lib.lungs.verdict import (
@@ -22,7 +23,6 @@ from sscct_lib.lungs.verdict import (
     POSSIBLE_MEAN_HU,
     POSSIBLE_VOLUME_L,
     SEVERE,
-    apply_decisions,
     compare_visits,
     write_shape,
 )
@@ -419,11 +419,11 @@ class TestDecisions:
     @pytest.mark.parametrize(
         ("line", "words"),
         [
-            ("s1,maybe,KM,2026-03-01,x", "row 2, column verdict: found 'maybe'; expected pass or fail"),
+            ("s1,maybe,KM,2026-03-01,x", "row 2, column verdict: found 'maybe'; expected pass, fail, edit or mended"),
             ("s1,pass,,2026-03-01,x", "row 2, column who"),
             ("s1,pass,KM,1.3.2026,x", "row 2, column when: found '1.3.2026'; expected a date"),
             ("s1,pass,KM,2026-03-01,", "row 2, column why"),
-            ("s1,pass,KM,2026-03-01,x\ns1,fail,KM,2026-03-02,y", "row 3, column scan_id"),
+            (",pass,KM,2026-03-01,x", "row 2, column scan_id"),
         ],
     )
     def test_violations(self, tmp_path, line, words):
