@@ -17,18 +17,21 @@
 study_dir: str = ".."  # the study folder
 run_name: str = "main"  # which run of the study
 method: str = None  # threshold, provided, lungmask or totalsegmentator; none: as in the run
+review: bool = False  # in JupyterLab, look at the masks below and decide on each
 
 # %% tags=["hide-input"]
-from IPython.display import Markdown
+from IPython.display import Markdown, display
 from myst_nb import glue
 
 from sscct_lib.cohort import figures as cohort_figures
 from sscct_lib.cohort import selection
 from sscct_lib.cohort.manifest import read_manifest
-from sscct_lib.lungs import figures, segment
+from sscct_lib.lungs import agreement, figures, segment
+from sscct_lib.lungs.decisions import read_decisions
 from sscct_lib.lungs.tables import findings, plausible_ranges, rule_counts, verdict_counts
 from sscct_lib.study import results
 from sscct_lib.study.disclosure import count_text
+from sscct_lib.study.folder import DECISIONS_FILE
 from sscct_lib.study.runs import open_run
 from sscct_lib.study.schemas import COHORT, IMAGES, LUNGS
 from sscct_lib.study.tables import read_table, write_table
@@ -59,8 +62,8 @@ Markdown(f"**What this run found.** {findings(table)}")
 # %% [markdown]
 # ## Verdicts
 #
-# Scans that were *set aside* have no mask at all; the reason follows below. A person may change a verdict in
-# `qa_decisions.csv` (scan, verdict, who, when, why); the last column counts these, and so does the flow diagram.
+# Scans that were *set aside* have no mask at all; the reason follows below. A person may change a verdict or mend a
+# mask; the last column counts these, and so does the flow diagram.
 
 # %% tags=["hide-input"]
 glue("n_masks_failed", count_text((table["verdict"] == "fail").sum()), display=False)
@@ -84,6 +87,18 @@ n_flagged = int(judged["verdict"].isin(["review", "fail"]).sum())
 Markdown(f"Shown: {len(flagged)} of the {count_text(n_flagged)} scans that were flagged, the worst first.")
 
 # %% [markdown]
+# ## Look, and decide
+#
+# `sscct review STUDY` shows the scans one by one, those with findings first, and keeps what you decide. The same page
+# opens here in JupyterLab with `review = True` in the first cell; run this chapter again when you have decided.
+
+# %% tags=["hide-input"]
+if review:
+    from sscct_lib.lungs.review import Review
+
+    display(Review(study))
+
+# %% [markdown]
 # ## What was left out, and by which rule
 #
 # The flow of the chapter on the cohort goes on: scans without a usable mask are left out to the right.
@@ -104,11 +119,25 @@ Markdown(f"In words: {selection.flow_text(flow)}")
 rule_counts(table).rename(RULE_WORDS)
 
 # %% [markdown]
-# What a person decided instead, and why.
+# What people decided instead, and why; by initials.
 
 # %% tags=["hide-input"]
 decided = table.loc[table["decision"].notna(), ["scan_id", "decision", "findings"]]
 decided.style.hide(axis="index") if len(decided) else Markdown("No verdict was changed by a person.")
+
+# %% [markdown]
+# Where two readers looked at the same scans, each without knowing what the other said: how far they agree (Cohen's
+# kappa over *pass*, *fail* and *to be edited*, with its 95 % interval; 1 is agreement on all, 0 no more than by
+# chance), and where they differ. What counts here is what each said first.
+
+# %% tags=["hide-input"]
+decisions = read_decisions(study.folder / DECISIONS_FILE)
+patients = table.set_index("scan_id")["patient_id"]
+Markdown(agreement.agreement_in_words(decisions, patients, study.settings.seed))
+
+# %% tags=["hide-input"]
+differing = agreement.differing(decisions)
+differing.style.hide(axis="index") if len(differing) else Markdown("On no scan do readers differ.")
 
 # %% tags=["hide-input"]
 failed = table.loc[table["status"] == "failed", ["scan_id", "reason"]]

@@ -6,7 +6,6 @@ keyboard, a screen reader and a phone, and asks nothing of the network: scripts 
 
 import re
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
@@ -21,10 +20,8 @@ from sscct_lib.study.code import code_hash
 from sscct_lib.study.files import copy_folder, write_if_changed
 from sscct_lib.study.folder import Study, StudyError, fingerprint
 from sscct_lib.study.settings import Settings
-from sscct_lib.study.stages import PROJECT
+from sscct_lib.study.stages import MODULES, PROJECT
 
-MODULES = Path(sys.prefix) / "share" / "sscct" / "node_modules"
-"""Where `make web` has npm install what `package.json` names."""
 COPIED = {
     "@niivue/niivue/dist/niivue.umd.js": "niivue.js",
     "@niivue/niivue/package.json": "niivue.package.json",  # names its authors and licence

@@ -4,11 +4,7 @@ A script, not a data file: a page that was opened from a disk may load no other 
 coarse enough for a phone; measurements are made on the scans of the run, never on these.
 """
 
-import base64
-import gzip
 import json
-import struct
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
+from sscct_lib.images.encoded import density_file, encoded
 from sscct_lib.images.masks import bounding_box
-from sscct_lib.images.prepare import on_grid_of, resample, resample_mask
+from sscct_lib.images.prepare import resample, resample_mask
 from sscct_lib.lungs.figures import Overlay
 from sscct_lib.lungs.segment import load_lungs
 from sscct_lib.study.folder import Study
@@ -27,7 +24,6 @@ from sscct_lib.study.folder import Study
 LARGEST_BYTES = 3_000_000
 MARGIN_MM = 15.0
 FINEST_MM = 2.5
-HU_RANGE = (-1024.0, 600.0)
 LARGEST_MAP = 48  # voxels per side
 LUNG_WINDOW = (-1350.0, 150.0)
 PICTURE_HEIGHT = 260  # pixels
@@ -48,7 +44,7 @@ def case_script(study: Study, scan_id: str, maps: dict[str, Path]) -> str:
     side = max(spacing, FINEST_MM)
     while True:
         coarse = resample(cropped, side)
-        files = {"image": _density_file(coarse), "mask": _file(resample_mask(labels, coarse))}
+        files = {"image": density_file(coarse), "mask": encoded(resample_mask(labels, coarse))}
         content = json.dumps({**files, "attributions": found})
         if len(content) <= LARGEST_BYTES:
             return f"sscctScan({json.dumps(scan_id)}, {content});\n"
@@ -60,24 +56,6 @@ def _crop(image: sitk.Image, box: tuple[slice, ...]) -> sitk.Image:
     sides = (x, y, z)
     cropped: sitk.Image = sitk.RegionOfInterest(image, [s.stop - s.start for s in sides], [s.start for s in sides])
     return cropped
-
-
-def _density_file(image: sitk.Image) -> str:
-    """Encode densities in 256 steps; the header says how they become HU again."""
-    low, high = HU_RANGE
-    step = (high - low) / 255
-    values = np.clip((sitk.GetArrayViewFromImage(image).astype(np.float32) - low) / step, 0, 255)
-    return _file(on_grid_of(image, np.rint(values).astype(np.uint8)), step, low)
-
-
-def _file(image: sitk.Image, slope: float = 1.0, intercept: float = 0.0) -> str:
-    """Encode an image as a compressed NIfTI file in base64; voxel × slope + intercept is its value."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "x.nii"
-        sitk.WriteImage(image, str(path))
-        content = bytearray(path.read_bytes())
-    struct.pack_into("<ff", content, 112, slope, intercept)  # scl_slope and scl_inter of NIfTI-1
-    return base64.b64encode(gzip.compress(content, 6, mtime=0)).decode("ascii")
 
 
 def _attribution(found: NDArray[np.float32], mask: sitk.Image, lungs: tuple[slice, ...]) -> dict[str, Any]:
@@ -96,7 +74,7 @@ def _attribution(found: NDArray[np.float32], mask: sitk.Image, lungs: tuple[slic
     image.SetSpacing([spacing * part for part in parts])
     centres = [start + part / 2 - 0.5 for start, part in zip(starts, parts, strict=True)]
     image.SetOrigin(mask.TransformContinuousIndexToPhysicalPoint(centres))
-    return {"file": _file(image)}
+    return {"file": encoded(image)}
 
 
 def picture(one: Overlay) -> Image.Image:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sscct_lib.cli.adopt import adopt
-from sscct_lib.cli.masks import masks
+from sscct_lib.cli.masks import masks, review
 from sscct_lib.cli.options import Commands, Lines, RunOption, StudyFolder, say, take_nothing_from_here
 from sscct_lib.cli.studies import check, predict, pretrain, report, runs, weights
 from sscct_lib.cli.sweep import sweep
@@ -60,7 +60,7 @@ and `sscct run my_study`.
 FOR_SNAKEMAKE = {"allow_extra_args": True, "ignore_unknown_options": True}  # options that Snakemake is to judge
 app.add_typer(weights, name="weights")
 app.add_typer(masks, name="masks")
-for command in (check, adopt, runs, report, predict, pretrain):
+for command in (check, adopt, runs, report, predict, pretrain, review):
     app.command()(command)
 app.command(context_settings=FOR_SNAKEMAKE)(sweep)
 

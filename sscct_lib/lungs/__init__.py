@@ -6,6 +6,7 @@
 - `segment.examine`: the lungs of one scan that belongs to no study.
 - `trained.chosen_methods`, `trained.check_method`: the methods of a study, and whether what they need is there.
 - `decisions`: what people decided: `read_decisions`, `add_decision`, `check_decisions`.
+- `review.Review`: scans shown one by one in JupyterLab to a person who decides; `agreement`: how far two readers agree.
 - `mending.export_masks`, `mending.import_masks`: masks that a person mends in other software.
 - `verdict.SEVERE`: the measures for which a scan can fail.
 - `figures.overlay`: a scan and its mask in three planes; `figures.worst_first`, `figures.spread`: which scans to show.

@@ -47,7 +47,7 @@ def read_decisions(path: Path) -> pd.DataFrame:
     wrong = [one for name, (rows, words) in checks.items() for one in violations(raw[name], raw.index[rows], words)]
     if wrong:
         raise StudyError("\n  ".join([f"{path} has {len(wrong)} violation(s):", *map(str, wrong)]))
-    return raw.assign(who=raw["who"].str.strip())
+    return raw.assign(who=raw["who"].str.strip().str.upper())
 
 
 def add_decision(study: Study, scan_ids: Iterable[str], verdict: str, who: str, why: str) -> None:
@@ -99,11 +99,15 @@ def check_decisions(study: Study, scan_ids: Iterable[str]) -> None:
         )
 
 
+def since_mended(decisions: pd.DataFrame) -> pd.DataFrame:
+    """Choose the rows of a table of decisions that are on masks as they are, not on one before a mending."""
+    mended_after = decisions["verdict"].eq(MENDED)[::-1].groupby(decisions["scan_id"][::-1]).cumsum()[::-1]
+    return decisions[(mended_after == 0) & (decisions["verdict"] != MENDED)]
+
+
 def standing(decisions: pd.DataFrame) -> pd.DataFrame:
     """Choose what counts of a table of decisions: by scan and reader the last row since the mask was last mended."""
-    mended_after = decisions["verdict"].eq(MENDED)[::-1].groupby(decisions["scan_id"][::-1]).cumsum()[::-1]
-    own = decisions[(mended_after == 0) & (decisions["verdict"] != MENDED)]
-    return own.drop_duplicates(["scan_id", "who"], keep="last")
+    return since_mended(decisions).drop_duplicates(["scan_id", "who"], keep="last")
 
 
 def apply_decisions(table: pd.DataFrame, path: Path) -> pd.DataFrame:

@@ -1,7 +1,8 @@
-"""Lung masks that a person mends in 3D Slicer or ITK-SNAP: handed out beside their scans, and taken back.
+"""Lung masks that a person mends in other software: handed out beside their scans, and taken back.
 
 A folder that was handed out holds, for each scan: `ID.nii.gz`, the prepared scan; `ID.seg.nrrd`, its mask for 3D
-Slicer; `ID.mask.nii.gz`, the same mask for ITK-SNAP, whose labels `labels.txt` names. `export.json` tells what each
+Slicer; `ID.mask.nii.gz`, the same mask for ITK-SNAP, whose labels `labels.txt` names; where it
+is asked for, both as DICOM. `export.json` tells what each
 mask was, so that what was changed can be told from what was not. Nothing in it names a patient but by the study's ids.
 
 References
@@ -21,7 +22,8 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from sscct_lib.images.dicom_masks import SIDE_OF_CODE, onto_grid, side_of_name
+from sscct_lib.images.dicom_export import frame_of, write_dicom
+from sscct_lib.images.dicom_masks import SIDE_OF_CODE, onto_grid, read_dicom_mask, side_of_name
 from sscct_lib.images.nifti import read_volume
 from sscct_lib.images.prepare import on_grid_of, read_result, write_image
 from sscct_lib.images.reasons import UnusableError
@@ -32,7 +34,7 @@ from sscct_lib.study.folder import DECISIONS_FILE, Study, StudyError
 from sscct_lib.study.results import ScanError
 
 EXPORT_FILE, LABELS_FILE = "export.json", "labels.txt"
-FORMATS = (".seg.nrrd", ".mask.nii.gz")
+FORMATS = (".seg.nrrd", ".mask.nii.gz", ".seg.dcm")
 SEGMENTS = {  # name, colour, SNOMED CT
     RIGHT: ("right lung", (0, 114, 178), "3341006^Right lung"),
     LEFT: ("left lung", (230, 159, 0), "44029006^Left lung"),
@@ -44,13 +46,15 @@ NO_MASK_OF_IT = {  # measures in which a mask and its scan cannot belong togethe
 }
 
 
-def export_masks(study: Study, scan_ids: Sequence[str], folder: Path) -> list[str]:
+def export_masks(study: Study, scan_ids: Sequence[str], folder: Path, dicom: bool = False) -> list[str]:
     """Write scans and masks for 3D Slicer and ITK-SNAP into a folder that has no export yet.
 
     Parameters
     ----------
     scan_ids
         Empty: those of which a reader said that they are to be edited.
+    dicom
+        Also write `ID.dicom/`, slices, and `ID.seg.dcm`, a segmentation.
 
     Returns
     -------
@@ -77,6 +81,9 @@ def export_masks(study: Study, scan_ids: Sequence[str], folder: Path) -> list[st
         write_image(mask, folder / f"{scan_id}.mask.nii.gz")
         _write_segmentation(mask, scan_id, folder / f"{scan_id}.seg.nrrd")
         scans[scan_id] = {"image": digest(image), "mask": digest(mask)}
+        if dicom:
+            series, seg = folder / f"{scan_id}.dicom", folder / f"{scan_id}.seg.dcm"
+            write_dicom(image, mask, scan_id, scans[scan_id]["image"], series, seg)
     with atomic(folder / LABELS_FILE) as partial:
         partial.write_text(_label_file(), encoding="utf-8")
     with atomic(folder / EXPORT_FILE) as partial:  # last: without it the folder is no export
@@ -253,6 +260,8 @@ def read_edited(path: Path, scan_id: str, image: sitk.Image) -> sitk.Image:
     ScanError
         If it is damaged, on another grid, of another scan by its segments' ids, or holds other labels.
     """
+    if path.suffix == ".dcm":
+        return read_dicom_mask(path, image, frame_of(digest(image)))
     try:
         volume = read_volume(path)
     except UnusableError as error:

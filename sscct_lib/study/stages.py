@@ -1,10 +1,13 @@
 """The five notebooks and the per-scan stages, by name, and where a shard of a stage lists its scans."""
 
+import sys
 from pathlib import Path
 
 from sscct_lib.study.folder import Study
 
 PROJECT = Path(__file__).resolve().parents[2]
+MODULES = Path(sys.prefix) / "share" / "sscct" / "node_modules"
+"""Where `make web` has npm install what `package.json` names."""
 NOTEBOOKS = ("01_cohort", "02_segmentation_qa", "03_radiomics", "04_deep_models", "05_horizons")
 
 NEEDS: dict[str, tuple[str, ...]] = {

@@ -20,7 +20,7 @@ def sscct(*arguments):
 
 
 @pytest.mark.parametrize(
-    "command", ["demo", "ingest", "check", "run", "runs", "book", "pretrain", "report", "predict", "sweep"]
+    "command", ["demo", "ingest", "check", "run", "runs", "book", "pretrain", "report", "predict", "review", "sweep"]
 )
 def test_help_teaches(command):
     shown = sscct(command, "--help")

@@ -3,18 +3,24 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import nibabel as nib
 import nrrd
 import numpy as np
 import pandas as pd
+import pydicom
 import pytest
 import SimpleITK as sitk
 
 from sscct_lib.deep.cubes import View, make_cubes
+from sscct_lib.images.dicom_export import write_dicom
+from sscct_lib.images.prepare import resample_mask
 from sscct_lib.lungs.decisions import add_decision, check_decisions, read_decisions
-from sscct_lib.lungs.mending import export_masks, import_masks
+from sscct_lib.lungs.mending import digest, export_masks, import_masks
 from sscct_lib.lungs.segment import load_lungs, segment_scans
 from sscct_lib.study.folder import DECISIONS_FILE, Study, StudyError
 from sscct_lib.study.keys import scans_ingredients
@@ -312,3 +318,55 @@ def test_a_decision_on_a_scan_that_is_not_there(tmp_path):
     (study.folder / DECISIONS_FILE).write_text("scan_id,verdict,who,when,why\nx9,fail,KM,2026-03-01,leak\n")
     with pytest.raises(StudyError, match="row 2, column scan_id: found 'x9'; expected a scan of the manifest"):
         check_decisions(study, pd.Series(["a1"]))
+
+
+class TestDicom:
+    @pytest.fixture
+    def dicom(self, out, tmp_path):
+        study, rows, _ = out
+        export_masks(study, ["a1", "b1"], tmp_path / "dicom", dicom=True)
+        return study, rows, tmp_path / "dicom"
+
+    def test_the_scan_is_read_back_and_names_nobody(self, dicom):
+        study, _, folder = dicom
+        found = sitk.ReadImage(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder / "a1.dicom")))
+        image = load_lungs(study, "a1")[0]
+        assert (sitk.GetArrayFromImage(found) == sitk.GetArrayFromImage(image)).all()
+        assert found.GetOrigin() == pytest.approx(image.GetOrigin(), abs=1e-3)
+        one = pydicom.dcmread(folder / "a1.dicom" / "0001.dcm")
+        assert (one.PatientID, one.PatientName, one.StudyDate, one.PatientBirthDate) == ("a1", "a1^", "", "")
+
+    def test_the_segmentation_is_read_back_by_dcmqi(self, dicom, tmp_path):
+        program = shutil.which("segimage2itkimage") or Path(sys.executable).with_name("segimage2itkimage")
+        study, _, folder = dicom
+        (tmp_path / "read").mkdir()
+        command = [program, "--inputDICOM", folder / "a1.seg.dcm", "--outputDirectory", tmp_path / "read", "-t", "nrrd"]
+        subprocess.run([*command, "--mergeSegments"], check=True, capture_output=True)
+        (path,) = (tmp_path / "read").glob("*.nrrd")
+        told = json.loads(next((tmp_path / "read").glob("*.json")).read_text())
+        names = {
+            part["labelID"]: part["SegmentedPropertyTypeCodeSequence"]["CodeMeaning"]
+            for group in told["segmentAttributes"] for part in group
+        }  # fmt: skip
+        mask = load_lungs(study, "a1")[1]
+        found = sitk.GetArrayFromImage(resample_mask(sitk.ReadImage(str(path)), mask))
+        assert names == {1: "Right lung", 2: "Left lung"}
+        assert (found == sitk.GetArrayFromImage(mask)).all()
+
+    def test_it_comes_back_and_unchanged_it_is_not_taken(self, dicom):
+        study, _, folder = dicom
+        assert import_masks(folder, study, "KM", "x") == {}
+        image, mask = (sitk.ReadImage(str(folder / f"a1.{end}")) for end in ("nii.gz", "mask.nii.gz"))
+        labels = sitk.GetArrayFromImage(mask)
+        labels[:, :, :30][labels[:, :, :30] > 0] *= np.arange(np.count_nonzero(labels[:, :, :30])) % 50 != 0
+        edited = sitk.GetImageFromArray(labels)
+        edited.CopyInformation(mask)
+        write_dicom(image, edited, "a1", digest(load_lungs(study, "a1")[0]), folder / "again", folder / "a1.seg.dcm")
+        shutil.rmtree(folder / "again")
+        import_masks(folder, study, "KM", "x")
+        assert (held(study) == labels).all()
+
+    def test_that_of_another_scan(self, dicom):
+        study, _, folder = dicom
+        (folder / "b1.seg.dcm").replace(folder / "a1.seg.dcm")
+        refused(study, folder, "a1: the mask belongs to another frame of reference")
