@@ -94,6 +94,8 @@ def write_notebook(path: Path, folder: Path, run: str, who: str) -> None:
     """Write a notebook whose one cell shows the review of a study."""
     import nbformat
 
+    from sscct_lib.study.files import atomic
+
     code = (
         "from sscct_lib.lungs.review import Review\n"
         "from sscct_lib.study.recovery import load_own\n\n"
@@ -103,4 +105,5 @@ def write_notebook(path: Path, folder: Path, run: str, who: str) -> None:
     cells = [nbformat.v4.new_markdown_cell(told), nbformat.v4.new_code_cell(code)]  # type: ignore[no-untyped-call]
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})  # type: ignore[no-untyped-call]
-    path.write_text(nbformat.writes(notebook), encoding="utf-8")  # type: ignore[no-untyped-call]
+    with atomic(path) as partial:
+        partial.write_text(nbformat.writes(notebook), encoding="utf-8")  # type: ignore[no-untyped-call]

@@ -111,8 +111,11 @@ def standing(decisions: pd.DataFrame) -> pd.DataFrame:
 
 
 def apply_decisions(table: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """The table (schema `LUNGS`) with people's decisions in place of verdicts, and `decision` in words."""
-    table = table.assign(decision=None)
+    """The table (schema `LUNGS`) with people's decisions in place of verdicts; `readers` and `decision` say whose.
+
+    A decision that is the rules' own verdict changes nothing, and is in `readers` alone.
+    """
+    table = table.assign(readers=None, decision=None)
     decisions = read_decisions(path)
     last = standing(decisions)
     mended = decisions[decisions["verdict"] == MENDED].drop_duplicates("scan_id", keep="last").set_index("scan_id")
@@ -124,19 +127,22 @@ def apply_decisions(table: pd.DataFrame, path: Path) -> pd.DataFrame:
         if scan_id in mended.index:
             words.append(f"mask mended by {mended['who'][scan_id]}: {mended['why'][scan_id]}")
         if len(own := last[last["scan_id"] == scan_id]):
-            verdict, said = _together(own, judged)
+            verdict, said = _together(own)
+            table.loc[index, "readers"] = ", ".join(
+                f"{row.who} {IN_WORDS[str(row.verdict)]}" for row in own.itertuples()
+            )
+            words += [f"{judged} changed to {verdict}{said}"] if verdict != judged else []
             table.loc[index, "verdict"] = verdict
-            words.append(said)
-        table.loc[index, "decision"] = "; ".join(words)
+        table.loc[index, "decision"] = "; ".join(words) or None
     return table
 
 
-def _together(own: pd.DataFrame, judged: str) -> tuple[str, str]:
-    """Give the verdict of a scan's readers, and say it."""
-    who, why = ", ".join(own["who"]), "; ".join(own["why"].drop_duplicates())
+def _together(own: pd.DataFrame) -> tuple[str, str]:
+    """Give the verdict of a scan's readers, and say who and why."""
     if len(set(own["verdict"])) > 1:
-        each = ", ".join(f"{row.who} {IN_WORDS[str(row.verdict)]} ({row.why})" for row in own.itertuples())
-        return "review", f"readers differ: {each}"
+        each = ", ".join(f"{row.who} {IN_WORDS[str(row.verdict)]}: {row.why}" for row in own.itertuples())
+        return "review", f", since readers differ ({each})"
+    said = f" by {', '.join(own['who'])}: {'; '.join(own['why'].drop_duplicates())}"
     if (verdict := own["verdict"].iloc[0]) == "edit":
-        return "fail", f"to be edited, by {who}: {why}"  # a mask that a person saw to be wrong is not used
-    return verdict, f"{judged} changed to {verdict} by {who}: {why}"
+        return "fail", f", to be edited,{said}"  # a mask that a person saw to be wrong is not used
+    return verdict, said

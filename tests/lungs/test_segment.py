@@ -373,6 +373,7 @@ def lung_table(**columns) -> pd.DataFrame:
         "flags": [""] * n,
         "volume_l": [4.0] * n,
         "chest_shape_mm": [shape_text(250.0)] * n,
+        "readers": [None] * n,
         "decision": [None] * n,
     }
     return pd.DataFrame(base | columns)
@@ -411,6 +412,22 @@ class TestDecisions:
         assert table["verdict"].tolist() == ["pass", "pass"]
         assert table["decision"][1] == "review changed to pass by KM: old pneumonectomy"
         assert verdict_counts(table)["changed by a person"].tolist() == [1, 0, 0, 0]
+
+    def test_readers_who_agree_overrule_and_those_who_differ_leave_it_to_review(self, tmp_path):
+        lines = ["s0,pass,KM", "s0,fail,AB", "s1,fail,KM", "s1,fail,AB", "s2,edit,KM"]
+        lines += ["s3,fail,KM", "s3,pass,km", "s4,pass,KM"]
+        path = self.write(tmp_path, "".join(f"{line},2026-03-01,leak\n" for line in lines))
+        table = apply_decisions(lung_table(verdict=["pass", "review", "pass", "fail", "pass"]), path)
+        assert table["verdict"].tolist() == ["review", "fail", "fail", "pass", "pass"]
+        assert table["decision"].tolist() == [
+            "pass changed to review, since readers differ (KM pass: leak, AB fail: leak)",
+            "review changed to fail by KM, AB: leak",
+            "pass changed to fail, to be edited, by KM: leak",
+            "fail changed to pass by KM: leak",
+            None,
+        ]
+        readers = ["KM pass, AB fail", "KM fail, AB fail", "KM to be edited", "KM pass", "KM pass"]
+        assert table["readers"].tolist() == readers
 
     def test_no_file_no_change(self, tmp_path):
         table = lung_table(verdict=["pass", "review"])

@@ -358,7 +358,7 @@ OTHERWISE = {
     "book/chapters.py _forget": "a notebook beside the log, before it is put in its place",
     "book/editions.py copy_browser_files": "pages, which are sealed together",
     "book/pdf.py print_book": "a page that is removed when it was printed",
-    "book/viewer.py _file": "a temporary folder",
+    "images/encoded.py encoded": "a temporary folder",
     "deep/weights.py _download": "the partial file that its caller made",
     "images/nifti.py unnamed": "a temporary folder",
     "intake/report.py write_for_excel": "the partial file that its caller made",
