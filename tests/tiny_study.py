@@ -95,8 +95,6 @@ def write_hostile_texts(folder: Path) -> None:
     manifest = pd.read_csv(folder / "data_manifest.csv", dtype=str, keep_default_na=False)
     names = {"Philips": f"Philips {HOSTILE}", "L": f"L {HOSTILE}"}
     manifest.replace({"manufacturer": names, "kernel": names}).to_csv(folder / "data_manifest.csv", index=False)
-    decision = {"scan_id": manifest["scan_id"].iloc[0], "verdict": "pass", "who": "XY", "when": "2020-01-01"}
-    other = {"verdict": "fail", "who": "YZ"}  # readers who differ are shown, with their reasons
-    pd.DataFrame([one | {"why": HOSTILE} for one in (decision, decision | other)]).to_csv(
-        folder / "qa_decisions.csv", index=False
-    )
+    # A scan of which the edge cuts lung, so that the rules send it to a person.
+    decision = {"scan_id": manifest["scan_id"].iloc[2], "verdict": "pass", "who": "XY", "when": "2020-01-01"}
+    pd.DataFrame([decision | {"why": HOSTILE}]).to_csv(folder / "qa_decisions.csv", index=False)
