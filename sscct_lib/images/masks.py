@@ -133,13 +133,18 @@ def centre_column(mask: Mask) -> float:
 
 
 def label_sides(lungs: Mask, seeds: list[Mask], middle: float) -> NDArray[np.uint8]:
-    """Label right (1) and left (2); where the lungs touch, each voxel goes to the basin of depth that holds it."""
+    """Label right (1) and left (2); where the lungs touch, each voxel goes to the basin of depth that holds it.
+
+    Pieces apart from both belong to the lung on whose side of the middle they lie.
+    """
     if len(seeds) == 1:
         return np.where(lungs, 1 if centre_column(seeds[0]) < middle else 2, 0).astype(np.uint8)
+    sides = np.where(np.arange(lungs.shape[2]) < middle, 1, 2).astype(np.uint8)
     right, left = (pieces_with(lungs, [seed]) for seed in seeds)
     if not (right & left).any():
-        return (right + 2 * left).astype(np.uint8)
+        return np.where(right, 1, np.where(left, 2, np.where(lungs, sides, 0))).astype(np.uint8)
     markers = (seeds[0] + 2 * seeds[1]).astype(np.uint8)
     relief = sitk.GetImageFromArray(-depth_inside(lungs))
     basins = sitk.MorphologicalWatershedFromMarkers(relief, sitk.GetImageFromArray(markers), False, False)
-    return np.where(lungs, sitk.GetArrayViewFromImage(basins), 0).astype(np.uint8)
+    labels = np.where(right | left, sitk.GetArrayViewFromImage(basins), sides)
+    return np.where(lungs, labels, 0).astype(np.uint8)

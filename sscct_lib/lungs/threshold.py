@@ -29,6 +29,8 @@ from sscct_lib.images.masks import (
     opening,
     pieces_with,
 )
+from sscct_lib.lungs.dense import dense_lung, look_around, pockets
+from sscct_lib.lungs.gas import tell_gas
 from sscct_lib.study.results import ScanError
 
 Density = NDArray[np.float32]
@@ -40,11 +42,9 @@ ROOM_AIR_HU = -930  # most of a lung is denser, most of the air around a patient
 WALL_HU = 0  # what lies beyond the pleura
 BONE_HU = 200
 CLOSING_MM = 9.0
-PLEURAL_CLOSING_MM = 20.0
-RIB_TO_PLEURA_MM = 25.0
 THICK_HU, THICK_MM = -50, 5.0
 CYST_GAP_MM = 3.0
-LARGEST_CYST_ML = 2.0
+LEAST_ASIDE_MM = 30.0
 NEIGHBOURHOOD_MM = 15.0
 TRACHEA_MM = 25.0  # a shorter chain is no trachea
 AIRWAY_ML = 90.0  # trachea and both main bronchi hold less; growing beyond means a leak into the lung
@@ -80,18 +80,51 @@ def find_lungs(hu: Density, anatomy: Anatomy) -> NDArray[np.uint8]:
 
 
 def _label_lungs(hu: Density, air: Mask, allowed: Mask, spacing_mm: float, middle: float) -> NDArray[np.uint8]:
-    seeds = lung_cores(air, spacing_mm)
-    allowed = allowed & ~_other_gas(air, seeds, spacing_mm)
-    lungs = _with_dense_disease(hu, air & allowed, allowed, seeds, spacing_mm)
+    seeds = _own_sides(lung_cores(air, spacing_mm), spacing_mm, middle)
+    gas = tell_gas(hu, air, seeds, spacing_mm, middle)
+    allowed = allowed & ~gas.other
+    sides = _roughly(gas.lungs, seeds, middle)
+    cage = look_around(hu, sides, spacing_mm, middle)
+    apart = pockets(gas.apart & allowed, sides, cage)
+    lungs = _with_dense_disease(
+        hu, gas.lungs | (apart > 0), gas.cysts, allowed & (~gas.apart | (apart > 0)), spacing_mm
+    )
     labels = label_sides(lungs, seeds, middle)
-    near_ribs = _near_ribs(hu, lungs, spacing_mm, middle)
-    # Vessels of the hilum that are too thick to lie within the lung; near the ribs, what is thick is consolidation.
-    thick = opening(ndimage.uniform_filter(hu, 3) > THICK_HU, THICK_MM, spacing_mm) & ~near_ribs
+    labels[(apart > 0) & (labels > 0)] = apart[(apart > 0) & (labels > 0)]
+    # Vessels of the hilum that are too thick to lie within the lung.
+    thick = opening(ndimage.uniform_filter(hu, 3) > THICK_HU, THICK_MM, spacing_mm)
+    filled = dense_lung(labels, apart, allowed, cage)
+    labels[labels == 0] = filled.labels[labels == 0]
+    thick &= ~dilate(filled.labels > 0, CLOSING_MM, spacing_mm)
     for label in (1, 2):
-        for radius_mm, where in ((CLOSING_MM, allowed & ~thick), (PLEURAL_CLOSING_MM, allowed & near_ribs)):
-            labels[closing(labels == label, radius_mm, spacing_mm) & where & (labels == 0)] = label
+        where = allowed & ~thick & ~filled.fluid
+        labels[closing(labels == label, CLOSING_MM, spacing_mm) & where & (labels == 0)] = label
         labels[ndimage.binary_fill_holes(labels == label) & allowed & (labels == 0)] = label
-    return _to_the_pleura(hu, labels, allowed, spacing_mm)
+    return _to_the_pleura(hu, labels, allowed & ~filled.fluid, spacing_mm)
+
+
+def _roughly(lungs: Mask, seeds: list[Mask], middle: float) -> NDArray[np.uint8]:
+    """Label the lungs; where they hang together, by the column between them."""
+    if len(seeds) == 1:
+        return label_sides(lungs, seeds, middle)
+    pieces, _ = ndimage.label(lungs)
+    right, left = (np.unique(pieces[seed & lungs]) for seed in seeds)
+    if not np.isin(right, left).any():
+        return (np.isin(pieces, right) + 2 * np.isin(pieces, left)).astype(np.uint8)
+    between = (centre_column(seeds[0]) + centre_column(seeds[1])) / 2
+    return np.where(lungs, np.where(np.arange(lungs.shape[2]) < between, 1, 2), 0).astype(np.uint8)
+
+
+def _own_sides(seeds: list[Mask], spacing_mm: float, middle: float) -> list[Mask]:
+    """Take two cores for one lung unless they lie to the right and to the left: a single lung may reach over."""
+    if len(seeds) == 1:
+        return seeds
+    right, left = (centre_column(seed) for seed in seeds)
+    sizes = [np.count_nonzero(seed) for seed in seeds]
+    aside = abs((right, left)[int(np.argmin(sizes))] - middle) * spacing_mm
+    if right < middle < left and (aside >= LEAST_ASIDE_MM or 2 * min(sizes) > max(sizes)):
+        return seeds
+    return [seeds[0] | seeds[1]]
 
 
 def body(hu: Density, spacing_mm: float) -> Mask:
@@ -193,28 +226,12 @@ def _main_bronchi(hu: Density, inside: Mask, trachea: Mask, spacing_mm: float) -
     return pieces_with(air & ~wide & (hu < -900) | trachea, [trachea])
 
 
-def _other_gas(air: Mask, seeds: list[Mask], spacing_mm: float) -> Mask:
-    """Gas apart from the lungs that is too large for a cyst: stomach, bowel, oesophagus."""
-    pieces, n = ndimage.label(air & ~pieces_with(air, seeds))
-    large = np.bincount(pieces.ravel(), minlength=n + 1) * spacing_mm**3 / 1000 > LARGEST_CYST_ML
-    large[0] = False
-    return dilate(large[pieces], 2, spacing_mm) & ~pieces_with(air, seeds)
-
-
-def _with_dense_disease(hu: Density, air: Mask, allowed: Mask, seeds: list[Mask], spacing_mm: float) -> Mask:
+def _with_dense_disease(hu: Density, lungs: Mask, cysts: Mask, allowed: Mask, spacing_mm: float) -> Mask:
     """Add ground glass, reticulation and honeycombing: denser than the threshold, and cysts cut off by dense walls."""
     dense = allowed & (hu >= AERATED_HU) & (hu < DENSE_HU)
     # The blurred surface of a healthy lung has the same densities, but is one voxel thin.
     thick = opening(dense, spacing_mm, spacing_mm)
-    return pieces_with(closing(air | thick, CYST_GAP_MM, spacing_mm) & allowed, seeds)
-
-
-def _near_ribs(hu: Density, lungs: Mask, spacing_mm: float, middle: float) -> Mask:
-    """What lies just inside or outside the ribs: consolidation there belongs to the lung, the heart does not."""
-    # Ribs lie to the outside of the lungs; between them, what is as dense as bone is blood with contrast medium.
-    aside = np.abs(np.arange(hu.shape[2]) - middle) > 45 / spacing_mm
-    between = np.maximum.accumulate(lungs, axis=2) & np.maximum.accumulate(lungs[:, :, ::-1], axis=2)[:, :, ::-1]
-    return dilate((hu > BONE_HU) & aside & ~between, RIB_TO_PLEURA_MM, spacing_mm)
+    return pieces_with(closing((lungs | cysts | thick) & allowed, CYST_GAP_MM, spacing_mm) & allowed, [lungs & allowed])
 
 
 def _to_the_pleura(hu: Density, labels: NDArray[np.uint8], allowed: Mask, spacing_mm: float) -> NDArray[np.uint8]:
