@@ -14,13 +14,10 @@ import pandas as pd
 import SimpleITK as sitk
 from joblib import Parallel, delayed
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 from PIL import Image
-from planted_disease import KINDS, draw
+from planted_disease import KINDS, dice, distance, draw
 from planted_faults import as_image
-from scipy import ndimage
 
-from sscct_lib.images.masks import bounding_box
 from sscct_lib.lungs.figures import draw_plane
 from sscct_lib.lungs.segment import examine, threshold_mask
 from sscct_lib.study.settings import LungSettings
@@ -64,21 +61,6 @@ def judged(kind: str, seed: int, number: int, spacing_mm: float) -> dict:
         **{name: examine(image, mask, LungSettings())[name] for name in ("verdict", "findings")},
         "planes": [(chest.hu[at], labels[at], truth[at]) for at in ((z,), (slice(None, None, -1), y))],
     }  # fmt: skip
-
-
-def dice(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
-    return 2 * np.count_nonzero(one & other) / (np.count_nonzero(one) + np.count_nonzero(other))
-
-
-def distance(one: NDArray[np.bool_], other: NDArray[np.bool_], spacing_mm: float) -> float:
-    """Mean distance of the two surfaces, mm, there and back."""
-    box = bounding_box(one | other, margin=2)
-    surfaces = [mask[box] & ~ndimage.binary_erosion(mask[box]) for mask in (one, other)]
-    there, back = (
-        ndimage.distance_transform_edt(~surface, sampling=spacing_mm)[opposite].mean()
-        for surface, opposite in (surfaces, surfaces[::-1])
-    )
-    return float((there + back) / 2)
 
 
 def summary(found: pd.DataFrame) -> pd.DataFrame:

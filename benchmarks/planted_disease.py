@@ -10,12 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import binary_dilation, distance_transform_edt, gaussian_filter, shift
+from scipy.ndimage import binary_dilation, binary_erosion, distance_transform_edt, gaussian_filter, shift
 from scipy.spatial import cKDTree
 
 from sscct_lib.demo.anatomy import organ_paths
 from sscct_lib.demo.geometry import ellipsoid, tube
 from sscct_lib.demo.render import Protocol, Volume, _patient, render
+from sscct_lib.images.masks import bounding_box
 
 Mask = NDArray[np.bool_]
 Floats = NDArray[np.float32]
@@ -273,7 +274,7 @@ def lung_removed(chest: Chest) -> None:
 
 def arms_down(chest: Chest) -> None:
     """Arms beside the chest, and the streaks between them."""
-    x, y, z = chest.grid
+    x, y, _ = chest.grid
     body = chest.hu > -300
     outer = np.abs(x)[body & (y > -60) & (y < 60)].max()
     streaks = gaussian_filter(chest.rng.standard_normal(chest.hu.shape[:2]), (0.4, 0.8))[:, :, None]
@@ -323,3 +324,18 @@ KINDS: dict[str, Callable[[Chest], None]] = {
     "arms down": arms_down,
     "metal": metal,
 }
+
+
+def dice(one: Mask, other: Mask) -> float:
+    return 2 * np.count_nonzero(one & other) / (np.count_nonzero(one) + np.count_nonzero(other))
+
+
+def distance(one: Mask, other: Mask, spacing_mm: float) -> float:
+    """Mean distance of the two surfaces, mm, there and back."""
+    box = bounding_box(one | other, margin=2)
+    surfaces = [mask[box] & ~binary_erosion(mask[box]) for mask in (one, other)]
+    there, back = (
+        distance_transform_edt(~surface, sampling=spacing_mm)[opposite].mean()
+        for surface, opposite in (surfaces, surfaces[::-1])
+    )
+    return float((there + back) / 2)

@@ -137,13 +137,10 @@ def _severe(measures: dict[str, Any], settings: LungSettings) -> list[Rule]:
 
 
 def _unusual(settings: LungSettings) -> list[Rule]:
-    """List what a person should look at: unusual lungs, a mask with too much or too little, scans that end or skip."""
+    """List what a person should look at; causes, in mask and scan, before unusual lungs, which may follow from them."""
     lobe = "a lobe with {:.1%} of the lungs: removed, or not found?"
     agreement = f"Dice {{:.2f}} between two methods, expected {settings.min_agreement:g} or more"
     return [
-        ("volume_l", *settings.volume_l, "lung volume {:.1f} L"),
-        ("left_share", *settings.left_share, "left lung {:.0f} % of the volume"),
-        ("mean_hu", *settings.mean_hu, "mean density {:.0f} HU"),
         ("trachea_height", None, None, "no trachea was found"),
         ("heart_left_mm", -HEART_SLACK_MM, None, "the heart lies to the right of the spine: mirrored, or displaced?"),
         ("smallest_lobe_share", settings.min_lobe_share, None, lobe),
@@ -155,6 +152,9 @@ def _unusual(settings: LungSettings) -> list[Rule]:
         ("outside_share", None, settings.max_outside_share, "{:.1f} % of the mask lies outside the body"),
         ("step_ratio", None, settings.max_step_ratio, "a jump between slices ({:.1f} times the usual change)"),
         ("noise_hu", None, settings.max_noise_hu, "noise of {:.0f} HU"),
+        ("volume_l", *settings.volume_l, "lung volume {:.1f} L"),
+        ("left_share", *settings.left_share, "left lung {:.0f} % of the volume"),
+        ("mean_hu", *settings.mean_hu, "mean density {:.0f} HU"),
     ]
 
 
