@@ -59,10 +59,17 @@ def closing(mask: Mask, radius_mm: float, spacing_mm: float) -> Mask:
     margin = math.ceil(radius_mm / spacing_mm) + 1
     box = bounding_box(mask)
     padded = np.pad(mask[box], margin)
-    filled = ndimage.binary_fill_holes(erode(dilate(padded, radius_mm, spacing_mm), radius_mm, spacing_mm))
+    filled = fill_holes(erode(dilate(padded, radius_mm, spacing_mm), radius_mm, spacing_mm))
     closed = mask.copy()
     closed[box] |= filled[margin:-margin, margin:-margin, margin:-margin]
     return closed
+
+
+def fill_holes(mask: Mask) -> Mask:
+    """Fill what a mask encloses on all sides."""
+    # One pass over the pieces of the outside; SciPy's function grows the outside voxel by voxel.
+    pieces, _ = ndimage.label(np.pad(~mask, 1, constant_values=True))
+    return np.asarray(pieces[1:-1, 1:-1, 1:-1] != pieces[0, 0, 0])
 
 
 def pieces_with(mask: Mask, seeds: list[Mask]) -> Mask:
@@ -143,8 +150,13 @@ def label_sides(lungs: Mask, seeds: list[Mask], middle: float) -> NDArray[np.uin
     right, left = (pieces_with(lungs, [seed]) for seed in seeds)
     if not (right & left).any():
         return np.where(right, 1, np.where(left, 2, np.where(lungs, sides, 0))).astype(np.uint8)
-    markers = (seeds[0] + 2 * seeds[1]).astype(np.uint8)
-    relief = sitk.GetImageFromArray(-depth_inside(lungs))
+    labels = np.where(lungs, sides, 0).astype(np.uint8)
+    # They touch between the middles of their cores: beyond these, each keeps to its side.
+    first, last = (round(centre_column(seed)) for seed in seeds)
+    between = np.s_[:, :, first : last + 1]
+    markers = np.ascontiguousarray((seeds[0] + 2 * seeds[1])[between].astype(np.uint8))
+    relief = sitk.GetImageFromArray(-depth_inside(np.ascontiguousarray(lungs[between])))
     basins = sitk.MorphologicalWatershedFromMarkers(relief, sitk.GetImageFromArray(markers), False, False)
-    labels = np.where(right | left, sitk.GetArrayViewFromImage(basins), sides)
-    return np.where(lungs, labels, 0).astype(np.uint8)
+    touching = (right | left)[between]
+    labels[between][touching] = sitk.GetArrayViewFromImage(basins)[touching]
+    return labels

@@ -22,6 +22,7 @@ from sscct_lib.images.masks import (
     closing,
     dilate,
     erode,
+    fill_holes,
     label_sides,
     largest_pieces,
     lung_cores,
@@ -96,10 +97,12 @@ def _label_lungs(hu: Density, air: Mask, allowed: Mask, spacing_mm: float, middl
     filled = dense_lung(labels, apart, allowed, cage)
     labels[labels == 0] = filled.labels[labels == 0]
     thick &= ~dilate(filled.labels > 0, CLOSING_MM, spacing_mm)
-    for label in (1, 2):
+    for label in np.unique(labels[labels > 0]):
         where = allowed & ~thick & ~filled.fluid
         labels[closing(labels == label, CLOSING_MM, spacing_mm) & where & (labels == 0)] = label
-        labels[ndimage.binary_fill_holes(labels == label) & allowed & (labels == 0)] = label
+        box = bounding_box(labels == label, margin=1)
+        part = labels[box]
+        part[fill_holes(part == label) & allowed[box] & (part == 0)] = label
     return _to_the_pleura(hu, labels, allowed & ~filled.fluid, spacing_mm)
 
 
