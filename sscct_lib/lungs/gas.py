@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.spatial import ConvexHull
+from scipy.spatial import ConvexHull, QhullError
 
 from sscct_lib.images.masks import Mask, dilate, erode, opening, pieces_with
 
@@ -126,6 +126,6 @@ def _convexity(mask: Mask) -> float:
     surface = np.argwhere(mask & ~erode(mask, 0.5, 1.0))
     try:
         hull = ConvexHull(surface[:: max(1, len(surface) // 4000)])
-    except Exception:  # a flat piece has no hull
+    except QhullError:  # a flat piece has no hull
         return 1.0
     return float(np.count_nonzero(mask) / max(hull.volume, 1.0))
