@@ -47,8 +47,8 @@ study = open_run(study_dir, run_name, lungs={"method": method})
 # stomach and bowel. Right and left lung are told apart. Each lung then grows over its vessels, over ground glass,
 # reticulation, honeycombing and lung without air, and out to the pleura, so that disease at the edge stays inside. No
 # training and no weights are involved. Other methods can be named in `study.yaml`, and two can be compared on every
-# scan; [masks and their checks](../lung_masks.md) shows how well they hold, disease by disease. Every scan that could be
-# read gets a mask, followed up or not.
+# scan; [masks and their checks](../lung_masks.md) shows how well they hold, disease by disease. Every scan that could
+# be read gets a mask, followed up or not.
 
 # %% tags=["hide-input"]
 cohort = read_table(study, "cohort", COHORT)
