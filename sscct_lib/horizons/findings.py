@@ -140,7 +140,7 @@ def _how_sure(judged: Judged, settings: Settings) -> str:
     died = judged.counts["n_patients_died"]
     within = f"within {years_text(judged.horizon_years)}"
     sentences = []
-    if died < ENOUGH_DIED and len(judged.risk):
+    if 0 < died < ENOUGH_DIED:
         sentences.append(
             f"All this rests on {count_text(died)} patients who died {within}; "
             f"about {ENOUGH_DIED} are advised to judge a model."
