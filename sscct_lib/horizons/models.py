@@ -97,10 +97,7 @@ def headline(performance: pd.DataFrame) -> pd.DataFrame:
         for metric, words in (("auc", "AUC"), ("observed_expected", "O:E")):
             rows = at[at["metric"] == metric].set_index("model").rename_axis(None)
             cells = pd.Series(
-                [
-                    _cell(row, own_count(row, n_scans) if metric == "auc" and np.isfinite(row.estimate) else [])
-                    for row in rows.itertuples()
-                ],
+                [_cell(row, own_count(row, n_scans) if metric == "auc" else []) for row in rows.itertuples()],
                 index=rows.index,
             )
             columns[head, words] = cells.reindex(models).fillna("no prediction")

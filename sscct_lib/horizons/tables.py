@@ -110,8 +110,8 @@ def cell_parts(row: Any, decimals: int = 2) -> list[str]:
 
 
 def own_count(row: Any, n_scans: "pd.Series[int]") -> list[str]:
-    """Say on which scans a model was judged where the table's head, by horizon, has another number."""
-    return [] if row.n_scans in (0, n_scans[row.horizon_years]) else [f"on {against_text(row)}"]
+    """Say on which scans an estimate rests where the table's head, by horizon, has another number."""
+    return [] if pd.isna(row.estimate) or row.n_scans == n_scans[row.horizon_years] else [f"on {against_text(row)}"]
 
 
 def instability(found: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
