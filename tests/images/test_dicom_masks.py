@@ -1,7 +1,7 @@
 """Lung masks in DICOM: written with highdicom and pydicom from a phantom whose lungs are known, and read back."""
 
 import shutil
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import contourpy
@@ -45,6 +45,16 @@ class Sample:
         self.truth = sitk.GetArrayFromImage(truth)
         files = sorted(self.folder.rglob("*.dcm"))
         self.headers = [pydicom.dcmread(path) for path in files]
+
+    @cached_property
+    def seg(self) -> Path:
+        """A segmentation of both lungs; tests that change it copy it."""
+        return write_seg(self, self.folder.parent / "seg.dcm", both_sides(self))
+
+    @cached_property
+    def contours(self) -> Path:
+        """Contours of both lungs and of the body; tests that change them copy them."""
+        return write_rtstruct(self, self.folder.parent / "rt.dcm", two_rois(self))
 
     @property
     def frame(self) -> str:
@@ -143,8 +153,8 @@ class TestSegmentation:
     @pytest.mark.parametrize("values", [[1, 2, 3, 4, 5], None])
     @pytest.mark.parametrize("place", [None, []])
     def test_frames_that_highdicom_cannot_place(self, sample, tmp_path, values, place):
-        path = write_seg(sample, tmp_path / "seg.dcm", both_sides(sample))
-        item = pydicom.dcmread(path)
+        path = tmp_path / "seg.dcm"
+        item = pydicom.dcmread(sample.seg)
         frame = item.PerFrameFunctionalGroupsSequence[3]
         if values is None:
             frame.PlanePositionSequence[0].ImagePositionPatient = place
@@ -197,8 +207,8 @@ class TestSegmentation:
 
 
 class TestContours:
-    def test_round_trip(self, sample, tmp_path):
-        mask = read_dicom_mask(write_rtstruct(sample, tmp_path / "rt.dcm", two_rois(sample)), sample.scan, sample.frame)
+    def test_round_trip(self, sample):
+        mask = read_dicom_mask(sample.contours, sample.scan, sample.frame)
         assert dice(mask, sample.truth, 1) >= 0.98
         assert dice(mask, sample.truth, 2) >= 0.98
 
@@ -236,10 +246,8 @@ class TestContours:
 
 
 class TestWrongPlace:
-    def test_other_frame_of_reference(self, sample, tmp_path):
-        seg = write_seg(sample, tmp_path / "seg.dcm", both_sides(sample))
-        contours = write_rtstruct(sample, tmp_path / "rt.dcm", two_rois(sample))
-        for path in (seg, contours):
+    def test_other_frame_of_reference(self, sample):
+        for path in (sample.seg, sample.contours):
             with pytest.raises(ScanError, match="another frame of reference"):
                 read_dicom_mask(path, sample.scan, "1.2.3")
 
@@ -252,7 +260,7 @@ class TestWrongPlace:
             ("turn", "turned|lie|reach"),
         ],
     )
-    def test_other_grid(self, sample, tmp_path, change, words):
+    def test_other_grid(self, sample, change, words):
         scan = sitk.Image(sample.scan)
         x, y, z = scan.GetOrigin()
         if change == "shift":
@@ -264,17 +272,17 @@ class TestWrongPlace:
         else:
             scan.SetDirection((0.96, -0.28, 0, 0.28, 0.96, 0, 0, 0, 1))
         with pytest.raises(ScanError, match=words):
-            read_dicom_mask(write_seg(sample, tmp_path / "seg.dcm", both_sides(sample)), scan)
+            read_dicom_mask(sample.seg, scan)
         if change != "turn":  # contours have no axes of their own
             with pytest.raises(ScanError, match=words):
-                read_dicom_mask(write_rtstruct(sample, tmp_path / "rt.dcm", two_rois(sample)), scan)
+                read_dicom_mask(sample.contours, scan)
 
     def test_other_object_and_damage(self, sample, tmp_path):
         slices = sorted(sample.folder.rglob("*.dcm"))
         with pytest.raises(ScanError, match="but CT Image Storage"):
             read_dicom_mask(slices[0], sample.scan)
-        seg = write_seg(sample, tmp_path / "seg.dcm", both_sides(sample))
-        seg.write_bytes(seg.read_bytes()[:3000])
+        seg = tmp_path / "seg.dcm"
+        seg.write_bytes(sample.seg.read_bytes()[:3000])
         with pytest.raises(ScanError, match="damaged"):
             read_dicom_mask(seg, sample.scan)
 
@@ -303,7 +311,8 @@ class TestIngest:
         return study, segment_scans(study, manifest)
 
     def test_segmentation_becomes_the_mask_of_the_scan(self, sample, source, tmp_path):
-        write_seg(sample, source / "other" / "seg.dcm", both_sides(sample))
+        (source / "other").mkdir()
+        shutil.copy(sample.seg, source / "other")
         report = ingest(source, None, tmp_path / "study")
         assert sorted(set(report["status"])) == ["lung mask", "passed over", "scan"]  # passed over: the table beside it
         assert report.loc[0, "scan_id"] == report.loc[1, "scan_id"] != ""
@@ -314,7 +323,7 @@ class TestIngest:
 
     def test_contours_when_the_segmentation_has_no_lungs(self, sample, source, tmp_path):
         write_seg(sample, source / "seg.dcm", {"heart": (codes.SCT.Heart, sample.truth > 0)})
-        write_rtstruct(sample, source / "rt.dcm", two_rois(sample))
+        shutil.copy(sample.contours, source)
         report = ingest(source, None, tmp_path / "study").set_index("kind")
         assert report.loc["RTSTRUCT", "status"] == "lung mask"
         assert report.loc["SEG", "status"] == "set aside"
@@ -325,8 +334,8 @@ class TestIngest:
         pd.testing.assert_frame_equal(again, report)
 
     def test_mask_of_other_images_is_left_out(self, sample, source, tmp_path):
-        path = write_rtstruct(sample, source / "rt.dcm", two_rois(sample))
-        item = pydicom.dcmread(path)
+        path = source / "rt.dcm"
+        item = pydicom.dcmread(sample.contours)
         reference = item.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence[0]
         reference.RTReferencedSeriesSequence[0].SeriesInstanceUID = "1.2.3.4"
         item.save_as(path)
@@ -337,7 +346,7 @@ class TestIngest:
 
     def test_dicom_file_named_in_the_manifest(self, sample, source, tmp_path):
         ingest(source, None, tmp_path / "study")
-        write_seg(sample, tmp_path / "study" / "seg.dcm", both_sides(sample))
+        shutil.copy(sample.seg, tmp_path / "study")
         manifest = pd.read_csv(tmp_path / "study" / "data_manifest.csv").assign(lung_mask="seg.dcm")
         manifest.to_csv(tmp_path / "study" / "data_manifest.csv", index=False)
         study, lungs = self.scans(tmp_path / "study")
