@@ -8,6 +8,11 @@ from pathlib import Path
 # other. Said before numpy is imported, whose algebra asks but once; jobs of Snakemake set the number of theirs.
 os.environ |= {"LOKY_MAX_CPU_COUNT": "1", "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"} | os.environ
 
+from sscct_lib.study.code import cache_folder
+
+# Where commands keep compiled code: what a test compiles is not compiled again by the processes that others start.
+os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_folder() / "numba"))
+
 import numpy as np
 import pandas as pd
 import pytest
