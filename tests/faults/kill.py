@@ -84,11 +84,11 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "sscct_lib.cli", *map(str, arguments)]
 
 
-def make_study(folder: Path, settings: str = STUDY) -> Study:
+def make_study(folder: Path, settings: str = STUDY, *options: object) -> Study:
     """Make a study, with nothing run."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "study.yaml").write_text(settings)
-    subprocess.run(command("demo", folder, "--jobs", 1), check=True, capture_output=True)
+    subprocess.run(command("demo", folder, "--jobs", 1, *options), check=True, capture_output=True)
     return load_study(folder)
 
 
@@ -319,8 +319,8 @@ def _sources(scratch: Path) -> dict[str, tuple[Path, Attempt]]:
     nothing = scratch / "nothing"
     nothing.mkdir()
     (nothing / "study.yaml").write_text(SMALLER)
-    small, source = make_study(scratch / "small", SMALLER), scratch / "dicom"
-    subprocess.run(command("demo", small.folder, "--jobs", 1, "--dicom", source), check=True, capture_output=True)
+    source = scratch / "dicom"
+    make_study(scratch / "small", SMALLER, "--dicom", source)
     key = scratch / "secret.key"
     key.write_text("k" * 40)
     key.chmod(0o600)

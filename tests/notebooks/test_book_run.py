@@ -289,7 +289,7 @@ def test_deep_models_and_horizons_are_the_same_with_two_workers(copied, finished
         assert copied.table(name).read_bytes() == finished.table(name).read_bytes(), name
     assert len(pasted(finished, "05_horizons")) > 5
     assert pasted(copied, "05_horizons") == pasted(finished, "05_horizons")
-    one = beside(copied, {"deep": {"networks": ["resnet18"]}})
+    one = beside(copied, {"deep": {"networks": ["resnet18"], "n_explained": 1}})
     for path in (one.models / "deep").glob("resnet18*"):
         path.unlink()
     assert sscct("notebook", "04_deep_models", one.folder, "--run", one.run_name).exit_code == 0
