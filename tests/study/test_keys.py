@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -37,15 +38,25 @@ def cohort_of(study: Study) -> pd.DataFrame:
     return build_cohort(select(manifest, read)[0], study)
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory) -> Path:
+    """Where the first test that needs a whole run leaves a copy for the others."""
+    return tmp_path_factory.mktemp("whole") / "study"
+
+
 @pytest.fixture
-def whole(study_of, manifest_frame, write_image) -> tuple[Study, pd.DataFrame]:
+def whole(kept, tmp_path, study_of, manifest_frame, write_image) -> tuple[Study, pd.DataFrame]:
     """A run of which every shard and notebook was made, as far as records and files tell; and its manifest."""
-    study = study_of(manifest_frame, "cohort: {n_folds: 2}\nshard_size: 3\n")
-    for name in manifest_frame["image"]:
-        write_image(study.folder / name, pd.DataFrame([[0.0]] * 8).to_numpy().reshape(2, 2, 2))
-    manifest = read_manifest(study)
-    finish_on_paper(study, manifest)
-    return study, manifest
+    if kept.exists():
+        shutil.copytree(kept, tmp_path, dirs_exist_ok=True)
+    else:
+        study = study_of(manifest_frame, "cohort: {n_folds: 2}\nshard_size: 3\n")
+        for name in manifest_frame["image"]:
+            write_image(study.folder / name, pd.DataFrame([[0.0]] * 8).to_numpy().reshape(2, 2, 2))
+        finish_on_paper(study, read_manifest(study))
+        shutil.copytree(tmp_path, kept)
+    study = load_study(tmp_path)
+    return study, read_manifest(study)
 
 
 def with_settings(study: Study, **sections: object) -> Study:
