@@ -21,7 +21,8 @@ demo: {n_patients: 12, spacing_mm: 6.0}
 images: {spacing_mm: 6.0}
 cohort: {n_folds: 2}
 radiomics: {spacing_mm: 6.0}
-tabular: {n_inner_folds: 2, n_stability_scans: 8, n_repeats: 1, n_trees: 10, compared_on: [Quantitative CT]}
+tabular: {n_inner_folds: 2, n_stability_scans: 4, n_repeats: 1, n_trees: 10, n_imputations: 2,
+  compared_on: [Quantitative CT]}
 deep:
   n_explained: 2
   resnet18: {size: 32, epochs: 1, dropout: 0.2, longitudinal: true}
