@@ -131,20 +131,25 @@ def list_weights(study: StudyFolder = Path(".")) -> None:
 
 @weights.command("fetch")
 def fetch_weights(
-    name: Annotated[str, typer.Argument(help="medicalnet, imagenet or swinvit.")],
+    name: Annotated[str, typer.Argument(help="medicalnet, imagenet, swinvit or lungmask.")],
     study: StudyFolder,
     sha256: Annotated[str | None, typer.Option(help="SHA-256 that the file must have, where you know it.")] = None,
 ) -> None:
     """Download published weights into STUDY/weights. No other command of `sscct` opens the network."""
-    from sscct_lib.deep.weights import PUBLISHED, fetch
+    from sscct_lib.deep.weights import LUNGS, PUBLISHED, fetch
     from sscct_lib.study.folder import load_study
 
     path, digest = fetch(load_study(study).folder, name, sha256)
     say(f"{path}\nSHA-256 {digest}")
-    if sha256 is None:
+    known = sha256 or PUBLISHED[name].sha256_start
+    if len(known) < len(digest):
         say("Compare it with what its authors or a colleague give; a file that somebody changed has another.")
     network = PUBLISHED[name].network
-    say(f"In study.yaml, under deep.{network}: weights: {name}, weights_sha256: {digest}")
+    if network == LUNGS:
+        place = path.relative_to(study)
+        say(f"In study.yaml, under lungs: method: lungmask, lungmask_weights: {place}, lungmask_sha256: {digest}")
+    else:
+        say(f"In study.yaml, under deep.{network}: weights: {name}, weights_sha256: {digest}")
 
 
 @weights.command("verify")

@@ -2,7 +2,8 @@
 
 Nothing is downloaded while a study runs: `fetch` is the only function that opens the network, and a person calls it.
 MedicalNet: Chen S, Ma K, Zheng Y. arXiv 1904.00625. ImageNet: Deng J et al. CVPR 2009; DenseNet: Huang G et al. CVPR
-2017. Swin Transformer on CT: Tang Y et al. CVPR 2022. Inflation of 2D kernels: Carreira J, Zisserman A. CVPR 2017.
+2017. Swin Transformer on CT: Tang Y et al. CVPR 2022. lungmask:
+Hofmanninger J et al. Eur Radiol Exp 2020;4:50. Inflation of 2D kernels: Carreira J, Zisserman A. CVPR 2017.
 """
 
 import http.client
@@ -27,13 +28,14 @@ FOLDER = "weights"
 LEAST_SHARE = 0.9  # of an encoder's tensors, that a file must fill
 TIMEOUT_SECONDS = 60
 CHUNK = 1 << 20
+LUNGS = "lungmask"  # the method that finds lungs by the U-Net R231
 
 
 @dataclass(frozen=True)
 class Published:
     """Weights that others published."""
 
-    network: str  # whose encoder they fill
+    network: str  # whose encoder they fill, or `LUNGS`
     file: str
     source: str  # the address where the authors keep the file
     licence: str
@@ -64,6 +66,14 @@ PUBLISHED = {
         "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/model_swinvit.pt",
         "Apache-2.0",
         "5,050 CT scans without labels",
+    ),
+    "lungmask": Published(
+        LUNGS,
+        "unet_r231-d5d2fc3d.pth",
+        "https://github.com/JoHof/lungmask/releases/download/v0.0/unet_r231-d5d2fc3d.pth",
+        "Apache-2.0",
+        "231 CTs of everyday care, lungs with and without disease",
+        "d5d2fc3df432115933491f115b283e94d1f5c841c0e82f6e7bd2d65d3ccde69f",
     ),
 }
 
@@ -120,7 +130,8 @@ def table(study: Study) -> pd.DataFrame:
         path = study.folder / FOLDER / weights.file
         digest = checksum(path) if path.is_file() else ""
         state = "absent" if not digest else "here" if digest.startswith(weights.sha256_start) else "damaged"
-        said = digest or (f"{weights.sha256_start}…" if weights.sha256_start else "not published")
+        published = weights.sha256_start + ("…" if len(weights.sha256_start) < 64 else "")
+        said = digest or (published if weights.sha256_start else "not published")
         rows.append({"name": name, **asdict(weights), "sha256": said, "state": state})
     return pd.DataFrame(rows).drop(columns="sha256_start")
 

@@ -92,7 +92,7 @@ def _check_lungmask_weights(settings: LungSettings, folder: Path) -> None:
     if settings.lungmask_weights is None or settings.lungmask_sha256 is None:
         raise StudyError(
             "lungs: the method lungmask needs lungmask_weights (the published .pth file of R231 or LTRCLobes) and "
-            "lungmask_sha256 (its SHA-256) in study.yaml."
+            "lungmask_sha256 (its SHA-256) in study.yaml. `sscct weights fetch lungmask STUDY` gets R231 and says both."
         )
     path = folder / settings.lungmask_weights
     if not path.is_file():

@@ -108,10 +108,28 @@ def test_a_file_that_is_not_the_one_expected_is_not_kept(study, serve, started, 
     assert list((study.folder / "weights").iterdir()) == []
 
 
-def test_the_start_of_the_published_sha256_is_what_the_file_name_says():
+@pytest.mark.parametrize("name", ["imagenet", "lungmask"])
+def test_the_start_of_the_published_sha256_is_what_the_file_name_says(name):
     # PyTorch's hub puts the first eight digits of the SHA-256 into the name of the file, and checks them.
-    published = weights.PUBLISHED["imagenet"]
-    assert published.file == f"densenet121-{published.sha256_start}.pth"
+    published = weights.PUBLISHED[name]
+    assert published.file.endswith(f"-{published.sha256_start[:8]}.pth")
+
+
+def test_weights_that_find_lungs_are_those_of_the_release(study, serve, monkeypatch):
+    serve()
+    source = weights.PUBLISHED["imagenet"].source
+    given = replace(weights.PUBLISHED["lungmask"], source=source)
+    monkeypatch.setitem(weights.PUBLISHED, "lungmask", given)
+    assert len(given.sha256_start) == 64
+    with pytest.raises(StudyError, match=f"its authors' begins with {given.sha256_start}"):
+        weights.fetch(study.folder, "lungmask")
+    monkeypatch.setitem(weights.PUBLISHED, "lungmask", replace(given, sha256_start=DIGEST))
+    done = sscct("weights", "fetch", "lungmask", study.folder)
+    assert done.exit_code == 0
+    assert "Compare it" not in done.output
+    assert f"lungmask_weights: weights/{given.file}, lungmask_sha256: {DIGEST}" in " ".join(done.output.split())
+    with pytest.raises(StudyError, match=r"deep\.swin\.weights: lungmask are weights of lungmask"):
+        weights.located(study, "swin", NetworkSettings(weights="lungmask"))
 
 
 def test_names_of_other_networks_and_unknown_names_are_refused(study):
@@ -119,7 +137,9 @@ def test_names_of_other_networks_and_unknown_names_are_refused(study):
         weights.located(study, "swin", NetworkSettings(weights="medicalnet"))
     with pytest.raises(StudyError, match="sscct weights fetch medicalnet STUDY"):
         weights.located(study, "resnet18", NetworkSettings(weights="medicalnet"))
-    with pytest.raises(StudyError, match="Unknown weights 'more'; expected one of medicalnet, imagenet, swinvit"):
+    with pytest.raises(
+        StudyError, match="Unknown weights 'more'; expected one of medicalnet, imagenet, swinvit, lungmask"
+    ):
         weights.fetch(study.folder, "more")
     assert weights.located(study, "swin", NetworkSettings(weights="a/b.pt")) == study.folder / "a" / "b.pt"
 
