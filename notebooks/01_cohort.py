@@ -11,7 +11,10 @@
 #
 # Whom does this study speak of? This chapter counts the scans that came in and those that were left out, with the
 # reason; describes the patients; shows how long they were followed; and says for each scan whether the patient was
-# alive at each horizon. A scan whose patient was not followed that long is *unknown*, never "alive".
+# alive at each horizon.
+#
+# *What you will learn*: who is in the study and who is not, what is known of each patient at each horizon, and what is
+# done with a scan whose patient was not followed that long.
 
 # %% tags=["parameters"]
 study_dir: str = ".."  # the study folder
@@ -137,3 +140,10 @@ tables.label_counts(cohort, study.settings.horizons_years)
 
 # %% tags=["hide-input"]
 tables.fold_counts(cohort, study.settings.horizons_years)
+
+# %% [markdown]
+# ## To take home
+#
+# - A scan, not a patient, is what is judged; but patients are split, resampled and counted.
+# - Short follow-up makes a scan unknown, neither dead nor alive, unless a study says otherwise.
+# - What is missing, and who is lost, can tell as much as what is there: look before you trust a model.

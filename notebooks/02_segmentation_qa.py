@@ -12,6 +12,9 @@
 # Everything that follows looks only at what lies inside the lung masks: a mask that cuts away dense fibrosis, or takes
 # in part of the liver, spoils every later number. This chapter finds the lungs of each scan, measures scan and mask,
 # and gives each a verdict: *pass*, *review* (a person should look) or *fail* (not usable). Failures come first.
+#
+# *What you will learn*: how lungs are found without training, by which rules a mask or a scan is doubted, and how a
+# person overrules them.
 
 # %% tags=["parameters"]
 study_dir: str = ".."  # the study folder
@@ -161,3 +164,10 @@ figures.qa_distributions(judged, plausible_ranges(study.settings.lungs))
 # %% tags=["hide-input"]
 passed = figures.spread(judged[judged["verdict"] == "pass"], "high_attenuation_share", 4)
 figures.mask_overlay([figures.overlay(study, row) for row in passed.to_dict("records")], "No scan passed.")
+
+# %% [markdown]
+# ## To take home
+#
+# - What the mask leaves out, no feature and no network sees.
+# - Rules point to scans; a person decides, and the decision is kept with its reason.
+# - A result that hangs on a rule is one to distrust: the chapter on robustness shows which do.

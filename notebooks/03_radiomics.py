@@ -12,6 +12,9 @@
 # A CT scan is reduced to numbers: how dense the lungs are, where, and how their texture varies. Simple models turn
 # these numbers, and what the clinic knows, into the risk of death within each horizon. Every risk on this page is
 # *out of fold*: it comes from a model that never saw any scan of that patient.
+#
+# *What you will learn*: which features hold still when nothing in the lung changes, what a model on them adds to what
+# the clinic knows, and how to read a weight that was learned from few deaths.
 
 # %% tags=["parameters"]
 study_dir: str = ".."  # the study folder
@@ -257,3 +260,10 @@ tables.saved_models(saved.save_models(table, study, n_jobs=-1, versions=versions
 offered = {name: feature_sets.n_parameters(name, table) for name in study.settings.tabular.feature_sets}
 enough = sample_size.needed(table, offered, horizon)
 enough if len(enough) else Markdown(horizon_tables.TOO_FEW)
+
+# %% [markdown]
+# ## To take home
+#
+# - A feature that changes with the mask, the noise or the scanner says little about the lung.
+# - Choosing features and tuning belong inside the training patients; outside, they flatter.
+# - A weight is what a feature adds to all others, in this cohort; it is no cause.

@@ -12,6 +12,9 @@
 # A network looks at the lungs of a scan and gives the risk of death within each horizon. No feature is chosen by hand:
 # what matters must be learned from the scans. Every risk on this page is *out of fold*: it comes from a model that
 # never saw any scan of that patient.
+#
+# *What you will learn*: what a network is shown, whether it learned anything of patients it never saw, and when a
+# picture of what it looks at says nothing.
 
 # %% tags=["parameters"]
 study_dir: str = ".."  # the study folder
@@ -50,6 +53,10 @@ cohort = usable_cohort(study)
 # little at random, but not mirrored: the two sides of a chest differ. Networks that start from scratch get a second
 # task, to tell how dense each zone of the lungs is, which needs no outcome (`density_weight` in `study.yaml`). A
 # patient who left the study alive counts as alive up to that day, and as unknown after it.
+#
+# With `head: hazard` a network gives a hazard $h_j$ for each interval between horizons, the logistic function of a
+# score, and the risk within the horizon $t_k$ is $1 - \prod_{j \le k} (1 - h_j)$, which cannot fall
+# {cite:p}`gensheimer2019`. With `head: classifiers` each horizon has a score of its own.
 #
 # A trained model is kept: when this page is run again with the same data and settings, only what is missing is
 # trained.
@@ -204,3 +211,10 @@ explain.sanity(checked)
 # works, and how the results are read; it does not show what such networks can do. The same code trains at full size:
 # see the section `deep` of `study.yaml`.
 # ```
+
+# %% [markdown]
+# ## To take home
+#
+# - Judge a network on patients it never saw, beside a model that ignores the image.
+# - *From scratch* means that nothing was learned elsewhere; small cohorts then teach little.
+# - A map that looks the same for a network with random weights explains nothing.

@@ -97,6 +97,14 @@ Markdown(findings.in_markdown(found))
 # The *equal-weight ensemble*, where a run has two of them, averages the clinical model, radiomics and the networks:
 # weights that are learned from risks of a cross-validation find a signal even where there is none.
 #
+# With $r$ for risk and $T$ for the time to death, over pairs of a scan $i$ followed by death within $t$ and a scan $j$
+# known not to be,
+#
+# $$\mathrm{AUC}(t) = \frac{\sum_{i,j} w_i\, w_j \left( [r_i > r_j] + \tfrac12 [r_i = r_j] \right)}
+# {\sum_{i,j} w_i\, w_j},$$
+#
+# where a weight $w$ is one over the probability of still being followed, at death or at $t$ {cite:p}`graf1999`.
+#
 # Two scans are compared only where one fit judged both: a fold with many of the few deaths is judged by a fit that
 # learned from fewer, so that over folds risks that know nothing have an AUC well below 0.5
 # ([common errors](../errors.md)). Where patients were split several times, the AUC is the mean over the splits, and ±
@@ -169,7 +177,8 @@ groups, smooth = curves.calibration(evaluation, shown), curves.smooth_calibratio
 figures.calibration_plot(groups, smooth, states, performance, shown)
 
 # %% [markdown]
-# Observed over expected deaths. 1 is right on average; 0.5 means that half as many died as predicted.
+# Observed over expected deaths: $\text{O:E} = \hat R(t) \,/\, \bar r$, the Kaplan-Meier risk over the mean of the
+# predicted risks. 1 is right on average; 0.5 means that half as many died as predicted.
 
 # %% tags=["hide-input"]
 tables.side_by_side(main, "observed_expected")
@@ -192,8 +201,10 @@ tables.side_by_side(main, "calibration_slope")
 # %% [markdown]
 # ## Would acting on the risk do more good than harm?
 #
-# Suppose a patient is flagged (for closer follow-up, say) from a certain risk. Net benefit counts the deaths found,
-# less the needless flags at the price that the chosen risk implies. A model is useful where its curve lies above both
+# Suppose a patient is flagged (for closer follow-up, say) from a certain risk $p$. Net benefit counts the deaths found,
+# less the needless flags at the price that the chosen risk implies: per scan,
+# $\mathrm{NB}(p) = s \left( R_s - (1 - R_s) \frac{p}{1 - p} \right)$, with $s$ the share flagged and $R_s$ the
+# Kaplan-Meier risk among them {cite:p}`vickers2008`. A model is useful where its curve lies above both
 # flagging everybody and flagging nobody. To the right stands how much more it brings than each of these, and than the
 # reference, in the same samples of patients and on the same scans; where such a band holds 0, the study cannot tell.
 # Marks at the foot are the thresholds that were stated beforehand.
