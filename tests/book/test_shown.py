@@ -37,13 +37,16 @@ def page_of(executed) -> dict:
     return json.loads(page)
 
 
+def last_code(notebook) -> dict:
+    return next(cell for cell in reversed(notebook["cells"]) if cell["cell_type"] == "code")
+
+
 def output(executed, kind: str, content, **metadata) -> dict:
     """What is left of one output."""
     made = {"output_type": "display_data", "data": {kind: content}, "metadata": metadata}
     changed = copy.deepcopy(executed)
-    changed["cells"][-1]["outputs"] = [made]
-    assert changed["cells"][-1]["cell_type"] == "code"
-    (left,) = page_of(changed)["cells"][-1]["outputs"]
+    last_code(changed)["outputs"] = [made]
+    (left,) = last_code(page_of(changed))["outputs"]
     return left
 
 
@@ -67,11 +70,11 @@ def test_words_code_and_metadata_are_ours(executed):
 @pytest.mark.parametrize(
     "change",
     [
-        lambda made: made["cells"].append({**made["cells"][-1]}),
-        lambda made: made["cells"].pop(),
+        lambda made: made["cells"].append({**last_code(made)}),
+        lambda made: made["cells"].remove(last_code(made)),
         lambda made: made.pop("cells"),
         lambda made: made.update(cells=[1]),
-        lambda made: made["cells"][-1].update(outputs=[{}]),
+        lambda made: last_code(made).update(outputs=[{}]),
     ],
 )
 def test_another_notebook_is_refused(executed, change):
@@ -114,7 +117,7 @@ def test_a_table_of_pandas_stays_as_it_is(executed):
 def test_escaped_markdown_stays_so_and_is_pasted(executed, tmp_path):
     made = {f"{GLUED}text/markdown": r"- **AUC.** \<5 of \{raw\} \`x\` <b>"}
     glued = {"output_type": "display_data", "data": made, "metadata": {"scrapbook": {"name": "found"}}}
-    executed["cells"][-1]["outputs"] = [glued]
+    last_code(executed)["outputs"] = [glued]
     (page,) = shown(NAME, executed).values()
     (tmp_path / "a.ipynb").write_text(page)
     assert pasted(tmp_path / "a.ipynb") == {"found.txt": rb"- **AUC.** &lt;5 of \{raw\} \`x\` &lt;b>"}
