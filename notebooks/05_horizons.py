@@ -118,11 +118,11 @@ tables.side_by_side(main, "auc")
 # in place of the median (`multiple imputation`), and networks that read all scans of a patient so far (`longitudinal`),
 # below the model of the table above.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "fold-output"]
 others = models.variants_side_by_side(performance)
 others if len(others) else Markdown("This study compares no estimators.")
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "fold-output"]
 remarks = tables.remarks(performance)
 remarks.style.hide(axis="index") if len(remarks) else Markdown("Every model predicted every scan at every horizon.")
 
@@ -134,7 +134,7 @@ remarks.style.hide(axis="index") if len(remarks) else Markdown("Every model pred
 # %% tags=["hide-input"]
 figures.performance_forest(main, tables.PUBLISHED)
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "fold-output"]
 tables.beside_published(performance)
 
 # %% [markdown]
@@ -157,7 +157,7 @@ compared_with, which = comparison.reference_model(predictions, settings)
 differences = comparison.differences(evaluation, compared_with)
 Markdown(which)
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "fold-output"]
 tables.differences_side_by_side(differences, "auc")
 
 # %% [markdown]
@@ -180,7 +180,7 @@ figures.calibration_plot(groups, smooth, states, performance, shown)
 # Observed over expected deaths: $\text{O:E} = \hat R(t) \,/\, \bar r$, the Kaplan-Meier risk over the mean of the
 # predicted risks. 1 is right on average; 0.5 means that half as many died as predicted.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "fold-output"]
 tables.side_by_side(main, "observed_expected")
 
 # %% [markdown]
@@ -258,7 +258,7 @@ tables.side_by_side(performance, "brier", decimals=3)
 # The scaled score is easier to read: 0 is no better than giving everybody the same risk, 1 is perfect, below 0 is worse
 # than useless.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "fold-output"]
 tables.side_by_side(main, "scaled_brier")
 
 # %% [markdown]

@@ -253,7 +253,7 @@ def _by_how_much(row: Any) -> str:
     if row.finding in (TOO_SMALL, NOT_COMPARED):
         return ""
     by = f"difference in AUC {estimate_text(row.difference, row.ci_low, row.ci_high)}"
-    return f" ({by}{'' if row.finding == UNDECIDED else f'; p = {p_text(row.p_holm)}'})".replace("= <", "<")
+    return f": {by}{'' if row.finding == UNDECIDED else f', p = {p_text(row.p_holm)}'}".replace("= <", "<")
 
 
 def hazards_in_words(table: pd.DataFrame) -> pd.DataFrame:

@@ -35,7 +35,7 @@ RIGHT_HEART_MM, LEFT_HEART_MM = 42.0, 50.0  # from the midline
 HEART_HEIGHT, HEART_BEHIND_MM = 0.6, (25.0, 0.0)  # its back, from the middle of the lungs: near the midline, and aside
 BESIDE_HEART_MM = 35.0  # below the pleura of the ribs
 N_ANGLES = 72
-LEAST_IN_PLACE = 0.3
+LEAST_IN_PLACE, LEAST_BEYOND = 0.3, 0.5
 FLOOR_MM = 25.0  # lung that ends so much higher than expected stands on something solid
 IN_PLANE = ndimage.generate_binary_structure(3, 1) & (np.arange(3) == 1)[:, None, None]
 
@@ -46,6 +46,7 @@ class Cage:
 
     step: int  # voxels of the scan in one of these
     size: float  # mm
+    middle: float  # column between the lungs
     solid: Mask  # soft tissue within the pleura of the ribs
     fluid: Mask  # what of it is no denser than fluid
     near_ribs: Mask
@@ -70,7 +71,8 @@ def look_around(hu: Density, labels: Labels, spacing_mm: float, middle: float) -
     coarse = _blocks(hu, step)
     lungs = {label: _blocks(labels == label, step) >= 0.5 for label in (1, 2)}
     both = lungs[1] | lungs[2]
-    ribs = _ribs(coarse, both, size, (middle - (step - 1) / 2) / step)
+    middle = (middle - (step - 1) / 2) / step
+    ribs = _ribs(coarse, both, size, middle)
     depth = _depth_below_pleura(ribs, both, size)
     inside, near_ribs = depth >= -size / 2, dilate(ribs, RIB_TO_PLEURA_MM, size)
     solid = (coarse > SOLID_HU[0]) & (coarse < SOLID_HU[1]) & inside
@@ -94,11 +96,14 @@ def look_around(hu: Density, labels: Labels, spacing_mm: float, middle: float) -
         low = slice(0, round(heights[0] + HEART_HEIGHT * np.ptp(heights)))
         heart = behind[:, None] * size < np.where(aside < LEFT_HEART_MM, *HEART_BEHIND_MM)
         expected[2][low] &= ~heart | (depth[low] < BESIDE_HEART_MM)
-    return Cage(step, size, solid, fluid, near_ribs, inside, depth < SHELL_MM, place, expected)
+    return Cage(step, size, middle, solid, fluid, near_ribs, inside, depth < SHELL_MM, place, expected)
 
 
 def pockets(apart: Mask, labels: Labels, cage: Cage) -> Labels:
-    """Label the pieces of air apart from the lungs that lie where a lung is expected, whatever lies between."""
+    """Label the pieces of air apart from the lungs that lie where a lung is expected, whatever lies between.
+
+    Where the other lung lies, mirrored; or inside the ribs above the diaphragm and aside, where nothing else holds air.
+    """
     pieces, n = ndimage.label(apart)
     at = np.nonzero(pieces)
     which, coarse_at = pieces[at], tuple(index // cage.step for index in at)
@@ -106,8 +111,14 @@ def pockets(apart: Mask, labels: Labels, cage: Cage) -> Labels:
     for label in (1, 2):
         own = _blocks(labels == label, cage.step) >= 0.5
         place = closing(own, PLEURAL_CLOSING_MM, cage.size) | cage.place.get(label, own)
-        within = np.bincount(which, weights=place[coarse_at] & cage.inside[coarse_at], minlength=n + 1)
-        found = within > LEAST_IN_PLACE * size
+        aside = (coarse_at[2] - cage.middle) * cage.size * (1 if label == 2 else -1)
+        high = coarse_at[0] >= _top_of_diaphragm(own) + ABOVE_DOME_MM / cage.size
+        inside = cage.inside[coarse_at]
+        within, beyond = (
+            np.bincount(which, weights=inside & there, minlength=n + 1)
+            for there in (place[coarse_at], high & (aside > MEDIASTINUM_MM[1]))
+        )
+        found = (within > LEAST_IN_PLACE * size) | (beyond > LEAST_BEYOND * size)
         found[0] = False
         out[found[pieces]] = label
     return out

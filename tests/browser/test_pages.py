@@ -162,7 +162,7 @@ def test_search_finds_a_word(visit, book):
     reader = visit()
     reader.open(book + "search.html?q=calibration")
     # Results appear one by one.
-    reader.page.wait_for_selector("#search-results li a:has-text('Risk of death')", timeout=10_000)
+    reader.page.wait_for_selector("#search-results li a:has-text('How good are the risks')", timeout=10_000)
     reader.check(book)
 
 

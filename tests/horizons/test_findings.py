@@ -63,7 +63,7 @@ def test_a_strong_and_right_model_is_said_to_be_both():
     said = said_of(cohort, cohort["true_risk"])
     assert list(said) == list(SECTIONS)
     assert "better than chance does: AUC 0.8" in said["Discrimination"]
-    assert said["What a model adds"].startswith(f"{SHOWN} ranked scans better than Other (difference in AUC 0.3")
+    assert said["What a model adds"].startswith(f"{SHOWN} ranked scans better than Other: difference in AUC 0.3")
     assert said["Calibration"].startswith("On average, as many died as predicted: O:E ")
     assert said["Net benefit"].startswith(
         "Flagging from a risk of 20 % did more good than flagging everybody or nobody"

@@ -54,8 +54,8 @@ def test_a_sentence_says_what_was_found_and_what_stays_open(cohort, predictions)
     said = planned_sentences(table)
     row = table.iloc[0]
     by = f"{row['difference']:.2f} ({row['ci_low']:.2f} to {row['ci_high']:.2f})"
-    assert said.startswith(f"Clinical ranked scans better than Noisy (difference in AUC {by}; p ")
-    assert " Noisy ranked scans worse than Clinical (difference in AUC -" in said
+    assert said.startswith(f"Clinical ranked scans better than Noisy: difference in AUC {by}, p ")
+    assert " Noisy ranked scans worse than Clinical: difference in AUC -" in said
     assert said.endswith(" Nobody was not compared with Clinical: a model is not in this run.")
     alone = planned_sentences(table.tail(1))
     assert alone.startswith("No model was shown to be better than another. Nobody was not compared")
