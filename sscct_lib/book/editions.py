@@ -128,6 +128,9 @@ def editions(source: str, place: Path, settings: Settings) -> tuple[str, str]:
     if place.stem != "search":  # nothing on another page reads the index of the search
         for script in page.find_all("script", src=re.compile(r"(?:searchtools|language_data|searchindex)\.js")):
             script.decompose()
+    if page.find(class_="math") is None:  # Sphinx has MathJax on the first page where any other has a formula
+        for script in page.find_all("script", src=re.compile("vendor/mathjax")):
+            script.decompose()
     _fold_code(page)
     _fold_outputs(page)
     _make_accessible(page)

@@ -86,6 +86,14 @@ def test_a_figure_opens_alone_and_no_line_ends_before_a_percent_sign():
     assert "7\u00a0% die" in clinicians.get_text()
 
 
+def test_a_page_without_formulas_loads_no_mathjax():
+    script = '<script defer="defer" src="../_static/../vendor/mathjax/tex-chtml.js"></script>'
+    plain = PAGE.replace("<head>", f"<head>{script}")
+    formula = plain.replace("<p>Each", '<span class="math notranslate nohighlight">\\(p\\)</span><p>Each')
+    for page, there in ((plain, False), (formula, True)):
+        assert [("mathjax" in text) for text in editions.editions(page, PLACE, Settings())] == [there, there]
+
+
 def test_what_a_cell_folds_is_folded_in_both_editions():
     folded = PAGE.replace('class="cell tag_hide-input"', 'class="cell tag_hide-input tag_fold-output"')
     for text in editions.editions(folded, PLACE, Settings()):
