@@ -20,6 +20,7 @@ from sscct_lib.study.words import (
     against_text,
     against_texts,
     estimate_text,
+    p_phrase,
     p_text,
     parts_texts,
     percent_text,
@@ -253,7 +254,7 @@ def _by_how_much(row: Any) -> str:
     if row.finding in (TOO_SMALL, NOT_COMPARED):
         return ""
     by = f"difference in AUC {estimate_text(row.difference, row.ci_low, row.ci_high)}"
-    return f": {by}{'' if row.finding == UNDECIDED else f', p = {p_text(row.p_holm)}'}".replace("= <", "<")
+    return f": {by}{'' if row.finding == UNDECIDED else f', {p_phrase(row.p_holm)}'}"
 
 
 def hazards_in_words(table: pd.DataFrame) -> pd.DataFrame:
@@ -270,7 +271,7 @@ def thirds_in_words(test: LogRank, ratios: pd.DataFrame) -> str:
     """Say inside a figure how thirds by risk differ (`subgroups.logrank_between_thirds`, `subgroups.hazard_ratios`)."""
     high = ratios.loc[ratios["comparison"] == "high risk against low risk", ["hazard_ratio", "ci_low", "ci_high"]]
     said = [f"high against low risk: hazard ratio {estimate_text(*ratio)}" for ratio in high.to_numpy(dtype=float)]
-    said += [] if np.isnan(test.p) else [f"log-rank p = {p_text(test.p)}".replace("= <", "<")]
+    said += [] if np.isnan(test.p) else [f"log-rank {p_phrase(test.p)}"]
     return "\n".join(said)
 
 

@@ -299,6 +299,11 @@ def p_text(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.2g}"
 
 
+def p_phrase(p: float) -> str:
+    """Write a p value as in a sentence, for example `p = 0.034`."""
+    return f"p {p_text(p)}" if p < 0.001 else f"p = {p_text(p)}"
+
+
 def estimate_text(estimate: float, low: float, high: float, decimals: int = 2) -> str:
     """Write an estimate with its interval, for example `0.77 (0.70 to 0.83)`; NaN is told as `not estimable`."""
     if pd.isna(estimate):
